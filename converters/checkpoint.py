@@ -1,0 +1,236 @@
+"""A LLaVA checkpoint, opened: configs first, then shapes of every tensor, data only on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edge_llava.converters.checkpoint_config import (
+    CheckpointConfig,
+    LanguageConfig,
+    TowerConfig,
+    read_checkpoint_config,
+    read_tower_config,
+)
+from edge_llava.converters.hub import download, is_hub_id
+from edge_llava.converters.tensor_store import TensorStore
+from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
+from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.progress import ProgressCallback, silent
+
+_LICENSE_STEMS = ("license", "licence", "use_policy", "notice", "copying")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete, readable LLaVA checkpoint. The source is only ever read.
+
+    Attributes:
+        name: Directory name or hub id; for people and file names.
+        directory: Where its files lie.
+        revision: Commit of the hub repository, or None.
+        config: What its JSON files say.
+        tower: The tower's config, wherever the tower lies.
+        n_blocks: Tower blocks that the selected feature needs.
+        vocabulary: Tokens; exactly those whose rows are deployed.
+    """
+
+    name: str
+    directory: Path
+    revision: str | None
+    config: CheckpointConfig
+    tower: TowerConfig
+    n_blocks: int
+    vocabulary: Vocabulary
+    _stores: tuple[TensorStore, ...]
+
+    @classmethod
+    def open(cls, source: str, vision_tower: str | None = None, progress: ProgressCallback = silent) -> Checkpoint:
+        """Opens a directory or a hub id and checks that every tensor is there with the right shape.
+
+        Args:
+            source: Directory, or hub id such as "llava-hf/llava-1.5-7b-hf". A directory never touches the network.
+            vision_tower: Directory or hub id of the CLIP tower, for checkpoints that do not hold it.
+            progress: Told what is downloaded.
+
+        Raises:
+            CheckpointError: If it is not a supported LLaVA, or incomplete; all missing tensors at once.
+        """
+        directory, revision = _locate(source, progress)
+        config = read_checkpoint_config(directory)
+        stores = [TensorStore(directory, config.layout)]
+        tower = config.tower
+        if tower is None:
+            tower_directory = _locate_tower(
+                config, directory, vision_tower, may_download=is_hub_id(source), progress=progress
+            )
+            tower = read_tower_config(tower_directory)
+            stores.append(TensorStore(tower_directory, "clip"))
+        elif vision_tower is not None:
+            raise CheckpointError(
+                f"{source} holds its own vision tower; --vision-tower would replace it. Leave it out."
+            )
+        name = source if is_hub_id(source) else directory.resolve().name
+        n_blocks = count_blocks(config.feature_layer, tower.n_layers)
+        vocabulary = read_vocabulary(directory, config.language.n_rows, config.image_token)
+        checkpoint = cls(name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores))
+        checkpoint._check_tensors()
+        return checkpoint
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one of our tensors (see `tensor_names`)."""
+        return self._store(name).infos[name].shape
+
+    def n_bytes(self, name: str) -> int:
+        """Size of a tensor on disk."""
+        return self._store(name).infos[name].n_bytes
+
+    def load(self, name: str) -> torch.Tensor:
+        """One tensor, with the dtype of the file."""
+        return self._store(name).load(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds a tensor."""
+        return any(name in store.infos for store in self._stores)
+
+    def language_tensors(self) -> list[str]:
+        """Our names of the language model's tensors, in the order of the file: embedding, blocks, norm, head.
+
+        The head is left out where it is tied to the embedding.
+        """
+        names = list(expected_language_shapes(self.config.language))
+        has_head = self.has("language.lm_head.weight") and not self.config.language.tied
+        return names if has_head else [name for name in names if name != "language.lm_head.weight"]
+
+    def license_files(self) -> list[Path]:
+        """Files of the checkpoint that state its licence."""
+        files = (path for path in self.directory.iterdir() if path.is_file())
+        return sorted(path for path in files if path.name.lower().startswith(_LICENSE_STEMS))
+
+    def _store(self, name: str) -> TensorStore:
+        return next(store for store in reversed(self._stores) if name in store.infos)
+
+    def _check_tensors(self) -> None:
+        expected = (
+            expected_vision_shapes(self.tower, self.n_blocks)
+            | expected_projector_shapes(self.tower, self.config.language)
+            | {
+                name: shape
+                for name, shape in expected_language_shapes(self.config.language).items()
+                if self._needs(name)
+            }
+        )
+        faults = [f"{name} is missing" for name in expected if not self.has(name)]
+        present = [name for name in expected if self.has(name)]
+        faults += [
+            f"{n} has shape {self.shape(n)}, expected {expected[n]}" for n in present if self.shape(n) != expected[n]
+        ]
+        if faults:
+            raise CheckpointError(list_faults(f"{self.directory} is incomplete or does not match its config:", faults))
+
+    def _needs(self, name: str) -> bool:
+        # Every released LLaVA has its own head; where it is missing nevertheless, the embedding serves.
+        return name != "language.lm_head.weight" or self.has(name)
+
+
+def count_blocks(feature_layer: int, n_layers: int) -> int:
+    """Tower blocks to run for an index into hidden_states, whose entry 0 is the input of the first block.
+
+    Raises:
+        CheckpointError: If the tower has no such state.
+    """
+    n_blocks = feature_layer if feature_layer >= 0 else n_layers + 1 + feature_layer
+    if not 0 < n_blocks <= n_layers:
+        raise CheckpointError(
+            f"the vision feature layer {feature_layer} does not exist in a tower of {n_layers} blocks."
+        )
+    return n_blocks
+
+
+def expected_vision_shapes(tower: TowerConfig, n_blocks: int) -> dict[str, tuple[int, ...]]:
+    """Our names and the shapes of the tower's tensors that are deployed."""
+    d, f, p = tower.hidden_size, tower.intermediate_size, tower.patch_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "vision.embeddings.class_embedding": (d,),
+        "vision.embeddings.patch_embedding.weight": (d, 3, p, p),
+        "vision.embeddings.position_embedding.weight": ((tower.image_size // p) ** 2 + 1, d),
+    }
+    norms, linears = ["vision.pre_layrnorm"], {}
+    for block in range(n_blocks):
+        prefix = f"vision.encoder.layers.{block}"
+        norms += [f"{prefix}.layer_norm1", f"{prefix}.layer_norm2"]
+        linears |= {f"{prefix}.self_attn.{part}_proj": (d, d) for part in ("q", "k", "v", "out")}
+        linears |= {f"{prefix}.mlp.fc1": (f, d), f"{prefix}.mlp.fc2": (d, f)}
+    for norm in norms:
+        shapes |= {f"{norm}.weight": (d,), f"{norm}.bias": (d,)}
+    for linear, shape in linears.items():
+        shapes |= {f"{linear}.weight": shape, f"{linear}.bias": shape[:1]}
+    return shapes
+
+
+def expected_projector_shapes(tower: TowerConfig, language: LanguageConfig) -> dict[str, tuple[int, ...]]:
+    """Our names and the shapes of the two-layer projector."""
+    d, e = tower.hidden_size, language.n_embd
+    return {
+        "projector.0.weight": (e, d),
+        "projector.0.bias": (e,),
+        "projector.2.weight": (e, e),
+        "projector.2.bias": (e,),
+    }
+
+
+def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, ...]]:
+    """Our names and the shapes of the language model's tensors, in file order."""
+    e, f = language.n_embd, language.n_ff
+    q, kv = language.n_head * language.head_dim, language.n_head_kv * language.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"language.embed_tokens.weight": (language.n_rows, e)}
+    block: Mapping[str, tuple[int, ...]] = {
+        "input_layernorm": (e,),
+        "self_attn.q_proj": (q, e),
+        "self_attn.k_proj": (kv, e),
+        "self_attn.v_proj": (kv, e),
+        "self_attn.o_proj": (e, q),
+        "post_attention_layernorm": (e,),
+        "mlp.gate_proj": (f, e),
+        "mlp.up_proj": (f, e),
+        "mlp.down_proj": (e, f),
+    }
+    for layer in range(language.n_layer):
+        shapes |= {f"language.layers.{layer}.{part}.weight": shape for part, shape in block.items()}
+    return shapes | {"language.norm.weight": (e,), "language.lm_head.weight": (language.n_rows, e)}
+
+
+def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        return directory.absolute(), None
+    if directory.exists():
+        raise CheckpointError(f"{source} is a file. Give the checkpoint's directory.")
+    if is_hub_id(source):
+        return download(source, progress)
+    raise CheckpointError(f"there is no directory {source}, and it is no hub id (owner/name) either.")
+
+
+def _locate_tower(
+    config: CheckpointConfig,
+    directory: Path,
+    vision_tower: str | None,
+    *,
+    may_download: bool,
+    progress: ProgressCallback,
+) -> Path:
+    reference = vision_tower or config.tower_reference
+    if reference is None:
+        raise CheckpointError(f"{directory} holds no vision tower and names none. Give it: --vision-tower DIR")
+    for candidate in (Path(reference).expanduser(), directory / reference):
+        if candidate.is_dir():
+            return candidate.absolute()
+    if is_hub_id(reference) and (may_download or vision_tower is not None):
+        return download(reference, progress)[0]
+    raise CheckpointError(
+        f"{directory} holds no vision tower; it names {reference!r}, which is no directory here. "
+        f"Give it: --vision-tower DIR (or --vision-tower {reference} to download it)."
+    )

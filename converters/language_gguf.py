@@ -1,0 +1,114 @@
+"""Vicuna/LLaMA to language.gguf: architecture llama, loads in any llama.cpp.
+
+Source: llama.cpp's conversion of LlamaForCausalLM (metadata keys, and the permutation of q and k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from gguf import GGUFWriter, RopeScalingType
+
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
+from edge_llava.converters.quantize import FILE_TYPES, Encoder, QuantRules, choose_type
+from edge_llava.converters.tensor_names import gguf_name
+from edge_llava.progress import ProgressCallback
+
+_QUANTIZATION_VERSION = 2
+
+
+def plan_language(checkpoint: Checkpoint, quant: str) -> list[PlannedTensor]:
+    """The tensors of language.gguf with their types; reads no weights."""
+    config = checkpoint.config.language
+    names = checkpoint.language_tensors()
+    tied = "language.lm_head.weight" not in names
+    rules = QuantRules(quant, config.n_layer, config.n_head // config.n_head_kv, tied)
+    plan = []
+    for name in names:
+        shape, target = checkpoint.shape(name), gguf_name(name)
+        if target in ("token_embd.weight", "output.weight"):
+            shape = (len(checkpoint.vocabulary), shape[1])
+        plan.append(PlannedTensor(target, shape, choose_type(rules, target, shape)))
+    return plan
+
+
+def write_language(
+    checkpoint: Checkpoint, path: Path, quant: str, encoder: Encoder, progress: ProgressCallback
+) -> None:
+    """Writes language.gguf, one tensor in memory at a time.
+
+    Args:
+        checkpoint: The source.
+        path: Target file.
+        quant: One of `quantize.FILE_TYPES`.
+        encoder: Encodes the tensors.
+        progress: Told the bytes written.
+
+    Raises:
+        ConversionError: If weights are not finite or do not fit the type.
+    """
+    writer = GGUFWriter(None, "llama")
+    _add_metadata(writer, checkpoint, quant)
+    _add_vocabulary(writer, checkpoint)
+    plan = plan_language(checkpoint, quant)
+    write_tensors(writer, path, plan, _values(checkpoint), encoder, f"language model, {quant}", progress)
+
+
+def permute_rows(weight: torch.Tensor, n_head: int) -> torch.Tensor:
+    """Reorders rows of q or k (rows, columns) from halves to pairs: transformers rotates halves, arch llama pairs."""
+    rows, columns = weight.shape
+    return weight.reshape(n_head, 2, rows // n_head // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _values(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+    config = checkpoint.config.language
+    for name in checkpoint.language_tensors():
+        tensor = checkpoint.load(name)
+        if name.endswith("q_proj.weight"):
+            tensor = permute_rows(tensor, config.n_head)
+        elif name.endswith("k_proj.weight"):
+            tensor = permute_rows(tensor, config.n_head_kv)
+        elif name in ("language.embed_tokens.weight", "language.lm_head.weight"):
+            tensor = tensor[: len(checkpoint.vocabulary)]
+        yield tensor
+
+
+def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quant: str) -> None:
+    config = checkpoint.config.language
+    writer.add_type("model")
+    writer.add_name(checkpoint.name)
+    writer.add_file_type(FILE_TYPES[quant])
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    writer.add_block_count(config.n_layer)
+    writer.add_context_length(config.n_ctx_train)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_feed_forward_length(config.n_ff)
+    writer.add_head_count(config.n_head)
+    writer.add_head_count_kv(config.n_head_kv)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(len(checkpoint.vocabulary))
+    if config.rope_factor is not None:
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_factor)
+
+
+def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    vocabulary = checkpoint.vocabulary
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_scores(vocabulary.scores)
+    writer.add_token_types([int(type_) for type_ in vocabulary.types])
+    writer.add_bos_token_id(vocabulary.bos)
+    writer.add_eos_token_id(vocabulary.eos)
+    writer.add_unk_token_id(vocabulary.unk)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(True)

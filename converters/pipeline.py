@@ -1,0 +1,280 @@
+"""Checkpoint to bundle: the steps in order."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.bundle import Bundle, describe_file
+from edge_llava.converters import reference
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.language_gguf import plan_language, write_language
+from edge_llava.converters.projector_gguf import write_projector
+from edge_llava.converters.quantize import Encoder, encoded_bytes, projector_type
+from edge_llava.converters.tower import build_tower
+from edge_llava.converters.vision_onnx import write_vision
+from edge_llava.errors import ConversionError, list_faults
+from edge_llava.home import MANIFEST_NAME
+from edge_llava.manifest import (
+    FORMAT_VERSION,
+    FileEntry,
+    LanguageSpec,
+    Manifest,
+    ProjectorSpec,
+    SourceInfo,
+    StageParity,
+    VisionSpec,
+)
+from edge_llava.parity_record import ParityRecord, make_reference_pictures
+from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+
+_TEMPLATE = "llava_v1"
+_ROLE_FILES = {
+    "vision": "vision.onnx",
+    "vision_data": "vision.onnx.data",
+    "projector": "projector.gguf",
+    "language": "language.gguf",
+    "parity": "parity.safetensors",
+}
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What a conversion makes.
+
+    Attributes:
+        quant: The language model's quantization, one of `manifest.QUANTS`; the projector takes at least 6 bits.
+        vision: "fp32", "fp16" (half the disk, computed in float32), or "auto": fp32.
+        aspect: "pad" or "crop"; None as the checkpoint was trained.
+        vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
+        n_threads: Threads that quantize; None takes all cores.
+        overwrite: Replace a bundle that is there already, once the new one is complete.
+    """
+
+    quant: str = "Q4_K_M"
+    vision: Literal["auto", "fp32", "fp16"] = "auto"
+    aspect: Literal["pad", "crop"] | None = None
+    vision_tower: str | None = None
+    n_threads: int | None = None
+    overwrite: bool = False
+
+
+class ParityMeasure(Protocol):
+    """Runs the new bundle's engines; given by the hall, since this room does not know the runtime."""
+
+    def __call__(
+        self, bundle: Bundle, checkpoint: Checkpoint, truth: VisionTruth
+    ) -> tuple[ParityRecord, dict[str, StageParity]]:
+        """Returns the record to store and the figures for the manifest."""
+        ...
+
+
+@dataclass(frozen=True)
+class VisionTruth:
+    """Pictures, and what the checkpoint's tower and projector make of them in float32, whole."""
+
+    pictures: tuple[NDArray[np.uint8], ...]
+    pixels: tuple[NDArray[np.float32], ...]
+    features: tuple[NDArray[np.float32], ...]
+    embeddings: tuple[NDArray[np.float32], ...]
+
+
+def convert(
+    checkpoint: Checkpoint,
+    out: Path,
+    options: ConvertOptions,
+    *,
+    measure: ParityMeasure,
+    progress: ProgressCallback = silent,
+) -> Bundle:
+    """Converts an opened checkpoint to a bundle.
+
+    Args:
+        checkpoint: Opened, hence complete.
+        out: The bundle's directory. It appears whole or not at all; work happens in `<out>.partial`.
+        options: What to make.
+        measure: Compares the result with the checkpoint.
+        progress: Told stages and bytes.
+
+    Raises:
+        ConversionError: If `out` is in the way, the disk is full, or a weight cannot be represented.
+    """
+    _check_target(out, options.overwrite)
+    _check_disk(checkpoint, out, options)
+    with _staging(out) as directory:
+        precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
+        aspect = options.aspect or checkpoint.config.aspect
+        progress(ProgressEvent(f"vision tower, {precision}", 0, None, "items"))
+        truth = _export_tower(checkpoint, directory, precision, aspect)
+        progress(ProgressEvent(f"vision tower, {precision}", 1, 1, "items"))
+        encoder = Encoder(options.n_threads or os.cpu_count() or 1)
+        try:
+            write_projector(checkpoint, directory / _ROLE_FILES["projector"], options.quant, encoder, progress)
+            write_language(checkpoint, directory / _ROLE_FILES["language"], options.quant, encoder, progress)
+        finally:
+            encoder.close()
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            created_by=f"edge-llava {version('edge-llava')}",
+            source=_copy_licenses(checkpoint, directory),
+            vision=_vision_spec(checkpoint, precision, aspect),
+            projector=_projector_spec(checkpoint, options.quant),
+            language=_language_spec(checkpoint, options.quant),
+            files=_describe_files(directory),
+            parity={},
+        )
+        record, parity = measure(Bundle(directory, manifest), checkpoint, truth)
+        _refuse_broken(parity, options.quant)
+        record.save(directory / _ROLE_FILES["parity"])
+        files = dict(manifest.files) | {"parity": describe_file(directory / _ROLE_FILES["parity"], directory)}
+        manifest = replace(manifest, files=files, parity=parity)
+        (directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        _publish(directory, out)
+    bundle = Bundle.open(out)
+    bundle.remember_digests()
+    return bundle
+
+
+def estimate_bytes(checkpoint: Checkpoint, options: ConvertOptions) -> int:
+    """Size of the bundle to be, from shapes alone."""
+    language = sum(encoded_bytes(tensor.type, tensor.shape) for tensor in plan_language(checkpoint, options.quant))
+    tower, width = checkpoint.tower, 2 if options.vision == "fp16" else 4
+    per_block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
+    vision = width * checkpoint.n_blocks * per_block
+    matrix = (checkpoint.config.language.n_embd, tower.hidden_size + checkpoint.config.language.n_embd)
+    return language + vision + encoded_bytes(projector_type(options.quant), matrix) + (2 << 20)
+
+
+def _export_tower(
+    checkpoint: Checkpoint, directory: Path, precision: Literal["fp32", "fp16"], aspect: str
+) -> VisionTruth:
+    tower = build_tower(checkpoint)
+    write_vision(tower, directory / _ROLE_FILES["vision"], precision)
+    return vision_truth(checkpoint, tower, make_reference_pictures(), aspect)
+
+
+def vision_truth(
+    checkpoint: Checkpoint, tower: reference.TrimmedTower, pictures: tuple[NDArray[np.uint8], ...], aspect: str
+) -> VisionTruth:
+    """What tower and projector of the checkpoint make of pictures, in float32."""
+    pixels = tuple(reference.reference_pixels(checkpoint, picture, aspect) for picture in pictures)
+    features = tuple(reference.reference_features(tower, values) for values in pixels)
+    embeddings = tuple(reference.reference_embeddings(checkpoint, values) for values in features)
+    return VisionTruth(pictures, pixels, features, embeddings)
+
+
+def _vision_spec(checkpoint: Checkpoint, precision: str, aspect: str) -> VisionSpec:
+    config, tower = checkpoint.config, checkpoint.tower
+    return VisionSpec(
+        image_size=tower.image_size,
+        patch_size=tower.patch_size,
+        hidden_size=tower.hidden_size,
+        feature_layer=config.feature_layer,
+        drop_cls=config.drop_cls,
+        image_mean=config.image_mean,
+        image_std=config.image_std,
+        aspect=aspect,
+        grid_pinpoints=(),
+        precision=precision,
+    )
+
+
+def _projector_spec(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
+    n_embd = checkpoint.config.language.n_embd
+    return ProjectorSpec("mlp2x_gelu", checkpoint.tower.hidden_size, n_embd, projector_type(quant).name)
+
+
+def _language_spec(checkpoint: Checkpoint, quant: str) -> LanguageSpec:
+    language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
+    return LanguageSpec(
+        n_embd=language.n_embd,
+        n_layer=language.n_layer,
+        n_head=language.n_head,
+        n_head_kv=language.n_head_kv,
+        n_vocab=len(vocabulary),
+        n_ctx_train=language.n_ctx_train,
+        quant=quant,
+        template=_TEMPLATE,
+        bos=vocabulary.bos,
+        eos=vocabulary.eos,
+    )
+
+
+def _describe_files(directory: Path) -> dict[str, FileEntry]:
+    paths = {role: directory / name for role, name in _ROLE_FILES.items()}
+    return {role: describe_file(path, directory) for role, path in paths.items() if path.is_file()}
+
+
+def _refuse_broken(parity: Mapping[str, StageParity], quant: str) -> None:
+    """A bundle far from its checkpoint is no bundle: something is wrong that quantization does not explain."""
+    floors = {"vision": 0.999, "projector": 0.98, "language": 0.98 if quant in ("F32", "F16", "BF16", "Q8_0") else 0.0}
+    faults = [
+        f"{stage}: mean cosine {figures.cosine_mean:.5f}, expected at least {floors[stage]}"
+        for stage, figures in parity.items()
+        if stage in floors and figures.cosine_mean is not None and figures.cosine_mean < floors[stage]
+    ]
+    if faults:
+        raise ConversionError(list_faults("the result does not compute what the checkpoint computes:", faults))
+
+
+def _copy_licenses(checkpoint: Checkpoint, directory: Path) -> SourceInfo:
+    names = []
+    for path in checkpoint.license_files():
+        (directory / "licenses").mkdir(exist_ok=True)
+        shutil.copyfile(path, directory / "licenses" / path.name)
+        names.append(path.name)
+    return SourceInfo(checkpoint.name, checkpoint.revision, checkpoint.config.layout, tuple(names))
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST_NAME).is_file():
+        raise ConversionError(f"{out} exists and is no bundle; it is left alone. Choose another directory with -o.")
+    if not overwrite:
+        raise ConversionError(f"{out} exists already. Replace it with --force, or choose another directory with -o.")
+
+
+def _check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> None:
+    parent = next(path for path in (out, *out.parents) if path.exists())
+    free, needed = shutil.disk_usage(parent).free, estimate_bytes(checkpoint, options)
+    if free < needed:
+        raise ConversionError(f"{parent} has {free / 1e9:.1f} GB free; the bundle needs {needed / 1e9:.1f} GB.")
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """The directory `<out>.partial`, empty at first, gone afterwards whatever happens."""
+    directory = out.with_name(f"{out.name}.partial")
+    try:
+        shutil.rmtree(directory, ignore_errors=True)  # left by a process that was killed
+        directory.mkdir(parents=True)
+        yield directory
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ConversionError(f"the disk of {out.parent} is full. Nothing was kept; free some space.") from error
+        raise ConversionError(f"{directory} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _publish(directory: Path, out: Path) -> None:
+    """Renames the finished directory to its place; an older bundle there is moved aside first and deleted last."""
+    if not out.exists():
+        directory.rename(out)
+        return
+    old = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    out.rename(old)
+    directory.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

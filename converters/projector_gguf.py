@@ -1,0 +1,46 @@
+"""The projector to projector.gguf: tensors mm.0 and mm.2 (and biases), quantized by ggml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguf import GGUFWriter
+
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
+from edge_llava.converters.quantize import Encoder, GgmlType, fit_type, projector_type
+from edge_llava.progress import ProgressCallback
+
+_PARTS = ("0.weight", "0.bias", "2.weight", "2.bias")
+
+
+def write_projector(
+    checkpoint: Checkpoint, path: Path, quant: str, encoder: Encoder, progress: ProgressCallback
+) -> GgmlType:
+    """Writes projector.gguf.
+
+    Args:
+        checkpoint: The source.
+        path: Target file.
+        quant: The language model's quantization; the projector takes the same, and at least 6 bits.
+        encoder: Encodes the tensors.
+        progress: Told the bytes written.
+
+    Returns:
+        The type of the matrices, before a row that does not divide made one of them fall back.
+
+    Raises:
+        ConversionError: If weights are not finite or do not fit the type.
+    """
+    type_ = projector_type(quant)
+    plan = []
+    for part in _PARTS:
+        shape = checkpoint.shape(f"projector.{part}")
+        plan.append(PlannedTensor(f"mm.{part}", shape, fit_type(type_, shape[-1]) if len(shape) > 1 else GgmlType.F32))
+    writer = GGUFWriter(None, "clip")
+    writer.add_type("mmproj")
+    writer.add_name(f"{checkpoint.name} projector")
+    writer.add_string("edge_llava.projector.kind", "mlp2x_gelu")
+    values = (checkpoint.load(f"projector.{part}") for part in _PARTS)
+    write_tensors(writer, path, plan, values, encoder, f"projector, {type_.name}", progress)
+    return type_

@@ -1,0 +1,148 @@
+"""The truth: what the checkpoint computes in float32 with transformers, one block of the language model in memory.
+
+Independent of the runtime: transformers' slow image processors, its CLIP, its LLaMA blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import CLIPImageProcessor, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.tower import TrimmedTower
+from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+
+_HEAD_ROWS = 8192  # rows of the head multiplied at a time
+
+
+def reference_pixels(checkpoint: Checkpoint, picture: NDArray[np.uint8], aspect: str) -> NDArray[np.float32]:
+    """Pixel values (1, 3, S, S) of a picture uint8 (H, W, 3), by transformers' slow processors.
+
+    Args:
+        checkpoint: Gives size and normalization.
+        picture: RGB.
+        aspect: "pad" or "crop".
+    """
+    config, size = checkpoint.config, checkpoint.tower.image_size
+    make = LlavaImageProcessor if aspect == "pad" else CLIPImageProcessor
+    processor = make(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=list(config.image_mean),
+        image_std=list(config.image_std),
+        **({"do_pad": True} if aspect == "pad" else {}),
+    )
+    pixels: NDArray[np.float32] = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+    return pixels
+
+
+@torch.inference_mode()
+def reference_features(tower: TrimmedTower, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Patch features (P, D) of pixel values (1, 3, S, S)."""
+    features: NDArray[np.float32] = tower(torch.from_numpy(pixels))["patch_features"][0].numpy()
+    return features
+
+
+@torch.inference_mode()
+def reference_embeddings(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Embedding rows (P, E) of patch features (P, D), by torch."""
+    weight_0, bias_0, weight_2, bias_2 = (
+        checkpoint.load(f"projector.{part}").to(torch.float32) for part in ("0.weight", "0.bias", "2.weight", "2.bias")
+    )
+    hidden = torch.nn.functional.gelu(torch.nn.functional.linear(torch.from_numpy(features), weight_0, bias_0))
+    rows: NDArray[np.float32] = torch.nn.functional.linear(hidden, weight_2, bias_2).numpy()
+    return rows
+
+
+@torch.inference_mode()
+def reference_logits(
+    checkpoint: Checkpoint,
+    before: Sequence[int],
+    image_rows: NDArray[np.float32],
+    after: Sequence[int],
+    n_last: int,
+    progress: ProgressCallback = silent,
+) -> NDArray[np.float32]:
+    """Logits of the last positions of one sequence, by transformers' LLaMA blocks in float32.
+
+    Args:
+        checkpoint: Read block by block; a 7B model needs about 2 GB.
+        before, after: Token ids on each side of the picture, BOS included.
+        image_rows: float32 (R, E).
+        n_last: How many positions.
+        progress: Told the blocks done.
+
+    Returns:
+        float32 (n_last, V); V counts the deployed tokens.
+    """
+    config = _llama_config(checkpoint)
+    table = checkpoint.load("language.embed_tokens.weight")
+    parts = [table[list(before)].float(), torch.from_numpy(image_rows), table[list(after)].float()]
+    hidden = torch.cat(parts)[None]
+    del table
+    n = hidden.shape[1]
+    positions = torch.arange(n)[None]
+    rotary = LlamaRotaryEmbedding(config)(hidden, positions)
+    mask = torch.full((n, n), float("-inf")).triu(1)[None, None]
+    for index in range(config.num_hidden_layers):
+        hidden = _run_block(checkpoint, config, index, hidden, mask, positions, rotary)
+        progress(ProgressEvent("checking against the checkpoint", index + 1, config.num_hidden_layers, "items"))
+    norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+    norm.weight.data = checkpoint.load("language.norm.weight").float()
+    return _head(checkpoint, norm(hidden[0, n - n_last :]))
+
+
+def _llama_config(checkpoint: Checkpoint) -> LlamaConfig:
+    language = checkpoint.config.language
+    scaling = None if language.rope_factor is None else {"rope_type": "linear", "factor": language.rope_factor}
+    return LlamaConfig(
+        hidden_size=language.n_embd,
+        intermediate_size=language.n_ff,
+        num_hidden_layers=language.n_layer,
+        num_attention_heads=language.n_head,
+        num_key_value_heads=language.n_head_kv,
+        head_dim=language.head_dim,
+        vocab_size=language.n_rows,
+        max_position_embeddings=language.n_ctx_train,
+        rms_norm_eps=language.rms_eps,
+        rope_theta=language.rope_theta,
+        rope_scaling=scaling,
+        attn_implementation="eager",
+    )
+
+
+def _run_block(
+    checkpoint: Checkpoint,
+    config: LlamaConfig,
+    index: int,
+    hidden: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    with torch.device("meta"):
+        block = LlamaDecoderLayer(config, layer_idx=index)
+    names = list(block.state_dict())
+    weights = {name: checkpoint.load(f"language.layers.{index}.{name}").float() for name in names}
+    block.load_state_dict(weights, assign=True)
+    output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _head(checkpoint: Checkpoint, hidden: torch.Tensor) -> NDArray[np.float32]:
+    name = "language.lm_head.weight"
+    head = checkpoint.load(name if name in checkpoint.language_tensors() else "language.embed_tokens.weight")
+    n_vocab = len(checkpoint.vocabulary)
+    chunks = [
+        torch.nn.functional.linear(hidden, head[start : min(start + _HEAD_ROWS, n_vocab)].float())
+        for start in range(0, n_vocab, _HEAD_ROWS)
+    ]
+    logits: NDArray[np.float32] = torch.cat(chunks, -1).numpy()
+    return logits

@@ -1,0 +1,77 @@
+"""Pure maps between the names that checkpoints give their tensors, our own, and GGUF's.
+
+Our names say which part a tensor belongs to:
+    vision.<CLIPVisionModel name>      vision.encoder.layers.0.mlp.fc1.weight
+    projector.<0|2>.<weight|bias>      as in LLaVA's mm_projector; layer 1 is the activation
+    language.<LlamaModel name>         language.layers.0.self_attn.q_proj.weight, language.lm_head.weight
+"""
+
+from __future__ import annotations
+
+# First match wins. Old and new HF prefixes: transformers renamed them in 4.52; hub files carry the old ones.
+_HF_PREFIXES = (
+    ("language_model.model.", "language."),
+    ("language_model.lm_head.", "language.lm_head."),
+    ("model.language_model.", "language."),
+    ("lm_head.", "language.lm_head."),
+    ("vision_tower.vision_model.", "vision."),
+    ("model.vision_tower.vision_model.", "vision."),
+    ("multi_modal_projector.linear_1.", "projector.0."),
+    ("multi_modal_projector.linear_2.", "projector.2."),
+    ("model.multi_modal_projector.linear_1.", "projector.0."),
+    ("model.multi_modal_projector.linear_2.", "projector.2."),
+)
+_ORIGINAL_PREFIXES = (
+    ("model.mm_projector.", "projector."),
+    ("model.vision_tower.vision_tower.vision_model.", "vision."),
+    ("model.embed_tokens.", "language.embed_tokens."),
+    ("model.layers.", "language.layers."),
+    ("model.norm.", "language.norm."),
+    ("lm_head.", "language.lm_head."),
+)
+_CLIP_PREFIXES = (("vision_model.", "vision."),)
+PREFIXES = {"hf": _HF_PREFIXES, "original": _ORIGINAL_PREFIXES, "clip": _CLIP_PREFIXES}
+
+# Buffers that older files carry; they are computed from the config.
+_BUFFER_SUFFIXES = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+
+_GGUF_TOP = {
+    "embed_tokens.weight": "token_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_GGUF_BLOCK = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def own_name(source_name: str, layout: str) -> str | None:
+    """Our name for a checkpoint's tensor, or None for one that is not part of the deployed model.
+
+    Args:
+        source_name: The name in the checkpoint.
+        layout: "hf", "original", or "clip" (a tower on its own).
+    """
+    if source_name.endswith(_BUFFER_SUFFIXES):
+        return None
+    for prefix, ours in PREFIXES[layout]:
+        if source_name.startswith(prefix):
+            return ours + source_name[len(prefix) :]
+    return None
+
+
+def gguf_name(name: str) -> str:
+    """The GGUF name of one of our "language." tensors."""
+    part = name.removeprefix("language.")
+    if part in _GGUF_TOP:
+        return _GGUF_TOP[part]
+    _, layer, rest = part.split(".", 2)
+    return f"blk.{layer}.{_GGUF_BLOCK[rest.removesuffix('.weight')]}.weight"

@@ -1,0 +1,116 @@
+"""The trimmed tower to vision.onnx, through optimum's exporter; weights beside it, so that they can be mapped."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from optimum.exporters.onnx import export
+from optimum.exporters.onnx.config import VisionOnnxConfig
+from optimum.utils import NormalizedVisionConfig
+
+from edge_llava.converters.tower import TrimmedTower
+from edge_llava.errors import ConversionError
+
+_OPSET = 17
+_WEIGHTS_NAME = "vision.onnx.data"
+_MIN_EXTERNAL_BYTES = 1024
+
+
+class _PatchFeaturesOnnxConfig(VisionOnnxConfig):
+    """Tells optimum the tower's one input and one output."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
+    DEFAULT_ONNX_OPSET = _OPSET
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        return {"pixel_values": {0: "batch_size"}}
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return {"patch_features": {0: "batch_size"}}
+
+
+def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp16"]) -> None:
+    """Exports the tower.
+
+    Args:
+        tower: In float32.
+        path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
+        precision: "fp16" stores the weights in half precision and computes in float32: half the disk, and exact for
+            checkpoints that were saved in half precision.
+
+    Raises:
+        ConversionError: If a weight does not fit in half precision.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnx-", dir=path.parent) as directory:
+        exported = Path(directory) / "exported.onnx"
+        config = _PatchFeaturesOnnxConfig(tower.config, task="feature-extraction")
+        with _quiet_exporters():
+            export(tower, config, exported, opset=_OPSET)
+        model = onnx.load(exported)
+    _fix_shapes(model, tower)
+    if precision == "fp16":
+        _store_in_half(model)
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=_WEIGHTS_NAME,
+        size_threshold=_MIN_EXTERNAL_BYTES,
+    )
+
+
+def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
+    """Writes the full output shape into the graph, which shape inference left open."""
+    config = tower.config
+    side = config.image_size // config.patch_size
+    n_features = side * side + 1 - tower._first_row
+    shape = model.graph.output[0].type.tensor_type.shape
+    for dim, size in zip(shape.dim[1:], (n_features, config.hidden_size), strict=True):
+        dim.Clear()
+        dim.dim_value = size
+
+
+def _store_in_half(model: onnx.ModelProto) -> None:
+    """Replaces float32 weights by float16 ones followed by a Cast, which ONNX Runtime folds when it opens the file."""
+    graph, casts = model.graph, []
+    for weight in graph.initializer:
+        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) * 4 < _MIN_EXTERNAL_BYTES:
+            continue
+        with np.errstate(over="ignore"):
+            half = numpy_helper.to_array(weight).astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ConversionError(f"the tower's {weight.name} does not fit in half precision. Use --vision fp32.")
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """torch and optimum warn about their own internals; none of it is the user's business."""
+    loggers = [logging.getLogger(name) for name in ("optimum", "torch.onnx", "transformers")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

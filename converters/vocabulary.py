@@ -1,0 +1,172 @@
+"""The tokens of a checkpoint, as llama.cpp's SentencePiece tokenizer wants them.
+
+Source: sentencepiece's model file; transformers' tokenizer.json; llama.cpp's token types. Rows of the embedding that no
+token owns (transformers pads 32,002 tokens to 32,064 rows of noise) are cut off, and so are `<image>` and `<pad>`:
+pictures arrive as embeddings. Tokens that somebody added and trained are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from edge_llava.converters.checkpoint_config import read_json
+from edge_llava.errors import CheckpointError
+
+_UNMERGED_SCORE = -1e9
+_UNNEEDED_TOKENS = ("<image>", "<pad>", "[PAD]", "<im_patch>")
+
+
+class TokenType(IntEnum):
+    """llama.cpp's token types."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass
+class Vocabulary:
+    """Tokens in id order; `len(tokens)` is the number of deployed embedding rows.
+
+    Attributes:
+        tokens: Pieces, with U+2581 for a space.
+        scores: Higher merges first.
+        types: One per token.
+        bos, eos, unk: Ids of the special tokens.
+    """
+
+    tokens: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    types: list[TokenType] = field(default_factory=list)
+    bos: int = 1
+    eos: int = 2
+    unk: int = 0
+
+    def append(self, token: str, score: float, type_: TokenType) -> None:
+        """Adds the next id."""
+        self.tokens.append(token)
+        self.scores.append(score)
+        self.types.append(type_)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def read_vocabulary(directory: Path, n_rows: int, image_token: int | None) -> Vocabulary:
+    """Reads tokenizer.model, else tokenizer.json, and the added tokens.
+
+    Args:
+        directory: Checkpoint directory.
+        n_rows: Rows of the embedding.
+        image_token: Id of `<image>`, where the config names one.
+
+    Raises:
+        CheckpointError: If there is no tokenizer, it is not LLaMA's kind, or it has more tokens than rows.
+    """
+    if (directory / "tokenizer.model").is_file():
+        vocabulary = _read_sentencepiece(directory / "tokenizer.model")
+    elif (directory / "tokenizer.json").is_file():
+        vocabulary = _read_tokenizer_json(directory / "tokenizer.json")
+    else:
+        raise CheckpointError(f"{directory} has neither tokenizer.model nor tokenizer.json.")
+    if len(vocabulary) > n_rows:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {len(vocabulary)} tokens and the embedding {n_rows} rows."
+        )
+    _append_added(vocabulary, _read_added(directory), n_rows, image_token)
+    return vocabulary
+
+
+def _read_sentencepiece(path: Path) -> Vocabulary:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(path.read_bytes())
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(f"{path} is no SentencePiece model: {error}. Download it again.") from error
+    vocabulary = Vocabulary(bos=processor.bos_id(), eos=processor.eos_id(), unk=processor.unk_id())
+    for id_ in range(processor.get_piece_size()):
+        vocabulary.append(processor.id_to_piece(id_), processor.get_score(id_), _sentencepiece_type(processor, id_))
+    if min(vocabulary.bos, vocabulary.eos, vocabulary.unk) < 0:
+        raise CheckpointError(f"{path} lacks a beginning, end or unknown token; LLaMA's tokenizer has all three.")
+    return vocabulary
+
+
+def _sentencepiece_type(processor: Any, id_: int) -> TokenType:
+    if processor.is_unknown(id_):
+        return TokenType.UNKNOWN
+    if processor.is_control(id_):
+        return TokenType.CONTROL
+    if processor.is_unused(id_):
+        return TokenType.UNUSED
+    return TokenType.BYTE if processor.is_byte(id_) else TokenType.NORMAL
+
+
+def _read_tokenizer_json(path: Path) -> Vocabulary:
+    """Rebuilds scores from the merges: SentencePiece merges the highest score first."""
+    data = read_json(path)
+    model = data.get("model") or {}
+    pieces: Mapping[str, int] = model.get("vocab") or {}
+    if model.get("type") != "BPE" or not model.get("byte_fallback") or "<0x00>" not in pieces:
+        raise CheckpointError(f"{path} is not LLaMA's kind of tokenizer (BPE with byte fallback). Add tokenizer.model.")
+    if sorted(pieces.values()) != list(range(len(pieces))):
+        raise CheckpointError(f"{path}: its token ids are not 0 to {len(pieces) - 1}. Add tokenizer.model.")
+    ranks: dict[str, int] = {}
+    for merge in model.get("merges") or []:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault(left + right, len(ranks))
+    specials = {token["content"] for token in data.get("added_tokens") or [] if token.get("special")}
+    unknown = model.get("unk_token") or "<unk>"
+    vocabulary = Vocabulary(bos=pieces.get("<s>", -1), eos=pieces.get("</s>", -1), unk=pieces.get(unknown, -1))
+    if min(vocabulary.bos, vocabulary.eos, vocabulary.unk) < 0:
+        raise CheckpointError(f"{path} lacks <s>, </s> or {unknown}; LLaMA's tokenizer has all three.")
+    for piece in sorted(pieces, key=pieces.__getitem__):
+        if piece == unknown:
+            vocabulary.append(piece, 0.0, TokenType.UNKNOWN)
+        elif piece in specials or pieces[piece] in (vocabulary.bos, vocabulary.eos):
+            vocabulary.append(piece, 0.0, TokenType.CONTROL)
+        elif len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            vocabulary.append(piece, 0.0, TokenType.BYTE)
+        else:
+            vocabulary.append(piece, float(-ranks[piece]) if piece in ranks else _UNMERGED_SCORE, TokenType.NORMAL)
+    return vocabulary
+
+
+def _read_added(directory: Path) -> dict[int, tuple[str, bool]]:
+    """Added tokens by id: text, and whether it is special; from every file that may list them."""
+    added: dict[int, tuple[str, bool]] = {}
+    if (directory / "tokenizer.json").is_file():
+        for token in read_json(directory / "tokenizer.json").get("added_tokens") or []:
+            added[int(token["id"])] = (str(token["content"]), bool(token.get("special")))
+    if (directory / "added_tokens.json").is_file():
+        for text, id_ in read_json(directory / "added_tokens.json").items():
+            added.setdefault(int(id_), (text, False))
+    if (directory / "tokenizer_config.json").is_file():
+        decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        for id_text, token in decoder.items():
+            added[int(id_text)] = (str(token["content"]), bool(token.get("special")))
+    return added
+
+
+def _append_added(
+    vocabulary: Vocabulary, added: Mapping[int, tuple[str, bool]], n_rows: int, image_token: int | None
+) -> None:
+    wanted = [
+        id_
+        for id_, (text, _) in added.items()
+        if len(vocabulary) <= id_ < n_rows and id_ != image_token and text not in _UNNEEDED_TOKENS
+    ]
+    for id_ in range(len(vocabulary), max(wanted, default=-1) + 1):
+        text, special = added.get(id_, (f"[PAD{id_}]", True))
+        if id_ not in wanted:
+            vocabulary.append(text, _UNMERGED_SCORE, TokenType.UNUSED)
+        else:
+            vocabulary.append(text, -1000.0, TokenType.CONTROL if special else TokenType.USER_DEFINED)

@@ -1,0 +1,88 @@
+"""Run LLaVA on a device. Importing this loads no engine; each name loads what it needs when it is first used.
+
+model = edge_llava.load("llava-1.5-7b-hf-q4_k_m")
+chat = model.session()
+for token in chat.ask("What is on the table?", image="img.jpg"):
+    print(token.text, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_llava.bundle import Bundle
+    from edge_llava.conversion import convert
+    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.errors import (
+        BackendError,
+        BundleError,
+        CheckpointError,
+        ContextOverflow,
+        ConversionError,
+        EdgeLlavaError,
+        ImageError,
+        MissingExtra,
+    )
+    from edge_llava.runtime.decoder import DecoderOptions
+    from edge_llava.runtime.image_embedding import ImageEmbedding
+    from edge_llava.runtime.model import EngineOptions, LlavaModel, load
+    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.session import Session, Timings, Token
+
+_HOMES = {
+    "BackendError": "errors",
+    "Bundle": "bundle",
+    "BundleError": "errors",
+    "CheckpointError": "errors",
+    "ContextOverflow": "errors",
+    "ConversionError": "errors",
+    "ConvertOptions": "converters.pipeline",
+    "DecoderOptions": "runtime.decoder",
+    "EdgeLlavaError": "errors",
+    "EngineOptions": "runtime.model",
+    "ImageEmbedding": "runtime.image_embedding",
+    "ImageError": "errors",
+    "LlavaModel": "runtime.model",
+    "MissingExtra": "errors",
+    "SamplingOptions": "runtime.sampler",
+    "Session": "runtime.session",
+    "Timings": "runtime.session",
+    "Token": "runtime.session",
+    "convert": "conversion",
+    "load": "runtime.model",
+}
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "ContextOverflow",
+    "ConversionError",
+    "ConvertOptions",
+    "DecoderOptions",
+    "EdgeLlavaError",
+    "EngineOptions",
+    "ImageEmbedding",
+    "ImageError",
+    "LlavaModel",
+    "MissingExtra",
+    "SamplingOptions",
+    "Session",
+    "Timings",
+    "Token",
+    "convert",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edge_llava' has no attribute {name!r}")
+    return getattr(import_module(f"edge_llava.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

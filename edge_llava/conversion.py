@@ -1,0 +1,106 @@
+"""The door to the converters: what a user names becomes a bundle in its place. Knows both rooms, like `verify`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import CheckpointError, MissingExtra
+from edge_llava.home import bundles_directory, check_bundle_name, set_default_bundle
+from edge_llava.manifest import QUANTS
+from edge_llava.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.pipeline import ConvertOptions
+
+DEMO = "demo"
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    options: ConvertOptions | None = None,
+    *,
+    progress: ProgressCallback = silent,
+) -> Bundle:
+    """Converts a checkpoint to a bundle.
+
+    Args:
+        source: Directory, hub id, or "demo".
+        out: The bundle's directory; None puts it into the home as `<name>-<quant>` and makes it the default.
+        options: What to make.
+        progress: Told stages and bytes.
+
+    Raises:
+        MissingExtra: If the [convert] extra is not installed.
+        CheckpointError: If the source is not a supported, complete checkpoint.
+        ConversionError: If the bundle cannot be made; nothing is left behind.
+    """
+    require_converters()
+    from edge_llava.converters import pipeline
+    from edge_llava.verify import measure
+
+    options = options or pipeline.ConvertOptions()
+    check_quant(options.quant)
+    with open_checkpoint(source, options.vision_tower, progress=progress) as checkpoint:
+        target = Path(out).absolute() if out is not None else default_output(checkpoint.name, options.quant)
+        bundle = pipeline.convert(
+            checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
+        )
+    if out is None:
+        set_default_bundle(bundle.name)
+    return bundle
+
+
+@contextmanager
+def open_checkpoint(
+    source: str | os.PathLike[str], vision_tower: str | None = None, *, progress: ProgressCallback = silent
+) -> Iterator[Checkpoint]:
+    """Opens what the user named; the demo is made in a temporary directory and removed afterwards.
+
+    Raises:
+        MissingExtra, CheckpointError: As `convert`.
+    """
+    require_converters()
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.demo_checkpoint import write_demo_checkpoint
+
+    if str(source) != DEMO:
+        yield Checkpoint.open(str(source), vision_tower, progress)
+        return
+    with tempfile.TemporaryDirectory(prefix="edge-llava-demo-") as directory:
+        write_demo_checkpoint(Path(directory) / DEMO)
+        yield Checkpoint.open(str(Path(directory) / DEMO), vision_tower, progress)
+
+
+def default_output(checkpoint_name: str, quant: str) -> Path:
+    """Where a bundle goes when no directory is given."""
+    return bundles_directory() / check_bundle_name(f"{checkpoint_name.rsplit('/', maxsplit=1)[-1]}-{quant}".lower())
+
+
+def check_quant(quant: str) -> None:
+    """
+    Raises:
+        CheckpointError: If llama.cpp has no such quantization, or it is not offered here.
+    """
+    if quant not in QUANTS:
+        raise CheckpointError(f"there is no quantization {quant!r}. Known: {', '.join(QUANTS)}.")
+
+
+def require_converters() -> None:
+    """
+    Raises:
+        MissingExtra: If the [convert] extra is not installed; found without importing it.
+    """
+    from importlib.util import find_spec
+
+    for package in ("torch", "transformers", "optimum", "onnx", "sentencepiece", "gguf", "huggingface_hub"):
+        if find_spec(package) is None:
+            raise MissingExtra("convert", "converting a checkpoint", package)

@@ -1,0 +1,1 @@
+"""Sample pictures of the demo."""

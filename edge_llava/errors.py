@@ -1,0 +1,95 @@
+"""Every error that edge-llava raises on purpose.
+
+    EdgeLlavaError                1   anything else that is ours
+    |-- MissingExtra              3   a package of an optional extra is not installed
+    |-- CheckpointError           4   the input is not a checkpoint that we can read
+    |-- ConversionError           5   the checkpoint is fine, making the bundle failed
+    |-- BundleError               6   a bundle is missing, damaged, foreign or too new
+    |-- ImageError                7   a picture or an image embedding cannot be used
+    |-- ContextOverflow           8   the prompt does not fit in the context
+    `-- BackendError              9   llama.cpp, ggml or ONNX Runtime failed
+
+The number is the exit code of the command line. A message says what is wrong, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EdgeLlavaError(Exception):
+    """Base of the tree; catch it to catch everything that edge-llava raises on purpose."""
+
+    exit_code = 1
+
+
+class MissingExtra(EdgeLlavaError):
+    """A package that belongs to an optional extra is not installed; the message holds the pip line."""
+
+    exit_code = 3
+
+    def __init__(self, extra: str, purpose: str, package: str) -> None:
+        """
+        Args:
+            extra: Name of the extra that brings the package, for example "convert".
+            purpose: What the caller wanted to do, as a gerund: "converting a checkpoint".
+            package: The import name that was not found.
+        """
+        super().__init__(f"{purpose} needs the package {package!r}. Install it: pip install 'edge-llava[{extra}]'")
+        self.extra = extra
+
+
+class CheckpointError(EdgeLlavaError):
+    """The input is not a checkpoint that this version can read."""
+
+    exit_code = 4
+
+
+class ConversionError(EdgeLlavaError):
+    """Making the bundle failed; no half bundle is left behind."""
+
+    exit_code = 5
+
+
+class BundleError(EdgeLlavaError):
+    """A bundle is missing, damaged, edited, or of a newer format."""
+
+    exit_code = 6
+
+
+class ImageError(EdgeLlavaError):
+    """A picture cannot be read, or an image embedding does not belong to this bundle."""
+
+    exit_code = 7
+
+
+class ContextOverflow(EdgeLlavaError):
+    """The prompt needs more positions than the context has; raised before any work is done."""
+
+    exit_code = 8
+
+    def __init__(self, n_needed: int, n_ctx: int, detail: str, advice: str) -> None:
+        """
+        Args:
+            n_needed: Positions that the prompt and at least one answer token take.
+            n_ctx: Positions that the context has.
+            detail: How n_needed comes about.
+            advice: What to do next.
+        """
+        super().__init__(f"the prompt needs {n_needed} positions ({detail}) and the context has {n_ctx}. {advice}")
+        self.n_needed = n_needed
+        self.n_ctx = n_ctx
+
+
+class BackendError(EdgeLlavaError):
+    """llama.cpp, ggml or ONNX Runtime refused or failed."""
+
+    exit_code = 9
+
+
+def list_faults(headline: str, faults: Sequence[str], advice: str = "") -> str:
+    """Formats all faults of one border check as one message: headline, one line per fault, advice."""
+    lines = [headline, *(f"  - {fault}" for fault in faults)]
+    if advice:
+        lines.append(advice)
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""Finds functions of ggml in the shared libraries that llama-cpp-python ships. No other copy of ggml is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_llava.errors import BackendError
+
+# libllama first: on Linux and macOS its handle reaches every library it depends on, and opening libggml-base by its
+# unversioned name would load a second copy with its own tables. Windows does not chain, so the others are asked too.
+_LIBRARY_NAMES = ("llama", "ggml", "ggml-base", "ggml-cpu")
+
+
+def bind(name: str, result: Any, arguments: Sequence[Any]) -> Any:
+    """Returns the C function `name` with its ctypes signature set.
+
+    Args:
+        name: Symbol, for example "ggml_mul_mat".
+        result: ctypes type of the result, or None for void.
+        arguments: ctypes types of the arguments.
+
+    Raises:
+        BackendError: If no library of the installed llama-cpp-python has it.
+    """
+    for library_name in _LIBRARY_NAMES:
+        library = _open_library(library_name)
+        if library is not None and hasattr(library, name):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, list(arguments)
+            return function
+    raise BackendError(
+        f"the installed llama-cpp-python has no function {name}. Install the version this release names."
+    )
+
+
+@functools.cache
+def _open_library(name: str) -> ctypes.CDLL | None:
+    import llama_cpp  # sets up the DLL directories on Windows
+
+    override = os.environ.get("LLAMA_CPP_LIB_PATH")
+    directory = Path(override) if override else Path(llama_cpp.__file__).parent / "lib"
+    patterns = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.so")}.get(
+        sys.platform, ("lib{}.so",)
+    )
+    for pattern in patterns:
+        path = directory / pattern.format(name)
+        if path.exists():
+            return ctypes.CDLL(str(path))
+    return None

@@ -1,0 +1,177 @@
+"""Refuses a corrupt GGUF file before a C library can crash on it.
+
+Reads the header only: magic, version, metadata, tensor shapes, types and offsets, against the file's size.
+Source: the GGUF version 3 container as written by llama.cpp.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from edge_llava.errors import BundleError
+
+# ggml type id -> (elements per block, bytes per block), for every type that a bundle may hold.
+BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
+    0: (1, 4), 1: (1, 2), 30: (1, 2),                                              # F32 F16 BF16
+    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),               # Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), # Q2_K .. Q6_K
+}  # fmt: skip
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_MAX_STRING_BYTES, _MAX_COUNT, _MAX_DIMS = 1 << 24, 1 << 24, 4
+
+MetadataValue = int | float | bool | str
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor of the header: shape fastest axis first, ggml type id, offset in the data section in bytes."""
+
+    shape: tuple[int, ...]
+    type_id: int
+    offset: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the data."""
+        block, block_bytes = BLOCK_SIZES[self.type_id]
+        count = 1
+        for side in self.shape:
+            count *= side
+        return count // block * block_bytes
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """Metadata (arrays by their length only, under the same key) and tensors of a checked file."""
+
+    metadata: Mapping[str, MetadataValue]
+    array_lengths: Mapping[str, int]
+    tensors: Mapping[str, GgufTensor]
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Reads and checks the header of a GGUF file.
+
+    Raises:
+        BundleError: If the file cannot be a GGUF that llama.cpp reads safely; says what is wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            return _Reader(file, path.stat().st_size).header()
+    except _Corrupt as error:
+        raise BundleError(f"{path} is not a usable GGUF file: {error}. Convert the checkpoint again.") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class _Corrupt(Exception):
+    """Raised inside this file only."""
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def header(self) -> GgufHeader:
+        if self._bytes(4) != b"GGUF":
+            raise _Corrupt("it does not begin with 'GGUF'")
+        version = self._scalar("I")
+        if version != 3:
+            raise _Corrupt(f"container version {version}, expected 3")
+        n_tensors, n_metadata = self._count("tensors"), self._count("metadata entries")
+        metadata: dict[str, MetadataValue] = {}
+        array_lengths: dict[str, int] = {}
+        for _ in range(n_metadata):
+            key = self._string()
+            if key in metadata or key in array_lengths:
+                raise _Corrupt(f"metadata key {key!r} occurs twice")
+            type_id = self._scalar("I")
+            if type_id == _ARRAY:
+                array_lengths[key] = self._skip_array(key)
+            else:
+                metadata[key] = self._value(type_id, key)
+        tensors: dict[str, GgufTensor] = {}
+        for _ in range(n_tensors):
+            name = self._string()
+            if name in tensors:
+                raise _Corrupt(f"tensor {name!r} occurs twice")
+            tensors[name] = self._tensor(name)
+        self._check_extents(tensors, metadata)
+        return GgufHeader(metadata, array_lengths, tensors)
+
+    def _bytes(self, n: int) -> bytes:
+        data = self._file.read(n)
+        if len(data) != n:
+            raise _Corrupt("it ends inside its header")
+        return data
+
+    def _scalar(self, code: str) -> int:
+        value: int = struct.unpack("<" + code, self._bytes(struct.calcsize("<" + code)))[0]
+        return value
+
+    def _count(self, what: str) -> int:
+        value = self._scalar("Q")
+        if value > _MAX_COUNT:
+            raise _Corrupt(f"it claims {value} {what}")
+        return value
+
+    def _string(self) -> str:
+        length = self._scalar("Q")
+        if length > min(_MAX_STRING_BYTES, self._size):
+            raise _Corrupt(f"it claims a string of {length} bytes")
+        try:
+            return self._bytes(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _Corrupt("a name in its header is not UTF-8") from error
+
+    def _value(self, type_id: int, key: str) -> MetadataValue:
+        if type_id == _STRING:
+            return self._string()
+        if type_id not in _SCALARS:
+            raise _Corrupt(f"metadata key {key!r} has the unknown type {type_id}")
+        return self._scalar(_SCALARS[type_id])
+
+    def _skip_array(self, key: str) -> int:
+        type_id, length = self._scalar("I"), self._count(f"items in {key!r}")
+        if type_id == _STRING:
+            for _ in range(length):
+                n_bytes = self._scalar("Q")
+                if n_bytes > _MAX_STRING_BYTES:
+                    raise _Corrupt(f"it claims a string of {n_bytes} bytes")
+                self._bytes(n_bytes)
+        elif type_id in _SCALARS:
+            self._bytes(length * struct.calcsize("<" + _SCALARS[type_id]))
+        else:
+            raise _Corrupt(f"metadata key {key!r} is an array of the unknown type {type_id}")
+        return length
+
+    def _tensor(self, name: str) -> GgufTensor:
+        n_dims = self._scalar("I")
+        if not 1 <= n_dims <= _MAX_DIMS:
+            raise _Corrupt(f"tensor {name!r} claims {n_dims} dimensions")
+        shape = tuple(self._scalar("Q") for _ in range(n_dims))
+        type_id, offset = self._scalar("I"), self._scalar("Q")
+        if type_id not in BLOCK_SIZES:
+            raise _Corrupt(f"tensor {name!r} has the unsupported ggml type {type_id}")
+        if any(side < 1 or side > 1 << 40 for side in shape):
+            raise _Corrupt(f"tensor {name!r} has the impossible shape {shape}")
+        if shape[0] % BLOCK_SIZES[type_id][0]:
+            raise _Corrupt(f"tensor {name!r}: a row of {shape[0]} does not divide into blocks of its type")
+        return GgufTensor(shape, type_id, offset)
+
+    def _check_extents(self, tensors: Mapping[str, GgufTensor], metadata: Mapping[str, MetadataValue]) -> None:
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 16:
+            raise _Corrupt(f"its alignment is {alignment}")
+        data_start = -(-self._file.tell() // alignment) * alignment
+        for name, tensor in tensors.items():
+            if tensor.offset % alignment:
+                raise _Corrupt(f"tensor {name!r} lies at the unaligned offset {tensor.offset}")
+            end = data_start + tensor.offset + tensor.n_bytes
+            if end > self._size:
+                raise _Corrupt(f"tensor {name!r} ends at byte {end} and the file has {self._size}: it is truncated")

@@ -1,0 +1,131 @@
+"""Where bundles live: one directory per user, moved by the environment variable EDGE_LLAVA_HOME.
+
+<home>/bundles/<name>/   bundles made without an explicit output directory
+<home>/default           name or absolute path of the default bundle, one line
+<home>/checked.json      digests already verified, by (path, size, mtime)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from edge_llava.errors import BundleError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MANIFEST_NAME = "manifest.json"
+
+
+def home_directory() -> Path:
+    """The directory that holds everything edge-llava keeps for this user; it may not exist yet."""
+    override = os.environ.get("EDGE_LLAVA_HOME")
+    return Path(override).expanduser().absolute() if override else user_data_path("edge-llava", appauthor=False)
+
+
+def bundles_directory() -> Path:
+    """Where bundles made without an explicit output directory go."""
+    return home_directory() / "bundles"
+
+
+def check_bundle_name(name: str) -> str:
+    """Returns `name` if it can name a bundle in the home.
+
+    Raises:
+        BundleError: If it is empty, too long, or holds anything but letters, digits, `.`, `_` and `-`.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".partial"):
+        raise BundleError(f"{name!r} cannot name a bundle: use letters, digits, '.', '_' and '-' (not '*.partial').")
+    return name
+
+
+def list_bundles() -> list[Path]:
+    """The directories of the home that look like bundles, by name. Their contents are not checked."""
+    directory = bundles_directory()
+    if not directory.is_dir():
+        return []
+    found = (path for path in directory.iterdir() if (path / MANIFEST_NAME).is_file())
+    return sorted(path for path in found if not path.name.endswith(".partial"))
+
+
+def default_bundle() -> str | None:
+    """Name or absolute path of the default bundle, or None when none was chosen."""
+    try:
+        text = (home_directory() / "default").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return text or None
+
+
+def set_default_bundle(name_or_path: str) -> None:
+    """Makes a bundle the one that commands use when none is named.
+
+    Raises:
+        BundleError: If there is no such bundle.
+    """
+    directory = find_bundle(name_or_path)
+    text = directory.name if directory.parent == bundles_directory() else str(directory)
+    write_atomically(home_directory() / "default", text + "\n")
+
+
+def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
+    """Turns what a user typed into a bundle directory.
+
+    Args:
+        name_or_path: A directory, a name in the home, or None for the default bundle.
+
+    Raises:
+        BundleError: If there is none; the message lists the bundles that exist.
+    """
+    if name_or_path is None:
+        name_or_path = default_bundle()
+        if name_or_path is None:
+            raise BundleError(f"no bundle was named and there is no default. {_available()}")
+    as_path = Path(name_or_path).expanduser()
+    if as_path.is_dir():
+        return as_path.absolute()
+    named = bundles_directory() / as_path
+    if len(as_path.parts) == 1 and named.is_dir():
+        return named
+    raise BundleError(f"there is no bundle {str(name_or_path)!r}, neither as a directory nor by name. {_available()}")
+
+
+def remove_bundle(name: str) -> Path:
+    """Deletes a bundle of the home by name; a default that pointed to it is forgotten.
+
+    Raises:
+        BundleError: If the home has no bundle of that name. Paths are refused.
+    """
+    directory = bundles_directory() / check_bundle_name(name)
+    if directory not in list_bundles():
+        raise BundleError(f"the home has no bundle {name!r}. {_available()}")
+    was_default = default_bundle() == name
+    # Renamed first: a half-deleted directory must not look like a bundle.
+    doomed = directory.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
+    directory.rename(doomed)
+    shutil.rmtree(doomed)
+    if was_default:
+        (home_directory() / "default").unlink(missing_ok=True)
+    return directory
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small text file by rename, so that readers see the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _available() -> str:
+    names = [path.name for path in list_bundles()]
+    if names:
+        return f"Available: {', '.join(names)}. Choose one with -m NAME or 'edge-llava models default NAME'."
+    return "Make one first: edge-llava convert CHECKPOINT (or 'edge-llava convert demo')."

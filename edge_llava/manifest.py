@@ -1,0 +1,400 @@
+"""The manifest of a bundle: what was converted, into which files, and how near it came to its checkpoint.
+
+`Manifest` is what both rooms agree on. It is read field by field and every fault is reported at once; numbers come
+from the checkpoint's config and tensors when the bundle is made and are never guessed afterwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from edge_llava.errors import BundleError, list_faults
+
+FORMAT_VERSION = 1
+
+ASPECTS = ("pad", "crop", "anyres")
+VISION_PRECISIONS = ("fp32", "fp16", "int8")
+PROJECTOR_KINDS = ("linear", "mlp2x_gelu")
+QUANTS = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S",
+    "Q2_K",
+)  # fmt: skip
+ROLES = ("vision", "vision_data", "projector", "language", "parity")
+REQUIRED_ROLES = ("vision", "projector", "language", "parity")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Where the bundle came from.
+
+    Attributes:
+        name: Directory name or hub id of the checkpoint; for people, never for decisions.
+        revision: Commit of the hub repository, or None for a directory.
+        layout: "hf" (LlavaForConditionalGeneration) or "original" (LlavaLlamaForCausalLM).
+        license_files: Files of the checkpoint that state its licence, copied to `licenses/` of the bundle.
+    """
+
+    name: str
+    revision: str | None
+    layout: str
+    license_files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """The vision tower as deployed.
+
+    Attributes:
+        image_size: Side S of the square input in pixels.
+        patch_size: Side of a patch in pixels; divides image_size.
+        hidden_size: Width D of a patch feature.
+        feature_layer: Index into hidden_states as in the checkpoint (-2: all blocks but the last).
+        drop_cls: Whether the class token's row is dropped (True for every released LLaVA).
+        image_mean, image_std: Per-channel normalization in RGB order, of pixels scaled to [0, 1].
+        aspect: "pad" to a square of the mean colour, "crop" the centre, or "anyres" tiles.
+        grid_pinpoints: Canvas sizes (width, height) in pixels for "anyres"; empty otherwise.
+        precision: How the weights are stored: "fp32", "fp16" or "int8".
+    """
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    feature_layer: int
+    drop_cls: bool
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    aspect: str
+    grid_pinpoints: tuple[tuple[int, int], ...]
+    precision: str
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along one side of the square input."""
+        return self.image_size // self.patch_size
+
+    @property
+    def n_features(self) -> int:
+        """Rows P of one square input: grid_side squared, and one more where the class token is kept."""
+        return self.grid_side**2 + (0 if self.drop_cls else 1)
+
+
+@dataclass(frozen=True)
+class ProjectorSpec:
+    """The projector: patch features (P, in_features) to embedding rows (P, out_features).
+
+    Attributes:
+        kind: "linear" or "mlp2x_gelu" (two layers, exact erf GELU between them).
+        in_features: Width D of a patch feature.
+        out_features: Width E of an embedding row, equal to the language model's n_embd.
+        quant: ggml type of the weight matrices, for example "Q6_K".
+    """
+
+    kind: str
+    in_features: int
+    out_features: int
+    quant: str
+
+
+@dataclass(frozen=True)
+class LanguageSpec:
+    """The language model.
+
+    Attributes:
+        n_embd: Width E of an embedding row.
+        n_layer, n_head, n_head_kv: Blocks, query heads, key/value heads.
+        n_vocab: Rows of the token embedding, equal to the number of tokens.
+        n_ctx_train: Positions that the model was trained for.
+        quant: One of QUANTS.
+        template: Name of the conversation template, see `edge_llava.runtime.prompt.TEMPLATES`.
+        bos, eos: Token ids that open a prompt and end an answer.
+    """
+
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    n_vocab: int
+    n_ctx_train: int
+    quant: str
+    template: str
+    bos: int
+    eos: int
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle.
+
+    Attributes:
+        path: Relative to the bundle directory, with forward slashes.
+        bytes: Size.
+        sha256: Digest of the contents, 64 lower-case hex digits.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StageParity:
+    """How near one stage came to the checkpoint in float32, on the reference inputs. None: not measured here.
+
+    Attributes:
+        cosine_mean, cosine_min: Cosine similarity per row: mean and worst.
+        max_abs: Largest absolute difference.
+        tokens_equal: Greedy next tokens equal to the reference's, of `tokens_total`.
+    """
+
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+    max_abs: float | None = None
+    tokens_equal: int | None = None
+    tokens_total: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The validated contents of manifest.json."""
+
+    format_version: int
+    created_by: str
+    source: SourceInfo
+    vision: VisionSpec
+    projector: ProjectorSpec
+    language: LanguageSpec
+    files: Mapping[str, FileEntry]
+    parity: Mapping[str, StageParity]
+
+    def to_json(self) -> str:
+        """Canonical text: UTF-8, sorted keys, two spaces, final newline."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Manifest:
+        """Reads and validates a manifest.
+
+        Args:
+            text: Contents of manifest.json.
+            where: Its path, for messages.
+
+        Raises:
+            BundleError: If it is not JSON, of a newer format, or any field is missing or wrong; all faults at once.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BundleError(f"{where} is not JSON (line {error.lineno}): {error.msg}. Convert again.") from error
+        if not isinstance(data, dict):
+            raise BundleError(f"{where} holds no JSON object. Convert again.")
+        version = data.get("format_version")
+        if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+            raise BundleError(
+                f"{where} has format_version {version}; this edge-llava reads {FORMAT_VERSION}. Upgrade edge-llava."
+            )
+        faults: list[str] = []
+        manifest = _read_manifest(_Fields(data, "", faults))
+        if not faults:
+            faults += _disagreements(manifest)
+        if faults:
+            raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Convert the checkpoint again."))
+        return manifest
+
+
+class _Fields:
+    """Typed access to one JSON object; notes a fault and returns a harmless value where a field is wrong."""
+
+    def __init__(self, data: Mapping[str, Any], prefix: str, faults: list[str]) -> None:
+        self._data, self._prefix, self._faults = data, prefix, faults
+
+    def names(self) -> list[str]:
+        return sorted(self._data)
+
+    def _get(self, key: str, accept: Callable[[Any], bool], expected: str, harmless: Any) -> Any:
+        if key not in self._data:
+            self._faults.append(f"{self._prefix}{key} is missing ({expected})")
+            return harmless
+        if not accept(self._data[key]):
+            self._faults.append(f"{self._prefix}{key} is {json.dumps(self._data[key])[:80]}, expected {expected}")
+            return harmless
+        return self._data[key]
+
+    def integer(self, key: str, low: int, high: int = 2**40) -> int:
+        value: int = self._get(key, lambda v: _is_int(v) and low <= v <= high, f"an integer from {low}", max(low, 1))
+        return value
+
+    def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
+        expected = "one of " + ", ".join(choices) if choices else "a non-empty string"
+        value: str = self._get(
+            key, lambda v: isinstance(v, str) and bool(v) and (not choices or v in choices), expected, "?"
+        )
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        value: str | None = self._get(key, lambda v: v is None or isinstance(v, str), "a string or null", None)
+        return value
+
+    def boolean(self, key: str) -> bool:
+        value: bool = self._get(key, lambda v: isinstance(v, bool), "true or false", True)
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(
+            self._get(key, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "strings", [])
+        )
+
+    def triple(self, key: str, positive: bool) -> tuple[float, float, float]:
+        def accept(value: Any) -> bool:
+            return (
+                isinstance(value, list)
+                and len(value) == 3
+                and all(_is_number(x) and (x > 0 or not positive) for x in value)
+            )
+
+        red, green, blue = self._get(key, accept, "three numbers", [1.0, 1.0, 1.0])
+        return float(red), float(green), float(blue)
+
+    def sizes(self, key: str) -> tuple[tuple[int, int], ...]:
+        def accept(value: Any) -> bool:
+            return isinstance(value, list) and all(
+                isinstance(x, list) and len(x) == 2 and all(_is_int(y) and y > 0 for y in x) for x in value
+            )
+
+        return tuple((w, h) for w, h in self._get(key, accept, "a list of [width, height]", []))
+
+    def optional_number(self, key: str) -> float | None:
+        value = self._get(key, lambda v: v is None or _is_number(v), "a number or null", None)
+        return None if value is None else float(value)
+
+    def optional_count(self, key: str) -> int | None:
+        value: int | None = self._get(key, lambda v: v is None or (_is_int(v) and v >= 0), "a count or null", None)
+        return value
+
+    def object(self, key: str) -> _Fields:
+        data = self._get(key, lambda v: isinstance(v, dict), "an object", {})
+        # A missing section is one fault, not one per field of it.
+        faults = self._faults if isinstance(self._data.get(key), dict) else []
+        return _Fields(data, f"{self._prefix}{key}.", faults)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_manifest(fields: _Fields) -> Manifest:
+    return Manifest(
+        format_version=fields.integer("format_version", 1, FORMAT_VERSION),
+        created_by=fields.text("created_by"),
+        source=_read_source(fields.object("source")),
+        vision=_read_vision(fields.object("vision")),
+        projector=_read_projector(fields.object("projector")),
+        language=_read_language(fields.object("language")),
+        files=_read_files(fields.object("files")),
+        parity={
+            name: _read_parity(stages.object(name)) for stages in [fields.object("parity")] for name in stages.names()
+        },
+    )
+
+
+def _read_source(fields: _Fields) -> SourceInfo:
+    return SourceInfo(
+        name=fields.text("name"),
+        revision=fields.optional_text("revision"),
+        layout=fields.text("layout", ("hf", "original")),
+        license_files=fields.texts("license_files"),
+    )
+
+
+def _read_vision(fields: _Fields) -> VisionSpec:
+    return VisionSpec(
+        image_size=fields.integer("image_size", 1, 4096),
+        patch_size=fields.integer("patch_size", 1, 4096),
+        hidden_size=fields.integer("hidden_size", 1),
+        feature_layer=fields.integer("feature_layer", -1000, 1000),
+        drop_cls=fields.boolean("drop_cls"),
+        image_mean=fields.triple("image_mean", positive=False),
+        image_std=fields.triple("image_std", positive=True),
+        aspect=fields.text("aspect", ASPECTS),
+        grid_pinpoints=fields.sizes("grid_pinpoints"),
+        precision=fields.text("precision", VISION_PRECISIONS),
+    )
+
+
+def _read_projector(fields: _Fields) -> ProjectorSpec:
+    return ProjectorSpec(
+        kind=fields.text("kind", PROJECTOR_KINDS),
+        in_features=fields.integer("in_features", 1),
+        out_features=fields.integer("out_features", 1),
+        quant=fields.text("quant"),
+    )
+
+
+def _read_language(fields: _Fields) -> LanguageSpec:
+    return LanguageSpec(
+        n_embd=fields.integer("n_embd", 1),
+        n_layer=fields.integer("n_layer", 1),
+        n_head=fields.integer("n_head", 1),
+        n_head_kv=fields.integer("n_head_kv", 1),
+        n_vocab=fields.integer("n_vocab", 1),
+        n_ctx_train=fields.integer("n_ctx_train", 1),
+        quant=fields.text("quant", QUANTS),
+        template=fields.text("template"),
+        bos=fields.integer("bos", 0),
+        eos=fields.integer("eos", 0),
+    )
+
+
+def _read_files(fields: _Fields) -> dict[str, FileEntry]:
+    faults = fields._faults
+    entries = {}
+    for role in fields.names():
+        if role not in ROLES:
+            faults.append(f"files.{role} is not a known role ({', '.join(ROLES)})")
+            continue
+        entry = fields.object(role)
+        entries[role] = FileEntry(entry.text("path"), entry.integer("bytes", 0, 2**50), entry.text("sha256"))
+        path = PurePosixPath(entries[role].path)
+        if path.is_absolute() or ".." in path.parts or "\\" in entries[role].path:
+            faults.append(f"files.{role}.path {entries[role].path!r} leaves the bundle directory")
+        if not _SHA256.fullmatch(entries[role].sha256):
+            faults.append(f"files.{role}.sha256 is not 64 lower-case hex digits")
+    faults += [f"files.{role} is missing" for role in REQUIRED_ROLES if role not in fields.names()]
+    return entries
+
+
+def _read_parity(fields: _Fields) -> StageParity:
+    return StageParity(
+        cosine_mean=fields.optional_number("cosine_mean"),
+        cosine_min=fields.optional_number("cosine_min"),
+        max_abs=fields.optional_number("max_abs"),
+        tokens_equal=fields.optional_count("tokens_equal"),
+        tokens_total=fields.optional_count("tokens_total"),
+    )
+
+
+def _disagreements(manifest: Manifest) -> list[str]:
+    """Fields that are each valid and yet cannot be true together."""
+    vision, projector, language = manifest.vision, manifest.projector, manifest.language
+    faults = []
+    if vision.image_size % vision.patch_size:
+        faults.append(f"vision.image_size {vision.image_size} is no multiple of patch_size {vision.patch_size}")
+    if projector.in_features != vision.hidden_size:
+        faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")
+    if projector.out_features != language.n_embd:
+        faults.append(f"projector.out_features {projector.out_features} != language.n_embd {language.n_embd}")
+    for name in ("bos", "eos"):
+        if getattr(language, name) >= language.n_vocab:
+            faults.append(f"language.{name} {getattr(language, name)} is outside the vocabulary of {language.n_vocab}")
+    return faults

@@ -1,0 +1,227 @@
+"""Is this bundle what its checkpoint is? Checked against the record it carries, or against the checkpoint itself.
+
+With `cli/` and `conversion.py` the only place that knows both rooms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BundleError
+from edge_llava.manifest import StageParity
+from edge_llava.parity import BundleEngines, GreedyRun, compare_rows
+from edge_llava.parity_record import (
+    N_TOKENS,
+    PIXEL_STRIDE,
+    PROMPT_AFTER,
+    PROMPT_BEFORE,
+    ParityRecord,
+    sample_rows,
+)
+from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.pipeline import VisionTruth
+
+# What another processor's rounding may cost, against the figure measured where the bundle was made.
+_COSINE_SLACK = 1e-3
+# Two candidates this near, in standard deviations of the logits, may change places on another processor.
+_NEAR_TIE = 0.02
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its name, whether it held, a sentence, and its figures by name."""
+
+    name: str
+    ok: bool
+    detail: str
+    figures: Mapping[str, float | int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"name": self.name, "ok": self.ok, "detail": self.detail, **self.figures}
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Every check that was made, in order."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all checks held."""
+        return all(check.ok for check in self.checks)
+
+
+def verify(bundle: Bundle, progress: ProgressCallback = silent) -> VerifyReport:
+    """Checks files, preprocessing, features, embeddings and greedy tokens on this device, without torch.
+
+    Raises:
+        BundleError, BackendError: If an engine cannot even start; a file with another digest is a failed check.
+    """
+    try:
+        bundle.verify_digests(trust_earlier=False, progress=progress)
+    except BundleError as error:
+        return VerifyReport((Check("files", False, str(error), {}),))
+    n_files = len(bundle.manifest.files)
+    checks = [
+        Check("files", True, f"{n_files} files, {bundle.n_bytes:,} bytes, digests equal", {"bytes": bundle.n_bytes})
+    ]
+    record, engines = ParityRecord.load(bundle.file("parity")), BundleEngines(bundle)
+    steps = (_check_pixels, _check_features, _check_embeddings, _check_language)
+    for index, step in enumerate(steps):
+        checks.append(step(bundle, engines, record))
+        progress(ProgressEvent("verifying", index + 1, len(steps), "items"))
+    return VerifyReport(tuple(checks))
+
+
+def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCallback = silent) -> VerifyReport:
+    """Compares every stage with transformers in float32, each on the reference's own input, and all of them together.
+
+    Needs the [convert] extra. The last check feeds a whole picture through the whole bundle.
+    """
+    from edge_llava.converters import pipeline, reference
+    from edge_llava.converters.tower import build_tower
+
+    record = ParityRecord.load(bundle.file("parity"))
+    truth = pipeline.vision_truth(checkpoint, build_tower(checkpoint), record.pictures, bundle.manifest.vision.aspect)
+    _, parity = measure(bundle, checkpoint, truth, progress)
+    engines = BundleEngines(bundle)
+    ours = engines.embeddings(engines.features([engines.pixels(picture) for picture in truth.pictures[:1]]))[0]
+    before, after = engines.tokenize(PROMPT_BEFORE, PROMPT_AFTER)
+    run = engines.decode_greedily(before, ours, after, N_TOKENS)
+    logits = reference.reference_logits(
+        checkpoint, before, truth.embeddings[0], [*after, *run.tokens[:-1]], N_TOKENS, progress
+    )
+    parity["whole"] = _compare_runs(run, logits)
+    checks = [_against(stage, figures, bundle.manifest.parity.get(stage)) for stage, figures in parity.items()]
+    return VerifyReport((*checks, _costliest(bundle, parity)))
+
+
+def measure(
+    bundle: Bundle, checkpoint: Checkpoint, truth: VisionTruth, progress: ProgressCallback = silent
+) -> tuple[ParityRecord, dict[str, StageParity]]:
+    """Runs each stage of a bundle on the reference's input and compares it with the checkpoint in float32.
+
+    Args:
+        bundle: Its engines are run; only its manifest's specs and file paths matter.
+        checkpoint: Read block by block.
+        truth: Pictures, pixel values, features and embeddings of the checkpoint.
+        progress: Told the reference's blocks.
+
+    Returns:
+        The record that a new bundle stores, and the figures per stage.
+    """
+    from edge_llava.converters import reference
+
+    engines = BundleEngines(bundle)
+    pixels = [engines.pixels(picture) for picture in truth.pictures]
+    features = engines.features(list(truth.pixels))
+    embeddings = engines.embeddings(list(truth.features))
+    rows = sample_rows(bundle.manifest.vision.n_features)
+    image_rows = truth.embeddings[0][rows]
+    before, after = engines.tokenize(PROMPT_BEFORE, PROMPT_AFTER)
+    run = engines.decode_greedily(before, image_rows, after, N_TOKENS)
+    continued = [*after, *run.tokens[:-1]]
+    logits = reference.reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
+    parity = {
+        "preprocess": compare_rows(np.stack(pixels), np.stack(truth.pixels)),
+        "vision": compare_rows(np.stack(features), np.stack(truth.features)),
+        "projector": compare_rows(np.stack(embeddings), np.stack(truth.embeddings)),
+        "language": _compare_runs(run, logits),
+    }
+    record = ParityRecord(
+        pictures=truth.pictures,
+        pixels=tuple(values[0, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for values in truth.pixels),
+        rows=rows,
+        features=np.stack([values[rows] for values in truth.features]),
+        embeddings=np.stack([values[rows] for values in truth.embeddings]),
+        before=np.array(before, np.int64),
+        after=np.array(after, np.int64),
+        tokens=np.array(run.tokens, np.int64),
+        reference_tokens=logits.argmax(-1).astype(np.int64),
+        logits=logits[0],
+    )
+    return record, parity
+
+
+def _compare_runs(run: GreedyRun, reference_logits: np.ndarray) -> StageParity:
+    equal = int((reference_logits.argmax(-1) == np.array(run.tokens)).sum())
+    return compare_rows(run.logits, reference_logits, (equal, len(run.tokens)))
+
+
+def _check_pixels(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    ours = [engines.pixels(picture)[0, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in record.pictures]
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(ours, record.pixels, strict=True))
+    return Check("preprocess", worst == 0.0, f"largest difference {worst:g}, expected 0", {"max_abs": worst})
+
+
+def _check_features(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    features = engines.features([engines.pixels(picture) for picture in record.pictures])
+    figures = compare_rows(np.stack([values[record.rows] for values in features]), record.features)
+    return _against("vision", figures, bundle.manifest.parity.get("vision"))
+
+
+def _check_embeddings(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    embeddings = engines.embeddings(list(record.features))
+    figures = compare_rows(np.stack(embeddings), record.embeddings)
+    return _against("projector", figures, bundle.manifest.parity.get("projector"))
+
+
+def _check_language(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    before, after = record.before.tolist(), record.after.tolist()
+    tokenized = engines.tokenize(PROMPT_BEFORE, PROMPT_AFTER)
+    if tokenized != (before, after):
+        return Check("language", False, f"the prompt is tokenized to {tokenized}, expected {(before, after)}", {})
+    run = engines.decode_greedily(before, record.embeddings[0], after, len(record.tokens))
+    ours, theirs = np.array(run.tokens), record.tokens
+    n_equal = int((ours == theirs).cumprod().sum())
+    figures = {"tokens_equal": n_equal, "tokens_total": len(theirs)}
+    if n_equal == len(theirs):
+        return Check(
+            "language", True, f"{n_equal} of {len(theirs)} greedy tokens as on the converting machine", figures
+        )
+    logits = run.logits[n_equal]
+    gap = float((logits[ours[n_equal]] - logits[theirs[n_equal]]) / logits.std())
+    detail = f"{n_equal} of {len(theirs)} greedy tokens equal; then two candidates are {gap:.4f} sigma apart"
+    return Check("language", gap < _NEAR_TIE, detail, {**figures, "gap": gap})
+
+
+def _against(stage: str, figures: StageParity, recorded: StageParity | None) -> Check:
+    """Holds if the stage is as near to the reference as it was where the bundle was made."""
+    numbers = {key: value for key, value in dataclasses.asdict(figures).items() if value is not None}
+    detail = (
+        f"cosine mean {figures.cosine_mean:.6f}, min {figures.cosine_min:.6f}, largest difference {figures.max_abs:.3g}"
+    )
+    if figures.tokens_equal is not None:
+        detail += f", {figures.tokens_equal} of {figures.tokens_total} next tokens equal"
+    if recorded is None or recorded.cosine_min is None or figures.cosine_min is None:
+        return Check(stage, True, detail, numbers)
+    ok = figures.cosine_min >= recorded.cosine_min - _COSINE_SLACK
+    if not ok:
+        detail += f"; it was {recorded.cosine_min:.6f} where the bundle was made"
+    return Check(stage, ok, detail, numbers)
+
+
+def _costliest(bundle: Bundle, parity: Mapping[str, StageParity]) -> Check:
+    manifest = bundle.manifest
+    precision = {
+        "vision": manifest.vision.precision,
+        "projector": manifest.projector.quant,
+        "language": manifest.language.quant,
+    }
+    losses = {stage: 1 - (parity[stage].cosine_mean or 0.0) for stage in precision}
+    worst = max(losses, key=losses.__getitem__)
+    shares = ", ".join(f"{stage} ({precision[stage]}) {loss:.2g}" for stage, loss in losses.items())
+    return Check(
+        "cost", True, f"1 - cosine by stage: {shares}; {worst} costs most", {f"{k}_loss": v for k, v in losses.items()}
+    )

@@ -1,0 +1,1 @@
+"""Bundle and picture in, tokens out. Nothing here imports torch, transformers, optimum or onnx."""

@@ -1,0 +1,72 @@
+"""Turning tokens into text while they arrive: whole characters only, and nothing of a stop text ever shown."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class AnswerText:
+    """The text of one answer as it grows.
+
+    A character whose bytes are spread over tokens appears when it is complete. Text that could be the beginning of a
+    stop text is held back until it is decided. White space before the first word is dropped, as LLaVA strips answers.
+
+    Attributes:
+        stopped: Whether a stop text was found; nothing may be pushed after that.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text = ""  # all decoded text, leading white space included
+        self._n_shown = 0
+        self._started = False
+        self._ends: list[int] = []  # length of _text after each token
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Adds a token's bytes and returns the text that is now safe to show."""
+        self._text += self._decoder.decode(piece)
+        self._ends.append(len(self._text))
+        found = [start for stop in self._stop if (start := self._text.find(stop, self._search_start())) >= 0]
+        if found:
+            self.stopped = True
+            self._text = self._text[: min(found)]
+            return self._show(len(self._text))
+        return self._show(len(self._text) - self._held_back())
+
+    def finish(self) -> str:
+        """Returns what was held back; call it when the answer ends without a stop text."""
+        if not self.stopped:
+            self._text += self._decoder.decode(b"", final=True)
+        return self._show(len(self._text))
+
+    def n_whole_tokens(self) -> int:
+        """How many of the pushed tokens lie wholly inside the answer's text."""
+        return sum(1 for end in self._ends if end <= len(self._text))
+
+    def remainder(self) -> str:
+        """Answer text after the last whole token: part of a token that also began a stop text."""
+        n_whole = self.n_whole_tokens()
+        return self._text[self._ends[n_whole - 1] if n_whole else 0 :]
+
+    def _search_start(self) -> int:
+        longest = max(map(len, self._stop), default=0)
+        previous_end = self._ends[-2] if len(self._ends) > 1 else 0
+        return max(0, previous_end - longest)
+
+    def _held_back(self) -> int:
+        longest = max(map(len, self._stop), default=0)
+        for n in range(min(longest - 1, len(self._text)), 0, -1):
+            tail = self._text[-n:]
+            if any(stop.startswith(tail) for stop in self._stop):
+                return n
+        return 0
+
+    def _show(self, end: int) -> str:
+        shown, self._n_shown = self._text[self._n_shown : end], end
+        if not self._started:
+            shown = shown.lstrip()
+            self._started = bool(shown)
+        return shown

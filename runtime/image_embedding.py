@@ -1,0 +1,126 @@
+"""The handoff between vision and language: one picture as rows of the language model's input space."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from edge_llava.errors import ImageError
+
+_FORMAT = "edge-llava image embedding 1"
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """One picture after tower and projector; valid only with the bundle parts that made it.
+
+    Attributes:
+        data: float32 (n_tokens, n_embd), C-contiguous, finite; read-only.
+        key: sha256 (hex) of the upright RGB pixels, the vision spec and the two digests below. Another picture,
+            another preparation or another tower always has another key.
+        grid: Patches as (rows, columns).
+        image_size: The picture's (width, height) in pixels, upright.
+        vision_sha256, projector_sha256: Digests of vision.onnx and projector.gguf.
+        vision_s, projector_s: Seconds spent in the tower and in the projector; 0.0 when loaded from a file.
+    """
+
+    data: NDArray[np.float32]
+    key: str
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    vision_sha256: str
+    projector_sha256: str
+    vision_s: float = 0.0
+    projector_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        data = self.data
+        if data.dtype != np.float32 or data.ndim != 2 or 0 in data.shape or not data.flags.c_contiguous:
+            raise ImageError(
+                f"an image embedding must be C-contiguous float32 (n_tokens, n_embd), not {data.dtype} {data.shape}."
+            )
+        if not np.isfinite(data).all():
+            raise ImageError(
+                "an image embedding holds infinite or undefined numbers: the tower or its weights are damaged."
+            )
+        data.flags.writeable = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that the picture takes in the context."""
+        return int(self.data.shape[0])
+
+    @property
+    def n_embd(self) -> int:
+        """Width of a row."""
+        return int(self.data.shape[1])
+
+    def save(self, path: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> None:
+        """Writes the embedding as safetensors, tensor `embedding` (n_tokens, n_embd), the rest as metadata.
+
+        Args:
+            path: Written by rename, so that an interrupted save leaves nothing behind.
+            dtype: "float16" halves the file and rounds.
+
+        Raises:
+            ImageError: If the file cannot be written, or a number does not fit in float16.
+        """
+        rows = self.data.astype(dtype)
+        if not np.isfinite(rows).all():
+            raise ImageError("the embedding holds numbers beyond float16. Save it as float32.")
+        metadata = {
+            "format": _FORMAT,
+            "key": self.key,
+            "grid": json.dumps(self.grid),
+            "image_size": json.dumps(self.image_size),
+            "vision_sha256": self.vision_sha256,
+            "projector_sha256": self.projector_sha256,
+        }
+        target = Path(path)
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            save_file({"embedding": rows}, partial, metadata)
+            partial.replace(target)
+        except (OSError, SafetensorError) as error:
+            raise ImageError(f"{target} cannot be written: {error}.") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ImageEmbedding:
+        """Reads what `save` wrote.
+
+        Raises:
+            ImageError: If the file is missing, damaged, or something else.
+        """
+        if not Path(path).is_file():
+            raise ImageError(f"there is no file {path}.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata, names = file.metadata() or {}, set(file.keys())
+                if metadata.get("format") != _FORMAT or names != {"embedding"}:
+                    raise ImageError(
+                        f"{path} is no image embedding. Make one: edge-llava embed IMAGE -o FILE.safetensors"
+                    )
+                rows = file.get_tensor("embedding")
+            grid, size = json.loads(metadata["grid"]), json.loads(metadata["image_size"])
+            digests = metadata["vision_sha256"], metadata["projector_sha256"]
+            return cls(
+                np.array(rows, np.float32, order="C"), metadata["key"], _pair(grid), _pair(size), digests[0], digests[1]
+            )
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ImageError(f"{path} is damaged: {error}. Make it again with 'edge-llava embed'.") from error
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)

@@ -1,0 +1,212 @@
+"""LlavaModel: opens a bundle, owns the engines, makes image embeddings and sessions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BackendError, EdgeLlavaError, ImageError
+from edge_llava.home import find_bundle
+from edge_llava.progress import ProgressCallback, silent
+from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.decoder import Decoder, DecoderOptions
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.picture import PictureSource, digest_pixels, open_picture
+from edge_llava.runtime.preprocess import pixel_values
+from edge_llava.runtime.projector import Projector
+from edge_llava.runtime.prompt import find_template
+from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.session import Session
+from edge_llava.runtime.threads import count_cores
+from edge_llava.runtime.turn_lock import TurnLock
+from edge_llava.runtime.vision import VisionEncoder, VisionProvider
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a bundle runs on this device.
+
+    Attributes:
+        decoder: Settings of the language model.
+        n_vision_threads: CPU threads of tower and projector; None takes the physical cores.
+        vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
+    """
+
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)
+    n_vision_threads: int | None = None
+    vision_provider: VisionProvider = "auto"
+
+
+class LlavaModel:
+    """A bundle with its engines running. May be used from several threads: one answer at a time, the rest in order.
+
+    Attributes:
+        bundle, manifest: What was opened.
+        load_s: Seconds it took.
+        closed: Whether `close()` was called.
+    """
+
+    def __init__(
+        self, bundle: Bundle, options: EngineOptions | None = None, *, progress: ProgressCallback = silent
+    ) -> None:
+        """
+        Args:
+            bundle: An opened bundle; its digests are compared at first use and remembered.
+            options: Device settings.
+            progress: Told the bytes read while digests are compared.
+
+        Raises:
+            BundleError: If a file is not what the manifest says.
+            BackendError: If an engine cannot start.
+            MissingExtra: If ONNX Runtime is not installed.
+        """
+        started = time.perf_counter()
+        options = options or EngineOptions()
+        n_threads = options.n_vision_threads or count_cores()
+        self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
+        self.template = find_template(self.manifest.language.template)
+        bundle.verify_digests(trust_earlier=True, progress=progress)
+        self.turns = TurnLock()
+        manifest = self.manifest
+        self.vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, options.vision_provider)
+        self.projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
+        self.decoder = Decoder(bundle.file("language"), manifest.language, options.decoder)
+        self.load_s = time.perf_counter() - started
+
+    def __enter__(self) -> LlavaModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def session(self, options: SamplingOptions | None = None) -> Session:
+        """Begins a conversation."""
+        self.check_open()
+        return Session(self, options or SamplingOptions())
+
+    def embed_image(self, source: PictureSource, *, apply_exif: bool = True) -> ImageEmbedding:
+        """Encodes a picture once, to be used in many questions.
+
+        Args:
+            source: A path, bytes, PIL image or uint8 array (H, W, 3).
+            apply_exif: Rotate by the EXIF orientation.
+
+        Raises:
+            ImageError: If the picture cannot be read.
+        """
+        self.check_open()
+        return self.encode(open_picture(source, apply_exif=apply_exif), None)
+
+    def patch_features(self, source: PictureSource, *, apply_exif: bool = True) -> NDArray[np.float32]:
+        """What the tower sees in a picture, before the projector: float32 (P, D).
+
+        Raises:
+            ImageError: If the picture cannot be read.
+        """
+        self.check_open()
+        features: NDArray[np.float32] = self.vision(
+            pixel_values(open_picture(source, apply_exif=apply_exif), self.manifest.vision)
+        )[0]
+        return features
+
+    def encode(self, picture: Image.Image, cancel: threading.Event | None) -> ImageEmbedding:
+        """Encodes an opened picture (upright RGB).
+
+        Raises:
+            Cancelled: If `cancel` was set meanwhile.
+            BackendError: If an engine fails or gives impossible numbers.
+        """
+        started = time.perf_counter()
+        features = self.vision(pixel_values(picture, self.manifest.vision), cancel)[0]
+        encoded = time.perf_counter()
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        rows = self.projector(features)
+        if not np.isfinite(rows).all():
+            raise BackendError(
+                "the tower gave infinite or undefined numbers. Convert with --vision fp32, or check the weights."
+            )
+        vision, projector = self.manifest.files["vision"], self.manifest.files["projector"]
+        side = self.manifest.vision.grid_side
+        return ImageEmbedding(
+            data=rows,
+            key=self._image_key(picture),
+            grid=(side, side),
+            image_size=picture.size,
+            vision_sha256=vision.sha256,
+            projector_sha256=projector.sha256,
+            vision_s=encoded - started,
+            projector_s=time.perf_counter() - encoded,
+        )
+
+    def check_embedding(self, embedding: ImageEmbedding) -> ImageEmbedding:
+        """Returns the embedding if it was made by this bundle's tower and projector.
+
+        Raises:
+            ImageError: If it was not; says by which part it differs.
+        """
+        files = self.manifest.files
+        for part, digest in (("vision", embedding.vision_sha256), ("projector", embedding.projector_sha256)):
+            if digest != files[part].sha256:
+                raise ImageError(
+                    f"this image embedding was made by another {'vision tower' if part == 'vision' else 'projector'} "
+                    f"({digest[:12]}...) than that of {self.bundle.name} ({files[part].sha256[:12]}...). "
+                    "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
+                )
+        wanted = (self.manifest.vision.n_features, self.manifest.language.n_embd)
+        if embedding.data.shape != wanted:
+            raise ImageError(f"this image embedding has shape {embedding.data.shape}, expected {wanted}.")
+        return embedding
+
+    def check_open(self) -> None:
+        """
+        Raises:
+            EdgeLlavaError: If the model is closed.
+        """
+        if self.closed:
+            raise EdgeLlavaError("this model is closed. Load it again.")
+
+    def close(self) -> None:
+        """Frees the engines; waits for an answer of another thread to stop. Safe to call twice."""
+        if self.closed:
+            return
+        self.closed = True
+        with self.turns.last():
+            self.decoder.close()
+            self.projector.close()
+            self.vision.close()
+
+    def _image_key(self, picture: Image.Image) -> str:
+        files = self.manifest.files
+        digest = hashlib.sha256(digest_pixels(picture))
+        digest.update(json.dumps(asdict(self.manifest.vision), sort_keys=True).encode())
+        for role in ("vision", "projector"):
+            digest.update(bytes.fromhex(files[role].sha256))
+        return digest.hexdigest()
+
+
+def load(
+    name_or_path: str | os.PathLike[str] | None = None,
+    options: EngineOptions | None = None,
+    *,
+    progress: ProgressCallback = silent,
+) -> LlavaModel:
+    """Opens a bundle by name or path (None: the default bundle), validates it, and starts its engines.
+
+    Raises:
+        BundleError: If there is no such bundle, or it is damaged.
+        BackendError: If an engine cannot start.
+    """
+    return LlavaModel(Bundle.open(find_bundle(name_or_path)), options, progress=progress)

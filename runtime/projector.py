@@ -1,0 +1,76 @@
+"""The projector: patch features to embedding rows, weights as ggml stores them, computed by ggml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.errors import BundleError, list_faults
+from edge_llava.gguf_check import read_gguf_header
+from edge_llava.manifest import ProjectorSpec
+from edge_llava.runtime.ggml import Graph, TensorFile
+
+
+class Projector:
+    """y = W2 gelu(W1 x + b1) + b2 ("mlp2x_gelu") or y = W x + b ("linear"); the GELU is the exact erf form.
+
+    Source: LLaVA's mm_projector and transformers' LlavaMultiModalProjector.
+    """
+
+    def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int) -> None:
+        """
+        Args:
+            path: projector.gguf.
+            spec: What the manifest says of it.
+            n_threads: CPU threads.
+
+        Raises:
+            BundleError: If the file is damaged or does not hold what the manifest says.
+            BackendError: If ggml cannot load it.
+        """
+        self.spec = spec
+        self._n_threads = n_threads
+        _check_file(path, spec)
+        self._file = TensorFile(path)
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Projects patch features (P, in_features) float32 to embedding rows (P, out_features) float32."""
+        n_rows = features.shape[0]
+        widest = max(self.spec.in_features, self.spec.out_features)
+        # input + two products, and ggml's work buffer: at most one float copy of the widest operand, doubled to be safe
+        with Graph(n_bytes=6 * 4 * n_rows * widest) as graph:
+            rows = graph.input(features)
+            for index, layer in enumerate(_layers(self.spec)):
+                if index:
+                    rows = graph.gelu_erf(rows)
+                rows = graph.add(
+                    graph.matmul(self._file.tensor(f"{layer}.weight"), rows), self._file.tensor(f"{layer}.bias")
+                )
+            return graph.compute(rows, (n_rows, self.spec.out_features), self._n_threads)
+
+    def close(self) -> None:
+        """Frees the weights; safe to call twice."""
+        self._file.close()
+
+
+def _layers(spec: ProjectorSpec) -> tuple[str, ...]:
+    return ("mm.0",) if spec.kind == "linear" else ("mm.0", "mm.2")
+
+
+def _check_file(path: Path, spec: ProjectorSpec) -> None:
+    tensors = read_gguf_header(path).tensors
+    faults, width = [], spec.in_features
+    for layer in _layers(spec):
+        for name, shape in ((f"{layer}.weight", (width, spec.out_features)), (f"{layer}.bias", (spec.out_features,))):
+            found = tensors.get(name)
+            if found is None:
+                faults.append(f"{name} is missing")
+            elif found.shape != shape:
+                faults.append(f"{name} has shape {found.shape}, expected {shape}")
+            elif name.endswith("bias") and found.type_id != 0:
+                faults.append(f"{name} is not float32")
+        width = spec.out_features
+    if faults:
+        raise BundleError(list_faults(f"{path} does not match its manifest:", faults, "Convert the checkpoint again."))

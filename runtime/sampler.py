@@ -1,0 +1,111 @@
+"""Choosing the next token: the options of an answer, as a chain of llama.cpp's samplers."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from edge_llava.errors import BackendError
+
+_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one
+_PENALTY_WINDOW = 64
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How an answer is drawn. The defaults are LLaVA's command line; everything llama.cpp adds on its own is off.
+
+    Attributes:
+        temperature: 0 always takes the likeliest token.
+        top_k: Keep the k likeliest; 0 keeps all.
+        top_p: Keep the likeliest whose probabilities reach this sum, in (0, 1]; 1 keeps all.
+        min_p: Drop tokens below this share of the likeliest's probability, in [0, 1); 0 drops none.
+        repeat_penalty: Divides the logits of the last 64 tokens; 1 leaves them.
+        seed: 0 to 2**32 - 2; None draws one.
+        max_new_tokens: At least 1; the context may end an answer earlier.
+        stop: Texts that end the answer, beside the template's own; they are not part of it.
+        grammar: A GBNF grammar that the answer must follow, or None.
+
+    Raises:
+        ValueError: If a value is out of range; all faults at once.
+    """
+
+    temperature: float = 0.2
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        rules = (
+            (0 <= self.temperature < 100, "temperature must be from 0 to 100"),
+            (self.top_k >= 0, "top_k must not be negative"),
+            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
+            (0 <= self.min_p < 1, "min_p must be at least 0 and below 1"),
+            (0 < self.repeat_penalty < 100, "repeat_penalty must be above 0"),
+            (self.seed is None or 0 <= self.seed < _RANDOM_SEED, f"seed must be from 0 to {_RANDOM_SEED - 1}"),
+            (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
+            (not isinstance(self.stop, str) and all(self.stop), "stop must be a sequence of non-empty texts"),
+        )
+        faults = [message for holds, message in rules if not holds]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+class Sampler:
+    """A llama.cpp sampler chain; close it after the answer."""
+
+    def __init__(self, options: SamplingOptions, vocabulary: Any) -> None:
+        """
+        Args:
+            options: Validated options.
+            vocabulary: llama.cpp's vocabulary handle, for the grammar.
+
+        Raises:
+            BackendError: If the grammar does not compile.
+        """
+        import llama_cpp
+
+        self._llama = llama_cpp
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        if options.repeat_penalty != 1:
+            n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
+            self._add(
+                llama_cpp.llama_sampler_init_penalties(n_vocab, _PENALTY_WINDOW, options.repeat_penalty, 0.0, 0.0)
+            )
+        if options.grammar is not None:
+            grammar = llama_cpp.llama_sampler_init_grammar(vocabulary, options.grammar.encode(), b"root")
+            if not grammar:
+                self.close()
+                raise BackendError("the grammar does not compile. It must be GBNF with a rule named 'root'.")
+            self._add(grammar)
+        if options.temperature == 0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        if options.top_k:
+            self._add(llama_cpp.llama_sampler_init_top_k(options.top_k))
+        if options.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(options.top_p, 1))
+        if options.min_p:
+            self._add(llama_cpp.llama_sampler_init_min_p(options.min_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(options.temperature))
+        self._add(llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed))
+
+    def sample(self, context: Any) -> int:
+        """Draws a token from the logits of the last decoded position and remembers it."""
+        token: int = self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(-1))
+        return token
+
+    def close(self) -> None:
+        """Frees the chain; safe to call twice."""
+        if self._chain:
+            self._llama.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _add(self, sampler: Any) -> None:
+        self._llama.llama_sampler_chain_add(self._chain, sampler)

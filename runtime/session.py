@@ -1,0 +1,291 @@
+"""A conversation: turns in, tokens out. Keeps what was said; the decoder keeps what is computed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from edge_llava.errors import ContextOverflow, EdgeLlavaError
+from edge_llava.memory import peak_rss_bytes
+from edge_llava.runtime.answer_text import AnswerText
+from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.decoder import Position
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.picture import PictureSource, open_picture
+from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
+from edge_llava.runtime.sampler import Sampler, SamplingOptions
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.model import LlavaModel
+
+FinishReason = Literal["stop", "length", "cancelled"]
+ImageInput = PictureSource | ImageEmbedding
+
+
+@dataclass(frozen=True)
+class Token:
+    """One step of an answer.
+
+    Attributes:
+        id: The token's id; None only when the answer was cancelled before another token came.
+        text: Text that became certain with it: "" while a character or a possible stop text is incomplete.
+        finish_reason: None until the last one: "stop" (end of sequence or a stop text), "length", "cancelled".
+    """
+
+    id: int | None
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one answer went. Seconds `_s`, counts of positions or tokens.
+
+    Attributes:
+        load_s: Opening the bundle (once per model, repeated in every answer).
+        vision_s, projector_s: Encoding the pictures of this turn; 0 for embeddings that were made before.
+        prefill_tokens, prefill_s: Positions computed before the first token, image rows included.
+        ttft_s: From `ask()` to the first text, image work included where it was done inside.
+        decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
+        cached_tokens: Positions of the prompt that were in the KV cache already.
+        peak_rss_bytes: Largest resident size of the process so far.
+    """
+
+    load_s: float
+    vision_s: float
+    projector_s: float
+    prefill_tokens: int
+    prefill_s: float
+    ttft_s: float
+    decode_tokens: int
+    decode_s: float
+    cached_tokens: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class _TokenRun:
+    """Consecutive tokens of the conversation."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass
+class _Turn:
+    """One question on its way: what the plan found, and what answering it measured."""
+
+    runs: list[_TokenRun | int]  # int: index into images
+    images: list[Image.Image | ImageEmbedding]
+    started: float
+    vision_s: float = 0.0
+    projector_s: float = 0.0
+    prefill_tokens: int = 0
+    prefill_s: float = 0.0
+    ttft_s: float = 0.0
+    decode_s: float = 0.0
+    cached_tokens: int = 0
+    ids: list[int] = field(default_factory=list)
+
+
+class Session:
+    """One conversation with a model. Create it with `LlavaModel.session()`.
+
+    Attributes:
+        options: How answers are drawn; may be replaced between answers.
+        images: Every image embedding of the conversation, in order.
+        timings: Of the last answer; None before the first.
+    """
+
+    def __init__(self, model: LlavaModel, options: SamplingOptions) -> None:
+        self.options = options
+        self.images: list[ImageEmbedding] = []
+        self.timings: Timings | None = None
+        self._model = model
+        self._history: list[_TokenRun | ImageEmbedding] = []
+        self._carry = ""  # answer text that is not in the history as tokens, see AnswerText.remainder
+        self._cancel = threading.Event()
+        self._busy = False
+
+    def ask(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> Iterator[Token]:
+        """Asks one question; the answer is computed while the iterator is read.
+
+        Args:
+            question: The user's text, taken literally.
+            image: Pictures that belong to this question: one or several, each a path, bytes, PIL image, uint8 array
+                (H, W, 3) or ImageEmbedding. Pictures of earlier turns stay in the conversation.
+
+        Returns:
+            An iterator of tokens. Closing it early ends the answer there; the conversation can go on.
+
+        Raises:
+            ImageError: If a picture cannot be read or an embedding belongs to another bundle.
+            ContextOverflow: If the conversation does not fit; nothing was computed and nothing changed.
+            EdgeLlavaError: If this session is still answering, or its model is closed.
+        """
+        self._model.check_open()
+        if self._busy:
+            raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
+        started = time.perf_counter()
+        self._cancel.clear()
+        return self._answer(self._plan(question, _as_list(image), started))
+
+    def cancel(self) -> None:
+        """Stops the current answer, from any thread: encoding, prefill and decode. The last token says "cancelled"."""
+        self._cancel.set()
+
+    def clear(self) -> None:
+        """Forgets the conversation; the next question begins a new one."""
+        self._history.clear()
+        self.images.clear()
+        self._carry = ""
+
+    @property
+    def n_positions(self) -> int:
+        """Context positions that the conversation takes so far."""
+        return len(_positions(self._history))
+
+    def _plan(self, question: str, inputs: list[ImageInput], started: float) -> _Turn:
+        images = [self._model.check_embedding(i) if isinstance(i, ImageEmbedding) else open_picture(i) for i in inputs]
+        decoder, template = self._model.decoder, self._model.template
+        runs: list[_TokenRun | int] = []
+        carry = self._carry
+        for segment in build_turn(template, question, len(images), is_first=not self._history):
+            match segment:
+                case TextSegment(text):
+                    runs.append(
+                        _TokenRun(tuple(decoder.tokenize(carry + text, add_bos=not self._history and not runs)))
+                    )
+                    carry = ""
+                case ImageSegment(index):
+                    runs.append(index)
+        self._check_room(runs, images)
+        return _Turn(runs, images, started)
+
+    def _check_room(self, runs: list[_TokenRun | int], images: list[Image.Image | ImageEmbedding]) -> None:
+        per_picture = self._model.manifest.vision.n_features
+        n_image = sum(image.n_tokens if isinstance(image, ImageEmbedding) else per_picture for image in images)
+        n_text = sum(len(run.ids) for run in runs if isinstance(run, _TokenRun))
+        n_needed, n_ctx = self.n_positions + n_text + n_image + 1, self._model.decoder.n_ctx
+        if n_needed > n_ctx:
+            detail = f"{self.n_positions} earlier, {n_text} text, {n_image} of {len(images)} images, 1 answer"
+            n_train = self._model.manifest.language.n_ctx_train
+            larger = f"a larger context (-c {n_needed + 512}), " if n_needed <= n_train else ""
+            raise ContextOverflow(
+                n_needed, n_ctx, detail, f"Use {larger}a shorter prompt, fewer pictures, or begin a new conversation."
+            )
+
+    def _answer(self, turn: _Turn) -> Iterator[Token]:
+        self._busy = True
+        text = AnswerText((self._model.template.stop, *self.options.stop))
+        held_turn = False
+        try:
+            runs = self._encode(turn)
+            self._model.turns.acquire(self._cancel)
+            held_turn = True
+            self._model.check_open()
+            self._prefill(turn, runs)
+            self._history += runs
+            self.images += [run for run in runs if isinstance(run, ImageEmbedding)]
+            yield from self._decode(turn, text)
+        except Cancelled:
+            yield Token(None, text.finish(), "cancelled")
+        finally:
+            if turn.ids:
+                self._history.append(_TokenRun(tuple(turn.ids[: text.n_whole_tokens()])))
+                self._carry = text.remainder() if text.stopped else ""
+            elif turn.prefill_tokens:
+                self._carry = ""
+            if held_turn:
+                self._model.turns.release()
+            self.timings = self._measure(turn)
+            self._busy = False
+
+    def _encode(self, turn: _Turn) -> list[_TokenRun | ImageEmbedding]:
+        embeddings = []
+        for image in turn.images:
+            if isinstance(image, ImageEmbedding):
+                embeddings.append(image)
+                continue
+            embeddings.append(self._model.encode(image, self._cancel))
+            turn.vision_s += embeddings[-1].vision_s
+            turn.projector_s += embeddings[-1].projector_s
+        return [embeddings[run] if isinstance(run, int) else run for run in turn.runs]
+
+    def _prefill(self, turn: _Turn, runs: list[_TokenRun | ImageEmbedding]) -> None:
+        decoder, started = self._model.decoder, time.perf_counter()
+        conversation = self._history + runs
+        positions = _positions(conversation)
+        skip = turn.cached_tokens = decoder.keep_common_prefix(positions)
+        for run in conversation:
+            n = run.n_tokens if isinstance(run, ImageEmbedding) else len(run.ids)
+            if skip < n and isinstance(run, ImageEmbedding):
+                decoder.prefill_embedding(run.data[skip:], run.key, skip, self._cancel)
+            elif skip < n:
+                decoder.prefill_tokens(run.ids[skip:], self._cancel)
+            skip = max(0, skip - n)
+        turn.prefill_tokens = len(positions) - turn.cached_tokens
+        turn.prefill_s = time.perf_counter() - started
+
+    def _decode(self, turn: _Turn, text: AnswerText) -> Iterator[Token]:
+        decoder = self._model.decoder
+        sampler = Sampler(self.options, decoder.vocabulary)
+        started = time.perf_counter()
+        try:
+            while True:
+                token = sampler.sample(decoder.context)
+                if decoder.is_end(token):
+                    yield self._time(turn, Token(token, text.finish(), "stop"), started)
+                    return
+                turn.ids.append(token)
+                shown = text.push(decoder.piece(token))
+                if text.stopped:
+                    yield self._time(turn, Token(token, shown, "stop"), started)
+                    return
+                if len(turn.ids) >= self.options.max_new_tokens or decoder.n_past >= decoder.n_ctx:
+                    yield self._time(turn, Token(token, shown + text.finish(), "length"), started)
+                    return
+                yield self._time(turn, Token(token, shown), started)
+                if self._cancel.is_set() or self._model.closed:
+                    raise Cancelled
+                decoder.decode(token)
+        finally:
+            sampler.close()
+
+    def _time(self, turn: _Turn, token: Token, started: float) -> Token:
+        now = time.perf_counter()
+        turn.decode_s = now - started
+        if not turn.ttft_s and (token.text or token.finish_reason):
+            turn.ttft_s = now - turn.started
+        return token
+
+    def _measure(self, turn: _Turn) -> Timings:
+        return Timings(
+            load_s=self._model.load_s,
+            vision_s=turn.vision_s,
+            projector_s=turn.projector_s,
+            prefill_tokens=turn.prefill_tokens,
+            prefill_s=turn.prefill_s,
+            ttft_s=turn.ttft_s,
+            decode_tokens=len(turn.ids),
+            decode_s=turn.decode_s,
+            cached_tokens=turn.cached_tokens,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+
+
+def _as_list(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:
+    if image is None:
+        return []
+    return list(image) if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]
+
+
+def _positions(runs: Sequence[_TokenRun | ImageEmbedding]) -> list[Position]:
+    positions: list[Position] = []
+    for run in runs:
+        positions += [(run.key, row) for row in range(run.n_tokens)] if isinstance(run, ImageEmbedding) else run.ids
+    return positions

@@ -1,0 +1,148 @@
+"""The vision encoder: pixel values to patch features on ONNX Runtime. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.errors import BackendError, BundleError, MissingExtra
+from edge_llava.manifest import VisionSpec
+from edge_llava.runtime.cancel import Cancelled
+
+VisionProvider = Literal["auto", "cpu", "cuda"]
+_PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Two runtimes share one GPU: the arena must not grow in powers of two and take llama.cpp's memory.
+_CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+class VisionEncoder:
+    """A session of vision.onnx.
+
+    Attributes:
+        provider: "cuda" or "cpu": where it really runs.
+    """
+
+    def __init__(self, path: Path, spec: VisionSpec, n_threads: int, provider: VisionProvider = "auto") -> None:
+        """
+        Args:
+            path: vision.onnx.
+            spec: What the manifest says of it.
+            n_threads: CPU threads.
+            provider: "cuda", "cpu", or "auto": CUDA where the installed build and the device have it.
+
+        Raises:
+            MissingExtra: If onnxruntime is not installed.
+            BundleError: If the file is no ONNX model or does not have the declared inputs and outputs.
+            BackendError: If "cuda" was asked for and is not there.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtra("cpu", "the vision encoder", "onnxruntime") from error
+        self.spec = spec
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.log_severity_level = 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=_choose(provider, onnxruntime)
+            )
+        except _session_errors() as error:
+            raise BundleError(f"ONNX Runtime cannot load {path}: {error}. Convert the checkpoint again.") from error
+        self._new_run_options = onnxruntime.RunOptions
+        self.provider = "cuda" if _PROVIDER_NAMES["cuda"] in self._session.get_providers() else "cpu"
+        if provider == "cuda" and self.provider != "cuda":
+            raise BackendError("ONNX Runtime could not start CUDA on this device. Check the driver, or use the CPU.")
+        self._check_signature(path)
+
+    def __call__(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> NDArray[np.float32]:
+        """Encodes pixel values (B, 3, S, S) float32 to patch features (B, P, D) float32.
+
+        Raises:
+            Cancelled: If `cancel` was set before the result was there.
+            BackendError: If ONNX Runtime fails.
+        """
+        run_options = self._new_run_options()
+        with _terminating(run_options, cancel):
+            try:
+                (features,) = self._session.run(["patch_features"], {"pixel_values": pixels}, run_options)
+            except _session_errors() as error:
+                if cancel is not None and cancel.is_set():
+                    raise Cancelled from error
+                raise BackendError(f"ONNX Runtime could not encode the picture: {error}") from error
+        result: NDArray[np.float32] = features
+        return result
+
+    def close(self) -> None:
+        """Frees the session; safe to call twice."""
+        self._session = None
+
+    def _check_signature(self, path: Path) -> None:
+        size = self.spec.image_size
+        inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        outputs = {entry.name: entry.shape for entry in self._session.get_outputs()}
+        if list(inputs) != ["pixel_values"] or "patch_features" not in outputs:
+            raise BundleError(
+                f"{path} maps {list(inputs)} to {list(outputs)}, expected pixel_values to patch_features."
+            )
+        wanted_input, wanted_output = [3, size, size], [self.spec.n_features, self.spec.hidden_size]
+        if inputs["pixel_values"][1:] != wanted_input or outputs["patch_features"][1:] != wanted_output:
+            raise BundleError(
+                f"{path} maps {inputs['pixel_values'][1:]} to {outputs['patch_features'][1:]}, "
+                f"the manifest says {wanted_input} to {wanted_output}. Convert the checkpoint again."
+            )
+
+
+def _session_errors() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
+    return (*(getattr(state, name) for name in names), RuntimeError)
+
+
+def _choose(provider: VisionProvider, onnxruntime: Any) -> list[Any]:
+    available = onnxruntime.get_available_providers()
+    has_cuda = _PROVIDER_NAMES["cuda"] in available
+    if provider == "cuda" and not has_cuda:
+        raise BackendError("the installed ONNX Runtime has no CUDA. Install it: pip install 'edge-llava[cuda]'")
+    use_cuda = has_cuda and provider != "cpu"
+    return [(_PROVIDER_NAMES["cuda"], _CUDA_OPTIONS)] * use_cuda + [_PROVIDER_NAMES["cpu"]]
+
+
+@contextmanager
+def _terminating(run_options: Any, cancel: threading.Event | None) -> Iterator[None]:
+    """While inside, setting `cancel` stops the run at its next node."""
+    if cancel is None:
+        yield
+        return
+    if cancel.is_set():
+        raise Cancelled
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.is_set():
+            if cancel.wait(0.02):
+                run_options.terminate = True
+                return
+
+    watcher = threading.Thread(target=watch, name="edge-llava-cancel", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()

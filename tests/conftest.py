@@ -1,0 +1,155 @@
+"""Shared by all rooms: a home of its own for every test, and bundles and checkpoints made here, by seed, once a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SHARED_VOCABULARY = Path(__file__).parents[2] / "shared" / "data" / "llama-vocab.gguf"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test touches the user's home, or the network."""
+    directory = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("EDGE_LLAVA_HOME", str(directory))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seeded demo checkpoint in Hugging Face layout."""
+    from edge_llava.converters.demo_checkpoint import write_demo_checkpoint
+
+    directory = tmp_path_factory.mktemp("checkpoints") / "demo"
+    write_demo_checkpoint(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def convert_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """convert_to(source, **ConvertOptions fields) -> bundle directory, in a home that lasts for the session."""
+    from edge_llava.conversion import convert
+    from edge_llava.converters.pipeline import ConvertOptions
+
+    root = tmp_path_factory.mktemp("bundles")
+
+    def run(source: Path, **options: object) -> Path:
+        before = os.environ.get("EDGE_LLAVA_HOME")
+        os.environ["EDGE_LLAVA_HOME"] = str(root / "home")
+        try:
+            out = root / f"{source.name}-{len(list(root.iterdir()))}"
+            return convert(source, out, ConvertOptions(**options)).path  # type: ignore[arg-type]
+        finally:
+            if before is None:
+                del os.environ["EDGE_LLAVA_HOME"]
+            else:
+                os.environ["EDGE_LLAVA_HOME"] = before
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo_f32(demo_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
+    """The demo as an F32 bundle. Read only: copy it before changing it."""
+    return convert_to(demo_checkpoint, quant="F32")
+
+
+@pytest.fixture(scope="session")
+def demo_q4(demo_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
+    """The demo as a Q4_K_M bundle. Read only: copy it before changing it."""
+    return convert_to(demo_checkpoint, quant="Q4_K_M")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A LLaVA-1.5 to be made: widths and counts of tower and language model."""
+
+    vision_width: int = 64
+    vision_ff: int = 128
+    vision_layers: int = 3
+    vision_heads: int = 4
+    image_size: int = 56
+    patch_size: int = 14
+    width: int = 64
+    ff: int = 160
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    tied: bool = False
+    context: int = 512
+    extra_rows: int = 64
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path) -> Callable[..., Path]:
+    """make_checkpoint(shape, seed=0) -> directory that transformers itself saved, float32, demo tokenizer.
+
+    The tokens are the demo's 512; then come <image> (512) and <pad> (513) and rows of noise, as in llava-hf files.
+    """
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    n_tokens = 512
+
+    def make(shape: Shape = Shape(), seed: int = 0) -> Path:
+        torch.manual_seed(seed)
+        config = LlavaConfig(
+            vision_config=CLIPVisionConfig(
+                hidden_size=shape.vision_width,
+                intermediate_size=shape.vision_ff,
+                num_hidden_layers=shape.vision_layers,
+                num_attention_heads=shape.vision_heads,
+                image_size=shape.image_size,
+                patch_size=shape.patch_size,
+            ).to_dict(),
+            text_config=LlamaConfig(
+                hidden_size=shape.width,
+                intermediate_size=shape.ff,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.kv_heads,
+                vocab_size=n_tokens + shape.extra_rows,
+                max_position_embeddings=shape.context,
+                rms_norm_eps=1e-5,
+                initializer_range=0.15,
+                tie_word_embeddings=shape.tied,
+            ).to_dict(),
+            image_token_index=n_tokens,
+            pad_token_id=n_tokens + 1,
+            image_seq_length=(shape.image_size // shape.patch_size) ** 2,
+        )
+        model = LlavaForConditionalGeneration(config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+                elif "vision_tower" in name or "projector" in name:
+                    parameter.mul_(4)
+        directory = tmp_path_factory.mktemp("checkpoints") / f"llava-{seed}"
+        model.save_pretrained(directory)
+        (directory / "tokenizer.model").write_bytes((demo_checkpoint / "tokenizer.model").read_bytes())
+        (directory / "added_tokens.json").write_text(json.dumps({"<image>": n_tokens, "<pad>": n_tokens + 1}))
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shape() -> type[Shape]:
+    """The Shape class, for tests that make checkpoints."""
+    return Shape
+
+
+@pytest.fixture(scope="session")
+def llama_vocabulary() -> Path:
+    """The real LLaMA vocabulary as a GGUF without weights; the test is skipped where it is not at hand."""
+    if not SHARED_VOCABULARY.is_file():
+        pytest.skip("the LLaMA vocabulary is not part of the repository")
+    return SHARED_VOCABULARY
