@@ -158,7 +158,8 @@ def expected_vision_shapes(tower: TowerConfig, n_blocks: int) -> dict[str, tuple
         "vision.embeddings.patch_embedding.weight": (d, 3, p, p),
         "vision.embeddings.position_embedding.weight": ((tower.image_size // p) ** 2 + 1, d),
     }
-    norms, linears = ["vision.pre_layrnorm"], {}
+    norms = ["vision.pre_layrnorm"]
+    linears: dict[str, tuple[int, ...]] = {}
     for block in range(n_blocks):
         prefix = f"vision.encoder.layers.{block}"
         norms += [f"{prefix}.layer_norm1", f"{prefix}.layer_norm2"]

@@ -110,6 +110,9 @@ def _train_tokenizer() -> bytes:
         model_type="bpe",
         vocab_size=_N_VOCAB,
         byte_fallback=True,
+        # as LLaMA's: every space and newline counts
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
         num_threads=1,
         minloglevel=2,
     )

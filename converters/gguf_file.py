@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
 
-from edge_llava.converters.quantize import Encoder, GgmlType, encoded_bytes
+from edge_llava.converters.quantize import Encoder, encoded_bytes
 from edge_llava.progress import ProgressCallback, ProgressEvent
 
 

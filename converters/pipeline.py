@@ -22,7 +22,7 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder, encoded_bytes, projector_type
-from edge_llava.converters.tower import build_tower
+from edge_llava.converters.tower import TrimmedTower, build_tower
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.errors import ConversionError, list_faults
 from edge_llava.home import MANIFEST_NAME
@@ -165,7 +165,7 @@ def _export_tower(
 
 
 def vision_truth(
-    checkpoint: Checkpoint, tower: reference.TrimmedTower, pictures: tuple[NDArray[np.uint8], ...], aspect: str
+    checkpoint: Checkpoint, tower: TrimmedTower, pictures: tuple[NDArray[np.uint8], ...], aspect: str
 ) -> VisionTruth:
     """What tower and projector of the checkpoint make of pictures, in float32."""
     pixels = tuple(reference.reference_pixels(checkpoint, picture, aspect) for picture in pictures)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
-from edge_llava.converters.quantize import Encoder, GgmlType, fit_type, projector_type
+from edge_llava.converters.quantize import Encoder, fit_type, projector_type
 from edge_llava.progress import ProgressCallback
 
 _PARTS = ("0.weight", "0.bias", "2.weight", "2.bias")

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, LlamaFileType
+from gguf import GGMLQuantizationType as GgmlType
 from numpy.typing import NDArray
 
 from edge_llava.errors import ConversionError
 from edge_llava.ggml_library import bind
 
-GgmlType = GGMLQuantizationType
 _F16_MAX = 65504.0
 
 FILE_TYPES = {

@@ -133,7 +133,8 @@ def _run_block(
     weights = {name: checkpoint.load(f"language.layers.{index}.{name}").float() for name in names}
     block.load_state_dict(weights, assign=True)
     output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-    return output[0] if isinstance(output, tuple) else output
+    result: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return result
 
 
 def _head(checkpoint: Checkpoint, hidden: torch.Tensor) -> NDArray[np.float32]:

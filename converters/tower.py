@@ -66,4 +66,5 @@ def build_tower(checkpoint: Checkpoint) -> TrimmedTower:
     # a buffer that is not in the state dict and was made on no device
     n_positions = checkpoint.shape("vision.embeddings.position_embedding.weight")[0]
     model.vision_model.embeddings.position_ids = torch.arange(n_positions).expand((1, -1))
-    return model.eval()
+    model.eval()
+    return model

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from edge_llava.errors import BundleError, list_faults
+from edge_llava.json_fields import JsonFields
 
 FORMAT_VERSION = 1
 
@@ -26,6 +25,7 @@ QUANTS = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S",
     "Q2_K",
 )  # fmt: skip
+STAGES = ("preprocess", "vision", "projector", "language")
 ROLES = ("vision", "vision_data", "projector", "language", "parity")
 REQUIRED_ROLES = ("vision", "projector", "language", "parity")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -201,7 +201,7 @@ class Manifest:
                 f"{where} has format_version {version}; this edge-llava reads {FORMAT_VERSION}. Upgrade edge-llava."
             )
         faults: list[str] = []
-        manifest = _read_manifest(_Fields(data, "", faults))
+        manifest = _read_manifest(JsonFields(data, "", faults))
         if not faults:
             faults += _disagreements(manifest)
         if faults:
@@ -209,91 +209,7 @@ class Manifest:
         return manifest
 
 
-class _Fields:
-    """Typed access to one JSON object; notes a fault and returns a harmless value where a field is wrong."""
-
-    def __init__(self, data: Mapping[str, Any], prefix: str, faults: list[str]) -> None:
-        self._data, self._prefix, self._faults = data, prefix, faults
-
-    def names(self) -> list[str]:
-        return sorted(self._data)
-
-    def _get(self, key: str, accept: Callable[[Any], bool], expected: str, harmless: Any) -> Any:
-        if key not in self._data:
-            self._faults.append(f"{self._prefix}{key} is missing ({expected})")
-            return harmless
-        if not accept(self._data[key]):
-            self._faults.append(f"{self._prefix}{key} is {json.dumps(self._data[key])[:80]}, expected {expected}")
-            return harmless
-        return self._data[key]
-
-    def integer(self, key: str, low: int, high: int = 2**40) -> int:
-        value: int = self._get(key, lambda v: _is_int(v) and low <= v <= high, f"an integer from {low}", max(low, 1))
-        return value
-
-    def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
-        expected = "one of " + ", ".join(choices) if choices else "a non-empty string"
-        value: str = self._get(
-            key, lambda v: isinstance(v, str) and bool(v) and (not choices or v in choices), expected, "?"
-        )
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        value: str | None = self._get(key, lambda v: v is None or isinstance(v, str), "a string or null", None)
-        return value
-
-    def boolean(self, key: str) -> bool:
-        value: bool = self._get(key, lambda v: isinstance(v, bool), "true or false", True)
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        return tuple(
-            self._get(key, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "strings", [])
-        )
-
-    def triple(self, key: str, positive: bool) -> tuple[float, float, float]:
-        def accept(value: Any) -> bool:
-            return (
-                isinstance(value, list)
-                and len(value) == 3
-                and all(_is_number(x) and (x > 0 or not positive) for x in value)
-            )
-
-        red, green, blue = self._get(key, accept, "three numbers", [1.0, 1.0, 1.0])
-        return float(red), float(green), float(blue)
-
-    def sizes(self, key: str) -> tuple[tuple[int, int], ...]:
-        def accept(value: Any) -> bool:
-            return isinstance(value, list) and all(
-                isinstance(x, list) and len(x) == 2 and all(_is_int(y) and y > 0 for y in x) for x in value
-            )
-
-        return tuple((w, h) for w, h in self._get(key, accept, "a list of [width, height]", []))
-
-    def optional_number(self, key: str) -> float | None:
-        value = self._get(key, lambda v: v is None or _is_number(v), "a number or null", None)
-        return None if value is None else float(value)
-
-    def optional_count(self, key: str) -> int | None:
-        value: int | None = self._get(key, lambda v: v is None or (_is_int(v) and v >= 0), "a count or null", None)
-        return value
-
-    def object(self, key: str) -> _Fields:
-        data = self._get(key, lambda v: isinstance(v, dict), "an object", {})
-        # A missing section is one fault, not one per field of it.
-        faults = self._faults if isinstance(self._data.get(key), dict) else []
-        return _Fields(data, f"{self._prefix}{key}.", faults)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _read_manifest(fields: _Fields) -> Manifest:
+def _read_manifest(fields: JsonFields) -> Manifest:
     return Manifest(
         format_version=fields.integer("format_version", 1, FORMAT_VERSION),
         created_by=fields.text("created_by"),
@@ -302,13 +218,11 @@ def _read_manifest(fields: _Fields) -> Manifest:
         projector=_read_projector(fields.object("projector")),
         language=_read_language(fields.object("language")),
         files=_read_files(fields.object("files")),
-        parity={
-            name: _read_parity(stages.object(name)) for stages in [fields.object("parity")] for name in stages.names()
-        },
+        parity=_read_stages(fields.object("parity")),
     )
 
 
-def _read_source(fields: _Fields) -> SourceInfo:
+def _read_source(fields: JsonFields) -> SourceInfo:
     return SourceInfo(
         name=fields.text("name"),
         revision=fields.optional_text("revision"),
@@ -317,7 +231,7 @@ def _read_source(fields: _Fields) -> SourceInfo:
     )
 
 
-def _read_vision(fields: _Fields) -> VisionSpec:
+def _read_vision(fields: JsonFields) -> VisionSpec:
     return VisionSpec(
         image_size=fields.integer("image_size", 1, 4096),
         patch_size=fields.integer("patch_size", 1, 4096),
@@ -332,7 +246,7 @@ def _read_vision(fields: _Fields) -> VisionSpec:
     )
 
 
-def _read_projector(fields: _Fields) -> ProjectorSpec:
+def _read_projector(fields: JsonFields) -> ProjectorSpec:
     return ProjectorSpec(
         kind=fields.text("kind", PROJECTOR_KINDS),
         in_features=fields.integer("in_features", 1),
@@ -341,7 +255,7 @@ def _read_projector(fields: _Fields) -> ProjectorSpec:
     )
 
 
-def _read_language(fields: _Fields) -> LanguageSpec:
+def _read_language(fields: JsonFields) -> LanguageSpec:
     return LanguageSpec(
         n_embd=fields.integer("n_embd", 1),
         n_layer=fields.integer("n_layer", 1),
@@ -356,8 +270,8 @@ def _read_language(fields: _Fields) -> LanguageSpec:
     )
 
 
-def _read_files(fields: _Fields) -> dict[str, FileEntry]:
-    faults = fields._faults
+def _read_files(fields: JsonFields) -> dict[str, FileEntry]:
+    faults = fields.faults
     entries = {}
     for role in fields.names():
         if role not in ROLES:
@@ -374,7 +288,13 @@ def _read_files(fields: _Fields) -> dict[str, FileEntry]:
     return entries
 
 
-def _read_parity(fields: _Fields) -> StageParity:
+def _read_stages(fields: JsonFields) -> dict[str, StageParity]:
+    known = [stage for stage in STAGES if stage in fields.names()]
+    others = [name for name in fields.names() if name not in STAGES]
+    return {stage: _read_parity(fields.object(stage)) for stage in (*known, *others)}
+
+
+def _read_parity(fields: JsonFields) -> StageParity:
     return StageParity(
         cosine_mean=fields.optional_number("cosine_mean"),
         cosine_min=fields.optional_number("cosine_min"),

@@ -143,7 +143,7 @@ class Decoder:
                 break
             n_common += 1
         self.truncate(n_common)
-        return n_common
+        return self.n_past
 
     def truncate(self, n_positions: int) -> None:
         """Drops everything in the KV cache from position `n_positions` on."""
@@ -287,8 +287,7 @@ def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
 _last_errors: list[str] = []
 
 
-@llama_cpp.llama_log_callback
-def _forward_log(level: int, text: bytes, _: Any) -> None:
+def _log_message(level: int, text: bytes, _: Any) -> None:
     message = text.decode("utf-8", errors="replace").strip()
     if message:
         _log.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message)
@@ -296,8 +295,12 @@ def _forward_log(level: int, text: bytes, _: Any) -> None:
         _last_errors[:] = [*_last_errors[-3:], message]
 
 
+# llama.cpp keeps only the address: a callback that Python collected would crash the process
+_forward_log = llama_cpp.llama_log_callback(_log_message)
+
+
 def _route_log() -> None:
-    """Sends llama.cpp's messages to logging. The callback is a module global: llama.cpp keeps only its address."""
+    """Sends llama.cpp's messages to logging."""
     llama_cpp.llama_log_set(_forward_log, None)
 
 

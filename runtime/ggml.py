@@ -9,7 +9,6 @@ import ctypes
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,5 +127,5 @@ class Graph:
 
 def _data(tensor: int, rows: int, columns: int) -> NDArray[np.float32]:
     address = bind("ggml_get_data_f32", ctypes.POINTER(ctypes.c_float), [_POINTER])(tensor)
-    view: Any = np.ctypeslib.as_array(address, shape=(rows, columns))
+    view: NDArray[np.float32] = np.ctypeslib.as_array(address, shape=(rows, columns))
     return view

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -74,6 +75,10 @@ class _TokenRun:
 
     ids: tuple[int, ...]
 
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
 
 @dataclass
 class _Turn:
@@ -110,6 +115,7 @@ class Session:
         self._carry = ""  # answer text that is not in the history as tokens, see AnswerText.remainder
         self._cancel = threading.Event()
         self._busy = False
+        self._asked: _Turn | None = None  # the question that may be answered next
 
     def ask(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> Iterator[Token]:
         """Asks one question; the answer is computed while the iterator is read.
@@ -128,18 +134,25 @@ class Session:
             EdgeLlavaError: If this session is still answering, or its model is closed.
         """
         self._model.check_open()
-        if self._busy:
-            raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
+        self._check_idle()
         started = time.perf_counter()
         self._cancel.clear()
-        return self._answer(self._plan(question, _as_list(image), started))
+        with self._model.in_use():
+            self._asked = self._plan(question, _as_list(image), started)
+        return self._answer(self._asked)
 
     def cancel(self) -> None:
         """Stops the current answer, from any thread: encoding, prefill and decode. The last token says "cancelled"."""
         self._cancel.set()
 
     def clear(self) -> None:
-        """Forgets the conversation; the next question begins a new one."""
+        """Forgets the conversation; the next question begins a new one.
+
+        Raises:
+            EdgeLlavaError: If this session is still answering.
+        """
+        self._check_idle()
+        self._asked = None
         self._history.clear()
         self.images.clear()
         self._carry = ""
@@ -148,6 +161,10 @@ class Session:
     def n_positions(self) -> int:
         """Context positions that the conversation takes so far."""
         return len(_positions(self._history))
+
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
     def _plan(self, question: str, inputs: list[ImageInput], started: float) -> _Turn:
         images = [self._model.check_embedding(i) if isinstance(i, ImageEmbedding) else open_picture(i) for i in inputs]
@@ -180,6 +197,8 @@ class Session:
             )
 
     def _answer(self, turn: _Turn) -> Iterator[Token]:
+        if self._asked is not turn or self._busy:
+            raise EdgeLlavaError("this question was given up: the session was asked again, or cleared, meanwhile.")
         self._busy = True
         text = AnswerText((self._model.template.stop, *self.options.stop))
         held_turn = False
@@ -188,10 +207,11 @@ class Session:
             self._model.turns.acquire(self._cancel)
             held_turn = True
             self._model.check_open()
-            self._prefill(turn, runs)
-            self._history += runs
-            self.images += [run for run in runs if isinstance(run, ImageEmbedding)]
-            yield from self._decode(turn, text)
+            with closing(Sampler(self.options, self._model.decoder.vocabulary)) as sampler:
+                self._prefill(turn, runs)
+                self._history += runs
+                self.images += [run for run in runs if isinstance(run, ImageEmbedding)]
+                yield from self._decode(turn, text, sampler)
         except Cancelled:
             yield Token(None, text.finish(), "cancelled")
         finally:
@@ -203,7 +223,7 @@ class Session:
             if held_turn:
                 self._model.turns.release()
             self.timings = self._measure(turn)
-            self._busy = False
+            self._busy, self._asked = False, None
 
     def _encode(self, turn: _Turn) -> list[_TokenRun | ImageEmbedding]:
         embeddings = []
@@ -222,39 +242,35 @@ class Session:
         positions = _positions(conversation)
         skip = turn.cached_tokens = decoder.keep_common_prefix(positions)
         for run in conversation:
-            n = run.n_tokens if isinstance(run, ImageEmbedding) else len(run.ids)
-            if skip < n and isinstance(run, ImageEmbedding):
-                decoder.prefill_embedding(run.data[skip:], run.key, skip, self._cancel)
-            elif skip < n:
-                decoder.prefill_tokens(run.ids[skip:], self._cancel)
-            skip = max(0, skip - n)
+            if skip < run.n_tokens:
+                if isinstance(run, ImageEmbedding):
+                    decoder.prefill_embedding(run.data[skip:], run.key, skip, self._cancel)
+                else:
+                    decoder.prefill_tokens(run.ids[skip:], self._cancel)
+            skip = max(0, skip - run.n_tokens)
         turn.prefill_tokens = len(positions) - turn.cached_tokens
         turn.prefill_s = time.perf_counter() - started
 
-    def _decode(self, turn: _Turn, text: AnswerText) -> Iterator[Token]:
+    def _decode(self, turn: _Turn, text: AnswerText, sampler: Sampler) -> Iterator[Token]:
         decoder = self._model.decoder
-        sampler = Sampler(self.options, decoder.vocabulary)
         started = time.perf_counter()
-        try:
-            while True:
-                token = sampler.sample(decoder.context)
-                if decoder.is_end(token):
-                    yield self._time(turn, Token(token, text.finish(), "stop"), started)
-                    return
-                turn.ids.append(token)
-                shown = text.push(decoder.piece(token))
-                if text.stopped:
-                    yield self._time(turn, Token(token, shown, "stop"), started)
-                    return
-                if len(turn.ids) >= self.options.max_new_tokens or decoder.n_past >= decoder.n_ctx:
-                    yield self._time(turn, Token(token, shown + text.finish(), "length"), started)
-                    return
-                yield self._time(turn, Token(token, shown), started)
-                if self._cancel.is_set() or self._model.closed:
-                    raise Cancelled
-                decoder.decode(token)
-        finally:
-            sampler.close()
+        while True:
+            token = sampler.sample(decoder.context)
+            if decoder.is_end(token):
+                yield self._time(turn, Token(token, text.finish(), "stop"), started)
+                return
+            turn.ids.append(token)
+            shown = text.push(decoder.piece(token))
+            if text.stopped:
+                yield self._time(turn, Token(token, shown, "stop"), started)
+                return
+            if len(turn.ids) >= self.options.max_new_tokens or decoder.n_past >= decoder.n_ctx:
+                yield self._time(turn, Token(token, shown + text.finish(), "length"), started)
+                return
+            yield self._time(turn, Token(token, shown), started)
+            if self._cancel.is_set() or self._model.closed:
+                raise Cancelled
+            decoder.decode(token)
 
     def _time(self, turn: _Turn, token: Token, started: float) -> Token:
         now = time.perf_counter()

@@ -1,0 +1,73 @@
+"""The command line: one file per command, loaded when it is called. The only part of edge-llava that speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from types import TracebackType
+
+import click
+
+from edge_llava.errors import EdgeLlavaError
+
+_COMMANDS = ("convert", "chat", "embed", "verify", "inspect", "models")
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """Commands in the order of _COMMANDS; each lives in `edge_llava.cli.<name>` as `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"edge_llava.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edge-llava", prog_name="edge-llava", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, envvar="EDGE_LLAVA_DEBUG", help="Show tracebacks and the engines' own messages.")
+def cli(debug: bool) -> None:
+    """Run LLaVA on this device: convert a checkpoint once, then ask about pictures.
+
+    \b
+    edge-llava convert llava-hf/llava-1.5-7b-hf
+    edge-llava chat img.jpg -p "What is on the table?"
+    """
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        sys.excepthook = sys.__excepthook__
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command and exits with its code; see `edge_llava.errors` for the codes."""
+    sys.excepthook = _report_bug
+    try:
+        sys.exit(cli.main(arguments, prog_name="edge-llava", standalone_mode=False) or 0)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EdgeLlavaError as error:
+        if sys.excepthook is not _report_bug:
+            traceback.print_exc()
+        click.echo(f"edge-llava: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of our output left: nothing more to say, also not when the interpreter flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    click.echo(f"edge-llava: internal error: {kind.__name__}: {error}", err=True)
+    click.echo("This is a bug. Run again with: edge-llava --debug ... and report what it prints.", err=True)

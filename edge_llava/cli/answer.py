@@ -1,0 +1,82 @@
+"""Reading one answer: text to stdout as it comes, timings to stderr, Ctrl-C stops the answer and not the program."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.session import ImageInput, Session, Timings
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer: its text without surrounding white space, its token ids, and why it ended."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+
+
+def read_answer(session: Session, question: str, images: Sequence[ImageInput], *, stream: bool) -> Answer:
+    """Asks and reads to the end.
+
+    Args:
+        session: The conversation.
+        question: The user's text.
+        images: Pictures of this question.
+        stream: Write the text to stdout as it comes, and the timings to stderr if that is a terminal.
+    """
+    parts, tokens, finish_reason = [], [], ""
+    with _stopping(session):
+        for token in session.ask(question, image=list(images)):
+            parts.append(token.text)
+            if token.id is not None:
+                tokens.append(token.id)
+            finish_reason = token.finish_reason or finish_reason
+            if stream and token.text:
+                click.echo(token.text, nl=False)
+                sys.stdout.flush()
+    if stream:
+        click.echo()
+        if session.timings is not None and sys.stderr.isatty():
+            click.secho(describe_timings(session.timings, finish_reason), err=True, dim=True)
+    return Answer("".join(parts).strip(), tokens, finish_reason)
+
+
+def describe_timings(timings: Timings, finish_reason: str) -> str:
+    """One line: what was computed, what was reused, and how long it took."""
+    parts = []
+    if timings.vision_s:
+        parts.append(f"picture {timings.vision_s + timings.projector_s:.2f} s")
+    parts.append(f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s")
+    if timings.cached_tokens:
+        parts.append(f"{timings.cached_tokens} reused")
+    parts.append(f"first word {timings.ttft_s:.2f} s")
+    if timings.decode_s and timings.decode_tokens > 1:
+        parts.append(f"{(timings.decode_tokens - 1) / timings.decode_s:.1f} tokens/s")
+    if finish_reason != "stop":
+        parts.append({"length": "cut at the limit", "cancelled": "stopped"}.get(finish_reason, finish_reason))
+    return f"[{', '.join(parts)}]"
+
+
+@contextmanager
+def _stopping(session: Session) -> Iterator[None]:
+    """While inside, the first Ctrl-C cancels the answer; a second one interrupts the program."""
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        session.cancel()
+
+    previous = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,139 @@
+"""edge-llava chat: questions about pictures, once or in a conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options, open_model
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.model import LlavaModel
+    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.session import ImageInput, Session, Timings
+
+_INTERRUPTED = 130
+
+
+@click.command("chat")
+@click.argument("images", nargs=-1, type=click.Path(allow_dash=True))
+@bundle_option
+@click.option(
+    "-p", "--prompt", help="Question; '-' reads it from stdin. Without it, and on a terminal: a conversation."
+)
+@click.option(
+    "--embedding", "embeddings", multiple=True, type=click.Path(), help="File of `edge-llava embed`; repeatable."
+)
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
+@click.option(
+    "--temp", type=click.FloatRange(0, 99), default=0.2, show_default=True, help="0 takes the likeliest token."
+)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Same seed, same answer. Default: drawn.")
+@click.option("--stop", multiple=True, help="Text that ends the answer; repeatable.")
+@engine_options
+@json_option
+def command(
+    images: tuple[str, ...],
+    bundle: str | None,
+    prompt: str | None,
+    embeddings: tuple[str, ...],
+    max_tokens: int,
+    temp: float,
+    top_p: float,
+    seed: int | None,
+    stop: tuple[str, ...],
+    threads: int | None,
+    ctx: int | None,
+    gpu_layers: int,
+    provider: str,
+    as_json: bool,
+) -> None:
+    """Ask about one or several pictures ('-' reads a picture from stdin).
+
+    \b
+    edge-llava chat img.jpg
+    edge-llava chat img.jpg -p "What is on the table?"
+    echo "What is on the table?" | edge-llava chat img.jpg --json
+    """
+    question = _read_question(prompt, images, as_json)
+    from edge_llava.runtime.image_embedding import ImageEmbedding
+    from edge_llava.runtime.picture import open_picture
+    from edge_llava.runtime.sampler import SamplingOptions
+
+    options = SamplingOptions(temperature=temp, top_p=top_p, seed=seed, max_new_tokens=max_tokens, stop=stop)
+    # opened before the engines: a wrong path must not cost their loading
+    inputs: list[ImageInput] = [open_picture(_read_stdin() if path == "-" else path) for path in images]
+    inputs += [ImageEmbedding.load(path) for path in embeddings]
+    names = [*images, *embeddings]
+    with open_model(bundle, make_engine_options(threads, ctx, gpu_layers, provider)) as model:
+        if question is None:
+            from edge_llava.cli.repl import run_repl
+
+            run_repl(model, options, inputs, names)
+        else:
+            _answer_once(model, options, question, inputs, names, as_json=as_json)
+
+
+def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> str | None:
+    """The question, or None for a conversation."""
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        if as_json:
+            raise click.UsageError("--json answers once: give the question with -p, or through a pipe")
+        return None
+    if "-" in images:
+        raise click.UsageError("stdin is the picture: give the question with -p")
+    try:
+        question = _read_stdin().decode().strip()
+    except UnicodeDecodeError as error:
+        raise click.UsageError("the question on stdin is not UTF-8 text") from error
+    if not question:
+        raise click.UsageError("the question on stdin is empty")
+    return question
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()
+
+
+def _answer_once(
+    model: LlavaModel,
+    options: SamplingOptions,
+    question: str,
+    inputs: list[ImageInput],
+    names: list[str],
+    *,
+    as_json: bool,
+) -> None:
+    from edge_llava.cli.answer import read_answer
+
+    session = model.session(options)
+    answer = read_answer(session, question, inputs, stream=not as_json)
+    if as_json:
+        images = [
+            {"path": name, "n_tokens": image.n_tokens, "key": image.key}
+            for name, image in zip(names, session.images, strict=False)
+        ]
+        result = {
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "finish_reason": answer.finish_reason,
+            "prompt": question,
+            "images": images,
+            "timings": _timings(session),
+        }
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    if answer.finish_reason == "cancelled":
+        sys.exit(_INTERRUPTED)
+
+
+def _timings(session: Session) -> dict[str, Any]:
+    timings: Timings | None = session.timings
+    return dataclasses.asdict(timings) if timings is not None else {}

@@ -1,0 +1,60 @@
+"""edge-llava inspect: what is in a bundle."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edge_llava.cli.display import format_bytes
+from edge_llava.cli.options import json_option
+
+
+@click.command("inspect")
+@click.argument("bundle", required=False)
+@json_option
+def command(bundle: str | None, as_json: bool) -> None:
+    """Show what a bundle holds and how near it is to its checkpoint.
+
+    \b
+    edge-llava inspect
+    edge-llava inspect my-bundle --json
+    """
+    from edge_llava.bundle import Bundle
+    from edge_llava.home import find_bundle
+
+    opened = Bundle.open(find_bundle(bundle))
+    manifest = opened.manifest
+    if as_json:
+        facts = {"bundle": str(opened.path), "bytes": opened.n_bytes, "manifest": json.loads(manifest.to_json())}
+        click.echo(json.dumps(facts, indent=2, sort_keys=True))
+        return
+    source, vision, projector, language = manifest.source, manifest.vision, manifest.projector, manifest.language
+    revision = f" at {source.revision[:12]}" if source.revision else ""
+    licenses = f", licence in licenses/: {', '.join(source.license_files)}" if source.license_files else ""
+    lines = [
+        ("bundle", f"{opened.path}, {format_bytes(opened.n_bytes)}, by {manifest.created_by}"),
+        ("source", f"{source.name}{revision}, {source.layout} layout{licenses}"),
+        (
+            "vision",
+            f"{vision.image_size} px ({vision.aspect}), {vision.n_features} image tokens, width {vision.hidden_size}, "
+            f"feature layer {vision.feature_layer}, {vision.precision}",
+        ),
+        ("projector", f"{projector.kind}, {projector.in_features} to {projector.out_features}, {projector.quant}"),
+        (
+            "language",
+            f"{language.n_layer} blocks of width {language.n_embd}, {language.n_head} heads ({language.n_head_kv} kv), "
+            f"{language.n_vocab} tokens, trained for {language.n_ctx_train} positions, {language.quant}",
+        ),
+        ("template", language.template),
+    ]
+    lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
+    for stage, figures in manifest.parity.items():
+        tokens = (
+            "" if figures.tokens_equal is None else f", next tokens {figures.tokens_equal} of {figures.tokens_total}"
+        )
+        lines.append(
+            ("parity", f"{stage}: cosine mean {figures.cosine_mean:.6f}, min {figures.cosine_min:.6f}{tokens}")
+        )
+    for label, text in lines:
+        click.echo(f"{label:<10} {text}")

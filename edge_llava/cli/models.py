@@ -1,0 +1,84 @@
+"""edge-llava models: the bundles of this user."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edge_llava.cli.display import format_bytes, note
+from edge_llava.cli.options import json_option
+from edge_llava.errors import BundleError
+
+
+@click.group("models")
+def command() -> None:
+    """List, remove, or choose among the bundles in the home."""
+
+
+@command.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List the bundles; the default is marked with a star."""
+    from edge_llava.bundle import Bundle
+    from edge_llava.home import bundles_directory, default_bundle, list_bundles
+
+    default = default_bundle()
+    rows = []
+    for path in list_bundles():
+        try:
+            bundle = Bundle.open(path)
+        except BundleError as error:
+            rows.append({"name": path.name, "default": path.name == default, "error": str(error).splitlines()[0]})
+            continue
+        rows.append(
+            {
+                "name": path.name,
+                "default": path.name == default,
+                "bytes": bundle.n_bytes,
+                "quant": bundle.manifest.language.quant,
+                "source": bundle.manifest.source.name,
+            }
+        )
+    if as_json:
+        click.echo(json.dumps({"directory": str(bundles_directory()), "bundles": rows}, indent=2))
+        return
+    if not rows:
+        note("No bundles yet. Make one: edge-llava convert CHECKPOINT (or 'edge-llava convert demo').")
+    width = max((len(str(row["name"])) for row in rows), default=0)
+    for row in rows:
+        star = "*" if row["default"] else " "
+        facts = f"damaged: {row['error']}" if "error" in row else _facts(row)
+        click.echo(f"{star} {row['name']:<{width}}  {facts}")
+
+
+def _facts(row: dict[str, object]) -> str:
+    size = row["bytes"]
+    return f"{format_bytes(size if isinstance(size, int) else 0):>9}  {row['quant']:<7} from {row['source']}"
+
+
+@command.command("rm")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm_command(name: str, yes: bool) -> None:
+    """Delete a bundle of the home by name."""
+    from edge_llava.home import find_bundle, remove_bundle
+
+    if not yes:
+        directory = find_bundle(name)
+        click.confirm(f"Delete {directory}?", abort=True, err=True)
+    note(f"deleted {remove_bundle(name)}")
+
+
+@command.command("default")
+@click.argument("name", required=False)
+def default_command(name: str | None) -> None:
+    """Show the default bundle, or choose another."""
+    from edge_llava.home import default_bundle, set_default_bundle
+
+    if name is not None:
+        set_default_bundle(name)
+    current = default_bundle()
+    if current is None:
+        raise BundleError("there is no default bundle. Choose one: edge-llava models default NAME")
+    click.echo(current)

@@ -1,0 +1,141 @@
+"""The conversation on a terminal: questions, and commands that begin with a slash."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_llava.cli.answer import read_answer
+from edge_llava.cli.display import note
+from edge_llava.errors import EdgeLlavaError
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.model import LlavaModel
+    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.session import ImageInput, Session
+
+_HELP = """\
+/image PATH   add a picture to the next question
+/clear        begin a new conversation
+/save [FILE]  write the conversation to a Markdown file
+/help         this list
+Ctrl-C        stop the answer
+Ctrl-D        leave"""
+
+
+@dataclass
+class _Conversation:
+    session: Session
+    pending: list[tuple[str, ImageInput]]
+    transcript: list[str] = field(default_factory=list)
+
+
+def run_repl(model: LlavaModel, options: SamplingOptions, inputs: list[ImageInput], names: list[str]) -> None:
+    """Asks on the terminal until Ctrl-D.
+
+    Args:
+        model: An open model.
+        options: How answers are drawn.
+        inputs, names: Pictures of the first question, and how the user named them.
+    """
+    _enable_line_editing()
+    conversation = _Conversation(model.session(options), list(zip(names, inputs, strict=True)))
+    note(f"{model.bundle.name}. Type a question, /help for commands, Ctrl-D to leave.")
+    while (line := _read_line(conversation)) is not None:
+        try:
+            _handle(conversation, line)
+        except EdgeLlavaError as error:
+            note(f"edge-llava: {error}")
+
+
+def _handle(conversation: _Conversation, line: str) -> None:
+    if not line:
+        return
+    if not line.startswith("/"):
+        _ask(conversation, line)
+        return
+    name, _, argument = line.partition(" ")
+    command = _COMMANDS.get(name)
+    if command is None:
+        note(f"there is no command {name}; /help lists them")
+        return
+    command(conversation, argument.strip())
+
+
+def _ask(conversation: _Conversation, question: str) -> None:
+    answer = read_answer(conversation.session, question, [image for _, image in conversation.pending], stream=True)
+    pictures = "".join(f"![]({name})\n\n" for name, _ in conversation.pending)
+    conversation.transcript.append(f"{pictures}**User:** {question}\n\n**Assistant:** {answer.text}\n")
+    conversation.pending.clear()
+
+
+def _add_image(conversation: _Conversation, argument: str) -> None:
+    from edge_llava.runtime.picture import open_picture
+
+    path = str(Path(argument.strip("'\"")).expanduser())
+    if not argument:
+        note("which picture? /image PATH")
+        return
+    conversation.pending.append((path, open_picture(path)))
+    note(f"{len(conversation.pending)} picture(s) go with the next question")
+
+
+def _clear(conversation: _Conversation, argument: str) -> None:
+    conversation.session.clear()
+    conversation.pending.clear()
+    conversation.transcript.clear()
+    note("a new conversation")
+
+
+def _save(conversation: _Conversation, argument: str) -> None:
+    path = Path(argument or time.strftime("edge-llava-%Y%m%d-%H%M%S.md")).expanduser()
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write("\n".join(conversation.transcript))
+    except FileExistsError:
+        note(f"{path} exists already; name another file")
+    except OSError as error:
+        note(f"{path} cannot be written: {error.strerror}")
+    else:
+        note(f"saved to {path}")
+
+
+def _help(conversation: _Conversation, argument: str) -> None:
+    note(_HELP)
+
+
+_COMMANDS: dict[str, Callable[[_Conversation, str], None]] = {
+    "/image": _add_image,
+    "/clear": _clear,
+    "/save": _save,
+    "/help": _help,
+}
+
+
+def _read_line(conversation: _Conversation) -> str | None:
+    """The next line, stripped; None at the end. Ctrl-C at the prompt drops the line."""
+    prompt = f"[{len(conversation.pending)} image] > " if conversation.pending else "> "
+    try:
+        if sys.stdout.isatty():
+            return input(prompt).strip()
+        click.echo(prompt, nl=False, err=True)
+        return input().strip()
+    except EOFError:
+        note("")
+        return None
+    except KeyboardInterrupt:
+        note("")
+        return ""
+
+
+def _enable_line_editing() -> None:
+    try:
+        import readline  # noqa: F401 (importing it gives input() history and editing)
+    except ImportError:
+        return  # Windows has its own

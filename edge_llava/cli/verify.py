@@ -1,0 +1,50 @@
+"""edge-llava verify: is this bundle what its checkpoint is, on this device?"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edge_llava.cli.display import show_progress
+from edge_llava.cli.options import json_option
+from edge_llava.errors import BundleError
+
+
+@click.command("verify")
+@click.argument("bundle", required=False)
+@click.option(
+    "--checkpoint", metavar="DIR", help="Compare with this checkpoint in float32 (needs the [convert] extra)."
+)
+@click.option("--vision-tower", metavar="DIR", help="The checkpoint's tower, if it does not hold it.")
+@json_option
+def command(bundle: str | None, checkpoint: str | None, vision_tower: str | None, as_json: bool) -> None:
+    """Check files, features, embeddings and greedy tokens of a bundle on this device.
+
+    Without --checkpoint the bundle is compared with the record it carries; torch is not needed.
+
+    \b
+    edge-llava verify
+    edge-llava verify my-bundle --checkpoint ./llava-1.5-7b-hf
+    """
+    from edge_llava.bundle import Bundle
+    from edge_llava.home import find_bundle
+    from edge_llava.verify import VerifyReport, verify, verify_against
+
+    opened = Bundle.open(find_bundle(bundle))
+    with show_progress() as progress:
+        report = verify(opened, progress)
+        if checkpoint is not None and report.ok:
+            from edge_llava.conversion import open_checkpoint
+
+            with open_checkpoint(checkpoint, vision_tower, progress=progress) as source:
+                against = verify_against(opened, source, progress)
+            report = VerifyReport((*report.checks, *against.checks))
+    if as_json:
+        checks = [check.to_dict() for check in report.checks]
+        click.echo(json.dumps({"ok": report.ok, "checks": checks}, indent=2))
+    else:
+        for check in report.checks:
+            click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {check.detail}")
+    if not report.ok:
+        raise BundleError(f"{opened.path} failed its verification. Convert the checkpoint again.")

@@ -1,0 +1,91 @@
+"""Typed access to JSON that a stranger may have edited: every wrong field is noted, and none stops the reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class JsonFields:
+    """Typed access to one JSON object; notes a fault and returns a harmless value where a field is wrong."""
+
+    def __init__(self, data: Mapping[str, Any], prefix: str, faults: list[str]) -> None:
+        self._data, self._prefix, self.faults = data, prefix, faults
+
+    def names(self) -> list[str]:
+        return sorted(self._data)
+
+    def _get(self, key: str, accept: Callable[[Any], bool], expected: str, harmless: Any) -> Any:
+        if key not in self._data:
+            self.faults.append(f"{self._prefix}{key} is missing ({expected})")
+            return harmless
+        if not accept(self._data[key]):
+            self.faults.append(f"{self._prefix}{key} is {json.dumps(self._data[key])[:80]}, expected {expected}")
+            return harmless
+        return self._data[key]
+
+    def integer(self, key: str, low: int, high: int = 2**40) -> int:
+        value: int = self._get(key, lambda v: _is_int(v) and low <= v <= high, f"an integer from {low}", max(low, 1))
+        return value
+
+    def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
+        expected = "one of " + ", ".join(choices) if choices else "a non-empty string"
+        value: str = self._get(
+            key, lambda v: isinstance(v, str) and bool(v) and (not choices or v in choices), expected, "?"
+        )
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        value: str | None = self._get(key, lambda v: v is None or isinstance(v, str), "a string or null", None)
+        return value
+
+    def boolean(self, key: str) -> bool:
+        value: bool = self._get(key, lambda v: isinstance(v, bool), "true or false", True)
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(
+            self._get(key, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "strings", [])
+        )
+
+    def triple(self, key: str, positive: bool) -> tuple[float, float, float]:
+        def accept(value: Any) -> bool:
+            return (
+                isinstance(value, list)
+                and len(value) == 3
+                and all(_is_number(x) and (x > 0 or not positive) for x in value)
+            )
+
+        red, green, blue = self._get(key, accept, "three numbers", [1.0, 1.0, 1.0])
+        return float(red), float(green), float(blue)
+
+    def sizes(self, key: str) -> tuple[tuple[int, int], ...]:
+        def accept(value: Any) -> bool:
+            return isinstance(value, list) and all(
+                isinstance(x, list) and len(x) == 2 and all(_is_int(y) and y > 0 for y in x) for x in value
+            )
+
+        return tuple((w, h) for w, h in self._get(key, accept, "a list of [width, height]", []))
+
+    def optional_number(self, key: str) -> float | None:
+        value = self._get(key, lambda v: v is None or _is_number(v), "a number or null", None)
+        return None if value is None else float(value)
+
+    def optional_count(self, key: str) -> int | None:
+        value: int | None = self._get(key, lambda v: v is None or (_is_int(v) and v >= 0), "a count or null", None)
+        return value
+
+    def object(self, key: str) -> JsonFields:
+        data = self._get(key, lambda v: isinstance(v, dict), "an object", {})
+        # A missing section is one fault, not one per field of it.
+        faults = self.faults if isinstance(self._data.get(key), dict) else []
+        return JsonFields(data, f"{self._prefix}{key}.", faults)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
