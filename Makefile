@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_HOME := $(CURDIR)/$(VENV)/demo-home
 
-.PHONY: setup demo test lint types slow bench clean
+.PHONY: setup demo test lint types slow clean
 
 setup: $(STAMP)
 
@@ -14,6 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and pinned: a plain torch would bring gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@echo "Installing; llama.cpp is compiled on the way, about 4 minutes on two cores."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,dev]'
 	touch $(STAMP)
 
@@ -40,9 +41,6 @@ types: setup
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
-
-bench: setup
-	$(BIN)/python benchmarks/compare.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

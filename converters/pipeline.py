@@ -140,6 +140,7 @@ def convert(
         files = dict(manifest.files) | {"parity": describe_file(directory / _ROLE_FILES["parity"], directory)}
         manifest = replace(manifest, files=files, parity=parity)
         (directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        _share_permissions(directory)
         _publish(directory, out)
     bundle = Bundle.open(out)
     bundle.remember_digests()
@@ -251,6 +252,14 @@ def _check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> N
     free, needed = shutil.disk_usage(parent).free, estimate_bytes(checkpoint, options)
     if free < needed:
         raise ConversionError(f"{parent} has {free / 1e9:.1f} GB free; the bundle needs {needed / 1e9:.1f} GB.")
+
+
+def _share_permissions(directory: Path) -> None:
+    """Gives every file the permissions of an ordinary new file; onnx and safetensors make theirs private."""
+    mode = (directory / MANIFEST_NAME).stat().st_mode
+    for path in directory.iterdir():
+        if path.is_file():
+            path.chmod(mode)
 
 
 @contextmanager

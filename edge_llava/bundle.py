@@ -91,16 +91,18 @@ class Bundle:
         """
         earlier = _read_checked() if trust_earlier else {}
         wanted = [(self.path / entry.path, entry) for entry in self.manifest.files.values()]
-        to_read = [
-            (path, entry) for path, entry in wanted if earlier.get(str(path)) != _fingerprint(path, entry.sha256)
-        ]
+        to_read = [(path, entry) for path, entry in wanted if not _is_known(path, entry, earlier)]
         total, done, faults = sum(entry.bytes for _, entry in to_read), 0, []
         for path, entry in to_read:
             digest = hashlib.sha256()
-            for chunk in _read_chunks(path):
-                digest.update(chunk)
-                done += len(chunk)
-                progress(ProgressEvent(f"checking {self.name}", done, total))
+            try:
+                for chunk in _read_chunks(path):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    progress(ProgressEvent(f"checking {self.name}", done, total))
+            except OSError as error:
+                faults.append(f"{entry.path} cannot be read: {error.strerror}")
+                continue
             if digest.hexdigest() != entry.sha256:
                 faults.append(
                     f"{entry.path}: its sha256 is {digest.hexdigest()[:12]}..., expected {entry.sha256[:12]}..."
@@ -145,6 +147,10 @@ def _what_next(directory: Path) -> str:
     return "Make one: edge-llava convert CHECKPOINT -o DIR"
 
 
+def _is_known(path: Path, entry: FileEntry, checked: dict[str, list[int | str]]) -> bool:
+    return str(path) in checked and path.is_file() and checked[str(path)] == _fingerprint(path, entry.sha256)
+
+
 def _fingerprint(path: Path, sha256: str) -> list[int | str]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, sha256]
@@ -157,14 +163,14 @@ def _checked_path() -> Path:
 def _read_checked() -> dict[str, list[int | str]]:
     try:
         data = json.loads(_checked_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # a lost or damaged memory only costs reading the files once more
     return data if isinstance(data, dict) else {}
 
 
 def _remember_checked(fingerprints: dict[str, list[int | str]]) -> None:
-    known = {path: print_ for path, print_ in _read_checked().items() if Path(path).exists()}
     try:
+        known = {path: print_ for path, print_ in _read_checked().items() if Path(path).exists()}
         write_atomically(_checked_path(), json.dumps(known | fingerprints, indent=1, sort_keys=True) + "\n")
     except OSError:
         return  # a read-only home: the files are verified again next time

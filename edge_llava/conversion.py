@@ -55,7 +55,7 @@ def convert(
             checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
         )
     if out is None:
-        set_default_bundle(bundle.name)
+        set_default_bundle(str(bundle.path))
     return bundle
 
 
@@ -104,3 +104,5 @@ def require_converters() -> None:
     for package in ("torch", "transformers", "optimum", "onnx", "sentencepiece", "gguf", "huggingface_hub"):
         if find_spec(package) is None:
             raise MissingExtra("convert", "converting a checkpoint", package)
+    if find_spec("onnxruntime") is None:  # the result is compared with the checkpoint
+        raise MissingExtra("cpu", "checking the converted tower", "onnxruntime")

@@ -22,7 +22,7 @@ BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MAX_STRING_BYTES, _MAX_COUNT, _MAX_DIMS = 1 << 24, 1 << 24, 4
+_MAX_STRING_BYTES, _MAX_COUNT, _MAX_DIMS = 1 << 24, 1 << 20, 4
 
 MetadataValue = int | float | bool | str
 
@@ -46,11 +46,20 @@ class GgufTensor:
 
 
 @dataclass(frozen=True)
+class GgufArray:
+    """One array of the metadata: type id of its items, their number, and the items themselves if they are strings."""
+
+    type_id: int
+    length: int
+    strings: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
 class GgufHeader:
-    """Metadata (arrays by their length only, under the same key) and tensors of a checked file."""
+    """Metadata (single values and arrays, by key) and tensors (by name) of a checked file."""
 
     metadata: Mapping[str, MetadataValue]
-    array_lengths: Mapping[str, int]
+    arrays: Mapping[str, GgufArray]
     tensors: Mapping[str, GgufTensor]
 
 
@@ -85,27 +94,27 @@ class _Reader:
             raise _Corrupt(f"container version {version}, expected 3")
         n_tensors, n_metadata = self._count("tensors"), self._count("metadata entries")
         metadata: dict[str, MetadataValue] = {}
-        array_lengths: dict[str, int] = {}
+        arrays: dict[str, GgufArray] = {}
         for _ in range(n_metadata):
-            key = self._string()
-            if key in metadata or key in array_lengths:
+            key = self._name()
+            if key in metadata or key in arrays:
                 raise _Corrupt(f"metadata key {key!r} occurs twice")
             type_id = self._scalar("I")
             if type_id == _ARRAY:
-                array_lengths[key] = self._skip_array(key)
+                arrays[key] = self._array(key)
             else:
                 metadata[key] = self._value(type_id, key)
         tensors: dict[str, GgufTensor] = {}
         for _ in range(n_tensors):
-            name = self._string()
+            name = self._name()
             if name in tensors:
                 raise _Corrupt(f"tensor {name!r} occurs twice")
             tensors[name] = self._tensor(name)
         self._check_extents(tensors, metadata)
-        return GgufHeader(metadata, array_lengths, tensors)
+        return GgufHeader(metadata, arrays, tensors)
 
     def _bytes(self, n: int) -> bytes:
-        data = self._file.read(n)
+        data = self._file.read(n) if n <= self._size else b""
         if len(data) != n:
             raise _Corrupt("it ends inside its header")
         return data
@@ -120,35 +129,39 @@ class _Reader:
             raise _Corrupt(f"it claims {value} {what}")
         return value
 
-    def _string(self) -> str:
+    def _string(self) -> bytes:
         length = self._scalar("Q")
-        if length > min(_MAX_STRING_BYTES, self._size):
+        if length > _MAX_STRING_BYTES:
             raise _Corrupt(f"it claims a string of {length} bytes")
+        return self._bytes(length)
+
+    def _text(self) -> str:
         try:
-            return self._bytes(length).decode("utf-8")
+            return self._string().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _Corrupt("a name in its header is not UTF-8") from error
+            raise _Corrupt("a text in its header is not UTF-8") from error
+
+    def _name(self) -> str:
+        name = self._text()
+        if not name or "\0" in name:  # C reads up to the zero, so two names could be one
+            raise _Corrupt(f"its header holds the name {name!r}")
+        return name
 
     def _value(self, type_id: int, key: str) -> MetadataValue:
         if type_id == _STRING:
-            return self._string()
+            return self._text()
         if type_id not in _SCALARS:
             raise _Corrupt(f"metadata key {key!r} has the unknown type {type_id}")
         return self._scalar(_SCALARS[type_id])
 
-    def _skip_array(self, key: str) -> int:
+    def _array(self, key: str) -> GgufArray:
         type_id, length = self._scalar("I"), self._count(f"items in {key!r}")
         if type_id == _STRING:
-            for _ in range(length):
-                n_bytes = self._scalar("Q")
-                if n_bytes > _MAX_STRING_BYTES:
-                    raise _Corrupt(f"it claims a string of {n_bytes} bytes")
-                self._bytes(n_bytes)
-        elif type_id in _SCALARS:
-            self._bytes(length * struct.calcsize("<" + _SCALARS[type_id]))
-        else:
+            return GgufArray(type_id, length, tuple(self._string() for _ in range(length)))
+        if type_id not in _SCALARS:
             raise _Corrupt(f"metadata key {key!r} is an array of the unknown type {type_id}")
-        return length
+        self._bytes(length * struct.calcsize("<" + _SCALARS[type_id]))
+        return GgufArray(type_id, length)
 
     def _tensor(self, name: str) -> GgufTensor:
         n_dims = self._scalar("I")
@@ -169,9 +182,11 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 16:
             raise _Corrupt(f"its alignment is {alignment}")
         data_start = -(-self._file.tell() // alignment) * alignment
+        expected = 0
         for name, tensor in tensors.items():
-            if tensor.offset % alignment:
-                raise _Corrupt(f"tensor {name!r} lies at the unaligned offset {tensor.offset}")
+            if tensor.offset != expected:
+                raise _Corrupt(f"tensor {name!r} lies at the offset {tensor.offset}, expected {expected}")
             end = data_start + tensor.offset + tensor.n_bytes
             if end > self._size:
                 raise _Corrupt(f"tensor {name!r} ends at byte {end} and the file has {self._size}: it is truncated")
+            expected = -(-(tensor.offset + tensor.n_bytes) // alignment) * alignment  # one follows the other, aligned

@@ -56,8 +56,8 @@ def default_bundle() -> str | None:
     """Name or absolute path of the default bundle, or None when none was chosen."""
     try:
         text = (home_directory() / "default").read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except (OSError, UnicodeDecodeError):
+        return None  # no choice was made, or it was lost: the user is asked to choose
     return text or None
 
 
@@ -82,14 +82,13 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         BundleError: If there is none; the message lists the bundles that exist.
     """
     if name_or_path is None:
-        name_or_path = default_bundle()
-        if name_or_path is None:
-            raise BundleError(f"no bundle was named and there is no default. {_available()}")
-    as_path = Path(name_or_path).expanduser()
-    if as_path.is_dir():
+        return _find_default()
+    # os.path's functions, because pathlib's raise where a name is too long or names no user
+    as_path = Path(os.path.expanduser(name_or_path))
+    if os.path.isdir(as_path):
         return as_path.absolute()
     named = bundles_directory() / as_path
-    if len(as_path.parts) == 1 and named.is_dir():
+    if len(as_path.parts) == 1 and os.path.isdir(named):
         return named
     raise BundleError(f"there is no bundle {str(name_or_path)!r}, neither as a directory nor by name. {_available()}")
 
@@ -107,7 +106,10 @@ def remove_bundle(name: str) -> Path:
     # Renamed first: a half-deleted directory must not look like a bundle.
     doomed = directory.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
     directory.rename(doomed)
-    shutil.rmtree(doomed)
+    if doomed.is_symlink():
+        doomed.unlink()  # the bundle it points to lies outside the home and is not ours to delete
+    else:
+        shutil.rmtree(doomed)
     if was_default:
         (home_directory() / "default").unlink(missing_ok=True)
     return directory
@@ -122,6 +124,16 @@ def write_atomically(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _find_default() -> Path:
+    name_or_path = default_bundle()
+    if name_or_path is None:
+        raise BundleError(f"no bundle was named and there is no default. {_available()}")
+    directory = bundles_directory() / name_or_path  # a name is one of the home, whatever the current directory holds
+    if not os.path.isdir(directory):
+        raise BundleError(f"the default bundle {name_or_path!r} is gone. {_available()}")
+    return directory
 
 
 def _available() -> str:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PureWindowsPath
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.json_fields import JsonFields
@@ -193,6 +193,8 @@ class Manifest:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise BundleError(f"{where} is not JSON (line {error.lineno}): {error.msg}. Convert again.") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            raise BundleError(f"{where} is not JSON that a manifest may hold: {error}. Convert again.") from error
         if not isinstance(data, dict):
             raise BundleError(f"{where} holds no JSON object. Convert again.")
         version = data.get("format_version")
@@ -279,8 +281,7 @@ def _read_files(fields: JsonFields) -> dict[str, FileEntry]:
             continue
         entry = fields.object(role)
         entries[role] = FileEntry(entry.text("path"), entry.integer("bytes", 0, 2**50), entry.text("sha256"))
-        path = PurePosixPath(entries[role].path)
-        if path.is_absolute() or ".." in path.parts or "\\" in entries[role].path:
+        if not _stays_inside(entries[role].path):
             faults.append(f"files.{role}.path {entries[role].path!r} leaves the bundle directory")
         if not _SHA256.fullmatch(entries[role].sha256):
             faults.append(f"files.{role}.sha256 is not 64 lower-case hex digits")
@@ -292,6 +293,12 @@ def _read_stages(fields: JsonFields) -> dict[str, StageParity]:
     known = [stage for stage in STAGES if stage in fields.names()]
     others = [name for name in fields.names() if name not in STAGES]
     return {stage: _read_parity(fields.object(stage)) for stage in (*known, *others)}
+
+
+def _stays_inside(path: str) -> bool:
+    """Whether a path leads into the bundle on every system; "C:x" leaves it on Windows."""
+    windows = PureWindowsPath(path)
+    return path.isprintable() and "\\" not in path and not windows.anchor and ".." not in windows.parts
 
 
 def _read_parity(fields: JsonFields) -> StageParity:

@@ -29,12 +29,26 @@ _INTERRUPTED = 130
 @click.option(
     "--embedding", "embeddings", multiple=True, type=click.Path(), help="File of `edge-llava embed`; repeatable."
 )
-@click.option("-n", "--max-tokens", type=click.IntRange(1), default=512, show_default=True, help="Longest answer.")
 @click.option(
-    "--temp", type=click.FloatRange(0, 99), default=0.2, show_default=True, help="0 takes the likeliest token."
+    "-n", "--max-tokens", type=click.IntRange(1), default=512, metavar="N", show_default=True, help="Longest answer."
 )
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="Same seed, same answer. Default: drawn.")
+@click.option(
+    "--temp",
+    type=click.FloatRange(0, 99),
+    default=0.2,
+    metavar="X",
+    show_default=True,
+    help="0 takes the likeliest token.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    metavar="X",
+    show_default=True,
+    help="Keep the likeliest tokens up to this sum.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer. Default: drawn.")
 @click.option("--stop", multiple=True, help="Text that ends the answer; repeatable.")
 @engine_options
 @json_option

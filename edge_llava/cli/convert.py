@@ -47,7 +47,7 @@ _SUGGESTION, _DOWNLOAD_BYTES, _BUNDLE_BYTES, _SUGGESTED_QUANT = "llava-hf/llava-
 @click.option(
     "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not hold its tower."
 )
-@click.option("-t", "--threads", type=click.IntRange(1), help="Threads that quantize. Default: all cores.")
+@click.option("-t", "--threads", type=click.IntRange(1), metavar="N", help="Threads that quantize. Default: all cores.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already, once the new one is complete.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -70,7 +70,7 @@ def command(
 
     \b
     edge-llava convert ./llava-1.5-7b-hf
-    edge-llava convert ./llava-v1.5-7b --vision-tower ./clip-vit-large-patch14-336 --quant Q5_K_M
+    edge-llava convert ./llava-v1.5-7b --vision-tower ./clip-vit-l-14-336
     edge-llava convert demo
     """
     from edge_llava.conversion import DEMO, convert, require_converters

@@ -21,11 +21,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def engine_options(command: _Command) -> _Command:
     """Adds -t, -c, --gpu-layers and --provider."""
     options = (
-        click.option("-t", "--threads", type=click.IntRange(1), help="CPU threads. Default: the physical cores."),
         click.option(
-            "-c", "--ctx", type=click.IntRange(16), help="Context positions. Default: as trained, at most 4096."
+            "-t", "--threads", type=click.IntRange(1), metavar="N", help="CPU threads. Default: the physical cores."
         ),
-        click.option("--gpu-layers", type=click.IntRange(-1), default=-1, help="Blocks on the GPU; -1 all, 0 none."),
+        click.option(
+            "-c",
+            "--ctx",
+            type=click.IntRange(16),
+            metavar="N",
+            help="Context positions. Default: as trained, at most 4096.",
+        ),
+        click.option(
+            "--gpu-layers", type=click.IntRange(-1), default=-1, metavar="N", help="Blocks on the GPU; -1 all, 0 none."
+        ),
         click.option(
             "--provider",
             type=click.Choice(["auto", "cpu", "cuda"]),

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
+
+
+def test_convert_demo_then_chat_needs_no_more_options(run, photo, home):
+    converted = run("convert", "demo", "--quant", "q4_k_m")
+    assert converted.code == 0
+    assert converted.out.strip() == str(home / "bundles" / "demo-q4_k_m")
+    assert "learned nothing" in converted.err
+    assert run("chat", photo, "-p", "What?", "-n", 2).code == 0
+    again = run("convert", "demo")
+    assert (again.code, again.out) == (5, "")
+    assert "--force" in again.err
+    assert run("convert", "demo", "--force").code == 0
+
+
+def test_convert_json(run, demo_checkpoint, tmp_path, home):
+    result = run("convert", demo_checkpoint, "-o", tmp_path / "bundle", "--quant", "Q8_0", "--json")
+    report = json.loads(result.out)
+    assert set(report) == {"bundle", "bytes", "seconds", "peak_rss_bytes", "parity"}
+    files = (path for path in (tmp_path / "bundle").iterdir() if path.name != "manifest.json")
+    assert report["bytes"] == sum(path.stat().st_size for path in files)
+    assert report["parity"]["preprocess"]["max_abs"] == 0.0
+    assert report["parity"]["vision"]["max_abs"] < 1e-4
+    assert not (home / "default").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("no/such/directory",), 4, "no/such/directory"),
+        (("EMPTY",), 4, "config.json"),
+        (("demo", "--quant", "Q9_X"), 2, "Q9_X"),
+        (("demo", "-o", "EMPTY_WITH_FILE"), 5, "is no bundle"),
+        (("demo", "--vision-tower", "EMPTY"), 4, "--vision-tower"),
+        ((), 2, "--yes"),
+        (("llava-hf/llava-1.5-7b-hf",), 4, "cannot be reached"),
+    ],
+)
+def test_convert_bad_input(run, tmp_path, monkeypatch, arguments, code, says):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious.txt").write_text("mine")
+    places = {"EMPTY": tmp_path / "empty", "EMPTY_WITH_FILE": tmp_path / "other"}
+    result = run("convert", *(places.get(argument, argument) for argument in arguments))
+    assert (result.code, result.out) == (code, "")
+    assert says in result.err
+    assert (tmp_path / "other" / "precious.txt").read_text() == "mine"
+
+
+def test_convert_alone_explains_size_time_and_disk(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    text = run("convert").err
+    for word in ("download", "bundle", "disk", "time", "convert demo"):
+        assert word in text
+
+
+def test_missing_extra_prints_the_pip_line(run, monkeypatch, demo_checkpoint, tmp_path):
+    monkeypatch.setitem(sys.modules, "optimum", None)
+    result = run("convert", demo_checkpoint, "-o", tmp_path / "bundle")
+    assert result.code == 3
+    assert "pip install 'edge-llava[convert]'" in result.err
+
+
+@pytest.mark.parametrize("delay_s", [2.5, 4.0, 5.0])
+def test_ctrl_c_in_a_conversion_leaves_nothing(demo_checkpoint, tmp_path, delay_s):
+    out = tmp_path / "bundle"
+    process = subprocess.Popen(
+        [*COMMAND, "convert", demo_checkpoint, "-o", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 0)  # 0: it was faster than the signal
+    assert (process.returncode == 0) == (out / "manifest.json").is_file()
+    assert b"Traceback" not in err or b"internal error" not in err
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_verify_says_ok_and_json_lists_the_checks(run, demo_q4):
+    result = run("verify", demo_q4, "--json")
+    report = json.loads(result.out)
+    assert (result.code, report["ok"]) == (0, True)
+    assert [check["name"] for check in report["checks"]] == ["files", "preprocess", "vision", "projector", "language"]
+    assert all(set(check) >= {"name", "ok", "detail"} for check in report["checks"])
+    assert report["checks"][-1]["tokens_equal"] == report["checks"][-1]["tokens_total"] == 16
+
+
+def test_verify_against_the_checkpoint_says_what_costs_most(run, demo_q4, demo_checkpoint):
+    result = run("verify", demo_q4, "--checkpoint", demo_checkpoint)
+    assert result.code == 0
+    assert "language costs most" in result.out
+
+
+@pytest.mark.parametrize(
+    "name", ["vision.onnx", "vision.onnx.data", "projector.gguf", "language.gguf", "parity.safetensors"]
+)
+def test_verify_finds_a_flipped_byte_in_any_file(run, demo_q4, tmp_path, name):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(demo_q4, bundle)
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+    result = run("verify", bundle)
+    assert result.code == 6
+    assert "FAIL" in result.out
+    assert name in result.out
+
+
+def test_inspect(run, demo_q4):
+    text = run("inspect", demo_q4).out
+    for fact in ("Q4_K_M", "Q6_K", "mlp2x_gelu", "llava_v1", "112 px (pad)", "64 image tokens", "language.gguf"):
+        assert fact in text
+    facts = json.loads(run("inspect", demo_q4, "--json").out)
+    assert facts["manifest"] == json.loads((demo_q4 / "manifest.json").read_text())
+
+
+def test_models_list_default_and_rm(run, demo_q4, home):
+    assert json.loads(run("models", "list", "--json").out)["bundles"] == []
+    assert run("models", "default").code == 6
+    for name in ("one", "two"):
+        shutil.copytree(demo_q4, home / "bundles" / name)
+    assert run("models", "default", "two").out.strip() == "two"
+    assert [line.split()[:2] for line in run("models", "list").out.splitlines()] == [["one", "9.6"], ["*", "two"]]
+    (home / "bundles" / "one" / "language.gguf").unlink()
+    assert "damaged" in run("models", "list").out
+    assert run("models", "rm", "no-such", "--yes").code == 6
+    assert run("models", "rm", "two", "--yes").code == 0
+    assert not (home / "bundles" / "two").exists()
+    assert run("models", "default").code == 6
+
+
+def test_help_of_every_command_works_with_h_and_fits_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in ((), ("convert",), ("chat",), ("embed",), ("verify",), ("inspect",), ("models",)):
+        short, long = run(*command, "-h"), run(*command, "--help")
+        assert short.code == 0
+        assert short.out == long.out
+        assert max(map(len, short.out.splitlines())) <= 80
+
+
+def test_help_imports_no_engine():
+    script = (
+        "import sys\nfrom edge_llava.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'PIL', 'llama_cpp', 'onnxruntime', 'torch', 'rich', 'safetensors'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_unknown_command_is_a_usage_error(run):
+    assert run("chatt").code == 2
+
+
+def test_debug_shows_the_traceback(demo_q4):
+    command = [
+        sys.executable,
+        "-c",
+        "from edge_llava.cli import main; main()",
+        "--debug",
+        "chat",
+        "none.jpg",
+        "-p",
+        "x",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 7
+    assert "Traceback" in done.stderr
