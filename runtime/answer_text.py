@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import sys
 from collections.abc import Sequence
+
+_INSIDE = sys.maxsize
 
 
 class AnswerText:
@@ -22,14 +25,15 @@ class AnswerText:
         self._text = ""  # all decoded text, leading white space included
         self._n_shown = 0
         self._started = False
-        self._ends: list[int] = []  # length of _text after each token
+        self._ends: list[int] = []  # length of _text after each token; _INSIDE where a character is incomplete
         self.stopped = False
 
     def push(self, piece: bytes) -> str:
         """Adds a token's bytes and returns the text that is now safe to show."""
+        search_start = self._search_start()
         self._text += self._decoder.decode(piece)
-        self._ends.append(len(self._text))
-        found = [start for stop in self._stop if (start := self._text.find(stop, self._search_start())) >= 0]
+        self._ends.append(_INSIDE if self._decoder.getstate()[0] else len(self._text))
+        found = [start for stop in self._stop if (start := self._text.find(stop, search_start)) >= 0]
         if found:
             self.stopped = True
             self._text = self._text[: min(found)]
@@ -43,18 +47,21 @@ class AnswerText:
         return self._show(len(self._text))
 
     def n_whole_tokens(self) -> int:
-        """How many of the pushed tokens lie wholly inside the answer's text."""
-        return sum(1 for end in self._ends if end <= len(self._text))
+        """How many of the pushed tokens, from the first on, make up the answer's text or its largest possible part."""
+        if not self.stopped:
+            return len(self._ends)
+        return max((n for n, end in enumerate(self._ends, 1) if end <= len(self._text)), default=0)
 
     def remainder(self) -> str:
         """Answer text after the last whole token: part of a token that also began a stop text."""
+        if not self.stopped:
+            return ""
         n_whole = self.n_whole_tokens()
         return self._text[self._ends[n_whole - 1] if n_whole else 0 :]
 
     def _search_start(self) -> int:
         longest = max(map(len, self._stop), default=0)
-        previous_end = self._ends[-2] if len(self._ends) > 1 else 0
-        return max(0, previous_end - longest)
+        return max(0, len(self._text) - longest)
 
     def _held_back(self) -> int:
         longest = max(map(len, self._stop), default=0)

@@ -74,7 +74,8 @@ class ImageEmbedding:
         Raises:
             ImageError: If the file cannot be written, or a number does not fit in float16.
         """
-        rows = self.data.astype(dtype)
+        with np.errstate(over="ignore"):
+            rows = self.data.astype(dtype)
         if not np.isfinite(rows).all():
             raise ImageError("the embedding holds numbers beyond float16. Save it as float32.")
         metadata = {
@@ -114,10 +115,10 @@ class ImageEmbedding:
                 rows = file.get_tensor("embedding")
             grid, size = json.loads(metadata["grid"]), json.loads(metadata["image_size"])
             digests = metadata["vision_sha256"], metadata["projector_sha256"]
-            return cls(
-                np.array(rows, np.float32, order="C"), metadata["key"], _pair(grid), _pair(size), digests[0], digests[1]
-            )
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            with np.errstate(over="ignore"):
+                data = np.array(rows, np.float32, order="C")
+            return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ImageError(f"{path} is damaged: {error}. Make it again with 'edge-llava embed'.") from error
 
 

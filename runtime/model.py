@@ -7,6 +7,8 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 
@@ -77,6 +79,8 @@ class LlavaModel:
         self.template = find_template(self.manifest.language.template)
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
+        self._users = threading.Condition()
+        self._n_users = 0
         manifest = self.manifest
         self.vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, options.vision_provider)
         self.projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
@@ -115,10 +119,9 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read.
         """
-        self.check_open()
-        features: NDArray[np.float32] = self.vision(
-            pixel_values(open_picture(source, apply_exif=apply_exif), self.manifest.vision)
-        )[0]
+        pixels = pixel_values(open_picture(source, apply_exif=apply_exif), self.manifest.vision)
+        with self.in_use():
+            features: NDArray[np.float32] = self.vision(pixels)[0]
         return features
 
     def encode(self, picture: Image.Image, cancel: threading.Event | None) -> ImageEmbedding:
@@ -127,13 +130,15 @@ class LlavaModel:
         Raises:
             Cancelled: If `cancel` was set meanwhile.
             BackendError: If an engine fails or gives impossible numbers.
+            EdgeLlavaError: If the model is closed.
         """
         started = time.perf_counter()
-        features = self.vision(pixel_values(picture, self.manifest.vision), cancel)[0]
-        encoded = time.perf_counter()
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
-        rows = self.projector(features)
+        with self.in_use():
+            features = self.vision(pixel_values(picture, self.manifest.vision), cancel)[0]
+            encoded = time.perf_counter()
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+            rows = self.projector(features)
         if not np.isfinite(rows).all():
             raise BackendError(
                 "the tower gave infinite or undefined numbers. Convert with --vision fp32, or check the weights."
@@ -178,12 +183,32 @@ class LlavaModel:
         if self.closed:
             raise EdgeLlavaError("this model is closed. Load it again.")
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While inside, the engines stay open: `close()` of another thread waits. For short work outside a turn.
+
+        Raises:
+            EdgeLlavaError: If the model is closed.
+        """
+        with self._users:
+            self.check_open()
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with self._users:
+                self._n_users -= 1
+                self._users.notify_all()
+
     def close(self) -> None:
         """Frees the engines; waits for an answer of another thread to stop. Safe to call twice."""
-        if self.closed:
-            return
-        self.closed = True
+        with self._users:
+            if self.closed:
+                return
+            self.closed = True
         with self.turns.last():
+            with self._users:
+                self._users.wait_for(lambda: self._n_users == 0)
             self.decoder.close()
             self.projector.close()
             self.vision.close()

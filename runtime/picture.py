@@ -18,20 +18,35 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from edge_llava.errors import ImageError
 
 PictureSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 178_956_970  # twice PIL's own warning limit: above it PIL refuses too
+MAX_SIDE = 1 << 18  # four times what JPEG can hold; a longer strip would take gigabytes to pad and shows nothing
 
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, MemoryError)
-_NO_ROTATION = 1
+# What PIL's readers raise on damaged files; found by changing bytes of valid ones.
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError,
+    RuntimeError, struct.error, zlib.error, MemoryError,
+)  # fmt: skip
 _ORIENTATION = 0x0112
+# Not PIL's exif_transpose: it also writes the rest of the EXIF data anew, and fails where that is damaged.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_picture(source: PictureSource, *, apply_exif: bool = True) -> Image.Image:
@@ -48,16 +63,21 @@ def open_picture(source: PictureSource, *, apply_exif: bool = True) -> Image.Ima
         ImageError: If it is missing, empty, no image, truncated, too large, or of an undefined pixel format.
     """
     what = _describe(source)
-    with _decoding(what):
-        image = _open(source, what)
+    with _decoding(what), ExitStack() as files:
+        image = _open(source, what, files)
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(
                 f"{what} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}. Scale it down."
             )
+        if 0 in image.size:
+            raise ImageError(f"{what} has {image.width} x {image.height} pixels: there is nothing in it.")
+        if max(image.size) > MAX_SIDE:
+            raise ImageError(
+                f"{what} has {image.width} x {image.height} pixels; the longest side is {MAX_SIDE}. Cut it into parts."
+            )
         image.load()
-        if apply_exif and image.getexif().get(_ORIENTATION, _NO_ROTATION) != _NO_ROTATION:
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image, what)
+        turn = _UPRIGHT.get(_orientation(image)) if apply_exif else None
+        return _to_rgb(image if turn is None else image.transpose(turn), what)
 
 
 def digest_pixels(picture: Image.Image) -> bytes:
@@ -85,7 +105,7 @@ def _decoding(what: str) -> Iterator[None]:
         raise ImageError(f"{what} cannot be decoded: {error}. Is the file complete?") from error
 
 
-def _open(source: PictureSource, what: str) -> Image.Image:
+def _open(source: PictureSource, what: str, files: ExitStack) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, np.ndarray):
@@ -103,7 +123,15 @@ def _open(source: PictureSource, what: str) -> Image.Image:
         raise ImageError(f"{what} is a directory, not a picture.")
     if path.is_file() and path.stat().st_size == 0:
         raise ImageError(f"{what} is empty.")
-    return Image.open(path)
+    return Image.open(files.enter_context(path.open("rb")))  # PIL would leave a file of several frames open
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The EXIF orientation, 1 to 8 when it is valid; None where there is none or EXIF is damaged."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except _DECODE_ERRORS:
+        return None
 
 
 def _to_rgb(image: Image.Image, what: str) -> Image.Image:

@@ -5,6 +5,8 @@ Source: LLaVA's mm_utils.process_images and transformers' CLIPImageProcessor (th
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,8 +14,10 @@ from PIL import Image
 from edge_llava.errors import BundleError
 from edge_llava.manifest import VisionSpec
 
-# Above this many pixels the resized picture is not built whole, only the part that the crop keeps (1 x 4000 px would
-# otherwise become 336 x 1,344,000). The part is computed from the same source rows; rounding may differ by one level.
+# Above this many pixels neither the resized picture of "crop" nor the padded one of "pad" is built whole.
+# A crop of 1 x 4000 px would otherwise build 336 x 1,344,000: only the part that it keeps is computed, from the same
+# source rows; rounding may differ by one level. A pad of 1000 x 30,000 would build 30,000 x 30,000: it is made in
+# strips, with the same result.
 _MAX_RESIZED_PIXELS = 1 << 26
 
 
@@ -31,10 +35,11 @@ def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
         BundleError: If the aspect handling is not implemented.
     """
     if spec.aspect == "pad":
-        picture = pad_to_square(picture, pad_colour(spec))
-    elif spec.aspect != "crop":
+        square = pad_and_resize(picture, pad_colour(spec), spec.image_size)
+    elif spec.aspect == "crop":
+        square = resize_and_crop(picture, spec.image_size)
+    else:
         raise BundleError(f"this version cannot prepare pictures for {spec.aspect!r} bundles. Upgrade edge-llava.")
-    square = resize_and_crop(picture, spec.image_size)
     return normalize(square, spec)[None]
 
 
@@ -55,6 +60,24 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
     return square
 
 
+def pad_and_resize(picture: Image.Image, colour: tuple[int, int, int], side: int) -> Image.Image:
+    """Pads to a square and scales it to (side, side); equal to doing one after the other, in bounded memory."""
+    width, height = picture.size
+    longest = max(width, height)
+    if longest * longest <= _MAX_RESIZED_PIXELS:
+        return resize_and_crop(pad_to_square(picture, colour), side)
+    # PIL scales rows first, each on its own, then columns: rows can be padded and scaled strip by strip.
+    left, top = (longest - width) // 2, (longest - height) // 2
+    narrow = Image.new("RGB", (side, longest), colour)
+    n_rows = max(1, _MAX_RESIZED_PIXELS // (4 * longest))
+    for start in range(0, height, n_rows):
+        end = min(start + n_rows, height)
+        strip = Image.new("RGB", (longest, end - start), colour)
+        strip.paste(picture.crop((0, start, width, end)), (left, 0))
+        narrow.paste(strip.resize((side, end - start), Image.Resampling.BICUBIC), (0, top + start))
+    return narrow.resize((side, side), Image.Resampling.BICUBIC)
+
+
 def resize_and_crop(picture: Image.Image, side: int) -> Image.Image:
     """Scales the shorter edge to `side` (bicubic, antialiased), then cuts the centre (side, side)."""
     width, height = picture.size
@@ -64,11 +87,26 @@ def resize_and_crop(picture: Image.Image, side: int) -> Image.Image:
         new_width, new_height = int(side * width / height), side
     top, left = (new_height - side) // 2, (new_width - side) // 2
     if new_width * new_height > _MAX_RESIZED_PIXELS:
-        scale_x, scale_y = width / new_width, height / new_height
-        box = (left * scale_x, top * scale_y, (left + side) * scale_x, (top + side) * scale_y)
-        return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+        x0, x1, from_x, to_x = _source_span(left, side, width / new_width, width)
+        y0, y1, from_y, to_y = _source_span(top, side, height / new_height, height)
+        part = picture.crop((from_x, from_y, to_x, to_y))
+        # rows, then columns, as PIL does for the whole; given both at once it chooses the order by the part's shape
+        narrow = part.resize((side, part.height), Image.Resampling.BICUBIC, box=(x0, 0, x1, part.height))
+        return narrow.resize((side, side), Image.Resampling.BICUBIC, box=(0, y0, side, y1))
     resized = picture.resize((new_width, new_height), Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + side, top + side))
+
+
+def _source_span(start: int, side: int, scale: float, length: int) -> tuple[float, float, int, int]:
+    """What `side` resized pixels from `start` on are made of, along one axis.
+
+    Returns:
+        Where they begin and end, counted from the third value; first and last source pixel that bicubic reads for them.
+    """
+    begin, end = start * scale, (start + side) * scale
+    reach = math.ceil(2 * max(1, scale)) + 1
+    first, last = max(0, math.floor(begin) - reach), min(length, math.ceil(end) + reach)
+    return begin - first, end - first, first, last
 
 
 def normalize(square: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:

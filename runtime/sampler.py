@@ -50,6 +50,7 @@ class SamplingOptions:
             (0 < self.repeat_penalty < 100, "repeat_penalty must be above 0"),
             (self.seed is None or 0 <= self.seed < _RANDOM_SEED, f"seed must be from 0 to {_RANDOM_SEED - 1}"),
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
+            (self.grammar is None or bool(self.grammar.strip()), "grammar must not be empty"),
             (not isinstance(self.stop, str) and all(self.stop), "stop must be a sequence of non-empty texts"),
         )
         faults = [message for holds, message in rules if not holds]

@@ -1,0 +1,82 @@
+"""Pictures by seed, and the demo bundle opened anew for a test that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_llava.manifest import VisionSpec
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., NDArray[np.uint8]]:
+    """noise(width, height, seed=0) -> uint8 (height, width, 3); every pixel differs from its neighbours."""
+
+    def make(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+        return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_spec() -> Callable[..., VisionSpec]:
+    """clip_spec(aspect, image_size=336) -> the spec of a released tower."""
+
+    def make(aspect: str, image_size: int = 336) -> VisionSpec:
+        return VisionSpec(
+            image_size=image_size,
+            patch_size=14,
+            hidden_size=1024,
+            feature_layer=-2,
+            drop_cls=True,
+            image_mean=(0.48145466, 0.4578275, 0.40821073),
+            image_std=(0.26862954, 0.26130258, 0.27577711),
+            aspect=aspect,
+            grid_pinpoints=(),
+            precision="fp32",
+        )
+
+    return make
+
+
+@pytest.fixture
+def open_model(home: Path) -> Iterator[Callable[..., Any]]:
+    """open_model(bundle directory, **DecoderOptions fields) -> LlavaModel, closed after the test.
+
+    One thread each: the models are tiny, and waiting for each other's threads is what takes time on a busy machine.
+    """
+    import edge_llava
+    from edge_llava.runtime.decoder import DecoderOptions
+    from edge_llava.runtime.model import EngineOptions
+
+    opened = []
+
+    def run(path: Path, **options: object) -> Any:
+        decoder = DecoderOptions(n_threads=1, **options)  # type: ignore[arg-type]
+        opened.append(edge_llava.load(path, EngineOptions(decoder=decoder, n_vision_threads=1)))
+        return opened[-1]
+
+    yield run
+    for model in opened:
+        model.close()
+
+
+@pytest.fixture
+def model(open_model: Callable[..., Any], demo_f32: Path) -> Any:
+    """The F32 demo, open."""
+    return open_model(demo_f32)
+
+
+@pytest.fixture(scope="session")
+def ids() -> Callable[..., list[int]]:
+    """ids(tokens) -> the ids of an answer that is read to its end."""
+
+    def read(tokens: Any) -> list[int]:
+        return [token.id for token in tokens]
+
+    return read

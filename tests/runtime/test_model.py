@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edge_llava
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
+from edge_llava.runtime.decoder import DecoderOptions
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.model import EngineOptions, LlavaModel
+from edge_llava.runtime.sampler import SamplingOptions
+
+pytestmark = pytest.mark.convert
+QUESTION = "What is this?"
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
+ONE_THREAD = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
+
+
+@pytest.fixture
+def picture(noise):
+    return noise(64, 48)
+
+
+def changed_vision(path, **changes):
+    bundle = Bundle.open(path)
+    manifest = dataclasses.replace(bundle.manifest, vision=dataclasses.replace(bundle.manifest.vision, **changes))
+    return LlavaModel(dataclasses.replace(bundle, manifest=manifest), ONE_THREAD)
+
+
+def test_embedding(model, picture):
+    embedding = model.embed_image(picture)
+    assert embedding.data.shape == (64, 256)
+    assert (embedding.grid, embedding.image_size) == ((8, 8), (64, 48))
+    assert embedding.vision_sha256 == model.manifest.files["vision"].sha256
+    assert embedding.projector_sha256 == model.manifest.files["projector"].sha256
+    assert model.embed_image(picture).data.tobytes() == embedding.data.tobytes()
+    assert min(embedding.vision_s, embedding.projector_s) > 0
+
+
+def test_patch_features_are_what_is_projected(model, picture):
+    features = model.patch_features(picture)
+    assert (features.shape, features.dtype) == ((64, 256), np.float32)
+    assert model.projector(features).tobytes() == model.embed_image(picture).data.tobytes()
+
+
+def test_key(model, picture, noise, demo_f32):
+    key = model.embed_image(picture).key
+    assert len(bytes.fromhex(key)) == 32
+    assert model.embed_image(Image.fromarray(picture)).key == key
+    one_level = picture.copy()
+    one_level[47, 63, 2] ^= 1
+    others = [noise(64, 48, seed=1), one_level, picture.reshape(64, 48, 3), picture[:, ::-1], picture[:47]]
+    keys = {key, *(model.embed_image(other).key for other in others)}
+    mean = (0.5, 0.5, 0.5)
+    for changes in ({"aspect": "crop"}, {"image_mean": mean}, {"image_std": mean}, {"feature_layer": 23}):
+        with changed_vision(demo_f32, **changes) as other:
+            keys.add(other.embed_image(picture).key)
+    assert len(keys) == 10
+
+
+def test_key_of_another_quantization(model, open_model, demo_q4, picture):
+    """The projector differs, so must the key."""
+    other = open_model(demo_q4).embed_image(picture)
+    assert other.key != model.embed_image(picture).key
+    assert other.vision_sha256 == model.manifest.files["vision"].sha256
+
+
+def test_exif(model, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path, exif=exif)
+    upright, as_stored = model.embed_image(path), model.embed_image(path, apply_exif=False)
+    assert (upright.image_size, as_stored.image_size) == ((48, 64), (64, 48))
+    assert as_stored.key == model.embed_image(picture).key
+    assert upright.key == model.embed_image(np.rot90(picture, -1)).key
+    assert np.abs(model.patch_features(path) - model.patch_features(path, apply_exif=False)).max() > 0
+
+
+def test_saved_embedding(model, picture, ids, tmp_path):
+    model.embed_image(picture).save(tmp_path / "a.safetensors")
+    loaded = ImageEmbedding.load(tmp_path / "a.safetensors")
+    expected = ids(model.session(GREEDY).ask(QUESTION, image=picture))
+    assert ids(model.session(GREEDY).ask(QUESTION, image=loaded)) == expected
+
+
+@pytest.mark.parametrize(("part", "name"), [("vision", "vision tower"), ("projector", "projector")])
+def test_embedding_of_another_bundle(part, name, model, picture):
+    foreign = dataclasses.replace(model.embed_image(picture), **{f"{part}_sha256": "0123456789abcdef" * 4})
+    chat = model.session(GREEDY)
+    with pytest.raises(ImageError) as caught:
+        chat.ask(QUESTION, image=[picture, foreign])
+    own = model.manifest.files[part].sha256[:12]
+    assert str(caught.value) == (
+        f"this image embedding was made by another {name} (0123456789ab...) than that of {model.bundle.name} "
+        f"({own}...). Make it again: edge-llava embed IMAGE -o FILE.safetensors"
+    )
+    assert chat.n_positions == 0
+
+
+def test_embedding_of_the_wrong_shape(model, picture):
+    embedding = model.embed_image(picture)
+    for data in (embedding.data[:63].copy(), np.zeros((64, 128), np.float32)):
+        with pytest.raises(ImageError) as caught:
+            model.session(GREEDY).ask(QUESTION, image=dataclasses.replace(embedding, data=data))
+        assert str(caught.value) == f"this image embedding has shape {data.shape}, expected (64, 256)."
+
+
+def test_threads_get_the_answers_they_get_alone(model, noise, ids):
+    def talk(n):
+        chat = model.session(GREEDY)
+        first = ids(chat.ask(QUESTION, image=noise(40 + n, 50, seed=n)))
+        return first + ids(chat.ask("Why?")) + ids(chat.ask("And this?", image=noise(30, 30, seed=n)))
+
+    alone, together = [talk(n) for n in range(4)], [None] * 4
+    assert len({tuple(answer) for answer in alone}) == 4
+
+    def run(n):
+        together[n] = talk(n)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert together == alone
+
+
+def test_closed(model, picture):
+    chat = model.session(GREEDY)
+    pending = [chat.ask(QUESTION), model.session(GREEDY).ask(QUESTION, image=picture)]
+    assert not model.closed
+    model.close()
+    model.close()
+    assert model.closed
+    uses = [
+        lambda: chat.ask(QUESTION),
+        model.session,
+        lambda: model.embed_image(picture),
+        lambda: model.patch_features(picture),
+        *(lambda answer=answer: next(answer) for answer in pending),
+    ]
+    for use in uses:
+        with pytest.raises(EdgeLlavaError, match=r"^this model is closed. Load it again.$"):
+            use()
+
+
+def test_with(demo_q4, ids):
+    with edge_llava.load(demo_q4, ONE_THREAD) as model:
+        assert len(ids(model.session(GREEDY).ask(QUESTION))) == 8
+    assert model.closed
+
+
+def test_closing_under_an_open_answer(model):
+    answer = model.session(GREEDY).ask(QUESTION)
+    assert next(answer).finish_reason is None
+    model.close()
+    (token,) = answer
+    assert (token.id, token.finish_reason) == (None, "cancelled")
+
+
+def test_closing_under_an_open_answer_with_a_grammar(model):
+    """The sampler outlives the vocabulary that it was made for."""
+    answer = model.session(dataclasses.replace(GREEDY, grammar="root ::= [a-z]+", repeat_penalty=1.5)).ask(QUESTION)
+    next(answer)
+    model.close()
+    answer.close()
+
+
+def test_closing_from_another_thread(model):
+    """close() waits until the answer has seen it."""
+    answer = model.session(dataclasses.replace(GREEDY, max_new_tokens=500)).ask(QUESTION)
+    next(answer)
+    thread = threading.Thread(target=model.close)
+    thread.start()
+    tokens = list(answer)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert tokens[-1].finish_reason == "cancelled"
+    assert len(tokens) < 499
+
+
+def test_those_who_wait_when_the_model_closes(model):
+    answer, results = model.session(GREEDY).ask(QUESTION), []
+
+    def wait():
+        try:
+            list(model.session(GREEDY).ask(QUESTION))
+        except EdgeLlavaError as error:
+            results.append(str(error))
+
+    next(answer)
+    waiting = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    while len(model.turns._queue) < 2:
+        time.sleep(0.002)
+    model.close()
+    answer.close()
+    for thread in waiting:
+        thread.join(20)
+    assert results == ["this model is closed. Load it again."] * 2
+
+
+def test_closing_while_pictures_are_encoded(open_model, demo_f32, picture):
+    """The weights must not go while ggml reads them."""
+    for _ in range(5):
+        model, results, begun = open_model(demo_f32), [], threading.Barrier(3)
+
+        def encode(model=model, results=results, begun=begun):
+            expected = model.embed_image(picture).data
+            begun.wait(20)
+            try:
+                while True:
+                    results.append(np.array_equal(model.embed_image(picture).data, expected))
+            except EdgeLlavaError as error:
+                results.append(str(error))
+
+        threads = [threading.Thread(target=encode) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        begun.wait(20)
+        model.close()
+        for thread in threads:
+            thread.join(20)
+        assert results.count("this model is closed. Load it again.") == 2
+        assert set(results) <= {True, "this model is closed. Load it again."}
+
+
+def test_changed_file(demo_f32, tmp_path):
+    path = tmp_path / "bundle"
+    shutil.copytree(demo_f32, path)
+    data = bytearray((path / "projector.gguf").read_bytes())
+    data[-1] ^= 1
+    (path / "projector.gguf").write_bytes(data)
+    with pytest.raises(BundleError, match=r"projector.gguf: its sha256 is"):
+        edge_llava.load(path, ONE_THREAD)
+
+
+def test_unknown_template(demo_f32):
+    bundle = Bundle.open(demo_f32)
+    language = dataclasses.replace(bundle.manifest.language, template="mpt")
+    changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
+    with pytest.raises(BundleError, match="there is no conversation template 'mpt'"):
+        LlavaModel(changed, ONE_THREAD)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_llava.errors import BundleError
+from edge_llava.runtime import preprocess
+from edge_llava.runtime.picture import open_picture
+from edge_llava.runtime.preprocess import normalize, pad_and_resize, pad_colour, pixel_values, resize_and_crop
+
+SIZES = [
+    (640, 480), (480, 640), (500, 375), (1024, 899), (333, 500), (336, 336), (224, 224), (672, 672), (200, 200),
+    (1, 1), (2, 1), (1, 2), (3, 7), (7, 3), (335, 337), (337, 335), (223, 225), (101, 99), (1000, 100), (100, 1000),
+    (13, 400), (400, 13), (1, 60), (60, 1), (1920, 108),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def references():
+    """references(aspect, size) -> transformers' slow processor of the same aspect handling."""
+    from transformers import CLIPImageProcessor
+    from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+
+    def make(aspect, size):
+        options = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+        return CLIPImageProcessor(**options) if aspect == "crop" else LlavaImageProcessor(do_pad=True, **options)
+
+    return make
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("size", [224, 336])
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_equal_to_transformers(aspect, size, references, clip_spec, noise):
+    spec, reference = clip_spec(aspect, size), references(aspect, size)
+    for n, (width, height) in enumerate(SIZES):
+        picture = Image.fromarray(noise(width, height, seed=n))
+        expected = reference(picture, return_tensors="np", input_data_format="channels_last")["pixel_values"]
+        found = pixel_values(picture, spec)
+        assert found.shape == expected.shape == (1, 3, size, size)
+        assert found.dtype == expected.dtype == np.float32
+        assert found.flags.c_contiguous
+        assert np.abs(found - expected).max() == 0.0, (width, height)
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_modes_equal_to_transformers(aspect, mode, references, clip_spec, noise):
+    picture = Image.fromarray(noise(90, 61)).convert(mode)
+    converted = picture.convert("RGB")  # LlavaImageProcessor pads before it converts, LLaVA's own code after
+    expected = references(aspect, 224)(converted if aspect == "pad" else picture, return_tensors="np")["pixel_values"]
+    assert np.abs(pixel_values(open_picture(picture), clip_spec(aspect, 224)) - expected).max() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("colour", "expected"),
+    [
+        ((0, 0, 0), (-1.7922626, -1.7520971, -1.4802198)),
+        ((255, 255, 255), (1.9303361, 2.0748837, 2.1458969)),
+        ((122, 116, 104), (-0.01125452, -0.01119600, -0.00133289)),
+    ],
+)
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_golden_constants(aspect, colour, expected, clip_spec):
+    values = pixel_values(Image.new("RGB", (50, 40), colour), clip_spec(aspect, 224))
+    centre = values[0, :, 112, 112]
+    np.testing.assert_allclose(centre, expected, rtol=0, atol=6e-8)
+
+
+def test_every_level_is_normalized_in_float32(clip_spec):
+    spec = clip_spec("crop")
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    scaled = (levels.astype(np.float64) * (1 / 255)).astype(np.float32)
+    expected = (scaled - np.array(spec.image_mean, np.float32)) / np.array(spec.image_std, np.float32)
+    found = normalize(Image.fromarray(levels), spec)
+    assert found.tobytes() == np.ascontiguousarray(expected.transpose(2, 0, 1)).tobytes()
+
+
+def test_pad_colour(clip_spec):
+    spec = clip_spec("pad")
+    assert pad_colour(spec) == (122, 116, 104)
+    assert pad_colour(dataclasses.replace(spec, image_mean=(0.5, 0.0, 1.0))) == (127, 0, 255)
+
+
+@pytest.mark.parametrize(("size", "n_above", "n_below"), [((4, 2), 1, 1), ((5, 2), 1, 2), ((5, 4), 0, 1)])
+def test_padding_is_centred(size, n_above, n_below):
+    """An odd remainder goes below, as in LLaVA."""
+    square = np.asarray(preprocess.pad_to_square(Image.new("RGB", size, (255, 0, 0)), (1, 2, 3)))
+    assert square.shape == (size[0], size[0], 3)
+    column = square[:, 0].tolist()
+    assert column == [[1, 2, 3]] * n_above + [[255, 0, 0]] * size[1] + [[1, 2, 3]] * n_below
+    tall = np.asarray(preprocess.pad_to_square(Image.new("RGB", size[::-1], (255, 0, 0)), (1, 2, 3)))
+    np.testing.assert_array_equal(tall, square.transpose(1, 0, 2))
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "top"),
+    [((640, 480), 56, 0), ((480, 640), 0, 56), ((500, 375), 56, 0), ((1024, 899), 23, 0), ((333, 500), 0, 84)],
+)
+def test_crop_position(size, left, top, noise):
+    picture = Image.fromarray(noise(*size))
+    width, height = size
+    new = (336, int(336 * height / width)) if width <= height else (int(336 * width / height), 336)
+    whole = np.asarray(picture.resize(new, Image.Resampling.BICUBIC))
+    assert ((new[0] - 336) // 2, (new[1] - 336) // 2) == (left, top)
+    np.testing.assert_array_equal(np.asarray(resize_and_crop(picture, 336)), whole[top : top + 336, left : left + 336])
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (7, 1000)])
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_extreme_shapes(aspect, size, clip_spec, noise):
+    values = pixel_values(Image.fromarray(noise(*size)), clip_spec(aspect))
+    assert values.shape == (1, 3, 336, 336)
+    assert np.isfinite(values).all()
+    assert values.std() > 0.001
+
+
+class _Largest:
+    """The largest image that PIL makes while a test runs; it allocates outside of tracemalloc."""
+
+    def __init__(self, monkeypatch):
+        self.n_pixels = 0
+        new, resize = Image.new, Image.Image.resize
+
+        def counting_new(mode, size, *args):
+            self.n_pixels = max(self.n_pixels, size[0] * size[1])
+            return new(mode, size, *args)
+
+        def counting_resize(image, size, *args, **kwargs):
+            self.n_pixels = max(self.n_pixels, size[0] * size[1])
+            return resize(image, size, *args, **kwargs)
+
+        monkeypatch.setattr(Image, "new", counting_new)
+        monkeypatch.setattr(Image.Image, "resize", counting_resize)
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (20_000, 300), (300, 4000), (4000, 300)])
+@pytest.mark.parametrize("aspect", ["pad", "crop"])
+def test_extreme_shapes_take_little_memory(aspect, size, clip_spec, monkeypatch):
+    """Whole, the largest square would have 3.6e9 pixels and the largest resized picture 6.8e9."""
+    limit = 1 << 20
+    if aspect == "pad" and max(size) > 4000:
+        size = (size[0] // 16 or 1, size[1] // 16 or 1)  # the time grows with the square
+    monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
+    picture, largest = Image.new("RGB", size, (255, 255, 255)), _Largest(monkeypatch)
+    values = pixel_values(picture, clip_spec(aspect))
+    assert 336 * 336 <= largest.n_pixels <= max(limit, 336 * max(size) if aspect == "pad" else 0)
+    if aspect == "crop":
+        np.testing.assert_allclose(values[0, :, 0, 0], (1.9303361, 2.0748837, 2.1458969), rtol=0, atol=6e-8)
+        assert np.ptp(values, axis=(2, 3)).max() == 0
+
+
+@pytest.mark.parametrize("size", [(40, 900), (900, 40), (3, 500), (500, 3), (101, 999), (999, 101), (1, 60), (2, 601)])
+def test_boxed_crop_differs_by_one_level_at_most(size, monkeypatch, noise):
+    picture = Image.fromarray(noise(*size))
+    exact = np.asarray(resize_and_crop(picture, 336)).astype(int)
+    monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", 0)
+    boxed = np.asarray(resize_and_crop(picture, 336)).astype(int)
+    assert np.abs(boxed - exact).max() <= 1
+
+
+@pytest.mark.parametrize("side", [224, 336])
+@pytest.mark.parametrize("limit", [1, 5_000, 30_000])
+def test_padding_in_strips_is_exact(limit, side, monkeypatch, noise):
+    for n, size in enumerate([(640, 480), (480, 641), (1, 400), (400, 1), (37, 911), (911, 38), (335, 336), (2, 1)]):
+        picture = Image.fromarray(noise(*size, seed=n))
+        monkeypatch.undo()
+        whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
+        monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
+        np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
+
+
+def test_unknown_aspect_is_refused(clip_spec):
+    with pytest.raises(BundleError, match=r"cannot prepare pictures for 'anyres' bundles. Upgrade edge-llava"):
+        pixel_values(Image.new("RGB", (4, 4)), clip_spec("anyres"))

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from edge_llava.errors import BackendError, BundleError
+from edge_llava.manifest import ProjectorSpec
+from edge_llava.runtime.ggml import TensorFile
+from edge_llava.runtime.projector import Projector
+
+pytestmark = pytest.mark.convert
+SPEC = ProjectorSpec("mlp2x_gelu", in_features=96, out_features=160, quant="F32")
+
+
+def weights(spec=SPEC, seed=0):
+    random, width, tensors = np.random.default_rng(seed), spec.in_features, {}
+    for layer in ("mm.0", "mm.2")[: 1 if spec.kind == "linear" else 2]:
+        scale = 2 / np.sqrt(width)
+        tensors[f"{layer}.weight"] = (scale * random.standard_normal((spec.out_features, width))).astype(np.float32)
+        tensors[f"{layer}.bias"] = random.standard_normal(spec.out_features).astype(np.float32)
+        width = spec.out_features
+    return tensors
+
+
+def write(path, tensors):
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "clip")
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def reference(features, tensors):
+    """In float64, with the exact GELU."""
+    exact = {name: values.astype(np.float64) for name, values in tensors.items()}
+    rows = features @ exact["mm.0.weight"].T + exact["mm.0.bias"]
+    if "mm.2.weight" in exact:
+        rows = 0.5 * rows * (1 + np.vectorize(math.erf)(rows / math.sqrt(2)))
+        rows = rows @ exact["mm.2.weight"].T + exact["mm.2.bias"]
+    return rows
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(features, tensors, spec) -> embedding rows."""
+
+    def project(features, tensors, spec=SPEC, n_threads=1):
+        projector = Projector(write(tmp_path / "projector.gguf", tensors), spec, n_threads)
+        try:
+            return projector(features)
+        finally:
+            projector.close()
+            projector.close()
+
+    return project
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 64])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_equal_to_float64(n_rows, n_threads, run):
+    features = np.random.default_rng(1).standard_normal((n_rows, 96)).astype(np.float32)
+    rows = run(features, weights(), n_threads=n_threads)
+    assert (rows.shape, rows.dtype) == ((n_rows, 160), np.float32)
+    assert np.abs(rows - reference(features, weights())).max() < 1e-4
+
+
+def test_gelu_is_the_exact_form(run):
+    """The tanh form differs by up to 5e-4 and ggml's table by more."""
+    spec = ProjectorSpec("mlp2x_gelu", 64, 64, "F32")
+    identity = {
+        "mm.0.weight": np.eye(64),
+        "mm.0.bias": np.zeros(64),
+        "mm.2.weight": np.eye(64),
+        "mm.2.bias": np.zeros(64),
+    }
+    tensors = {name: values.astype(np.float32) for name, values in identity.items()}
+    features = np.linspace(-5, 5, 64 * 20, dtype=np.float32).reshape(20, 64)
+    rows = run(features, tensors, spec)
+    assert np.abs(rows - reference(features, tensors)).max() < 1e-6
+    x = features.astype(np.float64)
+    tanh = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    assert np.abs(rows - tanh).max() > 1e-4
+
+
+def test_linear(run):
+    spec = dataclasses.replace(SPEC, kind="linear", in_features=160, out_features=96)
+    features = np.random.default_rng(1).standard_normal((5, 160)).astype(np.float32)
+    rows = run(features, weights(spec), spec)
+    assert np.abs(rows - reference(features, weights(spec))).max() < 1e-4
+
+
+def test_strided_features(run):
+    features = np.random.default_rng(1).standard_normal((96, 9)).astype(np.float32).T
+    assert np.abs(run(features, weights()) - reference(features, weights())).max() < 1e-4
+
+
+def test_demo_quantized(demo_f32, demo_q4, noise):
+    """Q6_K weights of the same numbers: near, and not equal."""
+    from edge_llava.bundle import Bundle
+
+    features = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
+    rows = []
+    for path in (demo_f32, demo_q4):
+        bundle = Bundle.open(path)
+        projector = Projector(bundle.file("projector"), bundle.manifest.projector, 1)
+        rows.append(projector(features))
+        projector.close()
+    cosine = (rows[0] * rows[1]).sum(1) / (np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1))
+    assert 0.999 < cosine.min() < 1
+
+
+def test_all_wrong_shapes_at_once(tmp_path):
+    tensors = weights()
+    tensors["mm.0.weight"] = tensors["mm.0.weight"].T.copy()
+    tensors["mm.0.bias"] = tensors["mm.0.bias"].astype(np.float16)
+    tensors["mm.2.bias"] = np.zeros(161, np.float32)
+    del tensors["mm.2.weight"]
+    path = write(tmp_path / "projector.gguf", tensors)
+    with pytest.raises(BundleError) as caught:
+        Projector(path, SPEC, 1)
+    assert str(caught.value).splitlines() == [
+        f"{path} does not match its manifest:",
+        "  - mm.0.weight has shape (160, 96), expected (96, 160)",
+        "  - mm.0.bias is not float32",
+        "  - mm.2.weight is missing",
+        "  - mm.2.bias has shape (161,), expected (160,)",
+        "Convert the checkpoint again.",
+    ]
+
+
+def test_damaged_file(tmp_path):
+    path = write(tmp_path / "projector.gguf", weights())
+    data = path.read_bytes()
+    for damaged in (b"", data[:3], data[:40], data[:-100], b"GGML" + data[4:], data[:4] + b"\x09" + data[5:]):
+        path.write_bytes(damaged)
+        with pytest.raises(BundleError, match="is not a usable GGUF file"):
+            Projector(path, SPEC, 1)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(BundleError, match="cannot be read: No such file"):
+        Projector(tmp_path / "none.gguf", SPEC, 1)
+
+
+def test_unknown_tensor(tmp_path):
+    file = TensorFile(write(tmp_path / "projector.gguf", weights()))
+    with pytest.raises(BackendError, match=r"has no tensor 'mm.4.weight'"):
+        file.tensor("mm.4.weight")
+    file.close()

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from edge_llava.errors import BackendError
+from edge_llava.runtime.sampler import Sampler, SamplingOptions
+
+
+def test_defaults_are_llavas_command_line():
+    options = SamplingOptions()
+    assert (options.temperature, options.top_k, options.top_p, options.min_p) == (0.2, 0, 1.0, 0.0)
+    assert (options.repeat_penalty, options.seed, options.max_new_tokens) == (1.0, None, 512)
+    assert (options.stop, options.grammar) == ((), None)
+
+
+def test_all_faults_at_once():
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        SamplingOptions(
+            temperature=-1,
+            top_k=-1,
+            top_p=0,
+            min_p=1,
+            repeat_penalty=0,
+            seed=-1,
+            max_new_tokens=0,
+            stop="###",
+            grammar=" ",
+        )
+    assert str(caught.value).split("; ") == [
+        "temperature must be from 0 to 100",
+        "top_k must not be negative",
+        "top_p must be above 0 and at most 1",
+        "min_p must be at least 0 and below 1",
+        "repeat_penalty must be above 0",
+        "seed must be from 0 to 4294967294",
+        "max_new_tokens must be at least 1",
+        "grammar must not be empty",
+        "stop must be a sequence of non-empty texts",
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_p": 1.01},
+        {"top_p": float("nan")},
+        {"min_p": -0.1},
+        {"repeat_penalty": float("inf")},
+        {"seed": 2**32 - 1},
+        {"stop": ("a", "")},
+        {"grammar": ""},
+    ],
+)
+def test_one_fault(fault):
+    with pytest.raises(ValueError, match=f"^{next(iter(fault))} must"):
+        SamplingOptions(**fault)
+
+
+def test_borders_are_allowed():
+    options = SamplingOptions(temperature=0, top_p=1, min_p=0, seed=2**32 - 2, max_new_tokens=1, stop=["a"])
+    assert options.seed == 4294967294
+
+
+def ask(model, question="What is this?", **options):
+    options = {"max_new_tokens": 24} | options
+    return [token.id for token in model.session(SamplingOptions(**options)).ask(question)]
+
+
+def text(model, **options):
+    return "".join(token.text for token in model.session(SamplingOptions(**options)).ask("What is this?"))
+
+
+@pytest.mark.convert
+def test_seeds(model):
+    first = ask(model, temperature=1.0, seed=7)
+    assert ask(model, temperature=1.0, seed=7) == first
+    assert ask(model, temperature=1.0, seed=8) != first
+    assert ask(model, temperature=1.0, seed=0) != first
+
+
+@pytest.mark.convert
+def test_no_seed_draws_one(model):
+    assert len({tuple(ask(model, temperature=2.0)) for _ in range(3)}) > 1
+
+
+@pytest.mark.convert
+def test_options_that_leave_one_token_are_greedy(model):
+    greedy = ask(model, temperature=0)
+    assert ask(model, temperature=0, seed=3) == greedy
+    assert ask(model, temperature=1.5, top_k=1, seed=1) == greedy
+    assert ask(model, temperature=1.5, top_p=1e-6, seed=1) == greedy
+    assert ask(model, temperature=1.5, min_p=0.999999, seed=1) == greedy
+
+
+@pytest.mark.convert
+def test_repeat_penalty_changes_a_repeating_answer(model):
+    greedy = ask(model, temperature=0)
+    penalized = ask(model, temperature=0, repeat_penalty=50.0)
+    assert penalized[0] == greedy[0]
+    assert len(set(penalized)) > len(set(greedy))
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_grammar_is_respected(model, temperature):
+    grammar = 'root ::= "yes" | "no" | [0-9]{3}'
+    for seed in range(4):
+        assert re.fullmatch("yes|no|[0-9]{3}", text(model, temperature=temperature, seed=seed, grammar=grammar))
+
+
+@pytest.mark.convert
+def test_grammar_of_nothing(model):
+    """All that it allows is the end of the answer."""
+    (token,) = model.session(SamplingOptions(temperature=1, grammar="root ::=")).ask("What is this?")
+    assert (token.id, token.text, token.finish_reason) == (2, "", "stop")
+
+
+@pytest.mark.convert
+def test_grammar_beyond_ascii(model):
+    """The demo's vocabulary has this character only as three byte tokens."""
+    assert text(model, temperature=0, grammar='root ::= "日" "€"') == "日€"
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("grammar", ["root", 'other ::= "a"', "root ::= missing", 'root ::= "a', "root ::= ((("])
+def test_grammar_that_does_not_compile(model, grammar):
+    chat = model.session(SamplingOptions(temperature=0, grammar=grammar, max_new_tokens=3))
+    with pytest.raises(
+        BackendError, match=r"^the grammar does not compile. It must be GBNF with a rule named 'root'.$"
+    ):
+        list(chat.ask("What is this?"))
+    assert chat.n_positions == 0
+    chat.options = SamplingOptions(temperature=0, max_new_tokens=3)
+    assert [token.id for token in chat.ask("What is this?")] == ask(model, temperature=0, max_new_tokens=3)
+
+
+@pytest.mark.convert
+def test_close_twice(model):
+    sampler = Sampler(SamplingOptions(temperature=0), model.decoder.vocabulary)
+    sampler.close()
+    sampler.close()

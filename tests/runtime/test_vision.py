@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BackendError, BundleError
+from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.vision import VisionEncoder
+
+pytestmark = pytest.mark.convert
+
+
+@pytest.fixture
+def bundle(demo_f32):
+    return Bundle.open(demo_f32)
+
+
+@pytest.fixture
+def spec(bundle):
+    return bundle.manifest.vision
+
+
+@pytest.fixture
+def encoder(bundle, spec):
+    encoder = VisionEncoder(bundle.file("vision"), spec, 1)
+    yield encoder
+    encoder.close()
+    encoder.close()
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).standard_normal((1, 3, 112, 112)).astype(np.float32)
+
+
+def write(path, nodes, inputs, outputs, initializers=()):
+    import onnx
+    from onnx import TensorProto, helper
+
+    def info(name, shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(
+        nodes, "graph", [info(*entry) for entry in inputs], [info(*entry) for entry in outputs], initializers
+    )
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def write_average(path, name="pixel_values", result="patch_features", side=112, shape=(64, 256)):
+    """A model that has the right signature unless told otherwise: the mean pixel, everywhere."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("ReduceMean", [name], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Reshape", ["mean", "to"], ["column"]),
+        helper.make_node("Expand", ["column", "shape"], [result]),
+    ]
+    initializers = [
+        helper.make_tensor("to", TensorProto.INT64, [3], [-1, 1, 1]),
+        helper.make_tensor("shape", TensorProto.INT64, [3], [1, *shape]),
+    ]
+    inputs, outputs = [(name, ["batch", 3, side, side])], [(result, ["batch", *shape])]
+    return write(path, nodes, inputs, outputs, initializers)
+
+
+def write_endless(path):
+    """A model with the right signature that never ends on its own."""
+    from onnx import TensorProto, helper
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["x", "x"], ["y"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("ReduceMean", ["pixel_values"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Loop", ["", "always", "mean"], ["last"], body=body),
+        helper.make_node("Reshape", ["last", "to"], ["column"]),
+        helper.make_node("Expand", ["column", "shape"], ["patch_features"]),
+    ]
+    initializers = [
+        helper.make_tensor("always", TensorProto.BOOL, [], [True]),
+        helper.make_tensor("to", TensorProto.INT64, [3], [-1, 1, 1]),
+        helper.make_tensor("shape", TensorProto.INT64, [3], [1, 64, 256]),
+    ]
+    inputs, outputs = [("pixel_values", ["batch", 3, 112, 112])], [("patch_features", ["batch", 64, 256])]
+    return write(path, nodes, inputs, outputs, initializers)
+
+
+def test_demo(encoder, pixels):
+    features = encoder(pixels)
+    assert (features.shape, features.dtype) == ((1, 64, 256), np.float32)
+    assert np.isfinite(features).all()
+    assert encoder(pixels).tobytes() == features.tobytes()
+    assert np.abs(encoder(pixels + 1) - features).max() > 0.1
+
+
+def test_batch(encoder, pixels):
+    both = encoder(np.concatenate([pixels, pixels + 1]))
+    assert both.shape == (2, 64, 256)
+    assert np.abs(both[:1] - encoder(pixels)).max() < 1e-4
+
+
+def test_features_of_a_small_model(tmp_path, spec, pixels):
+    features = VisionEncoder(write_average(tmp_path / "a.onnx"), spec, 1)(pixels)
+    assert np.abs(features - pixels.mean(dtype=np.float64)).max() < 1e-6
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 1000, b"\x08\x08\xff\xff"])
+def test_no_onnx(content, tmp_path, spec):
+    path = tmp_path / "vision.onnx"
+    path.write_bytes(content)
+    with pytest.raises(BundleError) as caught:
+        VisionEncoder(path, spec, 1)
+    assert str(caught.value).startswith(f"ONNX Runtime cannot load {path}: ")
+    assert str(caught.value).endswith("Convert the checkpoint again.")
+
+
+def test_missing_file(tmp_path, spec):
+    with pytest.raises(BundleError, match=r"^ONNX Runtime cannot load "):
+        VisionEncoder(tmp_path / "none.onnx", spec, 1)
+
+
+@pytest.mark.parametrize("data", [None, 1000])
+def test_weights_missing_or_truncated(data, bundle, spec, tmp_path):
+    (tmp_path / "vision.onnx").write_bytes(bundle.file("vision").read_bytes())
+    if data is not None:
+        (tmp_path / "vision.onnx.data").write_bytes(bundle.file("vision_data").read_bytes()[:-data])
+    with pytest.raises(BundleError, match=r"^ONNX Runtime cannot load "):
+        VisionEncoder(tmp_path / "vision.onnx", spec, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "image"}, "maps ['image'] to ['patch_features'], expected pixel_values to patch_features."),
+        ({"result": "output"}, "maps ['pixel_values'] to ['output'], expected pixel_values to patch_features."),
+        ({"side": 224}, "maps [3, 224, 224] to [64, 256], the manifest says [3, 112, 112] to [64, 256]. "),
+        ({"shape": (65, 256)}, "maps [3, 112, 112] to [65, 256], the manifest says [3, 112, 112] to [64, 256]. "),
+        ({"shape": (64, 128)}, "maps [3, 112, 112] to [64, 128], the manifest says [3, 112, 112] to [64, 256]. "),
+    ],
+)
+def test_wrong_signature(change, message, tmp_path, spec):
+    path = write_average(tmp_path / "a.onnx", **change)
+    with pytest.raises(BundleError) as caught:
+        VisionEncoder(path, spec, 1)
+    assert str(caught.value).startswith(f"{path} {message}")
+
+
+def test_the_manifest_counts(bundle, spec):
+    with pytest.raises(BundleError, match=r"the manifest says \[3, 112, 112\] to \[65, 256\]"):
+        VisionEncoder(bundle.file("vision"), dataclasses.replace(spec, drop_cls=False), 1)
+
+
+def test_cuda_where_there_is_none(bundle, spec):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendError) as caught:
+        VisionEncoder(bundle.file("vision"), spec, 1, "cuda")
+    assert str(caught.value) == ("the installed ONNX Runtime has no CUDA. Install it: pip install 'edge-llava[cuda]'")
+    assert VisionEncoder(bundle.file("vision"), spec, 1, "auto").provider == "cpu"
+
+
+def test_cpu_on_request(bundle, spec):
+    assert VisionEncoder(bundle.file("vision"), spec, 1, "cpu").provider == "cpu"
+
+
+def test_wrong_pixels(encoder, pixels):
+    for wrong in (pixels[0], pixels[:, :, 1:], pixels.astype(np.float64)):
+        with pytest.raises(BackendError, match=r"^ONNX Runtime could not encode the picture: "):
+            encoder(wrong)
+
+
+def test_cancelled_before(encoder, pixels):
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        encoder(pixels, cancel)
+    assert encoder(pixels, threading.Event()).tobytes() == encoder(pixels).tobytes()
+
+
+def test_cancelled_meanwhile(tmp_path, spec, pixels):
+    encoder, cancel = VisionEncoder(write_endless(tmp_path / "a.onnx"), spec, 1), threading.Event()
+    timer = threading.Timer(0.1, cancel.set)
+    timer.start()
+    with pytest.raises(Cancelled):
+        encoder(pixels, cancel)
+    timer.join()
+    assert not [thread for thread in threading.enumerate() if thread.name == "edge-llava-cancel"]
