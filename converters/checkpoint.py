@@ -111,7 +111,8 @@ class Checkpoint:
         return sorted(path for path in files if path.name.lower().startswith(_LICENSE_STEMS))
 
     def _store(self, name: str) -> TensorStore:
-        return next(store for store in reversed(self._stores) if name in store.infos)
+        # The checkpoint before the tower's own directory: a tower that was trained on is saved with the rest.
+        return next(store for store in self._stores if name in store.infos)
 
     def _check_tensors(self) -> None:
         expected = (

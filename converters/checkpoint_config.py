@@ -7,6 +7,7 @@ LLaVA's own LlavaConfig (`mm_*`).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,13 @@ _LLAMA = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
     "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
 }  # fmt: skip
+
+# Keys that everything else is decided by, with their JSON types.
+_SECTIONS = (
+    ("architectures", list, "a list"), ("text_config", dict, "an object"), ("vision_config", dict, "an object"),
+    ("mm_vision_tower", str, "a string"), ("image_token_index", int, "an integer"),
+    ("image_token_id", int, "an integer"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ def read_checkpoint_config(directory: Path) -> CheckpointConfig:
         CheckpointError: If it is no LLaVA, of an unsupported family, or a field is wrong; all faults at once.
     """
     config = read_json(directory / "config.json")
+    _check_sections(config, directory)
     layout = _detect_layout(config, directory)
     faults: list[str] = []
     read = _read_hf if layout == "hf" else _read_original
@@ -120,7 +129,8 @@ def read_tower_config(directory: Path) -> TowerConfig:
         CheckpointError: If it is no CLIP, or a field is wrong.
     """
     config = read_json(directory / "config.json")
-    section = config.get("vision_config", config)
+    _check_sections(config, directory)
+    section = config.get("vision_config") or config
     faults: list[str] = []
     if config.get("model_type") not in ("clip", "clip_vision_model"):
         faults.append(f"model_type is {config.get('model_type')!r}, expected a CLIP model")
@@ -147,9 +157,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def _check_sections(config: Mapping[str, Any], directory: Path) -> None:
+    faults = [
+        f"{key} is {config[key]!r}, expected {expected}"
+        for key, type_, expected in _SECTIONS
+        if config.get(key) is not None and not isinstance(config[key], type_)
+    ]
+    if faults:
+        raise CheckpointError(list_faults(f"{directory / 'config.json'} cannot be converted:", faults))
+
+
 def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     """First match wins; every family that is refused is refused by name."""
-    model_type, architecture = str(config.get("model_type", "")), (config.get("architectures") or [""])[0]
+    model_type, architecture = str(config.get("model_type", "")), str((config.get("architectures") or [""])[0])
     vision_type = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
     family = architecture or model_type or "an unknown family"
     if (directory / "adapter_config.json").is_file():
@@ -311,7 +331,7 @@ def _count(section: Mapping[str, Any], key: str, default: int, faults: list[str]
 
 def _number(section: Mapping[str, Any], key: str, default: float, faults: list[str]) -> float:
     value = section.get(key, default)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     faults.append(f"{key} is {value!r}, expected a positive number")
     return 1.0
@@ -322,8 +342,11 @@ def _triple(
 ) -> tuple[float, float, float]:
     value = section.get(key, default)
     if isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(x, (int, float)) for x in value):
-        return float(value[0]), float(value[1]), float(value[2])
-    faults.append(f"preprocessor_config.json: {key} is {value!r}, expected three numbers")
+        red, green, blue = (float(x) for x in value)
+        if all(math.isfinite(x) for x in (red, green, blue)) and (key != "image_std" or min(red, green, blue) > 0):
+            return red, green, blue
+    expected = "three positive numbers" if key == "image_std" else "three numbers"
+    faults.append(f"preprocessor_config.json: {key} is {value!r}, expected {expected}")
     return default
 
 

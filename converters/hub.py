@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge_llava.errors import CheckpointError
@@ -10,7 +13,8 @@ from edge_llava.progress import ProgressCallback, ProgressEvent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer.model", "LICENSE*", "USE_POLICY*", "NOTICE*"]
-_UNUSED = ["*training_args.bin", "*optimizer*", "mm_projector.bin", "onnx/*", "openvino/*", "*.msgpack", "*.h5"]
+_UNUSED = ["*/*", "*training_args.bin", "*optimizer*", "mm_projector.bin"]
+_WATCH_INTERVAL_S = 0.5
 
 
 def is_hub_id(source: str) -> bool:
@@ -19,7 +23,11 @@ def is_hub_id(source: str) -> bool:
 
 
 def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
-    """Downloads what a conversion needs, file by file; an interrupted download goes on where it stopped.
+    """Downloads what a conversion needs; an interrupted download goes on where it stopped.
+
+    Args:
+        hub_id: `owner/name`.
+        progress: Told the bytes that have arrived, from a thread of its own.
 
     Returns:
         The local directory, and the commit.
@@ -32,29 +40,46 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
     from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
     from requests.exceptions import RequestException
 
+    disable_progress_bars()
     try:
         info = HfApi().model_info(hub_id, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         names = list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED))
         if any(name.endswith(".safetensors") for name in names):
             names = [name for name in names if not name.endswith(".bin")]
-        total, done = sum(sizes[name] for name in names), 0
-        disable_progress_bars()
-        directory = None
-        for name in names:
-            path = Path(hf_hub_download(hub_id, name, revision=info.sha))
-            if "/" not in name:
-                directory = path.parent
-            done += sizes[name]
-            progress(ProgressEvent(f"downloading {hub_id}", done, total))
+        if not names or info.sha is None:
+            raise CheckpointError(f"the hub's {hub_id!r} holds no checkpoint.")
+        with _watching(hub_id, sum(sizes[name] for name in names), progress):
+            paths = [Path(hf_hub_download(hub_id, name, revision=info.sha)) for name in names]
     except HfHubHTTPError as error:
-        raise CheckpointError(
-            f"the hub refuses {hub_id!r}: {str(error).splitlines()[0]}. Check the name, or log in."
-        ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"the hub refuses {hub_id!r}: {reason}. Check the name, or log in.") from error
     except (RequestException, OSError) as error:
         raise CheckpointError(
             f"{hub_id!r} is no directory here, and the hub cannot be reached. Give the directory of a checkpoint."
         ) from error
-    if directory is None or info.sha is None:
-        raise CheckpointError(f"the hub's {hub_id!r} holds no checkpoint.")
-    return directory, info.sha
+    return paths[0].parent, info.sha
+
+
+@contextmanager
+def _watching(hub_id: str, total: int, progress: ProgressCallback) -> Iterator[None]:
+    """Reports the growth of the hub's cache: its client tells nobody how far a file has come."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    blobs = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type="model") / "blobs"
+    stage, finished = f"downloading {hub_id}", threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(_WATCH_INTERVAL_S):
+            arrived = sum(path.stat().st_size for path in blobs.glob("*") if path.exists())
+            progress(ProgressEvent(stage, min(arrived, total - 1), total))
+
+    watcher = threading.Thread(target=watch, name="edge-llava-download", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+    progress(ProgressEvent(stage, total, total))

@@ -36,10 +36,12 @@ from edge_llava.manifest import (
     StageParity,
     VisionSpec,
 )
+from edge_llava.memory import return_freed_memory
 from edge_llava.parity_record import ParityRecord, make_reference_pictures
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 
 _TEMPLATE = "llava_v1"
+_FULL_BYTES = 1 << 20  # a disk with less free than this is called full
 _ROLE_FILES = {
     "vision": "vision.onnx",
     "vision_data": "vision.onnx.data",
@@ -60,6 +62,9 @@ class ConvertOptions:
         vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
         n_threads: Threads that quantize; None takes all cores.
         overwrite: Replace a bundle that is there already, once the new one is complete.
+
+    Raises:
+        ValueError: If a value is not offered; all faults at once. `quant` is checked where a conversion begins.
     """
 
     quant: str = "Q4_K_M"
@@ -68,6 +73,16 @@ class ConvertOptions:
     vision_tower: str | None = None
     n_threads: int | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        rules = (
+            (self.vision in ("auto", "fp32", "fp16"), "vision must be auto, fp32 or fp16"),
+            (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
+            (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
+        )
+        faults = [message for holds, message in rules if not holds]
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 class ParityMeasure(Protocol):
@@ -117,6 +132,7 @@ def convert(
         aspect = options.aspect or checkpoint.config.aspect
         progress(ProgressEvent(f"vision tower, {precision}", 0, None, "items"))
         truth = _export_tower(checkpoint, directory, precision, aspect)
+        return_freed_memory()
         progress(ProgressEvent(f"vision tower, {precision}", 1, 1, "items"))
         encoder = Encoder(options.n_threads or os.cpu_count() or 1)
         try:
@@ -271,7 +287,8 @@ def _staging(out: Path) -> Iterator[Path]:
         directory.mkdir(parents=True)
         yield directory
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        # numpy reports a short write without an errno
+        if error.errno == errno.ENOSPC or (error.errno is None and shutil.disk_usage(out.parent).free < _FULL_BYTES):
             raise ConversionError(f"the disk of {out.parent} is full. Nothing was kept; free some space.") from error
         raise ConversionError(f"{directory} cannot be written: {error.strerror or error}.") from error
     finally:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +24,13 @@ from edge_llava.errors import CheckpointError, list_faults
 
 _BIN_SHARD = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 _SAFETENSORS_SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
-_SAFETENSORS_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # by safetensors' names
+# What torch's readers raise on damaged files.
+_DAMAGE = (
+    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, struct.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+_TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -75,15 +83,20 @@ def _read_infos(directory: Path, layout: str) -> dict[str, TensorInfo]:
     infos: dict[str, TensorInfo] = {}
     faults = []
     for shard in _find_shards(directory):
-        for source_name, shape, n_bytes in _read_shard_header(shard):
+        for source_name, shape, dtype in _read_shard_header(shard):
             name = own_name(source_name, layout)
             if name is None:
                 continue
+            if dtype not in _DTYPE_BYTES:
+                raise CheckpointError(
+                    f"{shard}: {source_name} is {dtype}; quantized checkpoints cannot be converted. "
+                    "Convert the one that it was made from."
+                )
             if name in infos:
                 faults.append(
                     f"{source_name} in {shard.name} and {infos[name].source_name} in {infos[name].shard.name}"
                 )
-            infos[name] = TensorInfo(source_name, shard, shape, n_bytes)
+            infos[name] = TensorInfo(source_name, shard, shape, torch.Size(shape).numel() * _DTYPE_BYTES[dtype])
     if faults:
         raise CheckpointError(list_faults(f"{directory} holds the same tensor more than once:", faults))
     return infos
@@ -106,9 +119,11 @@ def _find_shards(directory: Path) -> list[Path]:
 
 def _shards_of_index(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no shard index: it has no weight_map. Download it again.") from error
+    if not names:
+        raise CheckpointError(f"{index} is no shard index: its weight_map is empty. Download it again.")
     outside = [name for name in names if Path(name).name != name]
     missing = [name for name in names if name not in outside and not (index.parent / name).is_file()]
     if missing or outside:
@@ -126,27 +141,24 @@ def _complete_series(shards: list[Path], kind: str) -> list[Path]:
     return shards
 
 
-def _read_shard_header(shard: Path) -> Iterator[tuple[str, tuple[int, ...], int]]:
+def _read_shard_header(shard: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Name, shape and dtype of every tensor of a shard."""
     with _reading(shard):
         if shard.suffix == ".safetensors":
             with safe_open(shard, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     view = file.get_slice(name)
-                    shape = tuple(view.get_shape())
-                    width = _SAFETENSORS_DTYPES.get(view.get_dtype(), 0)
-                    if not width and own_name(name, "hf") is not None:
-                        raise CheckpointError(
-                            f"{shard}: {name} is {view.get_dtype()}; quantized checkpoints cannot be converted."
-                        )
-                    yield name, shape, torch.Size(shape).numel() * width
+                    yield name, tuple(view.get_shape()), view.get_dtype()
         else:
             for name, tensor in _load_bin(shard).items():
-                yield name, tuple(tensor.shape), tensor.numel() * tensor.element_size()
+                yield name, tuple(tensor.shape), _TORCH_DTYPES.get(tensor.dtype, str(tensor.dtype))
 
 
 def _load_bin(shard: Path) -> dict[str, torch.Tensor]:
-    # Files older than torch 1.6 are not zip archives and cannot be mapped.
-    data = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of old files and then reads or refuses them
+        # Files older than torch 1.6 are not zip archives and cannot be mapped.
+        data = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
     if not isinstance(data, dict) or not all(isinstance(value, torch.Tensor) for value in data.values()):
         raise CheckpointError(f"{shard} is no state dict: it must map names to tensors.")
     return data
@@ -162,5 +174,6 @@ def _reading(shard: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{shard} holds more than weights, or is damaged; it is not opened. Use safetensors."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{shard} cannot be read: {str(error).splitlines()[0]}. Download it again.") from error
+    except _DAMAGE as error:
+        reason = next(iter(str(error).splitlines()), "it ends too early")
+        raise CheckpointError(f"{shard} cannot be read: {reason}. Download it again.") from error

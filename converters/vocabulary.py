@@ -7,14 +7,15 @@ pictures arrive as embeddings. Tokens that somebody added and trained are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from edge_llava.converters.checkpoint_config import read_json
-from edge_llava.errors import CheckpointError
+from edge_llava.errors import CheckpointError, list_faults
 
 _UNMERGED_SCORE = -1e9
 _UNNEEDED_TOKENS = ("<image>", "<pad>", "[PAD]", "<im_patch>")
@@ -73,7 +74,8 @@ def read_vocabulary(directory: Path, n_rows: int, image_token: int | None) -> Vo
     if (directory / "tokenizer.model").is_file():
         vocabulary = _read_sentencepiece(directory / "tokenizer.model")
     elif (directory / "tokenizer.json").is_file():
-        vocabulary = _read_tokenizer_json(directory / "tokenizer.json")
+        with _reading_json(directory / "tokenizer.json"):
+            vocabulary = _read_tokenizer_json(directory / "tokenizer.json")
     else:
         raise CheckpointError(f"{directory} has neither tokenizer.model nor tokenizer.json.")
     if len(vocabulary) > n_rows:
@@ -86,28 +88,37 @@ def read_vocabulary(directory: Path, n_rows: int, image_token: int | None) -> Vo
 
 def _read_sentencepiece(path: Path) -> Vocabulary:
     import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
 
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(path.read_bytes())
+        data = path.read_bytes()
+        processor.LoadFromSerializedProto(data)
     except (RuntimeError, OSError) as error:
         raise CheckpointError(f"{path} is no SentencePiece model: {error}. Download it again.") from error
+    model = sentencepiece_model_pb2.ModelProto.FromString(data)
+    _check_normalizer(model, path)
     vocabulary = Vocabulary(bos=processor.bos_id(), eos=processor.eos_id(), unk=processor.unk_id())
-    for id_ in range(processor.get_piece_size()):
-        vocabulary.append(processor.id_to_piece(id_), processor.get_score(id_), _sentencepiece_type(processor, id_))
+    for piece in model.pieces:
+        vocabulary.append(piece.piece, piece.score, TokenType(piece.type))
     if min(vocabulary.bos, vocabulary.eos, vocabulary.unk) < 0:
         raise CheckpointError(f"{path} lacks a beginning, end or unknown token; LLaMA's tokenizer has all three.")
     return vocabulary
 
 
-def _sentencepiece_type(processor: Any, id_: int) -> TokenType:
-    if processor.is_unknown(id_):
-        return TokenType.UNKNOWN
-    if processor.is_control(id_):
-        return TokenType.CONTROL
-    if processor.is_unused(id_):
-        return TokenType.UNUSED
-    return TokenType.BYTE if processor.is_byte(id_) else TokenType.NORMAL
+def _check_normalizer(model: Any, path: Path) -> None:
+    """llama.cpp merges pairs of the text as it is; a model that unifies spaces or letters first gives other tokens."""
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    rules = (
+        (trainer.model_type == trainer.BPE, "it is not of the kind BPE"),
+        (trainer.byte_fallback, "it has no byte fallback"),
+        (not normalizer.precompiled_charsmap, f"it normalizes text ({normalizer.name})"),
+        (not normalizer.remove_extra_whitespaces, "it removes spaces"),
+        (normalizer.add_dummy_prefix, "it puts no space in front"),
+    )
+    faults = [fault for holds, fault in rules if not holds]
+    if faults:
+        raise CheckpointError(list_faults(f"{path} is not LLaMA's kind of tokenizer:", faults))
 
 
 def _read_tokenizer_json(path: Path) -> Vocabulary:
@@ -140,19 +151,32 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
     return vocabulary
 
 
+@contextmanager
+def _reading_json(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not what a tokenizer's file looks like: {error}. Download it again."
+        ) from error
+
+
 def _read_added(directory: Path) -> dict[int, tuple[str, bool]]:
     """Added tokens by id: text, and whether it is special; from every file that may list them."""
     added: dict[int, tuple[str, bool]] = {}
     if (directory / "tokenizer.json").is_file():
-        for token in read_json(directory / "tokenizer.json").get("added_tokens") or []:
-            added[int(token["id"])] = (str(token["content"]), bool(token.get("special")))
+        with _reading_json(directory / "tokenizer.json"):
+            for token in read_json(directory / "tokenizer.json").get("added_tokens") or []:
+                added[int(token["id"])] = (str(token["content"]), bool(token.get("special")))
     if (directory / "added_tokens.json").is_file():
-        for text, id_ in read_json(directory / "added_tokens.json").items():
-            added.setdefault(int(id_), (text, False))
+        with _reading_json(directory / "added_tokens.json"):
+            for text, id_ in read_json(directory / "added_tokens.json").items():
+                added.setdefault(int(id_), (text, False))
     if (directory / "tokenizer_config.json").is_file():
-        decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        for id_text, token in decoder.items():
-            added[int(id_text)] = (str(token["content"]), bool(token.get("special")))
+        with _reading_json(directory / "tokenizer_config.json"):
+            decoder = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder") or {}
+            for id_text, token in decoder.items():
+                added[int(id_text)] = (str(token["content"]), bool(token.get("special")))
     return added
 
 

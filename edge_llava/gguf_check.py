@@ -22,7 +22,7 @@ BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MAX_STRING_BYTES, _MAX_COUNT, _MAX_DIMS = 1 << 24, 1 << 20, 4
+_MAX_STRING_BYTES, _MAX_COUNT, _MAX_DIMS, _MAX_NAME = 1 << 24, 1 << 20, 4, 128
 
 MetadataValue = int | float | bool | str
 
@@ -143,8 +143,8 @@ class _Reader:
 
     def _name(self) -> str:
         name = self._text()
-        if not name or "\0" in name:  # C reads up to the zero, so two names could be one
-            raise _Corrupt(f"its header holds the name {name!r}")
+        if not 0 < len(name) <= _MAX_NAME or "\0" in name:  # C reads up to the zero, so two names could be one
+            raise _Corrupt(f"its header holds the name {name[:_MAX_NAME]!r}")
         return name
 
     def _value(self, type_id: int, key: str) -> MetadataValue:

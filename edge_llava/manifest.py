@@ -176,7 +176,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical text: UTF-8, sorted keys, two spaces, final newline."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        # a directory's name need not be UTF-8: such bytes stay what JSON writes for them, \udce9
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:

@@ -91,7 +91,8 @@ class ParityRecord:
                 reference_tokens=_typed(tensors, "reference_tokens", _I64, 1),
                 logits=_typed(tensors, "logits", _F32, 1),
             )
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            # the last two: safetensors, of a type that numpy does not have
             raise BundleError(f"{path} is damaged: {error}. Convert the checkpoint again.") from error
         return record
 

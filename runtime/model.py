@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 
@@ -82,9 +82,13 @@ class LlavaModel:
         self._users = threading.Condition()
         self._n_users = 0
         manifest = self.manifest
-        self.vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, options.vision_provider)
-        self.projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
-        self.decoder = Decoder(bundle.file("language"), manifest.language, options.decoder)
+        with ExitStack() as opened:  # an engine that fails to start closes those before it
+            self.vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, options.vision_provider)
+            opened.callback(self.vision.close)
+            self.projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
+            opened.callback(self.projector.close)
+            self.decoder = Decoder(bundle.file("language"), manifest.language, options.decoder)
+            opened.pop_all()
         self.load_s = time.perf_counter() - started
 
     def __enter__(self) -> LlavaModel:

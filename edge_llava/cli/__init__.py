@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from types import TracebackType
 
@@ -40,10 +42,10 @@ def cli(debug: bool) -> None:
     edge-llava chat img.jpg -p "What is on the table?"
     """
     if debug:
-        import logging
-
         logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
         sys.excepthook = sys.__excepthook__
+    else:
+        warnings.simplefilter("ignore")  # what a user must know is an error or a note, in our words
 
 
 def main(arguments: list[str] | None = None) -> None:

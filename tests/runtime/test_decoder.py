@@ -205,3 +205,8 @@ def test_file_that_is_not_the_manifests(demo_f32):
     bundle = Bundle.open(demo_f32)
     with pytest.raises(BundleError, match="does not match its manifest"):
         Decoder(bundle.file("language"), dataclasses.replace(bundle.manifest.language, n_layer=5), DecoderOptions())
+
+
+def test_options_out_of_range_are_refused_all_at_once():
+    with pytest.raises(ValueError, match="n_ctx must be at least 1; n_batch must be at least 1; kv_type must be"):
+        DecoderOptions(n_ctx=0, n_batch=0, kv_type="q4")

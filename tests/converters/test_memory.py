@@ -1,0 +1,67 @@
+"""A conversion holds one tensor at a time, whatever the checkpoint's size."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.convert, pytest.mark.slow]
+N_LAYERS = 8  # of 7B width: 1.6 billion parameters, 6.5 GB in float32, 3.2 GB on disk
+
+
+@pytest.fixture
+def wide_checkpoint(demo_checkpoint: Path, tmp_path: Path) -> Path:
+    """The demo's tower and tokenizer with blocks as wide as a 7B model's, one shard a block, one shard in memory."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes
+    from edge_llava.converters.checkpoint_config import LanguageConfig, read_checkpoint_config
+
+    directory = tmp_path / "wide"
+    shutil.copytree(demo_checkpoint, directory)
+    config = json.loads((directory / "config.json").read_text())
+    language = LanguageConfig(4096, 11008, N_LAYERS, 32, 32, 128, 512, 1024, 1e-5, 1e4, None, tied=False)
+    config["text_config"] |= {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 32,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    tower = read_checkpoint_config(directory).tower
+    assert tower is not None
+    weight_map: dict[str, str] = {}
+
+    def write(shard: str, tensors: dict[str, torch.Tensor]) -> None:
+        save_file(tensors, directory / shard, {"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, shard))
+
+    old = load_file(directory / "model.safetensors")
+    write("model-tower.safetensors", {name: value for name, value in old.items() if name.startswith("vision_tower")})
+    del old
+    (directory / "model.safetensors").unlink()
+    block = torch.randn(4096, 4096).to(torch.float16) / 64
+    shapes = expected_projector_shapes(tower, language) | expected_language_shapes(language)
+    for index, (name, shape) in enumerate(shapes.items()):
+        repeats = [-(-side // 4096) for side in shape]
+        values = block.repeat(*repeats)[tuple(map(slice, shape))] if len(shape) == 2 else torch.ones(shape)
+        source = name.replace("language.", "language_model.model.").replace("model.lm_head", "lm_head")
+        source = source.replace("projector.0", "multi_modal_projector.linear_1")
+        source = source.replace("projector.2", "multi_modal_projector.linear_2")
+        write(f"model-{index}.safetensors", {source: values.contiguous()})
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return directory
+
+
+def test_peak_is_far_below_the_model(wide_checkpoint, tmp_path):
+    command = [sys.executable, "-c", "from edge_llava.cli import main; main()", "convert", wide_checkpoint, "--json"]
+    done = subprocess.run([*command, "-o", tmp_path / "bundle"], check=True, capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    assert report["bytes"] > 0.8e9
+    assert report["peak_rss_bytes"] < 2.5e9

@@ -1,0 +1,313 @@
+"""The house rules: who may import whom, what a fresh process loads, what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import edge_llava
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("runtime", "converters")
+# What the rooms may know of the hall.
+CONTRACT = {
+    "errors", "manifest", "bundle", "home", "progress", "memory", "gguf_check", "ggml_library", "parity_record",
+}  # fmt: skip
+# The hall's own doors: the only files beside edge_llava's folders that know a room.
+DOORS = {"__init__", "conversion", "parity", "verify"}
+CONVERTER_PACKAGES = ("torch", "transformers", "optimum", "onnx")
+ENGINES = ("numpy", "llama_cpp", "onnxruntime", "PIL", "rich", "click")
+MAX_LINES = 340
+
+SOURCES = sorted(
+    path
+    for directory in ("edge_llava", *ROOMS)
+    for path in (ROOT / directory).rglob("*.py")
+    if "__pycache__" not in path.parts
+)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def in_room(room: str) -> list[Path]:
+    return [path for path in SOURCES if path.relative_to(ROOT).parts[0] == room]
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Dotted names of everything imported; `from a import b` is "a.b", a relative import begins with a dot."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {"." * node.level + f"{node.module or ''}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own(tree: ast.Module) -> set[str]:
+    """What is imported of edge_llava: "errors" for edge_llava.errors.BundleError, "runtime.vision" for a room."""
+    found = set()
+    for name in imports(tree):
+        parts = name.split(".")
+        if parts[0] == "edge_llava":
+            found.add(".".join(parts[1:3]) if parts[1:2] and parts[1] in ROOMS else ".".join(parts[1:2]))
+    return found
+
+
+def packages(tree: ast.Module) -> set[str]:
+    return {name.split(".")[0] for name in imports(tree)}
+
+
+def broad_handlers(tree: ast.Module) -> Iterator[int]:
+    """Lines that catch, or suppress, everything."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler):
+            caught = [node.type]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+            caught = list(node.args)
+        else:
+            continue
+        names = [n for c in caught for n in (c.elts if isinstance(c, ast.Tuple) else [c])]
+        if any(n is None or ast.unparse(n) in ("Exception", "BaseException") for n in names):
+            yield node.lineno
+
+
+def prints(tree: ast.Module) -> Iterator[int]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write"):
+            yield node.lineno
+
+
+def open_signatures(tree: ast.Module) -> Iterator[int]:
+    """Lines of functions that take any keyword."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and node.args.kwarg is not None:
+            yield node.lineno
+
+
+def found_in(paths: list[Path], check: Callable[[ast.Module], Iterator[int]]) -> list[str]:
+    return [f"{place(path)}:{line}" for path in paths for line in check(parse(path))]
+
+
+def test_every_room_is_read() -> None:
+    """So that the rules below are rules about something."""
+    assert {path.name for path in in_room("runtime")} >= {"model.py", "session.py", "vision.py", "projector.py"}
+    assert {path.name for path in in_room("converters")} >= {"pipeline.py", "checkpoint.py", "vision_onnx.py"}
+    assert {path.stem for path in in_room("edge_llava")} >= CONTRACT | DOORS
+
+
+@pytest.mark.parametrize(
+    ("source", "check"),
+    [
+        ("try: x()\nexcept: y()", broad_handlers),
+        ("try: x()\nexcept Exception as e: y()", broad_handlers),
+        ("try: x()\nexcept (OSError, BaseException): y()", broad_handlers),
+        ("with contextlib.suppress(Exception): y()", broad_handlers),
+        ("def f():\n  print('x')", prints),
+        ("def f(a, **kwargs): ...", open_signatures),
+        ("f = lambda **kw: 0", open_signatures),
+    ],
+)
+def test_rules_see_what_they_forbid(source: str, check: Callable[[ast.Module], Iterator[int]]) -> None:
+    assert len(list(check(ast.parse(source)))) == 1
+    assert list(check(ast.parse("try: x(a=1, **b)\nexcept (OSError, ValueError): 'print(1)'"))) == []
+
+
+def test_imports_are_seen() -> None:
+    tree = ast.parse("import a.b, c\nfrom edge_llava.errors import X\ndef f():\n  from . import y\n  from .z import w")
+    assert imports(tree) == {"a.b", "c", "edge_llava.errors.X", "..y", ".z.w"}
+    tree = ast.parse("from edge_llava import runtime, home\nfrom edge_llava.converters import pipeline")
+    assert own(tree) == {"runtime", "home", "converters.pipeline"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_knows_the_contract_and_itself(room: str) -> None:
+    for path in in_room(room):
+        names = own(parse(path))
+        foreign = {name for name in names - CONTRACT if not name.startswith(f"{room}.") and name != room}
+        assert not foreign, f"{place(path)} imports {foreign}"
+
+
+def test_the_contract_knows_no_room() -> None:
+    for path in in_room("edge_llava"):
+        if path.parent.name == "edge_llava" and path.stem not in DOORS:
+            rooms = {name for name in own(parse(path)) if name.split(".")[0] in ROOMS}
+            assert not rooms, f"{place(path)} imports {rooms}"
+
+
+def test_training_knows_no_runtime_and_evaluation_no_converters() -> None:
+    forbidden = {"training": "runtime", "evaluation": "converters"}
+    for path in in_room("edge_llava"):
+        other = forbidden.get(path.parent.name, "neither")
+        assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
+
+
+def test_runtime_never_imports_what_makes_a_bundle() -> None:
+    for path in in_room("runtime"):
+        assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
+
+
+def test_one_file_of_the_runtime_imports_onnxruntime() -> None:
+    assert [place(p) for p in in_room("runtime") if "onnxruntime" in packages(parse(p))] == ["runtime/vision.py"]
+
+
+def test_rooms_are_imported_by_their_full_name() -> None:
+    for path in SOURCES:
+        names = imports(parse(path))
+        relative = {name for name in names if name.startswith(".") or name.split(".")[0] in ROOMS}
+        assert not relative, f"{place(path)} imports {relative}"
+
+
+def test_the_library_prints_nothing() -> None:
+    library = [path for path in SOURCES if "cli" not in path.relative_to(ROOT).parts]
+    assert found_in(library, prints) == []
+
+
+def test_nothing_catches_everything() -> None:
+    assert found_in(SOURCES, broad_handlers) == []
+
+
+def test_every_option_has_a_name() -> None:
+    assert found_in(SOURCES, open_signatures) == []
+
+
+def test_files_stay_readable() -> None:
+    lengths = {place(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_public_names_are_the_lazy_table() -> None:
+    assert edge_llava.__all__ == sorted(edge_llava._HOMES)
+    assert dir(edge_llava) == edge_llava.__all__
+    with pytest.raises(AttributeError, match="module 'edge_llava' has no attribute 'lload'"):
+        _ = edge_llava.lload
+
+
+@pytest.mark.parametrize("name", edge_llava.__all__)
+def test_public_name_lives_where_the_table_says(name: str) -> None:
+    if edge_llava._HOMES[name].startswith("converters"):
+        pytest.importorskip("torch")
+    value = getattr(edge_llava, name)
+    assert value.__module__ == f"edge_llava.{edge_llava._HOMES[name]}"
+    assert value is getattr(import_module(value.__module__), name)
+    assert value.__doc__
+
+
+def test_public_names_are_known_to_type_checkers() -> None:
+    (block,) = (node for node in parse(ROOT / "edge_llava/__init__.py").body if isinstance(node, ast.If))
+    typed = {
+        alias.name: (node.module or "").removeprefix("edge_llava.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == edge_llava._HOMES
+
+
+def loaded_by(code: str, *arguments: object) -> set[str]:
+    """Modules that a fresh process holds after `code`, run outside the repository."""
+    tail = "\nimport sys, json; print(); print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code + tail, *map(str, arguments)],
+        cwd=os.environ["EDGE_LLAVA_HOME"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_importing_the_house_loads_no_engine() -> None:
+    assert not loaded_by("import edge_llava") & {*ENGINES, *CONVERTER_PACKAGES, "platformdirs", "safetensors"}
+
+
+def test_importing_the_runtime_room_loads_no_converter() -> None:
+    modules = loaded_by("import edge_llava, edge_llava.runtime")
+    assert not modules & {*CONVERTER_PACKAGES, *ROOMS}
+    assert "edge_llava.runtime" in modules
+
+
+@pytest.mark.convert
+def test_a_whole_answer_loads_no_converter(demo_q4: Path, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    code = """
+import sys, edge_llava
+with edge_llava.load(sys.argv[1]) as model:
+    chat = model.session(edge_llava.SamplingOptions(temperature=0, max_new_tokens=3))
+    tokens = list(chat.ask("What is on the table?", image=sys.argv[2]))
+    assert tokens and tokens[-1].finish_reason, tokens
+"""
+    modules = loaded_by(code, demo_q4, tmp_path / "picture.png")
+    assert not modules & {
+        *CONVERTER_PACKAGES,
+        *ROOMS,
+        "gguf",
+        "sentencepiece",
+        "edge_llava.converters",
+        "rich",
+        "click",
+    }
+    assert modules >= {"llama_cpp", "onnxruntime", "edge_llava.runtime.session"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel built from a copy of the sources, so that no build folder stays in the repository."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in ("edge_llava", *ROOMS):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    build = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "out"), str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    (path,) = (copy / "out").glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_wheel_takes_no_generic_name(wheel: zipfile.ZipFile) -> None:
+    top = {name.split("/")[0] for name in wheel.namelist()}
+    (info,) = top - {"edge_llava"}
+    assert info.startswith("edge_llava-")
+    assert info.endswith(".dist-info")
+
+
+def test_wheel_holds_every_file(wheel: zipfile.ZipFile) -> None:
+    """A command that is loaded only when it is used would be missed by nobody until then."""
+    expected = set()
+    for directory in ("edge_llava", *ROOMS):
+        for path in (ROOT / directory).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                name = place(path)
+                expected.add(name if directory == "edge_llava" else f"edge_llava/{name}")
+    assert expected >= {f"edge_llava/{name}" for name in ("py.typed", "runtime/model.py", "converters/pipeline.py")}
+    assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
+
+
+def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
+    (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "[console_scripts]\nedge-llava = edge_llava.cli:main\n" in wheel.read(entry_points).decode() + "\n"
