@@ -12,7 +12,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# torch first and pinned: a plain torch would bring gigabytes of CUDA
+	@# torch first and pinned: a plain torch would bring gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	@echo "Installing; llama.cpp is compiled on the way, about 4 minutes on two cores."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,dev]'

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from sentencepiece import sentencepiece_model_pb2
 
 from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes, expected_vision_shapes
-from edge_llava.converters.checkpoint_config import LanguageConfig, TowerConfig
+from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 
 _TOWER = TowerConfig(1024, 4096, 24, 16, image_size=336, patch_size=14, layer_norm_eps=1e-5, hidden_act="quick_gelu")
 _N_TOKENS, _N_ROWS = 32000, 32064

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import torch
 
-from edge_llava.converters.checkpoint_config import (
-    CheckpointConfig,
-    LanguageConfig,
-    TowerConfig,
-    read_checkpoint_config,
-    read_tower_config,
-)
+from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
 from edge_llava.converters.hub import download, is_hub_id
+from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.tensor_store import TensorStore
 from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
 from edge_llava.errors import CheckpointError, list_faults

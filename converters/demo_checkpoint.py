@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes, expected_vision_shapes
-from edge_llava.converters.checkpoint_config import LanguageConfig, TowerConfig
+from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 
 DEMO_NAME = "demo"
 _SEED = 20230417

@@ -237,10 +237,15 @@ def _refuse_broken(parity: Mapping[str, StageParity], quant: str) -> None:
     """A bundle far from its checkpoint is no bundle: something is wrong that quantization does not explain."""
     floors = {"vision": 0.999, "projector": 0.98, "language": 0.98 if quant in ("F32", "F16", "BF16", "Q8_0") else 0.0}
     faults = [
-        f"{stage}: mean cosine {figures.cosine_mean:.5f}, expected at least {floors[stage]}"
+        f"{stage}: {figures.describe()}; expected a mean cosine of at least {floors[stage]}"
         for stage, figures in parity.items()
         if stage in floors and figures.cosine_mean is not None and figures.cosine_mean < floors[stage]
     ]
+    tokenizer, preprocess = parity["tokenizer"], parity["preprocess"]
+    if tokenizer.tokens_equal != tokenizer.tokens_total:
+        faults.append(f"tokenizer: {tokenizer.describe()}; expected all")
+    if preprocess.max_abs != 0:
+        faults.append(f"preprocess: off by {preprocess.max_abs}; expected 0")
     if faults:
         raise ConversionError(list_faults("the result does not compute what the checkpoint computes:", faults))
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import CLIPImageProcessor, LlamaConfig
+from tokenizers import Tokenizer
+from transformers import CLIPImageProcessor, LlamaConfig, LlamaTokenizer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
@@ -41,6 +42,16 @@ def reference_pixels(checkpoint: Checkpoint, picture: NDArray[np.uint8], aspect:
     )
     pixels: NDArray[np.float32] = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
     return pixels
+
+
+def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, each on its own and without BOS, by transformers' slow tokenizer where it can be had."""
+    model, tokenizer_json = checkpoint.directory / "tokenizer.model", checkpoint.directory / "tokenizer.json"
+    if model.is_file():
+        slow = LlamaTokenizer(vocab_file=str(model), legacy=True)
+        return [slow.encode(text, add_special_tokens=False) for text in texts]
+    fast = Tokenizer.from_file(str(tokenizer_json))
+    return [fast.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 @torch.inference_mode()

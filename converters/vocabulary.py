@@ -7,6 +7,7 @@ pictures arrive as embeddings. Tokens that somebody added and trained are kept.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ def read_vocabulary(directory: Path, n_rows: int, image_token: int | None) -> Vo
             f"{directory}: the tokenizer has {len(vocabulary)} tokens and the embedding {n_rows} rows."
         )
     _append_added(vocabulary, _read_added(directory), n_rows, image_token)
+    _check_tokens(vocabulary, directory)
     return vocabulary
 
 
@@ -104,6 +106,15 @@ def _read_sentencepiece(path: Path) -> Vocabulary:
     if min(vocabulary.bos, vocabulary.eos, vocabulary.unk) < 0:
         raise CheckpointError(f"{path} lacks a beginning, end or unknown token; LLaMA's tokenizer has all three.")
     return vocabulary
+
+
+def _check_tokens(vocabulary: Vocabulary, directory: Path) -> None:
+    """What llama.cpp takes for granted and would abort on."""
+    n_uses = Counter(vocabulary.tokens)
+    faults = [f"the token {token!r} occurs {n} times" for token, n in n_uses.items() if n > 1]
+    faults += [f"the byte token <0x{byte:02X}> is missing" for byte in range(256) if f"<0x{byte:02X}>" not in n_uses]
+    if faults:
+        raise CheckpointError(list_faults(f"the tokenizer of {directory} cannot be used:", faults))
 
 
 def _check_normalizer(model: Any, path: Path) -> None:

@@ -25,7 +25,7 @@ QUANTS = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S",
     "Q2_K",
 )  # fmt: skip
-STAGES = ("preprocess", "vision", "projector", "language")
+STAGES = ("tokenizer", "preprocess", "vision", "projector", "language")
 ROLES = ("vision", "vision_data", "projector", "language", "parity")
 REQUIRED_ROLES = ("vision", "projector", "language", "parity")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -151,7 +151,7 @@ class StageParity:
     Attributes:
         cosine_mean, cosine_min: Cosine similarity per row: mean and worst.
         max_abs: Largest absolute difference.
-        tokens_equal: Greedy next tokens equal to the reference's, of `tokens_total`.
+        tokens_equal: Tokens equal to the reference's, of `tokens_total`: greedy next tokens, or a text's tokens.
     """
 
     cosine_mean: float | None = None
@@ -159,6 +159,15 @@ class StageParity:
     max_abs: float | None = None
     tokens_equal: int | None = None
     tokens_total: int | None = None
+
+    def describe(self) -> str:
+        """The figures in words."""
+        parts = []
+        if self.cosine_mean is not None:
+            parts.append(f"cosine {self.cosine_mean:.6f}, worst row {self.cosine_min:.6f}, off by {self.max_abs:.2g}")
+        if self.tokens_equal is not None:
+            parts.append(f"{self.tokens_equal} of {self.tokens_total} tokens equal")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +55,18 @@ class BundleEngines:
         finally:
             projector.close()
 
-    def tokenize(self, before: str, after: str) -> tuple[list[int], list[int]]:
-        """Token ids of the texts on each side of a picture, BOS first."""
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, each on its own and without BOS."""
         decoder = self._decoder(n_ctx=32)
         try:
-            return decoder.tokenize(before, add_bos=True), decoder.tokenize(after, add_bos=False)
+            return [decoder.tokenize(text, add_bos=False) for text in texts]
         finally:
             decoder.close()
+
+    def tokenize_prompt(self, before: str, after: str) -> tuple[list[int], list[int]]:
+        """Token ids of the texts on each side of a picture, BOS first."""
+        first, second = self.tokenize([before, after])
+        return [self._bundle.manifest.language.bos, *first], second
 
     def decode_greedily(
         self, before: list[int], image_rows: NDArray[np.float32], after: list[int], n_tokens: int
@@ -83,7 +89,7 @@ class BundleEngines:
 
     def _decoder(self, n_ctx: int) -> Decoder:
         bundle = self._bundle
-        return Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_ctx=n_ctx))
+        return Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_ctx=n_ctx, repack=False))
 
 
 def compare_rows(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BundleError
+from edge_llava.errors import BundleError, CheckpointError, list_faults
 from edge_llava.manifest import StageParity
 from edge_llava.parity import BundleEngines, GreedyRun, compare_rows
 from edge_llava.parity_record import (
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 
 # What another processor's rounding may cost, against the figure measured where the bundle was made.
 _COSINE_SLACK = 1e-3
+# The whole bundle has another prompt and adds the losses of its stages; it is held against the language model's figure.
+_WHOLE_SLACK = 0.05
+# Texts whose tokens must be those of the checkpoint's own tokenizer.
+_PROBES = (
+    PROMPT_BEFORE,
+    PROMPT_AFTER,
+    "A chat between a curious human and an artificial intelligence assistant. USER: ",
+    "</s>USER: 1,024 x 768?  Zwölf Äpfel, 三个苹果,\n\ttab and  spaces... ASSISTANT:",
+)
 # Two candidates this near, in standard deviations of the logits, may change places on another processor.
 _NEAR_TIE = 0.02
 
@@ -87,24 +96,52 @@ def verify(bundle: Bundle, progress: ProgressCallback = silent) -> VerifyReport:
 def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCallback = silent) -> VerifyReport:
     """Compares every stage with transformers in float32, each on the reference's own input, and all of them together.
 
-    Needs the [convert] extra. The last check feeds a whole picture through the whole bundle.
+    Needs the [convert] extra. The check "whole" feeds a whole picture through the whole bundle.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another size than the bundle.
     """
     from edge_llava.converters import pipeline, reference
     from edge_llava.converters.tower import build_tower
 
+    _check_sizes(bundle, checkpoint)
     record = ParityRecord.load(bundle.file("parity"))
     truth = pipeline.vision_truth(checkpoint, build_tower(checkpoint), record.pictures, bundle.manifest.vision.aspect)
     _, parity = measure(bundle, checkpoint, truth, progress)
     engines = BundleEngines(bundle)
     ours = engines.embeddings(engines.features([engines.pixels(picture) for picture in truth.pictures[:1]]))[0]
-    before, after = engines.tokenize(PROMPT_BEFORE, PROMPT_AFTER)
+    before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, ours, after, N_TOKENS)
     logits = reference.reference_logits(
         checkpoint, before, truth.embeddings[0], [*after, *run.tokens[:-1]], N_TOKENS, progress
     )
-    parity["whole"] = _compare_runs(run, logits)
-    checks = [_against(stage, figures, bundle.manifest.parity.get(stage)) for stage, figures in parity.items()]
-    return VerifyReport((*checks, _costliest(bundle, parity)))
+    recorded = bundle.manifest.parity
+    checks = [_against(stage, figures, recorded.get(stage)) for stage, figures in parity.items()]
+    whole = _against("whole", _compare_runs(run, logits), recorded.get("language"), _WHOLE_SLACK)
+    return VerifyReport((*checks, whole, _costliest(bundle, parity)))
+
+
+def _check_sizes(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    manifest, tower, language = bundle.manifest, checkpoint.tower, checkpoint.config.language
+    sizes = {
+        "vision width": (manifest.vision.hidden_size, tower.hidden_size),
+        "image size": (manifest.vision.image_size, tower.image_size),
+        "patch size": (manifest.vision.patch_size, tower.patch_size),
+        "feature layer": (manifest.vision.feature_layer, checkpoint.config.feature_layer),
+        "dropped class row": (manifest.vision.drop_cls, checkpoint.config.drop_cls),
+        "language width": (manifest.language.n_embd, language.n_embd),
+        "blocks": (manifest.language.n_layer, language.n_layer),
+        "heads": (manifest.language.n_head, language.n_head),
+        "key/value heads": (manifest.language.n_head_kv, language.n_head_kv),
+        "tokens": (manifest.language.n_vocab, len(checkpoint.vocabulary)),
+    }
+    faults = [
+        f"{name}: {ours} in the bundle, {theirs} in the checkpoint"
+        for name, (ours, theirs) in sizes.items()
+        if ours != theirs
+    ]
+    if faults:
+        raise CheckpointError(list_faults(f"{bundle.path} was not made from {checkpoint.directory}:", faults))
 
 
 def measure(
@@ -129,11 +166,12 @@ def measure(
     embeddings = engines.embeddings(list(truth.features))
     rows = sample_rows(bundle.manifest.vision.n_features)
     image_rows = truth.embeddings[0][rows]
-    before, after = engines.tokenize(PROMPT_BEFORE, PROMPT_AFTER)
+    before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, image_rows, after, N_TOKENS)
     continued = [*after, *run.tokens[:-1]]
     logits = reference.reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
     parity = {
+        "tokenizer": _compare_ids(engines.tokenize(_PROBES), reference.reference_ids(checkpoint, _PROBES)),
         "preprocess": compare_rows(np.stack(pixels), np.stack(truth.pixels)),
         "vision": compare_rows(np.stack(features), np.stack(truth.features)),
         "projector": compare_rows(np.stack(embeddings), np.stack(truth.embeddings)),
@@ -152,6 +190,15 @@ def measure(
         logits=logits[0],
     )
     return record, parity
+
+
+def _compare_ids(ours: list[list[int]], theirs: list[list[int]]) -> StageParity:
+    """Counts positions: a text that is cut otherwise counts as different from the first difference on."""
+    n_equal = n_total = 0
+    for a, b in zip(ours, theirs, strict=True):
+        n_equal += next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        n_total += max(len(a), len(b))
+    return StageParity(tokens_equal=n_equal, tokens_total=n_total)
 
 
 def _compare_runs(run: GreedyRun, reference_logits: np.ndarray) -> StageParity:
@@ -179,7 +226,7 @@ def _check_embeddings(bundle: Bundle, engines: BundleEngines, record: ParityReco
 
 def _check_language(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
     before, after = record.before.tolist(), record.after.tolist()
-    tokenized = engines.tokenize(PROMPT_BEFORE, PROMPT_AFTER)
+    tokenized = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     if tokenized != (before, after):
         return Check("language", False, f"the prompt is tokenized to {tokenized}, expected {(before, after)}", {})
     run = engines.decode_greedily(before, record.embeddings[0], after, len(record.tokens))
@@ -196,20 +243,14 @@ def _check_language(bundle: Bundle, engines: BundleEngines, record: ParityRecord
     return Check("language", gap < _NEAR_TIE, detail, {**figures, "gap": gap})
 
 
-def _against(stage: str, figures: StageParity, recorded: StageParity | None) -> Check:
+def _against(stage: str, figures: StageParity, recorded: StageParity | None, slack: float = _COSINE_SLACK) -> Check:
     """Holds if the stage is as near to the reference as it was where the bundle was made."""
     numbers = {key: value for key, value in dataclasses.asdict(figures).items() if value is not None}
-    detail = (
-        f"cosine mean {figures.cosine_mean:.6f}, min {figures.cosine_min:.6f}, largest difference {figures.max_abs:.3g}"
-    )
-    if figures.tokens_equal is not None:
-        detail += f", {figures.tokens_equal} of {figures.tokens_total} next tokens equal"
-    if recorded is None or recorded.cosine_min is None or figures.cosine_min is None:
-        return Check(stage, True, detail, numbers)
-    ok = figures.cosine_min >= recorded.cosine_min - _COSINE_SLACK
-    if not ok:
-        detail += f"; it was {recorded.cosine_min:.6f} where the bundle was made"
-    return Check(stage, ok, detail, numbers)
+    if figures.cosine_min is None:
+        return Check(stage, figures.tokens_equal == figures.tokens_total, figures.describe(), numbers)
+    baseline = recorded.cosine_min if recorded is not None and recorded.cosine_min is not None else 1.0
+    ok = figures.cosine_min >= baseline - slack
+    return Check(stage, ok, figures.describe() + ("" if ok else f"; expected {baseline:.6f}"), numbers)
 
 
 def _costliest(bundle: Bundle, parity: Mapping[str, StageParity]) -> Check:

@@ -42,6 +42,7 @@ class DecoderOptions:
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others.
         flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
             half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference.
+        repack: Lay quantized weights out anew for this CPU: faster decode, and their size in memory once more.
 
     Raises:
         ValueError: If a value is out of range.
@@ -53,6 +54,7 @@ class DecoderOptions:
     n_gpu_layers: int = -1
     kv_type: Literal["auto", "f16", "f32"] = "auto"
     flash_attention: bool | None = None
+    repack: bool = True
 
     def __post_init__(self) -> None:
         counts = {"n_ctx": self.n_ctx, "n_threads": self.n_threads, "n_batch": self.n_batch}
@@ -278,6 +280,7 @@ def _model_params(options: DecoderOptions) -> Any:
     params = llama_cpp.llama_model_default_params()
     if options.n_gpu_layers >= 0:
         params.n_gpu_layers = options.n_gpu_layers
+    params.use_extra_bufts = options.repack
     return params
 
 

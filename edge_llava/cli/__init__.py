@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.excepthook = _report_bug
     try:
         sys.exit(cli.main(arguments, prog_name="edge-llava", standalone_mode=False) or 0)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(_INTERRUPTED)
     except click.ClickException as error:

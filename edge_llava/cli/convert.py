@@ -133,11 +133,7 @@ def _suggest(yes: bool) -> str:
 def _summarize(bundle: Bundle, seconds: float, *, is_default: bool) -> None:
     note("Compared with the checkpoint in float32, stage by stage:")
     for stage, figures in bundle.manifest.parity.items():
-        tokens = (
-            "" if figures.tokens_equal is None else f", next tokens {figures.tokens_equal} of {figures.tokens_total}"
-        )
-        cosines = f"cosine {figures.cosine_mean:.5f}, worst row {figures.cosine_min:.5f}"
-        note(f"  {stage:<11}{cosines}{tokens}")
+        note(f"  {stage:<11}{figures.describe()}")
     note(f"{format_bytes(bundle.n_bytes)} in {seconds:.0f} s.")
     name = "" if is_default else f" -m {bundle.path}"
     note(f"Ask about a picture: edge-llava chat img.jpg{name}")

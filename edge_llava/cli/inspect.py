@@ -49,12 +49,6 @@ def command(bundle: str | None, as_json: bool) -> None:
         ("template", language.template),
     ]
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
-    for stage, figures in manifest.parity.items():
-        tokens = (
-            "" if figures.tokens_equal is None else f", next tokens {figures.tokens_equal} of {figures.tokens_total}"
-        )
-        lines.append(
-            ("parity", f"{stage}: cosine mean {figures.cosine_mean:.6f}, min {figures.cosine_min:.6f}{tokens}")
-        )
+    lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
     for label, text in lines:
         click.echo(f"{label:<10} {text}")

@@ -21,7 +21,8 @@ def wide_checkpoint(demo_checkpoint: Path, tmp_path: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes
-    from edge_llava.converters.checkpoint_config import LanguageConfig, read_checkpoint_config
+    from edge_llava.converters.checkpoint_config import read_checkpoint_config
+    from edge_llava.converters.model_configs import LanguageConfig
 
     directory = tmp_path / "wide"
     shutil.copytree(demo_checkpoint, directory)

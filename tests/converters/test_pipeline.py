@@ -120,7 +120,7 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "eos": 2,
     }
     assert set(data["files"]) == {"vision", "vision_data", "projector", "language", "parity"}
-    assert set(data["parity"]) == {"preprocess", "vision", "projector", "language"}
+    assert set(data["parity"]) == {"tokenizer", "preprocess", "vision", "projector", "language"}
 
 
 def test_figures_of_an_unquantized_bundle(make_llava, shape, tmp_path):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edge_llava.converters.checkpoint import Checkpoint, expected_language_shapes
-from edge_llava.converters.checkpoint_config import LanguageConfig
 from edge_llava.converters.language_gguf import plan_language, write_language
+from edge_llava.converters.model_configs import LanguageConfig
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import (
     FILE_TYPES,

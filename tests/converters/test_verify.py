@@ -110,7 +110,7 @@ def test_a_flipped_bit_of_the_manifest(bundle):
 def test_against_its_checkpoint(made, checkpoint):
     report = verify_against(Bundle.open(made), Checkpoint.open(str(checkpoint)))
     assert report.ok
-    assert list(named(report)) == ["preprocess", "vision", "projector", "language", "whole", "cost"]
+    assert list(named(report)) == ["tokenizer", "preprocess", "vision", "projector", "language", "whole", "cost"]
     figures = {check.name: check.figures for check in report.checks}
     assert figures["preprocess"]["max_abs"] == 0.0
     for stage in ("vision", "projector", "language", "whole"):
@@ -149,7 +149,6 @@ def test_against_a_fine_tuned_language_model(made, checkpoint, copy_of, weights_
     assert not held["language"]
 
 
-@pytest.mark.xfail(run=False, reason="shapes are not compared first, and ggml ends the process")
 @pytest.mark.parametrize(
     "changes", [{"width": 96, "heads": 3, "kv_heads": 3}, {"image_size": 70}, {"vision_width": 96}]
 )
