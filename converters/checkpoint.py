@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,7 @@ def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, .
 
 
 def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:
-    directory = Path(source).expanduser()
+    directory = Path(os.path.expanduser(source))
     if directory.is_dir():
         return directory.absolute(), None
     if directory.exists():
@@ -222,7 +223,7 @@ def _locate_tower(
     reference = vision_tower or config.tower_reference
     if reference is None:
         raise CheckpointError(f"{directory} holds no vision tower and names none. Give it: --vision-tower DIR")
-    for candidate in (Path(reference).expanduser(), directory / reference):
+    for candidate in (Path(os.path.expanduser(reference)), directory / reference):
         if candidate.is_dir():
             return candidate.absolute()
     if is_hub_id(reference) and (may_download or vision_tower is not None):

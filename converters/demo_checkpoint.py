@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes, expected_vision_shapes
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 
-DEMO_NAME = "demo"
 _SEED = 20230417
 _N_VOCAB = 512
 # Widths are multiples of 256, so that every k-quant applies.

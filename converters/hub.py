@@ -35,28 +35,39 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
     Raises:
         CheckpointError: If the hub cannot be reached, or has no such model, or wants a login.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
     from requests.exceptions import RequestException
 
     disable_progress_bars()
     try:
         info = HfApi().model_info(hub_id, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        names = list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED))
-        if any(name.endswith(".safetensors") for name in names):
-            names = [name for name in names if not name.endswith(".bin")]
-        if not names or info.sha is None:
-            raise CheckpointError(f"the hub's {hub_id!r} holds no checkpoint.")
-        with _watching(hub_id, sum(sizes[name] for name in names), progress):
-            paths = [Path(hf_hub_download(hub_id, name, revision=info.sha)) for name in names]
+    except HFValidationError as error:
+        raise CheckpointError(f"{hub_id!r} is no directory here, and cannot be a hub id.") from error
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"the hub refuses {hub_id!r}: {reason}. Check the name, or log in.") from error
-    except (RequestException, OSError) as error:
+    except (RequestException, ConnectionError) as error:
+        try:  # what was downloaded before serves without a network
+            earlier = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise CheckpointError(
+                f"{hub_id!r} is no directory here, and the hub cannot be reached. Give the directory of a checkpoint."
+            ) from error
+        return earlier, earlier.name
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    names = list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED))
+    if any(name.endswith(".safetensors") for name in names):
+        names = [name for name in names if not name.endswith(".bin")]
+    if not names or info.sha is None:
+        raise CheckpointError(f"the hub's {hub_id!r} holds no checkpoint.")
+    try:
+        with _watching(hub_id, sum(sizes[name] for name in names), progress):
+            paths = [Path(hf_hub_download(hub_id, name, revision=info.sha)) for name in names]
+    except (HfHubHTTPError, RequestException, OSError) as error:
         raise CheckpointError(
-            f"{hub_id!r} is no directory here, and the hub cannot be reached. Give the directory of a checkpoint."
+            f"downloading {hub_id!r} failed: {error}. Run the same command again: it goes on where it stopped."
         ) from error
     return paths[0].parent, info.sha
 
@@ -72,7 +83,10 @@ def _watching(hub_id: str, total: int, progress: ProgressCallback) -> Iterator[N
 
     def watch() -> None:
         while not finished.wait(_WATCH_INTERVAL_S):
-            arrived = sum(path.stat().st_size for path in blobs.glob("*") if path.exists())
+            try:
+                arrived = sum(path.stat().st_size for path in blobs.glob("*"))
+            except FileNotFoundError:  # a finished file was just renamed
+                continue
             progress(ProgressEvent(stage, min(arrived, total - 1), total))
 
     watcher = threading.Thread(target=watch, name="edge-llava-download", daemon=True)

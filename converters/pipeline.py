@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +19,14 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder, encoded_bytes, projector_type
+from edge_llava.converters.staging import check_target, publish, staging_directory
 from edge_llava.converters.tower import TrimmedTower, build_tower
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.errors import ConversionError, list_faults
 from edge_llava.home import MANIFEST_NAME
 from edge_llava.manifest import (
     FORMAT_VERSION,
+    QUANTS,
     FileEntry,
     LanguageSpec,
     Manifest,
@@ -41,7 +40,6 @@ from edge_llava.parity_record import ParityRecord, make_reference_pictures
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 
 _TEMPLATE = "llava_v1"
-_FULL_BYTES = 1 << 20  # a disk with less free than this is called full
 _ROLE_FILES = {
     "vision": "vision.onnx",
     "vision_data": "vision.onnx.data",
@@ -64,7 +62,7 @@ class ConvertOptions:
         overwrite: Replace a bundle that is there already, once the new one is complete.
 
     Raises:
-        ValueError: If a value is not offered; all faults at once. `quant` is checked where a conversion begins.
+        ValueError: If a value is not offered; all faults at once.
     """
 
     quant: str = "Q4_K_M"
@@ -76,6 +74,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         rules = (
+            (self.quant in QUANTS, f"quant must be one of {', '.join(QUANTS)}"),
             (self.vision in ("auto", "fp32", "fp16"), "vision must be auto, fp32 or fp16"),
             (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
             (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
@@ -95,7 +94,7 @@ class ParityMeasure(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VisionTruth:
     """Pictures, and what the checkpoint's tower and projector make of them in float32, whole."""
 
@@ -125,9 +124,9 @@ def convert(
     Raises:
         ConversionError: If `out` is in the way, the disk is full, or a weight cannot be represented.
     """
-    _check_target(out, options.overwrite)
+    check_target(out, overwrite=options.overwrite)
     _check_disk(checkpoint, out, options)
-    with _staging(out) as directory:
+    with staging_directory(out) as directory:
         precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
         aspect = options.aspect or checkpoint.config.aspect
         progress(ProgressEvent(f"vision tower, {precision}", 0, None, "items"))
@@ -140,6 +139,7 @@ def convert(
             write_language(checkpoint, directory / _ROLE_FILES["language"], options.quant, encoder, progress)
         finally:
             encoder.close()
+        return_freed_memory()
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             created_by=f"edge-llava {version('edge-llava')}",
@@ -155,9 +155,10 @@ def convert(
         record.save(directory / _ROLE_FILES["parity"])
         files = dict(manifest.files) | {"parity": describe_file(directory / _ROLE_FILES["parity"], directory)}
         manifest = replace(manifest, files=files, parity=parity)
+        Manifest.from_json(manifest.to_json(), "the new manifest")  # nothing is published that cannot be read
         (directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
         _share_permissions(directory)
-        _publish(directory, out)
+        publish(directory, out)
     bundle = Bundle.open(out)
     bundle.remember_digests()
     return bundle
@@ -239,7 +240,7 @@ def _refuse_broken(parity: Mapping[str, StageParity], quant: str) -> None:
     faults = [
         f"{stage}: {figures.describe()}; expected a mean cosine of at least {floors[stage]}"
         for stage, figures in parity.items()
-        if stage in floors and figures.cosine_mean is not None and figures.cosine_mean < floors[stage]
+        if stage in floors and not (figures.cosine_mean is not None and figures.cosine_mean >= floors[stage])
     ]
     tokenizer, preprocess = parity["tokenizer"], parity["preprocess"]
     if tokenizer.tokens_equal != tokenizer.tokens_total:
@@ -259,15 +260,6 @@ def _copy_licenses(checkpoint: Checkpoint, directory: Path) -> SourceInfo:
     return SourceInfo(checkpoint.name, checkpoint.revision, checkpoint.config.layout, tuple(names))
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST_NAME).is_file():
-        raise ConversionError(f"{out} exists and is no bundle; it is left alone. Choose another directory with -o.")
-    if not overwrite:
-        raise ConversionError(f"{out} exists already. Replace it with --force, or choose another directory with -o.")
-
-
 def _check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> None:
     parent = next(path for path in (out, *out.parents) if path.exists())
     free, needed = shutil.disk_usage(parent).free, estimate_bytes(checkpoint, options)
@@ -281,31 +273,3 @@ def _share_permissions(directory: Path) -> None:
     for path in directory.iterdir():
         if path.is_file():
             path.chmod(mode)
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """The directory `<out>.partial`, empty at first, gone afterwards whatever happens."""
-    directory = out.with_name(f"{out.name}.partial")
-    try:
-        shutil.rmtree(directory, ignore_errors=True)  # left by a process that was killed
-        directory.mkdir(parents=True)
-        yield directory
-    except OSError as error:
-        # numpy reports a short write without an errno
-        if error.errno == errno.ENOSPC or (error.errno is None and shutil.disk_usage(out.parent).free < _FULL_BYTES):
-            raise ConversionError(f"the disk of {out.parent} is full. Nothing was kept; free some space.") from error
-        raise ConversionError(f"{directory} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _publish(directory: Path, out: Path) -> None:
-    """Renames the finished directory to its place; an older bundle there is moved aside first and deleted last."""
-    if not out.exists():
-        directory.rename(out)
-        return
-    old = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    out.rename(old)
-    directory.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

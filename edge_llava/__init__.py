@@ -8,6 +8,7 @@ for token in chat.ask("What is on the table?", image="img.jpg"):
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from edge_llava.runtime.model import EngineOptions, LlavaModel, load
     from edge_llava.runtime.sampler import SamplingOptions
     from edge_llava.runtime.session import Session, Timings, Token
+
+# an app decides what becomes of our messages; without it Python would print warnings to stderr
+logging.getLogger("edge_llava").addHandler(logging.NullHandler())
 
 _HOMES = {
     "BackendError": "errors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import CheckpointError, MissingExtra
-from edge_llava.home import bundles_directory, check_bundle_name, set_default_bundle
-from edge_llava.manifest import QUANTS
+from edge_llava.errors import MissingExtra
+from edge_llava.home import bundles_directory, set_default_bundle
 from edge_llava.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def convert(
     """
     require_converters()
     from edge_llava.converters import pipeline
+    from edge_llava.converters.staging import check_target
     from edge_llava.verify import measure
 
     options = options or pipeline.ConvertOptions()
-    check_quant(options.quant)
+    target = Path(out).absolute() if out is not None else default_output(str(source), options.quant)
+    check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
     with open_checkpoint(source, options.vision_tower, progress=progress) as checkpoint:
-        target = Path(out).absolute() if out is not None else default_output(checkpoint.name, options.quant)
         bundle = pipeline.convert(
             checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
         )
@@ -80,18 +81,11 @@ def open_checkpoint(
         yield Checkpoint.open(str(Path(directory) / DEMO), vision_tower, progress)
 
 
-def default_output(checkpoint_name: str, quant: str) -> Path:
-    """Where a bundle goes when no directory is given."""
-    return bundles_directory() / check_bundle_name(f"{checkpoint_name.rsplit('/', maxsplit=1)[-1]}-{quant}".lower())
-
-
-def check_quant(quant: str) -> None:
-    """
-    Raises:
-        CheckpointError: If llama.cpp has no such quantization, or it is not offered here.
-    """
-    if quant not in QUANTS:
-        raise CheckpointError(f"there is no quantization {quant!r}. Known: {', '.join(QUANTS)}.")
+def default_output(source: str, quant: str) -> Path:
+    """Where a bundle goes when no directory is given: named after the checkpoint, in letters that a name may have."""
+    name = Path(os.path.expanduser(source)).absolute().name
+    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100]
+    return bundles_directory() / f"{plain or 'llava'}-{quant.lower()}"
 
 
 def require_converters() -> None:

@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -24,7 +26,7 @@ MANIFEST_NAME = "manifest.json"
 def home_directory() -> Path:
     """The directory that holds everything edge-llava keeps for this user; it may not exist yet."""
     override = os.environ.get("EDGE_LLAVA_HOME")
-    return Path(override).expanduser().absolute() if override else user_data_path("edge-llava", appauthor=False)
+    return Path(os.path.expanduser(override)).absolute() if override else user_data_path("edge-llava", appauthor=False)
 
 
 def bundles_directory() -> Path:
@@ -65,11 +67,14 @@ def set_default_bundle(name_or_path: str) -> None:
     """Makes a bundle the one that commands use when none is named.
 
     Raises:
-        BundleError: If there is no such bundle.
+        BundleError: If there is no such bundle, or the choice cannot be kept.
     """
     directory = find_bundle(name_or_path)
+    if not (directory / MANIFEST_NAME).is_file():
+        raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_available()}")
     text = directory.name if directory.parent == bundles_directory() else str(directory)
-    write_atomically(home_directory() / "default", text + "\n")
+    with _changing_home():
+        write_atomically(home_directory() / "default", text + "\n")
 
 
 def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
@@ -93,8 +98,8 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     raise BundleError(f"there is no bundle {str(name_or_path)!r}, neither as a directory nor by name. {_available()}")
 
 
-def remove_bundle(name: str) -> Path:
-    """Deletes a bundle of the home by name; a default that pointed to it is forgotten.
+def own_bundle(name: str) -> Path:
+    """The directory of a bundle of the home, by name.
 
     Raises:
         BundleError: If the home has no bundle of that name. Paths are refused.
@@ -102,17 +107,38 @@ def remove_bundle(name: str) -> Path:
     directory = bundles_directory() / check_bundle_name(name)
     if directory not in list_bundles():
         raise BundleError(f"the home has no bundle {name!r}. {_available()}")
+    return directory
+
+
+def remove_bundle(name: str) -> Path:
+    """Deletes a bundle of the home by name; a default that pointed to it is forgotten.
+
+    Raises:
+        BundleError: If the home has no bundle of that name. Paths are refused.
+    """
+    directory = own_bundle(name)
     was_default = default_bundle() == name
     # Renamed first: a half-deleted directory must not look like a bundle.
     doomed = directory.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
-    directory.rename(doomed)
-    if doomed.is_symlink():
-        doomed.unlink()  # the bundle it points to lies outside the home and is not ours to delete
-    else:
-        shutil.rmtree(doomed)
-    if was_default:
-        (home_directory() / "default").unlink(missing_ok=True)
+    with _changing_home():
+        directory.rename(doomed)
+        if doomed.is_symlink():
+            doomed.unlink()  # the bundle it points to lies outside the home and is not ours to delete
+        else:
+            shutil.rmtree(doomed)
+        if was_default:
+            (home_directory() / "default").unlink(missing_ok=True)
     return directory
+
+
+@contextmanager
+def _changing_home() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{home_directory()} cannot be changed: {error.strerror}. Set EDGE_LLAVA_HOME to a directory of yours."
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -163,7 +163,7 @@ class StageParity:
     def describe(self) -> str:
         """The figures in words."""
         parts = []
-        if self.cosine_mean is not None:
+        if self.cosine_mean is not None and self.cosine_min is not None and self.max_abs is not None:
             parts.append(f"cosine {self.cosine_mean:.6f}, worst row {self.cosine_min:.6f}, off by {self.max_abs:.2g}")
         if self.tokens_equal is not None:
             parts.append(f"{self.tokens_equal} of {self.tokens_total} tokens equal")
@@ -271,7 +271,7 @@ def _read_projector(fields: JsonFields) -> ProjectorSpec:
 def _read_language(fields: JsonFields) -> LanguageSpec:
     return LanguageSpec(
         n_embd=fields.integer("n_embd", 1),
-        n_layer=fields.integer("n_layer", 1),
+        n_layer=fields.integer("n_layer", 1, 10_000),
         n_head=fields.integer("n_head", 1),
         n_head_kv=fields.integer("n_head_kv", 1),
         n_vocab=fields.integer("n_vocab", 1),

@@ -20,6 +20,8 @@ if sys.platform == "win32":
     def peak_rss_bytes() -> int:
         """Largest resident size of this process so far, in bytes."""
         counters = _Counters(cb=ctypes.sizeof(_Counters))
+        ctypes.windll.kernel32.GetCurrentProcess.restype = wintypes.HANDLE
+        ctypes.windll.psapi.GetProcessMemoryInfo.argtypes = [wintypes.HANDLE, ctypes.c_void_p, wintypes.DWORD]
         process = ctypes.windll.kernel32.GetCurrentProcess()
         ctypes.windll.psapi.GetProcessMemoryInfo(process, ctypes.byref(counters), counters.cb)
         return int(counters.PeakWorkingSetSize)

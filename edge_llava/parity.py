@@ -21,7 +21,7 @@ from edge_llava.runtime.vision import VisionEncoder
 _NEVER = threading.Event()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GreedyRun:
     """Greedy tokens of a language model and the logits (T, V) that each was chosen from."""
 

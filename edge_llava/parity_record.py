@@ -24,7 +24,7 @@ PROMPT_AFTER = "\nWhat is shown in this picture? ASSISTANT:"
 _F32, _I64, _U8 = np.float32, np.int64, np.uint8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ParityRecord:
     """N pictures and what the checkpoint makes of them in float32.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -19,7 +20,7 @@ from edge_llava.errors import ImageError
 _FORMAT = "edge-llava image embedding 1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageEmbedding:
     """One picture after tower and projector; valid only with the bundle parts that made it.
 
@@ -52,7 +53,9 @@ class ImageEmbedding:
             raise ImageError(
                 "an image embedding holds infinite or undefined numbers: the tower or its weights are damaged."
             )
-        data.flags.writeable = False
+        view = data.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "data", view)  # the caller's own array stays writable
 
     @property
     def n_tokens(self) -> int:
@@ -80,7 +83,7 @@ class ImageEmbedding:
             raise ImageError("the embedding holds numbers beyond float16. Save it as float32.")
         metadata = {
             "format": _FORMAT,
-            "key": self.key,
+            "key": self.key if dtype == "float32" else _rounded_key(self.key),
             "grid": json.dumps(self.grid),
             "image_size": json.dumps(self.image_size),
             "vision_sha256": self.vision_sha256,
@@ -120,6 +123,11 @@ class ImageEmbedding:
             return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ImageError(f"{path} is damaged: {error}. Make it again with 'edge-llava embed'.") from error
+
+
+def _rounded_key(key: str) -> str:
+    """Rounded rows are other rows: they must not be taken for the exact ones in the KV cache."""
+    return hashlib.sha256(f"{key} float16".encode()).hexdigest()
 
 
 def _pair(values: list[int]) -> tuple[int, int]:

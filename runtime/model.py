@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -17,21 +15,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BackendError, EdgeLlavaError, ImageError
+from edge_llava.errors import EdgeLlavaError, ImageError
 from edge_llava.home import find_bundle
 from edge_llava.progress import ProgressCallback, silent
-from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.decoder import Decoder, DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.picture import PictureSource, digest_pixels, open_picture
-from edge_llava.runtime.preprocess import pixel_values
-from edge_llava.runtime.projector import Projector
+from edge_llava.runtime.picture import PictureSource, open_picture
+from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.prompt import find_template
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.threads import count_cores
 from edge_llava.runtime.turn_lock import TurnLock
-from edge_llava.runtime.vision import VisionEncoder, VisionProvider
+from edge_llava.runtime.vision import VisionProvider
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,23 @@ class EngineOptions:
         decoder: Settings of the language model.
         n_vision_threads: CPU threads of tower and projector; None takes the physical cores.
         vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
     n_vision_threads: int | None = None
     vision_provider: VisionProvider = "auto"
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.n_vision_threads is not None and self.n_vision_threads < 1:
+            faults.append("n_vision_threads must be at least 1")
+        if self.vision_provider not in ("auto", "cpu", "cuda"):
+            faults.append("vision_provider must be auto, cpu or cuda")
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 class LlavaModel:
@@ -54,6 +62,7 @@ class LlavaModel:
 
     Attributes:
         bundle, manifest: What was opened.
+        pictures, decoder: Its engines.
         load_s: Seconds it took.
         closed: Whether `close()` was called.
     """
@@ -81,13 +90,9 @@ class LlavaModel:
         self.turns = TurnLock()
         self._users = threading.Condition()
         self._n_users = 0
-        manifest = self.manifest
         with ExitStack() as opened:  # an engine that fails to start closes those before it
-            self.vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, options.vision_provider)
-            opened.callback(self.vision.close)
-            self.projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
-            opened.callback(self.projector.close)
-            self.decoder = Decoder(bundle.file("language"), manifest.language, options.decoder)
+            self.pictures = opened.enter_context(PictureEncoder(bundle, n_threads, options.vision_provider))
+            self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
             opened.pop_all()
         self.load_s = time.perf_counter() - started
 
@@ -123,10 +128,9 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read.
         """
-        pixels = pixel_values(open_picture(source, apply_exif=apply_exif), self.manifest.vision)
+        picture = open_picture(source, apply_exif=apply_exif)
         with self.in_use():
-            features: NDArray[np.float32] = self.vision(pixels)[0]
-        return features
+            return self.pictures.patch_features(picture)
 
     def encode(self, picture: Image.Image, cancel: threading.Event | None) -> ImageEmbedding:
         """Encodes an opened picture (upright RGB).
@@ -136,29 +140,8 @@ class LlavaModel:
             BackendError: If an engine fails or gives impossible numbers.
             EdgeLlavaError: If the model is closed.
         """
-        started = time.perf_counter()
         with self.in_use():
-            features = self.vision(pixel_values(picture, self.manifest.vision), cancel)[0]
-            encoded = time.perf_counter()
-            if cancel is not None and cancel.is_set():
-                raise Cancelled
-            rows = self.projector(features)
-        if not np.isfinite(rows).all():
-            raise BackendError(
-                "the tower gave infinite or undefined numbers. Convert with --vision fp32, or check the weights."
-            )
-        vision, projector = self.manifest.files["vision"], self.manifest.files["projector"]
-        side = self.manifest.vision.grid_side
-        return ImageEmbedding(
-            data=rows,
-            key=self._image_key(picture),
-            grid=(side, side),
-            image_size=picture.size,
-            vision_sha256=vision.sha256,
-            projector_sha256=projector.sha256,
-            vision_s=encoded - started,
-            projector_s=time.perf_counter() - encoded,
-        )
+            return self.pictures.encode(picture, cancel)
 
     def check_embedding(self, embedding: ImageEmbedding) -> ImageEmbedding:
         """Returns the embedding if it was made by this bundle's tower and projector.
@@ -214,16 +197,7 @@ class LlavaModel:
             with self._users:
                 self._users.wait_for(lambda: self._n_users == 0)
             self.decoder.close()
-            self.projector.close()
-            self.vision.close()
-
-    def _image_key(self, picture: Image.Image) -> str:
-        files = self.manifest.files
-        digest = hashlib.sha256(digest_pixels(picture))
-        digest.update(json.dumps(asdict(self.manifest.vision), sort_keys=True).encode())
-        for role in ("vision", "projector"):
-            digest.update(bytes.fromhex(files[role].sha256))
-        return digest.hexdigest()
+            self.pictures.close()
 
 
 def load(

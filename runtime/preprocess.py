@@ -34,13 +34,21 @@ def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
     Raises:
         BundleError: If the aspect handling is not implemented.
     """
+    check_aspect(spec)
     if spec.aspect == "pad":
         square = pad_and_resize(picture, pad_colour(spec), spec.image_size)
-    elif spec.aspect == "crop":
-        square = resize_and_crop(picture, spec.image_size)
     else:
-        raise BundleError(f"this version cannot prepare pictures for {spec.aspect!r} bundles. Upgrade edge-llava.")
+        square = resize_and_crop(picture, spec.image_size)
     return normalize(square, spec)[None]
+
+
+def check_aspect(spec: VisionSpec) -> None:
+    """
+    Raises:
+        BundleError: If the bundle's aspect handling is not implemented.
+    """
+    if spec.aspect not in ("pad", "crop"):
+        raise BundleError(f"this version cannot prepare pictures for {spec.aspect!r} bundles. Upgrade edge-llava.")
 
 
 def pad_colour(spec: VisionSpec) -> tuple[int, int, int]:

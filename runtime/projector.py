@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_llava.errors import BundleError, list_faults
+from edge_llava.errors import BackendError, BundleError, list_faults
 from edge_llava.gguf_check import read_gguf_header
 from edge_llava.manifest import ProjectorSpec
 from edge_llava.runtime.ggml import Graph, TensorFile
@@ -37,6 +37,9 @@ class Projector:
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Projects patch features (P, in_features) float32 to embedding rows (P, out_features) float32."""
+        if features.ndim != 2 or features.shape[1] != self.spec.in_features:
+            # ggml would end the process
+            raise BackendError(f"the projector takes (P, {self.spec.in_features}) features, not {features.shape}.")
         n_rows = features.shape[0]
         widest = max(self.spec.in_features, self.spec.out_features)
         # input + two products, and ggml's work buffer: at most one float copy of the widest operand, doubled to be safe

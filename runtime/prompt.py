@@ -80,7 +80,7 @@ def build_turn(template: Template, question: str, n_images: int, *, is_first: bo
 
     Args:
         template: The conversation template.
-        question: The user's text, taken literally.
+        question: The user's text. Special tokens written in it are recognized, as in training.
         n_images: Pictures that belong to this turn; each is placed before the question and followed by a newline.
         is_first: Whether the conversation begins here.
 

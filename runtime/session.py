@@ -121,7 +121,7 @@ class Session:
         """Asks one question; the answer is computed while the iterator is read.
 
         Args:
-            question: The user's text, taken literally.
+            question: The user's text. Special tokens written in it are recognized, as in training.
             image: Pictures that belong to this question: one or several, each a path, bytes, PIL image, uint8 array
                 (H, W, 3) or ImageEmbedding. Pictures of earlier turns stay in the conversation.
 
@@ -132,9 +132,12 @@ class Session:
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             ContextOverflow: If the conversation does not fit; nothing was computed and nothing changed.
             EdgeLlavaError: If this session is still answering, or its model is closed.
+            ValueError: If the question is no valid Unicode.
         """
         self._model.check_open()
         self._check_idle()
+        if any("\ud800" <= character <= "\udfff" for character in question):
+            raise ValueError("the question holds halves of characters (surrogates), which are no text")
         started = time.perf_counter()
         self._cancel.clear()
         with self._model.in_use():

@@ -100,18 +100,11 @@ class VisionEncoder:
 
 
 def _session_errors() -> tuple[type[Exception], ...]:
+    """Everything that ONNX Runtime raises: its classes share no base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    names = (
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoSuchFile",
-        "NotImplemented",
-        "RuntimeException",
-    )
-    return (*(getattr(state, name) for name in names), RuntimeError)
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError)
 
 
 def _choose(provider: VisionProvider, onnxruntime: Any) -> list[Any]:

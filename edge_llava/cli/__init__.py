@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -12,10 +12,10 @@ from types import TracebackType
 
 import click
 
+from edge_llava.cli.display import INTERRUPTED
 from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = ("convert", "chat", "embed", "verify", "inspect", "models")
-_INTERRUPTED = 130
 
 
 class _LazyGroup(click.Group):
@@ -51,11 +51,13 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; see `edge_llava.errors` for the codes."""
     sys.excepthook = _report_bug
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold characters that a terminal's encoding lacks
     try:
         sys.exit(cli.main(arguments, prog_name="edge-llava", standalone_mode=False) or 0)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -64,10 +66,6 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         click.echo(f"edge-llava: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # the reader of our output left: nothing more to say, also not when the interpreter flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

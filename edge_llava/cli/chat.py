@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_llava.cli.display import INTERRUPTED
 from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options, open_model
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.sampler import SamplingOptions
     from edge_llava.runtime.session import ImageInput, Session, Timings
-
-_INTERRUPTED = 130
 
 
 @click.command("chat")
@@ -80,7 +79,10 @@ def command(
     from edge_llava.runtime.picture import open_picture
     from edge_llava.runtime.sampler import SamplingOptions
 
-    options = SamplingOptions(temperature=temp, top_p=top_p, seed=seed, max_new_tokens=max_tokens, stop=stop)
+    try:
+        options = SamplingOptions(temperature=temp, top_p=top_p, seed=seed, max_new_tokens=max_tokens, stop=stop)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     # opened before the engines: a wrong path must not cost their loading
     inputs: list[ImageInput] = [open_picture(_read_stdin() if path == "-" else path) for path in images]
     inputs += [ImageEmbedding.load(path) for path in embeddings]
@@ -97,7 +99,7 @@ def command(
 def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> str | None:
     """The question, or None for a conversation."""
     if prompt is not None and prompt != "-":
-        return prompt
+        return _check_text(prompt)
     if prompt is None and sys.stdin.isatty():
         if as_json:
             raise click.UsageError("--json answers once: give the question with -p, or through a pipe")
@@ -111,6 +113,12 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
     if not question:
         raise click.UsageError("the question on stdin is empty")
     return question
+
+
+def _check_text(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise click.UsageError("the question is not UTF-8 text")
+    return text
 
 
 def _read_stdin() -> bytes:
@@ -143,9 +151,9 @@ def _answer_once(
             "images": images,
             "timings": _timings(session),
         }
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(result, indent=2))
     if answer.finish_reason == "cancelled":
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _timings(session: Session) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,8 +20,12 @@ from edge_llava.manifest import QUANTS
 if TYPE_CHECKING:
     from edge_llava.bundle import Bundle
 
-# What `edge-llava convert` alone offers. Sizes of the published files, and of their Q4_K_M bundle.
-_SUGGESTION, _DOWNLOAD_BYTES, _BUNDLE_BYTES, _SUGGESTED_QUANT = "llava-hf/llava-1.5-7b-hf", 14.1e9, 5.3e9, "Q4_K_M"
+# What `edge-llava convert` alone offers: sizes of the published files, of its tower, and of its language model in GiB.
+_SUGGESTION, _DOWNLOAD_BYTES, _TOWER_BYTES = "llava-hf/llava-1.5-7b-hf", 14.1e9, 1.2e9
+_LANGUAGE_GIB = {
+    "F32": 25.1, "F16": 12.55, "BF16": 12.55, "Q8_0": 6.67, "Q6_K": 5.15, "Q5_K_M": 4.45, "Q5_K_S": 4.33,
+    "Q4_K_M": 3.80, "Q4_K_S": 3.59, "Q4_0": 3.56, "Q3_K_L": 3.35, "Q3_K_M": 3.07, "Q3_K_S": 2.75, "Q2_K": 2.36,
+}  # fmt: skip
 
 
 @click.command("convert")
@@ -76,10 +81,10 @@ def command(
     from edge_llava.conversion import DEMO, convert, require_converters
     from edge_llava.memory import peak_rss_bytes
 
-    if checkpoint is None:
-        checkpoint = _suggest(yes)
-    started = time.perf_counter()
     require_converters()
+    if checkpoint is None:
+        checkpoint = _suggest(quant, Path(out) if out else home_directory(), yes=yes)
+    started = time.perf_counter()
     from edge_llava.converters.pipeline import ConvertOptions
 
     if checkpoint == DEMO:
@@ -110,23 +115,23 @@ def command(
     click.echo(str(bundle.path))
 
 
-def _suggest(yes: bool) -> str:
+def _suggest(quant: str, place: Path, *, yes: bool) -> str:
     """Explains what a conversion without a name would do, and asks."""
-    directory = next(path for path in (home_directory(), *home_directory().parents) if path.exists())
-    free = shutil.disk_usage(directory).free
-    needed = _DOWNLOAD_BYTES + _BUNDLE_BYTES
-    note(f"No checkpoint was named. This would download {_SUGGESTION} and convert it to {_SUGGESTED_QUANT}:")
+    free = shutil.disk_usage(next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())).free
+    bundle_bytes = _LANGUAGE_GIB[quant] * 2**30 + _TOWER_BYTES
+    needed = _DOWNLOAD_BYTES + bundle_bytes
+    note(f"No checkpoint was named. This would download {_SUGGESTION} and convert it to {quant}:")
     note(f"  download  {format_bytes(int(_DOWNLOAD_BYTES))}, kept in the hub's cache")
-    note(f"  bundle    {format_bytes(int(_BUNDLE_BYTES))} in {home_directory()}")
-    note(
-        f"  disk      {format_bytes(int(needed))} of {format_bytes(free)} free{'' if free > needed else ': NOT ENOUGH'}"
-    )
-    note("  time      the download, and about ten minutes on a laptop; 3 GB of memory")
+    note(f"  bundle    {format_bytes(int(bundle_bytes))} in {place}")
+    shortage = "" if free > needed else ": NOT ENOUGH"
+    note(f"  disk      {format_bytes(int(needed))} of {format_bytes(free)} free{shortage}")
+    note("  time      the download, and about ten minutes on a laptop; 5 GB of memory")
     note("To try the machinery first, without a network: edge-llava convert demo")
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("name a checkpoint, or answer with --yes")
-        click.confirm("Continue?", abort=True, err=True)
+        if not click.confirm("Continue?", err=True):
+            sys.exit(0)
     return _SUGGESTION
 
 

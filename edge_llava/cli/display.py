@@ -10,6 +10,8 @@ import click
 
 from edge_llava.progress import ProgressCallback, ProgressEvent
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+
 
 def note(text: str) -> None:
     """A line for people, on stderr."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from edge_llava.cli.display import note
-from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options, open_model
+from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.options import bundle_option, json_option, provider_option, threads_option
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.vision import VisionProvider
 
 
 @click.command("embed")
@@ -22,7 +25,8 @@ from edge_llava.cli.options import bundle_option, engine_options, json_option, m
     help="Numbers in the file.",
 )
 @bundle_option
-@engine_options
+@threads_option
+@provider_option
 @json_option
 def command(
     image: str,
@@ -30,9 +34,7 @@ def command(
     dtype: Literal["float32", "float16"],
     bundle: str | None,
     threads: int | None,
-    ctx: int | None,
-    gpu_layers: int,
-    provider: str,
+    provider: VisionProvider,
     as_json: bool,
 ) -> None:
     """Encode a picture once; ask about it later, or on another device with the same bundle.
@@ -41,8 +43,18 @@ def command(
     edge-llava embed img.jpg -o img.safetensors
     edge-llava chat --embedding img.safetensors -p "What is on the table?"
     """
-    with open_model(bundle, make_engine_options(threads, ctx, gpu_layers, provider)) as model:
-        embedding = model.embed_image(image)
+    from edge_llava.bundle import Bundle
+    from edge_llava.home import find_bundle
+    from edge_llava.runtime.picture import open_picture
+    from edge_llava.runtime.picture_encoder import PictureEncoder
+    from edge_llava.runtime.threads import count_cores
+
+    picture = open_picture(image)
+    opened = Bundle.open(find_bundle(bundle))
+    with show_progress() as progress:
+        opened.verify_digests(trust_earlier=True, progress=progress)
+    with PictureEncoder(opened, threads or count_cores(), provider) as encoder:
+        embedding = encoder.encode(picture)
     embedding.save(out, dtype)
     if as_json:
         click.echo(json.dumps({"file": out, "n_tokens": embedding.n_tokens, "key": embedding.key, "dtype": dtype}))

@@ -11,7 +11,7 @@ from edge_llava.cli.options import json_option
 
 
 @click.command("inspect")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
 @json_option
 def command(bundle: str | None, as_json: bool) -> None:
     """Show what a bundle holds and how near it is to its checkpoint.

@@ -62,11 +62,12 @@ def _facts(row: dict[str, object]) -> str:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> None:
     """Delete a bundle of the home by name."""
-    from edge_llava.home import find_bundle, remove_bundle
+    from edge_llava.home import own_bundle, remove_bundle
 
-    if not yes:
-        directory = find_bundle(name)
-        click.confirm(f"Delete {directory}?", abort=True, err=True)
+    directory = own_bundle(name)
+    if not yes and not click.confirm(f"Delete {directory}?", err=True):
+        note("kept")
+        return
     note(f"deleted {remove_bundle(name)}")
 
 

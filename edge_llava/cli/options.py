@@ -18,29 +18,32 @@ bundle_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
+threads_option = click.option(
+    "-t", "--threads", type=click.IntRange(1), metavar="N", help="CPU threads. Default: the physical cores."
+)
+provider_option = click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the vision tower runs.",
+)
+
+
 def engine_options(command: _Command) -> _Command:
     """Adds -t, -c, --gpu-layers and --provider."""
+    ctx_help = "Context positions. Default: as trained, at most 4096."
     options = (
+        threads_option,
+        click.option("-c", "--ctx", type=click.IntRange(16), metavar="N", help=ctx_help),
         click.option(
-            "-t", "--threads", type=click.IntRange(1), metavar="N", help="CPU threads. Default: the physical cores."
-        ),
-        click.option(
-            "-c",
-            "--ctx",
-            type=click.IntRange(16),
+            "--gpu-layers",
+            type=click.IntRange(-1),
+            default=-1,
             metavar="N",
-            help="Context positions. Default: as trained, at most 4096.",
+            help="Blocks on the GPU; -1 all, 0 none.",
         ),
-        click.option(
-            "--gpu-layers", type=click.IntRange(-1), default=-1, metavar="N", help="Blocks on the GPU; -1 all, 0 none."
-        ),
-        click.option(
-            "--provider",
-            type=click.Choice(["auto", "cpu", "cuda"]),
-            default="auto",
-            show_default=True,
-            help="Where the vision tower runs.",
-        ),
+        provider_option,
     )
     for option in reversed(options):
         command = option(command)

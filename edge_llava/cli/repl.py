@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -70,6 +71,8 @@ def _handle(conversation: _Conversation, line: str) -> None:
 
 def _ask(conversation: _Conversation, question: str) -> None:
     answer = read_answer(conversation.session, question, [image for _, image in conversation.pending], stream=True)
+    if answer.finish_reason == "cancelled" and not answer.tokens:
+        return  # stopped before the first token: the question was not heard, its pictures wait for the next
     pictures = "".join(f"![]({name})\n\n" for name, _ in conversation.pending)
     conversation.transcript.append(f"{pictures}**User:** {question}\n\n**Assistant:** {answer.text}\n")
     conversation.pending.clear()
@@ -78,7 +81,7 @@ def _ask(conversation: _Conversation, question: str) -> None:
 def _add_image(conversation: _Conversation, argument: str) -> None:
     from edge_llava.runtime.picture import open_picture
 
-    path = str(Path(argument.strip("'\"")).expanduser())
+    path = os.path.expanduser(argument.strip("'\""))
     if not argument:
         note("which picture? /image PATH")
         return
@@ -94,7 +97,7 @@ def _clear(conversation: _Conversation, argument: str) -> None:
 
 
 def _save(conversation: _Conversation, argument: str) -> None:
-    path = Path(argument or time.strftime("edge-llava-%Y%m%d-%H%M%S.md")).expanduser()
+    path = Path(os.path.expanduser(argument or time.strftime("edge-llava-%Y%m%d-%H%M%S.md")))
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write("\n".join(conversation.transcript))

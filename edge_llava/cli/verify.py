@@ -12,7 +12,7 @@ from edge_llava.errors import BundleError
 
 
 @click.command("verify")
-@click.argument("bundle", required=False)
+@click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
 @click.option(
     "--checkpoint", metavar="DIR", help="Compare with this checkpoint in float32 (needs the [convert] extra)."
 )

@@ -182,3 +182,39 @@ def test_debug_shows_the_traceback(demo_q4):
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 7
     assert "Traceback" in done.stderr
+
+
+def test_rm_deletes_what_it_asked_about(run, demo_q4, home, tmp_path, monkeypatch):
+    for place in (tmp_path, home / "bundles"):
+        shutil.copytree(demo_q4, place / "same")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    result = run("models", "rm", "same")
+    assert str(home / "bundles" / "same") in result.err
+    assert str(tmp_path / "same") not in result.err
+    assert (tmp_path / "same" / "manifest.json").is_file()
+    assert not (home / "bundles" / "same").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("convert", "~nobody-here/x"), 4),
+        (("convert", "a/b--c"), 4),
+        (("chat", "PHOTO", "-p", "x", "--stop", ""), 2),
+        (("chat", "PHOTO", "-p", "x", "--temp", "nan"), 2),
+        (("chat", "PHOTO", "-p", "\udcff"), 2),
+        (("models", "default", "."), 6),
+    ],
+)
+def test_odd_input_is_no_bug(run, photo, demo_q4, monkeypatch, arguments, code):
+    monkeypatch.setenv("EDGE_LLAVA_MODEL", str(demo_q4))
+    result = run(*(photo if argument == "PHOTO" else argument for argument in arguments))
+    assert (result.code, result.out) == (code, "")
+    assert "This is a bug" not in result.err
+
+
+def test_the_model_variable_serves_every_command(run, demo_q4, monkeypatch):
+    monkeypatch.setenv("EDGE_LLAVA_MODEL", str(demo_q4))
+    assert run("inspect").code == 0
+    assert run("verify").code == 0

@@ -47,7 +47,7 @@ def test_embedding(model, picture):
 def test_patch_features_are_what_is_projected(model, picture):
     features = model.patch_features(picture)
     assert (features.shape, features.dtype) == ((64, 256), np.float32)
-    assert model.projector(features).tobytes() == model.embed_image(picture).data.tobytes()
+    assert model.pictures._projector(features).tobytes() == model.embed_image(picture).data.tobytes()
 
 
 def test_key(model, picture, noise, demo_f32):

@@ -422,7 +422,7 @@ def test_picture_that_cannot_be_read(model, ids):
 
 def test_damaged_numbers_change_nothing(model, ids, pictures, monkeypatch):
     chat = model.session(GREEDY)
-    monkeypatch.setattr(model, "projector", lambda features: features * np.float32(np.nan))
+    monkeypatch.setattr(model.pictures, "_projector", lambda features: features * np.float32(np.nan))
     with pytest.raises(BackendError, match=r"^the tower gave infinite or undefined numbers"):
         list(chat.ask(QUESTION, image=pictures[0]))
     assert chat.n_positions == 0

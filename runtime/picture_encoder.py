@@ -1,0 +1,108 @@
+"""The way of a picture through a bundle: pixel values, patch features, embedding rows. Needs no language model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BackendError
+from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.picture import digest_pixels
+from edge_llava.runtime.preprocess import check_aspect, pixel_values
+from edge_llava.runtime.projector import Projector
+from edge_llava.runtime.vision import VisionEncoder, VisionProvider
+
+
+class PictureEncoder:
+    """Vision encoder and projector of a bundle. Thread-safe."""
+
+    def __init__(self, bundle: Bundle, n_threads: int, provider: VisionProvider = "auto") -> None:
+        """
+        Args:
+            bundle: Its digests are not checked here.
+            n_threads: CPU threads.
+            provider: Where the tower runs.
+
+        Raises:
+            BundleError: If a file is not what the manifest says, or this version cannot prepare its pictures.
+            BackendError: If an engine cannot start.
+            MissingExtra: If ONNX Runtime is not installed.
+        """
+        manifest = bundle.manifest
+        check_aspect(manifest.vision)
+        self._spec, self._files = manifest.vision, manifest.files
+        with ExitStack() as opened:  # an engine that fails to start closes the one before it
+            self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, provider)
+            opened.callback(self._vision.close)
+            self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
+            opened.pop_all()
+
+    def __enter__(self) -> PictureEncoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def patch_features(self, picture: Image.Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
+        """What the tower sees in an upright RGB picture: float32 (P, D).
+
+        Raises:
+            Cancelled: If `cancel` was set meanwhile.
+        """
+        features: NDArray[np.float32] = self._vision(pixel_values(picture, self._spec), cancel)[0]
+        return features
+
+    def encode(self, picture: Image.Image, cancel: threading.Event | None = None) -> ImageEmbedding:
+        """Encodes an upright RGB picture.
+
+        Raises:
+            Cancelled: If `cancel` was set meanwhile.
+            BackendError: If an engine fails or gives impossible numbers.
+        """
+        started = time.perf_counter()
+        features = self.patch_features(picture, cancel)
+        encoded = time.perf_counter()
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        rows = self._projector(features)
+        projected = time.perf_counter()
+        if not np.isfinite(rows).all():
+            raise BackendError(
+                "the tower gave infinite or undefined numbers. Convert with --vision fp32, or check the weights."
+            )
+        side = self._spec.grid_side
+        return ImageEmbedding(
+            data=rows,
+            key=self._image_key(picture),
+            grid=(side, side),
+            image_size=picture.size,
+            vision_sha256=self._files["vision"].sha256,
+            projector_sha256=self._files["projector"].sha256,
+            vision_s=encoded - started,
+            projector_s=projected - encoded,
+        )
+
+    def close(self) -> None:
+        """Frees the engines; safe to call twice."""
+        self._projector.close()
+        self._vision.close()
+
+    def _image_key(self, picture: Image.Image) -> str:
+        digest = hashlib.sha256(digest_pixels(picture))
+        digest.update(json.dumps(asdict(self._spec), sort_keys=True).encode())
+        for role in ("vision", "projector"):
+            digest.update(bytes.fromhex(self._files[role].sha256))
+        return digest.hexdigest()
