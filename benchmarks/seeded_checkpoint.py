@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from sentencepiece import sentencepiece_model_pb2
 
 from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes, expected_vision_shapes
+from edge_llava.converters.demo_checkpoint import hf_config, hf_name
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 
 _TOWER = TowerConfig(1024, 4096, 24, 16, image_size=336, patch_size=14, layer_norm_eps=1e-5, hidden_act="quick_gelu")
@@ -44,7 +45,8 @@ def write_checkpoint(directory: Path, language: LanguageConfig, vocabulary: Path
     directory.mkdir(parents=True)
     (directory / "tokenizer.model").write_bytes(_tokenizer_model(vocabulary))
     (directory / "added_tokens.json").write_text(json.dumps({"<image>": _N_TOKENS, "<pad>": _N_TOKENS + 1}))
-    (directory / "config.json").write_text(json.dumps(_config(language), indent=2))
+    config = hf_config(_TOWER, language) | {"image_token_index": _N_TOKENS}
+    (directory / "config.json").write_text(json.dumps(config, indent=2))
     shapes = (
         expected_vision_shapes(_TOWER, _TOWER.n_layers)
         | expected_projector_shapes(_TOWER, language)
@@ -57,7 +59,7 @@ def write_checkpoint(directory: Path, language: LanguageConfig, vocabulary: Path
         if sum(tensor.nbytes for tensor in shards[-1].values()) > _SHARD_BYTES:
             names.append(_write_shard(directory, len(names), shards.pop()))
             shards.append({})
-        shards[-1][_hf_name(name)] = _random_tensor(random, name, shape)
+        shards[-1][hf_name(name)] = _random_tensor(random, name, shape)
     names.append(_write_shard(directory, len(names), shards.pop()))
     weight_map = {name: f"model-{index + 1:05}.safetensors" for index, shard in enumerate(names) for name in shard}
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -75,45 +77,6 @@ def _random_tensor(random: torch.Generator, name: str, shape: tuple[int, ...]) -
     else:
         values /= float(np.prod(shape[1:])) ** 0.5
     return values.to(torch.float16)
-
-
-def _hf_name(name: str) -> str:
-    part, rest = name.split(".", 1)
-    if part == "vision":
-        return f"vision_tower.vision_model.{rest}"
-    if part == "projector":
-        return f"multi_modal_projector.linear_{1 if rest[0] == '0' else 2}.{rest[2:]}"
-    return f"language_model.{rest}" if rest.startswith("lm_head") else f"language_model.model.{rest}"
-
-
-def _config(language: LanguageConfig) -> dict[str, object]:
-    return {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "model_type": "llava",
-        "image_token_index": _N_TOKENS,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": _TOWER.hidden_size,
-            "intermediate_size": _TOWER.intermediate_size,
-            "num_hidden_layers": _TOWER.n_layers,
-            "num_attention_heads": _TOWER.n_heads,
-            "image_size": _TOWER.image_size,
-            "patch_size": _TOWER.patch_size,
-        },
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": language.n_embd,
-            "intermediate_size": language.n_ff,
-            "num_hidden_layers": language.n_layer,
-            "num_attention_heads": language.n_head,
-            "num_key_value_heads": language.n_head_kv,
-            "vocab_size": language.n_rows,
-            "max_position_embeddings": language.n_ctx_train,
-            "rms_norm_eps": language.rms_eps,
-        },
-    }
 
 
 def _tokenizer_model(vocabulary: Path) -> bytes:

@@ -39,14 +39,16 @@ def write_demo_checkpoint(directory: Path) -> None:
     """
     directory.mkdir(parents=True)
     (directory / "tokenizer.model").write_bytes(_train_tokenizer())
-    (directory / "config.json").write_text(json.dumps(_config(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (directory / "config.json").write_text(
+        json.dumps(hf_config(_TOWER, _LANGUAGE), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     shapes = (
         expected_vision_shapes(_TOWER, _TOWER.n_layers)
         | expected_projector_shapes(_TOWER, _LANGUAGE)
         | expected_language_shapes(_LANGUAGE)
     )
     random = np.random.default_rng(_SEED)
-    tensors = {_hf_name(name): _random_tensor(random, name, shape) for name, shape in shapes.items()}
+    tensors = {hf_name(name): _random_tensor(random, name, shape) for name, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
 
@@ -60,7 +62,8 @@ def _random_tensor(random: np.random.Generator, name: str, shape: tuple[int, ...
     return torch.from_numpy(values).to(torch.float16)
 
 
-def _hf_name(name: str) -> str:
+def hf_name(name: str) -> str:
+    """The name that hub files of LLaVA-1.5 give one of our tensors: the inverse of `tensor_names.own_name`."""
     part, rest = name.split(".", 1)
     if part == "vision":
         return f"vision_tower.vision_model.{rest}"
@@ -70,7 +73,8 @@ def _hf_name(name: str) -> str:
     return f"language_model.{rest}" if rest.startswith("lm_head") else f"language_model.model.{rest}"
 
 
-def _config() -> dict[str, object]:
+def hf_config(tower: TowerConfig, language: LanguageConfig) -> dict[str, object]:
+    """The config.json of a LLaVA-1.5 in Hugging Face layout."""
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
@@ -79,22 +83,23 @@ def _config() -> dict[str, object]:
         "projector_hidden_act": "gelu",
         "vision_config": {
             "model_type": "clip_vision_model",
-            "hidden_size": _TOWER.hidden_size,
-            "intermediate_size": _TOWER.intermediate_size,
-            "num_hidden_layers": _TOWER.n_layers,
-            "num_attention_heads": _TOWER.n_heads,
-            "image_size": _TOWER.image_size,
-            "patch_size": _TOWER.patch_size,
+            "hidden_size": tower.hidden_size,
+            "intermediate_size": tower.intermediate_size,
+            "num_hidden_layers": tower.n_layers,
+            "num_attention_heads": tower.n_heads,
+            "image_size": tower.image_size,
+            "patch_size": tower.patch_size,
         },
         "text_config": {
             "model_type": "llama",
-            "hidden_size": _LANGUAGE.n_embd,
-            "intermediate_size": _LANGUAGE.n_ff,
-            "num_hidden_layers": _LANGUAGE.n_layer,
-            "num_attention_heads": _LANGUAGE.n_head,
-            "vocab_size": _LANGUAGE.n_rows,
-            "max_position_embeddings": _LANGUAGE.n_ctx_train,
-            "rms_norm_eps": _LANGUAGE.rms_eps,
+            "hidden_size": language.n_embd,
+            "intermediate_size": language.n_ff,
+            "num_hidden_layers": language.n_layer,
+            "num_attention_heads": language.n_head,
+            "num_key_value_heads": language.n_head_kv,
+            "vocab_size": language.n_rows,
+            "max_position_embeddings": language.n_ctx_train,
+            "rms_norm_eps": language.rms_eps,
         },
     }
 
