@@ -20,10 +20,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava convert demo --force
-	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava verify
+	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava verify --checkpoint demo
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/table.jpg -p "What is on the table?" -n 24 --temp 0
-	@echo "That answer is noise on purpose: the demo's weights are random and have learned nothing. It was computed"
-	@echo "exactly as the checkpoint would compute it, which is what 'verify' has just shown."
+	@echo "That answer is noise on purpose: the demo's weights are random and have learned nothing. 'verify' compared it"
+	@echo "with the checkpoint, stage by stage; what Q4_K_M costs stands in the row 'language'. Go on with:"
+	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/table.jpg"
 
 test: setup lint types
 	$(BIN)/python -m pytest

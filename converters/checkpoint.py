@@ -203,9 +203,9 @@ def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, .
 
 def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:
     directory = Path(os.path.expanduser(source))
-    if directory.is_dir():
+    if os.path.isdir(directory):
         return directory.absolute(), None
-    if directory.exists():
+    if os.path.exists(directory):
         raise CheckpointError(f"{source} is a file. Give the checkpoint's directory.")
     if is_hub_id(source):
         return download(source, progress)
@@ -224,7 +224,7 @@ def _locate_tower(
     if reference is None:
         raise CheckpointError(f"{directory} holds no vision tower and names none. Give it: --vision-tower DIR")
     for candidate in (Path(os.path.expanduser(reference)), directory / reference):
-        if candidate.is_dir():
+        if os.path.isdir(candidate):
             return candidate.absolute()
     if is_hub_id(reference) and (may_download or vision_tower is not None):
         return download(reference, progress)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ _WATCH_INTERVAL_S = 0.5
 
 def is_hub_id(source: str) -> bool:
     """Whether a text that is no directory can be a hub id: exactly `owner/name`."""
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists()
+    return bool(_HUB_ID.fullmatch(source)) and not os.path.exists(source)
 
 
 def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:

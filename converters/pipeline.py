@@ -264,7 +264,8 @@ def _check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> N
     parent = next(path for path in (out, *out.parents) if path.exists())
     free, needed = shutil.disk_usage(parent).free, estimate_bytes(checkpoint, options)
     if free < needed:
-        raise ConversionError(f"{parent} has {free / 1e9:.1f} GB free; the bundle needs {needed / 1e9:.1f} GB.")
+        sizes = f"{free / 1e6:,.0f} MB free; the bundle needs {needed / 1e6:,.0f} MB"
+        raise ConversionError(f"{parent} has {sizes}. Choose another place with -o.")
 
 
 def _share_permissions(directory: Path) -> None:

@@ -111,7 +111,7 @@ def _find_shards(directory: Path) -> list[Path]:
         index = directory / index_name
         if index.is_file():
             return _shards_of_index(index)
-        found = sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name))
+        found = sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name) and path.is_file())
         if found:
             return _complete_series(found, kind)
     raise CheckpointError(f"{directory} has no weights (model.safetensors, pytorch_model.bin, or their shards).")

@@ -49,7 +49,7 @@ def convert(
     from edge_llava.verify import measure
 
     options = options or pipeline.ConvertOptions()
-    target = Path(out).absolute() if out is not None else default_output(str(source), options.quant)
+    target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
     with open_checkpoint(source, options.vision_tower, progress=progress) as checkpoint:
         bundle = pipeline.convert(

@@ -50,7 +50,7 @@ def list_bundles() -> list[Path]:
     directory = bundles_directory()
     if not directory.is_dir():
         return []
-    found = (path for path in directory.iterdir() if (path / MANIFEST_NAME).is_file())
+    found = (path for path in directory.iterdir() if os.path.isfile(path / MANIFEST_NAME))
     return sorted(path for path in found if not path.name.endswith(".partial"))
 
 
@@ -90,10 +90,12 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         return _find_default()
     # os.path's functions, because pathlib's raise where a name is too long or names no user
     as_path = Path(os.path.expanduser(name_or_path))
-    if os.path.isdir(as_path):
-        return as_path.absolute()
     named = bundles_directory() / as_path
-    if len(as_path.parts) == 1 and os.path.isdir(named):
+    is_named = len(as_path.parts) == 1 and os.path.isdir(named)
+    # a directory that merely has a bundle's name does not hide the bundle
+    if os.path.isdir(as_path) and (not is_named or os.path.isfile(as_path / MANIFEST_NAME)):
+        return as_path.absolute()
+    if is_named:
         return named
     raise BundleError(f"there is no bundle {str(name_or_path)!r}, neither as a directory nor by name. {_available()}")
 

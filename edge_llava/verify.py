@@ -86,6 +86,7 @@ def verify(bundle: Bundle, progress: ProgressCallback = silent) -> VerifyReport:
         Check("files", True, f"{n_files} files, {bundle.n_bytes:,} bytes, digests equal", {"bytes": bundle.n_bytes})
     ]
     record, engines = ParityRecord.load(bundle.file("parity")), BundleEngines(bundle)
+    _check_record(bundle, record)
     steps = (_check_pixels, _check_features, _check_embeddings, _check_language)
     for index, step in enumerate(steps):
         checks.append(step(bundle, engines, record))
@@ -204,6 +205,23 @@ def _compare_ids(ours: list[list[int]], theirs: list[list[int]]) -> StageParity:
 def _compare_runs(run: GreedyRun, reference_logits: np.ndarray) -> StageParity:
     equal = int((reference_logits.argmax(-1) == np.array(run.tokens)).sum())
     return compare_rows(run.logits, reference_logits, (equal, len(run.tokens)))
+
+
+def _check_record(bundle: Bundle, record: ParityRecord) -> None:
+    """A record of another bundle would index beyond this one's features and tokens."""
+    manifest, n, r = bundle.manifest, len(record.pictures), len(record.rows)
+    ids = np.concatenate([record.before, record.after, record.tokens, record.reference_tokens])
+    rules = (
+        (r > 0 and record.rows.min() >= 0 and record.rows.max() < manifest.vision.n_features, "rows"),
+        (record.features.shape == (n, r, manifest.vision.hidden_size) and n > 0, "features"),
+        (record.embeddings.shape == (n, r, manifest.language.n_embd), "embeddings"),
+        (len(ids) > 0 and ids.min() >= 0 and ids.max() < manifest.language.n_vocab, "tokens"),
+        (0 < len(record.tokens) == len(record.reference_tokens), "number of tokens"),
+        (record.logits.shape == (manifest.language.n_vocab,), "logits"),
+    )
+    faults = [f"its {name} do not fit this bundle" for holds, name in rules if not holds]
+    if faults:
+        raise BundleError(list_faults(f"{bundle.file('parity')} is damaged:", faults, "Convert the checkpoint again."))
 
 
 def _check_pixels(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:

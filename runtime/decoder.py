@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
+from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.language_file import check_language_file
 from edge_llava.runtime.threads import count_cores
@@ -25,6 +26,7 @@ _log = logging.getLogger("edge_llava.llama_cpp")
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _GGML_TYPES = {"f32": 0, "f16": 1}
 _ABORTED = 2
+_MAX_COUNT = 1 << 20  # far beyond any LLaVA; llama.cpp's own counts would wrap around
 
 Position = int | tuple[str, int]
 """What one position of the KV cache was computed from: a token id, or (image key, row)."""
@@ -58,7 +60,11 @@ class DecoderOptions:
 
     def __post_init__(self) -> None:
         counts = {"n_ctx": self.n_ctx, "n_threads": self.n_threads, "n_batch": self.n_batch}
-        faults = [f"{name} must be at least 1" for name, value in counts.items() if value is not None and value < 1]
+        faults = [
+            f"{name} must be from 1 to {_MAX_COUNT}"
+            for name, value in counts.items()
+            if value is not None and not 1 <= value <= _MAX_COUNT
+        ]
         if self.kv_type not in ("auto", *_GGML_TYPES):
             faults.append(f"kv_type must be auto, {' or '.join(_GGML_TYPES)}")
         if faults:
@@ -98,8 +104,9 @@ class Decoder:
         if not self._context:
             self.close()
             raise BackendError(f"llama.cpp cannot make a context: {_last_error()}. Try a smaller one with -c.")
-        self.n_ctx = int(llama_cpp.llama_n_ctx(self._context))
-        self._n_batch = min(options.n_batch, self.n_ctx)
+        # llama.cpp rounds the context up, after it has cut the batch to what was asked for
+        self.n_ctx = min(_n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
+        self._n_batch = int(llama_cpp.llama_n_batch(self._context))
         self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
         self._memory = llama_cpp.llama_get_memory(self._context)
 
@@ -254,26 +261,12 @@ class Decoder:
             raise Cancelled
         raise BackendError(f"llama.cpp failed to decode (status {status}): {_last_error()}.")
 
-    def _abortable(self, cancel: threading.Event) -> _Abortable:
-        return _Abortable(self._context, cancel.is_set)
+    def _abortable(self, cancel: threading.Event) -> Abortable:
+        return Abortable(self._context, cancel.is_set)
 
 
-class _Abortable:
-    """While inside, llama.cpp asks `should_stop` before each operation of a graph.
-
-    Only for prefill, where one graph takes long: asking costs Python's lock each time. Between the tokens of an answer
-    the session looks itself.
-    """
-
-    def __init__(self, context: Any, should_stop: Callable[[], bool]) -> None:
-        self._context = context
-        self._callback = llama_cpp.ggml_abort_callback(lambda _: should_stop())
-
-    def __enter__(self) -> None:
-        llama_cpp.llama_set_abort_callback(self._context, self._callback, None)
-
-    def __exit__(self, *_: object) -> None:
-        llama_cpp.llama_set_abort_callback(self._context, llama_cpp.ggml_abort_callback(0), None)
+def _n_ctx(spec: LanguageSpec, options: DecoderOptions) -> int:
+    return options.n_ctx if options.n_ctx is not None else min(spec.n_ctx_train, 4096)
 
 
 def _model_params(options: DecoderOptions) -> Any:
@@ -289,7 +282,7 @@ def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     kv_type = options.kv_type if options.kv_type != "auto" else ("f32" if is_exact else "f16")
     flash_attention = False if options.flash_attention is None and is_exact else options.flash_attention
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = options.n_ctx if options.n_ctx is not None else min(spec.n_ctx_train, 4096)
+    params.n_ctx = _n_ctx(spec, options)
     params.n_batch = params.n_ubatch = options.n_batch
     params.n_threads = params.n_threads_batch = options.n_threads or count_cores()
     params.type_k = params.type_v = _GGML_TYPES[kv_type]

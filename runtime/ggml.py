@@ -28,6 +28,20 @@ class _GgufInitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.POINTER(_POINTER)))
 
 
+class _Plan(ctypes.Structure):
+    """ggml_cplan: how a graph will be run, and the work memory that this takes."""
+
+    _fields_ = (
+        ("work_size", _SIZE),
+        ("work_data", _POINTER),
+        ("n_threads", ctypes.c_int),
+        ("threadpool", _POINTER),
+        ("abort_callback", _POINTER),
+        ("abort_callback_data", _POINTER),
+        ("use_ref", ctypes.c_bool),
+    )
+
+
 class TensorFile:
     """The tensors of a GGUF file in memory. Check the file with `edge_llava.gguf_check` first."""
 
@@ -68,8 +82,8 @@ class Graph:
     def __init__(self, n_bytes: int) -> None:
         """
         Args:
-            n_bytes: Room for the data of all tensors of the graph and ggml's work buffer; ggml aborts the process when
-                it is too small, so callers pass an upper bound.
+            n_bytes: Room for the data of all tensors of the graph; ggml aborts the process when it is too small, so
+                callers pass an upper bound. The work memory of a run comes on top, see `compute`.
         """
         overhead = bind("ggml_graph_overhead", _SIZE, [])() + 64 * bind("ggml_tensor_overhead", _SIZE, [])()
         params = _GgmlInitParams(n_bytes + overhead + (1 << 20), None, False)
@@ -114,8 +128,11 @@ class Graph:
         """
         graph = bind("ggml_new_graph", _POINTER, [_POINTER])(self._context)
         bind("ggml_build_forward_expand", None, [_POINTER, _POINTER])(graph, result)
-        run = bind("ggml_graph_compute_with_ctx", ctypes.c_int, [_POINTER, _POINTER, ctypes.c_int])
-        status = run(self._context, graph, n_threads)
+        # ggml_graph_compute_with_ctx would take the work memory, which grows with the threads, from the context
+        plan = bind("ggml_graph_plan", _Plan, [_POINTER, ctypes.c_int, _POINTER])(graph, n_threads, None)
+        work = (ctypes.c_uint8 * plan.work_size)()
+        plan.work_data = ctypes.addressof(work)
+        status = bind("ggml_graph_compute", ctypes.c_int, [_POINTER, ctypes.POINTER(_Plan)])(graph, ctypes.byref(plan))
         if status != 0:
             raise BackendError(f"ggml could not compute the projector (status {status}). Close other programs.")
         return _data(result, *shape).copy()

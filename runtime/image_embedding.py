@@ -89,15 +89,21 @@ class ImageEmbedding:
             "vision_sha256": self.vision_sha256,
             "projector_sha256": self.projector_sha256,
         }
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            save_file({"embedding": rows}, partial, metadata)
-            partial.replace(target)
-        except (OSError, SafetensorError) as error:
-            raise ImageError(f"{target} cannot be written: {error}.") from error
-        finally:
-            partial.unlink(missing_ok=True)
+            target = Path(path).resolve()
+            if target.exists() and not target.is_file():
+                raise ImageError(f"{target} is no file that could be replaced. Name another file with -o.")
+            if not target.parent.is_dir():
+                raise ImageError(f"{path}: there is no directory {target.parent}. Name another file with -o.")
+            partial = target.with_name(f"{uuid.uuid4().hex[:16]}.partial")
+            try:
+                save_file({"embedding": rows}, partial, metadata)
+                partial.chmod(0o644)  # safetensors makes it private
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ImageError(f"{path} cannot be written: {_reason(error)}. Name another file with -o.") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageEmbedding:
@@ -106,7 +112,7 @@ class ImageEmbedding:
         Raises:
             ImageError: If the file is missing, damaged, or something else.
         """
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise ImageError(f"there is no file {path}.")
         try:
             with safe_open(path, framework="numpy") as file:
@@ -121,8 +127,12 @@ class ImageEmbedding:
             with np.errstate(over="ignore"):
                 data = np.array(rows, np.float32, order="C")
             return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ImageError(f"{path} is damaged: {error}. Make it again with 'edge-llava embed'.") from error
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _rounded_key(key: str) -> str:

@@ -29,7 +29,7 @@ from edge_llava.errors import ImageError
 
 PictureSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 178_956_970  # twice PIL's own warning limit: above it PIL refuses too
-MAX_SIDE = 1 << 18  # four times what JPEG can hold; a longer strip would take gigabytes to pad and shows nothing
+MAX_SIDE = 65_535  # what JPEG can hold; a longer strip would take minutes to pad and shows nothing
 
 # What PIL's readers raise on damaged files; found by changing bytes of valid ones.
 _DECODE_ERRORS = (

@@ -42,8 +42,8 @@ class Projector:
             raise BackendError(f"the projector takes (P, {self.spec.in_features}) features, not {features.shape}.")
         n_rows = features.shape[0]
         widest = max(self.spec.in_features, self.spec.out_features)
-        # input + two products, and ggml's work buffer: at most one float copy of the widest operand, doubled to be safe
-        with Graph(n_bytes=6 * 4 * n_rows * widest) as graph:
+        # the input and a product per layer, in float32; one more to be safe
+        with Graph(n_bytes=4 * 4 * n_rows * widest) as graph:
             rows = graph.input(features)
             for index, layer in enumerate(_layers(self.spec)):
                 if index:

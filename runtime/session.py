@@ -192,7 +192,7 @@ class Session:
         n_text = sum(len(run.ids) for run in runs if isinstance(run, _TokenRun))
         n_needed, n_ctx = self.n_positions + n_text + n_image + 1, self._model.decoder.n_ctx
         if n_needed > n_ctx:
-            detail = f"{self.n_positions} earlier, {n_text} text, {n_image} of {len(images)} images, 1 answer"
+            detail = f"{self.n_positions} earlier, {n_text} text, {n_image} for {len(images)} images, 1 answer"
             n_train = self._model.manifest.language.n_ctx_train
             larger = f"a larger context (-c {n_needed + 512}), " if n_needed <= n_train else ""
             raise ContextOverflow(

@@ -104,7 +104,8 @@ def _session_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    return (*own, RuntimeError)
+    # TypeError and UnicodeDecodeError come from names in the file, or a path, that are no UTF-8
+    return (*own, RuntimeError, ValueError, TypeError)
 
 
 def _choose(provider: VisionProvider, onnxruntime: Any) -> list[Any]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from importlib import import_module
@@ -51,6 +55,9 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; see `edge_llava.errors` for the codes."""
     sys.excepthook = _report_bug
+    _open_closed_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up like Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold characters that a terminal's encoding lacks
     try:
@@ -61,11 +68,28 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:  # a path or a stream that the system refuses, outside what the library translates
+        if sys.excepthook is not _report_bug:
+            traceback.print_exc()
+        _say(f"edge-llava: {error}")
+        sys.exit(1)
     except EdgeLlavaError as error:
         if sys.excepthook is not _report_bug:
             traceback.print_exc()
-        click.echo(f"edge-llava: {error}", err=True)
+        _say(f"edge-llava: {error}")
         sys.exit(error.exit_code)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody can be told that stderr is full
+        click.echo(text, err=True)
+
+
+def _open_closed_streams() -> None:
+    """A stream that the caller closed is None in Python; reading it gives nothing and writing goes nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

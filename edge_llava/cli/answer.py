@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from edge_llava.runtime.session import ImageInput, Session, Timings
 
 
+_MIN_RATED_TOKENS = 16  # a rate over fewer says nothing
+
+
 @dataclass(frozen=True)
 class Answer:
     """A finished answer: its text without surrounding white space, its token ids, and why it ended."""
@@ -60,7 +63,7 @@ def describe_timings(timings: Timings, finish_reason: str) -> str:
     if timings.cached_tokens:
         parts.append(f"{timings.cached_tokens} reused")
     parts.append(f"first word {timings.ttft_s:.2f} s")
-    if timings.decode_s and timings.decode_tokens > 1:
+    if timings.decode_s and timings.decode_tokens >= _MIN_RATED_TOKENS:
         parts.append(f"{(timings.decode_tokens - 1) / timings.decode_s:.1f} tokens/s")
     if finish_reason != "stop":
         parts.append({"length": "cut at the limit", "cancelled": "stopped"}.get(finish_reason, finish_reason))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import INTERRUPTED
+from edge_llava.cli.display import INTERRUPTED, note
 from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options, open_model
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def command(
 def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> str | None:
     """The question, or None for a conversation."""
     if prompt is not None and prompt != "-":
+        if not prompt.strip():
+            raise click.UsageError("the question is empty")
         return _check_text(prompt)
     if prompt is None and sys.stdin.isatty():
         if as_json:
@@ -153,6 +155,7 @@ def _answer_once(
         }
         click.echo(json.dumps(result, indent=2))
     if answer.finish_reason == "cancelled":
+        note("interrupted")
         sys.exit(INTERRUPTED)
 
 

@@ -52,7 +52,9 @@ _LANGUAGE_GIB = {
 @click.option(
     "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not hold its tower."
 )
-@click.option("-t", "--threads", type=click.IntRange(1), metavar="N", help="Threads that quantize. Default: all cores.")
+@click.option(
+    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads that quantize. Default: all cores."
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already, once the new one is complete.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -85,6 +87,8 @@ def command(
     if checkpoint is None:
         checkpoint = _suggest(quant, Path(out) if out else home_directory(), yes=yes)
     started = time.perf_counter()
+    if sys.stderr.isatty():
+        note("Loading torch and transformers ...")
     from edge_llava.converters.pipeline import ConvertOptions
 
     if checkpoint == DEMO:

@@ -50,23 +50,23 @@ class _StageLines:
 @contextmanager
 def _bars() -> Iterator[ProgressCallback]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[amount]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[time]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
         tasks = {}
 
         def draw(event: ProgressEvent) -> None:
             if event.stage not in tasks:
-                tasks[event.stage] = progress.add_task(event.stage, amount="", total=event.total)
+                tasks[event.stage] = progress.add_task(event.stage, amount="", time="left", total=event.total)
             done = f"{format_bytes(event.done)} of {format_bytes(event.total or 0)}" if event.unit == "B" else ""
-            progress.update(tasks[event.stage], completed=event.done, total=event.total, amount=done)
+            time = "took" if event.done == event.total else "left"
+            progress.update(tasks[event.stage], completed=event.done, total=event.total, amount=done, time=time)
 
         yield draw

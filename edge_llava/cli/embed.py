@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("embed")
-@click.argument("image", type=click.Path())
+@click.argument("image", type=click.Path(allow_dash=True))
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="File to write, FILE.safetensors.")
 @click.option(
     "--dtype",
@@ -49,7 +50,7 @@ def command(
     from edge_llava.runtime.picture_encoder import PictureEncoder
     from edge_llava.runtime.threads import count_cores
 
-    picture = open_picture(image)
+    picture = open_picture(sys.stdin.buffer.read() if image == "-" else image)
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -45,6 +46,8 @@ def list_command(as_json: bool) -> None:
         return
     if not rows:
         note("No bundles yet. Make one: edge-llava convert CHECKPOINT (or 'edge-llava convert demo').")
+    if default is not None and os.path.isabs(default):
+        note(f"The default lies outside this list: {default}")
     width = max((len(str(row["name"])) for row in rows), default=0)
     for row in rows:
         star = "*" if row["default"] else " "

@@ -19,7 +19,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 threads_option = click.option(
-    "-t", "--threads", type=click.IntRange(1), metavar="N", help="CPU threads. Default: the physical cores."
+    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads. Default: the physical cores."
 )
 provider_option = click.option(
     "--provider",
@@ -35,7 +35,7 @@ def engine_options(command: _Command) -> _Command:
     ctx_help = "Context positions. Default: as trained, at most 4096."
     options = (
         threads_option,
-        click.option("-c", "--ctx", type=click.IntRange(16), metavar="N", help=ctx_help),
+        click.option("-c", "--ctx", type=click.IntRange(16, 1 << 20), metavar="N", help=ctx_help),
         click.option(
             "--gpu-layers",
             type=click.IntRange(-1),

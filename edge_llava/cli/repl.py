@@ -27,7 +27,9 @@ _HELP = """\
 /save [FILE]  write the conversation to a Markdown file
 /help         this list
 Ctrl-C        stop the answer
-Ctrl-D        leave"""
+/exit, Ctrl-D leave"""
+
+_LEAVE = ("/exit", "/quit", "/bye")
 
 
 @dataclass
@@ -48,7 +50,7 @@ def run_repl(model: LlavaModel, options: SamplingOptions, inputs: list[ImageInpu
     _enable_line_editing()
     conversation = _Conversation(model.session(options), list(zip(names, inputs, strict=True)))
     note(f"{model.bundle.name}. Type a question, /help for commands, Ctrl-D to leave.")
-    while (line := _read_line(conversation)) is not None:
+    while (line := _read_line(conversation)) is not None and line not in _LEAVE:
         try:
             _handle(conversation, line)
         except EdgeLlavaError as error:
@@ -93,7 +95,7 @@ def _clear(conversation: _Conversation, argument: str) -> None:
     conversation.session.clear()
     conversation.pending.clear()
     conversation.transcript.clear()
-    note("a new conversation")
+    note("a new conversation; add a picture with /image")
 
 
 def _save(conversation: _Conversation, argument: str) -> None:

@@ -190,7 +190,7 @@ def test_conversation_on_a_terminal(demo_q4, photo, tmp_path):
     terminal.type(f"/save {saved}\n")
     terminal.read_until(r"saved to .*\s+\[1 image\] > ")
     terminal.type("/clear\n")
-    terminal.read_until(r"a new conversation\s+> ")
+    terminal.read_until(r"a new conversation.*\s+> ")
     terminal.type("\x04")
     assert terminal.close() == 0
     text = saved.read_text()

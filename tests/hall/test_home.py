@@ -155,6 +155,8 @@ def test_default_does_not_depend_on_the_current_directory(
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path)
     assert house.find_bundle() == path
+    assert house.find_bundle("a") == path, "a directory that is no bundle hides none"
+    (tmp_path / "a" / "manifest.json").write_text("{}")
     assert house.find_bundle("a") == tmp_path / "a", "what is typed may be a directory"
 
 

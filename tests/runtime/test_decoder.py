@@ -208,5 +208,18 @@ def test_file_that_is_not_the_manifests(demo_f32):
 
 
 def test_options_out_of_range_are_refused_all_at_once():
-    with pytest.raises(ValueError, match="n_ctx must be at least 1; n_batch must be at least 1; kv_type must be"):
+    with pytest.raises(
+        ValueError, match="n_ctx must be from 1 to 1048576; n_batch must be from 1 to 1048576; kv_type must be"
+    ):
         DecoderOptions(n_ctx=0, n_batch=0, kv_type="q4")
+
+
+@pytest.mark.parametrize("n_ctx", [16, 40, 300])
+def test_the_context_is_what_was_asked_for(demo_q4, n_ctx):
+    """llama.cpp rounds it up to 256 after cutting the batch; a prompt in between must not reach llama_decode."""
+    bundle = Bundle.open(demo_q4)
+    decoder = Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_ctx=n_ctx, n_threads=1))
+    assert decoder.n_ctx == n_ctx
+    decoder.prefill_tokens([1] + [300] * (n_ctx - 1), threading.Event())
+    assert decoder.n_past == n_ctx
+    decoder.close()

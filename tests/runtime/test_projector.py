@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from edge_llava.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.manifest import ProjectorSpec
 from edge_llava.runtime.ggml import TensorFile
@@ -155,3 +156,23 @@ def test_unknown_tensor(tmp_path):
     with pytest.raises(BackendError, match=r"has no tensor 'mm.4.weight'"):
         file.tensor("mm.4.weight")
     file.close()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 8, 64])
+def test_any_number_of_threads(demo_f32, n_threads):
+    """ggml's work memory grows with the threads; too little of it ends the process."""
+    manifest = Bundle.open(demo_f32).manifest
+    projector = Projector(demo_f32 / "projector.gguf", manifest.projector, n_threads)
+    features = np.random.default_rng(3).standard_normal((576, 256), np.float32)
+    rows = projector(features)
+    projector.close()
+    alone = Projector(demo_f32 / "projector.gguf", manifest.projector, 1)
+    np.testing.assert_allclose(rows, alone(features), atol=1e-5)
+    alone.close()
+
+
+def test_features_of_another_width_are_refused(demo_f32):
+    projector = Projector(demo_f32 / "projector.gguf", Bundle.open(demo_f32).manifest.projector, 1)
+    with pytest.raises(BackendError, match="256"):
+        projector(np.zeros((4, 255), np.float32))
+    projector.close()

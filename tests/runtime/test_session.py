@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -176,7 +178,7 @@ def test_overflow_before_any_work(open_model, demo_f32, ids, pictures):
     n_needed = n_positions + n_text + 192 + 1
     assert (caught.value.n_needed, caught.value.n_ctx) == (n_needed, 256)
     assert str(caught.value) == (
-        f"the prompt needs {n_needed} positions ({n_positions} earlier, {n_text} text, 192 of 3 images, 1 answer) "
+        f"the prompt needs {n_needed} positions ({n_positions} earlier, {n_text} text, 192 for 3 images, 1 answer) "
         f"and the context has 256. Use a larger context (-c {n_needed + 512}), a shorter prompt, fewer pictures, "
         "or begin a new conversation."
     )
@@ -442,3 +444,20 @@ def test_options_may_be_replaced(model):
     list(chat.ask(QUESTION))
     chat.options = greedy(3)
     assert len(list(chat.ask("Why?"))) == 3
+
+
+def test_ctrl_c_in_a_prefill_reaches_the_program(demo_f32):
+    """Python may deliver it inside llama.cpp's callback, where ctypes would swallow it."""
+    script = (
+        "import os, signal, threading, edge_llava\n"
+        f"with edge_llava.load({str(demo_f32)!r}) as model:\n"
+        "    chat = model.session(edge_llava.SamplingOptions(max_new_tokens=900))\n"
+        "    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    try:\n"
+        "        for token in chat.ask('word ' * 150): pass\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "interrupted\n"
+    assert done.stderr == ""
