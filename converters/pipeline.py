@@ -140,24 +140,11 @@ def convert(
         finally:
             encoder.close()
         return_freed_memory()
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            created_by=f"edge-llava {version('edge-llava')}",
-            source=_copy_licenses(checkpoint, directory),
-            vision=_vision_spec(checkpoint, precision, aspect),
-            projector=_projector_spec(checkpoint, options.quant),
-            language=_language_spec(checkpoint, options.quant),
-            files=_describe_files(directory),
-            parity={},
-        )
+        manifest = _describe(checkpoint, directory, options.quant, _vision_spec(checkpoint, precision, aspect))
         record, parity = measure(Bundle(directory, manifest), checkpoint, truth)
         _refuse_broken(parity, options.quant)
         record.save(directory / _ROLE_FILES["parity"])
-        files = dict(manifest.files) | {"parity": describe_file(directory / _ROLE_FILES["parity"], directory)}
-        manifest = replace(manifest, files=files, parity=parity)
-        Manifest.from_json(manifest.to_json(), "the new manifest")  # nothing is published that cannot be read
-        (directory / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        _share_permissions(directory)
+        _seal(directory, manifest, parity)
         publish(directory, out)
     bundle = Bundle.open(out)
     bundle.remember_digests()
@@ -190,6 +177,29 @@ def vision_truth(
     features = tuple(reference.reference_features(tower, values) for values in pixels)
     embeddings = tuple(reference.reference_embeddings(checkpoint, values) for values in features)
     return VisionTruth(pictures, pixels, features, embeddings)
+
+
+def _describe(checkpoint: Checkpoint, directory: Path, quant: str, vision: VisionSpec) -> Manifest:
+    """The manifest of everything but the comparison with the checkpoint, which needs it."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        created_by=f"edge-llava {version('edge-llava')}",
+        source=_copy_licenses(checkpoint, directory),
+        vision=vision,
+        projector=_projector_spec(checkpoint, quant),
+        language=_language_spec(checkpoint, quant),
+        files=_describe_files(directory),
+        parity={},
+    )
+
+
+def _seal(directory: Path, manifest: Manifest, parity: Mapping[str, StageParity]) -> None:
+    """Adds the comparison to the manifest and writes it, last of all files."""
+    files = dict(manifest.files) | {"parity": describe_file(directory / _ROLE_FILES["parity"], directory)}
+    text = replace(manifest, files=files, parity=parity).to_json()
+    Manifest.from_json(text, "the new manifest")  # nothing is published that cannot be read
+    (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    _share_permissions(directory)
 
 
 def _vision_spec(checkpoint: Checkpoint, precision: str, aspect: str) -> VisionSpec:

@@ -129,7 +129,7 @@ def _suggest(quant: str, place: Path, *, yes: bool) -> str:
     note(f"  bundle    {format_bytes(int(bundle_bytes))} in {place}")
     shortage = "" if free > needed else ": NOT ENOUGH"
     note(f"  disk      {format_bytes(int(needed))} of {format_bytes(free)} free{shortage}")
-    note("  time      the download, and about ten minutes on a laptop; 5 GB of memory")
+    note("  time      the download, and about ten minutes on a laptop; 7 GB of memory")
     note("To try the machinery first, without a network: edge-llava convert demo")
     if not yes:
         if not sys.stdin.isatty():

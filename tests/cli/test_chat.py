@@ -204,7 +204,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(demo_f32, photo):
     terminal.type("Tell me everything.\n")
     terminal.read_until(r"Tell me everything\.\r\n.+", 30)
     os.killpg(terminal.process.pid, signal.SIGINT)
-    assert re.search("stopped|cut at the limit|first word", terminal.read_until(r"\n> ", 30))
+    assert "stopped" in terminal.read_until(r"\n> ", 30)
     terminal.type("\x04")
     assert terminal.close() == 0
 
