@@ -113,7 +113,7 @@ class LanguageSpec:
         n_vocab: Rows of the token embedding, equal to the number of tokens.
         n_ctx_train: Positions that the model was trained for.
         quant: One of QUANTS.
-        template: Name of the conversation template, see `edge_llava.runtime.prompt.TEMPLATES`.
+        template: Name of the conversation template, see `edge_llava.templates.TEMPLATES`.
         bos, eos: Token ids that open a prompt and end an answer.
     """
 

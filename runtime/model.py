@@ -22,12 +22,12 @@ from edge_llava.runtime.decoder import Decoder, DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.prompt import find_template
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.threads import count_cores
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.runtime.vision import VisionProvider
+from edge_llava.templates import find_template
 
 
 @dataclass(frozen=True)

@@ -431,7 +431,8 @@ def test_llamas_tokenizer_json_gives_the_same_ids(vicuna, copy_of, llama, tokeni
 
 
 def test_golden_ids_around_a_picture(llama):
-    from edge_llava.runtime.prompt import TEMPLATES, ImageSegment, TextSegment, build_turn
+    from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
+    from edge_llava.templates import TEMPLATES
 
     first, picture, second = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
     assert isinstance(first, TextSegment)
@@ -442,7 +443,8 @@ def test_golden_ids_around_a_picture(llama):
 
 
 def test_two_turns_and_two_pictures(vicuna, llama):
-    from edge_llava.runtime.prompt import TEMPLATES, TextSegment, build_turn
+    from edge_llava.runtime.prompt import TextSegment, build_turn
+    from edge_llava.templates import TEMPLATES
 
     slow, template = slow_tokenizer(vicuna), TEMPLATES["llava_v1"]
     segments = [

@@ -6,7 +6,8 @@ import pytest
 
 from edge_llava.errors import BundleError
 from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.prompt import TEMPLATES, ImageSegment, TextSegment, build_turn, find_template
+from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
+from edge_llava.templates import TEMPLATES, find_template
 
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
