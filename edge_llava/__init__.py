@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         CheckpointError,
         ContextOverflow,
         ConversionError,
+        DataError,
         EdgeLlavaError,
         ImageError,
         MissingExtra,
+        TrainingError,
     )
     from edge_llava.runtime.decoder import DecoderOptions
     from edge_llava.runtime.image_embedding import ImageEmbedding
@@ -43,6 +45,7 @@ _HOMES = {
     "ContextOverflow": "errors",
     "ConversionError": "errors",
     "ConvertOptions": "converters.pipeline",
+    "DataError": "errors",
     "DecoderOptions": "runtime.decoder",
     "EdgeLlavaError": "errors",
     "EngineOptions": "runtime.model",
@@ -54,6 +57,7 @@ _HOMES = {
     "Session": "runtime.session",
     "Timings": "runtime.session",
     "Token": "runtime.session",
+    "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
 }
@@ -66,6 +70,7 @@ __all__ = [
     "ContextOverflow",
     "ConversionError",
     "ConvertOptions",
+    "DataError",
     "DecoderOptions",
     "EdgeLlavaError",
     "EngineOptions",
@@ -77,6 +82,7 @@ __all__ = [
     "Session",
     "Timings",
     "Token",
+    "TrainingError",
     "convert",
     "load",
 ]

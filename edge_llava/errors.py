@@ -7,7 +7,9 @@
     |-- BundleError               6   a bundle is missing, damaged, foreign or too new
     |-- ImageError                7   a picture or an image embedding cannot be used
     |-- ContextOverflow           8   the prompt does not fit in the context
-    `-- BackendError              9   llama.cpp, ggml or ONNX Runtime failed
+    |-- BackendError              9   llama.cpp, ggml or ONNX Runtime failed
+    |-- DataError                10   training data that cannot be read or made
+    `-- TrainingError            11   training failed or diverged; the last good checkpoint is kept
 
 The number is the exit code of the command line. A message says what is wrong, where, and what to do next.
 """
@@ -85,6 +87,18 @@ class BackendError(EdgeLlavaError):
     """llama.cpp, ggml or ONNX Runtime refused or failed."""
 
     exit_code = 9
+
+
+class DataError(EdgeLlavaError):
+    """Training data cannot be read, or cannot be made; what was made before is kept."""
+
+    exit_code = 10
+
+
+class TrainingError(EdgeLlavaError):
+    """Training failed or diverged; the last good checkpoint is kept."""
+
+    exit_code = 11
 
 
 def list_faults(headline: str, faults: Sequence[str], advice: str = "") -> str:

@@ -18,6 +18,8 @@ EXIT_CODES = {
     "ImageError": 7,
     "ContextOverflow": 8,
     "BackendError": 9,
+    "DataError": 10,
+    "TrainingError": 11,
 }
 
 

@@ -1,0 +1,47 @@
+"""The messages that ask a teacher for one reply: system message, worked examples, and the picture's context.
+
+The texts are in prompt_<type>.json: {"system": ..., "examples": [{"captions", "boxes", "reply"}]}.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from edge_llava.training.instructions.annotation import AnnotatedPicture, Box
+from edge_llava.training.instructions.context import format_context
+
+Message = dict[str, str]
+
+
+def build_messages(picture: AnnotatedPicture, response_type: str) -> list[Message]:
+    """Messages in the form of the chat completions API.
+
+    Args:
+        picture: What the reply shall be about.
+        response_type: "conversation", "detail" or "reasoning".
+
+    Returns:
+        {"role", "content"} of the system message, of a question and a reply for each example, and of the question.
+    """
+    prompt = _prompt(response_type)
+    messages = [_message("system", prompt["system"])]
+    for index, example in enumerate(prompt["examples"]):
+        boxes = tuple(Box(box["category"], *box["box"]) for box in example["boxes"])
+        shown = AnnotatedPicture(f"example {index}", "", tuple(example["captions"]), boxes)
+        messages.append(_message("user", format_context(shown, response_type)))
+        messages.append(_message("assistant", example["reply"]))
+    messages.append(_message("user", format_context(picture, response_type)))
+    return messages
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+@cache
+def _prompt(response_type: str) -> Any:
+    file = files("edge_llava.training.instructions").joinpath(f"prompt_{response_type}.json")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,80 @@
+"""The teacher that needs no model: it knows every fact of a scene, and asks and answers by rule."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from edge_llava.errors import DataError
+from edge_llava.scenes.questions import KINDS, ask
+from edge_llava.scenes.reasoning import reason
+from edge_llava.scenes.scene import Scene
+from edge_llava.scenes.sentences import describe, pick
+from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.conversations import Turn
+from edge_llava.training.instructions.phrasings import DETAIL
+from edge_llava.training.instructions.reply import format_reply
+from edge_llava.training.instructions.teacher import Reply
+
+N_TURNS = (3, 8)  # of a conversation, at least and at most
+
+
+class SceneTeacher:
+    """Replies about pictures whose scene is known. The same reply for the same seed, picture and type."""
+
+    name = "scenes"
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def reply(self, picture: AnnotatedPicture, response_type: str) -> Reply:
+        """See `Teacher.reply`.
+
+        Raises:
+            DataError: If the picture comes without its scene.
+        """
+        if picture.scene is None:
+            raise DataError(
+                f"the scene teacher knows pictures with their facts only, and {picture.id} has none. "
+                "Make some with 'edge-llava data scenes', or name the address of another teacher."
+            )
+        digest = hashlib.sha256(f"{self._seed} {picture.id} {response_type}".encode()).digest()
+        random = np.random.default_rng(int.from_bytes(digest, "little"))
+        return Reply(format_reply(teach(picture.scene, response_type, random), response_type))
+
+
+def teach(
+    scene: Scene, response_type: str, random: np.random.Generator, n_turns: tuple[int, int] = N_TURNS
+) -> tuple[Turn, ...]:
+    """Questions and answers about one scene.
+
+    Args:
+        scene: What they are about.
+        response_type: "conversation" for several short questions, "detail" for a description, "reasoning" for one
+            question that must be thought about.
+        random: Source of every choice.
+        n_turns: Questions of a conversation, at least and at most.
+
+    Returns:
+        The turns, no question twice.
+    """
+    if response_type == "conversation":
+        return _converse(scene, random, n_turns)
+    if response_type == "detail":
+        return (Turn(pick(random, DETAIL), describe(scene)),)
+    if response_type == "reasoning":
+        return (Turn(*reason(scene, random)),)
+    raise DataError(f"the scene teacher knows no responses of type {response_type!r}.")
+
+
+def _converse(scene: Scene, random: np.random.Generator, limits: tuple[int, int]) -> tuple[Turn, ...]:
+    n_turns = int(random.integers(limits[0], limits[1] + 1))
+    answers: dict[str, str] = {}
+    while len(answers) < n_turns:
+        # every kind that the scene allows once, before any comes again
+        for kind in random.permutation(KINDS):
+            question = ask(scene, str(kind), random)
+            if question is not None and len(answers) < n_turns:
+                answers.setdefault(question.text, question.answer)
+    return tuple(Turn(question, answer) for question, answer in answers.items())

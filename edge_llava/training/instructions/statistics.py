@@ -1,0 +1,88 @@
+"""What a file of conversations holds, in numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_llava.training.instructions.conversations import RESPONSE_TYPES, Conversation
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, middle, average and largest of some numbers."""
+
+    min: int
+    median: float
+    mean: float
+    max: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts of a file of conversations.
+
+    Attributes:
+        n_records, n_turns: Records, and questions in all of them.
+        n_pictures: Different pictures.
+        n_without_picture: Records about none.
+        turns: Per record.
+        question_words, answer_words: Words, separated by blanks, per question and per answer.
+        types: Records by response type, "unknown" where neither the field `type` nor the end of the id names one.
+        n_repeated_records: Records that have picture and turns of an earlier one.
+        n_repeated_questions: Questions that were asked about the same picture before, in whatever record.
+    """
+
+    n_records: int
+    n_turns: int
+    n_pictures: int
+    n_without_picture: int
+    turns: Spread
+    question_words: Spread
+    answer_words: Spread
+    types: dict[str, int]
+    n_repeated_records: int
+    n_repeated_questions: int
+
+
+def summarize(conversations: Sequence[Conversation]) -> Statistics:
+    """Counts.
+
+    Args:
+        conversations: At least one.
+    """
+    turns = [turn for conversation in conversations for turn in conversation.turns]
+    pictures = [conversation.image for conversation in conversations if conversation.image is not None]
+    questions = {(c.image or c.id, turn.question) for c in conversations for turn in c.turns}
+    types = Counter(find_type(conversation) for conversation in conversations)
+    return Statistics(
+        n_records=len(conversations),
+        n_turns=len(turns),
+        n_pictures=len(set(pictures)),
+        n_without_picture=len(conversations) - len(pictures),
+        turns=_spread([len(conversation.turns) for conversation in conversations]),
+        question_words=_spread([len(turn.question.split()) for turn in turns]),
+        answer_words=_spread([len(turn.answer.split()) for turn in turns]),
+        types={name: types[name] for name in sorted(types, key=_rank)},
+        n_repeated_records=len(conversations) - len({(c.image, c.turns) for c in conversations}),
+        n_repeated_questions=len(turns) - len(questions),
+    )
+
+
+def find_type(conversation: Conversation) -> str:
+    """Its response type: what it says, else what its id ends with ("33471-detail"), else "unknown"."""
+    if conversation.type is not None:
+        return conversation.type
+    return next((name for name in RESPONSE_TYPES if conversation.id.endswith((f"-{name}", f"_{name}"))), UNKNOWN)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (RESPONSE_TYPES.index(name) if name in RESPONSE_TYPES else len(RESPONSE_TYPES), name)
+
+
+def _spread(numbers: list[int]) -> Spread:
+    return Spread(min(numbers), float(statistics.median(numbers)), statistics.fmean(numbers), max(numbers))

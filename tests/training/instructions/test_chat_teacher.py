@@ -1,0 +1,202 @@
+"""A model behind a real HTTP server on this machine that replies, refuses, babbles, hangs and hides."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from email.utils import formatdate
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from edge_llava.errors import DataError, MissingExtra
+from edge_llava.training.instructions.chat_teacher import ChatOptions, ChatTeacher
+from edge_llava.training.instructions.prompts import build_messages
+from edge_llava.training.instructions.reply import Rejection
+from edge_llava.training.instructions.teacher import Reply
+
+KEY = "sk-very-secret"
+
+
+@pytest.fixture
+def teach(server, pictures) -> Iterator[Callable[..., Reply]]:
+    """teach(**fields of ChatOptions) -> the reply about the first picture, in detail."""
+    with ExitStack() as stack:
+
+        def reply(**options: Any) -> Reply:
+            quick = {"first_wait_s": 0.01, "n_tries": 4, "timeout_s": 5.0}
+            chat = ChatOptions(**({"url": server.url, "model": "m"} | quick | options))
+            return stack.enter_context(ChatTeacher(chat)).reply(pictures[0], "detail")
+
+        yield reply
+
+
+def test_what_is_asked_and_what_comes_back(server, pictures, teach):
+    assert teach(key=KEY) == Reply("Dog 0 runs.\n\nIt fills the picture.", None, 100, 20)
+    (request,) = server.requests
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.body == {"model": "m", "messages": build_messages(pictures[0], "detail")}
+    teach(temperature=0.0, url=f"{server.url}/")
+    assert server.requests[1].path == "/v1/chat/completions"
+    assert server.requests[1].body["temperature"] == 0.0
+    assert "Authorization" not in server.requests[1].headers
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 599])
+def test_tries_again_where_it_may_help(server, teach, status):
+    server.behave = lambda request, i: server.good(request) if i == 2 else server.send("later", status)
+    assert teach().fault is None
+    assert len(server.requests) == 3
+    server.behave = lambda request, i: server.send("later", status)
+    assert teach() == Reply("", Rejection("no reply", f"status {status}: later (4 tries)"))
+    assert len(server.requests) == 7
+
+
+@pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405])
+def test_gives_up_at_once_and_says_what_the_server_said(server, teach, status):
+    body = {"error": {"message": f"Incorrect key {KEY}\n\x1b[31mprovided", "type": "x"}}
+    server.behave = lambda request, i: server.send(body, status)
+    with pytest.raises(DataError) as caught:
+        teach(key=KEY)
+    assert str(caught.value).startswith(f"{server.url} refuses, status {status}: Incorrect key *** [31mprovided.")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_the_server_minds_is_not_repeated(server, teach, status):
+    server.behave = lambda request, i: server.send({"error": "content filter"}, status)
+    assert teach() == Reply("", Rejection("no reply", f"status {status}: content filter"))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [
+        (lambda: "0.3", 0.3, 0.5),
+        (lambda: "7200", 0.6, 0.9),  # max_wait_s
+        (lambda: "inf", 0.6, 0.9),
+        (lambda: formatdate(time.time() + 3600, usegmt=True), 0.6, 0.9),
+        (lambda: formatdate(time.time() - 3600, usegmt=True), 0.0, 0.2),
+        (lambda: "soon", 0.0, 0.2),
+        (lambda: "-5", 0.0, 0.2),
+        (lambda: "nan", 0.0, 0.2),
+    ],
+)
+def test_waits_as_long_as_it_is_told_up_to_a_bound(server, teach, value, low, high):
+    server.behave = lambda request, i: (
+        server.good(request) if i else server.send("slow down", 429, headers={"Retry-After": value()})
+    )
+    assert teach(max_wait_s=0.6).fault is None
+    first, second = (request.at_s for request in server.requests)
+    assert low <= second - first < high + 1, "a second for a busy machine"
+
+
+def test_waits_longer_from_try_to_try(server, teach):
+    server.behave = lambda request, i: server.send("later", 500)
+    teach(first_wait_s=0.1, n_tries=4)
+    gaps = [b.at_s - a.at_s for a, b in pairwise(server.requests)]
+    assert [gap > least for gap, least in zip(gaps, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
+
+
+def test_a_server_that_hangs(server, teach):
+    server.behave = lambda request, i: server.send("", wait_s=1.0)
+    started = time.monotonic()
+    assert teach(timeout_s=0.1, n_tries=2) == Reply("", Rejection("no reply", "no reply within 0.1 s (2 tries)"))
+    assert time.monotonic() - started < 0.9
+
+
+def test_a_server_that_drips(server, teach):
+    server.behave = lambda request, i: server.send("x" * 100, drip_s=0.05)
+    started = time.monotonic()
+    assert teach(timeout_s=0.3, n_tries=1).fault == Rejection("no reply", "no reply within 0.3 s (1 tries)")
+    assert time.monotonic() - started < 3, "the whole reply takes five seconds"
+
+
+def test_no_server(server, teach):
+    detail = teach(url="http://127.0.0.1:9/v1", n_tries=2).fault.detail
+    assert detail.startswith("no connection: ")
+    assert detail.endswith(" (2 tries)")
+
+
+def test_a_connection_that_breaks(server, teach):
+    server.behave = lambda request, i: (
+        server.good(request) if i else server.send("cut", headers={"Content-Length": "1000"})
+    )
+    assert teach(timeout_s=1.0).fault is None
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "<html>Bad gateway</html>", "[]", "{}", "null", '"text"', "[" * 100_000, b"\xff\xfe\x00",
+        '{"choices": []}', '{"choices": {}}', '{"choices": [{"message": null}]}', '{"choices": [{"message": {}}]}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": 3}',
+    ],
+)  # fmt: skip
+def test_junk_is_kept_as_it_came(server, teach, body):
+    server.behave = lambda request, i: server.send(body)
+    text = body if isinstance(body, str) else body.decode("utf-8", "replace")
+    assert teach() == Reply(text, Rejection("junk", "no chat completion"))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("content", [None, ["A dog."], 7])
+def test_a_completion_without_text_still_costs(server, teach, content):
+    server.behave = lambda request, i: server.say(content)
+    reply = teach()
+    assert (reply.fault, reply.prompt_tokens, reply.completion_tokens) == (Rejection("junk", "no text in it"), 100, 20)
+
+
+def test_a_reply_without_end_is_no_reply(server, teach):
+    server.behave = lambda request, i: server.send("x" * (17 << 20))
+    reply = teach(timeout_s=60.0)
+    assert reply.fault == Rejection("junk", "no chat completion")
+    assert len(reply.text) == 1 << 24
+
+
+def test_a_reply_cut_off(server, teach):
+    server.behave = lambda request, i: server.say("A dog on", "length")
+    reply = teach()
+    assert reply.text == "A dog on"
+    assert reply.fault.reason == "cut off"
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "9"}, {"prompt_tokens": True, "completion_tokens": -4}])
+def test_tokens_that_nobody_counted(server, teach, usage):
+    body = {"choices": [{"message": {"content": "A dog."}}], "usage": usage}
+    server.behave = lambda request, i: server.send(body)
+    assert teach() == Reply("A dog.", None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "example.org/v1", "ftp://a/v1", "http://", "http:///v1", "http://a/v1?key=x", "http://a/v1#x", "http://a b/v1",
+     "http://me:secret@a/v1", "http://a:99999/v1", "http://[::1/v1", "file:///etc/passwd"],
+)  # fmt: skip
+def test_addresses_that_are_none(url):
+    with pytest.raises(DataError, match="is no address of a teacher") as caught:
+        ChatTeacher(ChatOptions(url, "m"))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a\nb", "schlüssel"])
+def test_keys_that_are_none(key):
+    with pytest.raises(DataError) as caught:
+        ChatTeacher(ChatOptions("http://127.0.0.1/v1", "m", key))
+    assert not key or key not in str(caught.value)
+
+
+def test_name_holds_no_secret():
+    with ChatTeacher(ChatOptions("http://127.0.0.1/v1", "gpt", KEY)) as teacher:
+        assert teacher.name == "gpt at http://127.0.0.1/v1"
+
+
+def test_httpx_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtra, match=r"edge-llava\[train\]"):
+        ChatTeacher(ChatOptions("http://127.0.0.1/v1", "m"))
