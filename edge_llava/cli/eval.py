@@ -1,0 +1,137 @@
+"""edge-llava eval: how well a bundle answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options, open_model
+
+if TYPE_CHECKING:
+    from edge_llava.evaluation.answering import Reply
+    from edge_llava.evaluation.scene_scores import SceneScores
+    from edge_llava.evaluation.share import Share
+
+
+@click.group("eval")
+def command() -> None:
+    """Measure how well a bundle answers."""
+
+
+@command.command("scenes")
+@bundle_option
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="S", show_default=True, help="Same seed, same exam."
+)
+@click.option("-n", "--n", type=click.IntRange(1), default=1000, metavar="N", show_default=True, help="Pictures.")
+@click.option(
+    "--failures", type=click.Path(dir_okay=False), metavar="FILE.jsonl", help="Write every wrong answer to this file."
+)
+@engine_options
+@json_option
+def scenes_command(
+    bundle: str | None,
+    seed: int,
+    n: int,
+    failures: str | None,
+    threads: int | None,
+    ctx: int | None,
+    gpu_layers: int,
+    provider: str,
+    as_json: bool,
+) -> None:
+    """Ask about drawn pictures that were never trained on.
+
+    Every fact of them is known. Of each, one question of every kind it allows, answered greedily; right is the expected
+    word or phrase alone. The same questions are asked about other pictures: whoever looks must fall to what guessing
+    gives. Descriptions are judged by the objects they mention. A small bundle is quickest with -t 1.
+
+    \b
+    edge-llava eval scenes -m my-bundle
+    edge-llava eval scenes --seed 7 --n 200 --failures wrong.jsonl
+    """
+    from edge_llava.evaluation.bundle_answerer import BundleAnswerer
+    from edge_llava.evaluation.scene_scores import evaluate_scenes
+
+    with _new_file(failures) if failures else nullcontext() as file:
+        with (
+            open_model(bundle, make_engine_options(threads, ctx, gpu_layers, provider)) as model,
+            show_progress() as progress,
+        ):
+            scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)
+        path = model.bundle.path
+        # said before the file is written: a full disk must not cost the scores
+        if as_json:
+            click.echo(json.dumps({**scores.to_dict(), "seed": seed, "bundle": str(path)}, indent=2))
+        else:
+            click.echo("\n".join(_draw(scores, path.name, seed)))
+        if file is not None:
+            file.writelines(f"{json.dumps(_failure(reply))}\n" for reply in scores.wrong)
+    if failures:
+        note(f"{len(scores.wrong)} wrong answers: {failures}")
+
+
+@contextmanager
+def _new_file(path: str) -> Iterator[IO[str]]:
+    """A text file that takes its name when the block is done.
+
+    It is opened at once: a place that cannot be written must not be found out after the work.
+    """
+    partial = Path(f"{path}.partial")
+    try:
+        file = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{partial} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _failure(reply: Reply) -> dict[str, str | int]:
+    return {
+        "picture": reply.sheet.picture,
+        "scene_seed": reply.sheet.scene.seed,
+        "kind": reply.question.kind,
+        "question": reply.question.text,
+        "expected": reply.question.answer,
+        "answered": reply.text,
+    }
+
+
+def _draw(scores: SceneScores, bundle: str, seed: int) -> Iterable[str]:
+    """The scores as lines of at most 80 columns."""
+    from edge_llava.evaluation.share import add
+
+    right, shuffled, guessing = scores.accuracy, scores.shuffled or {}, scores.guessing
+    pictures = "1 held-out picture" if scores.n == 1 else f"{scores.n:,} held-out pictures"
+    yield f"{bundle}: {pictures} of seed {seed}, {scores.seconds:.0f} s"
+    yield ""
+    yield f"{'':<12}{'right':>9}{'95 % interval':>19}{'asked':>8}{'other picture':>16}{'blind guess':>14}"
+    for kind in right:
+        yield _row(kind, right[kind], shuffled.get(kind), guessing[kind])
+    overall_shuffled = add(shuffled.values()) if shuffled else None
+    yield _row("overall", add(right.values()), overall_shuffled, add(guessing.values()))
+    yield ""
+    yield f"described: {_percent(scores.precision)} of {scores.precision.n:,} objects mentioned are there (precision)"
+    yield f"           {_percent(scores.recall)} of {scores.recall.n:,} objects there are mentioned (recall)"
+
+
+def _row(name: str, right: Share, shuffled: Share | None, guessing: Share) -> str:
+    low, high = right.interval
+    interval = f"{100 * low:.1f} to {100 * high:.1f} %" if right.n else "-"
+    other = "-" if shuffled is None else _percent(shuffled).strip()
+    guess = _percent(guessing).strip()
+    return f"{name:<12}{_percent(right):>9}{interval:>19}{right.n:>8,}{other:>16}{guess:>14}"
+
+
+def _percent(share: Share) -> str:
+    return f"{'-' if share.value is None else f'{100 * share.value:.1f} %':>7}"

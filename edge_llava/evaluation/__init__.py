@@ -1,0 +1,1 @@
+"""How well a bundle answers: exams about pictures whose every fact is known. Knows the runtime, never torch."""
