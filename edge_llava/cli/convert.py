@@ -72,15 +72,16 @@ def command(
 ) -> None:
     """Convert a LLaVA checkpoint to a bundle for this device.
 
-    CHECKPOINT is a directory, a hub id such as llava-hf/llava-1.5-7b-hf, or `demo`: a small model made on the spot,
-    which has learned nothing and needs no network. Without -o the bundle becomes the default of `edge-llava chat`.
+    CHECKPOINT is a directory, a hub id such as llava-hf/llava-1.5-7b-hf, or `demo`: a small model that comes with
+    edge-llava, knows drawn shapes only, and needs no network. Without -o the bundle becomes the default of
+    `edge-llava chat`.
 
     \b
     edge-llava convert ./llava-1.5-7b-hf
     edge-llava convert ./llava-v1.5-7b --vision-tower ./clip-vit-l-14-336
     edge-llava convert demo
     """
-    from edge_llava.conversion import DEMO, convert, require_converters
+    from edge_llava.conversion import convert, require_converters
     from edge_llava.memory import peak_rss_bytes
 
     require_converters()
@@ -91,8 +92,6 @@ def command(
         note("Loading torch and transformers ...")
     from edge_llava.converters.pipeline import ConvertOptions
 
-    if checkpoint == DEMO:
-        note("The demo is a small model with random weights. It has learned nothing: its answers are noise.")
     options = ConvertOptions(
         quant=quant,
         vision=vision,  # type: ignore[arg-type]

@@ -37,8 +37,8 @@ def command(bundle: str | None, checkpoint: str | None, vision_tower: str | None
         if checkpoint is not None and all(report.ok for report in reports.values()):
             from edge_llava.conversion import open_checkpoint
 
-            with open_checkpoint(checkpoint, vision_tower, progress=progress) as source:
-                reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress)
+            source = open_checkpoint(checkpoint, vision_tower, progress=progress)
+            reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress)
     ok = all(report.ok for report in reports.values())
     if as_json:
         checks = [check.to_dict() for report in reports.values() for check in report.checks]

@@ -1,0 +1,207 @@
+"""edge-llava train: LLaVA's two stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.options import json_option
+from edge_llava.errors import TrainingError
+
+if TYPE_CHECKING:
+    from edge_llava.training.llava import ProjectorKind
+    from edge_llava.training.stages import TrainResult
+    from edge_llava.training.trainer import Precision
+
+_Command = Callable[..., Any]
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_RATE = click.FloatRange(0, min_open=True)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group("train")
+def command() -> None:
+    """Train a LLaVA on your own pictures: first its projector, then projector and language model.
+
+    Both stages go on where they were stopped when the same command is run again.
+
+    \b
+    edge-llava train align --tower ./clip --language ./vicuna --data captions.json --images ./images -o aligned
+    edge-llava train finetune --checkpoint aligned --data conversations.json --images ./images -o my-llava
+    edge-llava convert my-llava
+    """
+
+
+def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
+    """Options of both stages, with the stage's own defaults."""
+    options = (
+        click.option("--data", required=True, type=_FILE, help="Conversations in LLaVA's JSON."),
+        click.option("--images", required=True, type=_FOLDER, help="Folder that their pictures are relative to."),
+        click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output."),
+        click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Times each is seen."),
+        click.option("--lr", type=_RATE, default=rate, show_default=True, help="Peak rate."),
+        click.option("--batch", type=click.IntRange(1), default=batch, show_default=True, help="Samples per device."),
+        click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per step."),
+        click.option("--max-length", type=click.IntRange(16), default=2048, show_default=True, help="Positions."),
+        click.option(
+            "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
+            help="auto: bf16 where the device computes it natively.",
+        ),
+        click.option("--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps."),
+        click.option("--keep-features", is_flag=True, help="Run the tower once per picture; needs disk."),
+        click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
+        click.option("--restart", is_flag=True, help="Throw away what a stopped run left."),
+        click.option("--overwrite", is_flag=True, help="Replace the checkpoint at --out."),
+        json_option,
+    )  # fmt: skip
+
+    def add(function: _Command) -> _Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+@command.command("align")
+@click.option("--tower", type=_FOLDER, help="CLIP to start from.")
+@click.option("--language", type=_FOLDER, help="LLaMA or Vicuna to start from.")
+@click.option("--checkpoint", type=_FOLDER, help="Instead of these: a LLaVA whose projector is trained further.")
+@click.option(
+    "--projector",
+    type=click.Choice(["mlp2x_gelu", "linear"]),
+    default="mlp2x_gelu",
+    show_default=True,
+    help="Its kind.",
+)
+@_stage_options(rate=1e-3, batch=32)
+def align_command(
+    tower: Path | None,
+    language: Path | None,
+    checkpoint: Path | None,
+    projector: ProjectorKind,
+    data: Path,
+    images: Path,
+    out: Path,
+    epochs: int,
+    lr: float,
+    batch: int,
+    accumulate: int,
+    max_length: int,
+    precision: Precision,
+    save_every: int,
+    keep_features: bool,
+    seed: int,
+    restart: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Stage 1: teach a new projector to put pictures into words, from captions; all else is frozen.
+
+    Of each conversation in --data the first answer is taken as the caption.
+
+    \b
+    edge-llava train align --tower ./clip --language ./vicuna --data captions.json --images ./images -o aligned
+    """
+    if (checkpoint is None) != (tower is not None and language is not None) or (checkpoint and (tower or language)):
+        raise click.UsageError("Name --tower and --language, or --checkpoint alone.")
+    _prepare(out, overwrite)
+    from edge_llava.training.stages import TrainOptions, align
+    from edge_llava.training.starting_point import join, open_llava
+    from edge_llava.training.trainer import Schedule
+
+    schedule = Schedule(
+        lr, batch_size=batch, accumulation=accumulate, save_every=save_every, precision=precision, seed=seed
+    )
+    options = TrainOptions(
+        data, images, out, schedule, epochs, max_length, keep_features=keep_features, restart=restart
+    )
+    if checkpoint is not None:
+        llava = open_llava(checkpoint)
+    else:
+        assert tower is not None
+        assert language is not None
+        llava = join(tower, language, projector, seed)
+    with show_progress() as progress:
+        result = align(llava, options, progress)
+    _report(result, as_json)
+
+
+@command.command("finetune")
+@click.option("--checkpoint", type=_FOLDER, required=True, help="A LLaVA to start from: what align made, or any other.")
+@click.option("--template", default="llava_v1", show_default=True, help="Conversation template.")
+@click.option("--projector-lr", type=_RATE, help="The projector's own peak rate.")
+@click.option("--lora", is_flag=True, help="Train low-rank adapters, merged into the checkpoint at the end.")
+@click.option("--lora-rank", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--lora-alpha", type=click.IntRange(1), default=256, show_default=True)
+@_stage_options(rate=2e-5, batch=16)
+def finetune_command(
+    checkpoint: Path,
+    template: str,
+    projector_lr: float | None,
+    lora: bool,
+    lora_rank: int,
+    lora_alpha: int,
+    data: Path,
+    images: Path,
+    out: Path,
+    epochs: int,
+    lr: float,
+    batch: int,
+    accumulate: int,
+    max_length: int,
+    precision: Precision,
+    save_every: int,
+    keep_features: bool,
+    seed: int,
+    restart: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Stage 2: teach projector and language model to talk about pictures, from conversations; the tower is frozen.
+
+    \b
+    edge-llava train finetune --checkpoint aligned --data conversations.json --images ./images -o my-llava
+    edge-llava train finetune --checkpoint ./llava-1.5-7b-hf --lora --lr 2e-4 --data mine.json --images . -o mine
+    """
+    _prepare(out, overwrite)
+    from edge_llava.training.lora import LoraOptions
+    from edge_llava.training.stages import TrainOptions, finetune
+    from edge_llava.training.starting_point import open_llava
+    from edge_llava.training.trainer import Schedule
+
+    schedule = Schedule(
+        lr, batch_size=batch, accumulation=accumulate, save_every=save_every, precision=precision, seed=seed
+    )
+    options = TrainOptions(
+        data, images, out, schedule, epochs, max_length, template, projector_lr,
+        LoraOptions(lora_rank, lora_alpha) if lora else None, keep_features, restart=restart,
+    )  # fmt: skip
+    llava = open_llava(checkpoint)
+    with show_progress() as progress:
+        result = finetune(llava, options, progress)
+    _report(result, as_json)
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    from edge_llava.training import require_training
+
+    require_training()
+    if out.exists() and not overwrite:
+        raise TrainingError(f"{out} exists already. Choose another place with -o, or replace it with --overwrite.")
+
+
+def _report(result: TrainResult, as_json: bool) -> None:
+    if result.n_cut:
+        note(f"{result.n_cut} of {result.n_samples} conversations were longer than --max-length and were cut.")
+    if as_json:
+        figures = {"checkpoint": str(result.checkpoint), "loss": result.last_loss}
+        click.echo(json.dumps(figures | {"n_samples": result.n_samples, "n_cut": result.n_cut}))
+        return
+    note(f"last loss {result.last_loss:.3f}; the curve is in {result.checkpoint / 'loss.png'}")
+    click.echo(str(result.checkpoint))

@@ -1,0 +1,43 @@
+"""Text about scenes: what the demo's language model has read before it sees a picture.
+
+A document is a conversation in which a description stands where the picture will stand: what can be asked about a
+scene, and what follows from which facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edge_llava.scenes.scene import Scene
+from edge_llava.scenes.sentences import captions, describe
+from edge_llava.templates import TEMPLATES
+from edge_llava.training.instructions.conversations import Turn
+from edge_llava.training.instructions.scene_teacher import teach
+
+_TYPES = ("conversation", "conversation", "conversation", "reasoning", "detail")
+
+
+def documents(scenes: Sequence[Scene], seed: int) -> Iterator[tuple[str, tuple[Turn, ...]]]:
+    """What stands in for the picture, and the turns about it, for each scene."""
+    random = np.random.default_rng(seed)
+    for scene in scenes:
+        response_type = _TYPES[int(random.integers(len(_TYPES)))]
+        # a description tells of size and place; the third caption does so in another manner
+        stand_in = describe(scene) if response_type != "detail" and random.random() < 0.5 else captions(scene)[2]
+        yield stand_in, teach(scene, response_type, random)
+
+
+def vocabulary_texts(scenes: Sequence[Scene], seed: int) -> Iterator[str]:
+    """Lines that the vocabulary is made from: all that will be said, as the templates frame it."""
+    for scene, (_, turns) in zip(scenes, documents(scenes, seed), strict=True):
+        yield from captions(scene)
+        for template in TEMPLATES.values():
+            yield template.opening
+        for turn in turns:
+            # The first question of a conversation follows the picture and a newline, without a space. A digit stands
+            # for the newline, which must stay a byte as in LLaMA's vocabulary: pieces do not cross digits.
+            yield f"0{turn.question}"
+            yield f"USER: {turn.question} ASSISTANT:"
+            yield turn.answer

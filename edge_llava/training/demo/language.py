@@ -1,0 +1,94 @@
+"""The demo's LLaMA: learns to talk about scenes from text alone, as Vicuna learned before LLaVA gave it eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from edge_llava.progress import ProgressCallback, silent
+from edge_llava.scenes.scene import Scene
+from edge_llava.templates import find_template
+from edge_llava.training.demo.corpus import documents
+from edge_llava.training.demo.vocabulary import DemoTokenizer
+from edge_llava.training.samples import IGNORED
+from edge_llava.training.trainer import Job, Schedule, run
+
+WIDTH = 256
+N_CONTEXT = 1024
+_SCHEDULE = Schedule(1e-3, batch_size=32, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=250, seed=12)
+_BOS, _EOS = 1, 2
+
+
+def train_language(
+    scenes: Sequence[Scene], template: str, tokenizer: DemoTokenizer, work: Path, progress: ProgressCallback = silent
+) -> LlamaForCausalLM:
+    """Trains a LLaMA from nothing on one document per scene.
+
+    Args:
+        scenes: What the documents are about.
+        template: Name of the conversation template.
+        tokenizer: Its vocabulary.
+        work: Saved steps; taken up where it holds them.
+        progress: Told steps.
+
+    Returns:
+        The model, float32.
+    """
+    torch.manual_seed(_SCHEDULE.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=N_CONTEXT,
+        rms_norm_eps=1e-5,
+        bos_token_id=_BOS,
+        eos_token_id=_EOS,
+    )
+    module = _Reader(LlamaForCausalLM(config))
+    samples = _tokenize(scenes, template, tokenizer)
+    run(Job("language model", module, samples, _collate, work), _SCHEDULE, progress)
+    return module.llama
+
+
+class _Reader(torch.nn.Module):
+    """Loss of the next token, everywhere."""
+
+    def __init__(self, llama: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.llama = llama
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss of ids and labels int64 (B, T)."""
+        # no mask: what fills a row stands behind its text, which does not look ahead
+        hidden = self.llama.model(input_ids=ids).last_hidden_state
+        learned = labels[:, 1:] != IGNORED
+        logits = self.llama.lm_head(hidden[:, :-1][learned])
+        return {"loss": F.cross_entropy(logits.float(), labels[:, 1:][learned])}
+
+
+def _tokenize(scenes: Sequence[Scene], template_name: str, tokenizer: DemoTokenizer) -> list[list[int]]:
+    template = find_template(template_name)
+    samples = []
+    for stand_in, turns in documents(scenes, _SCHEDULE.seed):
+        ids = [_BOS, *tokenizer.encode(template.opening), *tokenizer.encode(stand_in)]
+        before = "\n"
+        for turn in turns:
+            ids += tokenizer.encode(f"{before}{turn.question}{template.after_question}")
+            ids += [*tokenizer.encode(turn.answer), _EOS]
+            before = template.between_turns.removeprefix(template.stop)
+        samples.append(ids)
+    return samples
+
+
+def _collate(samples: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+    longest = max(map(len, samples))
+    ids = torch.tensor([row + [_EOS] * (longest - len(row)) for row in samples])
+    labels = torch.tensor([row + [IGNORED] * (longest - len(row)) for row in samples])
+    return {"ids": ids, "labels": labels}

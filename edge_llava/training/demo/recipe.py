@@ -1,0 +1,157 @@
+"""The demo checkpoint, step by step: each leaves its result in the work folder and is skipped when that is there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.scenes.drawing import encode_scene
+from edge_llava.scenes.scene import Scene, sample_scenes
+from edge_llava.scenes.sentences import captions
+from edge_llava.training.demo.corpus import vocabulary_texts
+from edge_llava.training.demo.language import train_language
+from edge_llava.training.demo.tower import train_tower
+from edge_llava.training.demo.vocabulary import DemoTokenizer, train_vocabulary
+from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.caption_pairs import pair_captions
+from edge_llava.training.instructions.conversations import Conversation, write_conversations
+from edge_llava.training.instructions.scene_teacher import teach
+from edge_llava.training.stages import TrainOptions, align, finetune
+from edge_llava.training.starting_point import join, open_llava
+from edge_llava.training.trainer import Schedule
+
+TEMPLATE = "llava_v1"
+_SEED = 20230417
+# Scenes of one split by seed: what the tower and the language model learned from is not what LLaVA learns from.
+_TOWER_SCENES, _LANGUAGE_SCENES, _LLAVA_SCENES = 1, 2, 3
+_ALIGN = Schedule(2e-3, batch_size=32, save_every=250, seed=_SEED)
+_FINETUNE = Schedule(1e-3, batch_size=32, weight_decay=0.05, beta2=0.98, save_every=250, seed=_SEED)
+_N_TURNS = (8, 14)  # of a conversation: many questions for one reading of the picture
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is learned from.
+
+    Attributes:
+        vocabulary: Scenes whose texts make the vocabulary.
+        tower: Scenes of the vision tower, and times that each is seen.
+        tower_epochs: See `tower`.
+        language: Documents of the language model.
+        pictures: Pictures of LLaVA's two stages.
+        conversations: Conversations about each.
+        descriptions, reasonings: Share of the pictures with a detailed description, and with a question to think about.
+    """
+
+    vocabulary: int = 4000
+    tower: int = 32000
+    tower_epochs: int = 8
+    language: int = 16000
+    pictures: int = 24000
+    conversations: int = 2
+    descriptions: float = 0.3
+    reasonings: float = 0.2
+
+
+def make_demo(out: Path, work: Path, amounts: Amounts = Amounts(), progress: ProgressCallback = silent) -> None:
+    """Makes the demo checkpoint.
+
+    Args:
+        out: Directory of the checkpoint; replaced when the new one is complete.
+        work: Folder of all that is made on the way; a run that was stopped goes on from it.
+        amounts: How much is learned from.
+        progress: Told steps.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _make_vocabulary(work / "tokenizer.model", amounts)
+    _make_tower(work / "clip", tokenizer, amounts, progress)
+    _make_language(work / "llama", tokenizer, amounts, progress)
+    _make_data(work / "data", amounts, progress)
+    if not (work / "aligned").exists():
+        llava = join(work / "clip", work / "llama", "mlp2x_gelu", _SEED)
+        align(llava, _options(work, "captions.json", work / "aligned", _ALIGN), progress)
+    finetune(open_llava(work / "aligned"), _options(work, "instructions.json", out, _FINETUNE), progress)
+
+
+def _options(work: Path, data: str, out: Path, schedule: Schedule) -> TrainOptions:
+    return TrainOptions(
+        data=work / "data" / data,
+        images=work / "data" / "images",
+        out=out,
+        schedule=schedule,
+        template=TEMPLATE,
+        keep_features=True,
+        features=work / "features",
+    )
+
+
+def _make_vocabulary(path: Path, amounts: Amounts) -> DemoTokenizer:
+    if not path.is_file():
+        path.write_bytes(train_vocabulary(vocabulary_texts(_scenes(_TOWER_SCENES, amounts.vocabulary), seed=5)))
+    return DemoTokenizer(path.read_bytes())
+
+
+def _make_tower(out: Path, tokenizer: DemoTokenizer, amounts: Amounts, progress: ProgressCallback) -> None:
+    if not out.exists():
+        scenes = _scenes(_TOWER_SCENES, amounts.tower)
+        clip = train_tower(scenes, amounts.tower_epochs, tokenizer, out.with_name("tower"), progress)
+        clip.save_pretrained(_unfinished(out))
+        _unfinished(out).rename(out)
+
+
+def _make_language(out: Path, tokenizer: DemoTokenizer, amounts: Amounts, progress: ProgressCallback) -> None:
+    if not out.exists():
+        scenes = _scenes(_LANGUAGE_SCENES, amounts.language)
+        llama = train_language(scenes, TEMPLATE, tokenizer, out.with_name("language"), progress)
+        llama.save_pretrained(_unfinished(out))
+        shutil.copyfile(out.with_name("tokenizer.model"), _unfinished(out) / "tokenizer.model")
+        _unfinished(out).rename(out)
+
+
+def _make_data(out: Path, amounts: Amounts, progress: ProgressCallback) -> None:
+    """Pictures, captions and instructions of the two stages."""
+    if out.exists():
+        return
+    scenes = _scenes(_LLAVA_SCENES, amounts.pictures)
+    shutil.rmtree(_unfinished(out), ignore_errors=True)
+    (_unfinished(out) / "images").mkdir(parents=True)
+    # spawned, not forked: torch's threads do not survive a fork
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for index, picture in enumerate(pool.map(encode_scene, scenes, chunksize=64)):
+            (_unfinished(out) / "images" / _picture_name(index)).write_bytes(picture)
+            progress(ProgressEvent("drawing pictures", index + 1, len(scenes), "items"))
+    pictures = (AnnotatedPicture(f"{i}", _picture_name(i), captions(scene), ()) for i, scene in enumerate(scenes))
+    write_conversations(_unfinished(out) / "captions.json", pair_captions(pictures, _SEED), _SEED)
+    write_conversations(_unfinished(out) / "instructions.json", _instructions(scenes, amounts), _SEED)
+    _unfinished(out).rename(out)
+
+
+def _instructions(scenes: Sequence[Scene], amounts: Amounts) -> Iterator[Conversation]:
+    random = np.random.default_rng(_SEED)
+    for index, scene in enumerate(scenes):
+        types = ["conversation"] * amounts.conversations
+        types += ["detail"] * (random.random() < amounts.descriptions)
+        types += ["reasoning"] * (random.random() < amounts.reasonings)
+        for number, type_ in enumerate(types):
+            turns = teach(scene, type_, random, _N_TURNS)
+            yield Conversation(f"{type_}-{index}-{number}", _picture_name(index), turns, type_)
+
+
+def _scenes(seed: int, number: int) -> list[Scene]:
+    return list(islice(sample_scenes("train", seed), number))
+
+
+def _picture_name(index: int) -> str:
+    return f"{index:06d}.jpg"
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")

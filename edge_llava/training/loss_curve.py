@@ -1,0 +1,75 @@
+"""Loss over steps: JSON lines while training, a picture afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+
+class LossCurve:
+    """The points of one run, appended to a file as they come.
+
+    A line is {"step", "loss", "learning_rate", "grad_norm", "time"}; time in seconds since the epoch.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: JSON lines; made when the first point comes.
+        """
+        self._path = path
+
+    def resume(self, after_step: int) -> None:
+        """Forgets the points after a step: they are computed again."""
+        kept = [point for point in self.points() if point["step"] <= after_step]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("".join(f"{json.dumps(point)}\n" for point in kept), encoding="utf-8")
+
+    def add(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Appends a point: the mean loss since the one before."""
+        point = {
+            "step": step, "loss": round(loss, 6), "learning_rate": learning_rate,
+            "grad_norm": round(grad_norm, 4), "time": round(time.time(), 1),
+        }  # fmt: skip
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(point)}\n")
+
+    def points(self) -> list[dict[str, float]]:
+        """All points; a last line that was cut off is left out."""
+        if not self._path.is_file():
+            return []
+        lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is unfinished
+        return [json.loads(line) for line in lines]
+
+    @property
+    def last_loss(self) -> float:
+        """Loss of the last point; not a number where there is none."""
+        points = self.points()
+        return points[-1]["loss"] if points else float("nan")
+
+    def draw(self, path: Path, title: str) -> None:
+        """Draws loss over steps as a PNG; nothing where fewer than two points are known."""
+        points = self.points()
+        if len(points) < 2:
+            return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        steps, losses = [point["step"] for point in points], [point["loss"] for point in points]
+        axes.plot(steps, losses, linewidth=0.8, alpha=0.4, color="tab:blue")
+        axes.plot(steps, _smooth(losses), linewidth=1.6, color="tab:blue")
+        axes.set(xlabel="step", ylabel="loss", title=title, yscale="log" if min(losses) > 0 else "linear")
+        axes.grid(alpha=0.3, which="both")
+        figure.savefig(path, dpi=120)
+
+
+def _smooth(values: list[float], memory: float = 0.9) -> list[float]:
+    smoothed, mean = [], values[0]
+    for value in values:
+        mean = memory * mean + (1 - memory) * value
+        smoothed.append(mean)
+    return smoothed

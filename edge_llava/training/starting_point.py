@@ -1,0 +1,130 @@
+"""What training starts from: a LLaVA in Hugging Face layout, or a CLIP tower and a LLaMA that have never met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AddedToken,
+    AutoTokenizer,
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_json, read_tower_config
+from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.training.llava import LinearProjector, Llava, Preprocessing, ProjectorKind
+from edge_llava.training.samples import SpecialTokens
+
+IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
+_ROW_MULTIPLE = 64  # embedding rows are a multiple of it, as in llava-hf files
+
+
+def open_llava(directory: Path) -> Llava:
+    """Opens a LLaVA in Hugging Face layout, in float32.
+
+    Raises:
+        CheckpointError: If it is none, damaged, or of a family that is not trained here.
+    """
+    config = read_checkpoint_config(directory)
+    if config.layout != "hf":
+        raise CheckpointError(f"{directory} is in LLaVA's original layout; training starts from Hugging Face layout.")
+    with _as_checkpoint_error(directory):
+        model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+        tokenizer = _open_tokenizer(directory)
+    size = model.config.vision_config.image_size
+    preprocessing = Preprocessing(size, config.image_mean, config.image_std, config.aspect)
+    return Llava(model, tokenizer, _special_tokens(model.config, tokenizer, directory), preprocessing)
+
+
+def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Llava:
+    """Joins a CLIP tower and a LLaMA by a new projector.
+
+    Args:
+        tower: Directory of a CLIPModel or CLIPVisionModel.
+        language: Directory of a LlamaForCausalLM with its tokenizer.
+        projector: Its kind; weights are drawn from the seed.
+        seed: Any integer.
+
+    Raises:
+        CheckpointError: If one of them is not what it must be.
+    """
+    read_tower_config(tower)
+    found = read_json(language / "config.json").get("model_type")
+    if found != "llama":
+        raise CheckpointError(f"{language} holds a model of type {found!r}, expected 'llama' (LLaMA, Vicuna).")
+    with _as_checkpoint_error(tower):
+        clip = CLIPVisionModel.from_pretrained(tower, dtype=torch.float32, local_files_only=True)
+    with _as_checkpoint_error(language):
+        llama = LlamaForCausalLM.from_pretrained(language, dtype=torch.float32, local_files_only=True)
+        tokenizer = _open_tokenizer(language)
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tokenizer.add_special_tokens({"pad_token": AddedToken(PAD_TOKEN, special=True, normalized=False)})
+    _add_rows(llama, len(tokenizer))
+    config = LlavaConfig(
+        vision_config=clip.config.to_dict(),
+        text_config=llama.config.to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        pad_token_id=tokenizer.pad_token_id,
+        image_seq_length=(clip.config.image_size // clip.config.patch_size) ** 2,
+        tie_word_embeddings=llama.config.tie_word_embeddings,
+    )
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(clip.state_dict())
+    model.model.language_model.load_state_dict(llama.model.state_dict())
+    model.lm_head.load_state_dict(llama.lm_head.state_dict())
+    if projector == "linear":
+        model.model.multi_modal_projector = LinearProjector(clip.config.hidden_size, llama.config.hidden_size)
+    preprocessing = Preprocessing(clip.config.image_size, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD), aspect="pad")
+    return Llava(model, tokenizer, _special_tokens(config, tokenizer, language), preprocessing)
+
+
+def _add_rows(llama: LlamaForCausalLM, n_tokens: int) -> None:
+    """Rows for new tokens: the mean of the others, as LLaVA has it."""
+    n_old = llama.get_input_embeddings().num_embeddings
+    llama.resize_token_embeddings(n_tokens, pad_to_multiple_of=_ROW_MULTIPLE, mean_resizing=False)
+    with torch.no_grad():
+        for weight in (llama.get_input_embeddings().weight, llama.lm_head.weight):
+            weight[n_old:] = weight[:n_old].mean(dim=0)
+
+
+def _open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """LLaMA's slow, legacy tokenizer: what LLaVA was trained with, and what llama.cpp computes."""
+    if (directory / "tokenizer.model").is_file():
+        return LlamaTokenizer.from_pretrained(directory, legacy=True, local_files_only=True)
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _special_tokens(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase, directory: Path) -> SpecialTokens:
+    ids = {
+        "bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id,
+        "pad_token": tokenizer.pad_token_id, IMAGE_TOKEN: config.image_token_index,
+    }  # fmt: skip
+    faults = [f"{name} has no id" for name, number in ids.items() if number is None]
+    if faults:
+        raise CheckpointError(list_faults(f"the tokenizer in {directory} lacks:", faults))
+    vision = config.vision_config
+    n_patches = (vision.image_size // vision.patch_size) ** 2
+    if config.vision_feature_select_strategy != "default":
+        n_patches += 1
+    bos, eos, pad, image = ids.values()
+    return SpecialTokens(bos, eos, pad, image, n_patches)
+
+
+@contextmanager
+def _as_checkpoint_error(directory: Path) -> Iterator[None]:
+    """transformers' ways to say that files are missing, damaged or of other shapes."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{directory} cannot be opened for training: {error}") from error

@@ -1,0 +1,289 @@
+"""Both stages for a few steps: what moves, what does not, and what a stop costs (nothing)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edge_llava.errors import CheckpointError, DataError, TrainingError
+from edge_llava.training import trainer
+from edge_llava.training.lora import LoraOptions
+from edge_llava.training.stages import TrainOptions, align, finetune
+from edge_llava.training.starting_point import join, open_llava
+from edge_llava.training.trainer import Schedule
+
+pytestmark = pytest.mark.convert
+SCHEDULE = Schedule(1e-3, batch_size=4, save_every=2, log_every=1, precision="fp32", seed=3)
+
+
+@pytest.fixture
+def options(material, tmp_path) -> TrainOptions:
+    return TrainOptions(material.images.parent / "with-pictures.json", material.images, tmp_path / "out", SCHEDULE, 2)
+
+
+def start(material, projector="mlp2x_gelu"):
+    return join(material.tower, material.language, projector, seed=5)
+
+
+def parts(llava) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in llava.model.state_dict().items()}
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Parts of the model that changed; all of a part's tensors did, or none."""
+    found = {}
+    for name, tensor in before.items():
+        part = next(p for p in ("vision_tower", "multi_modal_projector", "language_model", "lm_head") if p in name)
+        found.setdefault(part, set()).add(not torch.equal(tensor.half(), after[name]))
+    assert all(len(values) == 1 for values in found.values()), found
+    return {part for part, values in found.items() if values == {True}}
+
+
+def test_align_moves_the_projector_alone(material, options):
+    llava = start(material)
+    before = parts(llava)
+    result = align(llava, options)
+    assert moved(before, parts(open_llava(options.out))) == {"multi_modal_projector"}
+    assert (result.n_samples, result.n_cut) == (12, 0)
+    assert result.last_loss == pytest.approx(json.loads(lines(options.out)[-1])["loss"])
+
+
+def test_finetune_moves_projector_and_language_model(material, options):
+    llava = start(material)
+    before = parts(llava)
+    finetune(llava, replace(options, data=material.conversations))
+    after = parts(open_llava(options.out))
+    # rows of tokens that the data never shows get no gradient and, without weight decay, stay
+    embedding = "model.language_model.embed_tokens.weight"
+    seen = (before[embedding].half() != after[embedding]).any(dim=1)
+    assert 20 < seen.sum() < len(seen)
+    del before[embedding]
+    assert moved(before, after) == {"multi_modal_projector", "language_model", "lm_head"}
+
+
+def test_loss_falls(material, options):
+    finetune(start(material), replace(options, n_epochs=20))
+    losses = [json.loads(line)["loss"] for line in lines(options.out)]
+    assert len(losses) == 60
+    assert losses[0] > 6
+    assert sum(losses[-5:]) / 5 < 4.5
+    assert (options.out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def lines(out: Path) -> list[str]:
+    return (out / "loss.jsonl").read_text().splitlines()
+
+
+def points(out: Path) -> list[dict[str, float]]:
+    """The curve without its times of day."""
+    return [{**json.loads(line), "time": 0} for line in lines(out)]
+
+
+def test_lora_trains_adapters_and_leaves_a_plain_checkpoint(material, options):
+    llava = start(material)
+    before = parts(llava)
+    finetune(llava, replace(options, lora=LoraOptions(rank=4, alpha=8), n_epochs=4))
+    after = parts(open_llava(options.out))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name].half(), after[name])}
+    matrices = {name for name in before if "language_model.layers" in name and "proj" in name}
+    assert changed == matrices | {name for name in before if "multi_modal_projector" in name}
+
+
+def test_lora_changes_by_a_matrix_of_its_rank(material, options):
+    llava = start(material)
+    before = parts(llava)
+    finetune(llava, replace(options, lora=LoraOptions(rank=2, alpha=4, dropout=0.0)))
+    name = "model.language_model.layers.0.mlp.down_proj.weight"
+    change = llava.model.state_dict()[name].float() - before[name]
+    values = torch.linalg.svdvals(change)
+    # the rest is rounding to float16
+    assert values[1] > 20 * values[2]
+
+
+def test_linear_projector(material, options):
+    align(start(material, "linear"), options)
+    tensors = load_file(options.out / "model.safetensors")
+    config = json.loads((options.out / "config.json").read_text())
+    assert tensors["model.mm_projector.weight"].shape == (64, 64)
+    assert config["mm_projector_type"] == "linear"
+    assert (options.out / "vision_tower" / "model.safetensors").is_file()
+
+
+def test_kept_features_train_like_pictures(material, options, tmp_path):
+    align(start(material), options)
+    align(start(material), replace(options, out=tmp_path / "kept", keep_features=True))
+    plain, kept = (load_file(path / "model.safetensors") for path in (options.out, tmp_path / "kept"))
+    for name, tensor in plain.items():  # features are kept in half precision
+        assert torch.allclose(tensor.float(), kept[name].float(), atol=2e-3), name
+
+
+def test_converts(material, options, convert_to):
+    finetune(start(material), options)
+    bundle = convert_to(options.out, quant="F32")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["parity"]["language"]["tokens_equal"] == manifest["parity"]["language"]["tokens_total"]
+
+
+@pytest.mark.parametrize("keep_features", [False, True])
+def test_a_stopped_run_ends_like_one_that_was_not(material, options, tmp_path, monkeypatch, keep_features):
+    options = replace(options, keep_features=keep_features)
+    finetune(start(material), options)
+    stopped = replace(options, out=tmp_path / "stopped")
+
+    steps = 0
+
+    def stop_at_step_five(self, *arguments):
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    original = trainer._Trainer.training_step
+    monkeypatch.setattr(trainer._Trainer, "training_step", stop_at_step_five)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(start(material), stopped)
+    monkeypatch.undo()
+    assert (tmp_path / "stopped.training" / "checkpoint-4" / "complete").is_file()
+    assert not stopped.out.exists()
+    finetune(start(material), stopped)
+    assert (stopped.out / "model.safetensors").read_bytes() == (options.out / "model.safetensors").read_bytes()
+    assert points(options.out) == points(stopped.out)
+    assert not (tmp_path / "stopped.training").exists()
+
+
+def test_kill_and_the_same_command_again(material, options, tmp_path):
+    finetune(start_aligned(material, tmp_path), replace(options, n_epochs=12))
+    command = [
+        sys.executable, "-m", "edge_llava.cli", "train", "finetune", "--checkpoint", str(tmp_path / "aligned"),
+        "--data", str(options.data), "--images", str(options.images), "-o", str(tmp_path / "killed"), "--epochs", "12",
+        "--lr", "1e-3", "--batch", "4", "--save-every", "2", "--precision", "fp32", "--seed", "3",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work = tmp_path / "killed.training"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("checkpoint-*/complete")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path / 'killed'}\n"
+    whole, resumed = (load_file(path / "model.safetensors") for path in (options.out, tmp_path / "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def start_aligned(material, tmp_path):
+    """A checkpoint on disk, as the command reads it."""
+    from edge_llava.training.saving import write_checkpoint
+
+    write_checkpoint(start(material), tmp_path / "aligned")
+    return open_llava(tmp_path / "aligned")
+
+
+def test_an_interrupted_save_is_not_taken_up(material, options, tmp_path):
+    work = tmp_path / "out.training"
+    (work / "checkpoint-2").mkdir(parents=True)
+    (work / "checkpoint-2" / "complete").touch()
+    (work / "checkpoint-4").mkdir()
+    assert trainer.last_saved_step(work) == work / "checkpoint-2"
+    assert not (work / "checkpoint-4").exists()
+
+
+def test_another_run_in_the_same_place_is_refused(material, options, monkeypatch):
+    monkeypatch.setattr(trainer._Trainer, "training_step", lambda self, *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(start(material), options)
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match=r"differs in:\n  - n_epochs\n.*--restart"):
+        finetune(start(material), replace(options, n_epochs=1))
+    finetune(start(material), replace(options, n_epochs=1, restart=True))
+    assert options.out.is_dir()
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_step(material, options, tmp_path):
+    llava = start(material)
+    poisoned = llava.model.lm_head.weight.detach().clone()
+
+    def poison(module, inputs, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == 4 else output
+
+    calls: list[int] = []
+    llava.model.lm_head.register_forward_hook(poison)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 4 of 6\. The state of checkpoint-2 is kept in"):
+        finetune(llava, options)
+    kept = load_file(tmp_path / "out.training" / "checkpoint-2" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    assert poisoned.isfinite().all()
+
+
+def test_a_gradient_that_is_no_number_is_not_applied(material, options):
+    llava = start(material)
+    calls: list[int] = []
+
+    def poison(gradient):
+        calls.append(1)
+        return gradient * float("inf") if len(calls) == 3 else gradient
+
+    llava.model.lm_head.weight.requires_grad_(True)
+    llava.model.lm_head.weight.register_hook(poison)
+    with pytest.raises(TrainingError, match="a gradient is not finite at step 3 of 6"):
+        finetune(llava, options)
+    assert all(parameter.isfinite().all() for parameter in llava.model.parameters())
+
+
+def test_a_full_disk_while_saving_keeps_the_step_before(material, options, tmp_path, monkeypatch):
+    def save(tensors, path, metadata):
+        if "checkpoint-4" in str(path):
+            raise OSError(28, "No space left on device")
+        real(tensors, path, metadata)
+
+    real = trainer.save_file
+    monkeypatch.setattr(trainer, "save_file", save)
+    with pytest.raises(TrainingError, match=r"step 4 cannot be saved: .*No space left.*checkpoint-2 is intact"):
+        finetune(start(material), options)
+    assert sorted(path.name for path in (tmp_path / "out.training").glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+def test_a_full_disk_at_the_end_keeps_the_old_checkpoint(material, options, monkeypatch):
+    from edge_llava.training import saving
+
+    options.out.mkdir()
+    (options.out / "config.json").write_text("old")
+
+    def write(path, content):
+        with open("/dev/full", "w") as file:
+            file.write(str(content))
+
+    monkeypatch.setattr(saving, "_write_json", write)
+    with pytest.raises(TrainingError, match="cannot be written to"):
+        align(start(material), options)
+    assert (options.out / "config.json").read_text() == "old"
+    assert not options.out.with_name("out.partial").exists()
+
+
+def test_no_conversation_is_refused(material, options, tmp_path):
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(DataError, match="no conversation"):
+        finetune(start(material), replace(options, data=tmp_path / "none.json"))
+
+
+def test_what_is_no_starting_point_is_refused(material, tmp_path):
+    with pytest.raises(CheckpointError, match=r"expected 'llama'"):
+        join(material.tower, material.tower, "mlp2x_gelu", 0)
+    with pytest.raises(CheckpointError, match="CLIP"):
+        join(material.language, material.language, "mlp2x_gelu", 0)
+    with pytest.raises(CheckpointError):
+        open_llava(tmp_path)
