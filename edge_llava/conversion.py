@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,34 +48,28 @@ def convert(
     options = options or pipeline.ConvertOptions()
     target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
-    with open_checkpoint(source, options.vision_tower, progress=progress) as checkpoint:
-        bundle = pipeline.convert(
-            checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
-        )
+    checkpoint = open_checkpoint(source, options.vision_tower, progress=progress)
+    bundle = pipeline.convert(
+        checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
+    )
     if out is None:
         set_default_bundle(str(bundle.path))
     return bundle
 
 
-@contextmanager
 def open_checkpoint(
     source: str | os.PathLike[str], vision_tower: str | None = None, *, progress: ProgressCallback = silent
-) -> Iterator[Checkpoint]:
-    """Opens what the user named; the demo is made in a temporary directory and removed afterwards.
+) -> Checkpoint:
+    """Opens what the user named: a directory, a hub id, or the embedded demo.
 
     Raises:
         MissingExtra, CheckpointError: As `convert`.
     """
     require_converters()
+    from edge_llava import demo
     from edge_llava.converters.checkpoint import Checkpoint
-    from edge_llava.converters.demo_checkpoint import write_demo_checkpoint
 
-    if str(source) != DEMO:
-        yield Checkpoint.open(str(source), vision_tower, progress)
-        return
-    with tempfile.TemporaryDirectory(prefix="edge-llava-demo-") as directory:
-        write_demo_checkpoint(Path(directory) / DEMO)
-        yield Checkpoint.open(str(Path(directory) / DEMO), vision_tower, progress)
+    return Checkpoint.open(str(demo.CHECKPOINT if str(source) == DEMO else source), vision_tower, progress)
 
 
 def default_output(source: str, quant: str) -> Path:

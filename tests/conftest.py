@@ -23,12 +23,12 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(scope="session")
-def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The seeded demo checkpoint in Hugging Face layout."""
-    from edge_llava.converters.demo_checkpoint import write_demo_checkpoint
+def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint in Hugging Face layout with random weights: it answers noise, always the same."""
+    from seeded_checkpoint import write_tiny_checkpoint  # of benchmarks/
 
-    directory = tmp_path_factory.mktemp("checkpoints") / "demo"
-    write_demo_checkpoint(directory)
+    directory = tmp_path_factory.mktemp("checkpoints") / "seeded"
+    write_tiny_checkpoint(directory)
     return directory
 
 
@@ -56,15 +56,15 @@ def convert_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def demo_f32(demo_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
-    """The demo as an F32 bundle. Read only: copy it before changing it."""
-    return convert_to(demo_checkpoint, quant="F32")
+def seeded_f32(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
+    """The seeded checkpoint as an F32 bundle. Read only: copy it before changing it."""
+    return convert_to(seeded_checkpoint, quant="F32")
 
 
 @pytest.fixture(scope="session")
-def demo_q4(demo_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
-    """The demo as a Q4_K_M bundle. Read only: copy it before changing it."""
-    return convert_to(demo_checkpoint, quant="Q4_K_M")
+def seeded_q4(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
+    """The seeded checkpoint as a Q4_K_M bundle. Read only: copy it before changing it."""
+    return convert_to(seeded_checkpoint, quant="Q4_K_M")
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,11 @@ class Shape:
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: Path) -> Callable[..., Path]:
-    """make_checkpoint(shape, seed=0) -> directory that transformers itself saved, float32, demo tokenizer.
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint: Path) -> Callable[..., Path]:
+    """make_checkpoint(shape, seed=0) -> directory that transformers itself saved, float32, seeded tokenizer.
 
-    The tokens are the demo's 512; then come <image> (512) and <pad> (513) and rows of noise, as in llava-hf files.
+    The tokens are the seeded checkpoint's 512; then come <image> (512) and <pad> (513) and rows of noise, as in files
+    of llava-hf.
     """
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -134,7 +135,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, demo_checkpoint: P
                     parameter.mul_(4)
         directory = tmp_path_factory.mktemp("checkpoints") / f"llava-{seed}"
         model.save_pretrained(directory)
-        (directory / "tokenizer.model").write_bytes((demo_checkpoint / "tokenizer.model").read_bytes())
+        (directory / "tokenizer.model").write_bytes((seeded_checkpoint / "tokenizer.model").read_bytes())
         (directory / "added_tokens.json").write_text(json.dumps({"<image>": n_tokens, "<pad>": n_tokens + 1}))
         return directory
 

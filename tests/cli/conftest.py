@@ -38,6 +38,4 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 @pytest.fixture(scope="session")
 def photo() -> Path:
     """The sample picture, a JPEG of 640 x 480."""
-    import edge_llava.demo
-
-    return Path(edge_llava.demo.__file__).parent / "table.jpg"
+    return Path(__file__).parents[1] / "data" / "table.jpg"

@@ -17,8 +17,8 @@ import pytest
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
 
 
-def test_json_is_one_object_and_nothing_else_is_on_stdout(run, demo_q4, photo):
-    result = run("chat", photo, "-m", demo_q4, "-p", "What is on the table?", "-n", 8, "--temp", 0, "--json")
+def test_json_is_one_object_and_nothing_else_is_on_stdout(run, seeded_q4, photo):
+    result = run("chat", photo, "-m", seeded_q4, "-p", "What is on the table?", "-n", 8, "--temp", 0, "--json")
     assert result.code == 0
     answer = json.loads(result.out)
     assert set(answer) == {"text", "tokens", "finish_reason", "prompt", "images", "timings"}
@@ -31,28 +31,28 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(run, demo_q4, photo):
     assert answer["timings"]["vision_s"] > 0
 
 
-def test_streams_the_same_text_that_json_holds(run, demo_q4, photo):
-    options = ("-m", demo_q4, "-p", "What?", "-n", 8, "--temp", 0)
+def test_streams_the_same_text_that_json_holds(run, seeded_q4, photo):
+    options = ("-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0)
     streamed = run("chat", photo, *options)
     assert streamed.code == 0
     assert streamed.out.strip() == json.loads(run("chat", photo, *options, "--json").out)["text"]
 
 
-def test_same_seed_same_answer(run, demo_q4, photo):
-    options = ("chat", photo, "-m", demo_q4, "-p", "What?", "-n", 12, "--temp", 1.5, "--json", "--seed")
+def test_same_seed_same_answer(run, seeded_q4, photo):
+    options = ("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 12, "--temp", 1.5, "--json", "--seed")
     first, second, other = (json.loads(run(*options, seed).out)["tokens"] for seed in (3, 3, 4))
     assert first == second
     assert first != other
 
 
-def test_question_from_a_pipe(run, demo_q4, photo, monkeypatch):
+def test_question_from_a_pipe(run, seeded_q4, photo, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is this?\n")))
-    result = run("chat", photo, "-m", demo_q4, "-n", 4, "--json")
+    result = run("chat", photo, "-m", seeded_q4, "-n", 4, "--json")
     assert json.loads(result.out)["prompt"] == "What is this?"
 
 
-def test_picture_from_a_pipe_equals_the_file(run, demo_q4, photo, monkeypatch):
-    options = ("-m", demo_q4, "-p", "What?", "-n", 2, "--temp", 0, "--json")
+def test_picture_from_a_pipe_equals_the_file(run, seeded_q4, photo, monkeypatch):
+    options = ("-m", seeded_q4, "-p", "What?", "-n", 2, "--temp", 0, "--json")
     from_file = json.loads(run("chat", photo, *options).out)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
     from_pipe = json.loads(run("chat", "-", *options).out)
@@ -60,17 +60,17 @@ def test_picture_from_a_pipe_equals_the_file(run, demo_q4, photo, monkeypatch):
     assert from_pipe["tokens"] == from_file["tokens"]
 
 
-def test_two_pictures(run, demo_q4, photo):
-    answer = json.loads(run("chat", photo, photo, "-m", demo_q4, "-p", "What changed?", "-n", 2, "--json").out)
+def test_two_pictures(run, seeded_q4, photo):
+    answer = json.loads(run("chat", photo, photo, "-m", seeded_q4, "-p", "What changed?", "-n", 2, "--json").out)
     assert len(answer["images"]) == 2
     assert answer["timings"]["prefill_tokens"] > 128
 
 
-def test_embedding_file_gives_the_answer_of_its_picture(run, demo_q4, photo, tmp_path):
+def test_embedding_file_gives_the_answer_of_its_picture(run, seeded_q4, photo, tmp_path):
     file = tmp_path / "table.safetensors"
-    made = run("embed", photo, "-o", file, "-m", demo_q4)
+    made = run("embed", photo, "-o", file, "-m", seeded_q4)
     assert (made.code, made.out.strip()) == (0, str(file))
-    options = ("-m", demo_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
+    options = ("-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
     direct = json.loads(run("chat", photo, *options).out)
     loaded = json.loads(run("chat", "--embedding", file, *options).out)
     assert loaded["tokens"] == direct["tokens"]
@@ -78,17 +78,17 @@ def test_embedding_file_gives_the_answer_of_its_picture(run, demo_q4, photo, tmp
     assert loaded["timings"]["vision_s"] == 0
 
 
-def test_half_precision_embedding_is_half_the_size(run, demo_q4, photo, tmp_path):
+def test_half_precision_embedding_is_half_the_size(run, seeded_q4, photo, tmp_path):
     for dtype in ("float32", "float16"):
-        run("embed", photo, "-o", tmp_path / dtype, "-m", demo_q4, "--dtype", dtype)
+        run("embed", photo, "-o", tmp_path / dtype, "-m", seeded_q4, "--dtype", dtype)
     sizes = [(tmp_path / dtype).stat().st_size for dtype in ("float32", "float16")]
     assert sizes[0] - sizes[1] == 64 * 256 * 2
 
 
-def test_embedding_of_another_projector_is_refused_by_name(run, demo_q4, demo_f32, photo, tmp_path):
+def test_embedding_of_another_projector_is_refused_by_name(run, seeded_q4, seeded_f32, photo, tmp_path):
     file = tmp_path / "table.safetensors"
-    run("embed", photo, "-o", file, "-m", demo_f32)
-    result = run("chat", "--embedding", file, "-m", demo_q4, "-p", "What?")
+    run("embed", photo, "-o", file, "-m", seeded_f32)
+    result = run("chat", "--embedding", file, "-m", seeded_q4, "-p", "What?")
     assert (result.code, result.out) == (7, "")
     assert "another projector" in result.err
 
@@ -105,8 +105,8 @@ def test_embedding_of_another_projector_is_refused_by_name(run, demo_q4, demo_f3
         (("-p",), 2, "-p"),
     ],
 )
-def test_bad_input_is_one_clear_error(run, demo_q4, photo, monkeypatch, arguments, code, says):
-    monkeypatch.setenv("EDGE_LLAVA_MODEL", str(demo_q4))
+def test_bad_input_is_one_clear_error(run, seeded_q4, photo, monkeypatch, arguments, code, says):
+    monkeypatch.setenv("EDGE_LLAVA_MODEL", str(seeded_q4))
     result = run("chat", *(photo if argument == "PHOTO" else argument for argument in arguments))
     assert (result.code, result.out) == (code, "")
     assert says in result.err
@@ -117,16 +117,16 @@ def test_a_missing_picture_is_found_before_the_engines_are_opened(run, tmp_path)
     assert "no file nowhere.png" in run("chat", "nowhere.png", "-p", "x", "-m", tmp_path / "bundle").err
 
 
-def test_empty_pipe_is_a_usage_error(run, demo_q4, photo, monkeypatch):
+def test_empty_pipe_is_a_usage_error(run, seeded_q4, photo, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b" \n")))
-    result = run("chat", photo, "-m", demo_q4)
+    result = run("chat", photo, "-m", seeded_q4)
     assert (result.code, result.out) == (2, "")
 
 
-def test_no_torch_in_a_whole_chat(demo_q4, photo):
+def test_no_torch_in_a_whole_chat(seeded_q4, photo):
     script = (
         "import sys\nfrom edge_llava.cli import main\n"
-        f"try: main(['chat', {str(photo)!r}, '-m', {str(demo_q4)!r}, '-p', 'x', '-n', '2'])\n"
+        f"try: main(['chat', {str(photo)!r}, '-m', {str(seeded_q4)!r}, '-p', 'x', '-n', '2'])\n"
         "except SystemExit as error: assert not error.code\n"
         "bad = {'torch', 'transformers', 'optimum', 'onnx'} & set(sys.modules)\nassert not bad, bad\n"
     )
@@ -171,8 +171,8 @@ class Terminal:
             os.close(self._main)
 
 
-def test_conversation_on_a_terminal(demo_q4, photo, tmp_path):
-    terminal = Terminal("chat", photo, "-m", demo_q4, "-n", 6, "--temp", 0)
+def test_conversation_on_a_terminal(seeded_q4, photo, tmp_path):
+    terminal = Terminal("chat", photo, "-m", seeded_q4, "-n", 6, "--temp", 0)
     saved = tmp_path / "talk.md"
     terminal.read_until(r"\[1 image\] > ")
     terminal.type("What is this?\n")
@@ -198,8 +198,8 @@ def test_conversation_on_a_terminal(demo_q4, photo, tmp_path):
     assert f"![]({photo})" in text
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_conversation(demo_f32, photo):
-    terminal = Terminal("chat", photo, "-m", demo_f32, "-n", 900, "--temp", 0)
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(seeded_f32, photo):
+    terminal = Terminal("chat", photo, "-m", seeded_f32, "-n", 900, "--temp", 0)
     terminal.read_until(r"> ")
     terminal.type("Tell me everything.\n")
     terminal.read_until(r"Tell me everything\.\r\n.+", 30)
@@ -209,8 +209,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(demo_f32, photo):
     assert terminal.close() == 0
 
 
-def test_ctrl_c_of_a_single_answer_exits_with_130(demo_f32, photo):
-    command = [*COMMAND, "chat", str(photo), "-m", str(demo_f32), "-p", "word " * 40, "-n", "900", "--temp", "2"]
+def test_ctrl_c_of_a_single_answer_exits_with_130(seeded_f32, photo):
+    command = [*COMMAND, "chat", str(photo), "-m", str(seeded_f32), "-p", "word " * 40, "-n", "900", "--temp", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     assert process.stdout is not None
     process.stdout.read(1)
@@ -221,8 +221,8 @@ def test_ctrl_c_of_a_single_answer_exits_with_130(demo_f32, photo):
     assert out.endswith(b"\n")
 
 
-def test_a_reader_that_leaves_is_no_error(demo_q4, photo):
-    shell = f"{' '.join(COMMAND[:2])} '{COMMAND[2]}' chat {photo} -m {demo_q4} -p x -n 200 --temp 0 | head -c 1"
+def test_a_reader_that_leaves_is_no_error(seeded_q4, photo):
+    shell = f"{' '.join(COMMAND[:2])} '{COMMAND[2]}' chat {photo} -m {seeded_q4} -p x -n 200 --temp 0 | head -c 1"
     done = subprocess.run(shell, shell=True, capture_output=True, check=True, stdin=subprocess.DEVNULL)
     assert b"Traceback" not in done.stderr
     assert b"BrokenPipe" not in done.stderr

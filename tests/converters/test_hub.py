@@ -58,8 +58,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def endpoint(demo_checkpoint: Path) -> Iterator[str]:
-    Hub.files = {path.name: path.read_bytes() for path in demo_checkpoint.iterdir()}
+def endpoint(seeded_checkpoint: Path) -> Iterator[str]:
+    Hub.files = {path.name: path.read_bytes() for path in seeded_checkpoint.iterdir()}
     Hub.files |= {"LICENSE": b"be kind", "pytorch_model.bin": b"not to be downloaded", "onnx/model.json": b"{}"}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()

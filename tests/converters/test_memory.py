@@ -15,18 +15,18 @@ N_LAYERS = 8  # of 7B width: 1.6 billion parameters, 6.5 GB in float32, 3.2 GB o
 
 
 @pytest.fixture
-def wide_checkpoint(demo_checkpoint: Path, tmp_path: Path) -> Path:
+def wide_checkpoint(seeded_checkpoint: Path, tmp_path: Path) -> Path:
     """The demo's tower and tokenizer with blocks as wide as a 7B model's, one shard a block, one shard in memory."""
     import torch
     from safetensors.torch import load_file, save_file
+    from seeded_checkpoint import hf_config, hf_name
 
     from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes
     from edge_llava.converters.checkpoint_config import read_checkpoint_config
-    from edge_llava.converters.demo_checkpoint import hf_config, hf_name
     from edge_llava.converters.model_configs import LanguageConfig
 
     directory = tmp_path / "wide"
-    shutil.copytree(demo_checkpoint, directory)
+    shutil.copytree(seeded_checkpoint, directory)
     language = LanguageConfig(4096, 11008, N_LAYERS, 32, 32, 128, 512, 1024, 1e-5, 1e4, None, tied=False)
     tower = read_checkpoint_config(directory).tower
     assert tower is not None

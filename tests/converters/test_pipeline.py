@@ -133,8 +133,8 @@ def test_figures_of_an_unquantized_bundle(make_llava, shape, tmp_path):
     assert (parity["language"].tokens_equal, parity["language"].tokens_total) == (16, 16)
 
 
-def test_figures_tell_what_a_quantization_costs(demo_f32, demo_q4):
-    full, quantized = (Bundle.open(path).manifest.parity for path in (demo_f32, demo_q4))
+def test_figures_tell_what_a_quantization_costs(seeded_f32, seeded_q4):
+    full, quantized = (Bundle.open(path).manifest.parity for path in (seeded_f32, seeded_q4))
     for stage, most in (("language", 0.1), ("projector", 0.01)):
         assert 1 - full[stage].cosine_mean < 1e-6
         assert 1e-4 < 1 - quantized[stage].cosine_mean < most
@@ -321,9 +321,9 @@ def test_a_disk_that_is_too_small_is_seen_before(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("quant", ["F32", "Q4_K_M"])
-def test_the_estimate_is_near(demo_checkpoint, demo_f32, demo_q4, quant):
-    estimate = estimate_bytes(Checkpoint.open(str(demo_checkpoint)), ConvertOptions(quant=quant))
-    actual = Bundle.open(demo_f32 if quant == "F32" else demo_q4).n_bytes
+def test_the_estimate_is_near(seeded_checkpoint, seeded_f32, seeded_q4, quant):
+    estimate = estimate_bytes(Checkpoint.open(str(seeded_checkpoint)), ConvertOptions(quant=quant))
+    actual = Bundle.open(seeded_f32 if quant == "F32" else seeded_q4).n_bytes
     assert actual <= estimate <= actual + (4 << 20)
 
 
@@ -365,8 +365,8 @@ def test_a_file_that_may_not_grow(make_checkpoint, shape, tmp_path, big):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_precision_is_exact_for_a_checkpoint_in_half_precision(demo_checkpoint, demo_q4, tmp_path, picture):
-    full, half = Bundle.open(demo_q4), convert(demo_checkpoint, tmp_path / "half", ConvertOptions(vision="fp16"))
+def test_half_precision_is_exact_for_a_checkpoint_in_half_precision(seeded_checkpoint, seeded_q4, tmp_path, picture):
+    full, half = Bundle.open(seeded_q4), convert(seeded_checkpoint, tmp_path / "half", ConvertOptions(vision="fp16"))
     assert (full.manifest.vision.precision, half.manifest.vision.precision) == ("fp32", "fp16")
     assert half.file("vision_data").stat().st_size < 0.51 * full.file("vision_data").stat().st_size
     features = []

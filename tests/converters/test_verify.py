@@ -58,8 +58,8 @@ def test_a_sound_bundle(made):
     assert checks["language"].to_dict()["tokens_equal"] == 16
 
 
-def test_a_quantized_bundle_is_compared_with_itself(demo_q4):
-    report = verify(Bundle.open(demo_q4))
+def test_a_quantized_bundle_is_compared_with_itself(seeded_q4):
+    report = verify(Bundle.open(seeded_q4))
     assert report.ok
     assert {check.name: check for check in report.checks}["language"].figures["tokens_equal"] == 16
 
@@ -121,8 +121,8 @@ def test_against_its_checkpoint(made, checkpoint):
     assert max(figures["cost"].values()) < 1e-9
 
 
-def test_the_cost_of_each_stage(demo_q4, demo_checkpoint):
-    report = verify_against(Bundle.open(demo_q4), Checkpoint.open(str(demo_checkpoint)))
+def test_the_cost_of_each_stage(seeded_q4, seeded_checkpoint):
+    report = verify_against(Bundle.open(seeded_q4), Checkpoint.open(str(seeded_checkpoint)))
     cost = report.checks[-1]
     assert report.ok
     assert abs(cost.figures["vision_loss"]) < 1e-9 < cost.figures["projector_loss"] < cost.figures["language_loss"]

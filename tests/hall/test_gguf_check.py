@@ -219,8 +219,8 @@ def test_claims_take_no_memory(tmp_path: Path, data: bytes) -> None:
 
 @pytest.mark.convert
 @pytest.mark.parametrize("name", ["language", "projector"])
-def test_reads_real_files_as_their_own_reader_does(demo_q4: Path, name: str) -> None:
-    header, reader = read_gguf_header(demo_q4 / f"{name}.gguf"), GGUFReader(demo_q4 / f"{name}.gguf")
+def test_reads_real_files_as_their_own_reader_does(seeded_q4: Path, name: str) -> None:
+    header, reader = read_gguf_header(seeded_q4 / f"{name}.gguf"), GGUFReader(seeded_q4 / f"{name}.gguf")
     fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert {*header.metadata, *header.arrays} == set(fields)
     assert header.metadata == {key: fields[key].contents() for key in header.metadata}
@@ -237,9 +237,9 @@ def test_reads_real_files_as_their_own_reader_does(demo_q4: Path, name: str) -> 
 
 @pytest.mark.convert
 @pytest.mark.parametrize("name", ["language", "projector"])
-def test_every_truncation_is_refused(demo_q4: Path, tmp_path: Path, name: str) -> None:
-    data = (demo_q4 / f"{name}.gguf").read_bytes()
-    n_header = GGUFReader(demo_q4 / f"{name}.gguf").data_offset
+def test_every_truncation_is_refused(seeded_q4: Path, tmp_path: Path, name: str) -> None:
+    data = (seeded_q4 / f"{name}.gguf").read_bytes()
+    n_header = GGUFReader(seeded_q4 / f"{name}.gguf").data_offset
     step = max(1, n_header // 500)
     sizes = {*range(0, n_header, step), *range(n_header, len(data), len(data) // 100), len(data) - 1}
     path = tmp_path / "x.gguf"
@@ -254,9 +254,9 @@ def test_every_truncation_is_refused(demo_q4: Path, tmp_path: Path, name: str) -
 @pytest.mark.convert
 @pytest.mark.parametrize(("name", "n_cases"), [("language", 2000), ("projector", 2000)])
 def test_damaged_header_is_refused_or_read_and_nothing_else(
-    demo_q4: Path, tmp_path: Path, damage: Damage, name: str, n_cases: int
+    seeded_q4: Path, tmp_path: Path, damage: Damage, name: str, n_cases: int
 ) -> None:
-    source, path = demo_q4 / f"{name}.gguf", tmp_path / "x.gguf"
+    source, path = seeded_q4 / f"{name}.gguf", tmp_path / "x.gguf"
     n_header = GGUFReader(source).data_offset
     header = source.read_bytes()[:n_header]
     shutil.copy(source, path)

@@ -97,9 +97,9 @@ def describing_bytes(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(("role", "n_cases"), [("language", 150), ("projector", 150)])
 def test_damaged_files_that_pass_the_checks_end_no_process(
-    demo_q4: Path, tmp_path: Path, damage: Damage, role: str, n_cases: int
+    seeded_q4: Path, tmp_path: Path, damage: Damage, role: str, n_cases: int
 ) -> None:
-    bundle, path = Bundle.open(demo_q4), tmp_path / f"{role}.gguf"
+    bundle, path = Bundle.open(seeded_q4), tmp_path / f"{role}.gguf"
     shutil.copy(bundle.file(role), path)
     n_header = GGUFReader(path).data_offset
     header, describing = path.read_bytes()[:n_header], describing_bytes(path)
@@ -115,7 +115,7 @@ def test_damaged_files_that_pass_the_checks_end_no_process(
         passing.append(damaged)
     (tmp_path / "headers.json").write_text(json.dumps([h.hex() for h in passing]))
     result = subprocess.run(
-        [sys.executable, "-c", LOADER, str(demo_q4), role, str(path), str(tmp_path / "headers.json")],
+        [sys.executable, "-c", LOADER, str(seeded_q4), role, str(path), str(tmp_path / "headers.json")],
         capture_output=True,
         text=True,
         timeout=300,
@@ -224,9 +224,9 @@ FAULTS: list[tuple[Callable[..., None], str]] = [
 
 @pytest.mark.parametrize(("edit", "fault"), FAULTS, ids=[str(number) for number in range(len(FAULTS))])
 def test_fault_of_the_language_file_is_named(
-    demo_q4: Path, tmp_path: Path, edit: Callable[..., None], fault: str
+    seeded_q4: Path, tmp_path: Path, edit: Callable[..., None], fault: str
 ) -> None:
-    bundle, path = Bundle.open(demo_q4), tmp_path / "language.gguf"
+    bundle, path = Bundle.open(seeded_q4), tmp_path / "language.gguf"
     rewrite(bundle.file("language"), path, edit)
     with pytest.raises(BundleError) as caught:
         check_language_file(path, bundle.manifest.language)
@@ -248,19 +248,21 @@ def test_fault_of_the_language_file_is_named(
     ],
     ids=["name", "another key", "linear scaling", "epsilon", "tied head"],
 )
-def test_language_file_that_only_differs_is_accepted(demo_q4: Path, tmp_path: Path, edit: Callable[..., None]) -> None:
-    bundle, path = Bundle.open(demo_q4), tmp_path / "language.gguf"
+def test_language_file_that_only_differs_is_accepted(
+    seeded_q4: Path, tmp_path: Path, edit: Callable[..., None]
+) -> None:
+    bundle, path = Bundle.open(seeded_q4), tmp_path / "language.gguf"
     rewrite(bundle.file("language"), path, edit)
     check_language_file(path, bundle.manifest.language)
 
 
-def test_all_faults_at_once(demo_q4: Path, tmp_path: Path) -> None:
+def test_all_faults_at_once(seeded_q4: Path, tmp_path: Path) -> None:
     def edit(metadata: Metadata, tensors: Tensors) -> None:
         for change in (replace_token("<0x0A>", "<0x0B>"), drop_tensor("output_norm.weight")):
             change(metadata, tensors)
         metadata["llama.attention.head_count"] = (8, V.UINT32, None)
 
-    bundle, path = Bundle.open(demo_q4), tmp_path / "language.gguf"
+    bundle, path = Bundle.open(seeded_q4), tmp_path / "language.gguf"
     rewrite(bundle.file("language"), path, edit)
     with pytest.raises(BundleError) as caught:
         check_language_file(path, bundle.manifest.language)
@@ -289,9 +291,9 @@ def test_all_faults_at_once(demo_q4: Path, tmp_path: Path) -> None:
     ids=["missing", "half", "short bias", "shape"],
 )
 def test_fault_of_the_projector_file_is_named(
-    demo_q4: Path, tmp_path: Path, edit: Callable[..., None], fault: str
+    seeded_q4: Path, tmp_path: Path, edit: Callable[..., None], fault: str
 ) -> None:
-    bundle, path = Bundle.open(demo_q4), tmp_path / "projector.gguf"
+    bundle, path = Bundle.open(seeded_q4), tmp_path / "projector.gguf"
     rewrite(bundle.file("projector"), path, edit)
     with pytest.raises(BundleError) as caught:
         check_projector_file(path, bundle.manifest.projector)

@@ -24,6 +24,7 @@ ROOMS = ("runtime", "converters")
 # What the rooms may know of the hall.
 CONTRACT = {
     "errors", "manifest", "bundle", "home", "progress", "memory", "gguf_check", "ggml_library", "parity_record",
+    "templates",
 }  # fmt: skip
 # The hall's own doors: the only files beside edge_llava's folders that know a room.
 DOORS = {"__init__", "conversion", "parity", "verify"}
@@ -160,6 +161,17 @@ def test_training_knows_no_runtime_and_evaluation_no_converters() -> None:
         assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
 
 
+def test_scenes_know_only_themselves_and_evaluation_neither_torch_nor_training() -> None:
+    scenes, evaluation = ([p for p in SOURCES if p.parent == ROOT / "edge_llava" / n] for n in ("scenes", "evaluation"))
+    assert {path.name for path in (*scenes, *evaluation)} >= {"scene.py", "questions.py", "exam.py"}
+    for path in scenes:
+        assert own(parse(path)) <= {"scenes", "errors"}, place(path)
+        assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
+    for path in evaluation:
+        assert "training" not in own(parse(path)), place(path)
+        assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
+
+
 def test_runtime_never_imports_what_makes_a_bundle() -> None:
     for path in in_room("runtime"):
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
@@ -247,7 +259,7 @@ def test_importing_the_runtime_room_loads_no_converter() -> None:
 
 
 @pytest.mark.convert
-def test_a_whole_answer_loads_no_converter(demo_q4: Path, tmp_path: Path) -> None:
+def test_a_whole_answer_loads_no_converter(seeded_q4: Path, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.png")
     code = """
@@ -257,7 +269,7 @@ with edge_llava.load(sys.argv[1]) as model:
     tokens = list(chat.ask("What is on the table?", image=sys.argv[2]))
     assert tokens and tokens[-1].finish_reason, tokens
 """
-    modules = loaded_by(code, demo_q4, tmp_path / "picture.png")
+    modules = loaded_by(code, seeded_q4, tmp_path / "picture.png")
     assert not modules & {
         *CONVERTER_PACKAGES,
         *ROOMS,

@@ -67,9 +67,9 @@ def open_model(home: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def model(open_model: Callable[..., Any], demo_f32: Path) -> Any:
+def model(open_model: Callable[..., Any], seeded_f32: Path) -> Any:
     """The F32 demo, open."""
-    return open_model(demo_f32)
+    return open_model(seeded_f32)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,8 @@ class SetLater(threading.Event):
 
 
 @pytest.fixture
-def open_decoder(demo_f32):
-    bundle, opened = Bundle.open(demo_f32), []
+def open_decoder(seeded_f32):
+    bundle, opened = Bundle.open(seeded_f32), []
 
     def run(**options):
         options = {"n_threads": 1} | options
@@ -51,11 +51,11 @@ def decoder(open_decoder):
 
 
 @pytest.fixture(scope="module")
-def token_rows(demo_f32):
+def token_rows(seeded_f32):
     """float32 (n_vocab, n_embd): what the model looks up for each token."""
     from gguf import GGUFReader
 
-    reader = GGUFReader(demo_f32 / "language.gguf")
+    reader = GGUFReader(seeded_f32 / "language.gguf")
     (tensor,) = (tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
     return np.array(tensor.data, np.float32).reshape(512, 256)
 
@@ -194,15 +194,15 @@ def test_kv_types_agree(kv_type, open_decoder):
     assert difference == 0 if kv_type == "f32" else 0 < difference < 0.1
 
 
-def test_truncated_file(demo_f32, tmp_path):
-    bundle, path = Bundle.open(demo_f32), tmp_path / "language.gguf"
+def test_truncated_file(seeded_f32, tmp_path):
+    bundle, path = Bundle.open(seeded_f32), tmp_path / "language.gguf"
     path.write_bytes(bundle.file("language").read_bytes()[:-1000])
     with pytest.raises(BundleError, match="it is truncated"):
         Decoder(path, bundle.manifest.language, DecoderOptions())
 
 
-def test_file_that_is_not_the_manifests(demo_f32):
-    bundle = Bundle.open(demo_f32)
+def test_file_that_is_not_the_manifests(seeded_f32):
+    bundle = Bundle.open(seeded_f32)
     with pytest.raises(BundleError, match="does not match its manifest"):
         Decoder(bundle.file("language"), dataclasses.replace(bundle.manifest.language, n_layer=5), DecoderOptions())
 
@@ -215,9 +215,9 @@ def test_options_out_of_range_are_refused_all_at_once():
 
 
 @pytest.mark.parametrize("n_ctx", [16, 40, 300])
-def test_the_context_is_what_was_asked_for(demo_q4, n_ctx):
+def test_the_context_is_what_was_asked_for(seeded_q4, n_ctx):
     """llama.cpp rounds it up to 256 after cutting the batch; a prompt in between must not reach llama_decode."""
-    bundle = Bundle.open(demo_q4)
+    bundle = Bundle.open(seeded_q4)
     decoder = Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_ctx=n_ctx, n_threads=1))
     assert decoder.n_ctx == n_ctx
     decoder.prefill_tokens([1] + [300] * (n_ctx - 1), threading.Event())

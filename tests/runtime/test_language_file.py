@@ -11,14 +11,14 @@ from edge_llava.runtime.language_file import check_language_file
 pytestmark = pytest.mark.convert
 
 
-def test_both_demos_match(demo_f32, demo_q4):
-    for path in (demo_f32, demo_q4):
+def test_both_demos_match(seeded_f32, seeded_q4):
+    for path in (seeded_f32, seeded_q4):
         bundle = Bundle.open(path)
         check_language_file(bundle.file("language"), bundle.manifest.language)
 
 
-def test_all_faults_at_once(demo_f32):
-    bundle = Bundle.open(demo_f32)
+def test_all_faults_at_once(seeded_f32):
+    bundle = Bundle.open(seeded_f32)
     path, spec = bundle.file("language"), bundle.manifest.language
     wrong = dataclasses.replace(spec, n_embd=512, n_layer=5, n_head=8, n_head_kv=2, n_vocab=600, bos=3, eos=4)
     with pytest.raises(BundleError) as caught:
@@ -42,8 +42,8 @@ def test_all_faults_at_once(demo_f32):
     } <= set(lines)
 
 
-def test_another_gguf(demo_f32):
-    bundle = Bundle.open(demo_f32)
+def test_another_gguf(seeded_f32):
+    bundle = Bundle.open(seeded_f32)
     with pytest.raises(BundleError) as caught:
         check_language_file(bundle.file("projector"), bundle.manifest.language)
     faults = str(caught.value).splitlines()
@@ -54,13 +54,13 @@ def test_another_gguf(demo_f32):
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"\0" * 200])
-def test_no_gguf(content, demo_f32, tmp_path):
+def test_no_gguf(content, seeded_f32, tmp_path):
     path = tmp_path / "language.gguf"
     path.write_bytes(content)
     with pytest.raises(BundleError, match="is not a usable GGUF file"):
-        check_language_file(path, Bundle.open(demo_f32).manifest.language)
+        check_language_file(path, Bundle.open(seeded_f32).manifest.language)
 
 
-def test_missing_file(demo_f32, tmp_path):
+def test_missing_file(seeded_f32, tmp_path):
     with pytest.raises(BundleError, match="cannot be read: No such file"):
-        check_language_file(tmp_path / "none", Bundle.open(demo_f32).manifest.language)
+        check_language_file(tmp_path / "none", Bundle.open(seeded_f32).manifest.language)

@@ -50,7 +50,7 @@ def test_patch_features_are_what_is_projected(model, picture):
     assert model.pictures._projector(features).tobytes() == model.embed_image(picture).data.tobytes()
 
 
-def test_key(model, picture, noise, demo_f32):
+def test_key(model, picture, noise, seeded_f32):
     key = model.embed_image(picture).key
     assert len(bytes.fromhex(key)) == 32
     assert model.embed_image(Image.fromarray(picture)).key == key
@@ -60,14 +60,14 @@ def test_key(model, picture, noise, demo_f32):
     keys = {key, *(model.embed_image(other).key for other in others)}
     mean = (0.5, 0.5, 0.5)
     for changes in ({"aspect": "crop"}, {"image_mean": mean}, {"image_std": mean}, {"feature_layer": 23}):
-        with changed_vision(demo_f32, **changes) as other:
+        with changed_vision(seeded_f32, **changes) as other:
             keys.add(other.embed_image(picture).key)
     assert len(keys) == 10
 
 
-def test_key_of_another_quantization(model, open_model, demo_q4, picture):
+def test_key_of_another_quantization(model, open_model, seeded_q4, picture):
     """The projector differs, so must the key."""
-    other = open_model(demo_q4).embed_image(picture)
+    other = open_model(seeded_q4).embed_image(picture)
     assert other.key != model.embed_image(picture).key
     assert other.vision_sha256 == model.manifest.files["vision"].sha256
 
@@ -152,8 +152,8 @@ def test_closed(model, picture):
             use()
 
 
-def test_with(demo_q4, ids):
-    with edge_llava.load(demo_q4, ONE_THREAD) as model:
+def test_with(seeded_q4, ids):
+    with edge_llava.load(seeded_q4, ONE_THREAD) as model:
         assert len(ids(model.session(GREEDY).ask(QUESTION))) == 8
     assert model.closed
 
@@ -209,10 +209,10 @@ def test_those_who_wait_when_the_model_closes(model):
     assert results == ["this model is closed. Load it again."] * 2
 
 
-def test_closing_while_pictures_are_encoded(open_model, demo_f32, picture):
+def test_closing_while_pictures_are_encoded(open_model, seeded_f32, picture):
     """The weights must not go while ggml reads them."""
     for _ in range(5):
-        model, results, begun = open_model(demo_f32), [], threading.Barrier(3)
+        model, results, begun = open_model(seeded_f32), [], threading.Barrier(3)
 
         def encode(model=model, results=results, begun=begun):
             expected = model.embed_image(picture).data
@@ -234,9 +234,9 @@ def test_closing_while_pictures_are_encoded(open_model, demo_f32, picture):
         assert set(results) <= {True, "this model is closed. Load it again."}
 
 
-def test_changed_file(demo_f32, tmp_path):
+def test_changed_file(seeded_f32, tmp_path):
     path = tmp_path / "bundle"
-    shutil.copytree(demo_f32, path)
+    shutil.copytree(seeded_f32, path)
     data = bytearray((path / "projector.gguf").read_bytes())
     data[-1] ^= 1
     (path / "projector.gguf").write_bytes(data)
@@ -244,8 +244,8 @@ def test_changed_file(demo_f32, tmp_path):
         edge_llava.load(path, ONE_THREAD)
 
 
-def test_unknown_template(demo_f32):
-    bundle = Bundle.open(demo_f32)
+def test_unknown_template(seeded_f32):
+    bundle = Bundle.open(seeded_f32)
     language = dataclasses.replace(bundle.manifest.language, template="mpt")
     changed = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
     with pytest.raises(BundleError, match="there is no conversation template 'mpt'"):

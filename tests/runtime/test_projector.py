@@ -103,13 +103,13 @@ def test_strided_features(run):
     assert np.abs(run(features, weights()) - reference(features, weights())).max() < 1e-4
 
 
-def test_demo_quantized(demo_f32, demo_q4, noise):
+def test_demo_quantized(seeded_f32, seeded_q4, noise):
     """Q6_K weights of the same numbers: near, and not equal."""
     from edge_llava.bundle import Bundle
 
     features = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
     rows = []
-    for path in (demo_f32, demo_q4):
+    for path in (seeded_f32, seeded_q4):
         bundle = Bundle.open(path)
         projector = Projector(bundle.file("projector"), bundle.manifest.projector, 1)
         rows.append(projector(features))
@@ -159,20 +159,20 @@ def test_unknown_tensor(tmp_path):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 8, 64])
-def test_any_number_of_threads(demo_f32, n_threads):
+def test_any_number_of_threads(seeded_f32, n_threads):
     """ggml's work memory grows with the threads; too little of it ends the process."""
-    manifest = Bundle.open(demo_f32).manifest
-    projector = Projector(demo_f32 / "projector.gguf", manifest.projector, n_threads)
+    manifest = Bundle.open(seeded_f32).manifest
+    projector = Projector(seeded_f32 / "projector.gguf", manifest.projector, n_threads)
     features = np.random.default_rng(3).standard_normal((576, 256), np.float32)
     rows = projector(features)
     projector.close()
-    alone = Projector(demo_f32 / "projector.gguf", manifest.projector, 1)
+    alone = Projector(seeded_f32 / "projector.gguf", manifest.projector, 1)
     np.testing.assert_allclose(rows, alone(features), atol=1e-5)
     alone.close()
 
 
-def test_features_of_another_width_are_refused(demo_f32):
-    projector = Projector(demo_f32 / "projector.gguf", Bundle.open(demo_f32).manifest.projector, 1)
+def test_features_of_another_width_are_refused(seeded_f32):
+    projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, 1)
     with pytest.raises(BackendError, match="256"):
         projector(np.zeros((4, 255), np.float32))
     projector.close()

@@ -165,8 +165,8 @@ def test_clear(model, ids, pictures):
     assert ids(chat.ask(QUESTION, image=pictures[0])) == first
 
 
-def test_overflow_before_any_work(open_model, demo_f32, ids, pictures):
-    model = open_model(demo_f32, n_ctx=256)
+def test_overflow_before_any_work(open_model, seeded_f32, ids, pictures):
+    model = open_model(seeded_f32, n_ctx=256)
     chat, untouched = model.session(GREEDY), model.session(GREEDY)
     first = ids(chat.ask(QUESTION, image=pictures[0]))
     n_positions, in_cache, timings = chat.n_positions, model.decoder.n_past, chat.timings
@@ -198,8 +198,8 @@ def test_text_too_long(model, ids):
     assert len(ids(chat.ask(QUESTION))) == 8
 
 
-def test_exactly_full(open_model, demo_f32, ids):
-    model = open_model(demo_f32, n_ctx=256)
+def test_exactly_full(open_model, seeded_f32, ids):
+    model = open_model(seeded_f32, n_ctx=256)
     n_fixed = len(model.decoder.tokenize(f"{model.template.opening}x ASSISTANT:", add_bos=True))
     question = "x" + "\x01" * (255 - n_fixed)  # each is one byte token
     chat = model.session(GREEDY)
@@ -214,8 +214,8 @@ def test_exactly_full(open_model, demo_f32, ids):
         chat.ask(QUESTION)
 
 
-def test_context_ends_the_answer(open_model, demo_f32):
-    model = open_model(demo_f32, n_ctx=256)
+def test_context_ends_the_answer(open_model, seeded_f32):
+    model = open_model(seeded_f32, n_ctx=256)
     chat = model.session(greedy(10_000))
     tokens = list(chat.ask(QUESTION))
     assert tokens[-1].finish_reason == "length"
@@ -301,8 +301,8 @@ def test_cancel_before_reading(model, ids, pictures):
 
 
 @pytest.mark.parametrize("n_looks", [3, 100, 400])
-def test_cancel_during_prefill(open_model, demo_f32, ids, n_looks):
-    model = open_model(demo_f32, n_batch=32)
+def test_cancel_during_prefill(open_model, seeded_f32, ids, n_looks):
+    model = open_model(seeded_f32, n_batch=32)
     chat, long = model.session(GREEDY), "word " * 150
     answer = chat.ask(long)
     chat._cancel = CancelledByAnother(chat.cancel, n_looks)
@@ -446,11 +446,11 @@ def test_options_may_be_replaced(model):
     assert len(list(chat.ask("Why?"))) == 3
 
 
-def test_ctrl_c_in_a_prefill_reaches_the_program(demo_f32):
+def test_ctrl_c_in_a_prefill_reaches_the_program(seeded_f32):
     """Python may deliver it inside llama.cpp's callback, where ctypes would swallow it."""
     script = (
         "import os, signal, threading, edge_llava\n"
-        f"with edge_llava.load({str(demo_f32)!r}) as model:\n"
+        f"with edge_llava.load({str(seeded_f32)!r}) as model:\n"
         "    chat = model.session(edge_llava.SamplingOptions(max_new_tokens=900))\n"
         "    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    try:\n"

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.convert
 
 
 @pytest.fixture
-def bundle(demo_f32):
-    return Bundle.open(demo_f32)
+def bundle(seeded_f32):
+    return Bundle.open(seeded_f32)
 
 
 @pytest.fixture
