@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_HOME := $(CURDIR)/$(VENV)/demo-home
+DEMO_WORK ?= build/demo-checkpoint
 
-.PHONY: setup demo test lint types slow clean
+.PHONY: setup demo ask demo-checkpoint test lint types slow clean
 
 setup: $(STAMP)
 
@@ -21,10 +22,26 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava convert demo --force
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava verify --checkpoint demo
-	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/table.jpg -p "What is on the table?" -n 24 --temp 0
-	@echo "That answer is noise on purpose: the demo's weights are random and have learned nothing. 'verify' compared it"
-	@echo "with the checkpoint, stage by stage; what Q4_K_M costs stands in the row 'language'. Go on with:"
-	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/table.jpg"
+	@$(MAKE) --no-print-directory ask QUESTION="What colour is the square?"
+	@$(MAKE) --no-print-directory ask QUESTION="How many stars are there?"
+	@$(MAKE) --no-print-directory ask QUESTION="Is the small star to the left of the blue square?"
+	@echo "The picture is edge_llava/demo/pictures/shapes-1.jpg: look at it, and ask on with:"
+	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg"
+
+ask:
+	@echo "> $(QUESTION)"
+	@EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg -p "$(QUESTION)" --temp 0
+
+# from nothing; hours on a CPU (see docs/training.md), and the same command goes on after a stop
+demo-checkpoint: setup
+	$(BIN)/python -m edge_llava.training.demo $(DEMO_WORK)/llava-scenes $(DEMO_WORK)
+	for quant in F16 Q4_K_M; do \
+		$(BIN)/edge-llava convert $(DEMO_WORK)/llava-scenes --quant $$quant -o $(DEMO_WORK)/$$quant --force && \
+		$(BIN)/edge-llava eval scenes -m $(DEMO_WORK)/$$quant --seed 1 --n 1000 --json > $(DEMO_WORK)/$$quant.json || exit 1; \
+	done
+	$(BIN)/python -m edge_llava.training.demo.card $(DEMO_WORK)/llava-scenes $(DEMO_WORK)/F16.json $(DEMO_WORK)/Q4_K_M.json
+	rm -rf edge_llava/demo/llava-scenes
+	cp -r $(DEMO_WORK)/llava-scenes edge_llava/demo/llava-scenes
 
 test: setup lint types
 	$(BIN)/python -m pytest
@@ -35,9 +52,9 @@ lint: setup
 
 # the installed package, as users get it: the mapped rooms exist only there
 types: setup
-	rm -rf build $(VENV)/types
+	rm -rf build/lib build/bdist.* $(VENV)/types
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(VENV)/types .
-	rm -rf build
+	rm -rf build/lib build/bdist.*
 	cd $(VENV)/types && ../bin/mypy --config-file ../../pyproject.toml -p edge_llava
 
 slow: setup

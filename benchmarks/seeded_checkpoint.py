@@ -139,7 +139,7 @@ def hf_config(tower: TowerConfig, language: LanguageConfig) -> dict[str, object]
 def _all_shapes(tower: TowerConfig, language: LanguageConfig) -> dict[str, tuple[int, ...]]:
     return (
         expected_vision_shapes(tower, tower.n_layers)
-        | expected_projector_shapes(tower, language)
+        | expected_projector_shapes(tower, language, "mlp2x_gelu")
         | expected_language_shapes(language)
     )
 

@@ -101,6 +101,10 @@ class Checkpoint:
         has_head = self.has("language.lm_head.weight") and not self.config.language.tied
         return names if has_head else [name for name in names if name != "language.lm_head.weight"]
 
+    def projector_names(self) -> list[str]:
+        """Our names of the projector's tensors, layer by layer: weight, bias."""
+        return list(expected_projector_shapes(self.tower, self.config.language, self.config.projector_kind))
+
     def license_files(self) -> list[Path]:
         """Files of the checkpoint that state its licence."""
         files = (path for path in self.directory.iterdir() if path.is_file())
@@ -113,7 +117,7 @@ class Checkpoint:
     def _check_tensors(self) -> None:
         expected = (
             expected_vision_shapes(self.tower, self.n_blocks)
-            | expected_projector_shapes(self.tower, self.config.language)
+            | expected_projector_shapes(self.tower, self.config.language, self.config.projector_kind)
             | {
                 name: shape
                 for name, shape in expected_language_shapes(self.config.language).items()
@@ -169,15 +173,12 @@ def expected_vision_shapes(tower: TowerConfig, n_blocks: int) -> dict[str, tuple
     return shapes
 
 
-def expected_projector_shapes(tower: TowerConfig, language: LanguageConfig) -> dict[str, tuple[int, ...]]:
-    """Our names and the shapes of the two-layer projector."""
+def expected_projector_shapes(tower: TowerConfig, language: LanguageConfig, kind: str) -> dict[str, tuple[int, ...]]:
+    """Our names and the shapes of a projector, layer by layer; `kind` as in the checkpoint's config."""
     d, e = tower.hidden_size, language.n_embd
-    return {
-        "projector.0.weight": (e, d),
-        "projector.0.bias": (e,),
-        "projector.2.weight": (e, e),
-        "projector.2.bias": (e,),
-    }
+    first = {"projector.0.weight": (e, d), "projector.0.bias": (e,)}
+    second = {"projector.2.weight": (e, e), "projector.2.bias": (e,)}
+    return first if kind == "linear" else first | second
 
 
 def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, ...]]:
@@ -223,7 +224,9 @@ def _locate_tower(
     reference = vision_tower or config.tower_reference
     if reference is None:
         raise CheckpointError(f"{directory} holds no vision tower and names none. Give it: --vision-tower DIR")
-    for candidate in (Path(os.path.expanduser(reference)), directory / reference):
+    here, beside = Path(os.path.expanduser(reference)), directory / os.path.expanduser(reference)
+    # what a checkpoint names is looked for in it first, what the user names where the user is
+    for candidate in (here, beside) if vision_tower else (beside, here):
         if os.path.isdir(candidate):
             return candidate.absolute()
     if is_hub_id(reference) and (may_download or vision_tower is not None):

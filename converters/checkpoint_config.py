@@ -17,7 +17,7 @@ from edge_llava.errors import CheckpointError, list_faults
 
 SUPPORTED = (
     "LLaVA-1.5 in Hugging Face layout (LlavaForConditionalGeneration, CLIP tower, LLaMA/Vicuna) and in the original "
-    "layout (LlavaLlamaForCausalLM, mlp2x_gelu)"
+    "layout (LlavaLlamaForCausalLM, linear or mlp2x_gelu)"
 )
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -38,6 +38,7 @@ class CheckpointConfig:
         layout: "hf" or "original".
         tower: The tower's config; None in the original layout, where it lies elsewhere.
         tower_reference: Path or hub id of that tower (`mm_vision_tower`).
+        projector_kind: "mlp2x_gelu", or "linear" (LLaVA-1).
         feature_layer, drop_cls: Which hidden state feeds the projector, and whether its class row is dropped.
         aspect: "pad" or "crop", as trained.
         image_mean, image_std: Normalization.
@@ -48,6 +49,7 @@ class CheckpointConfig:
     layout: str
     tower: TowerConfig | None
     tower_reference: str | None
+    projector_kind: str
     feature_layer: int
     drop_cls: bool
     aspect: str
@@ -161,6 +163,7 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
         layout="hf",
         tower=read_tower(vision, faults, is_inside_llava=True),
         tower_reference=None,
+        projector_kind="mlp2x_gelu",
         feature_layer=_feature_layer(config.get("vision_feature_layer", -2), "vision_feature_layer", faults),
         drop_cls=strategy == "default",
         # The hub's processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
@@ -174,8 +177,8 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
 
 def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
     kind = config.get("mm_projector_type", "linear")
-    if kind != "mlp2x_gelu":
-        faults.append(f"mm_projector_type is {kind!r}, expected 'mlp2x_gelu'")
+    if kind not in ("linear", "mlp2x_gelu"):
+        faults.append(f"mm_projector_type is {kind!r}, expected 'linear' or 'mlp2x_gelu'")
     if config.get("mm_use_im_start_end", False):
         faults.append("mm_use_im_start_end is true (LLaVA v0/v1), which is not supported yet")
     if config.get("s2", False):
@@ -190,6 +193,7 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
         layout="original",
         tower=None,
         tower_reference=config.get("mm_vision_tower"),
+        projector_kind=str(kind),
         feature_layer=_feature_layer(config.get("mm_vision_select_layer", -2), "mm_vision_select_layer", faults),
         drop_cls=feature == "patch",
         aspect="pad" if ratio == "pad" else "crop",

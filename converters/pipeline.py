@@ -220,7 +220,9 @@ def _vision_spec(checkpoint: Checkpoint, precision: str, aspect: str) -> VisionS
 
 def _projector_spec(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
     n_embd = checkpoint.config.language.n_embd
-    return ProjectorSpec("mlp2x_gelu", checkpoint.tower.hidden_size, n_embd, projector_type(quant).name)
+    return ProjectorSpec(
+        checkpoint.config.projector_kind, checkpoint.tower.hidden_size, n_embd, projector_type(quant).name
+    )
 
 
 def _language_spec(checkpoint: Checkpoint, quant: str) -> LanguageSpec:

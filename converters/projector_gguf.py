@@ -1,4 +1,4 @@
-"""The projector to projector.gguf: tensors mm.0 and mm.2 (and biases), quantized by ggml."""
+"""The projector to projector.gguf: tensors mm.0 and, of the MLP, mm.2 (and biases), quantized by ggml."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import Encoder, fit_type, projector_type
 from edge_llava.progress import ProgressCallback
-
-_PARTS = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
 def write_projector(
@@ -35,13 +33,15 @@ def write_projector(
     """
     type_ = projector_type(quant)
     plan = []
-    for part in _PARTS:
-        shape = checkpoint.shape(f"projector.{part}")
-        plan.append(PlannedTensor(f"mm.{part}", shape, fit_type(type_, shape[-1]) if len(shape) > 1 else GgmlType.F32))
+    names = checkpoint.projector_names()
+    for name in names:
+        shape = checkpoint.shape(name)
+        encoding = fit_type(type_, shape[-1]) if len(shape) > 1 else GgmlType.F32
+        plan.append(PlannedTensor(f"mm.{name.removeprefix('projector.')}", shape, encoding))
     writer = GGUFWriter(None, "clip")
     writer.add_type("mmproj")
     writer.add_name(f"{checkpoint.name} projector")
-    writer.add_string("edge_llava.projector.kind", "mlp2x_gelu")
-    values = (checkpoint.load(f"projector.{part}") for part in _PARTS)
+    writer.add_string("edge_llava.projector.kind", checkpoint.config.projector_kind)
+    values = map(checkpoint.load, names)
     write_tensors(writer, path, plan, values, encoder, f"projector, {type_.name}", progress)
     return type_

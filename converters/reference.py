@@ -64,11 +64,11 @@ def reference_features(tower: TrimmedTower, pixels: NDArray[np.float32]) -> NDAr
 @torch.inference_mode()
 def reference_embeddings(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Embedding rows (P, E) of patch features (P, D), by torch."""
-    weight_0, bias_0, weight_2, bias_2 = (
-        checkpoint.load(f"projector.{part}").to(torch.float32) for part in ("0.weight", "0.bias", "2.weight", "2.bias")
-    )
-    hidden = torch.nn.functional.gelu(torch.nn.functional.linear(torch.from_numpy(features), weight_0, bias_0))
-    rows: NDArray[np.float32] = torch.nn.functional.linear(hidden, weight_2, bias_2).numpy()
+    weight, bias, *second = (checkpoint.load(name).to(torch.float32) for name in checkpoint.projector_names())
+    hidden = torch.nn.functional.linear(torch.from_numpy(features), weight, bias)
+    if second:
+        hidden = torch.nn.functional.linear(torch.nn.functional.gelu(hidden), *second)
+    rows: NDArray[np.float32] = hidden.numpy()
     return rows
 
 

@@ -22,6 +22,32 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return directory
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """run(*arguments) -> Result of `edge-llava *arguments`."""
+
+    def call(*arguments: object) -> Result:
+        from edge_llava.cli import main
+
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(int(exit_.value.code or 0), out, err)
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint in Hugging Face layout with random weights: it answers noise, always the same."""

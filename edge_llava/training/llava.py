@@ -105,15 +105,12 @@ class LlavaLoss(torch.nn.Module):
         self.llava.model.vision_tower.eval()
         return self
 
-    def forward(
-        self, ids: torch.Tensor, labels: torch.Tensor, attention: torch.Tensor, pictures: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
         """Mean cross entropy of the labelled tokens.
 
         Args:
-            ids: int64 (B, T), the image token where a patch stands.
+            ids: int64 (B, T), the image token where a patch stands; rows are filled up at their ends.
             labels: int64 (B, T), IGNORED where nothing is learned.
-            attention: bool (B, T), false where a row is filled up.
             pictures: Of all rows in order: pixel values (N, 3, S, S) or patch features (N, P, D).
         """
         core = self.llava.model
@@ -124,7 +121,8 @@ class LlavaLoss(torch.nn.Module):
             embeddings = embeddings.masked_scatter(is_patch[..., None], rows.to(embeddings.dtype))
         else:  # every batch touches the projector: other devices wait for its gradients
             embeddings = embeddings + 0.0 * rows.sum()
-        hidden = core.language_model(inputs_embeds=embeddings, attention_mask=attention).last_hidden_state
+        # no mask: what fills a row stands behind its text, which does not look ahead
+        hidden = core.language_model(inputs_embeds=embeddings).last_hidden_state
         learned = labels[:, 1:] != IGNORED
         logits = self.llava.lm_head(hidden[:, :-1][learned])
         return {"loss": F.cross_entropy(logits.float(), labels[:, 1:][learned])}

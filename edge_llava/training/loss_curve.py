@@ -49,9 +49,9 @@ class LossCurve:
         return points[-1]["loss"] if points else float("nan")
 
     def draw(self, path: Path, title: str) -> None:
-        """Draws loss over steps as a PNG; nothing where fewer than two points are known."""
+        """Draws loss over steps as a PNG; nothing where no point is known."""
         points = self.points()
-        if len(points) < 2:
+        if not points:
             return
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ class LossCurve:
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         steps, losses = [point["step"] for point in points], [point["loss"] for point in points]
-        axes.plot(steps, losses, linewidth=0.8, alpha=0.4, color="tab:blue")
+        axes.plot(steps, losses, linewidth=0.8, marker=".", alpha=0.4, color="tab:blue")
         axes.plot(steps, _smooth(losses), linewidth=1.6, color="tab:blue")
         axes.set(xlabel="step", ylabel="loss", title=title, yscale="log" if min(losses) > 0 else "linear")
         axes.grid(alpha=0.3, which="both")

@@ -184,11 +184,9 @@ class _Collator:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         fill = torch.nn.utils.rnn.pad_sequence
         ids = fill([sample.ids for sample in samples], batch_first=True, padding_value=self._pad)
-        lengths = torch.tensor([len(sample.ids) for sample in samples])
         return {
             "ids": ids,
             "labels": fill([sample.labels for sample in samples], batch_first=True, padding_value=IGNORED),
-            "attention": torch.arange(ids.shape[1]) < lengths[:, None],
             "pictures": self._reader.read([sample.picture for sample in samples if sample.picture is not None]),
         }
 

@@ -31,6 +31,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 _COMPLETE = "complete"  # written last into a saved step: without it the save was interrupted
 _WEIGHTS = "model.safetensors"
+_MIN_POINTS = 20  # of the loss curve, if there are as many steps
 _KEEP = 2  # saved steps: the newest, and the one before in case the newest is being written
 
 
@@ -47,7 +48,7 @@ class Schedule:
         max_grad_norm: Gradients are clipped to this norm.
         beta2: Second moment's decay.
         save_every: Steps between saved states.
-        log_every: Steps between points of the loss curve.
+        log_every: Steps between points of the loss curve; fewer in short runs.
         precision: Of matrix products; "auto" takes bf16 where the device computes it natively.
         seed: Of dropout and anything else drawn while training.
     """
@@ -148,6 +149,11 @@ def one_process_first() -> AbstractContextManager[None]:
     return block
 
 
+def _n_steps(job: Job, schedule: Schedule) -> int:
+    samples_per_step = schedule.batch_size * schedule.accumulation * n_devices()
+    return -(-len(job.samples) // samples_per_step)  # type: ignore[arg-type]
+
+
 def _processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
@@ -171,7 +177,7 @@ class _Trainer(Trainer):
             dataloader_pin_memory=torch.cuda.is_available(),
             save_steps=schedule.save_every,
             save_total_limit=_KEEP,
-            logging_steps=schedule.log_every,
+            logging_steps=max(1, min(schedule.log_every, _n_steps(job, schedule) // _MIN_POINTS)),
             logging_nan_inf_filter=False,
             seed=schedule.seed,
             optim="adamw_torch_fused",

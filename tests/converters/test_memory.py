@@ -42,7 +42,7 @@ def wide_checkpoint(seeded_checkpoint: Path, tmp_path: Path) -> Path:
     del old
     (directory / "model.safetensors").unlink()
     block = torch.randn(4096, 4096).to(torch.float16) / 64
-    shapes = expected_projector_shapes(tower, language) | expected_language_shapes(language)
+    shapes = expected_projector_shapes(tower, language, "mlp2x_gelu") | expected_language_shapes(language)
     for index, (name, shape) in enumerate(shapes.items()):
         repeats = [-(-side // 4096) for side in shape]
         values = block.repeat(*repeats)[tuple(map(slice, shape))] if len(shape) == 2 else torch.ones(shape)

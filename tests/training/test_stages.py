@@ -111,13 +111,19 @@ def test_lora_changes_by_a_matrix_of_its_rank(material, options):
     assert values[1] > 20 * values[2]
 
 
-def test_linear_projector(material, options):
-    align(start(material, "linear"), options)
+def test_linear_projector_converts(material, options, convert_to):
+    llava = start(material, "linear")
+    before = parts(llava)
+    align(llava, options)
     tensors = load_file(options.out / "model.safetensors")
-    config = json.loads((options.out / "config.json").read_text())
-    assert tensors["model.mm_projector.weight"].shape == (64, 64)
-    assert config["mm_projector_type"] == "linear"
-    assert (options.out / "vision_tower" / "model.safetensors").is_file()
+    name = "model.multi_modal_projector.linear.weight"
+    assert tensors["model.mm_projector.weight"].shape == before[name].shape == (64, 64)
+    assert not torch.equal(tensors["model.mm_projector.weight"], before[name].half())
+    bundle = convert_to(options.out, quant="F32")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["projector"]["kind"] == "linear"
+    assert manifest["parity"]["projector"]["max_abs"] < 1e-4
+    assert manifest["parity"]["language"]["tokens_equal"] == manifest["parity"]["language"]["tokens_total"]
 
 
 def test_kept_features_train_like_pictures(material, options, tmp_path):
@@ -278,6 +284,11 @@ def test_no_conversation_is_refused(material, options, tmp_path):
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(DataError, match="no conversation"):
         finetune(start(material), replace(options, data=tmp_path / "none.json"))
+
+
+def test_nothing_to_learn_is_refused(material, options):
+    with pytest.raises(DataError, match="nothing is left to learn within 5 positions"):
+        align(start(material), replace(options, max_length=5))
 
 
 def test_what_is_no_starting_point_is_refused(material, tmp_path):
