@@ -54,6 +54,7 @@ def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
         ),
         click.option("--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps."),
         click.option("--keep-features", is_flag=True, help="Run the tower once per picture; needs disk."),
+        click.option("--gradient-checkpointing", is_flag=True, help="Less memory for a third more time."),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
         click.option("--restart", is_flag=True, help="Throw away what a stopped run left."),
         click.option("--overwrite", is_flag=True, help="Replace the checkpoint at --out."),
@@ -96,6 +97,7 @@ def align_command(
     precision: Precision,
     save_every: int,
     keep_features: bool,
+    gradient_checkpointing: bool,
     seed: int,
     restart: bool,
     overwrite: bool,
@@ -119,8 +121,9 @@ def align_command(
         lr, batch_size=batch, accumulation=accumulate, save_every=save_every, precision=precision, seed=seed
     )
     options = TrainOptions(
-        data, images, out, schedule, epochs, max_length, keep_features=keep_features, restart=restart
-    )
+        data, images, out, schedule, epochs, max_length,
+        keep_features=keep_features, gradient_checkpointing=gradient_checkpointing, restart=restart,
+    )  # fmt: skip
     if checkpoint is not None:
         llava = open_llava(checkpoint)
     else:
@@ -158,6 +161,7 @@ def finetune_command(
     precision: Precision,
     save_every: int,
     keep_features: bool,
+    gradient_checkpointing: bool,
     seed: int,
     restart: bool,
     overwrite: bool,
@@ -179,8 +183,9 @@ def finetune_command(
         lr, batch_size=batch, accumulation=accumulate, save_every=save_every, precision=precision, seed=seed
     )
     options = TrainOptions(
-        data, images, out, schedule, epochs, max_length, template, projector_lr,
-        LoraOptions(lora_rank, lora_alpha) if lora else None, keep_features, restart=restart,
+        data, images, out, schedule, epochs, max_length,
+        template=template, projector_rate=projector_lr, lora=LoraOptions(lora_rank, lora_alpha) if lora else None,
+        keep_features=keep_features, gradient_checkpointing=gradient_checkpointing, restart=restart,
     )  # fmt: skip
     llava = open_llava(checkpoint)
     with show_progress() as progress:

@@ -50,6 +50,7 @@ class TrainOptions:
         lora: Low-rank adapters in the language model instead of its full weights (stage 2).
         keep_features: Compute the frozen tower's features once and keep them on disk while training.
         features: Folder for these, shared by runs on the same pictures; None takes the run's own.
+        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, a third more time.
         restart: Throw away what an earlier run with other settings left.
     """
 
@@ -64,6 +65,7 @@ class TrainOptions:
     lora: LoraOptions | None = None
     keep_features: bool = False
     features: Path | None = None
+    gradient_checkpointing: bool = False
     restart: bool = False
 
 
@@ -130,6 +132,8 @@ def _train(
     work = options.out.with_name(f"{options.out.name}.training")
     folder = PictureFolder(options.images, llava)
     names = [sample.picture for sample in samples if sample.picture is not None]
+    if options.gradient_checkpointing:
+        llava.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     with one_process_first():
         _claim(work, _fingerprint(stage, llava, options), restart=options.restart and is_first_process())
         reader = KeptFeatures(folder, names, options.features or work, progress) if options.keep_features else folder
@@ -197,7 +201,7 @@ def _fingerprint(stage: str, llava: Llava, options: TrainOptions) -> dict[str, A
     for parameter in llava.model.parameters():
         weights.update(parameter.detach().flatten()[:1024].cpu().numpy().tobytes())
     settings = dataclasses.asdict(options)
-    for name in ("data", "images", "out", "features", "restart", "keep_features"):
+    for name in ("data", "images", "out", "features", "restart", "keep_features", "gradient_checkpointing"):
         del settings[name]
     return {
         "stage": stage,

@@ -34,7 +34,6 @@ ATTENTION = "layers.11.self_attn.k_proj.weight"
         ("original", "model.norm.weight", "language.norm.weight"),
         ("original", "lm_head.weight", "language.lm_head.weight"),
         ("original", "model.mm_projector.0.weight", "projector.0.weight"),
-        ("original", "model.mm_projector.2.bias", "projector.2.bias"),
         (
             "original",
             "model.vision_tower.vision_tower.vision_model.embeddings.class_embedding",

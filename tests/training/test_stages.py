@@ -134,6 +134,13 @@ def test_kept_features_train_like_pictures(material, options, tmp_path):
         assert torch.allclose(tensor.float(), kept[name].float(), atol=2e-3), name
 
 
+def test_gradient_checkpointing_changes_nothing(material, options, tmp_path):
+    finetune(start(material), options)
+    finetune(start(material), replace(options, out=tmp_path / "again", gradient_checkpointing=True))
+    plain, again = (load_file(path / "model.safetensors") for path in (options.out, tmp_path / "again"))
+    assert all(torch.allclose(plain[name].float(), again[name].float(), atol=1e-3) for name in plain)
+
+
 def test_converts(material, options, convert_to):
     finetune(start(material), options)
     bundle = convert_to(options.out, quant="F32")
