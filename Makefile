@@ -25,6 +25,7 @@ demo: setup
 	@$(MAKE) --no-print-directory ask QUESTION="What colour is the square?"
 	@$(MAKE) --no-print-directory ask QUESTION="How many stars are there?"
 	@$(MAKE) --no-print-directory ask QUESTION="Is the small star to the left of the blue square?"
+	@echo "The demo is preliminary and may well be wrong; its model card has its scores."
 	@echo "The picture is edge_llava/demo/pictures/shapes-1.jpg: look at it, and ask on with:"
 	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg"
 

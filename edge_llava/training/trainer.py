@@ -107,6 +107,7 @@ def run(job: Job, schedule: Schedule, progress: ProgressCallback = silent) -> fl
     finally:
         if is_first_process():
             curve.draw(job.directory / "loss.png", title=job.stage)
+    progress(ProgressEvent(job.stage, trainer.state.max_steps, trainer.state.max_steps, "items"))
     return curve.last_loss
 
 
@@ -130,7 +131,8 @@ def use_bf16(precision: Precision) -> bool:
         return precision == "bf16"
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, and not in every version and build
+    return asked is not None and bool(asked())
 
 
 def n_devices() -> int:
@@ -232,7 +234,8 @@ class _Trainer(Trainer):
         if "loss" in logs and is_first_process():
             norm = float(logs.get("grad_norm", 0.0))
             self._curve.add(self.state.global_step, logs["loss"], logs["learning_rate"], norm)
-            self._progress(ProgressEvent(self._job.stage, self.state.global_step, self.state.max_steps, "items"))
+            if self.state.global_step < self.state.max_steps:
+                self._progress(ProgressEvent(self._job.stage, self.state.global_step, self.state.max_steps, "items"))
 
     def _divergence(self, what: str) -> str:
         last = last_saved_step(self._job.directory)

@@ -40,19 +40,8 @@ def test_vocabulary_is_like_llamas(tokenizer_model, slow_tokenizer):
     tokenizer = DemoTokenizer(tokenizer_model)
     assert len(tokenizer) == N_TOKENS
     # words of the domain are one token, the newline is a byte, and nothing is unknown
-    pieces = slow_tokenizer.tokenize("There is a large purple triangle.")
-    assert [piece.strip("▁") for piece in pieces] == [
-        "There",
-        "is",
-        "a",
-        "large",
-        "purple",
-        "triangle",
-        "on",
-        "the",
-        "left",
-        ".",
-    ]
+    pieces = [piece.strip("▁") for piece in slow_tokenizer.tokenize("There is a large purple triangle.")]
+    assert pieces == ["There", "is", "a", "large", "purple", "triangle", "."]
     assert slow_tokenizer.tokenize("\nIs") == ["▁", "<0x0A>", "Is"]
     assert 0 not in tokenizer.encode("Überall 東京 🚲")
     assert tokenizer.encode("a", add_special_tokens=True)[0] == 1

@@ -19,7 +19,8 @@ from edge_llava.training.trainer import Job, Schedule, run
 
 WIDTH = 256
 N_CONTEXT = 1024
-_SCHEDULE = Schedule(1e-3, batch_size=32, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=250, seed=12)
+# small batches: what a small model must find takes many steps, not many samples a step
+_SCHEDULE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=500, seed=12)
 _BOS, _EOS = 1, 2
 
 
@@ -48,6 +49,7 @@ def train_language(
         num_key_value_heads=8,
         max_position_embeddings=N_CONTEXT,
         rms_norm_eps=1e-5,
+        initializer_range=WIDTH**-0.5,  # the usual 0.02 is for wide models: attention would start out blind
         bos_token_id=_BOS,
         eos_token_id=_EOS,
     )

@@ -33,7 +33,7 @@ _SEED = 20230417
 # Scenes of one split by seed: what the tower and the language model learned from is not what LLaVA learns from.
 _TOWER_SCENES, _LANGUAGE_SCENES, _LLAVA_SCENES = 1, 2, 3
 _ALIGN = Schedule(2e-3, batch_size=32, save_every=250, seed=_SEED)
-_FINETUNE = Schedule(1e-3, batch_size=32, weight_decay=0.05, beta2=0.98, save_every=250, seed=_SEED)
+_FINETUNE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, save_every=500, seed=_SEED)
 _N_TURNS = (8, 14)  # of a conversation: many questions for one reading of the picture
 
 

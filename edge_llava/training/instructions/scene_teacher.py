@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from edge_llava.errors import DataError
+from edge_llava.scenes.pointing import POINTINGS, point
 from edge_llava.scenes.questions import KINDS, ask
 from edge_llava.scenes.reasoning import reason
 from edge_llava.scenes.scene import Scene
@@ -73,8 +74,15 @@ def _converse(scene: Scene, random: np.random.Generator, limits: tuple[int, int]
     answers: dict[str, str] = {}
     while len(answers) < n_turns:
         # every kind that the scene allows once, before any comes again
-        for kind in random.permutation(KINDS):
-            question = ask(scene, str(kind), random)
-            if question is not None and len(answers) < n_turns:
-                answers.setdefault(question.text, question.answer)
+        for kind in map(str, random.permutation((*KINDS, *POINTINGS))):
+            pair = _ask(scene, kind, random)
+            if pair is not None and len(answers) < n_turns:
+                answers.setdefault(*pair)
     return tuple(Turn(question, answer) for question, answer in answers.items())
+
+
+def _ask(scene: Scene, kind: str, random: np.random.Generator) -> tuple[str, str] | None:
+    if kind in POINTINGS:
+        return point(scene, kind, random)
+    question = ask(scene, kind, random)
+    return None if question is None else (question.text, question.answer)
