@@ -33,7 +33,7 @@ ask:
 	@echo "> $(QUESTION)"
 	@EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg -p "$(QUESTION)" --temp 0
 
-# from nothing; hours on a CPU (see docs/training.md), and the same command goes on after a stop
+# from nothing; hours on a CPU, and the same command goes on after a stop
 demo-checkpoint: setup
 	$(BIN)/python -m edge_llava.training.demo $(DEMO_WORK)/llava-scenes $(DEMO_WORK)
 	for quant in F16 Q4_K_M; do \

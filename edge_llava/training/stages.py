@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class TrainResult:
     checkpoint: Path
     last_loss: float
     n_samples: int
-    n_cut: int = field(default=0)
+    n_cut: int
 
 
 def align(llava: Llava, options: TrainOptions, progress: ProgressCallback = silent) -> TrainResult:
