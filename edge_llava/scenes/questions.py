@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_llava.scenes.scene import COLOURS, SHAPES, Scene, SceneObject
+from edge_llava.scenes.scene import COLOURS, MIN_OFFSET, SHAPES, Scene, SceneObject
 from edge_llava.scenes.sentences import COUNTS, pick, plural, references
-
-_MIN_OFFSET = 0.12  # of the side: nearer than this nobody calls one thing left of, or above, another
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def _size(scene: Scene, random: np.random.Generator) -> Question | None:
 def _relation(scene: Scene, random: np.random.Generator) -> Question | None:
     axis = pick(random, ("x", "y"))
     before, after = ("left", "right") if axis == "x" else ("above", "below")
-    pair = _pick_pair(scene, random, lambda a, b: abs(getattr(a, axis) - getattr(b, axis)) >= _MIN_OFFSET)
+    pair = _pick_pair(scene, random, lambda a, b: abs(getattr(a, axis) - getattr(b, axis)) >= MIN_OFFSET)
     if pair is None:
         return None
     (first, first_name), (second, second_name) = pair

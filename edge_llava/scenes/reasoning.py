@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_llava.scenes.scene import COLOURS, SHAPES, Scene, SceneObject
+from edge_llava.scenes.scene import COLOURS, MIN_OFFSET, SHAPES, Scene, SceneObject
 from edge_llava.scenes.sentences import COUNTS, in_reading_order, join, pick, place, plural, references
-
-_MIN_OFFSET = 0.12  # of the side: nearer than this nobody would call it a step to one side
 
 _Form = Callable[[Scene, np.random.Generator], tuple[str, str] | None]
 
@@ -82,7 +80,7 @@ def _walk(scene: Scene, random: np.random.Generator) -> tuple[str, str] | None:
     across = random.random() < 0.5
     axis, words = ("x", ("left", "right")) if across else ("y", ("up", "down"))
     named = [(thing, names) for thing in scene.objects if (names := references(scene, thing))]
-    pairs = [(a, b) for a in named for b in named if abs(getattr(a[0], axis) - getattr(b[0], axis)) >= _MIN_OFFSET]
+    pairs = [(a, b) for a in named for b in named if abs(getattr(a[0], axis) - getattr(b[0], axis)) >= MIN_OFFSET]
     if not pairs:
         return None
     (start, start_names), (goal, goal_names) = pairs[int(random.integers(len(pairs)))]

@@ -13,6 +13,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
 SIZES = ("small", "large")
 MAX_OBJECTS = 5
+MIN_OFFSET = 0.12  # of the side: nearer than this nobody calls one thing left of, or above, another
 
 Split = Literal["train", "held-out"]
 SPLITS: tuple[Split, ...] = ("train", "held-out")

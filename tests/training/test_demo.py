@@ -13,7 +13,7 @@ from edge_llava.scenes.questions import KINDS
 from edge_llava.scenes.scene import Scene, SceneObject, sample_scenes
 from edge_llava.training.demo.card import write_card
 from edge_llava.training.demo.renderings import render
-from edge_llava.training.demo.tower import PHRASES, phrase_labels
+from edge_llava.training.demo.tower import PHRASES, region_labels
 from edge_llava.training.demo.vocabulary import N_TOKENS, DemoTokenizer
 
 pytestmark = pytest.mark.convert
@@ -22,17 +22,22 @@ pytestmark = pytest.mark.convert
 def test_patches_are_labelled_with_what_they_show():
     ring = SceneObject("ring", "red", "large", x=0.31, y=0.31, radius=0.18, angle=0.0)
     star = SceneObject("star", "blue", "small", x=0.8, y=0.7, radius=0.1, angle=0.3)
-    labels = phrase_labels(Scene(0, (ring, star))).reshape(8, 8)
+    regions = region_labels(Scene(0, (ring, star))).reshape(8, 8, 3)
+    labels = regions[..., 0]
     assert PHRASES[labels[2, 2]] == "a large red ring"  # its centre, though a hole
     assert PHRASES[labels[5, 6]] == "a small blue star"
     assert {PHRASES[index] for index in labels[1:4, 1:4].flat} == {"a large red ring", "part of a large red ring"}
     assert (labels == PHRASES.index("a large red ring")).sum() == 1
     assert {PHRASES[index] for index in labels[:, 7]} == {"the background"}
+    # the middle of the object, wherever on it the patch is; of the patch itself on the background
+    assert {tuple(place) for place in regions[1:4, 1:4, 1:].reshape(-1, 2)} == {(4, 4)}
+    assert regions[5, 6, 1:].tolist() == [12, 11]
+    assert regions[0, 7, 1:].tolist() == [15, 1]
 
 
 def test_every_object_has_its_centre():
     for scene in islice(sample_scenes("train", 5), 300):
-        centres = [PHRASES[index] for index in phrase_labels(scene) if PHRASES[index].startswith("a ")]
+        centres = [PHRASES[index] for index in region_labels(scene)[:, 0] if PHRASES[index].startswith("a ")]
         assert sorted(centres) == sorted(f"a {thing.phrase}" for thing in scene.objects)
 
 

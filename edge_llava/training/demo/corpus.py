@@ -12,11 +12,12 @@ import numpy as np
 
 from edge_llava.scenes.scene import Scene
 from edge_llava.scenes.sentences import captions, describe
+from edge_llava.scenes.shorthand import shorthand
 from edge_llava.templates import TEMPLATES
 from edge_llava.training.instructions.conversations import Turn
 from edge_llava.training.instructions.scene_teacher import teach
 
-_TYPES = ("conversation", "conversation", "conversation", "reasoning", "detail")
+_TYPES = ("conversation", "conversation", "conversation", "shorthand", "shorthand", "reasoning", "detail")
 
 
 def documents(scenes: Sequence[Scene], seed: int) -> Iterator[tuple[str, tuple[Turn, ...]]]:
@@ -26,7 +27,10 @@ def documents(scenes: Sequence[Scene], seed: int) -> Iterator[tuple[str, tuple[T
         response_type = _TYPES[int(random.integers(len(_TYPES)))]
         # a description tells of size and place; the third caption does so in another manner
         stand_in = describe(scene) if response_type != "detail" and random.random() < 0.5 else captions(scene)[2]
-        yield stand_in, teach(scene, response_type, random)
+        if response_type == "shorthand":
+            yield stand_in, (Turn(*shorthand(scene, random)),)
+        else:
+            yield stand_in, teach(scene, response_type, random)
 
 
 def vocabulary_texts(scenes: Sequence[Scene], seed: int) -> Iterator[str]:

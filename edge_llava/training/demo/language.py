@@ -19,6 +19,7 @@ from edge_llava.training.trainer import Job, Schedule, run
 
 WIDTH = 256
 N_CONTEXT = 1024
+_N_BLOCKS = 6
 # small batches: what a small model must find takes many steps, not many samples a step
 _SCHEDULE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=500, seed=12)
 _BOS, _EOS = 1, 2
@@ -44,19 +45,30 @@ def train_language(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        num_hidden_layers=_N_BLOCKS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
         max_position_embeddings=N_CONTEXT,
         rms_norm_eps=1e-5,
         initializer_range=WIDTH**-0.5,  # the usual 0.02 is for wide models: attention would start out blind
         bos_token_id=_BOS,
         eos_token_id=_EOS,
     )
-    module = _Reader(LlamaForCausalLM(config))
+    llama = LlamaForCausalLM(config)
+    _balance(llama)
+    module = _Reader(llama)
     samples = _tokenize(scenes, template, tokenizer)
     run(Job("language model", module, samples, _collate, work), _SCHEDULE, progress)
     return module.llama
+
+
+@torch.no_grad()
+def _balance(llama: LlamaForCausalLM) -> None:
+    """What a token is starts out heavier than what all blocks together add to it; else it would soon be forgotten."""
+    torch.nn.init.normal_(llama.model.embed_tokens.weight)
+    for block in llama.model.layers:
+        for matrix in (block.self_attn.o_proj, block.mlp.down_proj):
+            matrix.weight.mul_((2 * _N_BLOCKS) ** -0.5)
 
 
 class _Reader(torch.nn.Module):

@@ -16,13 +16,14 @@ from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.scenes.drawing import encode_scene
 from edge_llava.scenes.scene import Scene, sample_scenes
 from edge_llava.scenes.sentences import captions
+from edge_llava.scenes.shorthand import shorthand
 from edge_llava.training.demo.corpus import vocabulary_texts
 from edge_llava.training.demo.language import train_language
 from edge_llava.training.demo.tower import train_tower
 from edge_llava.training.demo.vocabulary import DemoTokenizer, train_vocabulary
 from edge_llava.training.instructions.annotation import AnnotatedPicture
 from edge_llava.training.instructions.caption_pairs import pair_captions
-from edge_llava.training.instructions.conversations import Conversation, write_conversations
+from edge_llava.training.instructions.conversations import Conversation, Turn, write_conversations
 from edge_llava.training.instructions.scene_teacher import teach
 from edge_llava.training.stages import TrainOptions, align, finetune
 from edge_llava.training.starting_point import join, open_llava
@@ -78,7 +79,10 @@ def make_demo(out: Path, work: Path, amounts: Amounts = Amounts(), progress: Pro
     if not (work / "aligned").exists():
         llava = join(work / "clip", work / "llama", "mlp2x_gelu", _SEED)
         align(llava, _options(work, "captions.json", work / "aligned", _ALIGN), progress)
-    finetune(open_llava(work / "aligned"), _options(work, "instructions.json", out, _FINETUNE), progress)
+    if not (work / "practised").exists():  # the easy before the hard: to find things, then to talk about them
+        practice = _options(work, "shorthand.json", work / "practised", _FINETUNE)
+        finetune(open_llava(work / "aligned"), practice, progress)
+    finetune(open_llava(work / "practised"), _options(work, "instructions.json", out, _FINETUNE), progress)
 
 
 def _options(work: Path, data: str, out: Path, schedule: Schedule) -> TrainOptions:
@@ -130,8 +134,15 @@ def _make_data(out: Path, amounts: Amounts, progress: ProgressCallback) -> None:
             progress(ProgressEvent("drawing pictures", index + 1, len(scenes), "items"))
     pictures = (AnnotatedPicture(f"{i}", _picture_name(i), captions(scene), ()) for i, scene in enumerate(scenes))
     write_conversations(_unfinished(out) / "captions.json", pair_captions(pictures, _SEED), _SEED)
+    write_conversations(_unfinished(out) / "shorthand.json", _shorthand(scenes), _SEED)
     write_conversations(_unfinished(out) / "instructions.json", _instructions(scenes, amounts), _SEED)
     _unfinished(out).rename(out)
+
+
+def _shorthand(scenes: Sequence[Scene]) -> Iterator[Conversation]:
+    random = np.random.default_rng(_SEED + 1)
+    for index, scene in enumerate(scenes):
+        yield Conversation(f"{index}", _picture_name(index), (Turn(*shorthand(scene, random)),), "shorthand")
 
 
 def _instructions(scenes: Sequence[Scene], amounts: Amounts) -> Iterator[Conversation]:

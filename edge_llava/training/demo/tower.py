@@ -1,10 +1,12 @@
-"""The demo's CLIP: which region is which phrase, and which picture is which caption.
+"""The demo's CLIP: which region is which phrase and where its middle is, and which picture is which caption.
 
 A picture's patches are compared with all region phrases there are (a whole object's at the patch that holds the centre
 of its box, "part of" it where it covers a good share of a patch, the background elsewhere), and the picture with the
-captions of its batch. What LLaVA reads, the patches of the last but one block, is what the regions train.
+captions of its batch. Each patch also tells the middle of what it shows: what a patch shows would else crowd out where
+it is, and nobody could say what is left of what. What LLaVA reads, the patches of the last but one block, is what the
+regions train.
 
-Source: CLIP (Radford et al., 2021); region-phrase alignment as in GLIP (Li et al., 2022).
+Source: CLIP (Radford et al., 2021); region-phrase alignment and localization as in GLIP (Li et al., 2022).
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ _GRID = IMAGE_SIZE // PATCH_SIZE
 _MAX_TEXT = 48
 _MIN_COVER = 0.2  # of a patch: less is background
 _CAPTION_WEIGHT = 0.1
+_PLACE_WEIGHT = 0.2
+_N_PLACES = 16  # columns, and rows, in which a middle is told
 _SCHEDULE = Schedule(1e-3, batch_size=64, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=250, seed=11)
 
 _OBJECTS = tuple(f"{size} {colour} {shape}" for size in SIZES for colour in COLOURS for shape in SHAPES)
@@ -63,16 +67,25 @@ def train_tower(
     return module.clip
 
 
-def phrase_labels(scene: Scene) -> np.ndarray:
-    """int64 (P,): the index in PHRASES of what each patch shows, row by row."""
+def region_labels(scene: Scene) -> np.ndarray:
+    """What each patch shows.
+
+    Returns:
+        int64 (P, 3), row by row: the index in PHRASES; column and row of the middle of the object, or of the patch
+        itself where it shows the background, in sixteenths of the side.
+    """
     blocks = draw_map(scene, IMAGE_SIZE).reshape(_GRID, PATCH_SIZE, _GRID, PATCH_SIZE).swapaxes(1, 2)
     seen = blocks.reshape(_GRID * _GRID, PATCH_SIZE * PATCH_SIZE)
-    labels = np.full(len(seen), _BACKGROUND)
+    patches = np.arange(_GRID * _GRID)
+    middles = [(position + 0.5) / _GRID for position in (patches % _GRID, patches // _GRID)]
+    labels = np.stack([np.full(len(patches), _BACKGROUND), *((m * _N_PLACES).astype(int) for m in middles)], axis=1)
     for index, thing in enumerate(scene.objects):
+        where = int(thing.x * _N_PLACES), int(thing.y * _N_PLACES)
         covered = (seen == index).mean(axis=1) >= _MIN_COVER
-        labels[covered] = len(_OBJECTS) + _OBJECTS.index(thing.phrase)
+        labels[covered] = len(_OBJECTS) + _OBJECTS.index(thing.phrase), *where
     for thing in scene.objects:
-        labels[int(thing.y * _GRID) * _GRID + int(thing.x * _GRID)] = _OBJECTS.index(thing.phrase)
+        where = int(thing.x * _N_PLACES), int(thing.y * _N_PLACES)
+        labels[int(thing.y * _GRID) * _GRID + int(thing.x * _GRID)] = _OBJECTS.index(thing.phrase), *where
     return labels
 
 
@@ -100,6 +113,7 @@ class RegionClip(torch.nn.Module):
         )  # fmt: skip
         self.region_norm = torch.nn.LayerNorm(WIDTH)
         self.region_projection = torch.nn.Linear(WIDTH, 128)
+        self.places = torch.nn.Linear(WIDTH, 2 * _N_PLACES)
         self.region_scale = torch.nn.Parameter(torch.tensor(3.0))
         self.register_buffer("phrases", _encode_texts(tokenizer, PHRASES), persistent=False)
         # background is most of a picture, centres are few
@@ -108,31 +122,35 @@ class RegionClip(torch.nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, pixels: torch.Tensor, regions: torch.Tensor, texts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Losses of pictures uint8 (B, S, S, 3), phrase indices (B, P) and caption ids (B, T)."""
-        logits, pooled = self.compare(pixels)
-        region_loss = F.cross_entropy(logits.flatten(0, 1).float(), regions.flatten(), self.weights)
+        """Losses of pictures uint8 (B, S, S, 3), `region_labels` (B, P, 3) and caption ids (B, T)."""
+        logits, places, pooled = self.compare(pixels)
+        region_loss = F.cross_entropy(logits.flatten(0, 1).float(), regions[..., 0].flatten(), self.weights)
+        axes = places.float().unflatten(-1, (2, _N_PLACES)).flatten(0, 2)
+        place_loss = F.cross_entropy(axes, regions[..., 1:].flatten())
         image = F.normalize(self.clip.visual_projection(pooled), dim=-1)
         text = F.normalize(self.clip.get_text_features(texts), dim=-1)
         similarity = self.clip.logit_scale.exp().clamp(max=100) * (image @ text.T).float()
         same = torch.arange(len(texts), device=texts.device)
         caption_loss = (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
-        return {"loss": region_loss + _CAPTION_WEIGHT * caption_loss, "regions": region_loss.detach()}
+        return {"loss": region_loss + _PLACE_WEIGHT * place_loss + _CAPTION_WEIGHT * caption_loss}
 
-    def compare(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Similarity of every patch to every phrase (B, P, len(PHRASES)), and the pooled pictures (B, D)."""
+    def compare(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Similarity of every patch to every phrase (B, P, len(PHRASES)); log-odds of its column, then row
+        (B, P, 2 * 16); the pooled pictures (B, D)."""
         output = self.clip.vision_model(_normalize(pixels), output_hidden_states=True)
-        patches = self.region_projection(self.region_norm(output.hidden_states[-2][:, 1:]))
+        normed = self.region_norm(output.hidden_states[-2][:, 1:])
+        patches = self.region_projection(normed)
         phrases = F.normalize(self.clip.get_text_features(self.phrases), dim=-1)
         scale = self.region_scale.exp().clamp(max=100)
-        return scale * (F.normalize(patches, dim=-1) @ phrases.T), output.pooler_output
+        return scale * (F.normalize(patches, dim=-1) @ phrases.T), self.places(normed), output.pooler_output
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray, str]]):
-    """Pixels, phrase labels and one caption of each scene, epoch after epoch, each in an order of its own."""
+    """Pixels, region labels and one caption of each scene, epoch after epoch, each in an order of its own."""
 
     def __init__(self, scenes: Sequence[Scene], pixels: np.ndarray, n_epochs: int) -> None:
         self._scenes, self._pixels = scenes, pixels
-        self._labels = np.stack([phrase_labels(scene) for scene in scenes])
+        self._labels = np.stack([region_labels(scene) for scene in scenes])
         orders = np.random.default_rng(_SCHEDULE.seed)
         self._order = np.concatenate([orders.permutation(len(scenes)) for _ in range(n_epochs)])
 
