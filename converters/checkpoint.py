@@ -17,6 +17,7 @@ from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.progress import ProgressCallback, silent
 
+NEWLINE = "projector.image_newline"
 _LICENSE_STEMS = ("license", "licence", "use_policy", "notice", "copying")
 
 
@@ -118,6 +119,7 @@ class Checkpoint:
         expected = (
             expected_vision_shapes(self.tower, self.n_blocks)
             | expected_projector_shapes(self.tower, self.config.language, self.config.projector_kind)
+            | ({NEWLINE: (self.config.language.n_embd,)} if self.config.has_newline else {})
             | {
                 name: shape
                 for name, shape in expected_language_shapes(self.config.language).items()

@@ -5,6 +5,7 @@ Source: transformers' LlavaConfig, and the config keys of LLaVA's own LlavaConfi
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Mapping
@@ -21,7 +22,12 @@ SUPPORTED = (
 )
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_ORIGINAL_MODEL_TYPES = ("llava", "llava_llama")
+# LlavaNextConfig's default, as (height, width).
+_HF_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+_HF_ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+# "llama": the deltas of v0, from before LLaVA had a type of its own
+_ORIGINAL_MODEL_TYPES = ("llava", "llava_llama", "llava_mistral", "llama")
+_FIRST_TOWER = "openai/clip-vit-large-patch14"  # of v0, whose 7B config does not name it
 # Keys that everything else is decided by, with their JSON types.
 _SECTIONS = (
     ("architectures", list, "a list"), ("text_config", dict, "an object"), ("vision_config", dict, "an object"),
@@ -40,8 +46,11 @@ class CheckpointConfig:
         tower_reference: Path or hub id of that tower (`mm_vision_tower`).
         projector_kind: "mlp2x_gelu", or "linear" (LLaVA-1).
         feature_layer, drop_cls: Which hidden state feeds the projector, and whether its class row is dropped.
-        aspect: "pad" or "crop", as trained.
+        aspect: "pad", "crop" or "anyres", as trained.
+        grid_pinpoints, merge, has_newline: Of "anyres", as `manifest.VisionSpec` has them.
         image_mean, image_std: Normalization.
+        template: Conversation template, by what the config says; v0 and v1 of a merged model look alike.
+        image_marks: Whether <im_start> and <im_end> stand around every picture.
         image_token: Id of `<image>` in the embedding, where the checkpoint gave it a row.
         language: The language model.
     """
@@ -53,8 +62,13 @@ class CheckpointConfig:
     feature_layer: int
     drop_cls: bool
     aspect: str
+    grid_pinpoints: tuple[tuple[int, int], ...]
+    merge: str
+    has_newline: bool
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    template: str
+    image_marks: bool
     image_token: int | None
     language: LanguageConfig
 
@@ -130,17 +144,16 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     family = architecture or model_type or "an unknown family"
     if (directory / "adapter_config.json").is_file():
         raise CheckpointError(f"{directory} is a LoRA adapter, which cannot be converted yet. Supported: {SUPPORTED}.")
-    if model_type == "llava_next" or architecture.startswith("LlavaNext") or "image_grid_pinpoints" in config:
-        raise CheckpointError(
-            f"{directory} is LLaVA-1.6 ({family}), which cannot be converted yet. Supported: {SUPPORTED}."
-        )
-    if architecture == "LlavaForConditionalGeneration" or (model_type == "llava" and "text_config" in config):
+    is_hf = architecture in _HF_ARCHITECTURES or model_type == "llava_next"
+    if is_hf or (model_type == "llava" and "text_config" in config):
         if vision_type != "clip_vision_model":
             raise CheckpointError(
                 f"{directory} has a {vision_type!r} tower (Pixtral and others), not CLIP. Supported: {SUPPORTED}."
             )
         return "hf"
-    if any(key.startswith("mm_") for key in config) and model_type in _ORIGINAL_MODEL_TYPES:
+    if model_type in _ORIGINAL_MODEL_TYPES and (
+        any(key.startswith("mm_") for key in config) or _adds_image_marks(directory)
+    ):
         return "original"
     raise CheckpointError(
         f"{directory} is {family} (model_type {model_type!r}), not supported. Supported: {SUPPORTED}."
@@ -149,8 +162,8 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
 
 def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
     text = config.get("text_config") or {}
-    if text.get("model_type", "llama") != "llama":
-        faults.append(f"text_config.model_type is {text['model_type']!r}, expected 'llama'")
+    if text.get("model_type", "llama") not in ("llama", "mistral"):
+        faults.append(f"text_config.model_type is {text['model_type']!r}, expected 'llama' or 'mistral'")
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
         faults.append(f"vision_feature_select_strategy is {strategy!r}, expected 'default' or 'full'")
@@ -159,6 +172,9 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
     if config.get("multimodal_projector_bias", True) is not True:
         faults.append("multimodal_projector_bias is false, expected true")
     vision = config.get("vision_config") or {}
+    # early ports of 1.6 carry 1.5's architecture, and the pinpoints
+    is_next = str(config.get("model_type")) == "llava_next" or "image_grid_pinpoints" in config
+    pinpoints = _pinpoints(config.get("image_grid_pinpoints", _HF_PINPOINTS), faults) if is_next else ()
     return CheckpointConfig(
         layout="hf",
         tower=read_tower(vision, faults, is_inside_llava=True),
@@ -167,9 +183,14 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
         feature_layer=_feature_layer(config.get("vision_feature_layer", -2), "vision_feature_layer", faults),
         drop_cls=strategy == "default",
         # The hub's processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
-        aspect="crop" if preprocessor.get("do_pad") is False else "pad",
+        aspect="anyres" if is_next else "crop" if preprocessor.get("do_pad") is False else "pad",
+        grid_pinpoints=tuple((width, height) for height, width in pinpoints),
+        merge="spatial_unpad_rounded" if is_next else "flat",
+        has_newline=is_next and config.get("use_image_newline_parameter", True) is True,
         image_mean=_triple(preprocessor, "image_mean", _CLIP_MEAN, faults),
         image_std=_triple(preprocessor, "image_std", _CLIP_STD, faults),
+        template="mistral_instruct" if text.get("model_type") == "mistral" else "llava_v1",
+        image_marks=False,
         image_token=config.get("image_token_index", config.get("image_token_id")),
         language=read_language(text, faults),
     )
@@ -179,29 +200,60 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
     kind = config.get("mm_projector_type", "linear")
     if kind not in ("linear", "mlp2x_gelu"):
         faults.append(f"mm_projector_type is {kind!r}, expected 'linear' or 'mlp2x_gelu'")
-    if config.get("mm_use_im_start_end", False):
-        faults.append("mm_use_im_start_end is true (LLaVA v0/v1), which is not supported yet")
     if config.get("s2", False):
         faults.append("s2 (multi-scale towers) is not supported")
     feature = config.get("mm_vision_select_feature", "patch")
     if feature not in ("patch", "cls_patch"):
         faults.append(f"mm_vision_select_feature is {feature!r}, expected 'patch' or 'cls_patch'")
     ratio = config.get("image_aspect_ratio") or "square"
-    if ratio not in ("square", "pad"):
-        faults.append(f"image_aspect_ratio is {ratio!r}, expected 'square' or 'pad'")
+    if ratio not in ("square", "pad", "anyres"):
+        faults.append(f"image_aspect_ratio is {ratio!r}, expected 'square', 'pad' or 'anyres'")
+    merge = config.get("mm_patch_merge_type") or "flat"
+    if merge not in ("flat", "spatial", "spatial_unpad"):
+        faults.append(f"mm_patch_merge_type is {merge!r}, expected 'flat', 'spatial' or 'spatial_unpad'")
+    is_tiled = ratio == "anyres"
     return CheckpointConfig(
         layout="original",
         tower=None,
-        tower_reference=config.get("mm_vision_tower"),
+        tower_reference=config.get("mm_vision_tower", _FIRST_TOWER if "mm_hidden_size" not in config else None),
         projector_kind=str(kind),
         feature_layer=_feature_layer(config.get("mm_vision_select_layer", -2), "mm_vision_select_layer", faults),
         drop_cls=feature == "patch",
-        aspect="pad" if ratio == "pad" else "crop",
+        aspect=str(ratio) if ratio in ("pad", "anyres") else "crop",
+        grid_pinpoints=_pinpoints(config.get("image_grid_pinpoints"), faults) if is_tiled else (),
+        merge=str(merge) if is_tiled else "flat",
+        has_newline=is_tiled and merge == "spatial_unpad",
         image_mean=_triple(preprocessor, "image_mean", _CLIP_MEAN, faults),
         image_std=_triple(preprocessor, "image_std", _CLIP_STD, faults),
+        template=_original_template(config),
+        image_marks=bool(config.get("mm_use_im_start_end", "mm_hidden_size" not in config)),
         image_token=None,
         language=read_language(config, faults),
     )
+
+
+def _adds_image_marks(directory: Path) -> bool:
+    path = directory / "added_tokens.json"
+    return path.is_file() and {"<im_start>", "<im_end>"} <= read_json(path).keys()
+
+
+def _original_template(config: Mapping[str, Any]) -> str:
+    if config.get("model_type") == "llava_mistral":
+        return "mistral_instruct"
+    return "llava_v0" if config.get("model_type") == "llama" else "llava_v1"
+
+
+def _pinpoints(value: Any, faults: list[str]) -> tuple[tuple[int, int], ...]:
+    """A list of pairs, or the text of one."""
+    try:
+        pairs = ast.literal_eval(value) if isinstance(value, str) else value
+        found = tuple((first, second) for first, second in pairs)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        found = ()
+    if found and all(type(x) is int and 0 < x < 1 << 16 for pair in found for x in pair):
+        return found
+    faults.append(f"image_grid_pinpoints is {value!r}, expected a list of pairs of pixels")
+    return ()
 
 
 def _feature_layer(value: Any, key: str, faults: list[str]) -> int:

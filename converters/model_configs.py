@@ -112,12 +112,18 @@ def read_language(section: Mapping[str, Any], faults: list[str]) -> LanguageConf
         n_head_kv=n_head_kv,
         head_dim=head_dim,
         n_rows=counts["vocab_size"],
-        n_ctx_train=counts["max_position_embeddings"],
+        n_ctx_train=_context(section, counts["max_position_embeddings"]),
         rms_eps=_number(section, "rms_norm_eps", _LLAMA["rms_norm_eps"], faults),
         rope_theta=_number(section, "rope_theta", _LLAMA["rope_theta"], faults),
         rope_factor=_rope_factor(section.get("rope_scaling"), faults),
         tied=bool(section.get("tie_word_embeddings", False)),
     )
+
+
+def _context(section: Mapping[str, Any], n_positions: int) -> int:
+    """Mistral's blocks look back a window at most; within it they are LLaMA's. v0 named its context otherwise."""
+    lengths = [section.get(key) for key in ("sliding_window", "max_sequence_length")]
+    return min([n_positions, *(n for n in lengths if isinstance(n, int) and n > 0)])
 
 
 def _rope_factor(scaling: Any, faults: list[str]) -> float | None:

@@ -38,8 +38,8 @@ from edge_llava.manifest import (
 from edge_llava.memory import return_freed_memory
 from edge_llava.parity_record import ParityRecord, make_reference_pictures
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.templates import TEMPLATES
 
-_TEMPLATE = "llava_v1"
 _ROLE_FILES = {
     "vision": "vision.onnx",
     "vision_data": "vision.onnx.data",
@@ -58,6 +58,7 @@ class ConvertOptions:
         vision: "fp32", "fp16" (half the disk, computed in float32), or "auto": fp32.
         aspect: "pad" or "crop"; None as the checkpoint was trained.
         vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
+        template: Name of the conversation template; None as the checkpoint's config says.
         n_threads: Threads that quantize; None takes all cores.
         overwrite: Replace a bundle that is there already, once the new one is complete.
 
@@ -69,6 +70,7 @@ class ConvertOptions:
     vision: Literal["auto", "fp32", "fp16"] = "auto"
     aspect: Literal["pad", "crop"] | None = None
     vision_tower: str | None = None
+    template: str | None = None
     n_threads: int | None = None
     overwrite: bool = False
 
@@ -77,6 +79,7 @@ class ConvertOptions:
             (self.quant in QUANTS, f"quant must be one of {', '.join(QUANTS)}"),
             (self.vision in ("auto", "fp32", "fp16"), "vision must be auto, fp32 or fp16"),
             (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
+            (self.template in (None, *TEMPLATES), f"template must be one of {', '.join(TEMPLATES)}"),
             (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
         )
         faults = [message for holds, message in rules if not holds]
@@ -96,11 +99,20 @@ class ParityMeasure(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class VisionTruth:
-    """Pictures, and what the checkpoint's tower and projector make of them in float32, whole."""
+    """Pictures uint8 (H, W, 3), and what the checkpoint's tower and projector make of each in float32.
+
+    Attributes:
+        pictures: RGB.
+        pixels: (T, 3, S, S): one square, or of "anyres" the whole and its tiles.
+        features: (T, P, D).
+        rows: (T, P, E): after the projector.
+        embeddings: (N, E): what the language model reads.
+    """
 
     pictures: tuple[NDArray[np.uint8], ...]
     pixels: tuple[NDArray[np.float32], ...]
     features: tuple[NDArray[np.float32], ...]
+    rows: tuple[NDArray[np.float32], ...]
     embeddings: tuple[NDArray[np.float32], ...]
 
 
@@ -140,7 +152,8 @@ def convert(
         finally:
             encoder.close()
         return_freed_memory()
-        manifest = _describe(checkpoint, directory, options.quant, _vision_spec(checkpoint, precision, aspect))
+        vision = _vision_spec(checkpoint, precision, aspect)
+        manifest = _describe(checkpoint, directory, vision, options)
         record, parity = measure(Bundle(directory, manifest), checkpoint, truth)
         _refuse_broken(parity, options.quant)
         record.save(directory / _ROLE_FILES["parity"])
@@ -175,19 +188,23 @@ def vision_truth(
     """What tower and projector of the checkpoint make of pictures, in float32."""
     pixels = tuple(reference.reference_pixels(checkpoint, picture, aspect) for picture in pictures)
     features = tuple(reference.reference_features(tower, values) for values in pixels)
-    embeddings = tuple(reference.reference_embeddings(checkpoint, values) for values in features)
-    return VisionTruth(pictures, pixels, features, embeddings)
+    rows = tuple(reference.reference_rows(checkpoint, values) for values in features)
+    embeddings = tuple(
+        reference.reference_embedding(checkpoint, values, (picture.shape[1], picture.shape[0]))
+        for picture, values in zip(pictures, rows, strict=True)
+    )
+    return VisionTruth(pictures, pixels, features, rows, embeddings)
 
 
-def _describe(checkpoint: Checkpoint, directory: Path, quant: str, vision: VisionSpec) -> Manifest:
+def _describe(checkpoint: Checkpoint, directory: Path, vision: VisionSpec, options: ConvertOptions) -> Manifest:
     """The manifest of everything but the comparison with the checkpoint, which needs it."""
     return Manifest(
         format_version=FORMAT_VERSION,
         created_by=f"edge-llava {version('edge-llava')}",
         source=_copy_licenses(checkpoint, directory),
         vision=vision,
-        projector=_projector_spec(checkpoint, quant),
-        language=_language_spec(checkpoint, quant),
+        projector=_projector_spec(checkpoint, options.quant),
+        language=_language_spec(checkpoint, options.quant, options.template or checkpoint.config.template),
         files=_describe_files(directory),
         parity={},
     )
@@ -213,7 +230,9 @@ def _vision_spec(checkpoint: Checkpoint, precision: str, aspect: str) -> VisionS
         image_mean=config.image_mean,
         image_std=config.image_std,
         aspect=aspect,
-        grid_pinpoints=(),
+        grid_pinpoints=config.grid_pinpoints if aspect == "anyres" else (),
+        merge=config.merge if aspect == "anyres" else "flat",
+        has_newline=config.has_newline and aspect == "anyres",
         precision=precision,
     )
 
@@ -225,7 +244,7 @@ def _projector_spec(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
     )
 
 
-def _language_spec(checkpoint: Checkpoint, quant: str) -> LanguageSpec:
+def _language_spec(checkpoint: Checkpoint, quant: str, template: str) -> LanguageSpec:
     language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
     return LanguageSpec(
         n_embd=language.n_embd,
@@ -235,7 +254,8 @@ def _language_spec(checkpoint: Checkpoint, quant: str) -> LanguageSpec:
         n_vocab=len(vocabulary),
         n_ctx_train=language.n_ctx_train,
         quant=quant,
-        template=_TEMPLATE,
+        template=template,
+        image_marks=checkpoint.config.image_marks,
         bos=vocabulary.bos,
         eos=vocabulary.eos,
     )

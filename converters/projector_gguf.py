@@ -1,4 +1,4 @@
-"""The projector to projector.gguf: tensors mm.0 and, of the MLP, mm.2 (and biases), quantized by ggml."""
+"""The projector to projector.gguf: tensors mm.0 and, of the MLP, mm.2, their biases, and 1.6's image_newline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
 
-from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import Encoder, fit_type, projector_type
 from edge_llava.progress import ProgressCallback
@@ -33,11 +33,11 @@ def write_projector(
     """
     type_ = projector_type(quant)
     plan = []
-    names = checkpoint.projector_names()
+    names = [*checkpoint.projector_names(), *([NEWLINE] if checkpoint.config.has_newline else [])]
     for name in names:
         shape = checkpoint.shape(name)
         encoding = fit_type(type_, shape[-1]) if len(shape) > 1 else GgmlType.F32
-        plan.append(PlannedTensor(f"mm.{name.removeprefix('projector.')}", shape, encoding))
+        plan.append(PlannedTensor(_target(name), shape, encoding))
     writer = GGUFWriter(None, "clip")
     writer.add_type("mmproj")
     writer.add_name(f"{checkpoint.name} projector")
@@ -45,3 +45,8 @@ def write_projector(
     values = map(checkpoint.load, names)
     write_tensors(writer, path, plan, values, encoder, f"projector, {type_.name}", progress)
     return type_
+
+
+def _target(name: str) -> str:
+    part = name.removeprefix("projector.")
+    return part if name == NEWLINE else f"mm.{part}"

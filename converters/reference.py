@@ -5,7 +5,8 @@ Independent of the runtime: transformers' slow image processors, its CLIP, its L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,33 +16,41 @@ from tokenizers import Tokenizer
 from transformers import CLIPImageProcessor, LlamaConfig, LlamaTokenizer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor, select_best_resolution
 
-from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
 from edge_llava.converters.tower import TrimmedTower
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 
+_PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
+    "pad": (LlavaImageProcessor, {"do_pad": True}),
+    "crop": (CLIPImageProcessor, {}),
+    "anyres": (LlavaNextImageProcessor, {}),
+}
 _HEAD_ROWS = 8192  # rows of the head multiplied at a time
 
 
 def reference_pixels(checkpoint: Checkpoint, picture: NDArray[np.uint8], aspect: str) -> NDArray[np.float32]:
-    """Pixel values (1, 3, S, S) of a picture uint8 (H, W, 3), by transformers' slow processors.
+    """Pixel values (T, 3, S, S) of a picture uint8 (H, W, 3), by transformers' slow processors.
 
     Args:
-        checkpoint: Gives size and normalization.
+        checkpoint: Gives size, normalization and canvases.
         picture: RGB.
-        aspect: "pad" or "crop".
+        aspect: "pad", "crop" or "anyres"; T is 1 but for the last.
     """
     config, size = checkpoint.config, checkpoint.tower.image_size
-    make = LlavaImageProcessor if aspect == "pad" else CLIPImageProcessor
+    make, options = _PROCESSORS[aspect]
+    if aspect == "anyres":
+        options = {"image_grid_pinpoints": [[height, width] for width, height in config.grid_pinpoints]}
     processor = make(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
         image_mean=list(config.image_mean),
         image_std=list(config.image_std),
-        **({"do_pad": True} if aspect == "pad" else {}),
+        **options,
     )
     pixels: NDArray[np.float32] = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
-    return pixels
+    return pixels.reshape(-1, *pixels.shape[-3:])
 
 
 def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
@@ -56,20 +65,63 @@ def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int
 
 @torch.inference_mode()
 def reference_features(tower: TrimmedTower, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Patch features (P, D) of pixel values (1, 3, S, S)."""
-    features: NDArray[np.float32] = tower(torch.from_numpy(pixels))["patch_features"][0].numpy()
+    """Patch features (T, P, D) of pixel values (T, 3, S, S)."""
+    squares = [tower(torch.from_numpy(square[None]))["patch_features"][0] for square in pixels]
+    features: NDArray[np.float32] = torch.stack(squares).numpy()
     return features
 
 
 @torch.inference_mode()
-def reference_embeddings(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Embedding rows (P, E) of patch features (P, D), by torch."""
+def reference_rows(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The projector's rows (T, P, E) of patch features (T, P, D), by torch."""
     weight, bias, *second = (checkpoint.load(name).to(torch.float32) for name in checkpoint.projector_names())
     hidden = torch.nn.functional.linear(torch.from_numpy(features), weight, bias)
     if second:
         hidden = torch.nn.functional.linear(torch.nn.functional.gelu(hidden), *second)
     rows: NDArray[np.float32] = hidden.numpy()
     return rows
+
+
+def reference_embedding(
+    checkpoint: Checkpoint, rows: NDArray[np.float32], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """What the language model reads of a picture (N, E): its rows (T, P, E) in order, as published.
+
+    Args:
+        checkpoint: Says how.
+        rows: Of the picture, or of the whole and its tiles.
+        size: (width, height) of the picture.
+
+    Source: LLaVA's prepare_inputs_labels_for_multimodal and unpad_image; transformers' rounding.
+    """
+    config, n_embd = checkpoint.config, rows.shape[-1]
+    if config.merge == "flat":
+        return rows.reshape(-1, n_embd)
+    width, height = size
+    canvases = [(canvas_height, canvas_width) for canvas_width, canvas_height in config.grid_pinpoints]
+    n_down, n_across = (
+        length // checkpoint.tower.image_size for length in select_best_resolution((height, width), canvases)
+    )
+    side = checkpoint.tower.image_size // checkpoint.tower.patch_size
+    image = torch.from_numpy(rows[1:]).view(n_down, n_across, side, side, n_embd)
+    image = image.permute(4, 0, 2, 1, 3).contiguous().flatten(1, 2).flatten(2, 3)
+    if "unpad" in config.merge:
+        image = _unpad(image, width, height, rounded=config.merge.endswith("rounded"))
+    if config.has_newline:
+        newline = checkpoint.load(NEWLINE).float()[:, None, None].expand(*image.shape[:-1], 1)
+        image = torch.cat((image, newline), dim=-1)
+    return torch.cat((torch.from_numpy(rows[0]), image.flatten(1, 2).transpose(0, 1))).numpy()
+
+
+def _unpad(image: torch.Tensor, width: int, height: int, *, rounded: bool) -> torch.Tensor:
+    current_height, current_width = image.shape[1:]
+    if width / height > current_width / current_height:
+        length = height * (current_width / width)
+        border = (current_height - int(round(length, 7) if rounded else length)) // 2
+        return image[:, border : current_height - border, :]
+    length = width * (current_height / height)
+    border = (current_width - int(round(length, 7) if rounded else length)) // 2
+    return image[:, :, border : current_width - border]
 
 
 @torch.inference_mode()

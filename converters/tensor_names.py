@@ -3,6 +3,7 @@
 Our names say which part a tensor belongs to:
     vision.<CLIPVisionModel name>      vision.encoder.layers.0.mlp.fc1.weight
     projector.<0|2>.<weight|bias>      as in LLaVA's mm_projector; layer 1 is the activation, 0 alone is linear
+    projector.image_newline            the row that ends each row of patches in LLaVA-1.6
     language.<LlamaModel name>         language.layers.0.self_attn.q_proj.weight, language.lm_head.weight
 """
 
@@ -20,11 +21,14 @@ _HF_PREFIXES = (
     ("multi_modal_projector.linear_2.", "projector.2."),
     ("model.multi_modal_projector.linear_1.", "projector.0."),
     ("model.multi_modal_projector.linear_2.", "projector.2."),
+    ("image_newline", "projector.image_newline"),
+    ("model.image_newline", "projector.image_newline"),
 )
 _ORIGINAL_PREFIXES = (
     ("model.mm_projector.weight", "projector.0.weight"),  # linear: the one layer has no number
     ("model.mm_projector.bias", "projector.0.bias"),
     ("model.mm_projector.", "projector."),
+    ("model.image_newline", "projector.image_newline"),
     ("model.vision_tower.vision_tower.vision_model.", "vision."),
     ("model.embed_tokens.", "language.embed_tokens."),
     ("model.layers.", "language.layers."),

@@ -19,6 +19,7 @@ from edge_llava.json_fields import JsonFields
 FORMAT_VERSION = 1
 
 ASPECTS = ("pad", "crop", "anyres")
+MERGES = ("flat", "spatial", "spatial_unpad", "spatial_unpad_rounded")
 VISION_PRECISIONS = ("fp32", "fp16", "int8")
 PROJECTOR_KINDS = ("linear", "mlp2x_gelu")
 QUANTS = (
@@ -60,7 +61,12 @@ class VisionSpec:
         drop_cls: Whether the class token's row is dropped (True for every released LLaVA).
         image_mean, image_std: Per-channel normalization in RGB order, of pixels scaled to [0, 1].
         aspect: "pad" to a square of the mean colour, "crop" the centre, or "anyres" tiles.
-        grid_pinpoints: Canvas sizes (width, height) in pixels for "anyres"; empty otherwise.
+        grid_pinpoints: Canvas sizes (width, height) in pixels for "anyres", in the order in which ties are decided;
+            empty otherwise.
+        merge: How the tiles of "anyres" become one sequence: "flat", tile after tile; "spatial", the rows of the
+            canvas; "spatial_unpad", without its border, counted as LLaVA does, or "spatial_unpad_rounded", as
+            transformers does. "flat" where there are no tiles.
+        has_newline: Whether a trained row ends each row of patches of the canvas.
         precision: How the weights are stored: "fp32", "fp16" or "int8".
     """
 
@@ -73,6 +79,8 @@ class VisionSpec:
     image_std: tuple[float, float, float]
     aspect: str
     grid_pinpoints: tuple[tuple[int, int], ...]
+    merge: str
+    has_newline: bool
     precision: str
 
     @property
@@ -114,6 +122,7 @@ class LanguageSpec:
         n_ctx_train: Positions that the model was trained for.
         quant: One of QUANTS.
         template: Name of the conversation template, see `edge_llava.templates.TEMPLATES`.
+        image_marks: Whether the tokens <im_start> and <im_end> stand around every picture, as v0 was trained.
         bos, eos: Token ids that open a prompt and end an answer.
     """
 
@@ -125,6 +134,7 @@ class LanguageSpec:
     n_ctx_train: int
     quant: str
     template: str
+    image_marks: bool
     bos: int
     eos: int
 
@@ -255,6 +265,8 @@ def _read_vision(fields: JsonFields) -> VisionSpec:
         image_std=fields.triple("image_std", positive=True),
         aspect=fields.text("aspect", ASPECTS),
         grid_pinpoints=fields.sizes("grid_pinpoints"),
+        merge=fields.text("merge", MERGES),
+        has_newline=fields.boolean("has_newline"),
         precision=fields.text("precision", VISION_PRECISIONS),
     )
 
@@ -278,6 +290,7 @@ def _read_language(fields: JsonFields) -> LanguageSpec:
         n_ctx_train=fields.integer("n_ctx_train", 1),
         quant=fields.text("quant", QUANTS),
         template=fields.text("template"),
+        image_marks=fields.boolean("image_marks"),
         bos=fields.integer("bos", 0),
         eos=fields.integer("eos", 0),
     )
@@ -332,6 +345,14 @@ def _disagreements(manifest: Manifest) -> list[str]:
         faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")
     if projector.out_features != language.n_embd:
         faults.append(f"projector.out_features {projector.out_features} != language.n_embd {language.n_embd}")
+    if (vision.aspect == "anyres") != bool(vision.grid_pinpoints):
+        faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
+    if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
+        faults.append(f"vision.grid_pinpoints are no multiples of image_size {vision.image_size}")
+    if vision.merge == "flat" and vision.has_newline:
+        faults.append("vision.has_newline is true, and vision.merge is 'flat', which has no rows to end")
+    if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.drop_cls):
+        faults.append(f"vision.merge {vision.merge!r} needs tiles of patches only (anyres, drop_cls)")
     for name in ("bos", "eos"):
         if getattr(language, name) >= language.n_vocab:
             faults.append(f"language.{name} {getattr(language, name)} is outside the vocabulary of {language.n_vocab}")

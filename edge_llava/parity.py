@@ -13,6 +13,7 @@ from PIL import Image
 from edge_llava.bundle import Bundle
 from edge_llava.manifest import StageParity
 from edge_llava.runtime.decoder import Decoder, DecoderOptions
+from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.threads import count_cores
@@ -36,24 +37,30 @@ class BundleEngines:
         self._bundle = bundle
 
     def pixels(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixel values (1, 3, S, S) of a picture uint8 (H, W, 3)."""
+        """Pixel values (T, 3, S, S) of a picture uint8 (H, W, 3)."""
         return pixel_values(Image.fromarray(picture), self._bundle.manifest.vision)
 
-    def features(self, pixels: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Patch features (P, D) of each pixel values (1, 3, S, S)."""
+    def features(self, pixels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Patch features (T, P, D) of each pixel values (T, 3, S, S)."""
         encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, count_cores())
         try:
-            return [encoder(values)[0] for values in pixels]
+            return [np.concatenate([encoder(square[None]) for square in values]) for values in pixels]
         finally:
             encoder.close()
 
-    def embeddings(self, features: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Embedding rows (P, E) of each patch features (P, D)."""
+    def rows(self, features: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The projector's rows (..., P, E) of each patch features (..., P, D)."""
         projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, count_cores())
         try:
-            return [projector(values) for values in features]
+            flat = [projector(values.reshape(-1, values.shape[-1])) for values in features]
+            return [rows.reshape(*values.shape[:-1], -1) for rows, values in zip(flat, features, strict=True)]
         finally:
             projector.close()
+
+    def embedding(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the language model reads (N, E) of a picture uint8 (H, W, 3), through the whole bundle."""
+        with PictureEncoder(self._bundle, count_cores()) as encoder:
+            return encoder.encode(Image.fromarray(picture)).data
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, each on its own and without BOS."""

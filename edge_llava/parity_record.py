@@ -30,8 +30,8 @@ class ParityRecord:
 
     Attributes:
         pictures: uint8 (H, W, 3) each.
-        pixels: float32 (3, S/8, S/8) each: pixel values of the reference processor, every 8th row and column.
-        rows: int64 (R,): which rows of features and embeddings were kept.
+        pixels: float32 (T, 3, S/8, S/8) each: pixel values of the reference processor, every 8th row and column.
+        rows: int64 (R,): which rows of features and embeddings were kept; of a picture with tiles, of the whole.
         features: float32 (N, R, D), before the projector.
         embeddings: float32 (N, R, E), after it.
         before, after: int64 token ids around the picture in the language check. The picture there is embeddings[0],
@@ -81,7 +81,7 @@ class ParityRecord:
             n_pictures = sum(name.startswith("picture.") for name in tensors)
             record = cls(
                 pictures=tuple(_typed(tensors, f"picture.{i}", _U8, 3) for i in range(n_pictures)),
-                pixels=tuple(_typed(tensors, f"pixels.{i}", _F32, 3) for i in range(n_pictures)),
+                pixels=tuple(_typed(tensors, f"pixels.{i}", _F32, 4) for i in range(n_pictures)),
                 rows=_typed(tensors, "rows", _I64, 1),
                 features=_typed(tensors, "features", _F32, 3),
                 embeddings=_typed(tensors, "embeddings", _F32, 3),

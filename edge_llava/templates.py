@@ -15,6 +15,11 @@ _HUMAN = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 _USER = _HUMAN.replace("human", "user")
+_LLAMA_2 = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+_CHATML = "<|im_start|>system\nAnswer the questions."
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Template:
         after_question: From the end of a question to where the model writes.
         between_turns: From the end of an answer to the next question.
         stop: Text that ends an answer, beside the end-of-sequence token.
+        joins_text: Whether `between_turns` goes on in the middle of a text, as "###" does; the others begin with a
+            special token, after which text begins anew (with SentencePiece's space).
     """
 
     name: str
@@ -34,6 +41,7 @@ class Template:
     after_question: str
     between_turns: str
     stop: str
+    joins_text: bool = False
 
 
 TEMPLATES: Mapping[str, Template] = {
@@ -41,6 +49,17 @@ TEMPLATES: Mapping[str, Template] = {
     for template in (
         Template("llava_v1", f"{_HUMAN} USER: ", " ASSISTANT:", "</s>USER: ", "</s>"),
         Template("vicuna_v1", f"{_USER} USER: ", " ASSISTANT:", "</s>USER: ", "</s>"),
+        Template("llava_v0", f"{_HUMAN}###Human: ", "###Assistant:", "###Human: ", "###", joins_text=True),
+        # the models write the space before </s> themselves: training put it there
+        Template("llava_llama_2", f"[INST] <<SYS>>\n{_LLAMA_2}\n<</SYS>>\n\n", " [/INST]", "</s><s>[INST] ", "</s>"),
+        Template("mistral_instruct", "[INST] ", " [/INST]", "</s>[INST] ", "</s>"),
+        Template(
+            "chatml_direct",
+            f"{_CHATML}<|im_end|><|im_start|>user\n",
+            "<|im_end|><|im_start|>assistant\n",
+            "<|im_end|><|im_start|>user\n",
+            "<|im_end|>",
+        ),
     )
 }
 

@@ -110,7 +110,7 @@ def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCal
     truth = pipeline.vision_truth(checkpoint, build_tower(checkpoint), record.pictures, bundle.manifest.vision.aspect)
     _, parity = measure(bundle, checkpoint, truth, progress)
     engines = BundleEngines(bundle)
-    ours = engines.embeddings(engines.features([engines.pixels(picture) for picture in truth.pictures[:1]]))[0]
+    ours = engines.embedding(truth.pictures[0])
     before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, ours, after, N_TOKENS)
     logits = reference.reference_logits(
@@ -163,27 +163,27 @@ def measure(
 
     engines = BundleEngines(bundle)
     pixels = [engines.pixels(picture) for picture in truth.pictures]
-    features = engines.features(list(truth.pixels))
-    embeddings = engines.embeddings(list(truth.features))
+    features = engines.features(truth.pixels)
+    projected = engines.rows(truth.features)
     rows = sample_rows(bundle.manifest.vision.n_features)
-    image_rows = truth.embeddings[0][rows]
+    image_rows = truth.rows[0][0, rows]
     before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, image_rows, after, N_TOKENS)
     continued = [*after, *run.tokens[:-1]]
     logits = reference.reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
     parity = {
         "tokenizer": _compare_ids(engines.tokenize(_PROBES), reference.reference_ids(checkpoint, _PROBES)),
-        "preprocess": compare_rows(np.stack(pixels), np.stack(truth.pixels)),
-        "vision": compare_rows(np.stack(features), np.stack(truth.features)),
-        "projector": compare_rows(np.stack(embeddings), np.stack(truth.embeddings)),
+        "preprocess": compare_rows(np.concatenate(pixels), np.concatenate(truth.pixels)),
+        "vision": compare_rows(np.concatenate(features), np.concatenate(truth.features)),
+        "projector": compare_rows(np.concatenate(projected), np.concatenate(truth.rows)),
         "language": _compare_runs(run, logits),
     }
     record = ParityRecord(
         pictures=truth.pictures,
-        pixels=tuple(values[0, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for values in truth.pixels),
+        pixels=tuple(values[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for values in truth.pixels),
         rows=rows,
-        features=np.stack([values[rows] for values in truth.features]),
-        embeddings=np.stack([values[rows] for values in truth.embeddings]),
+        features=np.stack([values[0, rows] for values in truth.features]),
+        embeddings=np.stack([values[0, rows] for values in truth.rows]),
         before=np.array(before, np.int64),
         after=np.array(after, np.int64),
         tokens=np.array(run.tokens, np.int64),
@@ -225,20 +225,21 @@ def _check_record(bundle: Bundle, record: ParityRecord) -> None:
 
 
 def _check_pixels(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
-    ours = [engines.pixels(picture)[0, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in record.pictures]
+    ours = [engines.pixels(picture)[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in record.pictures]
+    if [values.shape for values in ours] != [values.shape for values in record.pixels]:
+        return Check("preprocess", False, "other squares than on the converting machine", {})
     worst = max(float(np.abs(a - b).max()) for a, b in zip(ours, record.pixels, strict=True))
     return Check("preprocess", worst == 0.0, f"largest difference {worst:g}, expected 0", {"max_abs": worst})
 
 
 def _check_features(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
     features = engines.features([engines.pixels(picture) for picture in record.pictures])
-    figures = compare_rows(np.stack([values[record.rows] for values in features]), record.features)
+    figures = compare_rows(np.stack([values[0, record.rows] for values in features]), record.features)
     return _against("vision", figures, bundle.manifest.parity.get("vision"))
 
 
 def _check_embeddings(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
-    embeddings = engines.embeddings(list(record.features))
-    figures = compare_rows(np.stack(embeddings), record.embeddings)
+    figures = compare_rows(np.stack(engines.rows(record.features)), record.embeddings)
     return _against("projector", figures, bundle.manifest.parity.get("projector"))
 
 

@@ -135,6 +135,12 @@ class Decoder:
             raise BackendError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
         return list(tokens[:n])
 
+    def tokenize_within(self, text: str) -> list[int]:
+        """Token ids of a text that goes on from another: no space is put before it."""
+        lead = self.tokenize("\n", add_bos=False)  # no token of LLaMA's vocabulary crosses a line
+        ids = self.tokenize(f"\n{text}", add_bos=False)
+        return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
+
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for control tokens."""
         room = 64

@@ -69,6 +69,14 @@ class TensorFile:
             raise BackendError(f"the projector file has no tensor {name!r}. Convert the checkpoint again.")
         return address
 
+    def values(self, name: str, n: int) -> NDArray[np.float32]:
+        """A copy of a float32 vector (n,).
+
+        Raises:
+            BackendError: If there is no tensor of that name.
+        """
+        return _data(self.tensor(name), 1, n)[0].copy()
+
     def close(self) -> None:
         """Frees the tensors; safe to call twice."""
         context, self._context = self._context, _POINTER()

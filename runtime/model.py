@@ -25,6 +25,7 @@ from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.threads import count_cores
+from edge_llava.runtime.tiles import count_tokens
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.runtime.vision import VisionProvider
 from edge_llava.templates import find_template
@@ -123,14 +124,15 @@ class LlavaModel:
         return self.encode(open_picture(source, apply_exif=apply_exif), None)
 
     def patch_features(self, source: PictureSource, *, apply_exif: bool = True) -> NDArray[np.float32]:
-        """What the tower sees in a picture, before the projector: float32 (P, D).
+        """What the tower sees in a picture, before the projector: float32 (P, D); of tiles, one after another.
 
         Raises:
             ImageError: If the picture cannot be read.
         """
         picture = open_picture(source, apply_exif=apply_exif)
         with self.in_use():
-            return self.pictures.patch_features(picture)
+            features = self.pictures.patch_features(picture)
+        return features.reshape(-1, features.shape[-1])
 
     def encode(self, picture: Image.Image, cancel: threading.Event | None) -> ImageEmbedding:
         """Encodes an opened picture (upright RGB).
@@ -157,7 +159,8 @@ class LlavaModel:
                     f"({digest[:12]}...) than that of {self.bundle.name} ({files[part].sha256[:12]}...). "
                     "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
                 )
-        wanted = (self.manifest.vision.n_features, self.manifest.language.n_embd)
+        n_tokens = count_tokens(embedding.image_size, self.manifest.vision)
+        wanted = (n_tokens, self.manifest.language.n_embd)
         if embedding.data.shape != wanted:
             raise ImageError(f"this image embedding has shape {embedding.data.shape}, expected {wanted}.")
         return embedding

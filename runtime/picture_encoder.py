@@ -19,9 +19,12 @@ from edge_llava.errors import BackendError
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import digest_pixels
-from edge_llava.runtime.preprocess import check_aspect, pixel_values
+from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.projector import Projector
+from edge_llava.runtime.tiles import kept_patches, merge_tiles
 from edge_llava.runtime.vision import VisionEncoder, VisionProvider
+
+_TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
 
 
 class PictureEncoder:
@@ -35,17 +38,18 @@ class PictureEncoder:
             provider: Where the tower runs.
 
         Raises:
-            BundleError: If a file is not what the manifest says, or this version cannot prepare its pictures.
+            BundleError: If a file is not what the manifest says.
             BackendError: If an engine cannot start.
             MissingExtra: If ONNX Runtime is not installed.
         """
         manifest = bundle.manifest
-        check_aspect(manifest.vision)
         self._spec, self._files = manifest.vision, manifest.files
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
             self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, provider)
             opened.callback(self._vision.close)
-            self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads)
+            self._projector = Projector(
+                bundle.file("projector"), manifest.projector, n_threads, has_newline=manifest.vision.has_newline
+            )
             opened.pop_all()
 
     def __enter__(self) -> PictureEncoder:
@@ -57,13 +61,14 @@ class PictureEncoder:
         self.close()
 
     def patch_features(self, picture: Image.Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
-        """What the tower sees in an upright RGB picture: float32 (P, D).
+        """What the tower sees in an upright RGB picture: float32 (T, P, D); one square, or the whole and its tiles.
 
         Raises:
             Cancelled: If `cancel` was set meanwhile.
         """
-        features: NDArray[np.float32] = self._vision(pixel_values(picture, self._spec), cancel)[0]
-        return features
+        pixels = pixel_values(picture, self._spec)
+        batches = [pixels[start : start + _TILES_AT_ONCE] for start in range(0, len(pixels), _TILES_AT_ONCE)]
+        return np.concatenate([self._vision(batch, cancel) for batch in batches])
 
     def encode(self, picture: Image.Image, cancel: threading.Event | None = None) -> ImageEmbedding:
         """Encodes an upright RGB picture.
@@ -77,17 +82,17 @@ class PictureEncoder:
         encoded = time.perf_counter()
         if cancel is not None and cancel.is_set():
             raise Cancelled
-        rows = self._projector(features)
+        tiles = np.stack([self._projector(tile) for tile in features])
+        rows = merge_tiles(tiles, self._projector.newline, picture.size, self._spec)
         projected = time.perf_counter()
         if not np.isfinite(rows).all():
             raise BackendError(
                 "the tower gave infinite or undefined numbers. Convert with --vision fp32, or check the weights."
             )
-        side = self._spec.grid_side
         return ImageEmbedding(
             data=rows,
             key=self._image_key(picture),
-            grid=(side, side),
+            grid=kept_patches(picture.size, self._spec),
             image_size=picture.size,
             vision_sha256=self._files["vision"].sha256,
             projector_sha256=self._files["projector"].sha256,

@@ -1,4 +1,4 @@
-"""Picture to pixel values, equal (max difference 0.0) to transformers' slow CLIPImageProcessor and LlavaImageProcessor.
+"""Picture to pixel values, equal (max difference 0.0) to transformers' slow CLIP, Llava and LlavaNext image processors.
 
 Source: LLaVA's mm_utils.process_images and transformers' CLIPImageProcessor (the torchvision "fast" one differs).
 """
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_llava.errors import BundleError
 from edge_llava.manifest import VisionSpec
+from edge_llava.runtime.tiles import cut_tiles
 
 # Above this many pixels neither the resized picture of "crop" nor the padded one of "pad" is built whole.
 # A crop of 1 x 4000 px would otherwise build 336 x 1,344,000: only the part that it keeps is computed, from the same
@@ -29,26 +29,15 @@ def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
         spec: Decides size, aspect handling and normalization.
 
     Returns:
-        float32 (B, 3, S, S), C-contiguous; B is 1 for "pad" and "crop".
-
-    Raises:
-        BundleError: If the aspect handling is not implemented.
+        float32 (B, 3, S, S), C-contiguous; B is 1 for "pad" and "crop", and the whole with its tiles for "anyres".
     """
-    check_aspect(spec)
-    if spec.aspect == "pad":
-        square = pad_and_resize(picture, pad_colour(spec), spec.image_size)
+    if spec.aspect == "anyres":
+        squares = cut_tiles(picture, spec)
+    elif spec.aspect == "pad":
+        squares = [pad_and_resize(picture, pad_colour(spec), spec.image_size)]
     else:
-        square = resize_and_crop(picture, spec.image_size)
-    return normalize(square, spec)[None]
-
-
-def check_aspect(spec: VisionSpec) -> None:
-    """
-    Raises:
-        BundleError: If the bundle's aspect handling is not implemented.
-    """
-    if spec.aspect not in ("pad", "crop"):
-        raise BundleError(f"this version cannot prepare pictures for {spec.aspect!r} bundles. Upgrade edge-llava.")
+        squares = [resize_and_crop(picture, spec.image_size)]
+    return np.stack([normalize(square, spec) for square in squares])
 
 
 def pad_colour(spec: VisionSpec) -> tuple[int, int, int]:

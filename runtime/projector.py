@@ -16,15 +16,19 @@ from edge_llava.runtime.ggml import Graph, TensorFile
 class Projector:
     """y = W2 gelu(W1 x + b1) + b2 ("mlp2x_gelu") or y = W x + b ("linear"); the GELU is the exact erf form.
 
+    Attributes:
+        newline: Row (E,) float32 that ends each row of patches; None where the checkpoint has none.
+
     Source: LLaVA's mm_projector and transformers' LlavaMultiModalProjector.
     """
 
-    def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int) -> None:
+    def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int, *, has_newline: bool = False) -> None:
         """
         Args:
             path: projector.gguf.
             spec: What the manifest says of it.
             n_threads: CPU threads.
+            has_newline: Whether the file holds the row that ends each row of patches.
 
         Raises:
             BundleError: If the file is damaged or does not hold what the manifest says.
@@ -32,8 +36,9 @@ class Projector:
         """
         self.spec = spec
         self._n_threads = n_threads
-        _check_file(path, spec)
+        _check_file(path, spec, has_newline)
         self._file = TensorFile(path)
+        self.newline = self._file.values("image_newline", spec.out_features) if has_newline else None
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Projects patch features (P, in_features) float32 to embedding rows (P, out_features) float32."""
@@ -62,18 +67,22 @@ def _layers(spec: ProjectorSpec) -> tuple[str, ...]:
     return ("mm.0",) if spec.kind == "linear" else ("mm.0", "mm.2")
 
 
-def _check_file(path: Path, spec: ProjectorSpec) -> None:
+def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
     tensors = read_gguf_header(path).tensors
-    faults, width = [], spec.in_features
+    expected, width = dict[str, tuple[int, ...]](), spec.in_features
     for layer in _layers(spec):
-        for name, shape in ((f"{layer}.weight", (width, spec.out_features)), (f"{layer}.bias", (spec.out_features,))):
-            found = tensors.get(name)
-            if found is None:
-                faults.append(f"{name} is missing")
-            elif found.shape != shape:
-                faults.append(f"{name} has shape {found.shape}, expected {shape}")
-            elif name.endswith("bias") and found.type_id != 0:
-                faults.append(f"{name} is not float32")
+        expected |= {f"{layer}.weight": (width, spec.out_features), f"{layer}.bias": (spec.out_features,)}
         width = spec.out_features
+    if has_newline:
+        expected["image_newline"] = (spec.out_features,)
+    faults = []
+    for name, shape in expected.items():
+        found = tensors.get(name)
+        if found is None:
+            faults.append(f"{name} is missing")
+        elif found.shape != shape:
+            faults.append(f"{name} has shape {found.shape}, expected {shape}")
+        elif len(shape) == 1 and found.type_id != 0:
+            faults.append(f"{name} is not float32")
     if faults:
         raise BundleError(list_faults(f"{path} does not match its manifest:", faults, "Convert the checkpoint again."))

@@ -24,7 +24,9 @@ class ImageSegment:
 Segment = TextSegment | ImageSegment
 
 
-def build_turn(template: Template, question: str, n_images: int, *, is_first: bool) -> list[Segment]:
+def build_turn(
+    template: Template, question: str, n_images: int, *, is_first: bool, image_marks: bool = False
+) -> list[Segment]:
     """The segments of one turn: what comes before the question, its pictures, the question, what opens the answer.
 
     Args:
@@ -32,14 +34,16 @@ def build_turn(template: Template, question: str, n_images: int, *, is_first: bo
         question: The user's text. Special tokens written in it are recognized, as in training.
         n_images: Pictures that belong to this turn; each is placed before the question and followed by a newline.
         is_first: Whether the conversation begins here.
+        image_marks: Whether the model was trained with <im_start> and <im_end> around every picture.
 
     Returns:
         Text and image segments in order; never two texts in a row.
     """
     segments: list[Segment] = []
     text = template.opening if is_first else template.between_turns
+    start, end = ("<im_start>", "<im_end>") if image_marks else ("", "")
     for index in range(n_images):
-        segments += [TextSegment(text), ImageSegment(index)]
-        text = "\n"
+        segments += [TextSegment(f"{text}{start}"), ImageSegment(index)]
+        text = f"{end}\n"
     segments.append(TextSegment(f"{text}{question}{template.after_question}"))
     return segments

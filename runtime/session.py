@@ -20,6 +20,7 @@ from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.runtime.tiles import count_tokens
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
@@ -172,23 +173,23 @@ class Session:
     def _plan(self, question: str, inputs: list[ImageInput], started: float) -> _Turn:
         images = [self._model.check_embedding(i) if isinstance(i, ImageEmbedding) else open_picture(i) for i in inputs]
         decoder, template = self._model.decoder, self._model.template
+        is_first = not self._history
+        marks = self._model.manifest.language.image_marks
         runs: list[_TokenRun | int] = []
-        carry = self._carry
-        for segment in build_turn(template, question, len(images), is_first=not self._history):
+        for segment in build_turn(template, question, len(images), is_first=is_first, image_marks=marks):
             match segment:
+                case TextSegment(text) if not runs and not is_first and (self._carry or template.joins_text):
+                    runs.append(_TokenRun(tuple(decoder.tokenize_within(self._carry + text))))
                 case TextSegment(text):
-                    runs.append(
-                        _TokenRun(tuple(decoder.tokenize(carry + text, add_bos=not self._history and not runs)))
-                    )
-                    carry = ""
+                    runs.append(_TokenRun(tuple(decoder.tokenize(text, add_bos=is_first and not runs))))
                 case ImageSegment(index):
                     runs.append(index)
         self._check_room(runs, images)
         return _Turn(runs, images, started)
 
     def _check_room(self, runs: list[_TokenRun | int], images: list[Image.Image | ImageEmbedding]) -> None:
-        per_picture = self._model.manifest.vision.n_features
-        n_image = sum(image.n_tokens if isinstance(image, ImageEmbedding) else per_picture for image in images)
+        spec = self._model.manifest.vision
+        n_image = sum(i.n_tokens if isinstance(i, ImageEmbedding) else count_tokens(i.size, spec) for i in images)
         n_text = sum(len(run.ids) for run in runs if isinstance(run, _TokenRun))
         n_needed, n_ctx = self.n_positions + n_text + n_image + 1, self._model.decoder.n_ctx
         if n_needed > n_ctx:

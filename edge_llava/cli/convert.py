@@ -16,6 +16,7 @@ from edge_llava.cli.display import format_bytes, note, show_progress
 from edge_llava.cli.options import json_option
 from edge_llava.home import home_directory
 from edge_llava.manifest import QUANTS
+from edge_llava.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from edge_llava.bundle import Bundle
@@ -53,6 +54,9 @@ _LANGUAGE_GIB = {
     "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not hold its tower."
 )
 @click.option(
+    "--template", type=click.Choice(list(TEMPLATES)), help="Conversation template, if not as the config says."
+)
+@click.option(
     "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads that quantize. Default: all cores."
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is there already, once the new one is complete.")
@@ -65,6 +69,7 @@ def command(
     vision: str,
     aspect: str | None,
     vision_tower: str | None,
+    template: str | None,
     threads: int | None,
     force: bool,
     yes: bool,
@@ -97,6 +102,7 @@ def command(
         vision=vision,  # type: ignore[arg-type]
         aspect=aspect,  # type: ignore[arg-type]
         vision_tower=vision_tower,
+        template=template,
         n_threads=threads,
         overwrite=force,
     )

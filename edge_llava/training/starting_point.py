@@ -38,6 +38,8 @@ def open_llava(directory: Path) -> Llava:
     config = read_checkpoint_config(directory)
     if config.layout != "hf":
         raise CheckpointError(f"{directory} is in LLaVA's original layout; training starts from Hugging Face layout.")
+    if config.aspect == "anyres":
+        raise CheckpointError(f"{directory} is LLaVA-1.6; training starts from LLaVA-1.5 (one square a picture).")
     with _as_checkpoint_error(directory):
         model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
         tokenizer = _open_tokenizer(directory)

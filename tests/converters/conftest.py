@@ -122,6 +122,96 @@ class Reference:
         return tokens
 
 
+class NextReference(Reference):
+    """transformers' LLaVA-1.6: several squares a picture."""
+
+    def __init__(self, directory: Path) -> None:
+        import torch
+        from transformers import LlamaTokenizer, LlavaNextForConditionalGeneration
+
+        self.model = LlavaNextForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+        self.tokenizer = LlamaTokenizer(vocab_file=str(directory / "tokenizer.model"), legacy=True)
+        self.config = self.model.config
+
+    def pixels(self, picture: np.ndarray, aspect: str = "anyres") -> np.ndarray:
+        """(T, 3, S, S) float32 of a picture uint8 (H, W, 3): the whole, then its tiles."""
+        from PIL import Image
+        from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
+
+        side = self.config.vision_config.image_size
+        sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        processor = LlavaNextImageProcessor(image_grid_pinpoints=self.config.image_grid_pinpoints, **sizes)
+        return processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0]
+
+    def embedding(self, picture: np.ndarray) -> np.ndarray:
+        """Embedding rows (N, E) of a whole picture."""
+        import torch
+
+        sizes = torch.tensor([picture.shape[:2]])
+        with torch.inference_mode():
+            (rows,) = self.model.get_image_features(torch.from_numpy(self.pixels(picture))[None], sizes)
+        return rows.numpy()
+
+    def greedy_about(self, prompt: str, pictures: Sequence[np.ndarray], n_tokens: int = 32) -> list[int]:
+        """Greedy tokens after a prompt with `<image>` marks. The tile axis is filled up with zeros, as in a batch."""
+        import torch
+
+        squares = [self.pixels(picture) for picture in pictures]
+        most = max(len(values) for values in squares)
+        batch = np.stack([np.concatenate([v, np.zeros((most - len(v), *v.shape[1:]), v.dtype)]) for v in squares])
+        first, *others = prompt.split("<image>")
+        ids = self.ids(first, bos=True)
+        for picture, piece in zip(pictures, others, strict=True):
+            ids += [self.config.image_token_index] * len(self.embedding(picture)) + self.ids(piece)
+        tokens = torch.tensor([ids])
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                pixel_values=torch.from_numpy(batch),
+                image_sizes=torch.tensor([picture.shape[:2] for picture in pictures]),
+                do_sample=False,
+                max_new_tokens=n_tokens,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.config.pad_token_id,
+                suppress_tokens=list(range(N_TOKENS, self.config.text_config.vocab_size)) or None,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        best = torch.stack(output.scores)[:, 0].topk(2).values
+        assert (best[:, 0] - best[:, 1]).min() > 1e-3
+        found: list[int] = output.sequences[0, len(ids) :].tolist()
+        return found
+
+
+@pytest.fixture(scope="session")
+def next_reference() -> Callable[[Path], NextReference]:
+    """next_reference(directory) -> the 1.6 checkpoint in transformers."""
+    return NextReference
+
+
+@pytest.fixture
+def make_next(
+    make_llava: Callable[..., Path], copy_of: Callable[[Path], Path], edit_config: Callable[..., None]
+) -> Callable[..., Path]:
+    """make_next(shape, seed, **config changes) -> a LLaVA-1.6 in Hugging Face layout, canvases of 2 to 4 tiles."""
+    import torch
+
+    def make(shape: Any, seed: int, **changes: Any) -> Path:
+        copy = copy_of(make_llava(shape, seed))
+        tensors = read_weights(copy)
+        width = tensors["language_model.model.norm.weight"].shape[0]
+        tensors["image_newline"] = torch.randn(width, generator=torch.Generator().manual_seed(seed))
+        write_weights(copy, tensors)
+        side = json.loads((copy / "config.json").read_text())["vision_config"]["image_size"]
+        pinpoints = [[side * h, side * w] for h, w in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
+        kind = {"architectures": ["LlavaNextForConditionalGeneration"], "model_type": "llava_next"}
+        edit_config(copy, kind | {"image_grid_pinpoints": pinpoints} | changes)
+        return copy
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def reference() -> Callable[[Path], Reference]:
     """reference(directory) -> the checkpoint in transformers."""

@@ -225,9 +225,6 @@ def test_language_fields(read, changes, field, expected):
         (with_vision(model_type="siglip_vision_model"), "'siglip_vision_model' tower"),
         ({"architectures": ["LlavaMPTForCausalLM"], "model_type": "llava_mpt", "mm_hidden_size": 1}, "LlavaMPTForCaus"),
         ({"architectures": ["LlavaOnevisionForConditionalGeneration"], "model_type": "llava_onevision"}, "Onevision"),
-        ({"architectures": ["LlavaNextForConditionalGeneration"], "model_type": "llava_next"}, "LLaVA-1.6"),
-        (SPARSE_HF | {"image_grid_pinpoints": [[336, 672]]}, "LLaVA-1.6"),
-        ({"architectures": ["LlavaMistralForCausalLM"], "model_type": "llava_mistral", "mm_hidden_size": 1}, "Mistral"),
         ({"architectures": ["LlavaQwenForCausalLM"], "model_type": "llava_qwen", "mm_hidden_size": 1}, "LlavaQwenForC"),
         ({"architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"}, "Qwen2VL"),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "LlamaForCausalLM"),
@@ -248,13 +245,20 @@ def test_lora_is_named(read, tmp_path):
         read(ORIGINAL)
 
 
+ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
         ({"mm_projector_type": "mlp3x_gelu"}, "mm_projector_type is 'mlp3x_gelu', expected 'linear' or 'mlp2x_gelu'"),
-        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is true"),
         ({"s2": True}, "s2 (multi-scale towers) is not supported"),
-        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "image_aspect_ratio is 'anyres_max_9', expected 'square', 'pad' or"),
+        ({"image_aspect_ratio": "anyres"}, "image_grid_pinpoints is None, expected a list of pairs of pixels"),
+        (ANYRES | {"image_grid_pinpoints": "[(336, 672), 5]"}, "image_grid_pinpoints is '[(336, 672), 5]', expected"),
+        (ANYRES | {"image_grid_pinpoints": [[[336, 672]]]}, "image_grid_pinpoints is [[[336, 672]]], expected"),
+        (ANYRES | {"image_grid_pinpoints": "__import__('os')"}, "image_grid_pinpoints is "),
+        (ANYRES | {"mm_patch_merge_type": "unpad"}, "mm_patch_merge_type is 'unpad', expected 'flat', 'spatial' or"),
         ({"mm_vision_select_feature": "cls"}, "mm_vision_select_feature is 'cls'"),
         ({"mm_vision_select_layer": [-2, -5]}, "mm_vision_select_layer is [-2, -5], expected one integer"),
     ],
@@ -275,7 +279,7 @@ def test_an_original_without_a_projector_type_is_linear(read):
 @pytest.mark.parametrize(
     ("config", "fault"),
     [
-        (with_text(model_type="mistral"), "text_config.model_type is 'mistral', expected 'llama'"),
+        (with_text(model_type="qwen2"), "text_config.model_type is 'qwen2', expected 'llama' or 'mistral'"),
         (SPARSE_HF | {"vision_feature_select_strategy": "cls"}, "vision_feature_select_strategy is 'cls'"),
         (SPARSE_HF | {"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu'"),
         (SPARSE_HF | {"multimodal_projector_bias": False}, "multimodal_projector_bias is false"),

@@ -105,6 +105,8 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "image_std": [1.0, 2.0, 4.0],
         "aspect": "pad",
         "grid_pinpoints": [],
+        "merge": "flat",
+        "has_newline": False,
         "precision": "fp32",
     }
     assert data["projector"] == {"kind": "mlp2x_gelu", "in_features": 96, "out_features": 128, "quant": "Q6_K"}
@@ -117,6 +119,7 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "n_ctx_train": 640,
         "quant": "Q4_K_M",
         "template": "llava_v1",
+        "image_marks": False,
         "bos": 1,
         "eos": 2,
     }

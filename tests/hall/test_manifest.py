@@ -33,6 +33,8 @@ def sample() -> dict[str, Any]:
             "image_std": [0.5, 0.25, 1],
             "aspect": "anyres",
             "grid_pinpoints": [[336, 672], [672, 336]],
+            "merge": "spatial_unpad",
+            "has_newline": True,
             "precision": "int8",
         },
         "projector": {"kind": "mlp2x_gelu", "in_features": 1024, "out_features": 4096, "quant": "Q6_K"},
@@ -45,6 +47,7 @@ def sample() -> dict[str, Any]:
             "n_ctx_train": 4096,
             "quant": "Q4_K_M",
             "template": "llava_v1",
+            "image_marks": False,
             "bos": 1,
             "eos": 2,
         },
@@ -117,7 +120,12 @@ def test_reads_every_field() -> None:
 
 
 def test_class_token_adds_a_row() -> None:
-    assert read(spoiled(("vision", "drop_cls"), False)).vision.n_features == 577
+    data = spoiled(("vision", "drop_cls"), False)
+    put(data, ("vision", "aspect"), "pad")
+    put(data, ("vision", "grid_pinpoints"), [])
+    put(data, ("vision", "merge"), "flat")
+    put(data, ("vision", "has_newline"), False)
+    assert read(data).vision.n_features == 577
 
 
 def test_round_trip() -> None:
@@ -201,6 +209,11 @@ def test_wrong_type_is_named(path: Path_, value: Any) -> None:
         (("vision", "image_mean"), [0, 0, 10**400], "vision.image_mean is [0, 0, 1000"),
         (("vision", "image_mean"), [0, 0, float("inf")], "vision.image_mean is [0, 0, Infinity], expected three"),
         (("vision", "grid_pinpoints"), [[336, 0]], "vision.grid_pinpoints is [[336, 0]], expected a list of [width"),
+        (("vision", "merge"), "stacked", 'vision.merge is "stacked", expected one of flat, spatial, spatial_unpad'),
+        (("vision", "grid_pinpoints"), [], "vision.aspect 'anyres' and 0 grid_pinpoints"),
+        (("vision", "grid_pinpoints"), [[336, 700]], "vision.grid_pinpoints are no multiples of image_size 336"),
+        (("vision", "merge"), "flat", "vision.has_newline is true, and vision.merge is 'flat'"),
+        (("vision", "drop_cls"), False, "vision.merge 'spatial_unpad' needs tiles of patches only"),
         (("projector", "kind"), "resampler", 'projector.kind is "resampler", expected one of linear, mlp2x_gelu'),
         (("language", "quant"), "Q9", 'language.quant is "Q9", expected one of F32'),
         (("language", "bos"), -1, "language.bos is -1, expected an integer from 0"),

@@ -25,9 +25,11 @@ def noise() -> Callable[..., NDArray[np.uint8]]:
 
 @pytest.fixture(scope="session")
 def clip_spec() -> Callable[..., VisionSpec]:
-    """clip_spec(aspect, image_size=336) -> the spec of a released tower."""
+    """clip_spec(aspect, image_size=336, merge="flat", pinpoints=()) -> the spec of a released tower."""
 
-    def make(aspect: str, image_size: int = 336) -> VisionSpec:
+    def make(
+        aspect: str, image_size: int = 336, merge: str = "flat", pinpoints: tuple[tuple[int, int], ...] = ()
+    ) -> VisionSpec:
         return VisionSpec(
             image_size=image_size,
             patch_size=14,
@@ -37,7 +39,9 @@ def clip_spec() -> Callable[..., VisionSpec]:
             image_mean=(0.48145466, 0.4578275, 0.40821073),
             image_std=(0.26862954, 0.26130258, 0.27577711),
             aspect=aspect,
-            grid_pinpoints=(),
+            grid_pinpoints=pinpoints,
+            merge=merge,
+            has_newline=merge.startswith("spatial_unpad"),
             precision="fp32",
         )
 

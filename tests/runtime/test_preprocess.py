@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.errors import BundleError
 from edge_llava.runtime import preprocess
 from edge_llava.runtime.picture import open_picture
 from edge_llava.runtime.preprocess import normalize, pad_and_resize, pad_colour, pixel_values, resize_and_crop
@@ -172,8 +171,3 @@ def test_padding_in_strips_is_exact(limit, side, monkeypatch, noise):
         whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
         monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
         np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
-
-
-def test_unknown_aspect_is_refused(clip_spec):
-    with pytest.raises(BundleError, match=r"cannot prepare pictures for 'anyres' bundles. Upgrade edge-llava"):
-        pixel_values(Image.new("RGB", (4, 4)), clip_spec("anyres"))

@@ -68,11 +68,11 @@ def test_question_is_literal():
 
 def test_templates_are_found_by_their_name():
     assert {name: template.name for name, template in TEMPLATES.items()} == {name: name for name in TEMPLATES}
-    assert {template.stop for template in TEMPLATES.values()} == {"</s>"}
     with pytest.raises(BundleError) as caught:
         find_template("mpt")
     assert str(caught.value) == (
-        "there is no conversation template 'mpt'; known: llava_v1, vicuna_v1. Upgrade edge-llava."
+        "there is no conversation template 'mpt'; known: llava_v1, vicuna_v1, llava_v0, llava_llama_2, "
+        "mistral_instruct, chatml_direct. Upgrade edge-llava."
     )
 
 

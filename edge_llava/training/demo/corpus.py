@@ -13,10 +13,11 @@ import numpy as np
 from edge_llava.scenes.scene import Scene
 from edge_llava.scenes.sentences import captions, describe
 from edge_llava.scenes.shorthand import shorthand
-from edge_llava.templates import TEMPLATES
+from edge_llava.templates import find_template
 from edge_llava.training.instructions.conversations import Turn
 from edge_llava.training.instructions.scene_teacher import teach
 
+_TEMPLATES = ("llava_v1", "vicuna_v1")
 _TYPES = ("conversation", "conversation", "conversation", "shorthand", "shorthand", "reasoning", "detail")
 
 
@@ -37,8 +38,8 @@ def vocabulary_texts(scenes: Sequence[Scene], seed: int) -> Iterator[str]:
     """Lines that the vocabulary is made from: all that will be said, as the templates frame it."""
     for scene, (_, turns) in zip(scenes, documents(scenes, seed), strict=True):
         yield from captions(scene)
-        for template in TEMPLATES.values():
-            yield template.opening
+        for name in _TEMPLATES:
+            yield find_template(name).opening
         for turn in turns:
             # The first question of a conversation follows the picture and a newline, without a space. A digit stands
             # for the newline, which must stay a byte as in LLaMA's vocabulary: pieces do not cross digits.
