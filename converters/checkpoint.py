@@ -12,11 +12,14 @@ import torch
 from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
 from edge_llava.converters.hub import download, is_hub_id
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
-from edge_llava.converters.tensor_store import TensorStore
+from edge_llava.converters.sources import find_kind, open_sources
+from edge_llava.converters.tensor_store import TensorSource, TensorStore
 from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.progress import ProgressCallback, silent
 
+_CLIP_HEAD_WIDTH = 64
+_PATCHES = "vision.embeddings.patch_embedding.weight"
 NEWLINE = "projector.image_newline"
 _LICENSE_STEMS = ("license", "licence", "use_policy", "notice", "copying")
 
@@ -33,6 +36,8 @@ class Checkpoint:
         tower: The tower's config, wherever the tower lies.
         n_blocks: Tower blocks that the selected feature needs.
         vocabulary: Tokens; exactly those whose rows are deployed.
+        kind: "whole", "delta", "lora" or "projector", see `sources.Sources`.
+        tokenizer: Directory of the tokenizer's files.
     """
 
     name: str
@@ -42,38 +47,57 @@ class Checkpoint:
     tower: TowerConfig
     n_blocks: int
     vocabulary: Vocabulary
-    _stores: tuple[TensorStore, ...]
+    _stores: tuple[TensorSource, ...]
+    kind: str
+    tokenizer: Path
 
     @classmethod
-    def open(cls, source: str, vision_tower: str | None = None, progress: ProgressCallback = silent) -> Checkpoint:
+    def open(
+        cls,
+        source: str,
+        vision_tower: str | None = None,
+        base: str | None = None,
+        progress: ProgressCallback = silent,
+    ) -> Checkpoint:
         """Opens a directory or a hub id and checks that every tensor is there with the right shape.
 
         Args:
             source: Directory, or hub id such as "llava-hf/llava-1.5-7b-hf". A directory never touches the network.
             vision_tower: Directory or hub id of the CLIP tower, for checkpoints that do not hold it.
+            base: Directory or hub id of the model that `source` is a delta or an adapter of, or a projector for.
             progress: Told what is downloaded.
 
         Raises:
             CheckpointError: If it is not a supported LLaVA, or incomplete; all missing tensors at once.
         """
         directory, revision = _locate(source, progress)
-        config = read_checkpoint_config(directory)
-        stores = [TensorStore(directory, config.layout)]
+        base_directory = None if base is None else _locate(base, progress)[0]
+        kind = find_kind(directory, base_directory)
+        # an adapter of a LLaVA in Hugging Face layout has no config of its own
+        is_described = (directory / "config.json").is_file() or base_directory is None
+        config = read_checkpoint_config(directory if is_described else base_directory)  # type: ignore[arg-type]
+        sources = open_sources(directory, config.layout, base_directory)
+        stores = list(sources.stores)
         tower = config.tower
-        if tower is None:
+        holds_tower = tower is not None or any(_PATCHES in store.infos for store in stores)
+        if holds_tower and vision_tower is not None:
+            raise CheckpointError(
+                f"{source} holds its own vision tower; --vision-tower would replace it. Leave it out."
+            )
+        if tower is None and holds_tower:
+            tower = infer_tower({name: info.shape for store in stores for name, info in store.infos.items()})
+        elif tower is None:
             tower_directory = _locate_tower(
                 config, directory, vision_tower, may_download=is_hub_id(source), progress=progress
             )
             tower = read_tower_config(tower_directory)
-            stores.append(TensorStore(tower_directory, "clip"))
-        elif vision_tower is not None:
-            raise CheckpointError(
-                f"{source} holds its own vision tower; --vision-tower would replace it. Leave it out."
-            )
+            stores.append(TensorStore.open(tower_directory, "clip"))
         name = source if is_hub_id(source) else directory.resolve().name
         n_blocks = count_blocks(config.feature_layer, tower.n_layers)
-        vocabulary = read_vocabulary(directory, config.language.n_rows, config.image_token)
-        checkpoint = cls(name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores))
+        vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token)
+        checkpoint = cls(
+            name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer
+        )
         checkpoint._check_tensors()
         return checkpoint
 
@@ -111,7 +135,7 @@ class Checkpoint:
         files = (path for path in self.directory.iterdir() if path.is_file())
         return sorted(path for path in files if path.name.lower().startswith(_LICENSE_STEMS))
 
-    def _store(self, name: str) -> TensorStore:
+    def _store(self, name: str) -> TensorSource:
         # The checkpoint before the tower's own directory: a tower that was trained on is saved with the rest.
         return next(store for store in self._stores if name in store.infos)
 
@@ -151,6 +175,28 @@ def count_blocks(feature_layer: int, n_layers: int) -> int:
             f"the vision feature layer {feature_layer} does not exist in a tower of {n_layers} blocks."
         )
     return n_blocks
+
+
+def infer_tower(shapes: Mapping[str, tuple[int, ...]]) -> TowerConfig:
+    """The config of a tower that lies inside a checkpoint without its own config: the rest is as in OpenAI's CLIP.
+
+    Args:
+        shapes: Of all tensors by our names.
+
+    Raises:
+        CheckpointError: If a tensor that decides is missing or of an odd shape.
+    """
+    try:
+        width, _, patch, _ = shapes[_PATCHES]
+        n_positions, _ = shapes["vision.embeddings.position_embedding.weight"]
+        ff, _ = shapes["vision.encoder.layers.0.mlp.fc1.weight"]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"the vision tower inside the checkpoint is incomplete: {error}.") from error
+    n_layers = len({name.split(".")[3] for name in shapes if name.startswith("vision.encoder.layers.")})
+    side = round((n_positions - 1) ** 0.5)
+    if side**2 + 1 != n_positions or width % _CLIP_HEAD_WIDTH:
+        raise CheckpointError(f"the vision tower inside the checkpoint is no CLIP: {n_positions} positions of {width}.")
+    return TowerConfig(width, ff, n_layers, width // _CLIP_HEAD_WIDTH, side * patch, patch, 1e-5, "quick_gelu")
 
 
 def expected_vision_shapes(tower: TowerConfig, n_blocks: int) -> dict[str, tuple[int, ...]]:

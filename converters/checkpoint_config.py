@@ -17,8 +17,9 @@ from edge_llava.converters.model_configs import LanguageConfig, TowerConfig, rea
 from edge_llava.errors import CheckpointError, list_faults
 
 SUPPORTED = (
-    "LLaVA-1.5 in Hugging Face layout (LlavaForConditionalGeneration, CLIP tower, LLaMA/Vicuna) and in the original "
-    "layout (LlavaLlamaForCausalLM, linear or mlp2x_gelu)"
+    "LLaVA v0 to 1.6 with a CLIP tower and LLaMA, Vicuna or Mistral, in Hugging Face layout "
+    "(LlavaForConditionalGeneration, LlavaNextForConditionalGeneration) and in the original layout, whole, as delta, "
+    "LoRA or projector"
 )
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -142,8 +143,6 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     model_type, architecture = str(config.get("model_type", "")), str((config.get("architectures") or [""])[0])
     vision_type = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
     family = architecture or model_type or "an unknown family"
-    if (directory / "adapter_config.json").is_file():
-        raise CheckpointError(f"{directory} is a LoRA adapter, which cannot be converted yet. Supported: {SUPPORTED}.")
     is_hf = architecture in _HF_ARCHITECTURES or model_type == "llava_next"
     if is_hf or (model_type == "llava" and "text_config" in config):
         if vision_type != "clip_vision_model":

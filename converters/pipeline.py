@@ -58,6 +58,7 @@ class ConvertOptions:
         vision: "fp32", "fp16" (half the disk, computed in float32), or "auto": fp32.
         aspect: "pad" or "crop"; None as the checkpoint was trained.
         vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
+        base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
         template: Name of the conversation template; None as the checkpoint's config says.
         n_threads: Threads that quantize; None takes all cores.
         overwrite: Replace a bundle that is there already, once the new one is complete.
@@ -70,6 +71,7 @@ class ConvertOptions:
     vision: Literal["auto", "fp32", "fp16"] = "auto"
     aspect: Literal["pad", "crop"] | None = None
     vision_tower: str | None = None
+    base: str | None = None
     template: str | None = None
     n_threads: int | None = None
     overwrite: bool = False

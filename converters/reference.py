@@ -55,7 +55,7 @@ def reference_pixels(checkpoint: Checkpoint, picture: NDArray[np.uint8], aspect:
 
 def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, each on its own and without BOS, by transformers' slow tokenizer where it can be had."""
-    model, tokenizer_json = checkpoint.directory / "tokenizer.model", checkpoint.directory / "tokenizer.json"
+    model, tokenizer_json = checkpoint.tokenizer / "tokenizer.model", checkpoint.tokenizer / "tokenizer.json"
     if model.is_file():
         slow = LlamaTokenizer(vocab_file=str(model), legacy=True)
         return [slow.encode(text, add_special_tokens=False) for text in texts]

@@ -11,10 +11,12 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,19 +52,45 @@ class TensorInfo:
     n_bytes: int
 
 
-class TensorStore:
-    """The tensors of one directory, by our own names (see `tensor_names`)."""
+class TensorSource(Protocol):
+    """Tensors by our own names (see `tensor_names`): of files, or computed from those of several."""
 
-    def __init__(self, directory: Path, layout: str) -> None:
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """What there is."""
+        ...
+
+    def load(self, name: str) -> torch.Tensor:
+        """One tensor in memory of its own."""
+        ...
+
+
+class TensorStore:
+    """The tensors of files on disk.
+
+    Attributes:
+        infos: What the files hold of the model.
+    """
+
+    def __init__(self, files: Sequence[Path], name_of: Callable[[str], str | None]) -> None:
         """
         Args:
-            directory: Checkpoint or tower directory.
-            layout: "hf", "original" or "clip".
+            files: Shards, safetensors or pickles.
+            name_of: Our name of a tensor, None for one that is not part of the model.
+
+        Raises:
+            CheckpointError: If a file is missing or damaged, or a tensor occurs twice.
+        """
+        self.infos: Mapping[str, TensorInfo] = _read_infos(files, name_of)
+
+    @classmethod
+    def open(cls, directory: Path, layout: str) -> TensorStore:
+        """The tensors of a checkpoint or tower directory of layout "hf", "original" or "clip".
 
         Raises:
             CheckpointError: If there are no weights, a shard is missing or damaged, or a tensor occurs twice.
         """
-        self.infos: Mapping[str, TensorInfo] = _read_infos(directory, layout)
+        return cls(find_shards(directory), partial(own_name, layout=layout))
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor in memory of its own, with the dtype of the file.
@@ -79,12 +107,12 @@ class TensorStore:
             return _load_bin(info.shard)[info.source_name].clone()
 
 
-def _read_infos(directory: Path, layout: str) -> dict[str, TensorInfo]:
+def _read_infos(files: Sequence[Path], name_of: Callable[[str], str | None]) -> dict[str, TensorInfo]:
     infos: dict[str, TensorInfo] = {}
     faults = []
-    for shard in _find_shards(directory):
+    for shard in files:
         for source_name, shape, dtype in _read_shard_header(shard):
-            name = own_name(source_name, layout)
+            name = name_of(source_name)
             if name is None:
                 continue
             if dtype not in _DTYPE_BYTES:
@@ -98,12 +126,16 @@ def _read_infos(directory: Path, layout: str) -> dict[str, TensorInfo]:
                 )
             infos[name] = TensorInfo(source_name, shard, shape, torch.Size(shape).numel() * _DTYPE_BYTES[dtype])
     if faults:
-        raise CheckpointError(list_faults(f"{directory} holds the same tensor more than once:", faults))
+        raise CheckpointError(list_faults(f"{files[0].parent} holds the same tensor more than once:", faults))
     return infos
 
 
-def _find_shards(directory: Path) -> list[Path]:
-    """Weight files by the index, else by name; safetensors preferred where both kinds exist."""
+def find_shards(directory: Path) -> list[Path]:
+    """Weight files by the index, else by name; safetensors preferred where both kinds exist.
+
+    Raises:
+        CheckpointError: If there are none, or some are missing.
+    """
     for kind, index_name, pattern in (
         ("safetensors", "model.safetensors.index.json", _SAFETENSORS_SHARD),
         ("bin", "pytorch_model.bin.index.json", _BIN_SHARD),

@@ -48,7 +48,7 @@ def convert(
     options = options or pipeline.ConvertOptions()
     target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
-    checkpoint = open_checkpoint(source, options.vision_tower, progress=progress)
+    checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
     bundle = pipeline.convert(
         checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
     )
@@ -58,7 +58,11 @@ def convert(
 
 
 def open_checkpoint(
-    source: str | os.PathLike[str], vision_tower: str | None = None, *, progress: ProgressCallback = silent
+    source: str | os.PathLike[str],
+    vision_tower: str | None = None,
+    base: str | None = None,
+    *,
+    progress: ProgressCallback = silent,
 ) -> Checkpoint:
     """Opens what the user named: a directory, a hub id, or the embedded demo.
 
@@ -69,7 +73,7 @@ def open_checkpoint(
     from edge_llava import demo
     from edge_llava.converters.checkpoint import Checkpoint
 
-    return Checkpoint.open(str(demo.CHECKPOINT if str(source) == DEMO else source), vision_tower, progress)
+    return Checkpoint.open(str(demo.CHECKPOINT if str(source) == DEMO else source), vision_tower, base, progress)
 
 
 def default_output(source: str, quant: str) -> Path:

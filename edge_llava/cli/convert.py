@@ -69,6 +69,7 @@ def command(
     vision: str,
     aspect: str | None,
     vision_tower: str | None,
+    base: str | None,
     template: str | None,
     threads: int | None,
     force: bool,
@@ -84,6 +85,7 @@ def command(
     \b
     edge-llava convert ./llava-1.5-7b-hf
     edge-llava convert ./llava-v1.5-7b --vision-tower ./clip-vit-l-14-336
+    edge-llava convert ./llava-v1.5-7b-lora --base ./vicuna-7b-v1.5
     edge-llava convert demo
     """
     from edge_llava.conversion import convert, require_converters
@@ -102,6 +104,7 @@ def command(
         vision=vision,  # type: ignore[arg-type]
         aspect=aspect,  # type: ignore[arg-type]
         vision_tower=vision_tower,
+        base=base,
         template=template,
         n_threads=threads,
         overwrite=force,

@@ -17,8 +17,11 @@ from edge_llava.errors import BundleError
     "--checkpoint", metavar="DIR", help="Compare with this checkpoint in float32 (needs the [convert] extra)."
 )
 @click.option("--vision-tower", metavar="DIR", help="The checkpoint's tower, if it does not hold it.")
+@click.option("--base", metavar="DIR", help="What the checkpoint is a delta or adapter of.")
 @json_option
-def command(bundle: str | None, checkpoint: str | None, vision_tower: str | None, as_json: bool) -> None:
+def command(
+    bundle: str | None, checkpoint: str | None, vision_tower: str | None, base: str | None, as_json: bool
+) -> None:
     """Check files, features, embeddings and greedy tokens of a bundle on this device.
 
     Without --checkpoint the bundle is compared with the record it carries; torch is not needed.
@@ -37,7 +40,7 @@ def command(bundle: str | None, checkpoint: str | None, vision_tower: str | None
         if checkpoint is not None and all(report.ok for report in reports.values()):
             from edge_llava.conversion import open_checkpoint
 
-            source = open_checkpoint(checkpoint, vision_tower, progress=progress)
+            source = open_checkpoint(checkpoint, vision_tower, base, progress=progress)
             reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress)
     ok = all(report.ok for report in reports.values())
     if as_json:

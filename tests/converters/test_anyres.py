@@ -54,3 +54,64 @@ def test_answers_about_one_and_several(converted, picture, sizes):
         tokens = [token.id for token in model.session(options).ask("What is it?", image=shown)]
     assert tokens == expected
     assert len(set(tokens)) > N_NEW // 4
+
+
+def test_original_layout_with_a_tower_of_its_own(
+    make_llava, original_layout, shape, reference, picture, convert_to, weights_of
+):
+    """Pinpoints written as text, (width, height); the unpadded size cut down, not rounded."""
+    import torch
+
+    llava = make_llava(
+        shape(heads=4, kv_heads=2, vision_width=128, vision_heads=2, context=1024, image_size=56), seed=34
+    )
+    pinpoints = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+    directory = original_layout(
+        llava, tower=None, image_aspect_ratio="anyres", mm_patch_merge_type="spatial_unpad",
+        image_grid_pinpoints=str(pinpoints), unfreeze_mm_vision_tower=True,
+    )  # fmt: skip
+    tensors = torch.load(directory / "pytorch_model.bin", weights_only=True)
+    newline = torch.randn(tensors["model.norm.weight"].shape, generator=torch.Generator().manual_seed(2))
+    inside = {f"model.vision_tower.{n}": t for n, t in weights_of(llava).items() if n.startswith("vision_tower.")}
+    torch.save(tensors | inside | {"model.image_newline": newline}, directory / "pytorch_model.bin")
+    truth = reference(llava)
+    with edge_llava.load(convert_to(directory, quant="F32")) as model:
+        for height, width in SIZES:
+            shown = picture(height, width, width)
+            pixels = next_pixels(shown, pinpoints)
+            rows = torch.from_numpy(np.stack([truth.embeddings(square[None]) for square in pixels]))
+            expected = as_published(rows, newline, (width, height), pinpoints, 56)
+            assert np.abs(model.embed_image(shown).data - expected.numpy()).max() < 1e-4
+
+
+def next_pixels(shown: np.ndarray, pinpoints: list[list[int]]) -> np.ndarray:
+    from PIL import Image
+    from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
+
+    processor = LlavaNextImageProcessor(
+        image_grid_pinpoints=[[height, width] for width, height in pinpoints],
+        size={"shortest_edge": 56},
+        crop_size={"height": 56, "width": 56},
+    )
+    return processor(Image.fromarray(shown), return_tensors="np")["pixel_values"][0]
+
+
+def as_published(rows, newline, size, pinpoints, side):
+    """LLaVA's prepare_inputs_labels_for_multimodal of one picture, with its own unpad_image."""
+    import torch
+    from transformers.models.llava_next.modeling_llava_next import select_best_resolution
+
+    width, height = size
+    best_height, best_width = select_best_resolution((height, width), [(h, w) for w, h in pinpoints])
+    n_down, n_across, patches = best_height // side, best_width // side, side // 14
+    image = rows[1:].view(n_down, n_across, patches, patches, -1)
+    image = image.permute(4, 0, 2, 1, 3).contiguous().flatten(1, 2).flatten(2, 3)
+    current_height, current_width = image.shape[1:]
+    if width / height > current_width / current_height:
+        padding = (current_height - int(height * (current_width / width))) // 2
+        image = image[:, padding : current_height - padding, :]
+    else:
+        padding = (current_width - int(width * (current_height / height))) // 2
+        image = image[:, :, padding : current_width - padding]
+    image = torch.cat((image, newline[:, None, None].expand(*image.shape[:-1], 1)), dim=-1)
+    return torch.cat((rows[0], image.flatten(1, 2).transpose(0, 1)), dim=0)

@@ -181,7 +181,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path, put_weights, kind):
             damaged[: random.integers(len(data) // 2, len(data) + 1)] if random.random() < 0.3 else damaged
         )
         try:
-            store = TensorStore(tmp_path, "hf")
+            store = TensorStore.open(tmp_path, "hf")
             for name in store.infos:
                 store.load(name)
         except CheckpointError as error:

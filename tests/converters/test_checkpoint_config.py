@@ -236,13 +236,7 @@ def test_other_families_are_named(read, config, family):
     with pytest.raises(CheckpointError) as error:
         read(config)
     assert family in str(error.value)
-    assert "Supported: LLaVA-1.5 in Hugging Face layout" in str(error.value)
-
-
-def test_lora_is_named(read, tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="is a LoRA adapter, which cannot be converted yet"):
-        read(ORIGINAL)
+    assert "Supported: LLaVA v0 to 1.6 with a CLIP tower" in str(error.value)
 
 
 ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}

@@ -55,8 +55,8 @@ class Amounts:
     vocabulary: int = 4000
     tower: int = 32000
     tower_epochs: int = 8
-    language: int = 16000
-    pictures: int = 24000
+    language: int = 8000
+    pictures: int = 16000
     conversations: int = 2
     descriptions: float = 0.3
     reasonings: float = 0.2

@@ -1,0 +1,94 @@
+"""Where a checkpoint's tensors come from: its own files, or a base and what was made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edge_llava.converters.delta import DeltaStore
+from edge_llava.converters.lora import LoraStore, trainables_name
+from edge_llava.converters.tensor_names import own_name
+from edge_llava.converters.tensor_store import TensorSource, TensorStore, find_shards
+from edge_llava.errors import CheckpointError
+
+_ADAPTER, _TRAINABLES, _PROJECTOR = "adapter_config.json", "non_lora_trainables.bin", "mm_projector.bin"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Tensors and tokens of a checkpoint.
+
+    Attributes:
+        kind: "whole", "delta", "lora" or "projector" (a base LLM with a trained projector).
+        stores: In the order in which a tensor is looked for.
+        tokenizer: Directory of the tokenizer.
+    """
+
+    kind: str
+    stores: tuple[TensorSource, ...]
+    tokenizer: Path
+
+
+def find_kind(directory: Path, base: Path | None) -> str:
+    """What a directory holds, by its files; see `Sources.kind`.
+
+    Raises:
+        CheckpointError: If it needs a base and there is none.
+    """
+    if (directory / _ADAPTER).is_file() or (directory / _TRAINABLES).is_file():
+        kind = "lora"
+    elif (directory / _PROJECTOR).is_file() and not _has_shards(directory):
+        kind = "projector"
+    else:
+        kind = "whole" if base is None else "delta"
+    if base is None and kind != "whole":
+        what = "a LoRA adapter" if kind == "lora" else "a projector on its own"
+        raise CheckpointError(f"{directory} is {what}. Give the model that it belongs to: --base DIR")
+    return kind
+
+
+def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
+    """Opens the files that a checkpoint's tensors are in, or are computed from.
+
+    Args:
+        directory: The checkpoint.
+        layout: "hf" or "original".
+        base: The model that it is a delta or an adapter of.
+
+    Raises:
+        CheckpointError: If files are missing or damaged, or do not belong together.
+    """
+    kind = find_kind(directory, base)
+    if base is None:
+        return Sources(kind, (TensorStore.open(directory, layout),), directory)
+    own = TensorStore.open(base, layout)
+    tokenizer = directory if _has_tokenizer(directory) else base
+    if kind == "delta":
+        return Sources(kind, (DeltaStore(TensorStore.open(directory, layout), own, directory, base),), tokenizer)
+    if kind == "projector":
+        projector = TensorStore([directory / _PROJECTOR], _projector_name)
+        return Sources(kind, (projector, own), tokenizer)
+    stores: tuple[TensorSource, ...] = (own,)
+    if (directory / _ADAPTER).is_file():
+        stores = (LoraStore(directory, own, layout),)
+    if (directory / _TRAINABLES).is_file():
+        stores = (TensorStore([directory / _TRAINABLES], trainables_name), *stores)
+    return Sources(kind, stores, tokenizer)
+
+
+def _projector_name(source_name: str) -> str | None:
+    if "mm_projector." not in source_name:
+        return partial(own_name, layout="original")(source_name)
+    return own_name(f"model.mm_projector.{source_name.rpartition('mm_projector.')[2]}", "original")
+
+
+def _has_shards(directory: Path) -> bool:
+    try:
+        return bool(find_shards(directory))
+    except CheckpointError:
+        return False
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))

@@ -1,0 +1,265 @@
+"""Every family of LLaVA in its true layout: an F32 bundle computes what the family's reference computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edge_llava
+
+pytestmark = pytest.mark.convert
+
+N_NEW = 16
+HUMAN = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+QUESTION = "What is shown?"
+V1 = f"{HUMAN} USER: <image>\n{QUESTION} ASSISTANT:"
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+TO_ORIGINAL = (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "model.mm_projector.2."),
+)
+
+
+def check(bundle: Path, truth: Any, shown: np.ndarray, prompt: str, ids: list[int] | None = None) -> None:
+    """Embeddings within 1e-4 of the reference and the same greedy tokens."""
+    pixels = truth.pixels(shown, "pad")
+    expected = truth.greedy(truth.prompt_ids(prompt) if ids is None else ids, [pixels], N_NEW)
+    options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=N_NEW)
+    with edge_llava.load(bundle) as model:
+        rows = model.embed_image(shown).data
+        tokens = [token.id for token in model.session(options).ask(QUESTION, image=shown)]
+    assert np.abs(rows - truth.embeddings(pixels)).max() < 1e-4
+    assert tokens == expected
+    assert len(set(tokens)) > N_NEW // 3
+
+
+@pytest.fixture
+def llama_directory(tmp_path, put_weights) -> Callable[..., Path]:
+    """llama_directory(llava, tensors by LLaMA's names, name="base") -> a LlamaForCausalLM."""
+
+    def make(llava: Path, tensors: dict[str, Any], name: str = "base") -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        config = json.loads((llava / "config.json").read_text())["text_config"]
+        n_rows = len(tensors["model.embed_tokens.weight"])
+        changes = {"architectures": ["LlamaForCausalLM"], "vocab_size": n_rows}
+        (directory / "config.json").write_text(json.dumps(config | changes))
+        shutil.copyfile(llava / "tokenizer.model", directory / "tokenizer.model")
+        put_weights(directory, {key: tensor for key, tensor in tensors.items() if is_llama(key)}, "bin")
+        return directory
+
+    return make
+
+
+def is_llama(name: str) -> bool:
+    return name.startswith(("model.layers.", "model.embed", "model.norm", "lm_head.")) and "rotary" not in name
+
+
+def load_bin(directory: Path) -> dict[str, Any]:
+    import torch
+
+    return torch.load(directory / "pytorch_model.bin", weights_only=True)
+
+
+@pytest.fixture
+def twin(copy_of, weights_of, put_weights) -> Callable[..., Path]:
+    """twin(llava, tensors by original names) -> the same weights in Hugging Face layout, for transformers."""
+    import torch
+
+    def make(llava: Path, original: dict[str, Any]) -> Path:
+        copy = copy_of(llava)
+        tensors = weights_of(copy)
+        for name in tensors:
+            new = name
+            for ours, theirs in TO_ORIGINAL:
+                new = theirs + name[len(ours) :] if name.startswith(ours) else new
+            if new in original:
+                rows = original[new].float()
+                tensors[name] = torch.cat([rows, tensors[name][len(rows) :]])
+        put_weights(copy, tensors)
+        return copy
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_delta(make_llava, original_layout, llama_directory, twin, shape, reference, picture, convert_to, dtype):
+    import torch
+
+    kind = getattr(torch, dtype)
+    llava = make_llava(shape(), seed=71)
+    directory = original_layout(llava)
+    whole = {name: tensor.to(kind) for name, tensor in load_bin(directory).items()}
+    random = torch.Generator().manual_seed(3)
+    delta = {
+        n: 0.1 * t.std() * torch.randn(t.shape, generator=random).to(kind) if is_llama(n) else t
+        for n, t in whole.items()
+    }
+    base = {n: t - delta[n] for n, t in whole.items() if is_llama(n)}
+    torch.save(delta, directory / "pytorch_model.bin")
+    below = llama_directory(llava, base)
+    # as LLaVA's apply_delta.py: the sum in the delta's precision
+    summed = {n: t + base[n] if n in base else t for n, t in delta.items()}
+    bundle = convert_to(directory, quant="F32", base=str(below))
+    check(bundle, reference(twin(llava, summed)), picture(80, 70, 7), V1)
+
+
+def test_delta_with_rows_of_new_tokens(make_llava, original_layout, llama_directory, shape, convert_to):
+    """Base rows are added to the first rows only; the others are whole in the delta."""
+    import torch
+
+    from edge_llava.converters.checkpoint import Checkpoint
+
+    llava = make_llava(shape(), seed=72)
+    directory = original_layout(llava, vocab_size=515, mm_use_im_start_end=True)
+    delta = {n: 0.01 * t if is_llama(n) else t for n, t in load_bin(directory).items()}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        delta[name] = torch.cat([delta[name], torch.full((3, delta[name].shape[1]), 0.5)])
+    torch.save(delta, directory / "pytorch_model.bin")
+    (directory / "added_tokens.json").write_text(json.dumps({"<im_patch>": 512, "<im_start>": 513, "<im_end>": 514}))
+    base = llama_directory(llava, load_bin(original_layout(llava)))
+    opened = Checkpoint.open(str(directory), base=str(base))
+    rows = opened.load("language.embed_tokens.weight")
+    torch.testing.assert_close(rows[:512], 1.01 * load_bin(base)["model.embed_tokens.weight"])
+    assert (rows[512:] == 0.5).all()
+    assert opened.vocabulary.tokens[513:] == ["<im_start>", "<im_end>"]
+
+
+@pytest.mark.parametrize(
+    ("rank_stabilized", "pattern"), [(False, {}), (True, {}), (False, {"layers.0.self_attn.q_proj": 3})]
+)
+def test_lora(
+    make_llava, original_layout, llama_directory, twin, shape, reference, picture, convert_to, tmp_path,
+    rank_stabilized, pattern,
+):  # fmt: skip
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    llava = make_llava(shape(), seed=73)
+    original = original_layout(llava)
+    tensors = load_bin(original)
+    base = llama_directory(llava, tensors)
+    adapter = get_peft_model(
+        LlamaForCausalLM.from_pretrained(base),
+        LoraConfig(
+            r=4, lora_alpha=16, use_rslora=rank_stabilized, rank_pattern=pattern,
+            alpha_pattern=dict.fromkeys(pattern, 8),
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        ),
+    )  # fmt: skip
+    torch.manual_seed(5)
+    for name, parameter in adapter.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    lora = tmp_path / "lora"
+    adapter.save_pretrained(lora)
+    shutil.copyfile(original / "config.json", lora / "config.json")
+    others = {f"base_model.model.{n}": t for n, t in tensors.items() if "mm_projector" in n}
+    torch.save(others, lora / "non_lora_trainables.bin")
+    merged = adapter.merge_and_unload().state_dict()
+    assert any((merged[name] != tensors[name]).any() for name in merged)
+    bundle = convert_to(lora, quant="F32", base=str(base))
+    check(bundle, reference(twin(llava, tensors | merged)), picture(66, 90, 8), V1)
+
+
+def test_projector_alone(make_llava, original_layout, llama_directory, shape, reference, picture, convert_to, tmp_path):
+    import torch
+
+    llava = make_llava(shape(), seed=74)
+    original = original_layout(llava)
+    tensors = load_bin(original)
+    projector = tmp_path / "projector"
+    projector.mkdir()
+    shutil.copyfile(original / "config.json", projector / "config.json")
+    torch.save(
+        {n.removeprefix("model."): t for n, t in tensors.items() if "projector" in n}, projector / "mm_projector.bin"
+    )
+    bundle = convert_to(projector, quant="F32", base=str(llama_directory(llava, tensors)))
+    check(bundle, reference(llava), picture(60, 60, 9), V1)
+
+
+def test_a_tower_inside_the_original_layout(
+    make_llava, original_layout, shape, reference, picture, convert_to, weights_of
+):
+    import torch
+
+    llava = make_llava(shape(vision_width=128, vision_heads=2), seed=75)
+    directory = original_layout(llava, tower=None)
+    tensors = load_bin(directory)
+    inside = {n: t for n, t in weights_of(llava).items() if n.startswith("vision_tower.")}
+    torch.save(tensors | {f"model.vision_tower.{n}": t for n, t in inside.items()}, directory / "pytorch_model.bin")
+    check(convert_to(directory, quant="F32"), reference(llava), picture(60, 90, 10), V1)
+
+
+@pytest.mark.parametrize("layout", ["hf", "original"])
+def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, reference, picture, convert_to, layout):
+    llava = copy_of(make_llava(shape(heads=4, kv_heads=2), seed=76))
+    edit_config(llava, {"text_config.model_type": "mistral", "text_config.sliding_window": None})
+    directory = llava
+    if layout == "original":
+        kind = {"architectures": ["LlavaMistralForCausalLM"], "model_type": "llava_mistral", "sliding_window": 4096}
+        directory = original_layout(llava, **kind)
+    bundle = convert_to(directory, quant="F32")
+    check(bundle, reference(llava), picture(50, 60, 11), f"[INST] <image>\n{QUESTION} [/INST]")
+
+
+def test_v0_linear_with_image_marks(make_llava, original_layout, shape, reference, picture, convert_to):
+    """Linear projector, trained rows for <im_start> and <im_end>, wrong ids in the config, "###" between turns."""
+    import torch
+
+    llava = make_llava(shape(), seed=77)
+    drop = ("mm_projector_type", "image_aspect_ratio", "max_position_embeddings")
+    directory = original_layout(
+        llava, architectures=["LlamaForCausalLM"], model_type="llama", mm_use_im_start_end=True, vocab_size=515,
+        bos_token_id=0, eos_token_id=1, pad_token_id=-1, max_sequence_length=512,
+    )  # fmt: skip
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in drop}))
+    (directory / "added_tokens.json").write_text(json.dumps({"<im_patch>": 512, "<im_start>": 513, "<im_end>": 514}))
+    tensors = load_bin(directory)
+    random = torch.Generator().manual_seed(1)
+    marks = {name: torch.randn((3, tensors[name].shape[1]), generator=random) for name in EMBEDDINGS}
+    for name in EMBEDDINGS:
+        tensors[name] = torch.cat([tensors[name], marks[name] * tensors[name].std()])
+    linear = {part: tensors[f"model.mm_projector.0.{part}"] for part in ("weight", "bias")}
+    tensors = {n: t for n, t in tensors.items() if "mm_projector" not in n}
+    torch.save(tensors | {f"model.mm_projector.{n}": t for n, t in linear.items()}, directory / "pytorch_model.bin")
+
+    truth = reference(llava)
+    projector = torch.nn.Linear(*reversed(linear["weight"].shape))
+    projector.load_state_dict(linear)
+    truth.model.model.multi_modal_projector = projector
+    with torch.no_grad():
+        for ours, theirs in (
+            (truth.model.get_input_embeddings().weight, EMBEDDINGS[0]),
+            (truth.model.lm_head.weight, EMBEDDINGS[1]),
+        ):
+            ours[:515] = tensors[theirs]
+    image = truth.config.image_token_index
+    truth.config.image_token_index = truth.model.config.image_token_index = ours.shape[0] - 1
+    n_features, shown = truth.config.image_seq_length, picture(40, 90, 12)
+    ids = [*truth.ids(f"{HUMAN}###Human: ", bos=True), 513, *[truth.config.image_token_index] * n_features, 514]
+    ids += truth.ids(f"\n{QUESTION}###Assistant:")
+    assert image != truth.config.image_token_index
+    bundle = convert_to(directory, quant="F32")
+    pixels = truth.pixels(shown, "crop")
+    expected = truth.greedy(ids, [pixels], N_NEW)
+    options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=N_NEW)
+    with edge_llava.load(bundle) as model:
+        assert (model.manifest.language.template, model.manifest.language.image_marks) == ("llava_v0", True)
+        assert (model.manifest.language.bos, model.manifest.language.eos) == (1, 2)
+        assert np.abs(model.embed_image(shown).data - truth.embeddings(pixels)).max() < 1e-4
+        tokens = [token.id for token in model.session(options).ask(QUESTION, image=shown)]
+    assert tokens == expected
