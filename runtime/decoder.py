@@ -44,7 +44,8 @@ class DecoderOptions:
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others.
         flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
             half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference.
-        repack: Lay quantized weights out anew for this CPU: faster decode, and their size in memory once more.
+        repack: Lay quantized weights out anew for this CPU, where that is safe: faster decode, and their size in memory
+            once more.
 
     Raises:
         ValueError: If a value is out of range.
@@ -141,12 +142,12 @@ class Decoder:
         ids = self.tokenize(f"\n{text}", add_bos=False)
         return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; empty for control tokens."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that a token stands for; empty for control tokens, unless `special` asks for their names."""
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            n = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, False)
+            n = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
             if n >= 0:
                 return buffer.raw[:n]
             room = -n
@@ -279,8 +280,16 @@ def _model_params(options: DecoderOptions) -> Any:
     params = llama_cpp.llama_model_default_params()
     if options.n_gpu_layers >= 0:
         params.n_gpu_layers = options.n_gpu_layers
-    params.use_extra_bufts = options.repack
+    params.use_extra_bufts = options.repack and not _has_amx()
     return params
+
+
+def _has_amx() -> bool:
+    """Whether llama.cpp was built with AMX kernels, which come with repacking.
+
+    GCC before 12.4 and 13.3 compiles their set-up wrongly (its bug 114098), and the first product kills the process.
+    """
+    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
 
 
 def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:

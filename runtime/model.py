@@ -22,10 +22,11 @@ from edge_llava.runtime.decoder import Decoder, DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.preprocess import cut_squares
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.threads import count_cores
-from edge_llava.runtime.tiles import count_tokens
+from edge_llava.runtime.tiles import count_tokens, lay_out
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.runtime.vision import VisionProvider
 from edge_llava.templates import find_template
@@ -164,6 +165,19 @@ class LlavaModel:
         if embedding.data.shape != wanted:
             raise ImageError(f"this image embedding has shape {embedding.data.shape}, expected {wanted}.")
         return embedding
+
+    def show_input(self, source: PictureSource) -> Image.Image:
+        """What the tower sees of a picture, as RGB; of tiles, the whole and beside it the canvas.
+
+        Raises:
+            ImageError: If the picture cannot be read.
+        """
+        picture = open_picture(source)
+        return lay_out(cut_squares(picture, self.manifest.vision), picture.size, self.manifest.vision)
+
+    def count_tokens(self, image: Image.Image | ImageEmbedding) -> int:
+        """Context positions that an opened picture or an embedding takes."""
+        return image.n_tokens if isinstance(image, ImageEmbedding) else count_tokens(image.size, self.manifest.vision)
 
     def check_open(self) -> None:
         """

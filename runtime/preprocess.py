@@ -31,13 +31,16 @@ def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
     Returns:
         float32 (B, 3, S, S), C-contiguous; B is 1 for "pad" and "crop", and the whole with its tiles for "anyres".
     """
+    return np.stack([normalize(square, spec) for square in cut_squares(picture, spec)])
+
+
+def cut_squares(picture: Image.Image, spec: VisionSpec) -> list[Image.Image]:
+    """What the tower will see of a picture, before normalization: RGB squares of side S."""
     if spec.aspect == "anyres":
-        squares = cut_tiles(picture, spec)
-    elif spec.aspect == "pad":
-        squares = [pad_and_resize(picture, pad_colour(spec), spec.image_size)]
-    else:
-        squares = [resize_and_crop(picture, spec.image_size)]
-    return np.stack([normalize(square, spec) for square in squares])
+        return cut_tiles(picture, spec)
+    if spec.aspect == "pad":
+        return [pad_and_resize(picture, pad_colour(spec), spec.image_size)]
+    return [resize_and_crop(picture, spec.image_size)]
 
 
 def pad_colour(spec: VisionSpec) -> tuple[int, int, int]:

@@ -20,7 +20,6 @@ from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
-from edge_llava.runtime.tiles import count_tokens
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
@@ -145,6 +144,23 @@ class Session:
             self._asked = self._plan(question, _as_list(image), started)
         return self._answer(self._asked)
 
+    def show_prompt(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> str:
+        """What the model would read of this question: every token's text, special ones by name; nothing is computed.
+
+        A picture shows as "<image: 576 positions>". Arguments and errors as `ask`.
+        """
+        self._model.check_open()
+        self._check_idle()
+        with self._model.in_use():
+            turn = self._plan(question, _as_list(image), time.perf_counter())
+            shown = [
+                f"<image: {self._model.count_tokens(turn.images[run])} positions>".encode()
+                if isinstance(run, int)
+                else b"".join(self._model.decoder.piece(token, special=True) for token in run.ids)
+                for run in turn.runs
+            ]
+        return b"".join(shown).decode("utf-8", "replace")
+
     def cancel(self) -> None:
         """Stops the current answer, from any thread: encoding, prefill and decode. The last token says "cancelled"."""
         self._cancel.set()
@@ -188,8 +204,7 @@ class Session:
         return _Turn(runs, images, started)
 
     def _check_room(self, runs: list[_TokenRun | int], images: list[Image.Image | ImageEmbedding]) -> None:
-        spec = self._model.manifest.vision
-        n_image = sum(i.n_tokens if isinstance(i, ImageEmbedding) else count_tokens(i.size, spec) for i in images)
+        n_image = sum(map(self._model.count_tokens, images))
         n_text = sum(len(run.ids) for run in runs if isinstance(run, _TokenRun))
         n_needed, n_ctx = self.n_positions + n_text + n_image + 1, self._model.decoder.n_ctx
         if n_needed > n_ctx:

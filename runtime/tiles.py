@@ -47,6 +47,19 @@ def cut_tiles(picture: Image.Image, spec: VisionSpec) -> list[Image.Image]:
     return [whole, *(canvas.crop((x, y, x + side, y + side)) for x, y in places)]
 
 
+def lay_out(squares: Sequence[Image.Image], size: Size, spec: VisionSpec) -> Image.Image:
+    """One picture of all squares: the whole, and to its right the canvas that the tiles were cut from."""
+    if len(squares) == 1:
+        return squares[0]
+    side, (width, height) = spec.image_size, choose_canvas(size, spec.grid_pinpoints)
+    sheet = Image.new("RGB", (side + width, max(side, height)), _BLACK)
+    sheet.paste(squares[0], (0, 0))
+    for index, tile in enumerate(squares[1:]):
+        row, column = divmod(index, width // side)
+        sheet.paste(tile, (side * (1 + column), side * row))
+    return sheet
+
+
 def count_tokens(size: Size, spec: VisionSpec) -> int:
     """Context positions that a picture takes."""
     if spec.aspect != "anyres":

@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer. Default: drawn.")
 @click.option("--stop", multiple=True, help="Text that ends the answer; repeatable.")
+@click.option("--show-prompt", is_flag=True, help="Write what the model reads to stderr, special tokens by name.")
+@click.option(
+    "--show-input", type=click.Path(dir_okay=False), metavar="FILE.png", help="Save what the tower sees of the picture."
+)
 @engine_options
 @json_option
 def command(
@@ -61,6 +65,8 @@ def command(
     top_p: float,
     seed: int | None,
     stop: tuple[str, ...],
+    show_prompt: bool,
+    show_input: str | None,
     threads: int | None,
     ctx: int | None,
     gpu_layers: int,
@@ -87,13 +93,29 @@ def command(
     inputs: list[ImageInput] = [open_picture(_read_stdin() if path == "-" else path) for path in images]
     inputs += [ImageEmbedding.load(path) for path in embeddings]
     names = [*images, *embeddings]
+    if show_input is not None and len(images) != 1:
+        raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
+    if show_prompt and question is None:
+        raise click.UsageError("--show-prompt shows one question: give it with -p")
     with open_model(bundle, make_engine_options(threads, ctx, gpu_layers, provider)) as model:
+        if show_input is not None:
+            _save_input(model, inputs[0], show_input)
+        if show_prompt and question is not None:
+            note(model.session(options).show_prompt(question, image=inputs))
         if question is None:
             from edge_llava.cli.repl import run_repl
 
             run_repl(model, options, inputs, names)
         else:
             _answer_once(model, options, question, inputs, names, as_json=as_json)
+
+
+def _save_input(model: LlavaModel, picture: ImageInput, path: str) -> None:
+    try:
+        model.show_input(picture).save(path, "PNG")  # type: ignore[arg-type]
+    except OSError as error:
+        raise click.UsageError(f"--show-input: {path} cannot be written: {error.strerror or error}") from error
+    note(f"what the tower sees: {path}")
 
 
 def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> str | None:

@@ -53,6 +53,7 @@ _LANGUAGE_GIB = {
 @click.option(
     "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not hold its tower."
 )
+@click.option("--base", metavar="DIR", help="Directory or hub id that a delta, LoRA adapter or projector belongs to.")
 @click.option(
     "--template", type=click.Choice(list(TEMPLATES)), help="Conversation template, if not as the config says."
 )

@@ -45,6 +45,34 @@ def test_same_seed_same_answer(run, seeded_q4, photo):
     assert first != other
 
 
+def test_shows_what_the_model_reads(run, seeded_q4, photo):
+    result = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 1, "--show-prompt")
+    assert result.code == 0
+    assert (
+        "<s> A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions. USER: <image: 64 positions> \nWhat? ASSISTANT:"
+    ) in result.err
+    assert "USER:" not in result.out
+    assert run("chat", photo, "-m", seeded_q4, "--show-prompt").code == 2
+
+
+def test_shows_what_the_tower_sees(run, seeded_q4, photo, tmp_path):
+    from PIL import Image
+
+    seen = tmp_path / "seen.png"
+    result = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 1, "--show-input", seen)
+    assert result.code == 0
+    with Image.open(seen) as image, Image.open(photo) as original:
+        assert image.size == (112, 112)
+        assert original.width > original.height
+        assert image.getpixel((56, 1)) == (122, 116, 104)  # padded above
+    again = run("chat", seen, "-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
+    first = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
+    assert json.loads(again.out)["tokens"] == json.loads(first.out)["tokens"]
+    assert run("chat", photo, photo, "-m", seeded_q4, "-p", "What?", "--show-input", seen).code == 2
+    assert run("chat", photo, "-m", seeded_q4, "-p", "What?", "--show-input", tmp_path / "no" / "x.png").code == 2
+
+
 def test_question_from_a_pipe(run, seeded_q4, photo, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is this?\n")))
     result = run("chat", photo, "-m", seeded_q4, "-n", 4, "--json")

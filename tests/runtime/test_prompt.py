@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -86,8 +87,11 @@ def tokenize(llama_vocabulary):
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(llama_vocabulary).encode(), params)
     decoder = SimpleNamespace(_vocabulary=llama_cpp.llama_model_get_vocab(model))
+    decoder.tokenize = partial(Decoder.tokenize, decoder)
 
-    def run(segments, is_first):
+    def run(segments, is_first, *, within=False):
+        if within:
+            return Decoder.tokenize_within(decoder, segments[0].text)
         ids = []
         for n, segment in enumerate(segments):
             if isinstance(segment, TextSegment):
@@ -118,6 +122,35 @@ def test_ids_of_a_later_turn(tokenize):
     assert ids == [2, *USER_IDS, 1724, 338, 445, 29973, *ASSISTANT_IDS]
     picture = tokenize(turn(1, is_first=False), False)
     assert picture == [2, *USER_IDS, 29871, None, 29871, 13, *QUESTION_IDS, *ASSISTANT_IDS]
+
+
+def test_v0_goes_on_in_the_middle_of_a_text(tokenize):
+    """As the whole conversation is tokenized at once: "###" in two pieces, "Human" without a space."""
+    (text,) = turn(0, is_first=False, template="llava_v0")
+    ids = tokenize([text], False, within=True)
+    assert ids[:3] == [2277, 29937, 29950]
+    whole = tokenize([TextSegment(f"A bus.{text.text}")], False)
+    assert whole == [*tokenize([TextSegment("A bus.")], False), *ids]
+
+
+@pytest.mark.parametrize(
+    ("template", "after"),
+    [("llava_llama_2", [2, 1, 29871, 518, 25580, 29962]), ("mistral_instruct", [2, 518, 25580, 29962])],
+)
+def test_instructions_begin_anew_after_special_tokens(tokenize, template, after):
+    ids = tokenize(turn(0, is_first=False, template=template), False)
+    assert [token for token in ids if token != 29871][: len(after)] == [token for token in after if token != 29871]
+
+
+def test_image_marks_stand_around_each_picture():
+    segments = build_turn(find_template("llava_v0"), "What?", 2, is_first=False, image_marks=True)
+    assert segments == [
+        TextSegment("###Human: <im_start>"),
+        ImageSegment(0),
+        TextSegment("<im_end>\n<im_start>"),
+        ImageSegment(1),
+        TextSegment("<im_end>\nWhat?###Assistant:"),
+    ]
 
 
 def test_bos_once(tokenize):
