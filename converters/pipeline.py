@@ -17,6 +17,7 @@ from edge_llava.bundle import Bundle, describe_file
 from edge_llava.converters import reference
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import plan_language, write_language
+from edge_llava.converters.mmproj_gguf import check_mmproj, write_mmproj
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder, encoded_bytes, projector_type
 from edge_llava.converters.staging import check_target, publish, staging_directory
@@ -45,6 +46,7 @@ _ROLE_FILES = {
     "vision_data": "vision.onnx.data",
     "projector": "projector.gguf",
     "language": "language.gguf",
+    "mmproj": "mmproj.gguf",
     "parity": "parity.safetensors",
 }
 
@@ -60,6 +62,7 @@ class ConvertOptions:
         vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
         base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
         template: Name of the conversation template; None as the checkpoint's config says.
+        mmproj: Also write tower and projector in one file for llama.cpp's own tools.
         n_threads: Threads that quantize; None takes all cores.
         overwrite: Replace a bundle that is there already, once the new one is complete.
 
@@ -73,6 +76,7 @@ class ConvertOptions:
     vision_tower: str | None = None
     base: str | None = None
     template: str | None = None
+    mmproj: bool = False
     n_threads: int | None = None
     overwrite: bool = False
 
@@ -139,6 +143,8 @@ def convert(
         ConversionError: If `out` is in the way, the disk is full, or a weight cannot be represented.
     """
     check_target(out, overwrite=options.overwrite)
+    if options.mmproj:
+        check_mmproj(checkpoint)
     _check_disk(checkpoint, out, options)
     with staging_directory(out) as directory:
         precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
@@ -151,6 +157,8 @@ def convert(
         try:
             write_projector(checkpoint, directory / _ROLE_FILES["projector"], options.quant, encoder, progress)
             write_language(checkpoint, directory / _ROLE_FILES["language"], options.quant, encoder, progress)
+            if options.mmproj:
+                write_mmproj(checkpoint, directory / _ROLE_FILES["mmproj"], options.quant, encoder, progress)
         finally:
             encoder.close()
         return_freed_memory()
@@ -173,7 +181,9 @@ def estimate_bytes(checkpoint: Checkpoint, options: ConvertOptions) -> int:
     per_block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
     vision = width * checkpoint.n_blocks * per_block
     matrix = (checkpoint.config.language.n_embd, tower.hidden_size + checkpoint.config.language.n_embd)
-    return language + vision + encoded_bytes(projector_type(options.quant), matrix) + (2 << 20)
+    projector = encoded_bytes(projector_type(options.quant), matrix)
+    mmproj = (checkpoint.n_blocks * per_block + 4 * matrix[0] * matrix[1]) * (4 if options.quant == "F32" else 2)
+    return language + vision + projector + (mmproj if options.mmproj else 0) + (2 << 20)
 
 
 def _export_tower(

@@ -26,8 +26,8 @@ QUANTS = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S",
     "Q2_K",
 )  # fmt: skip
-STAGES = ("tokenizer", "preprocess", "vision", "projector", "language")
-ROLES = ("vision", "vision_data", "projector", "language", "parity")
+STAGES = ("tokenizer", "preprocess", "vision", "projector", "language", "mmproj")
+ROLES = ("vision", "vision_data", "projector", "language", "mmproj", "parity")
 REQUIRED_ROLES = ("vision", "projector", "language", "parity")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

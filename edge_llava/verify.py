@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from edge_llava.bundle import Bundle
 from edge_llava.errors import BundleError, CheckpointError, list_faults
@@ -25,6 +26,8 @@ from edge_llava.parity_record import (
     sample_rows,
 )
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.runtime.preprocess import cut_squares
+from edge_llava.runtime.threads import count_cores
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint
@@ -178,6 +181,8 @@ def measure(
         "projector": compare_rows(np.concatenate(projected), np.concatenate(truth.rows)),
         "language": _compare_runs(run, logits),
     }
+    if "mmproj" in bundle.manifest.files:
+        parity["mmproj"] = _compare_mmproj(bundle, truth)
     record = ParityRecord(
         pictures=truth.pictures,
         pixels=tuple(values[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for values in truth.pixels),
@@ -191,6 +196,16 @@ def measure(
         logits=logits[0],
     )
     return record, parity
+
+
+def _compare_mmproj(bundle: Bundle, truth: VisionTruth) -> StageParity:
+    """llama.cpp's rows begin with the second patch and end with the class token's, which has no reference."""
+    from edge_llava.mtmd import encode_with_mtmd
+
+    spec = bundle.manifest.vision
+    squares = [np.asarray(cut_squares(Image.fromarray(picture), spec)[0]) for picture in truth.pictures]
+    ours = encode_with_mtmd(bundle.file("mmproj"), bundle.file("language"), squares, count_cores())
+    return compare_rows(np.stack([rows[:-1] for rows in ours]), np.stack([rows[0, 1:] for rows in truth.rows]))
 
 
 def _compare_ids(ours: list[list[int]], theirs: list[list[int]]) -> StageParity:

@@ -54,6 +54,7 @@ _LANGUAGE_GIB = {
     "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not hold its tower."
 )
 @click.option("--base", metavar="DIR", help="Directory or hub id that a delta, LoRA adapter or projector belongs to.")
+@click.option("--mmproj", is_flag=True, help="Also write mmproj.gguf, the vision for llama.cpp's own tools.")
 @click.option(
     "--template", type=click.Choice(list(TEMPLATES)), help="Conversation template, if not as the config says."
 )
@@ -71,6 +72,7 @@ def command(
     aspect: str | None,
     vision_tower: str | None,
     base: str | None,
+    mmproj: bool,
     template: str | None,
     threads: int | None,
     force: bool,
@@ -107,6 +109,7 @@ def command(
         vision_tower=vision_tower,
         base=base,
         template=template,
+        mmproj=mmproj,
         n_threads=threads,
         overwrite=force,
     )
