@@ -19,6 +19,7 @@ from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.progress import ProgressCallback, silent
 
 _CLIP_HEAD_WIDTH = 64
+_LEAST_NORM = 0.05
 _PATCHES = "vision.embeddings.patch_embedding.weight"
 NEWLINE = "projector.image_newline"
 _LICENSE_STEMS = ("license", "licence", "use_policy", "notice", "copying")
@@ -99,6 +100,7 @@ class Checkpoint:
             name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer
         )
         checkpoint._check_tensors()
+        checkpoint._check_that_it_is_no_delta()
         return checkpoint
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -157,6 +159,14 @@ class Checkpoint:
         ]
         if faults:
             raise CheckpointError(list_faults(f"{self.directory} is incomplete or does not match its config:", faults))
+
+    def _check_that_it_is_no_delta(self) -> None:
+        # a config does not tell; a trained norm is near 1, and the difference of two is near 0
+        if self.kind == "whole" and self.load("language.norm.weight").float().abs().mean() < _LEAST_NORM:
+            raise CheckpointError(
+                f"{self.directory} is a delta: its last norm is next to nothing. "
+                "Give the LLaMA that it is for: --base DIR"
+            )
 
     def _needs(self, name: str) -> bool:
         # Every released LLaVA has its own head; where it is missing nevertheless, the embedding serves.

@@ -28,6 +28,11 @@ def converted(make_next, convert_to, shape, next_reference):
     return make
 
 
+@pytest.mark.family(
+    "LLaVA-1.6, Hugging Face",
+    "LlavaNextForConditionalGeneration, image_newline, any pinpoints",
+    "pixels 0.0, embeddings < 1e-4 at 8 shapes",
+)
 def test_pictures_of_many_shapes(converted, picture):
     bundle, truth = converted(31)
     with edge_llava.load(bundle) as model:
@@ -56,6 +61,11 @@ def test_answers_about_one_and_several(converted, picture, sizes):
     assert len(set(tokens)) > N_NEW // 4
 
 
+@pytest.mark.family(
+    "LLaVA-1.6, original",
+    "image_aspect_ratio anyres, spatial_unpad, pinpoints as list or text, tower inside (fine-tuned or not)",
+    "embeddings < 1e-4 at 8 shapes",
+)
 def test_original_layout_with_a_tower_of_its_own(
     make_llava, original_layout, shape, reference, picture, convert_to, weights_of
 ):

@@ -58,6 +58,11 @@ def compare(bundle: Path, truth: Any, picture: np.ndarray, aspect: str = "pad") 
     assert len(set(tokens)) > N_NEW // 3  # not one token over and over
 
 
+@pytest.mark.family(
+    "LLaVA-1.5, Hugging Face",
+    "LlavaForConditionalGeneration, safetensors or .bin, one file or shards, names before and since transformers 4.52",
+    "pixels 0.0, embeddings < 1e-4, greedy tokens equal",
+)
 def test_grouped_query_heads(make_llava, convert_to, shape, reference, picture):
     checkpoint = make_llava(shape(heads=4, kv_heads=2), seed=1)
     compare(convert_to(checkpoint, quant="F32"), reference(checkpoint), picture(70, 123, 1))
@@ -110,6 +115,11 @@ def test_saved_in_half_precision(make_llava, convert_to, shape, reference, pictu
     compare(convert_to(half, quant="F32"), reference(half), picture(50, 90, 7))
 
 
+@pytest.mark.family(
+    "LLaVA-1.5, original",
+    "LlavaLlamaForCausalLM, either model_type, mlp2x_gelu, square or pad; tower by --vision-tower or by its name",
+    "pixels 0.0, embeddings < 1e-4, greedy tokens equal",
+)
 @pytest.mark.parametrize(("ratio", "seed"), [("pad", 8), ("square", 9)])
 def test_original_layout_with_the_tower_elsewhere(
     make_llava, convert_to, shape, reference, picture, original_layout, ratio, seed

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import edge_llava
+from edge_llava.errors import CheckpointError
 
 pytestmark = pytest.mark.convert
 
@@ -93,6 +94,11 @@ def twin(copy_of, weights_of, put_weights) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.family(
+    "Delta of v0 or v1.1",
+    "--base LLAMA; summed tensor by tensor in the delta's precision",
+    "embeddings < 1e-4, greedy tokens equal",
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_delta(make_llava, original_layout, llama_directory, twin, shape, reference, picture, convert_to, dtype):
     import torch
@@ -136,6 +142,11 @@ def test_delta_with_rows_of_new_tokens(make_llava, original_layout, llama_direct
     assert opened.vocabulary.tokens[513:] == ["<im_start>", "<im_end>"]
 
 
+@pytest.mark.family(
+    "LoRA",
+    "--base, adapter_model, non_lora_trainables.bin; rank, alpha, rslora, patterns",
+    "merge as peft's, embeddings < 1e-4, greedy tokens equal",
+)
 @pytest.mark.parametrize(
     ("rank_stabilized", "pattern"), [(False, {}), (True, {}), (False, {"layers.0.self_attn.q_proj": 3})]
 )
@@ -174,6 +185,11 @@ def test_lora(
     check(bundle, reference(twin(llava, tensors | merged)), picture(66, 90, 8), V1)
 
 
+@pytest.mark.family(
+    "Projector alone",
+    "--base, mm_projector.bin",
+    "embeddings < 1e-4, greedy tokens equal",
+)
 def test_projector_alone(make_llava, original_layout, llama_directory, shape, reference, picture, convert_to, tmp_path):
     import torch
 
@@ -190,6 +206,11 @@ def test_projector_alone(make_llava, original_layout, llama_directory, shape, re
     check(bundle, reference(llava), picture(60, 60, 9), V1)
 
 
+@pytest.mark.family(
+    "Original with its tower inside (BakLLaVA)",
+    "tower tensors in the shards; sizes inferred from them",
+    "embeddings < 1e-4, greedy tokens equal",
+)
 def test_a_tower_inside_the_original_layout(
     make_llava, original_layout, shape, reference, picture, convert_to, weights_of
 ):
@@ -203,6 +224,11 @@ def test_a_tower_inside_the_original_layout(
     check(convert_to(directory, quant="F32"), reference(llava), picture(60, 90, 10), V1)
 
 
+@pytest.mark.family(
+    "Mistral (BakLLaVA, 1.6-mistral)",
+    "llava_mistral and text_config mistral; grouped-query; template mistral_instruct",
+    "embeddings < 1e-4, greedy tokens equal",
+)
 @pytest.mark.parametrize("layout", ["hf", "original"])
 def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, reference, picture, convert_to, layout):
     llava = copy_of(make_llava(shape(heads=4, kv_heads=2), seed=76))
@@ -215,6 +241,11 @@ def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, refer
     check(bundle, reference(llava), picture(50, 60, 11), f"[INST] <image>\n{QUESTION} [/INST]")
 
 
+@pytest.mark.family(
+    "v0, v1.0, v1.1",
+    "linear projector, <im_start> and <im_end> with their rows, wrong bos and eos in the config; template llava_v0",
+    "embeddings < 1e-4, greedy tokens equal",
+)
 def test_v0_linear_with_image_marks(make_llava, original_layout, shape, reference, picture, convert_to):
     """Linear projector, trained rows for <im_start> and <im_end>, wrong ids in the config, "###" between turns."""
     import torch
@@ -263,3 +294,102 @@ def test_v0_linear_with_image_marks(make_llava, original_layout, shape, referenc
         assert np.abs(model.embed_image(shown).data - truth.embeddings(pixels)).max() < 1e-4
         tokens = [token.id for token in model.session(options).ask(QUESTION, image=shown)]
     assert tokens == expected
+
+
+@pytest.fixture
+def delta_and_base(make_llava, original_layout, llama_directory, shape) -> tuple[Path, Path]:
+    import torch
+
+    llava = make_llava(shape(), seed=78)
+    directory = original_layout(llava)
+    whole = load_bin(directory)
+    torch.save({n: 0.01 * t if is_llama(n) else t for n, t in whole.items()}, directory / "pytorch_model.bin")
+    return directory, llama_directory(llava, whole)
+
+
+def refusal(source: Path, **options: Any) -> str:
+    from edge_llava.converters.checkpoint import Checkpoint
+
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint.open(str(source), **options)
+    return str(error.value)
+
+
+def test_a_delta_without_its_base(delta_and_base):
+    assert "is a delta: its last norm is next to nothing. Give the LLaMA" in refusal(delta_and_base[0])
+
+
+def test_a_whole_model_is_no_delta(make_llava, original_layout, delta_and_base, shape):
+    whole = original_layout(make_llava(shape(), seed=78), tower="clip-of-whole")
+    assert "is a whole model, no delta" in refusal(whole, base=str(delta_and_base[1]))
+
+
+def test_a_base_of_another_size(make_llava, original_layout, llama_directory, delta_and_base, shape):
+    other = make_llava(shape(width=128, layers=3), seed=79)
+    base = llama_directory(other, load_bin(original_layout(other, tower="clip-of-other")), "other")
+    text = refusal(delta_and_base[0], base=str(base))
+    assert "is no delta of" in text
+    assert "language.layers.0.mlp.up_proj.weight has shape" in text
+    assert "language.layers.2.mlp.up_proj.weight is in the base only" in text
+
+
+def test_a_base_with_more_tokens(delta_and_base, put_weights):
+    import torch
+
+    directory, base = delta_and_base
+    tensors = load_bin(base)
+    for name in EMBEDDINGS:
+        tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
+    put_weights(base, tensors, "bin")
+    text = refusal(directory, base=str(base))
+    assert "language.embed_tokens.weight has shape (512, " in text
+    assert "in the base (513, " in text
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"r": 0}, "r is 0, expected a positive integer"),
+        ({"lora_alpha": None}, "lora_alpha is None, expected a number"),
+        ({"use_dora": True}, "use_dora is set, which cannot be merged"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
+        ({"rank_pattern": {"q_proj": "many"}}, "rank_pattern is {'q_proj': 'many'}, expected names with positive"),
+    ],
+)
+def test_adapters_that_cannot_be_merged(delta_and_base, tmp_path, change, fault):
+    _, base = delta_and_base
+    lora = adapter(tmp_path, delta_and_base[0], {"q_proj": (4, 4)}, change)
+    assert fault in refusal(lora, base=str(base))
+
+
+def test_an_adapter_of_another_base(delta_and_base, tmp_path):
+    lora = adapter(tmp_path, delta_and_base[0], {"q_proj": (4, 4)})
+    text = refusal(lora, base=str(delta_and_base[1]))
+    assert "does not fit its base" in text
+    assert "language.layers.0.self_attn.q_proj.weight has shape" in text
+
+
+def test_an_adapter_without_its_base(delta_and_base, tmp_path):
+    lora = adapter(tmp_path, delta_and_base[0], {"q_proj": (4, 4)})
+    assert "is a LoRA adapter. Give the model that it belongs to: --base DIR" in refusal(lora)
+
+
+def test_an_adapter_of_what_llava_does_not_have(delta_and_base, tmp_path):
+    lora = adapter(tmp_path, delta_and_base[0], {"router": (4, 4)})
+    assert "language.layers.0.self_attn.router.weight is not in the base" in refusal(lora, base=str(delta_and_base[1]))
+
+
+def adapter(tmp_path: Path, original: Path, modules: dict[str, tuple[int, int]], change: Any = None) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    shutil.copyfile(original / "config.json", lora / "config.json")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+    (lora / "adapter_config.json").write_text(json.dumps(config | (change or {})))
+    prefix = "base_model.model.model.layers.0.self_attn"
+    tensors = {f"{prefix}.{name}.lora_A.weight": torch.ones(2, n_in) for name, (n_in, _) in modules.items()}
+    tensors |= {f"{prefix}.{name}.lora_B.weight": torch.ones(n_out, 2) for name, (_, n_out) in modules.items()}
+    save_file(tensors, lora / "adapter_model.safetensors")
+    return lora
