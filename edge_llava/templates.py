@@ -64,6 +64,10 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
+# An answer that ends with the end-of-sequence token can be taught as LLaVA teaches it.
+TRAINED_TEMPLATES = tuple(name for name, template in TEMPLATES.items() if template.stop == "</s>")
+
+
 def find_template(name: str) -> Template:
     """Returns the template of that name.
 

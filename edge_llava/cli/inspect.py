@@ -8,6 +8,7 @@ import click
 
 from edge_llava.cli.display import format_bytes
 from edge_llava.cli.options import json_option
+from edge_llava.manifest import VisionSpec
 
 
 @click.command("inspect")
@@ -37,8 +38,8 @@ def command(bundle: str | None, as_json: bool) -> None:
         ("source", f"{source.name}{revision}, {source.layout} layout{licenses}"),
         (
             "vision",
-            f"{vision.image_size} px ({vision.aspect}), {vision.n_features} image tokens, width {vision.hidden_size}, "
-            f"feature layer {vision.feature_layer}, {vision.precision}",
+            f"{vision.image_size} px ({vision.aspect}), {_count_tokens(vision)} image tokens, "
+            f"width {vision.hidden_size}, feature layer {vision.feature_layer}, {vision.precision}",
         ),
         ("projector", f"{projector.kind}, {projector.in_features} to {projector.out_features}, {projector.quant}"),
         (
@@ -46,9 +47,17 @@ def command(bundle: str | None, as_json: bool) -> None:
             f"{language.n_layer} blocks of width {language.n_embd}, {language.n_head} heads ({language.n_head_kv} kv), "
             f"{language.n_vocab} tokens, trained for {language.n_ctx_train} positions, {language.quant}",
         ),
-        ("template", language.template),
+        ("template", language.template + (", <im_start> and <im_end> around pictures" if language.image_marks else "")),
     ]
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
     lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
     for label, text in lines:
         click.echo(f"{label:<10} {text}")
+
+
+def _count_tokens(vision: VisionSpec) -> str:
+    from edge_llava.runtime.tiles import count_tokens
+
+    # the canvas itself is the picture that fills it
+    counts = [count_tokens(canvas, vision) for canvas in vision.grid_pinpoints]
+    return f"up to {max(counts)}" if counts else f"{vision.n_features}"

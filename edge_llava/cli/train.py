@@ -12,6 +12,7 @@ import click
 from edge_llava.cli.display import note, show_progress
 from edge_llava.cli.options import json_option
 from edge_llava.errors import TrainingError
+from edge_llava.templates import TRAINED_TEMPLATES
 
 if TYPE_CHECKING:
     from edge_llava.training.llava import ProjectorKind
@@ -137,7 +138,13 @@ def align_command(
 
 @command.command("finetune")
 @click.option("--checkpoint", type=_FOLDER, required=True, help="A LLaVA to start from: what align made, or any other.")
-@click.option("--template", default="llava_v1", show_default=True, help="Conversation template.")
+@click.option(
+    "--template",
+    type=click.Choice(TRAINED_TEMPLATES),
+    default="llava_v1",
+    show_default=True,
+    help="Conversation template.",
+)
 @click.option("--projector-lr", type=_RATE, help="The projector's own peak rate.")
 @click.option("--lora", is_flag=True, help="Train low-rank adapters, merged into the checkpoint at the end.")
 @click.option("--lora-rank", type=click.IntRange(1), default=128, show_default=True)

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from edge_llava.errors import DataError, TrainingError, list_faults
 from edge_llava.progress import ProgressCallback, silent
-from edge_llava.templates import find_template
+from edge_llava.templates import TRAINED_TEMPLATES, find_template
 from edge_llava.training.instructions.conversations import read_conversations
 from edge_llava.training.llava import Llava, LlavaLoss
 from edge_llava.training.lora import LoraOptions, add_lora, merge_lora
@@ -45,7 +45,7 @@ class TrainOptions:
         schedule: Rates, batches, steps between saved states.
         n_epochs: Times that each conversation is seen.
         max_length: Positions of a sample, patches included; what is longer is cut.
-        template: Name of the conversation template (stage 2).
+        template: Name of the conversation template (stage 2), one of TRAINED_TEMPLATES.
         projector_rate: Learning rate of the projector, where it differs (stage 2).
         lora: Low-rank adapters in the language model instead of its full weights (stage 2).
         keep_features: Compute the frozen tower's features once and keep them on disk while training.
@@ -106,6 +106,10 @@ def align(llava: Llava, options: TrainOptions, progress: ProgressCallback = sile
 
 def finetune(llava: Llava, options: TrainOptions, progress: ProgressCallback = silent) -> TrainResult:
     """Stage 2: projector and language model, on conversations. Arguments and errors as `align`."""
+    if options.template not in TRAINED_TEMPLATES:
+        raise TrainingError(
+            f"the template {options.template!r} is not taught here; {', '.join(TRAINED_TEMPLATES)} are."
+        )
     builder, template = _builder(llava, options), find_template(options.template)
     conversations = read_conversations(options.data, options.images)
     samples = [builder.chat(conversation, template) for conversation in conversations]
