@@ -14,7 +14,8 @@ from edge_llava.progress import ProgressCallback, ProgressEvent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer.model", "LICENSE*", "USE_POLICY*", "NOTICE*"]
-_UNUSED = ["*/*", "*training_args.bin", "*optimizer*", "mm_projector.bin"]
+_UNUSED = ["*/*", "*training_args.bin", "*optimizer*"]
+_PROJECTOR, _TRAINABLES = "mm_projector.bin", "non_lora_trainables.bin"
 _WATCH_INTERVAL_S = 0.5
 
 
@@ -58,9 +59,7 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
             ) from error
         return earlier, earlier.name
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    names = list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED))
-    if any(name.endswith(".safetensors") for name in names):
-        names = [name for name in names if not name.endswith(".bin")]
+    names = _choose(list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED)))
     if not names or info.sha is None:
         raise CheckpointError(f"the hub's {hub_id!r} holds no checkpoint.")
     try:
@@ -71,6 +70,14 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
             f"downloading {hub_id!r} failed: {error}. Run the same command again: it goes on where it stopped."
         ) from error
     return paths[0].parent, info.sha
+
+
+def _choose(names: list[str]) -> list[str]:
+    """One kind of weights; a projector's own file only where it is all there is, since shards hold it too."""
+    has_shards = any(name.startswith(("model", "pytorch_model")) and not name.endswith(".json") for name in names)
+    if any(name.endswith(".safetensors") for name in names):
+        names = [name for name in names if not name.endswith(".bin") or name in (_PROJECTOR, _TRAINABLES)]
+    return [name for name in names if name != _PROJECTOR or not has_shards]
 
 
 @contextmanager

@@ -95,3 +95,19 @@ def test_what_the_hub_refuses_is_named(endpoint, tmp_path, source, says):
     assert (done.returncode, done.stdout) == (4, "")
     assert says in done.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        (["config.json", "pytorch_model-00001-of-00002.bin", "mm_projector.bin"], [0, 1]),
+        (["config.json", "mm_projector.bin"], [0, 1]),
+        (["config.json", "model.safetensors", "pytorch_model.bin"], [0, 1]),
+        (["config.json", "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin"], [0, 1, 2, 3]),
+        (["config.json", "adapter_config.json", "adapter_model.bin", "non_lora_trainables.bin"], [0, 1, 2, 3]),
+    ],
+)
+def test_only_what_is_needed_is_downloaded(there, wanted):
+    from edge_llava.converters.hub import _choose
+
+    assert _choose(there) == [there[index] for index in wanted]

@@ -57,7 +57,7 @@ class Amounts:
     tower_epochs: int = 8
     language: int = 8000
     pictures: int = 16000
-    conversations: int = 2
+    conversations: int = 1
     descriptions: float = 0.3
     reasonings: float = 0.2
 
