@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from edge_llava.converters.checkpoint_config import read_json
 from edge_llava.converters.tensor_names import own_name
 from edge_llava.converters.tensor_store import TensorInfo, TensorSource, TensorStore
 from edge_llava.errors import CheckpointError, list_faults
+
+_Number = TypeVar("_Number", int, float)
 
 _PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
@@ -153,5 +155,5 @@ def _read_config(directory: Path) -> LoraConfig:
     )
 
 
-def _find(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+def _find(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
     return next((v for key, v in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module)), default)

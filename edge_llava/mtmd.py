@@ -20,9 +20,11 @@ from edge_llava.errors import BackendError
 _IMAGE = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
 
 
-@llama_cpp.llama_log_callback
-def _silence(level: int, text: bytes, data: object) -> None:
+def _ignore(level: int, text: bytes, data: object) -> None:
     """llama.cpp's tools write to stderr; a library does not."""
+
+
+_silence = llama_cpp.llama_log_callback(_ignore)
 
 
 def encode_with_mtmd(
@@ -58,22 +60,22 @@ def _encode(context: object, square: NDArray[np.uint8], n_embd: int) -> NDArray[
     pixels = np.ascontiguousarray(square)
     with ExitStack() as opened:
         data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, data)  # type: ignore[arg-type]
+        bitmap = mtmd_cpp.mtmd_bitmap_init(width, height, data)
         opened.callback(mtmd_cpp.mtmd_bitmap_free, bitmap)
         chunks = mtmd_cpp.mtmd_input_chunks_init()
         opened.callback(mtmd_cpp.mtmd_input_chunks_free, chunks)
         marker = mtmd_cpp.mtmd_default_marker()
         text = mtmd_cpp.mtmd_input_text(marker, len(marker), False, False)
         bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
-        if mtmd_cpp.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1) != 0:  # type: ignore[arg-type]
+        if mtmd_cpp.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1) != 0:
             raise BackendError("llama.cpp's mtmd cannot prepare a picture.")
-        for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):  # type: ignore[arg-type]
-            chunk = mtmd_cpp.mtmd_input_chunks_get(chunks, index)  # type: ignore[arg-type]
-            if mtmd_cpp.mtmd_input_chunk_get_type(chunk) != _IMAGE:  # type: ignore[arg-type]
+        for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):
+            chunk = mtmd_cpp.mtmd_input_chunks_get(chunks, index)
+            if mtmd_cpp.mtmd_input_chunk_get_type(chunk) != _IMAGE:
                 continue
-            if mtmd_cpp.mtmd_encode_chunk(context, chunk) != 0:  # type: ignore[arg-type]
+            if mtmd_cpp.mtmd_encode_chunk(context, chunk) != 0:
                 raise BackendError("llama.cpp's mtmd cannot encode a picture.")
-            n_rows = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)  # type: ignore[arg-type]
-            rows = np.ctypeslib.as_array(mtmd_cpp.mtmd_get_output_embd(context), (n_rows, n_embd))  # type: ignore[arg-type]
+            n_rows = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)
+            rows = np.ctypeslib.as_array(mtmd_cpp.mtmd_get_output_embd(context), (n_rows, n_embd))
             return rows.copy()
     raise BackendError("llama.cpp's mtmd made no picture of a picture.")

@@ -254,7 +254,7 @@ def _check_features(bundle: Bundle, engines: BundleEngines, record: ParityRecord
 
 
 def _check_embeddings(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
-    figures = compare_rows(np.stack(engines.rows(record.features)), record.embeddings)
+    figures = compare_rows(np.stack(engines.rows(list(record.features))), record.embeddings)
     return _against("projector", figures, bundle.manifest.parity.get("projector"))
 
 

@@ -75,7 +75,8 @@ class TensorFile:
         Raises:
             BackendError: If there is no tensor of that name.
         """
-        return _data(self.tensor(name), 1, n)[0].copy()
+        vector: NDArray[np.float32] = _data(self.tensor(name), 1, n)[0].copy()
+        return vector
 
     def close(self) -> None:
         """Frees the tensors; safe to call twice."""

@@ -125,7 +125,7 @@ class RegionClip(torch.nn.Module):
         """Losses of pictures uint8 (B, S, S, 3), `region_labels` (B, P, 3) and caption ids (B, T)."""
         logits, places, pooled = self.compare(pixels)
         region_loss = F.cross_entropy(logits.flatten(0, 1).float(), regions[..., 0].flatten(), self.weights)
-        axes = places.float().unflatten(-1, (2, _N_PLACES)).flatten(0, 2)
+        axes = places.float().reshape(-1, _N_PLACES)
         place_loss = F.cross_entropy(axes, regions[..., 1:].flatten())
         image = F.normalize(self.clip.visual_projection(pooled), dim=-1)
         text = F.normalize(self.clip.get_text_features(texts), dim=-1)
