@@ -22,16 +22,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava convert demo --force
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava verify --checkpoint demo
-	@$(MAKE) --no-print-directory ask QUESTION="What colour is the square?"
-	@$(MAKE) --no-print-directory ask QUESTION="How many stars are there?"
-	@$(MAKE) --no-print-directory ask QUESTION="Is the small star to the left of the blue square?"
-	@echo "The demo is preliminary and may well be wrong; its model card has its scores."
+	@$(MAKE) --no-print-directory ask QUESTION="What colour is the square?" ANSWER="Blue."
+	@$(MAKE) --no-print-directory ask QUESTION="How many stars are there?" ANSWER="Two."
+	@$(MAKE) --no-print-directory ask QUESTION="Is the green star to the left of the blue square?" ANSWER="Yes."
 	@echo "The picture is edge_llava/demo/pictures/shapes-1.jpg: look at it, and ask on with:"
 	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg"
 
+# the answer must be the right one
 ask:
 	@echo "> $(QUESTION)"
-	@EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg -p "$(QUESTION)" --temp 0
+	@answer=$$(EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg \
+		-p "$(QUESTION)" --temp 0) && echo "$$answer" && \
+		{ [ "$$answer" = "$(ANSWER)" ] || { echo "expected: $(ANSWER)"; exit 1; }; }
 
 # from nothing; hours on a CPU, and the same command goes on after a stop
 demo-checkpoint: setup

@@ -24,6 +24,7 @@ from edge_llava.templates import TRAINED_TEMPLATES, find_template
 from edge_llava.training.instructions.conversations import read_conversations
 from edge_llava.training.llava import Llava, LlavaLoss
 from edge_llava.training.lora import LoraOptions, add_lora, merge_lora
+from edge_llava.training.muon import hidden_matrices
 from edge_llava.training.order import draw_order
 from edge_llava.training.pictures import KeptFeatures, PictureFolder
 from edge_llava.training.samples import IGNORED, Sample, SampleBuilder
@@ -150,7 +151,8 @@ def _train(
     )
     rates = {"llava.model.multi_modal_projector": options.projector_rate} if options.projector_rate else None
     collator = _Collator(reader, llava.special.pad)
-    job = Job(stage, module, _Ordered(samples, order), collator, work, rates)
+    matrices = hidden_matrices(llava.model.model.multi_modal_projector, llava.model.model.language_model)
+    job = Job(stage, module, _Ordered(samples, order), collator, work, rates, matrices)
     loss = run(job, options.schedule, progress)
     if options.lora is not None:
         merge_lora(llava)

@@ -25,6 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from edge_llava.errors import TrainingError
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.training.loss_curve import LossCurve
+from edge_llava.training.muon import MuonWithAdamW
 
 Batch = Mapping[str, torch.Tensor]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -37,7 +38,7 @@ _KEEP = 2  # saved steps: the newest, and the one before in case the newest is b
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a module is trained: AdamW, linear warm-up, cosine to zero.
+    """How a module is trained: AdamW (Muon where matrices are given to it), linear warm-up, cosine to zero.
 
     Attributes:
         learning_rate: Peak.
@@ -47,6 +48,7 @@ class Schedule:
         warmup_ratio: Share of the steps in which the rate rises.
         max_grad_norm: Gradients are clipped to this norm.
         beta2: Second moment's decay.
+        matrix_rate: Peak rate of the job's matrices by Muon.
         save_every: Steps between saved states.
         log_every: Steps between points of the loss curve; fewer in short runs.
         precision: Of matrix products; "auto" takes bf16 where the device computes it natively.
@@ -60,6 +62,7 @@ class Schedule:
     warmup_ratio: float = 0.03
     max_grad_norm: float = 1.0
     beta2: float = 0.999
+    matrix_rate: float | None = None
     save_every: int = 500
     log_every: int = 10
     precision: Precision = "auto"
@@ -77,6 +80,7 @@ class Job:
         collate: Makes the batch of some samples.
         directory: Saved states and the loss curve; what it holds of this run is taken up.
         group_rates: Learning rates of parameters by the prefix of their name, where they differ from the schedule's.
+        matrices: What Muon trains, where the schedule has a rate for it.
     """
 
     stage: str
@@ -85,6 +89,7 @@ class Job:
     collate: Callable[[Sequence[Any]], Batch]
     directory: Path
     group_rates: Mapping[str, float] | None = None
+    matrices: Sequence[torch.nn.Parameter] = ()
 
 
 def run(job: Job, schedule: Schedule, progress: ProgressCallback = silent) -> float:
@@ -162,7 +167,7 @@ def _processes() -> PartialState:
 
 class _Trainer(Trainer):
     def __init__(self, job: Job, schedule: Schedule, curve: LossCurve, progress: ProgressCallback) -> None:
-        self._job, self._curve, self._progress = job, curve, progress
+        self._job, self._schedule, self._curve, self._progress = job, schedule, curve, progress
         arguments = TrainingArguments(
             output_dir=str(job.directory),
             per_device_train_batch_size=schedule.batch_size,
@@ -195,18 +200,25 @@ class _Trainer(Trainer):
         return SequentialSampler(self._job.samples)  # type: ignore[arg-type]
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW over matrices and the rest, and over those with a rate of their own apart."""
+        """AdamW over matrices and the rest, those with a rate of their own apart; Muon over what is given to it."""
         make, options = self.get_optimizer_cls_and_kwargs(self.args)
-        optimizer: torch.optim.Optimizer = make(self._parameter_groups(), **options)
+        rate = self._schedule.matrix_rate
+        matrices = list(self._job.matrices) if rate is not None else []
+        optimizer: torch.optim.Optimizer = make(self._parameter_groups(apart=matrices), **options)
+        if rate is not None:
+            decay = self.args.weight_decay
+            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+            optimizer = MuonWithAdamW(muon, optimizer)
         optimizer.register_step_pre_hook(self._refuse_bad_gradients)
         self.optimizer = optimizer
         return optimizer
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
+    def _parameter_groups(self, apart: Sequence[torch.nn.Parameter]) -> list[dict[str, Any]]:
+        elsewhere = set(map(id, apart))
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         rates = self._job.group_rates or {}
         for name, parameter in self._job.module.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or id(parameter) in elsewhere:
                 continue
             rate = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), self.args.learning_rate)
             decay = self.args.weight_decay if parameter.ndim > 1 else 0.0

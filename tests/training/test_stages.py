@@ -148,9 +148,10 @@ def test_converts(material, options, convert_to):
     assert manifest["parity"]["language"]["tokens_equal"] == manifest["parity"]["language"]["tokens_total"]
 
 
-@pytest.mark.parametrize("keep_features", [False, True])
-def test_a_stopped_run_ends_like_one_that_was_not(material, options, tmp_path, monkeypatch, keep_features):
-    options = replace(options, keep_features=keep_features)
+@pytest.mark.parametrize(("keep_features", "matrix_rate"), [(False, None), (True, None), (False, 2e-3)])
+def test_a_stopped_run_ends_like_one_that_was_not(material, options, tmp_path, monkeypatch, keep_features, matrix_rate):
+    schedule = replace(options.schedule, matrix_rate=matrix_rate)
+    options = replace(options, keep_features=keep_features, schedule=schedule)
     finetune(start(material), options)
     stopped = replace(options, out=tmp_path / "stopped")
 

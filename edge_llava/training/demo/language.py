@@ -14,6 +14,7 @@ from edge_llava.scenes.scene import Scene
 from edge_llava.templates import find_template
 from edge_llava.training.demo.corpus import documents
 from edge_llava.training.demo.vocabulary import DemoTokenizer
+from edge_llava.training.muon import hidden_matrices
 from edge_llava.training.samples import IGNORED
 from edge_llava.training.trainer import Job, Schedule, run
 
@@ -21,7 +22,9 @@ WIDTH = 256
 N_CONTEXT = 1024
 _N_BLOCKS = 6
 # small batches: what a small model must find takes many steps, not many samples a step
-_SCHEDULE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=500, seed=12)
+_SCHEDULE = Schedule(
+    1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, matrix_rate=2e-3, warmup_ratio=0.05, save_every=250, seed=12
+)
 _BOS, _EOS = 1, 2
 
 
@@ -58,7 +61,8 @@ def train_language(
     _balance(llama)
     module = _Reader(llama)
     samples = _tokenize(scenes, template, tokenizer)
-    run(Job("language model", module, samples, _collate, work), _SCHEDULE, progress)
+    job = Job("language model", module, samples, _collate, work, matrices=hidden_matrices(llama.model))
+    run(job, _SCHEDULE, progress)
     return module.llama
 
 

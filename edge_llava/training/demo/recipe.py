@@ -34,7 +34,7 @@ _SEED = 20230417
 # Scenes of one split by seed: what the tower and the language model learned from is not what LLaVA learns from.
 _TOWER_SCENES, _LANGUAGE_SCENES, _LLAVA_SCENES = 1, 2, 3
 _ALIGN = Schedule(2e-3, batch_size=32, save_every=250, seed=_SEED)
-_FINETUNE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, save_every=500, seed=_SEED)
+_FINETUNE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, matrix_rate=2e-3, save_every=500, seed=_SEED)
 _N_TURNS = (8, 14)  # of a conversation: many questions for one reading of the picture
 
 
@@ -49,15 +49,17 @@ class Amounts:
         language: Documents of the language model.
         pictures: Pictures of LLaVA's two stages.
         conversations: Conversations about each.
-        descriptions, reasonings: Share of the pictures with a detailed description, and with a question to think about.
+        shorthands: Share of the pictures with a list of facts in shorthand.
+        descriptions, reasonings: Share with a detailed description, and with a question to think about.
     """
 
     vocabulary: int = 4000
     tower: int = 32000
     tower_epochs: int = 8
     language: int = 8000
-    pictures: int = 16000
-    conversations: int = 1
+    pictures: int = 20000
+    conversations: int = 2
+    shorthands: float = 0.5
     descriptions: float = 0.3
     reasonings: float = 0.2
 
@@ -79,10 +81,7 @@ def make_demo(out: Path, work: Path, amounts: Amounts = Amounts(), progress: Pro
     if not (work / "aligned").exists():
         llava = join(work / "clip", work / "llama", "mlp2x_gelu", _SEED)
         align(llava, _options(work, "captions.json", work / "aligned", _ALIGN), progress)
-    if not (work / "practised").exists():  # the easy before the hard: to find things, then to talk about them
-        practice = _options(work, "shorthand.json", work / "practised", _FINETUNE)
-        finetune(open_llava(work / "aligned"), practice, progress)
-    finetune(open_llava(work / "practised"), _options(work, "instructions.json", out, _FINETUNE), progress)
+    finetune(open_llava(work / "aligned"), _options(work, "instructions.json", out, _FINETUNE), progress)
 
 
 def _options(work: Path, data: str, out: Path, schedule: Schedule) -> TrainOptions:
@@ -134,25 +133,20 @@ def _make_data(out: Path, amounts: Amounts, progress: ProgressCallback) -> None:
             progress(ProgressEvent("drawing pictures", index + 1, len(scenes), "items"))
     pictures = (AnnotatedPicture(f"{i}", _picture_name(i), captions(scene), ()) for i, scene in enumerate(scenes))
     write_conversations(_unfinished(out) / "captions.json", pair_captions(pictures, _SEED), _SEED)
-    write_conversations(_unfinished(out) / "shorthand.json", _shorthand(scenes), _SEED)
     write_conversations(_unfinished(out) / "instructions.json", _instructions(scenes, amounts), _SEED)
     _unfinished(out).rename(out)
-
-
-def _shorthand(scenes: Sequence[Scene]) -> Iterator[Conversation]:
-    random = np.random.default_rng(_SEED + 1)
-    for index, scene in enumerate(scenes):
-        yield Conversation(f"{index}", _picture_name(index), (Turn(*shorthand(scene, random)),), "shorthand")
 
 
 def _instructions(scenes: Sequence[Scene], amounts: Amounts) -> Iterator[Conversation]:
     random = np.random.default_rng(_SEED)
     for index, scene in enumerate(scenes):
         types = ["conversation"] * amounts.conversations
+        types += ["shorthand"] * (random.random() < amounts.shorthands)
         types += ["detail"] * (random.random() < amounts.descriptions)
         types += ["reasoning"] * (random.random() < amounts.reasonings)
         for number, type_ in enumerate(types):
-            turns = teach(scene, type_, random, _N_TURNS)
+            is_list = type_ == "shorthand"
+            turns = (Turn(*shorthand(scene, random)),) if is_list else teach(scene, type_, random, _N_TURNS)
             yield Conversation(f"{type_}-{index}-{number}", _picture_name(index), turns, type_)
 
 
