@@ -17,8 +17,8 @@ import torch
 class MuonWithAdamW(torch.optim.Optimizer):
     """Two optimizers with one list of groups and one state: schedulers and saved steps see a single one."""
 
-    def __init__(self, matrices: torch.optim.Muon, rest: torch.optim.AdamW) -> None:
-        self._parts = (matrices, rest)
+    def __init__(self, matrices: torch.optim.Muon, rest: torch.optim.Optimizer) -> None:
+        self._parts: tuple[torch.optim.Optimizer, ...] = (matrices, rest)
         super().__init__([*matrices.param_groups, *rest.param_groups], {})
         self._share()
 
@@ -43,7 +43,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             start += n_groups
 
 
-def hidden_matrices(*modules: torch.nn.Module) -> list[torch.nn.Parameter]:
+def hidden_matrices(*modules: torch.nn.Module) -> list[torch.Tensor]:
     """Weights of the linear layers of some modules that are trained."""
     layers = (layer for module in modules for layer in module.modules() if isinstance(layer, torch.nn.Linear))
     return [layer.weight for layer in layers if layer.weight.requires_grad]

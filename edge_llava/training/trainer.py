@@ -89,7 +89,7 @@ class Job:
     collate: Callable[[Sequence[Any]], Batch]
     directory: Path
     group_rates: Mapping[str, float] | None = None
-    matrices: Sequence[torch.nn.Parameter] = ()
+    matrices: Sequence[torch.Tensor] = ()
 
 
 def run(job: Job, schedule: Schedule, progress: ProgressCallback = silent) -> float:
@@ -213,7 +213,7 @@ class _Trainer(Trainer):
         self.optimizer = optimizer
         return optimizer
 
-    def _parameter_groups(self, apart: Sequence[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    def _parameter_groups(self, apart: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
         elsewhere = set(map(id, apart))
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         rates = self._job.group_rates or {}
