@@ -56,11 +56,13 @@ Drawn scenes of 1 to {MAX_OBJECTS} objects: {", ".join(SHAPES)};
 JPEG artefacts (`edge-llava data scenes`). No photograph, no text of people.
 
 1. Vocabulary: SentencePiece BPE with byte fallback, 1,024 tokens, from text about scenes.
-2. Tower: CLIP on {amounts.tower:,} scenes, {amounts.tower_epochs} epochs: regions with phrases, pictures with captions.
+2. Tower: CLIP on {amounts.tower:,} scenes, {amounts.tower_epochs} epochs: regions with phrases and places, pictures
+   with captions.
 3. Language model: {amounts.language:,} conversations about scenes in words.
 4. LLaVA stage 1: the projector on {amounts.pictures:,} other pictures with a caption each.
-5. LLaVA stage 2: projector and language model on conversations, descriptions and reasoning about these pictures, by
-   rule, in the template llava_v1.
+5. LLaVA stage 2: projector and language model on {amounts.conversations} conversations about each of these pictures,
+   and for some a description, a question to think about, and a list of facts in shorthand; by rule, in the template
+   llava_v1.
 
 One seeded command makes it: `make demo-checkpoint`.
 

@@ -56,8 +56,8 @@ class Amounts:
     vocabulary: int = 4000
     tower: int = 32000
     tower_epochs: int = 8
-    language: int = 8000
-    pictures: int = 20000
+    language: int = 6000
+    pictures: int = 18000
     conversations: int = 2
     shorthands: float = 0.5
     descriptions: float = 0.3
