@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from edge_llava.errors import BackendError
 # libllama first: on Linux and macOS its handle reaches every library it depends on, and opening libggml-base by its
 # unversioned name would load a second copy with its own tables. Windows does not chain, so the others are asked too.
 _LIBRARY_NAMES = ("llama", "ggml", "ggml-base", "ggml-cpu")
+_HASHED_BYTES = 64 << 20
 
 
 def bind(name: str, result: Any, arguments: Sequence[Any]) -> Any:
@@ -43,8 +45,7 @@ def bind(name: str, result: Any, arguments: Sequence[Any]) -> Any:
 def _open_library(name: str) -> ctypes.CDLL | None:
     import llama_cpp  # sets up the DLL directories on Windows
 
-    override = os.environ.get("LLAMA_CPP_LIB_PATH")
-    directory = Path(override) if override else Path(llama_cpp.__file__).parent / "lib"
+    directory = _directory(llama_cpp.__file__)
     patterns = {"win32": ("{}.dll", "lib{}.dll"), "darwin": ("lib{}.dylib", "lib{}.so")}.get(
         sys.platform, ("lib{}.so",)
     )
@@ -53,3 +54,30 @@ def _open_library(name: str) -> ctypes.CDLL | None:
         if path.exists():
             return ctypes.CDLL(str(path))
     return None
+
+
+@functools.cache
+def library_digest() -> str:
+    """sha256 (hex) over llama-cpp-python's version and its shared libraries: another build, another digest.
+
+    Of libraries beyond 64 MB (CUDA kernels), size and time of change stand for the contents.
+    """
+    import llama_cpp
+
+    digest = hashlib.sha256(llama_cpp.__version__.encode())
+    for path in sorted(path for path in _directory(llama_cpp.__file__).iterdir() if _is_library(path)):
+        status = path.stat()
+        facts = (
+            f"{status.st_mtime_ns}" if status.st_size > _HASHED_BYTES else hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        digest.update(f"{path.name} {status.st_size} {facts}\n".encode())
+    return digest.hexdigest()
+
+
+def _directory(package_file: str) -> Path:
+    override = os.environ.get("LLAMA_CPP_LIB_PATH")
+    return Path(override) if override else Path(package_file).parent / "lib"
+
+
+def _is_library(path: Path) -> bool:
+    return path.is_file() and path.suffix in (".so", ".dylib", ".dll")

@@ -3,6 +3,7 @@
 <home>/bundles/<name>/   bundles made without an explicit output directory
 <home>/default           name or absolute path of the default bundle, one line
 <home>/checked.json      digests already verified, by (path, size, mtime)
+<home>/cache/            computed prefixes of conversations, see `edge_llava.runtime.prefix_store`; private (0700)
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def home_directory() -> Path:
 def bundles_directory() -> Path:
     """Where bundles made without an explicit output directory go."""
     return home_directory() / "bundles"
+
+
+def cache_directory() -> Path:
+    """Where computed prefixes of conversations are kept; it may not exist yet."""
+    return home_directory() / "cache"
 
 
 def check_bundle_name(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -19,17 +18,15 @@ from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
 from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.conversation import Position
+from edge_llava.runtime.kv_state import N_SEQUENCES, read_state, write_state
 from edge_llava.runtime.language_file import check_language_file
+from edge_llava.runtime.llama_log import last_error, route_log
 from edge_llava.runtime.threads import count_cores
 
-_log = logging.getLogger("edge_llava.llama_cpp")
-_LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _GGML_TYPES = {"f32": 0, "f16": 1}
 _ABORTED = 2
 _MAX_COUNT = 1 << 20  # far beyond any LLaVA; llama.cpp's own counts would wrap around
-
-Position = int | tuple[str, int]
-"""What one position of the KV cache was computed from: a token id, or (image key, row)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,7 @@ class Decoder:
 
     Attributes:
         n_ctx: Positions of the context.
+        settings: Everything that decides which numbers the KV cache holds, beside the weights and llama.cpp's build.
     """
 
     def __init__(self, path: Path, spec: LanguageSpec, options: DecoderOptions) -> None:
@@ -91,20 +89,22 @@ class Decoder:
             BackendError: If llama.cpp cannot load it or make a context.
         """
         check_language_file(path, spec)
-        _route_log()
+        route_log()
         llama_cpp.llama_backend_init()
         self._spec = spec
         self._positions: list[Position] = []
         self._batch: Any = None
         self._context: Any = None
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), _model_params(options))
+        model_params, context_params = _model_params(options), _context_params(spec, options)
+        self.settings = _settings(model_params, context_params)
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params)
         if not self._model:
-            raise BackendError(f"llama.cpp cannot load {path}: {_last_error()}. Is there enough memory?")
+            raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._context = llama_cpp.llama_init_from_model(self._model, _context_params(spec, options))
+        self._context = llama_cpp.llama_init_from_model(self._model, context_params)
         if not self._context:
             self.close()
-            raise BackendError(f"llama.cpp cannot make a context: {_last_error()}. Try a smaller one with -c.")
+            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. Try a smaller one with -c.")
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         self.n_ctx = min(_n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
         self._n_batch = int(llama_cpp.llama_n_batch(self._context))
@@ -164,13 +164,17 @@ class Decoder:
         Returns:
             Positions kept.
         """
+        self.truncate(self.count_common(wanted))
+        return self.n_past
+
+    def count_common(self, wanted: Sequence[Position]) -> int:
+        """Positions that `keep_common_prefix` would keep; only looks, so another thread may be answering."""
         n_common = 0
         for have, want in zip(self._positions, wanted[:-1], strict=False):
             if have != want:
                 break
             n_common += 1
-        self.truncate(n_common)
-        return self.n_past
+        return n_common
 
     def truncate(self, n_positions: int) -> None:
         """Drops everything in the KV cache from position `n_positions` on."""
@@ -178,6 +182,29 @@ class Decoder:
             llama_cpp.llama_memory_clear(self._memory, True)
             n_positions = 0
         del self._positions[n_positions:]
+
+    def state(self, beginning: Sequence[Position]) -> bytearray:
+        """A copy of what the KV cache holds for these positions, for `restore`; empty if it begins otherwise."""
+        if self._positions[: len(beginning)] != list(beginning):
+            return bytearray()
+        return read_state(self._context, len(beginning))
+
+    def restore(self, state: bytearray, positions: Sequence[Position]) -> bool:
+        """Replaces the KV cache by a state of exactly these positions.
+
+        Args:
+            state: What `state` gave, of a decoder of the same file, build and settings.
+            positions: What its positions were computed from.
+
+        Returns:
+            Whether it is so now. If not, the KV cache is empty.
+        """
+        self._positions.clear()
+        if write_state(self._context, state) != len(positions):
+            self.truncate(0)
+            return False
+        self._positions += positions
+        return True
 
     def prefill_tokens(self, tokens: Sequence[int], cancel: threading.Event) -> None:
         """Appends tokens to the KV cache; the logits of the last one can be sampled.
@@ -200,7 +227,7 @@ class Decoder:
 
         Args:
             rows: float32 (n, n_embd), C-contiguous.
-            key: The image's key.
+            key: What the rows are known by, see `ImageEmbedding.identity`.
             first_row: Index of rows[0] in the whole embedding.
             cancel: Set it from another thread to stop.
 
@@ -266,7 +293,7 @@ class Decoder:
         self.truncate(len(self._positions))  # parts of a failed batch may have stayed in the cache
         if status == _ABORTED:
             raise Cancelled
-        raise BackendError(f"llama.cpp failed to decode (status {status}): {_last_error()}.")
+        raise BackendError(f"llama.cpp failed to decode (status {status}): {last_error()}.")
 
     def _abortable(self, cancel: threading.Event) -> Abortable:
         return Abortable(self._context, cancel.is_set)
@@ -303,28 +330,11 @@ def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     params.type_k = params.type_v = _GGML_TYPES[kv_type]
     params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
     params.no_perf = True
+    params.n_seq_max, params.kv_unified = N_SEQUENCES, True
     return params
 
 
-_last_errors: list[str] = []
-
-
-def _log_message(level: int, text: bytes, _: Any) -> None:
-    message = text.decode("utf-8", errors="replace").strip()
-    if message:
-        _log.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message)
-    if level == 4 and message:
-        _last_errors[:] = [*_last_errors[-3:], message]
-
-
-# llama.cpp keeps only the address: a callback that Python collected would crash the process
-_forward_log = llama_cpp.llama_log_callback(_log_message)
-
-
-def _route_log() -> None:
-    """Sends llama.cpp's messages to logging."""
-    llama_cpp.llama_log_set(_forward_log, None)
-
-
-def _last_error() -> str:
-    return _last_errors[-1] if _last_errors else "it gave no reason"
+def _settings(model: Any, context: Any) -> dict[str, int]:
+    names = ("type_k", "type_v", "flash_attn_type", "n_batch", "n_ubatch")
+    chosen = {name: int(getattr(context, name)) for name in names}
+    return chosen | {"n_gpu_layers": int(model.n_gpu_layers), "use_extra_bufts": int(model.use_extra_bufts)}

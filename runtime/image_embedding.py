@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +31,10 @@ class ImageEmbedding:
             another preparation or another tower always has another key.
         grid: Patches as (rows, columns).
         image_size: The picture's (width, height) in pixels, upright.
-        vision_sha256, projector_sha256: Digests of vision.onnx and projector.gguf.
+        vision_sha256, projector_sha256: Digests of the tower (`tower_digest`) and of projector.gguf.
         vision_s, projector_s: Seconds spent in the tower and in the projector; 0.0 when loaded from a file.
+        computed_here: Whether these rows were computed here from the picture that `key` names. A file, or a copy with
+            changed fields, only says so.
     """
 
     data: NDArray[np.float32]
@@ -42,6 +45,7 @@ class ImageEmbedding:
     projector_sha256: str
     vision_s: float = 0.0
     projector_s: float = 0.0
+    computed_here: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         data = self.data
@@ -56,6 +60,21 @@ class ImageEmbedding:
         view = data.view()
         view.flags.writeable = False
         object.__setattr__(self, "data", view)  # the caller's own array stays writable
+
+    def vouch(self) -> ImageEmbedding:
+        """Says that the rows were just computed from the picture that `key` names; for the encoder only."""
+        object.__setattr__(self, "computed_here", True)
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """What the rows are known by in the KV cache: the key if they were computed here, else their own digest.
+
+        A file that names another picture's key, or holds other rows, is never taken for that picture.
+        """
+        if self.computed_here:
+            return self.key
+        return hashlib.sha256(self.key.encode() + b"\0" + self.data.tobytes()).hexdigest()
 
     @property
     def n_tokens(self) -> int:

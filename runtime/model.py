@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -16,12 +16,16 @@ from PIL import Image
 
 from edge_llava.bundle import Bundle
 from edge_llava.errors import EdgeLlavaError, ImageError
-from edge_llava.home import find_bundle
+from edge_llava.home import cache_directory, find_bundle
 from edge_llava.progress import ProgressCallback, silent
+from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder, DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_key import image_key, tower_digest
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.prefix_cache import PrefixCache
+from edge_llava.runtime.prefix_store import PrefixStore
 from edge_llava.runtime.preprocess import cut_squares
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
@@ -40,6 +44,9 @@ class EngineOptions:
         decoder: Settings of the language model.
         n_vision_threads: CPU threads of tower and projector; None takes the physical cores.
         vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
+        cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,
+            so that a later process that is asked about the same pictures begins there. The files derive from the
+            pictures; they are readable by this user only.
 
     Raises:
         ValueError: If a value is out of range.
@@ -48,6 +55,7 @@ class EngineOptions:
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
     n_vision_threads: int | None = None
     vision_provider: VisionProvider = "auto"
+    cache: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -64,8 +72,9 @@ class LlavaModel:
 
     Attributes:
         bundle, manifest: What was opened.
-        pictures, decoder: Its engines.
-        load_s: Seconds it took.
+        decoder: The language model.
+        prefixes: What it has computed before.
+        load_s: Seconds it took to open the engines.
         closed: Whether `close()` was called.
     """
 
@@ -80,22 +89,21 @@ class LlavaModel:
 
         Raises:
             BundleError: If a file is not what the manifest says.
-            BackendError: If an engine cannot start.
-            MissingExtra: If ONNX Runtime is not installed.
+            BackendError: If the language model cannot start.
         """
         started = time.perf_counter()
-        options = options or EngineOptions()
-        n_threads = options.n_vision_threads or count_cores()
+        self._options = options = options or EngineOptions()
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
         self._n_users = 0
-        with ExitStack() as opened:  # an engine that fails to start closes those before it
-            self.pictures = opened.enter_context(PictureEncoder(bundle, n_threads, options.vision_provider))
-            self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
-            opened.pop_all()
+        self._pictures: PictureEncoder | None = None
+        self._opening = threading.Lock()
+        self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
+        store = PrefixStore(cache_directory()) if options.cache else None
+        self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
         self.load_s = time.perf_counter() - started
 
     def __enter__(self) -> LlavaModel:
@@ -105,6 +113,25 @@ class LlavaModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def pictures(self) -> PictureEncoder:
+        """Tower and projector; opened when first asked for, since a picture may be known without them.
+
+        Raises:
+            BundleError: If a file is not what the manifest says.
+            BackendError: If an engine cannot start.
+            MissingExtra: If ONNX Runtime is not installed.
+            EdgeLlavaError: If the model is closed.
+        """
+        with self._opening:
+            self.check_open()
+            if self._pictures is None:
+                started = time.perf_counter()
+                n_threads = self._options.n_vision_threads or count_cores()
+                self._pictures = PictureEncoder(self.bundle, n_threads, self._options.vision_provider)
+                self.load_s += time.perf_counter() - started
+            return self._pictures
 
     def session(self, options: SamplingOptions | None = None) -> Session:
         """Begins a conversation."""
@@ -146,18 +173,45 @@ class LlavaModel:
         with self.in_use():
             return self.pictures.encode(picture, cancel)
 
+    def place_image(self, image: PictureSource | ImageEmbedding) -> ImageRun:
+        """A picture, or an embedding, as a part of a conversation; nothing is encoded.
+
+        Raises:
+            ImageError: If the picture cannot be read or the embedding belongs to another bundle.
+        """
+        if isinstance(image, ImageEmbedding):
+            return ImageRun.of_embedding(self.check_embedding(image))
+        picture = open_picture(image)
+        key = image_key(picture, self.manifest)
+        return ImageRun(key, key, count_tokens(picture.size, self.manifest.vision), picture)
+
+    def encode_run(self, run: ImageRun, cancel: threading.Event) -> ImageEmbedding:
+        """Computes the rows of a picture that is part of a conversation, and puts them there.
+
+        Raises: as `encode`.
+        """
+        if run.picture is None:
+            raise ValueError("this picture is encoded already")
+        with self.in_use():
+            embedding = self.pictures.encode(run.picture, cancel, run.key)
+        run.take(embedding)
+        return embedding
+
     def check_embedding(self, embedding: ImageEmbedding) -> ImageEmbedding:
         """Returns the embedding if it was made by this bundle's tower and projector.
 
         Raises:
             ImageError: If it was not; says by which part it differs.
         """
-        files = self.manifest.files
-        for part, digest in (("vision", embedding.vision_sha256), ("projector", embedding.projector_sha256)):
-            if digest != files[part].sha256:
+        own_projector = self.manifest.files["projector"].sha256
+        for part, digest, own in (
+            ("vision tower", embedding.vision_sha256, tower_digest(self.manifest)),
+            ("projector", embedding.projector_sha256, own_projector),
+        ):
+            if digest != own:
                 raise ImageError(
-                    f"this image embedding was made by another {'vision tower' if part == 'vision' else 'projector'} "
-                    f"({digest[:12]}...) than that of {self.bundle.name} ({files[part].sha256[:12]}...). "
+                    f"this image embedding was made by another {part} ({digest[:12]}...) "
+                    f"than that of {self.bundle.name} ({own[:12]}...). "
                     "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
                 )
         n_tokens = count_tokens(embedding.image_size, self.manifest.vision)
@@ -174,10 +228,6 @@ class LlavaModel:
         """
         picture = open_picture(source)
         return lay_out(cut_squares(picture, self.manifest.vision), picture.size, self.manifest.vision)
-
-    def count_tokens(self, image: Image.Image | ImageEmbedding) -> int:
-        """Context positions that an opened picture or an embedding takes."""
-        return image.n_tokens if isinstance(image, ImageEmbedding) else count_tokens(image.size, self.manifest.vision)
 
     def check_open(self) -> None:
         """
@@ -214,7 +264,8 @@ class LlavaModel:
             with self._users:
                 self._users.wait_for(lambda: self._n_users == 0)
             self.decoder.close()
-            self.pictures.close()
+            if self._pictures is not None:
+                self._pictures.close()
 
 
 def load(

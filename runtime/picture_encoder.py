@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
 from types import TracebackType
 
 import numpy as np
@@ -18,7 +15,7 @@ from edge_llava.bundle import Bundle
 from edge_llava.errors import BackendError
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.picture import digest_pixels
+from edge_llava.runtime.image_key import image_key, tower_digest
 from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.tiles import kept_patches, merge_tiles
@@ -43,7 +40,7 @@ class PictureEncoder:
             MissingExtra: If ONNX Runtime is not installed.
         """
         manifest = bundle.manifest
-        self._spec, self._files = manifest.vision, manifest.files
+        self._manifest, self._spec = manifest, manifest.vision
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
             self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, provider)
             opened.callback(self._vision.close)
@@ -70,8 +67,15 @@ class PictureEncoder:
         batches = [pixels[start : start + _TILES_AT_ONCE] for start in range(0, len(pixels), _TILES_AT_ONCE)]
         return np.concatenate([self._vision(batch, cancel) for batch in batches])
 
-    def encode(self, picture: Image.Image, cancel: threading.Event | None = None) -> ImageEmbedding:
+    def encode(
+        self, picture: Image.Image, cancel: threading.Event | None = None, key: str | None = None
+    ) -> ImageEmbedding:
         """Encodes an upright RGB picture.
+
+        Args:
+            picture: What `open_picture` gives.
+            cancel: Set it from another thread to stop.
+            key: The picture's `image_key`, where it is known already.
 
         Raises:
             Cancelled: If `cancel` was set meanwhile.
@@ -91,23 +95,16 @@ class PictureEncoder:
             )
         return ImageEmbedding(
             data=rows,
-            key=self._image_key(picture),
+            key=key or image_key(picture, self._manifest),
             grid=kept_patches(picture.size, self._spec),
             image_size=picture.size,
-            vision_sha256=self._files["vision"].sha256,
-            projector_sha256=self._files["projector"].sha256,
+            vision_sha256=tower_digest(self._manifest),
+            projector_sha256=self._manifest.files["projector"].sha256,
             vision_s=encoded - started,
             projector_s=projected - encoded,
-        )
+        ).vouch()
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
         self._projector.close()
         self._vision.close()
-
-    def _image_key(self, picture: Image.Image) -> str:
-        digest = hashlib.sha256(digest_pixels(picture))
-        digest.update(json.dumps(asdict(self._spec), sort_keys=True).encode())
-        for role in ("vision", "projector"):
-            digest.update(bytes.fromhex(self._files[role].sha256))
-        return digest.hexdigest()

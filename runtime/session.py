@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
-
-from PIL import Image
 
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 from edge_llava.memory import peak_rss_bytes
 from edge_llava.runtime.answer_text import AnswerText
 from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.decoder import Position
+from edge_llava.runtime.conversation import ImageRun, Run, TokenRun, image_ends
 from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.picture import PictureSource, open_picture
+from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 
@@ -49,11 +47,13 @@ class Timings:
 
     Attributes:
         load_s: Opening the bundle (once per model, repeated in every answer).
-        vision_s, projector_s: Encoding the pictures of this turn; 0 for embeddings that were made before.
-        prefill_tokens, prefill_s: Positions computed before the first token, image rows included.
+        vision_s, projector_s: Encoding pictures in this turn; 0 for embeddings that were made before, and for pictures
+            whose positions were computed before.
+        prefill_tokens, prefill_s: Positions computed before the first token, image rows included; the time also counts
+            reading from disk.
         ttft_s: From `ask()` to the first text, image work included where it was done inside.
         decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
-        cached_tokens: Positions of the prompt that were in the KV cache already.
+        cached_tokens: Positions of the prompt that were in the KV cache already, or came from disk.
         peak_rss_bytes: Largest resident size of the process so far.
     """
 
@@ -69,23 +69,11 @@ class Timings:
     peak_rss_bytes: int
 
 
-@dataclass(frozen=True)
-class _TokenRun:
-    """Consecutive tokens of the conversation."""
-
-    ids: tuple[int, ...]
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.ids)
-
-
 @dataclass
 class _Turn:
     """One question on its way: what the plan found, and what answering it measured."""
 
-    runs: list[_TokenRun | int]  # int: index into images
-    images: list[Image.Image | ImageEmbedding]
+    runs: list[Run]
     started: float
     vision_s: float = 0.0
     projector_s: float = 0.0
@@ -102,16 +90,17 @@ class Session:
 
     Attributes:
         options: How answers are drawn; may be replaced between answers.
-        images: Every image embedding of the conversation, in order.
+        images: Every picture of the conversation, in order.
         timings: Of the last answer; None before the first.
     """
 
     def __init__(self, model: LlavaModel, options: SamplingOptions) -> None:
         self.options = options
-        self.images: list[ImageEmbedding] = []
+        self.images: list[ImageRun] = []
         self.timings: Timings | None = None
         self._model = model
-        self._history: list[_TokenRun | ImageEmbedding] = []
+        self._history: list[Run] = []
+        self._beginning: list[Run] = []  # of the history, up to the last picture of the first question
         self._carry = ""  # answer text that is not in the history as tokens, see AnswerText.remainder
         self._cancel = threading.Event()
         self._busy = False
@@ -154,8 +143,8 @@ class Session:
         with self._model.in_use():
             turn = self._plan(question, _as_list(image), time.perf_counter())
             shown = [
-                f"<image: {self._model.count_tokens(turn.images[run])} positions>".encode()
-                if isinstance(run, int)
+                f"<image: {run.n_tokens} positions>".encode()
+                if isinstance(run, ImageRun)
                 else b"".join(self._model.decoder.piece(token, special=True) for token in run.ids)
                 for run in turn.runs
             ]
@@ -174,38 +163,39 @@ class Session:
         self._check_idle()
         self._asked = None
         self._history.clear()
+        self._beginning.clear()
         self.images.clear()
         self._carry = ""
 
     @property
     def n_positions(self) -> int:
         """Context positions that the conversation takes so far."""
-        return len(_positions(self._history))
+        return sum(run.n_tokens for run in self._history)
 
     def _check_idle(self) -> None:
         if self._busy:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
     def _plan(self, question: str, inputs: list[ImageInput], started: float) -> _Turn:
-        images = [self._model.check_embedding(i) if isinstance(i, ImageEmbedding) else open_picture(i) for i in inputs]
+        images = [self._model.place_image(image) for image in inputs]
         decoder, template = self._model.decoder, self._model.template
         is_first = not self._history
         marks = self._model.manifest.language.image_marks
-        runs: list[_TokenRun | int] = []
+        runs: list[Run] = []
         for segment in build_turn(template, question, len(images), is_first=is_first, image_marks=marks):
             match segment:
                 case TextSegment(text) if not runs and not is_first and (self._carry or template.joins_text):
-                    runs.append(_TokenRun(tuple(decoder.tokenize_within(self._carry + text))))
+                    runs.append(TokenRun(tuple(decoder.tokenize_within(self._carry + text))))
                 case TextSegment(text):
-                    runs.append(_TokenRun(tuple(decoder.tokenize(text, add_bos=is_first and not runs))))
+                    runs.append(TokenRun(tuple(decoder.tokenize(text, add_bos=is_first and not runs))))
                 case ImageSegment(index):
-                    runs.append(index)
-        self._check_room(runs, images)
-        return _Turn(runs, images, started)
+                    runs.append(images[index])
+        self._check_room(runs)
+        return _Turn(runs, started)
 
-    def _check_room(self, runs: list[_TokenRun | int], images: list[Image.Image | ImageEmbedding]) -> None:
-        n_image = sum(map(self._model.count_tokens, images))
-        n_text = sum(len(run.ids) for run in runs if isinstance(run, _TokenRun))
+    def _check_room(self, runs: list[Run]) -> None:
+        images = [run.n_tokens for run in runs if isinstance(run, ImageRun)]
+        n_image, n_text = sum(images), sum(run.n_tokens for run in runs if isinstance(run, TokenRun))
         n_needed, n_ctx = self.n_positions + n_text + n_image + 1, self._model.decoder.n_ctx
         if n_needed > n_ctx:
             detail = f"{self.n_positions} earlier, {n_text} text, {n_image} for {len(images)} images, 1 answer"
@@ -222,20 +212,22 @@ class Session:
         text = AnswerText((self._model.template.stop, *self.options.stop))
         held_turn = False
         try:
-            runs = self._encode(turn)
+            # while another answer is computed; what looks computed already may turn out otherwise in our turn
+            self._encode(turn, self._model.prefixes.count(self._history + turn.runs))
             self._model.turns.acquire(self._cancel)
             held_turn = True
             self._model.check_open()
             with closing(Sampler(self.options, self._model.decoder.vocabulary)) as sampler:
-                self._prefill(turn, runs)
-                self._history += runs
-                self.images += [run for run in runs if isinstance(run, ImageEmbedding)]
+                self._prefill(turn)
+                self._remember(turn)
                 yield from self._decode(turn, text, sampler)
+            with suppress(Cancelled):  # the answer is complete
+                self._model.prefixes.keep(self._beginning, self._cancel)
         except Cancelled:
             yield Token(None, text.finish(), "cancelled")
         finally:
             if turn.ids:
-                self._history.append(_TokenRun(tuple(turn.ids[: text.n_whole_tokens()])))
+                self._history.append(TokenRun(tuple(turn.ids[: text.n_whole_tokens()])))
                 self._carry = text.remainder() if text.stopped else ""
             elif turn.prefill_tokens:
                 self._carry = ""
@@ -244,31 +236,38 @@ class Session:
             self.timings = self._measure(turn)
             self._busy, self._asked = False, None
 
-    def _encode(self, turn: _Turn) -> list[_TokenRun | ImageEmbedding]:
-        embeddings = []
-        for image in turn.images:
-            if isinstance(image, ImageEmbedding):
-                embeddings.append(image)
-                continue
-            embeddings.append(self._model.encode(image, self._cancel))
-            turn.vision_s += embeddings[-1].vision_s
-            turn.projector_s += embeddings[-1].projector_s
-        return [embeddings[run] if isinstance(run, int) else run for run in turn.runs]
+    def _encode(self, turn: _Turn, n_cached: int) -> None:
+        """Computes the rows of the pictures that reach beyond the first `n_cached` positions, where nobody has yet."""
+        for image, end in image_ends(self._history + turn.runs):
+            if end > n_cached and image.embedding is None:
+                embedding = self._model.encode_run(image, self._cancel)
+                turn.vision_s += embedding.vision_s
+                turn.projector_s += embedding.projector_s
 
-    def _prefill(self, turn: _Turn, runs: list[_TokenRun | ImageEmbedding]) -> None:
-        decoder, started = self._model.decoder, time.perf_counter()
-        conversation = self._history + runs
-        positions = _positions(conversation)
-        skip = turn.cached_tokens = decoder.keep_common_prefix(positions)
+    def _prefill(self, turn: _Turn) -> None:
+        decoder, conversation, started = self._model.decoder, self._history + turn.runs, time.perf_counter()
+        skip = turn.cached_tokens = self._model.prefixes.reuse(conversation, self._cancel)
+        turn.prefill_s = time.perf_counter() - started
+        self._encode(turn, skip)
+        started = time.perf_counter()
         for run in conversation:
             if skip < run.n_tokens:
-                if isinstance(run, ImageEmbedding):
-                    decoder.prefill_embedding(run.data[skip:], run.key, skip, self._cancel)
-                else:
-                    decoder.prefill_tokens(run.ids[skip:], self._cancel)
+                match run:
+                    case ImageRun(embedding=ImageEmbedding() as embedding):
+                        decoder.prefill_embedding(embedding.data[skip:], run.identity, skip, self._cancel)
+                    case TokenRun(ids):
+                        decoder.prefill_tokens(ids[skip:], self._cancel)
             skip = max(0, skip - run.n_tokens)
-        turn.prefill_tokens = len(positions) - turn.cached_tokens
-        turn.prefill_s = time.perf_counter() - started
+        turn.prefill_tokens = sum(run.n_tokens for run in conversation) - turn.cached_tokens
+        turn.prefill_s += time.perf_counter() - started
+
+    def _remember(self, turn: _Turn) -> None:
+        images = [run for run in turn.runs if isinstance(run, ImageRun)]
+        if not self._history and images:
+            n_after = next(n for n, run in enumerate(reversed(turn.runs)) if isinstance(run, ImageRun))
+            self._beginning = turn.runs[: len(turn.runs) - n_after]
+        self._history += turn.runs
+        self.images += images
 
     def _decode(self, turn: _Turn, text: AnswerText, sampler: Sampler) -> Iterator[Token]:
         decoder = self._model.decoder
@@ -317,10 +316,3 @@ def _as_list(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput
     if image is None:
         return []
     return list(image) if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]
-
-
-def _positions(runs: Sequence[_TokenRun | ImageEmbedding]) -> list[Position]:
-    positions: list[Position] = []
-    for run in runs:
-        positions += [(run.key, row) for row in range(run.n_tokens)] if isinstance(run, ImageEmbedding) else run.ids
-    return positions

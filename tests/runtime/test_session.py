@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.sampler import SamplingOptions
 
 pytestmark = pytest.mark.convert
@@ -424,7 +425,7 @@ def test_picture_that_cannot_be_read(model, ids):
 
 def test_damaged_numbers_change_nothing(model, ids, pictures, monkeypatch):
     chat = model.session(GREEDY)
-    monkeypatch.setattr(model.pictures, "_projector", lambda features: features * np.float32(np.nan))
+    monkeypatch.setattr(Projector, "__call__", lambda self, features: features * np.float32(np.nan))
     with pytest.raises(BackendError, match=r"^the tower gave infinite or undefined numbers"):
         list(chat.ask(QUESTION, image=pictures[0]))
     assert chat.n_positions == 0

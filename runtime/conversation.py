@@ -1,0 +1,80 @@
+"""What a conversation is made of: runs of tokens and of picture rows, and what each context position stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from edge_llava.runtime.image_embedding import ImageEmbedding
+
+Position = int | tuple[str, int]
+"""What one position of the KV cache was computed from: a token id, or (identity of the rows, row)."""
+
+
+@dataclass(frozen=True)
+class TokenRun:
+    """Consecutive tokens."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions in the context."""
+        return len(self.ids)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """What each position stands for."""
+        return self.ids
+
+
+@dataclass(eq=False)
+class ImageRun:
+    """A picture at its place. Its rows are computed when they must be prefilled, and not before.
+
+    Attributes:
+        key: As `ImageEmbedding.key`.
+        identity: What its rows are known by in the KV cache; as `ImageEmbedding.identity`.
+        n_tokens: Positions in the context.
+        picture: Upright RGB; None once the rows are there.
+        embedding: The rows; None while nobody needed them.
+    """
+
+    key: str
+    identity: str
+    n_tokens: int
+    picture: Image.Image | None
+    embedding: ImageEmbedding | None = None
+
+    @classmethod
+    def of_embedding(cls, embedding: ImageEmbedding) -> ImageRun:
+        """A picture that was encoded before."""
+        return cls(embedding.key, embedding.identity, embedding.n_tokens, None, embedding)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """What each position stands for."""
+        return [(self.identity, row) for row in range(self.n_tokens)]
+
+    def take(self, embedding: ImageEmbedding) -> None:
+        """Keeps the rows; the picture is let go."""
+        self.embedding, self.picture = embedding, None
+
+
+Run = TokenRun | ImageRun
+
+
+def list_positions(runs: Sequence[Run]) -> list[Position]:
+    """What each position of a conversation stands for."""
+    return [position for run in runs for position in run.positions]
+
+
+def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:
+    """Each picture, with the number of positions up to and including its last row."""
+    end = 0
+    for run in runs:
+        end += run.n_tokens
+        if isinstance(run, ImageRun):
+            yield run, end

@@ -1,0 +1,461 @@
+"""Reuse across conversations and processes: what may be taken for what, and that it gives the same tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import edge_llava
+from edge_llava.bundle import Bundle
+from edge_llava.home import cache_directory
+from edge_llava.runtime.decoder import DecoderOptions
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_key import image_key, tower_digest
+from edge_llava.runtime.model import EngineOptions, LlavaModel
+from edge_llava.runtime.prefix_store import PrefixStore
+from edge_llava.runtime.sampler import SamplingOptions
+
+pytestmark = pytest.mark.convert
+QUESTION, OTHER = "What is this?", "How many are there?"
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
+
+
+@pytest.fixture
+def picture(noise):
+    return noise(64, 48)
+
+
+@pytest.fixture
+def open_caching(home):
+    """open_caching(bundle directory or Bundle, **DecoderOptions fields) -> LlavaModel that uses the disk."""
+    opened = []
+
+    def run(bundle, **options):
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        decoder = DecoderOptions(**({"n_threads": 1} | options))
+        opened.append(LlavaModel(bundle, EngineOptions(decoder=decoder, n_vision_threads=1, cache=True)))
+        return opened[-1]
+
+    yield run
+    for model in opened:
+        model.close()
+
+
+def ask(model, question, image, options=GREEDY):
+    """(ids, timings) of the first answer of a new conversation."""
+    chat = model.session(options)
+    return [token.id for token in chat.ask(question, image=image)], chat.timings
+
+
+def entries():
+    return [file.path for file in PrefixStore(cache_directory()).files()]
+
+
+def changed(path, **changes):
+    """A bundle whose manifest says something else; its files are not read again."""
+    bundle = Bundle.open(path)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, **changes))
+
+
+def opened_tower(model):
+    return model._pictures is not None
+
+
+def n_until_picture_ends(model):
+    return len(model.decoder.tokenize(model.template.opening, add_bos=True)) + 64
+
+
+# In memory
+
+
+def test_many_questions_share_one_picture(model, picture, ids, monkeypatch):
+    """Each prefills its question only, and the tower runs once."""
+    encode, n_encoded = model.pictures.encode, itertools.count()
+    monkeypatch.setattr(model.pictures, "encode", lambda *arguments: (next(n_encoded), encode(*arguments))[1])
+    n_shared = n_until_picture_ends(model)
+    first, _ = ask(model, QUESTION, picture)
+    for question in (OTHER, "Why?", QUESTION):
+        _, timings = ask(model, question, picture)
+        n_question = len(model.decoder.tokenize(f"\n{question} ASSISTANT:", add_bos=False))
+        assert timings.cached_tokens >= n_shared
+        assert timings.cached_tokens + timings.prefill_tokens == n_shared + n_question
+        assert (timings.vision_s, timings.projector_s) == (0, 0)
+    assert next(n_encoded) == 1
+    assert ask(model, QUESTION, picture)[0] == first
+
+
+def test_a_picture_is_encoded_when_its_place_was_taken(model, noise, ids):
+    """Two conversations in turns, each about a picture whose rows it has not kept."""
+    pictures = [noise(64, 48, seed=seed) for seed in range(2)]
+    for picture in pictures:
+        ask(model, QUESTION, picture)
+    chat = model.session(GREEDY)
+    ids(chat.ask(QUESTION, image=pictures[1]))
+    assert chat.images[0].embedding is None
+    ask(model, QUESTION, pictures[0])
+    answer = ids(chat.ask(OTHER))
+    assert chat.images[0].embedding is not None
+    assert chat.images[0].picture is None
+    assert chat.timings.vision_s > 0
+    model.decoder.truncate(0)
+    again = model.session(GREEDY)
+    ids(again.ask(QUESTION, image=pictures[1]))
+    assert ids(again.ask(OTHER)) == answer
+
+
+def test_rows_that_only_claim_a_key_are_known_by_themselves(model, picture, tmp_path):
+    """A file can name any picture; neither may its rows answer for the picture, nor the picture's for the file."""
+    embedding = model.embed_image(picture)
+    forged = dataclasses.replace(embedding, data=embedding.data[::-1].copy())
+    forged.save(tmp_path / "forged.safetensors")
+    loaded = ImageEmbedding.load(tmp_path / "forged.safetensors")
+    assert loaded.key == forged.key == embedding.key == embedding.identity
+    assert loaded.identity == forged.identity != embedding.identity
+    answers = []
+    for image in (loaded, picture, loaded, embedding):
+        answers.append(ask(model, QUESTION, image)[0])
+        assert model.decoder.n_past > 64
+    model.decoder.truncate(0)
+    assert answers[1] == answers[3] == ask(model, QUESTION, picture)[0]
+    assert answers[0] == answers[2]
+    _, timings = ask(model, QUESTION, loaded)
+    assert timings.cached_tokens == n_until_picture_ends(model) - 64
+    embedding.save(tmp_path / "own.safetensors")
+    own = ImageEmbedding.load(tmp_path / "own.safetensors")
+    assert own.identity == dataclasses.replace(own).identity
+    assert ask(model, QUESTION, own)[0] == answers[1]
+
+
+def test_a_tower_tuned_by_one_matrix_has_the_same_graph_and_another_key(
+    seeded_checkpoint, seeded_f32, convert_to, tmp_path, picture
+):
+    """Its weights lie beside the graph, whose own digest does not change."""
+    tuned = tmp_path / seeded_checkpoint.name  # the name goes into projector.gguf
+    shutil.copytree(seeded_checkpoint, tuned)
+    for path in tuned.glob("*.safetensors"):
+        tensors = load_file(path)
+        for name, values in tensors.items():
+            if "vision" in name and name.endswith("layers.0.mlp.fc1.weight"):
+                tensors[name] = values * np.float32(1.5).astype(values.dtype)
+        save_file(tensors, path, {"format": "pt"})
+    manifests = [Bundle.open(path).manifest for path in (seeded_f32, convert_to(tuned, quant="F32"))]
+    graphs = {manifest.files["vision"].sha256 for manifest in manifests}
+    projectors = {manifest.files["projector"].sha256 for manifest in manifests}
+    assert (len(graphs), len(projectors)) == (1, 1)
+    assert len({tower_digest(manifest) for manifest in manifests}) == 2
+    assert len({image_key(Image.fromarray(picture), manifest) for manifest in manifests}) == 2
+
+
+def test_same_tokens_before_another_picture_or_shifted_rows(model):
+    """Positions are equal one by one, or they are not reused."""
+    decoder, never = model.decoder, threading.Event()
+    rows = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
+    decoder.prefill_tokens([1, 300], never)
+    decoder.prefill_embedding(rows, "a", 0, never)
+    held = [1, 300, *(("a", row) for row in range(8))]
+    assert decoder.count_common([*held, 5]) == 10
+    assert decoder.count_common(held) == 9  # the last one must give logits
+    assert decoder.count_common([1, 300, *(("a", row) for row in range(1, 9)), 5]) == 2
+    assert decoder.count_common([1, 300, *(("b", row) for row in range(8)), 5]) == 2
+    assert decoder.count_common([1, 301, *held[2:], 5]) == 1
+    assert decoder.count_common([1, *held[2:], 5]) == 1
+    assert decoder.count_common([1, 300, 300, *held[2:], 5]) == 2
+    assert not decoder.state([*held[:-1], ("b", 7)])
+    assert decoder.n_past == 10
+
+
+# On disk
+
+
+@pytest.mark.parametrize("bundle", ["seeded_f32", "seeded_q4"])
+@pytest.mark.parametrize("settings", [{"kv_type": "f16"}, {"kv_type": "f32"}, {"flash_attention": True}, {}])
+def test_a_restored_beginning_gives_the_tokens_of_a_computed_one(bundle, settings, request, open_caching, picture):
+    path = request.getfixturevalue(bundle)
+    first = open_caching(path, **settings)
+    computed, timings = ask(first, QUESTION, picture)
+    assert (timings.cached_tokens, len(entries())) == (0, 1)
+    first_logits = first.decoder.logits()
+    second = open_caching(path, **settings)
+    restored, timings = ask(second, QUESTION, picture)
+    assert restored == computed
+    assert second.decoder.logits().tobytes() == first_logits.tobytes()
+    assert timings.cached_tokens == n_until_picture_ends(second)
+    assert (timings.vision_s, timings.projector_s) == (0, 0)
+    assert not opened_tower(second)
+    assert len(entries()) == 1
+    first.decoder.truncate(0)
+    fresh = open_caching(path, **settings)
+    assert ask(fresh, OTHER, picture)[0] == ask(second, OTHER, picture)[0]
+
+
+def test_a_conversation_goes_on_from_a_restored_beginning(open_caching, seeded_f32, noise, ids):
+    pictures = [noise(64, 48, seed=seed) for seed in range(2)]
+
+    def talk(model):
+        chat = model.session(GREEDY)
+        turns = [(QUESTION, pictures[0]), (OTHER, None), ("And this?", pictures[1]), ("Why?", None)]
+        return [ids(chat.ask(question, image=image)) for question, image in turns]
+
+    first, second = open_caching(seeded_f32), open_caching(seeded_f32)
+    assert talk(first) == talk(second)
+    assert len(entries()) == 1  # the second picture was not of the first question
+    assert opened_tower(second)
+
+
+def test_switching_between_pictures_comes_from_disk(open_caching, seeded_f32, noise):
+    model, pictures = open_caching(seeded_f32), [noise(64, 48, seed=seed) for seed in range(3)]
+    first = [ask(model, QUESTION, picture)[0] for picture in pictures]
+    for picture, answer in zip(pictures, first, strict=True):
+        again, timings = ask(model, QUESTION, picture)
+        assert again == answer
+        assert timings.cached_tokens == n_until_picture_ends(model)
+        assert timings.vision_s == 0
+    assert len(entries()) == 3
+
+
+def test_several_pictures_share_the_first(open_caching, seeded_f32, noise):
+    model, pictures = open_caching(seeded_f32), [noise(64, 48, seed=seed) for seed in range(2)]
+    both, _ = ask(model, QUESTION, pictures)
+    ask(model, QUESTION, pictures[0])
+    fresh = open_caching(seeded_f32)
+    again, timings = ask(fresh, QUESTION, pictures)
+    assert (again, opened_tower(fresh)) == (both, False)
+    n_mark = len(fresh.decoder.tokenize("\n", add_bos=False))
+    assert timings.cached_tokens == n_until_picture_ends(fresh) + n_mark + 64
+    swapped, timings = ask(fresh, QUESTION, pictures[::-1])
+    assert swapped != both
+    assert timings.cached_tokens == n_until_picture_ends(fresh) - 64
+    other = [pictures[0], noise(64, 48, seed=2)]
+    fresh.decoder.truncate(0)
+    _, timings = ask(fresh, QUESTION, other)
+    assert timings.cached_tokens == n_until_picture_ends(fresh)
+
+
+def test_without_a_picture_nothing_is_kept(open_caching, seeded_f32):
+    ask(open_caching(seeded_f32), QUESTION, None)
+    assert entries() == []
+
+
+def test_the_library_keeps_nothing_unless_asked(model, picture):
+    ask(model, QUESTION, picture)
+    assert not cache_directory().exists()
+
+
+@pytest.fixture
+def kept(open_caching, seeded_f32, picture):
+    """The store after one question about `picture`."""
+    ask(open_caching(seeded_f32), QUESTION, picture)
+    (path,) = entries()
+    return path
+
+
+def n_restored(model, image):
+    """Positions that come from disk for a first question about a picture."""
+    model.decoder.truncate(0)
+    return ask(model, QUESTION, image)[1].cached_tokens
+
+
+def test_another_picture_is_not_restored(kept, open_caching, seeded_f32, picture):
+    one_level = picture.copy()
+    one_level[20, 20, 1] ^= 1
+    others = [one_level, picture[:, ::-1], picture[:47], picture.reshape(64, 48, 3), picture[:, :, ::-1]]
+    model = open_caching(seeded_f32)
+    assert [n_restored(model, np.ascontiguousarray(other)) for other in others] == [0] * 5
+    assert n_restored(model, picture) == n_until_picture_ends(model)
+
+
+@pytest.mark.parametrize("role", ["vision", "vision_data", "projector", "language"])
+def test_another_part_is_not_restored(kept, open_caching, seeded_f32, picture, role, monkeypatch):
+    """The same bytes under another digest stand for weights that differ."""
+    monkeypatch.setattr(Bundle, "verify_digests", lambda self, **options: None)
+    files = Bundle.open(seeded_f32).manifest.files
+    other = dataclasses.replace(files[role], sha256="0123456789abcdef" * 4)
+    assert n_restored(open_caching(changed(seeded_f32, files={**files, role: other})), picture) == 0
+
+
+def test_another_preparation_is_not_restored(kept, open_caching, seeded_f32, picture):
+    vision = Bundle.open(seeded_f32).manifest.vision
+    for difference in ({"aspect": "crop"}, {"image_mean": (0.5, 0.5, 0.5)}, {"feature_layer": 23}):
+        model = open_caching(changed(seeded_f32, vision=dataclasses.replace(vision, **difference)))
+        assert n_restored(model, picture) == 0
+
+
+def test_another_template_is_not_restored(kept, open_caching, seeded_f32, picture):
+    language = Bundle.open(seeded_f32).manifest.language
+    for difference in ({"template": "vicuna_v1"}, {"template": "llava_llama_2"}, {"image_marks": True}):
+        model = open_caching(changed(seeded_f32, language=dataclasses.replace(language, **difference)))
+        assert n_restored(model, picture) == 0
+        assert n_restored(model, picture) > 0  # its own was kept
+
+
+@pytest.mark.parametrize(
+    "settings", [{"kv_type": "f16"}, {"flash_attention": True}, {"n_batch": 32}, {"repack": False}, {"n_gpu_layers": 0}]
+)
+def test_other_settings_are_not_restored(kept, open_caching, seeded_f32, picture, settings):
+    assert n_restored(open_caching(seeded_f32, **settings), picture) == 0
+
+
+def test_another_build_is_not_restored(kept, open_caching, seeded_f32, picture, monkeypatch):
+    monkeypatch.setattr("edge_llava.runtime.prefix_cache.library_digest", lambda: "0" * 64)
+    assert n_restored(open_caching(seeded_f32), picture) == 0
+
+
+def test_the_context_length_does_not_matter(kept, open_caching, seeded_f32, picture):
+    model = open_caching(seeded_f32, n_ctx=256, n_threads=2)
+    assert n_restored(model, picture) == n_until_picture_ends(model)
+
+
+def test_an_embedding_file_with_a_stolen_key_is_not_kept_as_the_picture(open_caching, seeded_f32, picture, tmp_path):
+    model = open_caching(seeded_f32)
+    embedding = model.embed_image(picture)
+    dataclasses.replace(embedding, data=embedding.data[::-1].copy()).save(tmp_path / "forged.safetensors")
+    ask(model, QUESTION, ImageEmbedding.load(tmp_path / "forged.safetensors"))
+    fresh = open_caching(seeded_f32)
+    assert n_restored(fresh, picture) == 0
+    assert n_restored(fresh, ImageEmbedding.load(tmp_path / "forged.safetensors")) == n_until_picture_ends(fresh)
+
+
+def test_damaged_entries_are_ignored_and_made_anew(kept, open_caching, seeded_f32, picture, caplog):
+    whole, model = kept.read_bytes(), open_caching(seeded_f32)
+    expected, _ = ask(model, QUESTION, picture)
+
+    def flipped(at):
+        return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+    faults = [
+        (b"", "truncated"),
+        (whole[:50], "truncated"),
+        (whole[:-1], "size is wrong"),
+        (whole + b"\0", "size is wrong"),
+        (flipped(0), "no entry of this version"),
+        (flipped(16), "no entry of this version"),
+        (flipped(24), "another entry's file"),
+        (flipped(56), "size is wrong"),
+        (flipped(64), "sha256 is wrong"),
+        (flipped(len(whole) // 2), "sha256 is wrong"),
+        (flipped(len(whole) - 1), "sha256 is wrong"),
+        (b"GGUF" + bytes(200), "no entry of this version"),
+    ]
+    for data, says in faults:
+        kept.write_bytes(data)
+        model.decoder.truncate(0)
+        with caplog.at_level(logging.WARNING, "edge_llava.cache"):
+            answer, timings = ask(model, QUESTION, picture)
+        assert (answer, timings.cached_tokens) == (expected, 0)
+        assert says in caplog.text
+        assert str(kept) in caplog.text
+        caplog.clear()
+        assert kept.read_bytes() == whole
+
+
+def test_a_state_that_llama_cpp_refuses_is_computed_again(kept, open_caching, seeded_f32, picture, caplog):
+    """Its digest is right, its contents are not a state."""
+    store, key, never = PrefixStore(kept.parent), kept.stem, threading.Event()
+    state, model = store.load(key, never), open_caching(seeded_f32)
+    expected, _ = ask(model, QUESTION, picture)
+    for wrong in (state[:-4], bytearray(len(state)), state + b"\0", bytearray(b"\xff" * 64), state[: len(state) // 2]):
+        store.save(key, wrong, never)
+        model.decoder.truncate(0)
+        answer, timings = ask(model, QUESTION, picture)
+        assert (answer, timings.cached_tokens) == (expected, 0)
+        assert "llama.cpp refused" in caplog.text
+        caplog.clear()
+        assert store.load(key, never) == state
+
+
+def test_an_entry_of_another_name_is_foreign(kept, open_caching, seeded_f32, noise, picture, caplog):
+    """A file that was renamed to another picture's key."""
+    model, other = open_caching(seeded_f32), noise(64, 48, seed=1)
+    ask(model, QUESTION, other)
+    (name,) = {path.name for path in entries()} - {kept.name}
+    shutil.copy(kept, kept.with_name(name))
+    assert n_restored(model, other) == 0
+    assert "another entry's file" in caplog.text
+
+
+def test_cancel_while_restoring_leaves_the_session_usable(kept, open_caching, seeded_f32, picture, monkeypatch):
+    model = open_caching(seeded_f32)
+    expected, _ = ask(model, OTHER, picture)
+    monkeypatch.setattr("edge_llava.runtime.prefix_store._CHUNK_BYTES", 4096)
+    n_looks = 10
+    for n in range(1, n_looks):
+        model.decoder.truncate(0)
+        chat = model.session(GREEDY)
+        answer = chat.ask(QUESTION, image=picture)
+        chat._cancel = SetLater(n)
+        (token,) = answer
+        assert (token.id, token.finish_reason) == (None, "cancelled")
+        assert (chat.n_positions, chat.images, model.decoder.n_past) == (0, [], 0)
+        chat._cancel = threading.Event()
+        assert [token.id for token in chat.ask(OTHER, image=picture)] == expected
+        assert chat.timings.cached_tokens == n_until_picture_ends(model)
+
+
+class SetLater(threading.Event):
+    """Becomes set when it has been looked at n times."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.n_left = n
+
+    def is_set(self):
+        self.n_left -= 1
+        if self.n_left <= 0:
+            self.set()
+        return super().is_set()
+
+
+def test_a_stopped_answer_is_kept_with_the_next_one(open_caching, seeded_f32, picture, ids):
+    model = open_caching(seeded_f32)
+    chat = model.session(GREEDY)
+    answer = chat.ask(QUESTION, image=picture)
+    next(answer)
+    chat.cancel()
+    assert ids(answer)[-1] is None
+    assert entries() == []
+    ids(chat.ask(OTHER))
+    assert len(entries()) == 1
+    assert n_restored(open_caching(seeded_f32), picture) == n_until_picture_ends(model)
+
+
+def test_a_damaged_tower_is_reported_where_it_is_needed(kept, open_caching, seeded_f32, picture, noise, tmp_path):
+    """Digests are compared when the bundle is opened; what ONNX Runtime refuses, when a picture is encoded."""
+    path = tmp_path / "bundle"
+    shutil.copytree(seeded_f32, path)
+    bundle = Bundle.open(path)
+    (path / "vision.onnx").write_bytes(b"\0" * bundle.manifest.files["vision"].bytes)
+    with pytest.raises(edge_llava.BundleError, match=r"vision.onnx: its sha256 is"):
+        open_caching(path)
+    bundle.remember_digests()  # as if it had been checked before
+    model = open_caching(path)
+    with pytest.raises(edge_llava.BundleError, match="ONNX Runtime cannot load"):
+        ask(model, QUESTION, noise(64, 48, seed=1))
+    assert n_restored(model, picture) == n_until_picture_ends(model)
+
+
+def test_a_new_process_needs_no_onnx_runtime(kept, seeded_f32, picture, tmp_path):
+    np.save(tmp_path / "picture.npy", picture)
+    script = (
+        "import json, sys, numpy, edge_llava\n"
+        "options = edge_llava.EngineOptions(edge_llava.DecoderOptions(n_threads=1), cache=True)\n"
+        "with edge_llava.load(sys.argv[1], options) as model:\n"
+        "    chat = model.session(edge_llava.SamplingOptions(temperature=0, max_new_tokens=2))\n"
+        "    list(chat.ask('Why?', image=numpy.load(sys.argv[2])))\n"
+        "print(json.dumps([chat.timings.cached_tokens, 'onnxruntime' in sys.modules]))\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", script, str(seeded_f32), str(tmp_path / "picture.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    n_cached, has_onnx_runtime = json.loads(done.stdout)
+    assert n_cached > 64
+    assert not has_onnx_runtime
