@@ -53,6 +53,12 @@ if TYPE_CHECKING:
 @click.option(
     "--show-input", type=click.Path(dir_okay=False), metavar="FILE.png", help="Save what the tower sees of the picture."
 )
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    envvar="EDGE_LLAVA_NO_CACHE",
+    help="Keep nothing of the picture on disk, and use nothing kept; see `edge-llava cache`.",
+)
 @engine_options
 @json_option
 def command(
@@ -67,6 +73,7 @@ def command(
     stop: tuple[str, ...],
     show_prompt: bool,
     show_input: str | None,
+    no_cache: bool,
     threads: int | None,
     ctx: int | None,
     gpu_layers: int,
@@ -97,7 +104,8 @@ def command(
         raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
-    with open_model(bundle, make_engine_options(threads, ctx, gpu_layers, provider)) as model:
+    engines = dataclasses.replace(make_engine_options(threads, ctx, gpu_layers, provider), cache=not no_cache)
+    with open_model(bundle, engines) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:

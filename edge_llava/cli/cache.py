@@ -1,0 +1,57 @@
+"""edge-llava cache: what chat keeps of pictures that were asked about."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from edge_llava.cli.display import format_bytes, note
+from edge_llava.cli.options import json_option
+
+
+@click.group("cache")
+def command() -> None:
+    """Look at, or remove, what `chat` keeps on disk to answer faster about pictures it has seen.
+
+    An entry is the language model's state after system prompt and picture. It derives from the picture, and is readable
+    by you only. The least recently used go first; `chat --no-cache` keeps nothing.
+    """
+
+
+@command.command("info")
+@json_option
+def info_command(as_json: bool) -> None:
+    """Where it is, and how large."""
+    from edge_llava.home import cache_directory
+    from edge_llava.runtime.prefix_store import PrefixStore
+
+    store = PrefixStore(cache_directory())
+    files = store.files()
+    n_bytes = sum(file.n_bytes for file in files)
+    if as_json:
+        facts = {
+            "directory": str(store.directory),
+            "entries": len(files),
+            "bytes": n_bytes,
+            "max_bytes": store.max_bytes,
+        }
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(store.directory)
+    click.echo(f"{len(files)} entries, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
+
+
+@command.command("clear")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear_command(yes: bool) -> None:
+    """Delete every entry."""
+    from edge_llava.home import cache_directory
+    from edge_llava.runtime.prefix_store import PrefixStore
+
+    store = PrefixStore(cache_directory())
+    n_entries = len(store.files())
+    if not yes and n_entries and not click.confirm(f"Delete {n_entries} entries in {store.directory}?", err=True):
+        note("kept")
+        return
+    note(f"deleted {store.clear()} entries")
