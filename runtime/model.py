@@ -22,6 +22,7 @@ from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder, DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key, tower_digest
+from edge_llava.runtime.late_encoder import LateEncoder
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.prefix_cache import PrefixCache
@@ -74,7 +75,6 @@ class LlavaModel:
         bundle, manifest: What was opened.
         decoder: The language model.
         prefixes: What it has computed before.
-        load_s: Seconds it took to open the engines.
         closed: Whether `close()` was called.
     """
 
@@ -92,19 +92,19 @@ class LlavaModel:
             BackendError: If the language model cannot start.
         """
         started = time.perf_counter()
-        self._options = options = options or EngineOptions()
+        options = options or EngineOptions()
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
         self._n_users = 0
-        self._pictures: PictureEncoder | None = None
-        self._opening = threading.Lock()
+        n_threads = options.n_vision_threads or count_cores()
+        self._tower = LateEncoder(lambda: PictureEncoder(bundle, n_threads, options.vision_provider))
         self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
         store = PrefixStore(cache_directory()) if options.cache else None
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
-        self.load_s = time.perf_counter() - started
+        self._language_load_s = time.perf_counter() - started
 
     def __enter__(self) -> LlavaModel:
         return self
@@ -124,14 +124,13 @@ class LlavaModel:
             MissingExtra: If ONNX Runtime is not installed.
             EdgeLlavaError: If the model is closed.
         """
-        with self._opening:
-            self.check_open()
-            if self._pictures is None:
-                started = time.perf_counter()
-                n_threads = self._options.n_vision_threads or count_cores()
-                self._pictures = PictureEncoder(self.bundle, n_threads, self._options.vision_provider)
-                self.load_s += time.perf_counter() - started
-            return self._pictures
+        self.check_open()
+        return self._tower.get()
+
+    @property
+    def load_s(self) -> float:
+        """Seconds that opening the engines took so far."""
+        return self._language_load_s + self._tower.open_s
 
     def session(self, options: SamplingOptions | None = None) -> Session:
         """Begins a conversation."""
@@ -159,7 +158,7 @@ class LlavaModel:
         """
         picture = open_picture(source, apply_exif=apply_exif)
         with self.in_use():
-            features = self.pictures.patch_features(picture)
+            features = self._tower.get().patch_features(picture)
         return features.reshape(-1, features.shape[-1])
 
     def encode(self, picture: Image.Image, cancel: threading.Event | None) -> ImageEmbedding:
@@ -171,7 +170,7 @@ class LlavaModel:
             EdgeLlavaError: If the model is closed.
         """
         with self.in_use():
-            return self.pictures.encode(picture, cancel)
+            return self._tower.get(cancel).encode(picture, cancel)
 
     def place_image(self, image: PictureSource | ImageEmbedding) -> ImageRun:
         """A picture, or an embedding, as a part of a conversation; nothing is encoded.
@@ -193,7 +192,7 @@ class LlavaModel:
         if run.picture is None:
             raise ValueError("this picture is encoded already")
         with self.in_use():
-            embedding = self.pictures.encode(run.picture, cancel, run.key)
+            embedding = self._tower.get(cancel).encode(run.picture, cancel, run.key)
         run.take(embedding)
         return embedding
 
@@ -264,8 +263,7 @@ class LlavaModel:
             with self._users:
                 self._users.wait_for(lambda: self._n_users == 0)
             self.decoder.close()
-            if self._pictures is not None:
-                self._pictures.close()
+            self._tower.close()
 
 
 def load(

@@ -81,9 +81,8 @@ class PrefixStore:
         try:
             with path.open("rb") as file:
                 state = _read_entry(file, key, cancel)
-            os.utime(path)
         except FileNotFoundError:
-            return None  # or gone since: another process made room
+            return None
         except _Damaged as fault:
             _log.warning("%s is ignored and made anew: %s", path, fault)
             _remove(path)
@@ -91,6 +90,7 @@ class PrefixStore:
         except OSError as error:
             _log.warning("%s cannot be read: %s", path, error.strerror)
             return None
+        self.touch(key)  # in vain if another process made room meanwhile
         return state
 
     def touch(self, key: str) -> bool:

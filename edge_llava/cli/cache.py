@@ -39,7 +39,7 @@ def info_command(as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     click.echo(store.directory)
-    click.echo(f"{len(files)} entries, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
+    click.echo(f"{_count(len(files))}, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
 
 
 @command.command("clear")
@@ -51,7 +51,11 @@ def clear_command(yes: bool) -> None:
 
     store = PrefixStore(cache_directory())
     n_entries = len(store.files())
-    if not yes and n_entries and not click.confirm(f"Delete {n_entries} entries in {store.directory}?", err=True):
+    if not yes and n_entries and not click.confirm(f"Delete {_count(n_entries)} in {store.directory}?", err=True):
         note("kept")
         return
-    note(f"deleted {store.clear()} entries")
+    note(f"deleted {_count(store.clear())}")
+
+
+def _count(n_entries: int) -> str:
+    return f"{n_entries} {'entry' if n_entries == 1 else 'entries'}"

@@ -69,7 +69,7 @@ def changed(path, **changes):
 
 
 def opened_tower(model):
-    return model._pictures is not None
+    return model._tower.is_open
 
 
 def n_until_picture_ends(model):
