@@ -16,7 +16,7 @@ from edge_llava.errors import BackendError
 # libllama first: on Linux and macOS its handle reaches every library it depends on, and opening libggml-base by its
 # unversioned name would load a second copy with its own tables. Windows does not chain, so the others are asked too.
 _LIBRARY_NAMES = ("llama", "ggml", "ggml-base", "ggml-cpu")
-_HASHED_BYTES = 64 << 20
+_HASHED_BYTES = 16 << 20
 
 
 def bind(name: str, result: Any, arguments: Sequence[Any]) -> Any:
@@ -60,7 +60,7 @@ def _open_library(name: str) -> ctypes.CDLL | None:
 def library_digest() -> str:
     """sha256 (hex) over llama-cpp-python's version and its shared libraries: another build, another digest.
 
-    Of libraries beyond 64 MB (CUDA kernels), size and time of change stand for the contents.
+    Of libraries beyond 16 MB (CUDA kernels), size and time of change stand for the contents.
     """
     import llama_cpp
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from edge_llava.runtime.image_embedding import ImageEmbedding
@@ -57,6 +59,17 @@ class ImageRun:
     def positions(self) -> Sequence[Position]:
         """What each position stands for."""
         return [(self.identity, row) for row in range(self.n_tokens)]
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """float32 (n_tokens, n_embd).
+
+        Raises:
+            ValueError: If nobody has computed them.
+        """
+        if self.embedding is None:
+            raise ValueError("this picture was not encoded")
+        return self.embedding.data
 
     def take(self, embedding: ImageEmbedding) -> None:
         """Keeps the rows; the picture is let go."""

@@ -221,8 +221,9 @@ class Session:
                 self._prefill(turn)
                 self._remember(turn)
                 yield from self._decode(turn, text, sampler)
-            with suppress(Cancelled):  # the answer is complete
-                self._model.prefixes.keep(self._beginning, self._cancel)
+            if not self._model.closed:
+                with suppress(Cancelled):  # the answer is complete
+                    self._model.prefixes.keep(self._beginning, self._cancel)
         except Cancelled:
             yield Token(None, text.finish(), "cancelled")
         finally:
@@ -252,11 +253,10 @@ class Session:
         started = time.perf_counter()
         for run in conversation:
             if skip < run.n_tokens:
-                match run:
-                    case ImageRun(embedding=ImageEmbedding() as embedding):
-                        decoder.prefill_embedding(embedding.data[skip:], run.identity, skip, self._cancel)
-                    case TokenRun(ids):
-                        decoder.prefill_tokens(ids[skip:], self._cancel)
+                if isinstance(run, ImageRun):
+                    decoder.prefill_embedding(run.rows[skip:], run.identity, skip, self._cancel)
+                else:
+                    decoder.prefill_tokens(run.ids[skip:], self._cancel)
             skip = max(0, skip - run.n_tokens)
         turn.prefill_tokens = sum(run.n_tokens for run in conversation) - turn.cached_tokens
         turn.prefill_s += time.perf_counter() - started

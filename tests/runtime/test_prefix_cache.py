@@ -429,6 +429,31 @@ def test_a_stopped_answer_is_kept_with_the_next_one(open_caching, seeded_f32, pi
     assert n_restored(open_caching(seeded_f32), picture) == n_until_picture_ends(model)
 
 
+def test_closing_at_the_last_token_keeps_nothing(open_caching, seeded_f32, picture):
+    """The engine is gone when the answer goes on after it."""
+    model = open_caching(seeded_f32)
+    for token in model.session(GREEDY).ask(QUESTION, image=picture):
+        if token.finish_reason:
+            model.close()
+    assert model.closed
+    assert entries() == []
+
+
+def test_cancel_while_keeping_does_not_change_the_answer(open_caching, seeded_f32, picture, ids):
+    model = open_caching(seeded_f32)
+    chat = model.session(GREEDY)
+    tokens = []
+    for token in chat.ask(QUESTION, image=picture):
+        tokens.append(token)
+        if token.finish_reason:
+            chat.cancel()
+    assert len(tokens) == 8
+    assert tokens[-1].finish_reason == "length"
+    assert entries() == []
+    assert len(ids(chat.ask(OTHER))) == 8
+    assert len(entries()) == 1
+
+
 def test_a_damaged_tower_is_reported_where_it_is_needed(kept, open_caching, seeded_f32, picture, noise, tmp_path):
     """Digests are compared when the bundle is opened; what ONNX Runtime refuses, when a picture is encoded."""
     path = tmp_path / "bundle"
