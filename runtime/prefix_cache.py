@@ -99,9 +99,8 @@ class PrefixCache:
     def _key(self, positions: Sequence[Position]) -> str:
         digest = hashlib.sha256(self._conditions().encode())
         for position in positions:
-            digest.update(
-                f"{position}\n".encode() if isinstance(position, int) else "{} {}\n".format(*position).encode()
-            )
+            line = str(position) if isinstance(position, int) else f"{position[0]} {position[1]}"
+            digest.update(f"{line}\n".encode())
         return digest.hexdigest()
 
     def _conditions(self) -> str:
