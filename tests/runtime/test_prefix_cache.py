@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 
+import llama_cpp
 import numpy as np
 import pytest
 from PIL import Image
@@ -185,6 +186,8 @@ def test_a_restored_beginning_gives_the_tokens_of_a_computed_one(bundle, setting
     first = open_caching(path, **settings)
     computed, timings = ask(first, QUESTION, picture)
     assert (timings.cached_tokens, len(entries())) == (0, 1)
+    memory = llama_cpp.llama_get_memory(first.decoder.context)
+    assert llama_cpp.llama_memory_seq_pos_max(memory, 1) == -1  # the mark of what was copied is gone
     first_logits = first.decoder.logits()
     second = open_caching(path, **settings)
     restored, timings = ask(second, QUESTION, picture)
@@ -297,6 +300,18 @@ def test_another_template_is_not_restored(kept, open_caching, seeded_f32, pictur
         model = open_caching(changed(seeded_f32, language=dataclasses.replace(language, **difference)))
         assert n_restored(model, picture) == 0
         assert n_restored(model, picture) > 0  # its own was kept
+
+
+def test_as_many_other_tokens_are_not_restored(kept, open_caching, seeded_f32, picture):
+    model = open_caching(seeded_f32)
+    n_positions, template = n_until_picture_ends(model), model.template
+    model.template = dataclasses.replace(
+        template, opening=template.opening.replace("helpful, detailed", "detailed, helpful")
+    )
+    assert n_until_picture_ends(model) == n_positions
+    assert n_restored(model, picture) == 0
+    model.template = template
+    assert n_restored(model, picture) == n_positions
 
 
 @pytest.mark.parametrize(
