@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_same_seed_same_answer(run, seeded_q4, photo):
     assert first != other
 
 
-def test_shows_what_the_model_reads(run, seeded_q4, photo):
+def test_shows_what_the_model_reads(run, seeded_q4, photo, monkeypatch):
     result = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 1, "--show-prompt")
     assert result.code == 0
     assert (
@@ -53,7 +54,10 @@ def test_shows_what_the_model_reads(run, seeded_q4, photo):
         "detailed, and polite answers to the human's questions. USER: <image: 64 positions> \nWhat? ASSISTANT:"
     ) in result.err
     assert "USER:" not in result.out
-    assert run("chat", photo, "-m", seeded_q4, "--show-prompt").code == 2
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    result = run("chat", photo, "-m", seeded_q4, "--show-prompt")
+    assert (result.code, result.out) == (2, "")
+    assert "--show-prompt shows one question: give it with -p" in result.err
 
 
 def test_shows_what_the_tower_sees(run, seeded_q4, photo, tmp_path):
