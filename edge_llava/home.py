@@ -3,6 +3,7 @@
 <home>/bundles/<name>/   bundles made without an explicit output directory
 <home>/default           name or absolute path of the default bundle, one line
 <home>/checked.json      digests already verified, by (path, size, mtime)
+<home>/profiles/         measured settings, by bundle and device, see `edge_llava.profile`
 """
 
 from __future__ import annotations

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
+from edge_llava.profile import KvType
 from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.language_file import check_language_file
+from edge_llava.runtime.llama_log import last_error, route_log
 from edge_llava.runtime.threads import count_cores
 
-_log = logging.getLogger("edge_llava.llama_cpp")
-_LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-_GGML_TYPES = {"f32": 0, "f16": 1}
+_GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _ABORTED = 2
 _MAX_COUNT = 1 << 20  # far beyond any LLaVA; llama.cpp's own counts would wrap around
 
@@ -41,7 +40,8 @@ class DecoderOptions:
         n_threads: CPU threads; None takes the physical cores.
         n_batch: Positions computed at a time while prefilling.
         n_gpu_layers: Blocks on the GPU, for CUDA and Metal builds; -1 all, 0 none. CPU builds ignore it.
-        kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others.
+        kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others. "q8_0" takes half
+            of the latter's memory, is less exact, and needs flash attention.
         flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
             half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference.
         repack: Lay quantized weights out anew for this CPU, where that is safe: faster decode, and their size in memory
@@ -55,7 +55,7 @@ class DecoderOptions:
     n_threads: int | None = None
     n_batch: int = 512
     n_gpu_layers: int = -1
-    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    kv_type: KvType = "auto"
     flash_attention: bool | None = None
     repack: bool = True
 
@@ -68,6 +68,8 @@ class DecoderOptions:
         ]
         if self.kv_type not in ("auto", *_GGML_TYPES):
             faults.append(f"kv_type must be auto, {' or '.join(_GGML_TYPES)}")
+        if self.kv_type == "q8_0" and self.flash_attention is False:
+            faults.append("kv_type q8_0 needs flash attention")
         if faults:
             raise ValueError("; ".join(faults))
 
@@ -91,7 +93,7 @@ class Decoder:
             BackendError: If llama.cpp cannot load it or make a context.
         """
         check_language_file(path, spec)
-        _route_log()
+        route_log()
         llama_cpp.llama_backend_init()
         self._spec = spec
         self._positions: list[Position] = []
@@ -99,12 +101,26 @@ class Decoder:
         self._context: Any = None
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), _model_params(options))
         if not self._model:
-            raise BackendError(f"llama.cpp cannot load {path}: {_last_error()}. Is there enough memory?")
+            raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._open_context(options)
+
+    def reconfigure(self, options: DecoderOptions) -> None:
+        """Makes a new, empty context on the same weights, whose settings (repack, n_gpu_layers) stay as they are.
+
+        Raises:
+            BackendError: If llama.cpp cannot make it; the decoder is closed then.
+        """
+        self._close_context()
+        self._positions.clear()
+        self._open_context(options)
+
+    def _open_context(self, options: DecoderOptions) -> None:
+        spec = self._spec
         self._context = llama_cpp.llama_init_from_model(self._model, _context_params(spec, options))
         if not self._context:
             self.close()
-            raise BackendError(f"llama.cpp cannot make a context: {_last_error()}. Try a smaller one with -c.")
+            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. Try a smaller one with -c.")
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         self.n_ctx = min(_n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
         self._n_batch = int(llama_cpp.llama_n_batch(self._context))
@@ -239,15 +255,18 @@ class Decoder:
 
     def close(self) -> None:
         """Frees context and model; safe to call twice."""
+        self._close_context()
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def _close_context(self) -> None:
         if self._batch is not None:
             llama_cpp.llama_batch_free(self._batch)
             self._batch = None
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
 
     def _place(self, batch: Any, i: int) -> None:
         batch.pos[i] = len(self._positions) + i
@@ -266,7 +285,7 @@ class Decoder:
         self.truncate(len(self._positions))  # parts of a failed batch may have stayed in the cache
         if status == _ABORTED:
             raise Cancelled
-        raise BackendError(f"llama.cpp failed to decode (status {status}): {_last_error()}.")
+        raise BackendError(f"llama.cpp failed to decode (status {status}): {last_error()}.")
 
     def _abortable(self, cancel: threading.Event) -> Abortable:
         return Abortable(self._context, cancel.is_set)
@@ -280,22 +299,23 @@ def _model_params(options: DecoderOptions) -> Any:
     params = llama_cpp.llama_model_default_params()
     if options.n_gpu_layers >= 0:
         params.n_gpu_layers = options.n_gpu_layers
-    params.use_extra_bufts = options.repack and not _has_amx()
+    params.use_extra_bufts = options.repack and can_repack()
     return params
 
 
-def _has_amx() -> bool:
-    """Whether llama.cpp was built with AMX kernels, which come with repacking.
+def can_repack() -> bool:
+    """Whether weights may be repacked: not where llama.cpp was built with AMX kernels, which come with it.
 
     GCC before 12.4 and 13.3 compiles their set-up wrongly (its bug 114098), and the first product kills the process.
     """
-    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
+    return b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
 
 def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     is_exact = spec.quant == "F32"
     kv_type = options.kv_type if options.kv_type != "auto" else ("f32" if is_exact else "f16")
-    flash_attention = False if options.flash_attention is None and is_exact else options.flash_attention
+    keeps_exact = is_exact and kv_type != "q8_0"
+    flash_attention = False if options.flash_attention is None and keeps_exact else options.flash_attention
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = _n_ctx(spec, options)
     params.n_batch = params.n_ubatch = options.n_batch
@@ -304,27 +324,3 @@ def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
     params.no_perf = True
     return params
-
-
-_last_errors: list[str] = []
-
-
-def _log_message(level: int, text: bytes, _: Any) -> None:
-    message = text.decode("utf-8", errors="replace").strip()
-    if message:
-        _log.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message)
-    if level == 4 and message:
-        _last_errors[:] = [*_last_errors[-3:], message]
-
-
-# llama.cpp keeps only the address: a callback that Python collected would crash the process
-_forward_log = llama_cpp.llama_log_callback(_log_message)
-
-
-def _route_log() -> None:
-    """Sends llama.cpp's messages to logging."""
-    llama_cpp.llama_log_set(_forward_log, None)
-
-
-def _last_error() -> str:
-    return _last_errors[-1] if _last_errors else "it gave no reason"
