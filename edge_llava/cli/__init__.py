@@ -19,7 +19,7 @@ import click
 from edge_llava.cli.display import INTERRUPTED
 from edge_llava.errors import EdgeLlavaError
 
-_COMMANDS = ("convert", "chat", "embed", "verify", "inspect", "models", "data", "train", "eval")
+_COMMANDS = ("convert", "chat", "embed", "verify", "inspect", "models", "data", "train", "eval", "tune", "bench")
 
 
 class _LazyGroup(click.Group):
