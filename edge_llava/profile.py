@@ -2,6 +2,7 @@
 
 <home>/profiles/<key>.json, UTF-8, sorted keys. The key is a digest of language.gguf's and vision.onnx's digests and of
 the device: another CPU, another engine version or another file begins anew. What is read is checked field by field.
+<key>.told is an empty file beside it: the user was told that there is such a thing.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def _main(directory: str, options: str) -> None:
         rows = np.zeros((n_rows, bundle.manifest.language.n_embd), np.float32)
         decoder.prefill_embedding(rows, "memory", 0, threading.Event())
         decoder.decode(bundle.manifest.language.bos)
+        # to the process that asked, through its pipe
         sys.stdout.buffer.write(b"%d\n" % peak_rss_bytes())
     finally:
         decoder.close()

@@ -110,26 +110,28 @@ def descend(
         The trial of least cost among all.
     """
     here = start
+    trials.run(start)
     for coordinate in coordinates:
         values = dict.fromkeys((getattr(here, coordinate.name), *coordinate.values))
         candidates = [replace(here, **{coordinate.name: value}) for value in values]
+        if len(candidates) == 1:
+            continue
         measured = _explore(trials, candidates, cost, coordinate.is_chain)
         for _ in range(1, n_rounds if len(measured) > 1 else 1):
             limit = _HOPELESS * min(map(cost, measured))
             for trial in [trial for trial in measured if cost(trial) <= limit]:
                 trials.run(trial.settings)
             measured = _known(trials, candidates)
-        if measured:
-            here = min(measured, key=cost).settings
+        here = min(measured, key=cost).settings
     return trials.best(cost)
 
 
 def _explore(
     trials: Trials[Figures], candidates: list[DeviceSettings], cost: Cost[Figures], is_chain: bool
 ) -> list[Trial[Figures]]:
-    """The first run of each candidate."""
+    """The first run of each candidate; what was measured before need not be again."""
     for candidate in candidates:
-        if not trials.run(candidate):
+        if trials.of(candidate) is None and not trials.run(candidate):
             break
         costs = [cost(trial) for trial in _known(trials, candidates)]
         if is_chain and costs[-1] > _DOWNHILL * min(costs):
