@@ -160,6 +160,8 @@ def _draw(tuning: Tuning, bundle: str) -> Iterator[str]:
         f"a turn of {tuning.n_positions} positions and 64 answer tokens: {profile.measured['turn_s']:.2f} s; "
         "prefill, decode: /s"
     )
+    if len(tuning.vision) == len(tuning.language) == 1:
+        yield f"There was no time to compare anything. Try again with --seconds {min(3600, 4 * tuning.seconds):.0f}"
 
 
 def _language_row(trial: Trial[LanguageFigures]) -> str:

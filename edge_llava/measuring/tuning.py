@@ -207,26 +207,31 @@ def _encode_s(trial: Trial[VisionFigures]) -> float:
     return trial.median(lambda run: run.encode_s)
 
 
-def _thread_coordinates(name: str) -> list[Coordinate]:
+def _kinds_of_threads(name: str) -> Coordinate:
+    return Coordinate(name, tuple(thread_choices()))
+
+
+def _fewer_threads(name: str) -> Coordinate:
+    """Small models are quickest with few threads; it comes last, because large ones only lose time here."""
     n_cores = count_cores()
-    halves = tuple(n_cores >> shift for shift in range(n_cores.bit_length()))
-    return [Coordinate(name, tuple(thread_choices())), Coordinate(name, halves, is_chain=True)]
+    return Coordinate(name, tuple(n_cores >> shift for shift in range(n_cores.bit_length())), is_chain=True)
 
 
 def _vision_coordinates() -> list[Coordinate]:
-    return [*_thread_coordinates("n_vision_threads"), Coordinate("vision_spinning", (True, False))]
+    threads = "n_vision_threads"
+    return [_kinds_of_threads(threads), Coordinate("vision_spinning", (True, False)), _fewer_threads(threads)]
 
 
 def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings) -> list[Coordinate]:
     """What the bundle leaves to choose: F32 keeps its plain attention and has nothing to repack, q8_0 needs flash."""
     is_exact = spec.quant == "F32"
     coordinates = [] if is_exact or not can_repack() else [Coordinate("repack", (True, False))]
-    coordinates += _thread_coordinates("n_threads")
+    coordinates.append(_kinds_of_threads("n_threads"))
     # a batch that holds all rows is no other setting than one that holds more
     coordinates.append(Coordinate("n_batch", tuple(n for n in _BATCHES if n < max(n_rows, DecoderOptions().n_batch))))
     if not is_exact and start.kv_type != "q8_0":
         coordinates.append(Coordinate("flash_attention", (None, False)))
-    return coordinates
+    return [*coordinates, _fewer_threads("n_threads")]
 
 
 def _less_memory(spec: LanguageSpec) -> list[dict[str, Any]]:

@@ -80,7 +80,9 @@ def test_widest_table_fits_80_columns(seeded_q4):
         2930,
         3600.0,
     )
-    assert max(map(len, _draw(tuning, "a-long-name" * 20))) <= 80
+    lines = list(_draw(tuning, "a-long-name" * 20))
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "There was no time to compare anything. Try again with --seconds 3600"
 
 
 def test_json_is_one_object_and_the_choice_its_least(run, seeded_q4):
