@@ -1,4 +1,4 @@
-"""llama.cpp's own messages: to logging, and the last error for ours."""
+"""What llama.cpp says: to logging, and the last errors kept for messages of ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import llama_cpp
 
 _log = logging.getLogger("edge_llava.llama_cpp")
 _LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-
 _last_errors: list[str] = []
 
 
@@ -31,5 +30,5 @@ def route_log() -> None:
 
 
 def last_error() -> str:
-    """The last thing that llama.cpp called an error."""
+    """The last error that llama.cpp reported, for a message."""
     return _last_errors[-1] if _last_errors else "it gave no reason"

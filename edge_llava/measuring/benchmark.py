@@ -25,6 +25,7 @@ from edge_llava.runtime.model import EngineOptions, LlavaModel
 from edge_llava.runtime.picture import open_picture
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session, Timings
+from edge_llava.runtime.tiles import count_tokens
 
 FIGURES = (
     "vision_s", "prefill_tps", "decode_tps", "ttft_cold_s", "ttft_loaded_s", "ttft_second_question_s",
@@ -90,7 +91,7 @@ def run_benchmark(
             samples["peak_rss_bytes"].append(peak)
             progress(ProgressEvent("cold processes", run + 1, n_runs, "items"))
     with LlavaModel(bundle, options) as model:
-        n_image_tokens = model.count_tokens(picture)
+        n_image_tokens = count_tokens(picture.size, bundle.manifest.vision)
         _ask(model.session(_ONE_TOKEN), _FIRST, mark_picture(picture, n_runs))  # warms up
         for run in range(n_runs):
             # none of the pictures that came before
