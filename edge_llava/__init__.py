@@ -28,9 +28,9 @@ if TYPE_CHECKING:
         MissingExtra,
         TrainingError,
     )
-    from edge_llava.runtime.decoder import DecoderOptions
+    from edge_llava.runtime.decoder_options import DecoderOptions
     from edge_llava.runtime.image_embedding import ImageEmbedding
-    from edge_llava.runtime.model import EngineOptions, LlavaModel, load
+    from edge_llava.runtime.model import EngineOptions, LlavaModel, load, tuned_options
     from edge_llava.runtime.sampler import SamplingOptions
     from edge_llava.runtime.session import Session, Timings, Token
 
@@ -46,7 +46,7 @@ _HOMES = {
     "ConversionError": "errors",
     "ConvertOptions": "converters.pipeline",
     "DataError": "errors",
-    "DecoderOptions": "runtime.decoder",
+    "DecoderOptions": "runtime.decoder_options",
     "EdgeLlavaError": "errors",
     "EngineOptions": "runtime.model",
     "ImageEmbedding": "runtime.image_embedding",
@@ -60,6 +60,7 @@ _HOMES = {
     "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
+    "tuned_options": "runtime.model",
 }
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "TrainingError",
     "convert",
     "load",
+    "tuned_options",
 ]
 
 

@@ -4,6 +4,7 @@
 <home>/default           name or absolute path of the default bundle, one line
 <home>/checked.json      digests already verified, by (path, size, mtime)
 <home>/cache/            computed prefixes of conversations, see `edge_llava.runtime.prefix_store`; private (0700)
+<home>/profiles/         measured settings, by bundle and device, see `edge_llava.profile`
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def bundles_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Where computed prefixes of conversations are kept; it may not exist yet."""
-    return home_directory() / "cache"
+    """Where computed prefixes of conversations are kept; EDGE_LLAVA_CACHE moves it. It may not exist yet."""
+    moved = os.environ.get("EDGE_LLAVA_CACHE")
+    return Path(moved).expanduser() if moved else home_directory() / "cache"
 
 
 def check_bundle_name(name: str) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from edge_llava.bundle import Bundle
 from edge_llava.manifest import StageParity
-from edge_llava.runtime.decoder import Decoder, DecoderOptions
+from edge_llava.runtime.decoder import Decoder
+from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.projector import Projector

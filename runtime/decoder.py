@@ -6,9 +6,8 @@ import ctypes
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -19,54 +18,19 @@ from edge_llava.manifest import LanguageSpec
 from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import Position
-from edge_llava.runtime.kv_state import N_SEQUENCES, read_state, write_state
+from edge_llava.runtime.decoder_options import (
+    DecoderOptions,
+    context_params,
+    context_settings,
+    model_params,
+    n_ctx,
+    weight_settings,
+)
+from edge_llava.runtime.kv_state import read_state, write_state
 from edge_llava.runtime.language_file import check_language_file
 from edge_llava.runtime.llama_log import last_error, route_log
-from edge_llava.runtime.threads import count_cores
 
-_GGML_TYPES = {"f32": 0, "f16": 1}
 _ABORTED = 2
-_MAX_COUNT = 1 << 20  # far beyond any LLaVA; llama.cpp's own counts would wrap around
-
-
-@dataclass(frozen=True)
-class DecoderOptions:
-    """How the language model runs on this device.
-
-    Attributes:
-        n_ctx: Positions of the context; None takes the trained length, at most 4,096.
-        n_threads: CPU threads; None takes the physical cores.
-        n_batch: Positions computed at a time while prefilling.
-        n_gpu_layers: Blocks on the GPU, for CUDA and Metal builds; -1 all, 0 none. CPU builds ignore it.
-        kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others.
-        flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
-            half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference.
-        repack: Lay quantized weights out anew for this CPU, where that is safe: faster decode, and their size in memory
-            once more.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    n_ctx: int | None = None
-    n_threads: int | None = None
-    n_batch: int = 512
-    n_gpu_layers: int = -1
-    kv_type: Literal["auto", "f16", "f32"] = "auto"
-    flash_attention: bool | None = None
-    repack: bool = True
-
-    def __post_init__(self) -> None:
-        counts = {"n_ctx": self.n_ctx, "n_threads": self.n_threads, "n_batch": self.n_batch}
-        faults = [
-            f"{name} must be from 1 to {_MAX_COUNT}"
-            for name, value in counts.items()
-            if value is not None and not 1 <= value <= _MAX_COUNT
-        ]
-        if self.kv_type not in ("auto", *_GGML_TYPES):
-            faults.append(f"kv_type must be auto, {' or '.join(_GGML_TYPES)}")
-        if faults:
-            raise ValueError("; ".join(faults))
 
 
 class Decoder:
@@ -95,18 +59,34 @@ class Decoder:
         self._positions: list[Position] = []
         self._batch: Any = None
         self._context: Any = None
-        model_params, context_params = _model_params(options), _context_params(spec, options)
-        self.settings = _settings(model_params, context_params)
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params)
+        params = model_params(options)
+        self._weight_settings = weight_settings(params)
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._context = llama_cpp.llama_init_from_model(self._model, context_params)
+        self._open_context(options)
+
+    def reconfigure(self, options: DecoderOptions) -> None:
+        """Makes a new, empty context on the same weights, whose settings (repack, n_gpu_layers) stay as they are.
+
+        Raises:
+            BackendError: If llama.cpp cannot make it; the decoder is closed then.
+        """
+        self._close_context()
+        self._positions.clear()
+        self._open_context(options)
+
+    def _open_context(self, options: DecoderOptions) -> None:
+        spec = self._spec
+        params = context_params(spec, options)
+        self.settings = self._weight_settings | context_settings(params)
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             self.close()
             raise BackendError(f"llama.cpp cannot make a context: {last_error()}. Try a smaller one with -c.")
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
-        self.n_ctx = min(_n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
+        self.n_ctx = min(n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
         self._n_batch = int(llama_cpp.llama_n_batch(self._context))
         self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
         self._memory = llama_cpp.llama_get_memory(self._context)
@@ -266,15 +246,18 @@ class Decoder:
 
     def close(self) -> None:
         """Frees context and model; safe to call twice."""
+        self._close_context()
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def _close_context(self) -> None:
         if self._batch is not None:
             llama_cpp.llama_batch_free(self._batch)
             self._batch = None
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
 
     def _place(self, batch: Any, i: int) -> None:
         batch.pos[i] = len(self._positions) + i
@@ -297,44 +280,3 @@ class Decoder:
 
     def _abortable(self, cancel: threading.Event) -> Abortable:
         return Abortable(self._context, cancel.is_set)
-
-
-def _n_ctx(spec: LanguageSpec, options: DecoderOptions) -> int:
-    return options.n_ctx if options.n_ctx is not None else min(spec.n_ctx_train, 4096)
-
-
-def _model_params(options: DecoderOptions) -> Any:
-    params = llama_cpp.llama_model_default_params()
-    if options.n_gpu_layers >= 0:
-        params.n_gpu_layers = options.n_gpu_layers
-    params.use_extra_bufts = options.repack and not _has_amx()
-    return params
-
-
-def _has_amx() -> bool:
-    """Whether llama.cpp was built with AMX kernels, which come with repacking.
-
-    GCC before 12.4 and 13.3 compiles their set-up wrongly (its bug 114098), and the first product kills the process.
-    """
-    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
-
-
-def _context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
-    is_exact = spec.quant == "F32"
-    kv_type = options.kv_type if options.kv_type != "auto" else ("f32" if is_exact else "f16")
-    flash_attention = False if options.flash_attention is None and is_exact else options.flash_attention
-    params = llama_cpp.llama_context_default_params()
-    params.n_ctx = _n_ctx(spec, options)
-    params.n_batch = params.n_ubatch = options.n_batch
-    params.n_threads = params.n_threads_batch = options.n_threads or count_cores()
-    params.type_k = params.type_v = _GGML_TYPES[kv_type]
-    params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
-    params.no_perf = True
-    params.n_seq_max, params.kv_unified = N_SEQUENCES, True
-    return params
-
-
-def _settings(model: Any, context: Any) -> dict[str, int]:
-    names = ("type_k", "type_v", "flash_attn_type", "n_batch", "n_ubatch")
-    chosen = {name: int(getattr(context, name)) for name in names}
-    return chosen | {"n_gpu_layers": int(model.n_gpu_layers), "use_extra_bufts": int(model.use_extra_bufts)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -17,9 +18,11 @@ from PIL import Image
 from edge_llava.bundle import Bundle
 from edge_llava.errors import EdgeLlavaError, ImageError
 from edge_llava.home import cache_directory, find_bundle
+from edge_llava.profile import DeviceSettings, find_profile
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.conversation import ImageRun
-from edge_llava.runtime.decoder import Decoder, DecoderOptions
+from edge_llava.runtime.decoder import Decoder
+from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key, tower_digest
 from edge_llava.runtime.late_encoder import LateEncoder
@@ -36,6 +39,8 @@ from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.runtime.vision import VisionProvider
 from edge_llava.templates import find_template
 
+_log = logging.getLogger("edge_llava.profile")
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -45,6 +50,7 @@ class EngineOptions:
         decoder: Settings of the language model.
         n_vision_threads: CPU threads of tower and projector; None takes the physical cores.
         vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
+        vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
         cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,
             so that a later process that is asked about the same pictures begins there. The files derive from the
             pictures; they are readable by this user only.
@@ -56,6 +62,7 @@ class EngineOptions:
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
     n_vision_threads: int | None = None
     vision_provider: VisionProvider = "auto"
+    vision_spinning: bool = True
     cache: bool = False
 
     def __post_init__(self) -> None:
@@ -100,7 +107,9 @@ class LlavaModel:
         self._users = threading.Condition()
         self._n_users = 0
         n_threads = options.n_vision_threads or count_cores()
-        self._tower = LateEncoder(lambda: PictureEncoder(bundle, n_threads, options.vision_provider))
+        self._tower = LateEncoder(
+            lambda: PictureEncoder(bundle, n_threads, options.vision_provider, spinning=options.vision_spinning)
+        )
         self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
         store = PrefixStore(cache_directory()) if options.cache else None
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
@@ -274,8 +283,45 @@ def load(
 ) -> LlavaModel:
     """Opens a bundle by name or path (None: the default bundle), validates it, and starts its engines.
 
+    Args:
+        name_or_path: The bundle.
+        options: Taken as they are. None: what `edge-llava tune` measured for this bundle on this device, or else the
+            defaults; `EngineOptions()` is always the defaults.
+        progress: Told the bytes read while digests are compared.
+
     Raises:
         BundleError: If there is no such bundle, or it is damaged.
         BackendError: If an engine cannot start.
     """
-    return LlavaModel(Bundle.open(find_bundle(name_or_path)), options, progress=progress)
+    bundle = Bundle.open(find_bundle(name_or_path))
+    return LlavaModel(bundle, options or tuned_options(bundle.path), progress=progress)
+
+
+def tuned_options(
+    name_or_path: str | os.PathLike[str] | None = None, *, warn: Callable[[str], None] = _log.warning
+) -> EngineOptions:
+    """What `edge-llava tune` found best for a bundle on this device; the defaults where nothing was measured.
+
+    To change one of them: `dataclasses.replace(tuned_options(name), n_vision_threads=2)`.
+
+    Args:
+        name_or_path: The bundle; None is the default one.
+        warn: Told about a damaged profile, which is ignored.
+
+    Raises:
+        BundleError: If there is no such bundle, or it is damaged.
+    """
+    profile = find_profile(Bundle.open(find_bundle(name_or_path)).manifest, warn=warn)
+    return EngineOptions() if profile is None else engine_options(profile.settings)
+
+
+def engine_options(settings: DeviceSettings) -> EngineOptions:
+    """The options of measured settings."""
+    decoder = DecoderOptions(
+        n_threads=settings.n_threads,
+        n_batch=settings.n_batch,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        repack=settings.repack,
+    )
+    return EngineOptions(decoder, n_vision_threads=settings.n_vision_threads, vision_spinning=settings.vision_spinning)

@@ -27,12 +27,15 @@ _TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
 class PictureEncoder:
     """Vision encoder and projector of a bundle. Thread-safe."""
 
-    def __init__(self, bundle: Bundle, n_threads: int, provider: VisionProvider = "auto") -> None:
+    def __init__(
+        self, bundle: Bundle, n_threads: int, provider: VisionProvider = "auto", *, spinning: bool = True
+    ) -> None:
         """
         Args:
             bundle: Its digests are not checked here.
             n_threads: CPU threads.
             provider: Where the tower runs.
+            spinning: Whether the tower's threads wait awake.
 
         Raises:
             BundleError: If a file is not what the manifest says.
@@ -42,7 +45,7 @@ class PictureEncoder:
         manifest = bundle.manifest
         self._manifest, self._spec = manifest, manifest.vision
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
-            self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, provider)
+            self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning)
             opened.callback(self._vision.close)
             self._projector = Projector(
                 bundle.file("projector"), manifest.projector, n_threads, has_newline=manifest.vision.has_newline

@@ -28,13 +28,22 @@ class VisionEncoder:
         provider: "cuda" or "cpu": where it really runs.
     """
 
-    def __init__(self, path: Path, spec: VisionSpec, n_threads: int, provider: VisionProvider = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: VisionSpec,
+        n_threads: int,
+        provider: VisionProvider = "auto",
+        *,
+        spinning: bool = True,
+    ) -> None:
         """
         Args:
             path: vision.onnx.
             spec: What the manifest says of it.
             n_threads: CPU threads.
             provider: "cuda", "cpu", or "auto": CUDA where the installed build and the device have it.
+            spinning: Threads wait for work awake: quicker, but they take the CPU from others.
 
         Raises:
             MissingExtra: If onnxruntime is not installed.
@@ -49,6 +58,8 @@ class VisionEncoder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         options.log_severity_level = 3
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=_choose(provider, onnxruntime)

@@ -19,7 +19,9 @@ import click
 from edge_llava.cli.display import INTERRUPTED
 from edge_llava.errors import EdgeLlavaError
 
-_COMMANDS = ("convert", "chat", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval")
+_COMMANDS = (
+    "convert", "chat", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval", "tune", "bench",
+)  # fmt: skip
 
 
 class _LazyGroup(click.Group):

@@ -78,6 +78,7 @@ def command(
     ctx: int | None,
     gpu_layers: int,
     provider: str,
+    no_profile: bool,
     as_json: bool,
 ) -> None:
     """Ask about one or several pictures ('-' reads a picture from stdin).
@@ -104,15 +105,18 @@ def command(
         raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
-    engines = dataclasses.replace(make_engine_options(threads, ctx, gpu_layers, provider), cache=not no_cache)
-    with open_model(bundle, engines) as model:
+    engines = make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)
+    with open_model(bundle, dataclasses.replace(engines, cache=not no_cache)) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:
             note(model.session(options).show_prompt(question, image=inputs))
         if question is None:
             from edge_llava.cli.repl import run_repl
+            from edge_llava.cli.tune import suggest_tuning
 
+            if not no_profile:
+                suggest_tuning(model.bundle, bundle)
             run_repl(model, options, inputs, names)
         else:
             _answer_once(model, options, question, inputs, names, as_json=as_json)

@@ -56,7 +56,10 @@ _LANGUAGE_GIB = {
 @click.option("--base", metavar="DIR", help="Directory or hub id that a delta, LoRA adapter or projector belongs to.")
 @click.option("--mmproj", is_flag=True, help="Also write mmproj.gguf, the vision for llama.cpp's own tools.")
 @click.option(
-    "--template", type=click.Choice(list(TEMPLATES)), help="Conversation template, if not as the config says."
+    "--template",
+    type=click.Choice(list(TEMPLATES)),
+    metavar="NAME",
+    help=f"Conversation template, if not as the config says: {', '.join(TEMPLATES)}.",
 )
 @click.option(
     "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads that quantize. Default: all cores."

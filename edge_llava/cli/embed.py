@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from edge_llava.cli.display import note, show_progress
-from edge_llava.cli.options import bundle_option, json_option, provider_option, threads_option
+from edge_llava.cli.options import (
+    bundle_option,
+    json_option,
+    make_engine_options,
+    profile_option,
+    provider_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from edge_llava.runtime.vision import VisionProvider
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 @bundle_option
 @threads_option
 @provider_option
+@profile_option
 @json_option
 def command(
     image: str,
@@ -36,6 +44,7 @@ def command(
     bundle: str | None,
     threads: int | None,
     provider: VisionProvider,
+    no_profile: bool,
     as_json: bool,
 ) -> None:
     """Encode a picture once; ask about it later, or on another device with the same bundle.
@@ -54,7 +63,9 @@ def command(
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
-    with PictureEncoder(opened, threads or count_cores(), provider) as encoder:
+    options = make_engine_options(bundle, threads, None, -1, provider, no_profile)
+    n_threads = options.n_vision_threads or count_cores()
+    with PictureEncoder(opened, n_threads, provider, spinning=options.vision_spinning) as encoder:
         embedding = encoder.encode(picture)
     embedding.save(out, dtype)
     if as_json:

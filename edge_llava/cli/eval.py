@@ -44,6 +44,7 @@ def scenes_command(
     ctx: int | None,
     gpu_layers: int,
     provider: str,
+    no_profile: bool,
     as_json: bool,
 ) -> None:
     """Ask about drawn pictures that were never trained on.
@@ -61,7 +62,7 @@ def scenes_command(
 
     with _new_file(failures) if failures else nullcontext() as file:
         with (
-            open_model(bundle, make_engine_options(threads, ctx, gpu_layers, provider)) as model,
+            open_model(bundle, make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)) as model,
             show_progress() as progress,
         ):
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)

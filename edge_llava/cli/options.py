@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 threads_option = click.option(
-    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="CPU threads. Default: the physical cores."
+    "-t",
+    "--threads",
+    type=click.IntRange(1, 512),
+    metavar="N",
+    help="CPU threads. Default: as tuned, or the physical cores.",
 )
 provider_option = click.option(
     "--provider",
@@ -30,36 +35,40 @@ provider_option = click.option(
 )
 
 
+gpu_layers_option = click.option(
+    "--gpu-layers", type=click.IntRange(-1), default=-1, metavar="N", help="Blocks on the GPU; -1 all, 0 none."
+)
+profile_option = click.option("--no-profile", is_flag=True, help="Ignore what `edge-llava tune` measured.")
+
+
 def engine_options(command: _Command) -> _Command:
-    """Adds -t, -c, --gpu-layers and --provider."""
+    """Adds -t, -c, --gpu-layers, --provider and --no-profile."""
     ctx_help = "Context positions. Default: as trained, at most 4096."
     options = (
         threads_option,
         click.option("-c", "--ctx", type=click.IntRange(16, 1 << 20), metavar="N", help=ctx_help),
-        click.option(
-            "--gpu-layers",
-            type=click.IntRange(-1),
-            default=-1,
-            metavar="N",
-            help="Blocks on the GPU; -1 all, 0 none.",
-        ),
+        gpu_layers_option,
         provider_option,
+        profile_option,
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def make_engine_options(threads: int | None, ctx: int | None, gpu_layers: int, provider: str) -> EngineOptions:
-    """Turns the options of `engine_options` into the runtime's."""
-    from edge_llava.runtime.decoder import DecoderOptions
-    from edge_llava.runtime.model import EngineOptions
+def make_engine_options(
+    bundle: str | None, threads: int | None, ctx: int | None, gpu_layers: int, provider: str, no_profile: bool
+) -> EngineOptions:
+    """The runtime's options: what was measured for the bundle on this device, and over it what the user gave."""
+    from edge_llava.cli.display import note
+    from edge_llava.runtime.model import EngineOptions, tuned_options
 
-    return EngineOptions(
-        decoder=DecoderOptions(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers),
-        n_vision_threads=threads,
-        vision_provider=provider,  # type: ignore[arg-type]
-    )
+    measured = EngineOptions() if no_profile else tuned_options(bundle, warn=lambda text: note(f"edge-llava: {text}"))
+    decoder = replace(measured.decoder, n_ctx=ctx, n_gpu_layers=gpu_layers)
+    options = replace(measured, decoder=decoder, vision_provider=provider)  # type: ignore[arg-type]
+    if threads is None:
+        return options
+    return replace(options, decoder=replace(decoder, n_threads=threads), n_vision_threads=threads)
 
 
 def open_model(bundle: str | None, options: EngineOptions) -> LlavaModel:

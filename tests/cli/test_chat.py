@@ -230,6 +230,18 @@ def test_conversation_on_a_terminal(seeded_q4, photo, tmp_path):
     assert f"![]({photo})" in text
 
 
+def test_tuning_is_suggested_once_and_only_in_a_conversation(run, seeded_q4, photo, home):
+    assert "tune" not in run("chat", photo, "-m", seeded_q4, "-p", "x", "-n", 1).err
+    said = []
+    for options in (("--no-profile",), (), ()):
+        terminal = Terminal("chat", photo, "-m", seeded_q4, *options)
+        said.append("edge-llava tune -m " in terminal.read_until(r"\[1 image\] > "))
+        terminal.type("\x04")
+        assert terminal.close() == 0
+    assert said == [False, True, False]
+    assert len(list((home / "profiles").iterdir())) == 1
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(seeded_f32, photo):
     terminal = Terminal("chat", photo, "-m", seeded_f32, "-n", 900, "--temp", 0)
     terminal.read_until(r"> ")

@@ -39,7 +39,8 @@ from pathlib import Path
 import numpy as np
 from edge_llava.bundle import Bundle
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.decoder import Decoder, DecoderOptions
+from edge_llava.runtime.decoder import Decoder
+from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 

@@ -24,7 +24,7 @@ ROOMS = ("runtime", "converters")
 # What the rooms may know of the hall.
 CONTRACT = {
     "errors", "manifest", "bundle", "home", "progress", "memory", "gguf_check", "ggml_library", "parity_record",
-    "templates",
+    "templates", "profile", "device",
 }  # fmt: skip
 # The hall's own doors: the only files beside edge_llava's folders that know a room.
 DOORS = {"__init__", "conversion", "parity", "verify"}
@@ -154,20 +154,23 @@ def test_the_contract_knows_no_room() -> None:
             assert not rooms, f"{place(path)} imports {rooms}"
 
 
-def test_training_knows_no_runtime_and_evaluation_no_converters() -> None:
-    forbidden = {"training": "runtime", "evaluation": "converters"}
+def test_training_knows_no_runtime_and_who_measures_no_converters() -> None:
+    forbidden = {"training": "runtime", "evaluation": "converters", "measuring": "converters"}
     for path in in_room("edge_llava"):
         other = forbidden.get(path.parent.name, "neither")
         assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
 
 
-def test_scenes_know_only_themselves_and_evaluation_neither_torch_nor_training() -> None:
-    scenes, evaluation = ([p for p in SOURCES if p.parent == ROOT / "edge_llava" / n] for n in ("scenes", "evaluation"))
-    assert {path.name for path in (*scenes, *evaluation)} >= {"scene.py", "questions.py", "exam.py"}
+def test_scenes_know_only_themselves_and_who_measures_neither_torch_nor_training() -> None:
+    scenes, evaluation, measuring = (
+        [p for p in SOURCES if p.parent == ROOT / "edge_llava" / n] for n in ("scenes", "evaluation", "measuring")
+    )
+    names = {path.name for path in (*scenes, *evaluation, *measuring)}
+    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py"}
     for path in scenes:
         assert own(parse(path)) <= {"scenes", "errors"}, place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
-    for path in evaluation:
+    for path in (*evaluation, *measuring):
         assert "training" not in own(parse(path)), place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 

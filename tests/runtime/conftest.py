@@ -55,7 +55,7 @@ def open_model(home: Path) -> Iterator[Callable[..., Any]]:
     One thread each: the models are tiny, and waiting for each other's threads is what takes time on a busy machine.
     """
     import edge_llava
-    from edge_llava.runtime.decoder import DecoderOptions
+    from edge_llava.runtime.decoder_options import DecoderOptions
     from edge_llava.runtime.model import EngineOptions
 
     opened = []

@@ -9,7 +9,8 @@ import pytest
 from edge_llava.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.decoder import Decoder, DecoderOptions
+from edge_llava.runtime.decoder import Decoder
+from edge_llava.runtime.decoder_options import DecoderOptions
 
 pytestmark = pytest.mark.convert
 NEVER = threading.Event()
@@ -223,3 +224,26 @@ def test_the_context_is_what_was_asked_for(seeded_q4, n_ctx):
     decoder.prefill_tokens([1] + [300] * (n_ctx - 1), threading.Event())
     assert decoder.n_past == n_ctx
     decoder.close()
+
+
+def test_a_new_context_on_the_same_weights(open_decoder):
+    fresh, reused = open_decoder(n_ctx=256, n_batch=32), open_decoder(n_ctx=512)
+    reused.prefill_tokens(TOKENS, NEVER)
+    reused.reconfigure(DecoderOptions(n_ctx=256, n_batch=32, n_threads=1))
+    assert (reused.n_past, reused.n_ctx) == (0, 256)
+    for decoder in (fresh, reused):
+        decoder.prefill_tokens(TOKENS[:50], NEVER)
+    assert np.array_equal(fresh.logits(), reused.logits())
+
+
+def test_half_the_cache_is_nearly_as_exact(open_decoder):
+    exact, small = open_decoder(), open_decoder(kv_type="q8_0")
+    for decoder in (exact, small):
+        decoder.prefill_tokens(TOKENS, NEVER)
+    ours, reference = small.logits(), exact.logits()
+    assert 0 < np.abs(ours - reference).max() < 0.1 * np.ptp(reference)
+
+
+def test_a_small_cache_needs_flash_attention():
+    with pytest.raises(ValueError, match="needs flash attention"):
+        DecoderOptions(kv_type="q8_0", flash_attention=False)

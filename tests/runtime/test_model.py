@@ -12,7 +12,7 @@ from PIL import Image
 import edge_llava
 from edge_llava.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
-from edge_llava.runtime.decoder import DecoderOptions
+from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import tower_digest
 from edge_llava.runtime.model import EngineOptions, LlavaModel

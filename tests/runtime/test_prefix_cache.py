@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import edge_llava
 from edge_llava.bundle import Bundle
 from edge_llava.home import cache_directory
-from edge_llava.runtime.decoder import DecoderOptions
+from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key, tower_digest
 from edge_llava.runtime.model import EngineOptions, LlavaModel

@@ -202,3 +202,11 @@ def test_cancelled_meanwhile(tmp_path, spec, pixels):
         encoder(pixels, cancel)
     timer.join()
     assert not [thread for thread in threading.enumerate() if thread.name == "edge-llava-cancel"]
+
+
+def test_waiting_asleep_changes_nothing_but_the_waiting(bundle, spec, encoder, pixels):
+    asleep = VisionEncoder(bundle.file("vision"), spec, 1, spinning=False)
+    try:
+        assert np.array_equal(asleep(pixels), encoder(pixels))
+    finally:
+        asleep.close()

@@ -1,0 +1,126 @@
+"""edge-llava bench: how fast a bundle is on this device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_llava.cli.display import format_bytes, show_progress
+from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options
+from edge_llava.home import find_bundle
+
+if TYPE_CHECKING:
+    from edge_llava.bundle import Bundle
+    from edge_llava.measuring.benchmark import Benchmark
+    from edge_llava.measuring.spread import Spread
+    from edge_llava.runtime.model import EngineOptions
+
+_DEMO_PICTURE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes-1.jpg"
+_ROWS = (
+    ("ttft_cold_s", "first token, new process"),
+    ("ttft_loaded_s", "first token, loaded, new picture"),
+    ("ttft_second_question_s", "first token, second question"),
+    ("ttft_restored_s", "first token, picture seen before"),
+    ("vision_s", "vision tower"),
+    ("projector_s", "projector"),
+    ("prefill_tps", "prefill"),
+    ("decode_tps", "decode"),
+    ("peak_rss_bytes", "peak memory, new process"),
+)
+
+
+@click.command("bench")
+@bundle_option
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    default=_DEMO_PICTURE,
+    metavar="IMG",
+    help="Picture to ask about. Default: a picture of the demo.",
+)
+@click.option("--runs", type=click.IntRange(1), default=5, metavar="N", show_default=True, help="Times to measure.")
+@engine_options
+@json_option
+def command(
+    bundle: str | None,
+    image: Path,
+    runs: int,
+    threads: int | None,
+    ctx: int | None,
+    gpu_layers: int,
+    provider: str,
+    no_profile: bool,
+    as_json: bool,
+) -> None:
+    """Measure how fast a bundle is: medians, smallest and largest of several runs.
+
+    A new process is timed from its start to its first token, its files having been read before. Every run has a picture
+    of its own. Prefill counts positions, decode tokens, per second.
+
+    \b
+    edge-llava bench
+    edge-llava bench -m my-bundle --image img.jpg --runs 9 --json
+    """
+    from edge_llava.bundle import Bundle
+    from edge_llava.measuring.benchmark import run_benchmark
+
+    opened = Bundle.open(find_bundle(bundle))
+    options = make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)
+    given = {"-t": threads, "-c": ctx, "--gpu-layers": gpu_layers, "--provider": provider}
+    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    arguments += ["--no-profile"] * no_profile
+    with show_progress() as progress:
+        benchmark = run_benchmark(opened, image, options, arguments, runs, progress=progress)
+    if as_json:
+        settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, no_profile)}
+        click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
+        return
+    click.echo("\n".join(_draw(benchmark, opened.name, runs)))
+
+
+def _is_tuned(bundle: Bundle, no_profile: bool) -> bool:
+    from edge_llava.profile import find_profile
+
+    return not no_profile and find_profile(bundle.manifest) is not None
+
+
+def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
+    """What the figures belong to."""
+    from edge_llava.device import this_device
+    from edge_llava.runtime.threads import count_cores
+
+    engines = asdict(options)
+    engines["n_vision_threads"] = options.n_vision_threads or count_cores()
+    engines["decoder"]["n_threads"] = options.decoder.n_threads or count_cores()
+    return {
+        "bundle": str(bundle.path),
+        "image": str(image),
+        "n_image_tokens": benchmark.n_image_tokens,
+        "runs": runs,
+        "engines": engines,
+        "device": asdict(this_device()),
+    }
+
+
+def _draw(benchmark: Benchmark, bundle: str, runs: int) -> Iterator[str]:
+    """The figures as lines of at most 80 columns."""
+    yield f"{bundle[:40]}: {benchmark.n_image_tokens} image tokens, {runs} runs"
+    yield ""
+    yield f"{'':<34}{'median':>12}{'min':>12}{'max':>12}"
+    for name, words in _ROWS:
+        yield f"{words:<34}" + "".join(f"{_format(name, value):>12}" for value in _values(benchmark.spreads[name]))
+
+
+def _values(spread: Spread) -> tuple[float, float, float]:
+    return spread.median, spread.min, spread.max
+
+
+def _format(name: str, value: float) -> str:
+    if name.endswith("_bytes"):
+        return format_bytes(int(value))
+    return f"{value:.1f} /s" if name.endswith("_tps") else f"{value:.3f} s"
