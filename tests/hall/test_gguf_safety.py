@@ -85,7 +85,7 @@ def check(bundle: Bundle, role: str, path: Path) -> None:
     if role == "language":
         check_language_file(path, bundle.manifest.language)
     else:
-        check_projector_file(path, bundle.manifest.projector)
+        check_projector_file(path, bundle.manifest.projector, has_newline=False)
 
 
 def describing_bytes(path: Path) -> list[int]:
@@ -297,7 +297,7 @@ def test_fault_of_the_projector_file_is_named(
     bundle, path = Bundle.open(seeded_q4), tmp_path / "projector.gguf"
     rewrite(bundle.file("projector"), path, edit)
     with pytest.raises(BundleError) as caught:
-        check_projector_file(path, bundle.manifest.projector)
+        check_projector_file(path, bundle.manifest.projector, has_newline=False)
     assert str(caught.value).splitlines() == [
         f"{path} does not match its manifest:",
         f"  - {fault}",

@@ -290,7 +290,7 @@ def test_bad_digest(sha: str) -> None:
 
 def test_unknown_role() -> None:
     (fault,) = faults_of(spoiled(("files", "plugin"), {"path": "run.py", "bytes": 1, "sha256": SHA}))
-    assert fault == "files.plugin is not a known role (vision, vision_data, projector, language, parity)"
+    assert fault == "files.plugin is not a known role (vision, vision_data, projector, language, mmproj, parity)"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def make_record(n_embd: int = 64, width: int = 32, n_vocab: int = 100, side: int
 
     return ParityRecord(
         pictures=pictures,
-        pixels=tuple(noise(3, n_pixels, n_pixels) for _ in pictures),
+        pixels=tuple(noise(1, 3, n_pixels, n_pixels) for _ in pictures),
         rows=rows,
         features=noise(len(pictures), len(rows), width),
         embeddings=noise(len(pictures), len(rows), n_embd),
@@ -62,8 +62,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_views_are_saved_as_what_they_show(tmp_path: Path) -> None:
     """Every 8th row and column of an array is a view with strides."""
-    whole = np.arange(3 * 32 * 32, dtype=np.float32).reshape(3, 32, 32)
-    view = whole[:, ::PIXEL_STRIDE, ::PIXEL_STRIDE]
+    whole = np.arange(3 * 32 * 32, dtype=np.float32).reshape(1, 3, 32, 32)
+    view = whole[..., ::PIXEL_STRIDE, ::PIXEL_STRIDE]
     record = make_record()
     object.__setattr__(record, "pixels", (view, view))
     record.save(tmp_path / "r")
