@@ -61,6 +61,11 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
     _fix_shapes(model, tower)
     if precision == "fp16":
         _store_in_half(model)
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Writes a complete graph to vision.onnx and its weights to vision.onnx.data beside it."""
     onnx.save_model(
         model,
         path,
