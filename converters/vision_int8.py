@@ -18,6 +18,7 @@ from edge_llava.converters.smoothing import smooth, watch_ranges
 from edge_llava.converters.tower import TrimmedTower
 from edge_llava.converters.vision_matmuls import SWITCHES, ExportedTower
 from edge_llava.converters.vision_onnx import save_graph, write_vision
+from edge_llava.memory import return_freed_memory
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.vision_spec import VisionQuantization
 
@@ -85,7 +86,7 @@ def write_int8(
     """Exports the tower with as many int8 MatMuls as the budget allows.
 
     Args:
-        tower: In float32; its weights are rescaled (see `smoothing`) and it should not be used afterwards.
+        tower: In float32; its weights are rescaled (see `smoothing`) and then given back: it is of no use afterwards.
         path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
         pixels: Squares (T, 3, S, S) of each calibration picture.
         n_threads: CPU threads.
@@ -101,6 +102,8 @@ def write_int8(
     with tempfile.TemporaryDirectory(prefix="int8-", dir=path.parent) as directory:
         exact = Path(directory) / "vision.onnx"
         write_vision(tower, exact, "fp32")
+        tower.to(device="meta")
+        return_freed_memory()
         exported = ExportedTower(exact)
         kinds, nearness = choose_kinds(exported, calibration, progress)
         save_graph(onnx.load(exported.write("chosen.onnx", kinds)), path)

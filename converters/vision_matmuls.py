@@ -1,8 +1,10 @@
 """MatMuls of vision.onnx with weights of 8 bits: the nodes that ONNX Runtime computes fast on a CPU.
 
-Weights use 7 of their 8 bits. x86 without VNNI adds two products of unsigned and signed bytes in 16 bits, and cuts what
-does not fit: 2 x 255 x 64 = 32640 does (with 127 it would be 64770). So the same integers come out everywhere.
-Source: vpmaddubsw, Intel's intrinsics guide; onnxruntime's quantization guide on reduce_range.
+x86 without VNNI multiplies unsigned inputs by signed weights, adds two neighbours in 16 bits, and cuts what does not
+fit: 255 x 127 twice does not. So the scale of an output channel is such that no two neighbouring weights of one sign
+add up to more than 128: 255 x 128 = 32640 fits, and the same integers come out everywhere.
+Source: vpmaddubsw, Intel's intrinsics guide; onnxruntime's guide to quantization on saturation; its kernels pack four
+neighbours along K (MLAS_GEMM_U8S8_KERNEL_AVX2::PackedK).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 BLOCK = 32  # numbers that share a scale in MatMulNBits
-LARGEST = 64  # magnitude of an int8 weight
+LARGEST = 127  # magnitude of an int8 weight
+LARGEST_PAIR = 128  # of two neighbours of one sign together
 LARGEST_IN_BLOCK = 63  # MatMulNBits keeps weights unsigned, here 1..127 around 64: signed or not, no pair overflows
 SWITCHES = "switches"
 _CONTRIB = "com.microsoft"
@@ -141,8 +144,15 @@ class _Part:
 
 
 def quantize_per_channel(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights (K, N) as int8 (K, N) within +-LARGEST and one scale for each output channel, float32 (N,)."""
-    scales = np.maximum(np.abs(weights).max(0) / LARGEST, _SMALLEST).astype(np.float32)
+    """Weights (K, N) as int8 (K, N) and one scale for each output channel, float32 (N,).
+
+    No weight is beyond LARGEST, and no two neighbours along K add up to more than LARGEST_PAIR.
+    """
+    limits = [np.abs(weights).max(0) / LARGEST]
+    for half in (np.maximum(weights, 0), np.maximum(-weights, 0)):
+        # one less, since both may be rounded up by a half
+        limits.append((half[:-1] + half[1:]).max(0, initial=0) / (LARGEST_PAIR - 1))
+    scales = np.maximum(np.max(limits, 0), _SMALLEST).astype(np.float32)
     return np.clip(np.rint(weights / scales), -LARGEST, LARGEST).astype(np.int8), scales
 
 

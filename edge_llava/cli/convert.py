@@ -100,6 +100,8 @@ def command(
     from edge_llava.memory import peak_rss_bytes
 
     require_converters()
+    if calibrate is not None and vision in ("fp32", "fp16"):
+        raise click.UsageError(f"--calibrate measures int8; --vision {vision} needs no pictures")
     if checkpoint is None:
         checkpoint = _suggest(quant, Path(out) if out else home_directory(), yes=yes)
     started = time.perf_counter()

@@ -29,7 +29,7 @@ from edge_llava.converters.tower import build_tower
 from edge_llava.converters.vision_int8 import BUDGET_MEAN, BUDGET_MIN, Calibration, is_worthwhile, write_int8
 from edge_llava.converters.vision_matmuls import (
     BLOCK,
-    LARGEST,
+    LARGEST_PAIR,
     ExportedTower,
     quantize_blockwise,
     quantize_per_channel,
@@ -123,12 +123,24 @@ def test_pairs_of_products_fit_where_x86_has_no_vnni(seeded_checkpoint, open_tow
     assert len(weights) == len(quantization.matmuls) == 18
     for weight in weights:
         integers = onnx.numpy_helper.to_array(weight).astype(np.int64)
-        assert np.abs(integers).max(0).min() == LARGEST  # every channel uses all that it may
-        positive = np.maximum(integers, 0)
-        negative = np.minimum(integers, 0)
-        for products in (positive, -negative):  # the input is 0..255; its worst case is 255 where the sign is the same
-            assert 255 * (products[0::2] + products[1::2]).max() <= INT16
-    assert 255 * 2 * LARGEST == 32640 <= INT16 < 255 * 2 * 127
+        for half in (np.maximum(integers, 0), np.maximum(-integers, 0)):
+            # an input is 0..255: its worst case is 255 where the weights are of one sign, and 0 elsewhere
+            assert 255 * (half[:-1] + half[1:]).max() <= INT16
+        assert np.abs(integers).max() > 64  # more than 7 bits
+    assert 255 * LARGEST_PAIR == 32640 <= INT16 < 255 * 2 * 127
+
+
+@pytest.mark.parametrize("pair", [(1.0, 1.0), (-1.0, -1.0), (1.0, -1.0), (1.0, 0.1), (0.51, 0.5)])
+@pytest.mark.parametrize("start", [0, 1, 4])
+def test_two_neighbours_at_their_worst(pair, start):
+    weights = np.zeros((6, 1), np.float32)
+    weights[start : start + 2, 0] = pair
+    integers, scales = quantize_per_channel(weights)
+    first, second = (int(value) for value in integers[start : start + 2, 0])
+    assert 255 * max(first + second, -first - second, first, second, -first, -second) <= INT16
+    assert np.abs(integers * scales - weights).max() <= scales[0] / 2 * 1.0001
+    assert max(abs(first), abs(second)) >= 63
+    assert quantize_per_channel(weights[:1])[0].shape == (1, 1)
 
 
 def test_blocks_of_weights_fit_too():
