@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle import Bundle, describe_file
 from edge_llava.converters import reference
+from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.mmproj_gguf import check_mmproj, write_mmproj
@@ -22,6 +23,7 @@ from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder, encoded_bytes, projector_type
 from edge_llava.converters.staging import check_target, publish, staging_directory
 from edge_llava.converters.tower import TrimmedTower, build_tower
+from edge_llava.converters.vision_int8 import BUDGET_MIN, has_cuda, is_worthwhile, write_int8
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.errors import ConversionError, list_faults
 from edge_llava.home import MANIFEST_NAME
@@ -29,17 +31,15 @@ from edge_llava.manifest import (
     FORMAT_VERSION,
     QUANTS,
     FileEntry,
-    LanguageSpec,
     Manifest,
-    ProjectorSpec,
     SourceInfo,
     StageParity,
-    VisionSpec,
 )
 from edge_llava.memory import return_freed_memory
 from edge_llava.parity_record import ParityRecord, make_reference_pictures
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.templates import TEMPLATES
+from edge_llava.vision_spec import VisionSpec
 
 _ROLE_FILES = {
     "vision": "vision.onnx",
@@ -49,6 +49,8 @@ _ROLE_FILES = {
     "mmproj": "mmproj.gguf",
     "parity": "parity.safetensors",
 }
+_SQUARES_MEASURED = 2  # of a picture: the whole, and of "anyres" one tile
+_UNQUANTIZED = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class ConvertOptions:
 
     Attributes:
         quant: The language model's quantization, one of `manifest.QUANTS`; the projector takes at least 6 bits.
-        vision: "fp32", "fp16" (half the disk, computed in float32), or "auto": fp32.
+        vision: "fp32", "fp16" (half the disk, computed in float32), "int8" (a quarter, and fast on a CPU; what harms
+            the features beyond the budget stays finer), or "auto": int8 if the language model is quantized, at least
+            half of the tower can be int8, and there is no CUDA here; else fp32.
+        calibrate: Directory of the pictures that int8 is measured with; None takes the built-in ones.
         aspect: "pad" or "crop"; None as the checkpoint was trained.
         vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
         base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
@@ -71,7 +76,8 @@ class ConvertOptions:
     """
 
     quant: str = "Q4_K_M"
-    vision: Literal["auto", "fp32", "fp16"] = "auto"
+    vision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
+    calibrate: str | None = None
     aspect: Literal["pad", "crop"] | None = None
     vision_tower: str | None = None
     base: str | None = None
@@ -83,7 +89,8 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         rules = (
             (self.quant in QUANTS, f"quant must be one of {', '.join(QUANTS)}"),
-            (self.vision in ("auto", "fp32", "fp16"), "vision must be auto, fp32 or fp16"),
+            (self.vision in ("auto", "fp32", "fp16", "int8"), "vision must be auto, fp32, fp16 or int8"),
+            (self.calibrate is None or self.vision in ("auto", "int8"), "calibrate belongs to vision auto or int8"),
             (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
             (self.template in (None, *TEMPLATES), f"template must be one of {', '.join(TEMPLATES)}"),
             (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
@@ -91,6 +98,11 @@ class ConvertOptions:
         faults = [message for holds, message in rules if not holds]
         if faults:
             raise ValueError("; ".join(faults))
+
+    @property
+    def tries_int8(self) -> bool:
+        """Whether an int8 tower is made, and kept if it is worth it. An unquantized bundle is so in all its parts."""
+        return self.vision == "int8" or (self.vision == "auto" and self.quant not in _UNQUANTIZED and not has_cuda())
 
 
 class ParityMeasure(Protocol):
@@ -128,6 +140,7 @@ def convert(
     options: ConvertOptions,
     *,
     measure: ParityMeasure,
+    calibration: Iterable[NDArray[np.uint8]] = (),
     progress: ProgressCallback = silent,
 ) -> Bundle:
     """Converts an opened checkpoint to a bundle.
@@ -137,6 +150,8 @@ def convert(
         out: The bundle's directory. It appears whole or not at all; work happens in `<out>.partial`.
         options: What to make.
         measure: Compares the result with the checkpoint.
+        calibration: Pictures uint8 (H, W, 3) to measure an int8 tower with, beside the reference pictures; read only
+            if one is made.
         progress: Told stages and bytes.
 
     Raises:
@@ -147,12 +162,8 @@ def convert(
         check_mmproj(checkpoint)
     _check_disk(checkpoint, out, options)
     with staging_directory(out) as directory:
-        precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
-        aspect = options.aspect or checkpoint.config.aspect
-        progress(ProgressEvent(f"vision tower, {precision}", 0, None, "items"))
-        truth = _export_tower(checkpoint, directory, precision, aspect)
+        truth, vision = _export_tower(checkpoint, directory, options, calibration, progress)
         return_freed_memory()
-        progress(ProgressEvent(f"vision tower, {precision}", 1, 1, "items"))
         encoder = Encoder(options.n_threads or os.cpu_count() or 1)
         try:
             write_projector(checkpoint, directory / _ROLE_FILES["projector"], options.quant, encoder, progress)
@@ -162,10 +173,9 @@ def convert(
         finally:
             encoder.close()
         return_freed_memory()
-        vision = _vision_spec(checkpoint, precision, aspect)
         manifest = _describe(checkpoint, directory, vision, options)
         record, parity = measure(Bundle(directory, manifest), checkpoint, truth)
-        _refuse_broken(parity, options.quant)
+        _refuse_broken(parity, options.quant, vision.precision)
         record.save(directory / _ROLE_FILES["parity"])
         _seal(directory, manifest, parity)
         publish(directory, out)
@@ -177,21 +187,44 @@ def convert(
 def estimate_bytes(checkpoint: Checkpoint, options: ConvertOptions) -> int:
     """Size of the bundle to be, from shapes alone."""
     language = sum(encoded_bytes(tensor.type, tensor.shape) for tensor in plan_language(checkpoint, options.quant))
-    tower, width = checkpoint.tower, 2 if options.vision == "fp16" else 4
-    per_block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
-    vision = width * checkpoint.n_blocks * per_block
-    matrix = (checkpoint.config.language.n_embd, tower.hidden_size + checkpoint.config.language.n_embd)
+    vision = (1 if options.tries_int8 else 2 if options.vision == "fp16" else 4) * _count_weights(checkpoint)
+    matrix = (checkpoint.config.language.n_embd, checkpoint.tower.hidden_size + checkpoint.config.language.n_embd)
     projector = encoded_bytes(projector_type(options.quant), matrix)
-    mmproj = (checkpoint.n_blocks * per_block + 4 * matrix[0] * matrix[1]) * (4 if options.quant == "F32" else 2)
+    mmproj = (_count_weights(checkpoint) + 4 * matrix[0] * matrix[1]) * (4 if options.quant == "F32" else 2)
     return language + vision + projector + (mmproj if options.mmproj else 0) + (2 << 20)
 
 
+def _count_weights(checkpoint: Checkpoint) -> int:
+    """Of the blocks of the tower, nearly all that it has."""
+    tower = checkpoint.tower
+    return checkpoint.n_blocks * (4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size)
+
+
 def _export_tower(
-    checkpoint: Checkpoint, directory: Path, precision: Literal["fp32", "fp16"], aspect: str
-) -> VisionTruth:
+    checkpoint: Checkpoint,
+    directory: Path,
+    options: ConvertOptions,
+    calibration: Iterable[NDArray[np.uint8]],
+    progress: ProgressCallback,
+) -> tuple[VisionTruth, VisionSpec]:
+    path, aspect = directory / _ROLE_FILES["vision"], options.aspect or checkpoint.config.aspect
+    precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
+    stage = f"vision tower, {'int8' if options.tries_int8 else precision}"
+    progress(ProgressEvent(stage, 0, None, "items"))
     tower = build_tower(checkpoint)
-    write_vision(tower, directory / _ROLE_FILES["vision"], precision)
-    return vision_truth(checkpoint, tower, make_reference_pictures(), aspect)
+    truth = vision_truth(checkpoint, tower, make_reference_pictures(), aspect)
+    if options.tries_int8:
+        others = (reference.reference_pixels(checkpoint, picture, aspect) for picture in calibration)
+        squares = [values[:_SQUARES_MEASURED] for values in (*truth.pixels, *others)]
+        quantization = write_int8(tower, path, squares, options.n_threads or os.cpu_count() or 1, progress)
+        if options.vision == "int8" or is_worthwhile(quantization):
+            progress(ProgressEvent(stage, 1, 1, "items"))
+            return truth, describe_vision(checkpoint, "int8", aspect, quantization)
+        stage = f"vision tower, fp32: int8 holds its budget for {quantization.count('int8')} MatMuls only"
+        tower = build_tower(checkpoint)  # the other one is rescaled
+    write_vision(tower, path, precision)
+    progress(ProgressEvent(stage, 1, 1, "items"))
+    return truth, describe_vision(checkpoint, precision, aspect)
 
 
 def vision_truth(
@@ -215,8 +248,8 @@ def _describe(checkpoint: Checkpoint, directory: Path, vision: VisionSpec, optio
         created_by=f"edge-llava {version('edge-llava')}",
         source=_copy_licenses(checkpoint, directory),
         vision=vision,
-        projector=_projector_spec(checkpoint, options.quant),
-        language=_language_spec(checkpoint, options.quant, options.template or checkpoint.config.template),
+        projector=describe_projector(checkpoint, options.quant),
+        language=describe_language(checkpoint, options.quant, options.template or checkpoint.config.template),
         files=_describe_files(directory),
         parity={},
     )
@@ -231,56 +264,15 @@ def _seal(directory: Path, manifest: Manifest, parity: Mapping[str, StageParity]
     _share_permissions(directory)
 
 
-def _vision_spec(checkpoint: Checkpoint, precision: str, aspect: str) -> VisionSpec:
-    config, tower = checkpoint.config, checkpoint.tower
-    return VisionSpec(
-        image_size=tower.image_size,
-        patch_size=tower.patch_size,
-        hidden_size=tower.hidden_size,
-        feature_layer=config.feature_layer,
-        drop_cls=config.drop_cls,
-        image_mean=config.image_mean,
-        image_std=config.image_std,
-        aspect=aspect,
-        grid_pinpoints=config.grid_pinpoints if aspect == "anyres" else (),
-        merge=config.merge if aspect == "anyres" else "flat",
-        has_newline=config.has_newline and aspect == "anyres",
-        precision=precision,
-    )
-
-
-def _projector_spec(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
-    n_embd = checkpoint.config.language.n_embd
-    return ProjectorSpec(
-        checkpoint.config.projector_kind, checkpoint.tower.hidden_size, n_embd, projector_type(quant).name
-    )
-
-
-def _language_spec(checkpoint: Checkpoint, quant: str, template: str) -> LanguageSpec:
-    language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
-    return LanguageSpec(
-        n_embd=language.n_embd,
-        n_layer=language.n_layer,
-        n_head=language.n_head,
-        n_head_kv=language.n_head_kv,
-        n_vocab=len(vocabulary),
-        n_ctx_train=language.n_ctx_train,
-        quant=quant,
-        template=template,
-        image_marks=checkpoint.config.image_marks,
-        bos=vocabulary.bos,
-        eos=vocabulary.eos,
-    )
-
-
 def _describe_files(directory: Path) -> dict[str, FileEntry]:
     paths = {role: directory / name for role, name in _ROLE_FILES.items()}
     return {role: describe_file(path, directory) for role, path in paths.items() if path.is_file()}
 
 
-def _refuse_broken(parity: Mapping[str, StageParity], quant: str) -> None:
+def _refuse_broken(parity: Mapping[str, StageParity], quant: str, precision: str) -> None:
     """A bundle far from its checkpoint is no bundle: something is wrong that quantization does not explain."""
-    floors = {"vision": 0.999, "projector": 0.98, "language": 0.98 if quant in ("F32", "F16", "BF16", "Q8_0") else 0.0}
+    tower = BUDGET_MIN if precision == "int8" else 0.999  # no patch of a reference picture is below that
+    floors = {"vision": tower, "projector": 0.98, "language": 0.98 if quant in ("F32", "F16", "BF16", "Q8_0") else 0.0}
     faults = [
         f"{stage}: {figures.describe()}; expected a mean cosine of at least {floors[stage]}"
         for stage, figures in parity.items()
@@ -307,6 +299,8 @@ def _copy_licenses(checkpoint: Checkpoint, directory: Path) -> SourceInfo:
 def _check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> None:
     parent = next(path for path in (out, *out.parents) if path.exists())
     free, needed = shutil.disk_usage(parent).free, estimate_bytes(checkpoint, options)
+    if options.tries_int8:  # beside the float32 tower that it is made from
+        needed = max(needed, 6 * _count_weights(checkpoint))
     if free < needed:
         sizes = f"{free / 1e6:,.0f} MB free; the bundle needs {needed / 1e6:,.0f} MB"
         raise ConversionError(f"{parent} has {sizes}. Choose another place with -o.")

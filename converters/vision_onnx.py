@@ -61,6 +61,12 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
     _fix_shapes(model, tower)
     if precision == "fp16":
         _store_in_half(model)
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Writes a complete graph to vision.onnx and its weights to vision.onnx.data beside it; older ones are replaced."""
+    path.with_name(_WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
     onnx.save_model(
         model,
         path,

@@ -39,8 +39,10 @@ def convert(
         MissingExtra: If the [convert] extra is not installed.
         CheckpointError: If the source is not a supported, complete checkpoint.
         ConversionError: If the bundle cannot be made; nothing is left behind.
+        ImageError: If there is no picture to calibrate with, or one cannot be read.
     """
     require_converters()
+    from edge_llava.calibration import builtin_pictures, list_pictures, read_pictures
     from edge_llava.converters import pipeline
     from edge_llava.converters.staging import check_target
     from edge_llava.verify import measure
@@ -48,9 +50,16 @@ def convert(
     options = options or pipeline.ConvertOptions()
     target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
+    own = list_pictures(Path(options.calibrate)) if options.calibrate is not None else None
+    calibration = builtin_pictures() if own is None else read_pictures(own)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
     bundle = pipeline.convert(
-        checkpoint, target, options, measure=partial(measure, progress=progress), progress=progress
+        checkpoint,
+        target,
+        options,
+        measure=partial(measure, progress=progress),
+        calibration=calibration,
+        progress=progress,
     )
     if out is None:
         set_default_bundle(str(bundle.path))

@@ -91,6 +91,15 @@ class JsonFields:
         value: int | None = self._get(key, lambda v: v is None or (_is_int(v) and v >= 0), "a count or null", None)
         return value
 
+    def number(self, key: str, low: float, high: float) -> float:
+        """A number from low to high."""
+        expected = f"a number from {low:g} to {high:g}"
+        return float(self._get(key, lambda v: _is_number(v) and low <= v <= high, expected, low))
+
+    def optional_object(self, key: str) -> JsonFields | None:
+        """The object inside, or None where the field is missing or null."""
+        return None if self._data.get(key) is None else self.object(key)
+
     def object(self, key: str) -> JsonFields:
         """The object inside; if it is missing, that is one fault, not one per field of it."""
         data = self._get(key, lambda v: isinstance(v, dict), "an object", {})

@@ -15,12 +15,10 @@ from pathlib import PureWindowsPath
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.json_fields import JsonFields
+from edge_llava.vision_spec import VisionSpec, find_vision_faults, read_vision
 
 FORMAT_VERSION = 1
 
-ASPECTS = ("pad", "crop", "anyres")
-MERGES = ("flat", "spatial", "spatial_unpad", "spatial_unpad_rounded")
-VISION_PRECISIONS = ("fp32", "fp16", "int8")
 PROJECTOR_KINDS = ("linear", "mlp2x_gelu")
 QUANTS = (
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S",
@@ -47,51 +45,6 @@ class SourceInfo:
     revision: str | None
     layout: str
     license_files: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VisionSpec:
-    """The vision tower as deployed.
-
-    Attributes:
-        image_size: Side S of the square input in pixels.
-        patch_size: Side of a patch in pixels; divides image_size.
-        hidden_size: Width D of a patch feature.
-        feature_layer: Index into hidden_states as in the checkpoint (-2: all blocks but the last).
-        drop_cls: Whether the class token's row is dropped (True for every released LLaVA).
-        image_mean, image_std: Per-channel normalization in RGB order, of pixels scaled to [0, 1].
-        aspect: "pad" to a square of the mean colour, "crop" the centre, or "anyres" tiles.
-        grid_pinpoints: Canvas sizes (width, height) in pixels for "anyres", in the order in which ties are decided;
-            empty otherwise.
-        merge: How the tiles of "anyres" become one sequence: "flat", tile after tile; "spatial", the rows of the
-            canvas; "spatial_unpad", without its border, counted as LLaVA does, or "spatial_unpad_rounded", as
-            transformers does. "flat" where there are no tiles.
-        has_newline: Whether a trained row ends each row of patches of the canvas.
-        precision: How the weights are stored: "fp32", "fp16" or "int8".
-    """
-
-    image_size: int
-    patch_size: int
-    hidden_size: int
-    feature_layer: int
-    drop_cls: bool
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    aspect: str
-    grid_pinpoints: tuple[tuple[int, int], ...]
-    merge: str
-    has_newline: bool
-    precision: str
-
-    @property
-    def grid_side(self) -> int:
-        """Patches along one side of the square input."""
-        return self.image_size // self.patch_size
-
-    @property
-    def n_features(self) -> int:
-        """Rows P of one square input: grid_side squared, and one more where the class token is kept."""
-        return self.grid_side**2 + (0 if self.drop_cls else 1)
 
 
 @dataclass(frozen=True)
@@ -237,7 +190,7 @@ def _read_manifest(fields: JsonFields) -> Manifest:
         format_version=fields.integer("format_version", 1, FORMAT_VERSION),
         created_by=fields.text("created_by"),
         source=_read_source(fields.object("source")),
-        vision=_read_vision(fields.object("vision")),
+        vision=read_vision(fields.object("vision")),
         projector=_read_projector(fields.object("projector")),
         language=_read_language(fields.object("language")),
         files=_read_files(fields.object("files")),
@@ -251,23 +204,6 @@ def _read_source(fields: JsonFields) -> SourceInfo:
         revision=fields.optional_text("revision"),
         layout=fields.text("layout", ("hf", "original")),
         license_files=fields.texts("license_files"),
-    )
-
-
-def _read_vision(fields: JsonFields) -> VisionSpec:
-    return VisionSpec(
-        image_size=fields.integer("image_size", 1, 4096),
-        patch_size=fields.integer("patch_size", 1, 4096),
-        hidden_size=fields.integer("hidden_size", 1),
-        feature_layer=fields.integer("feature_layer", -1000, 1000),
-        drop_cls=fields.boolean("drop_cls"),
-        image_mean=fields.triple("image_mean", positive=False),
-        image_std=fields.triple("image_std", positive=True),
-        aspect=fields.text("aspect", ASPECTS),
-        grid_pinpoints=fields.sizes("grid_pinpoints"),
-        merge=fields.text("merge", MERGES),
-        has_newline=fields.boolean("has_newline"),
-        precision=fields.text("precision", VISION_PRECISIONS),
     )
 
 
@@ -338,21 +274,11 @@ def _read_parity(fields: JsonFields) -> StageParity:
 def _disagreements(manifest: Manifest) -> list[str]:
     """Fields that are each valid and yet cannot be true together."""
     vision, projector, language = manifest.vision, manifest.projector, manifest.language
-    faults = []
-    if vision.image_size % vision.patch_size:
-        faults.append(f"vision.image_size {vision.image_size} is no multiple of patch_size {vision.patch_size}")
+    faults = find_vision_faults(vision)
     if projector.in_features != vision.hidden_size:
         faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")
     if projector.out_features != language.n_embd:
         faults.append(f"projector.out_features {projector.out_features} != language.n_embd {language.n_embd}")
-    if (vision.aspect == "anyres") != bool(vision.grid_pinpoints):
-        faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
-    if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
-        faults.append(f"vision.grid_pinpoints are no multiples of image_size {vision.image_size}")
-    if vision.merge == "flat" and vision.has_newline:
-        faults.append("vision.has_newline is true, and vision.merge is 'flat', which has no rows to end")
-    if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.drop_cls):
-        faults.append(f"vision.merge {vision.merge!r} needs tiles of patches only (anyres, drop_cls)")
     for name in ("bos", "eos"):
         if getattr(language, name) >= language.n_vocab:
             faults.append(f"language.{name} {getattr(language, name)} is outside the vocabulary of {language.n_vocab}")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_llava.manifest import VisionSpec
 from edge_llava.runtime.tiles import cut_tiles
+from edge_llava.vision_spec import VisionSpec
 
 # Above this many pixels neither the resized picture of "crop" nor the padded one of "pad" is built whole.
 # A crop of 1 x 4000 px would otherwise build 336 x 1,344,000: only the part that it keeps is computed, from the same

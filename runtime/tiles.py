@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_llava.manifest import VisionSpec
+from edge_llava.vision_spec import VisionSpec
 
 Size = tuple[int, int]
 _BLACK = (0, 0, 0)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError, BundleError, MissingExtra
-from edge_llava.manifest import VisionSpec
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.vision_spec import VisionSpec
 
 VisionProvider = Literal["auto", "cpu", "cuda"]
 _PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

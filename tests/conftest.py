@@ -89,8 +89,8 @@ def seeded_f32(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path
 
 @pytest.fixture(scope="session")
 def seeded_q4(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
-    """The seeded checkpoint as a Q4_K_M bundle. Read only: copy it before changing it."""
-    return convert_to(seeded_checkpoint, quant="Q4_K_M")
+    """The seeded checkpoint as a Q4_K_M bundle with an unquantized tower. Read only: copy it before changing it."""
+    return convert_to(seeded_checkpoint, quant="Q4_K_M", vision="fp32")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import click
 
 from edge_llava.cli.display import format_bytes
 from edge_llava.cli.options import json_option
-from edge_llava.manifest import VisionSpec
+from edge_llava.vision_spec import VisionSpec
 
 
 @click.command("inspect")
@@ -49,6 +49,8 @@ def command(bundle: str | None, as_json: bool) -> None:
         ),
         ("template", language.template + (", <im_start> and <im_end> around pictures" if language.image_marks else "")),
     ]
+    if vision.quantization is not None:
+        lines.append(("int8", vision.quantization.describe()))
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
     lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
     for label, text in lines:

@@ -24,7 +24,8 @@ def test_convert_demo_then_chat_needs_no_more_options(run, photo, home):
 
 
 def test_convert_json(run, seeded_checkpoint, tmp_path, home):
-    result = run("convert", seeded_checkpoint, "-o", tmp_path / "bundle", "--quant", "Q8_0", "--json")
+    options = ("--quant", "Q8_0", "--vision", "fp32", "--json")
+    result = run("convert", seeded_checkpoint, "-o", tmp_path / "bundle", *options)
     report = json.loads(result.out)
     assert set(report) == {"bundle", "bytes", "seconds", "peak_rss_bytes", "parity"}
     files = (path for path in (tmp_path / "bundle").iterdir() if path.name != "manifest.json")
@@ -40,6 +41,8 @@ def test_convert_json(run, seeded_checkpoint, tmp_path, home):
         (("no/such/directory",), 4, "no/such/directory"),
         (("EMPTY",), 4, "config.json"),
         (("demo", "--quant", "Q9_X"), 2, "Q9_X"),
+        (("demo", "--vision", "fp16", "--calibrate", "EMPTY"), 2, "--calibrate measures int8"),
+        (("demo", "--calibrate", "EMPTY"), 7, "holds no pictures to calibrate with"),
         (("demo", "-o", "EMPTY_WITH_FILE"), 5, "is no bundle"),
         (("demo", "--vision-tower", "EMPTY"), 4, "--vision-tower"),
         ((), 2, "--yes"),

@@ -91,7 +91,8 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
     )
     checkpoint = make_checkpoint(wanted, seed=52)
     (checkpoint / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.25, 0.125], "image_std": [1, 2, 4]}')
-    data = json.loads((convert(checkpoint, tmp_path / "b").path / "manifest.json").read_text())
+    bundle = convert(checkpoint, tmp_path / "b", ConvertOptions(vision="fp32"))
+    data = json.loads((bundle.path / "manifest.json").read_text())
     assert data["format_version"] == 1
     assert data["created_by"] == f"edge-llava {version('edge-llava')}"
     assert data["source"] == {"name": "llava-52", "revision": None, "layout": "hf", "license_files": []}
@@ -108,6 +109,7 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "merge": "flat",
         "has_newline": False,
         "precision": "fp32",
+        "quantization": None,
     }
     assert data["projector"] == {"kind": "mlp2x_gelu", "in_features": 96, "out_features": 128, "quant": "Q6_K"}
     assert data["language"] == {
@@ -325,7 +327,7 @@ def test_a_disk_that_is_too_small_is_seen_before(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("quant", ["F32", "Q4_K_M"])
 def test_the_estimate_is_near(seeded_checkpoint, seeded_f32, seeded_q4, quant):
-    estimate = estimate_bytes(Checkpoint.open(str(seeded_checkpoint)), ConvertOptions(quant=quant))
+    estimate = estimate_bytes(Checkpoint.open(str(seeded_checkpoint)), ConvertOptions(quant=quant, vision="fp32"))
     actual = Bundle.open(seeded_f32 if quant == "F32" else seeded_q4).n_bytes
     assert actual <= estimate <= actual + (4 << 20)
 
@@ -448,7 +450,9 @@ def test_an_unknown_quantization(tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [{"vision": "int8"}, {"vision": "q4"}, {"aspect": "anyres"}, {"n_threads": 0}])
+@pytest.mark.parametrize(
+    "options", [{"vision": "q4"}, {"calibrate": "x", "vision": "fp16"}, {"aspect": "anyres"}, {"n_threads": 0}]
+)
 def test_options_that_are_not_offered(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ConvertOptions(**options)

@@ -24,10 +24,10 @@ ROOMS = ("runtime", "converters")
 # What the rooms may know of the hall.
 CONTRACT = {
     "errors", "manifest", "bundle", "home", "progress", "memory", "gguf_check", "ggml_library", "parity_record",
-    "templates", "profile", "device",
+    "templates", "profile", "device", "vision_spec",
 }  # fmt: skip
 # The hall's own doors: the only files beside edge_llava's folders that know a room.
-DOORS = {"__init__", "conversion", "parity", "verify"}
+DOORS = {"__init__", "calibration", "conversion", "parity", "verify"}
 CONVERTER_PACKAGES = ("torch", "transformers", "optimum", "onnx")
 ENGINES = ("numpy", "llama_cpp", "onnxruntime", "PIL", "rich", "click")
 MAX_LINES = 340

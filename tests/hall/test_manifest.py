@@ -226,6 +226,75 @@ def test_impossible_value_is_named(path: Path_, value: Any, fault: str) -> None:
     assert found.startswith(fault)
 
 
+def quantized() -> dict[str, Any]:
+    """With the record of an int8 tower, which older manifests do not have."""
+    kinds = {"layers.0.self_attn.q_proj": "int8", "layers.0.mlp.fc2": "blockwise8", "layers.1.mlp.fc2": "float"}
+    record = {"matmuls": kinds, "cosine_mean": 0.9995, "cosine_min": 0.992, "n_pictures": 16}
+    return spoiled(("vision", "quantization"), {**record, "budget_mean": 0.999, "budget_min": 0.99})
+
+
+def test_record_of_an_int8_tower() -> None:
+    manifest = read(quantized())
+    record = manifest.vision.quantization
+    assert record is not None
+    assert record.matmuls["layers.0.mlp.fc2"] == "blockwise8"
+    assert (record.cosine_mean, record.cosine_min, record.budget_mean, record.budget_min) == (
+        0.9995,
+        0.992,
+        0.999,
+        0.99,
+    )
+    assert record.describe() == (
+        "3 MatMuls: 1 int8, 1 8-bit blockwise, 1 float; cosine 0.999500, worst patch 0.992000 "
+        "over 16 calibration pictures"
+    )
+    assert Manifest.from_json(manifest.to_json(), "again") == manifest
+
+
+@pytest.mark.parametrize("data", [sample(), spoiled(("vision", "quantization"), None)])
+def test_manifest_without_that_record(data: Any) -> None:
+    assert read(data).vision.quantization is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        ((), 7, "vision.quantization is 7, expected an object"),
+        (("matmuls",), [], "vision.quantization.matmuls is [], expected an object"),
+        (
+            ("matmuls", "layers.1.mlp.fc2"),
+            "int4",
+            'matmuls.layers.1.mlp.fc2 is "int4", expected one of int8, blockwise8',
+        ),
+        (("cosine_mean",), 1.5, "vision.quantization.cosine_mean is 1.5, expected a number from -1 to 1"),
+        (("cosine_min",), None, "vision.quantization.cosine_min is null, expected a number from -1 to 1"),
+        (("cosine_min",), float("nan"), "vision.quantization.cosine_min is NaN, expected a number from -1 to 1"),
+        (("budget_mean",), "1", 'vision.quantization.budget_mean is "1", expected a number'),
+        (("budget_min",), True, "vision.quantization.budget_min is true, expected a number"),
+        (("n_pictures",), 0, "vision.quantization.n_pictures is 0, expected an integer from 1"),
+    ],
+)
+def test_fault_of_that_record_is_named(path: Path_, value: Any, fault: str) -> None:
+    data = quantized()
+    put(data, ("vision", "quantization", *path), value)
+    (found,) = faults_of(data)
+    assert fault in found
+
+
+@pytest.mark.parametrize("field", ["matmuls", "cosine_mean", "cosine_min", "budget_mean", "budget_min", "n_pictures"])
+def test_missing_field_of_that_record_is_named(field: str) -> None:
+    data = quantized()
+    del data["vision"]["quantization"][field]
+    (found,) = faults_of(data)
+    assert found.startswith(f"vision.quantization.{field} is missing")
+
+
+def test_record_of_a_tower_that_is_not_int8() -> None:
+    data = quantized()
+    put(data, ("vision", "precision"), "fp16")
+    assert faults_of(data) == ["vision.quantization describes an int8 tower, and vision.precision is 'fp16'"]
+
+
 def test_all_faults_at_once() -> None:
     data = sample()
     put(data, ("created_by",), 7)

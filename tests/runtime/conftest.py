@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_llava.manifest import VisionSpec
+from edge_llava.vision_spec import VisionSpec
 
 
 @pytest.fixture(scope="session")

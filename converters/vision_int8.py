@@ -1,0 +1,229 @@
+"""The tower in 8 bits, as far as a measured budget allows: smooth, quantize, measure, and give back what harms."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from edge_llava.converters.reference import reference_features
+from edge_llava.converters.smoothing import smooth, watch_ranges
+from edge_llava.converters.tower import TrimmedTower
+from edge_llava.converters.vision_matmuls import SWITCHES, ExportedTower
+from edge_llava.converters.vision_onnx import save_graph, write_vision
+from edge_llava.memory import return_freed_memory
+from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.vision_spec import VisionQuantization
+
+BUDGET_MEAN, BUDGET_MIN = 0.999, 0.99  # cosine of a patch's features to float32
+_Squares = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """Cosine similarity to float32, over all patches of all pictures: mean and worst; and the worst patch's picture."""
+
+    cosine_mean: float
+    cosine_min: float
+    worst_picture: int
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is used up."""
+        return max((1 - self.cosine_mean) / (1 - BUDGET_MEAN), (1 - self.cosine_min) / (1 - BUDGET_MIN))
+
+    @property
+    def holds(self) -> bool:
+        """Whether the budget does."""
+        return self.cosine_mean >= BUDGET_MEAN and self.cosine_min >= BUDGET_MIN
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Pictures to measure with.
+
+    Attributes:
+        pixels: Squares (T, 3, S, S) of each picture.
+        features: What the tower in float32 makes of them, (T, P, D) each.
+        n_threads: CPU threads.
+    """
+
+    pixels: tuple[_Squares, ...]
+    features: tuple[NDArray[np.float32], ...]
+    n_threads: int
+
+    def open(self, path: Path) -> Any:
+        """Opens a graph on the CPU."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.n_threads
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def measure(self, path: Path) -> Nearness:
+        """How near a graph is to float32."""
+        session = self.open(path)
+        cosines = [
+            row_cosines(session.run(None, {"pixel_values": pixels})[0], features)
+            for pixels, features in zip(self.pixels, self.features, strict=True)
+        ]
+        return _summarize(cosines)
+
+
+def write_int8(
+    tower: TrimmedTower,
+    path: Path,
+    pixels: Sequence[_Squares],
+    n_threads: int,
+    progress: ProgressCallback = silent,
+) -> VisionQuantization:
+    """Exports the tower with as many int8 MatMuls as the budget allows.
+
+    Args:
+        tower: In float32; its weights are rescaled (see `smoothing`) and then given back: it is of no use afterwards.
+        path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
+        pixels: Squares (T, 3, S, S) of each calibration picture.
+        n_threads: CPU threads.
+        progress: Told the graphs tried.
+
+    Returns:
+        What was chosen and what it measured. The budget always holds: at worst everything stays in float.
+    """
+    with watch_ranges(tower) as ranges:
+        features = tuple(reference_features(tower, squares) for squares in pixels)
+    calibration = Calibration(tuple(pixels), features, n_threads)
+    smooth(tower, ranges)
+    with tempfile.TemporaryDirectory(prefix="int8-", dir=path.parent) as directory:
+        exact = Path(directory) / "vision.onnx"
+        write_vision(tower, exact, "fp32")
+        tower.to(device="meta")
+        return_freed_memory()
+        exported = ExportedTower(exact)
+        kinds, nearness = choose_kinds(exported, calibration, progress)
+        save_graph(onnx.load(exported.write("chosen.onnx", kinds)), path)
+    return VisionQuantization(
+        matmuls=kinds,
+        cosine_mean=nearness.cosine_mean,
+        cosine_min=nearness.cosine_min,
+        budget_mean=BUDGET_MEAN,
+        budget_min=BUDGET_MIN,
+        n_pictures=len(pixels),
+    )
+
+
+def is_worthwhile(quantization: VisionQuantization) -> bool:
+    """Whether at least half of the MatMuls are int8: with fewer, little time is gained."""
+    return 2 * quantization.count("int8") >= len(quantization.matmuls)
+
+
+def has_cuda() -> bool:
+    """Whether the installed ONNX Runtime computes on CUDA, where int8 gains nothing."""
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def choose_kinds(
+    exported: ExportedTower, calibration: Calibration, progress: ProgressCallback = silent
+) -> tuple[dict[str, str], Nearness]:
+    """The kind of every MatMul: int8, but for as few as the budget demands.
+
+    Those that harm most are given back first, to 8 bits blockwise and from there to float: one step, two, four, until
+    the budget holds; then by halves back to the fewest steps that hold it.
+    """
+
+    def attempt(changes: Sequence[tuple[str, str]]) -> tuple[dict[str, str], Nearness]:
+        kinds = dict.fromkeys((matmul.name for matmul in exported.matmuls), "int8") | dict(changes)
+        return kinds, calibration.measure(exported.write("attempt.onnx", kinds))
+
+    kinds, nearness = attempt([])
+    if nearness.holds:
+        return kinds, nearness
+    steps = _Steps(exported, calibration, nearness.worst_picture, progress)
+    too_few, enough = 0, 1
+    while not (chosen := attempt(steps.first(enough)))[1].holds and enough < steps.n_most:
+        too_few, enough = enough, min(2 * enough, steps.n_most)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        candidate = attempt(steps.first(middle))
+        if candidate[1].holds:
+            chosen, enough = candidate, middle
+        else:
+            too_few = middle
+    return chosen
+
+
+class _Steps:
+    """Which MatMul is given back next, and to what; measured as far as it is asked for.
+
+    A MatMul's damage is the share of the budget that is spent when it alone is quantized, on the worst picture.
+    """
+
+    def __init__(
+        self, exported: ExportedTower, calibration: Calibration, picture: int, progress: ProgressCallback
+    ) -> None:
+        self._exported, self._calibration, self._picture, self._progress = exported, calibration, picture, progress
+        self._taken: list[tuple[str, str]] = []
+        self._damage: dict[str, float] = {}
+        self._measures: dict[str, Callable[[int], float]] = {}
+        self.n_most = 2 * len(exported.matmuls)
+
+    def first(self, n_steps: int) -> list[tuple[str, str]]:
+        """The first steps: a MatMul's name and its new kind; a later step for a MatMul overrules an earlier one."""
+        if not self._taken:
+            self._measure_all()
+        while len(self._taken) < n_steps and self._damage:
+            self._take()
+        return self._taken[:n_steps]
+
+    def _measure_all(self) -> None:
+        for index, matmul in enumerate(self._exported.matmuls):
+            self._damage[matmul.name] = self._measure("int8", index)
+            n_all = len(self._exported.matmuls)
+            self._progress(ProgressEvent("finding the MatMuls that int8 harms", index + 1, n_all, "items"))
+
+    def _take(self) -> None:
+        name = max(self._damage, key=self._damage.__getitem__)
+        damage = self._damage.pop(name)
+        if (name, "blockwise8") not in self._taken:
+            index = [matmul.name for matmul in self._exported.matmuls].index(name)
+            blockwise = self._measure("blockwise8", index)
+            if blockwise < damage / 2:  # it costs time too: it has to gain something
+                self._damage[name] = blockwise
+                self._taken.append((name, "blockwise8"))
+                return
+        self._taken.append((name, "float"))
+
+    def _measure(self, kind: str, index: int) -> float:
+        if kind not in self._measures:
+            self._measures[kind] = self._open(kind)
+        return self._measures[kind](index)
+
+    def _open(self, kind: str) -> Callable[[int], float]:
+        session = self._calibration.open(self._exported.write_switched(f"{kind}.onnx", kind))
+        pixels, features = (values[self._picture] for values in (self._calibration.pixels, self._calibration.features))
+
+        def measure(index: int) -> float:
+            switches = np.zeros(len(self._exported.matmuls), np.float32)
+            switches[index] = 1
+            (ours,) = session.run(None, {"pixel_values": pixels, SWITCHES: switches})
+            return _summarize([row_cosines(ours, features)]).spent
+
+        return measure
+
+
+def row_cosines(ours: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine similarity of each row of (..., D), flat."""
+    a, b = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (ours, exact))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: NDArray[np.float64] = (a * b).sum(1) / np.maximum(norms, 1e-30)
+    return cosines
+
+
+def _summarize(cosines: Sequence[NDArray[np.float64]]) -> Nearness:
+    worst = [float(values.min()) for values in cosines]
+    return Nearness(float(np.concatenate(cosines).mean()), min(worst), worst.index(min(worst)))

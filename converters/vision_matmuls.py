@@ -1,0 +1,215 @@
+"""MatMuls of vision.onnx with weights of 8 bits: the nodes that ONNX Runtime computes fast on a CPU.
+
+x86 without VNNI multiplies unsigned inputs by signed weights, adds two neighbours in 16 bits, and cuts what does not
+fit: 255 x 127 twice does not. So the scale of an output channel is such that no two neighbouring weights of one sign
+add up to more than 128: 255 x 128 = 32640 fits, and the same integers come out everywhere.
+Source: vpmaddubsw, Intel's intrinsics guide; onnxruntime's guide to quantization on saturation; its kernels pack four
+neighbours along K (MLAS_GEMM_U8S8_KERNEL_AVX2::PackedK).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+BLOCK = 32  # numbers that share a scale in MatMulNBits
+LARGEST = 127  # magnitude of an int8 weight
+LARGEST_PAIR = 128  # of two neighbours of one sign together
+LARGEST_IN_BLOCK = 63  # MatMulNBits keeps weights unsigned, here 1..127 around 64: signed or not, no pair overflows
+SWITCHES = "switches"
+_CONTRIB = "com.microsoft"
+_SMALLEST = 1e-30
+
+
+@dataclass(frozen=True)
+class WeightMatMul:
+    """A MatMul of an exported tower whose second input is weights.
+
+    Attributes:
+        name: Of the layer: "layers.0.self_attn.q_proj".
+        source: Name of the input.
+        weights: Name of the initializer (K, N).
+        output: Name of the output.
+    """
+
+    name: str
+    source: str
+    weights: str
+    output: str
+
+
+class ExportedTower:
+    """A float32 tower on disk whose MatMuls can be replaced; weights are read one at a time.
+
+    Attributes:
+        matmuls: Those with weights, in the order in which they are computed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: vision.onnx, weights in a file beside it.
+        """
+        self._path = path
+        self._model = onnx.load(path, load_external_data=False)
+        self._initializers = {weight.name: weight for weight in self._model.graph.initializer}
+        self.matmuls = tuple(
+            WeightMatMul(_layer_name(node.name), node.input[0], node.input[1], node.output[0])
+            for node in self._model.graph.node
+            if node.op_type == "MatMul" and node.input[1] in self._initializers
+        )
+
+    def write(self, name: str, kinds: Mapping[str, str]) -> Path:
+        """Writes a variant beside the tower, whose file of weights it shares.
+
+        Args:
+            name: Of the new file, and with ".data" of that of its weights; older ones are replaced.
+            kinds: One of `vision_spec.MATMUL_KINDS` for each MatMul's name.
+
+        Returns:
+            Its path.
+        """
+        parts = {
+            matmul.output: self._replacement(matmul, kinds[matmul.name], matmul.output)
+            for matmul in self.matmuls
+            if kinds[matmul.name] != "float"
+        }
+        return self._save(self._rebuild(parts), name)
+
+    def write_switched(self, name: str, kind: str) -> Path:
+        """Writes a variant that computes every MatMul twice, in float and as `kind`, and takes what a switch says.
+
+        The switches are its second input, float32 (one per MatMul, in order): 0 takes float, 1 takes `kind`.
+        """
+        parts = {}
+        for index, matmul in enumerate(self.matmuls):
+            exact, other, change, share = (f"{matmul.output}.{end}" for end in ("float", kind, "change", "share"))
+            part = self._replacement(matmul, kind, other)
+            place = numpy_helper.from_array(np.array([index], np.int64), f"{matmul.output}.place")
+            nodes = [
+                helper.make_node("MatMul", [matmul.source, matmul.weights], [exact], exact),
+                helper.make_node("Sub", [other, exact], [change], change),
+                helper.make_node("Gather", [SWITCHES, place.name], [f"{matmul.output}.switch"], place.name),
+                helper.make_node("Mul", [change, f"{matmul.output}.switch"], [share], share),
+                helper.make_node("Add", [exact, share], [matmul.output], f"{matmul.output}.switched"),
+            ]
+            parts[matmul.output] = _Part([*part.nodes, *nodes], [*part.weights, place])
+        model = self._rebuild(parts)
+        model.graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.FLOAT, [len(self.matmuls)]))
+        return self._save(model, name)
+
+    def _replacement(self, matmul: WeightMatMul, kind: str, output: str) -> _Part:
+        weights = numpy_helper.to_array(self._initializers[matmul.weights], str(self._path.parent))
+        make = {"int8": _per_channel_part, "blockwise8": _blockwise_part}[kind]
+        return make(matmul, weights.astype(np.float32), output)
+
+    def _rebuild(self, parts: Mapping[str, _Part]) -> onnx.ModelProto:
+        """A copy of the graph in which the nodes that give certain outputs are replaced."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        graph, nodes, names = model.graph, [], set()
+        for node in self._model.graph.node:
+            for new in parts[node.output[0]].nodes if node.output[0] in parts else [node]:
+                if not new.name or new.name not in names:  # q, k and v share their quantized input
+                    nodes.append(new)
+                    names.add(new.name)
+        used = {name for node in nodes for name in node.input}
+        weights = [weight for weight in self._model.graph.initializer if weight.name in used]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend([*weights, *(weight for part in parts.values() for weight in part.weights)])
+        if any(node.domain == _CONTRIB for node in nodes):
+            model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+        return model
+
+    def _save(self, model: onnx.ModelProto, name: str) -> Path:
+        path, data = self._path.with_name(name), self._path.with_name(f"{name}.data")
+        data.unlink(missing_ok=True)
+        onnx.save_model(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+        return path
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Nodes that take a MatMul's place, and their weights."""
+
+    nodes: list[onnx.NodeProto]
+    weights: list[TensorProto]
+
+
+def quantize_per_channel(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Weights (K, N) as int8 (K, N) and one scale for each output channel, float32 (N,).
+
+    No weight is beyond LARGEST, and no two neighbours along K add up to more than LARGEST_PAIR.
+    """
+    limits = [np.abs(weights).max(0) / LARGEST]
+    for half in (np.maximum(weights, 0), np.maximum(-weights, 0)):
+        # one less, since both may be rounded up by a half
+        limits.append((half[:-1] + half[1:]).max(0, initial=0) / (LARGEST_PAIR - 1))
+    scales = np.maximum(np.max(limits, 0), _SMALLEST).astype(np.float32)
+    return np.clip(np.rint(weights / scales), -LARGEST, LARGEST).astype(np.int8), scales
+
+
+def quantize_blockwise(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Weights (K, N) as MatMulNBits takes them: uint8 (N, blocks, BLOCK) around LARGEST_IN_BLOCK + 1, and float32
+    scales (N, blocks); K is filled up with zeros."""
+    k, n = weights.shape
+    n_blocks = -(-k // BLOCK)
+    padded = np.zeros((n, n_blocks * BLOCK), np.float32)
+    padded[:, :k] = weights.T
+    blocks = padded.reshape(n, n_blocks, BLOCK)
+    scales = np.maximum(np.abs(blocks).max(-1) / LARGEST_IN_BLOCK, _SMALLEST).astype(np.float32)
+    steps = np.clip(np.rint(blocks / scales[..., None]), -LARGEST_IN_BLOCK, LARGEST_IN_BLOCK)
+    return (steps + LARGEST_IN_BLOCK + 1).astype(np.uint8), scales
+
+
+def _per_channel_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Part:
+    """The pattern that ONNX Runtime fuses to one kernel: as its own quantize_dynamic writes it."""
+    integers, scales = quantize_per_channel(weights)
+    kept = [
+        numpy_helper.from_array(integers, f"{matmul.weights}.int8"),
+        numpy_helper.from_array(scales, f"{matmul.weights}.scales"),
+    ]
+    source = [f"{matmul.source}.{end}" for end in ("uint8", "scale", "zero")]
+    total, real, scale = (f"{matmul.output}.{end}" for end in ("int32", "real", "scale"))
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", [matmul.source], source, source[0]),
+        helper.make_node("MatMulInteger", [source[0], kept[0].name, source[2]], [total], total),
+        helper.make_node("Cast", [total], [real], real, to=TensorProto.FLOAT),
+        helper.make_node("Mul", [source[1], kept[1].name], [scale], scale),
+        helper.make_node("Mul", [real, scale], [output], f"{matmul.output}.scaled"),
+    ]
+    return _Part(nodes, kept)
+
+
+def _blockwise_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Part:
+    integers, scales = quantize_blockwise(weights)
+    zeros = np.full(scales.shape, LARGEST_IN_BLOCK + 1, np.uint8)
+    kept = [
+        numpy_helper.from_array(values, f"{matmul.weights}.{end}")
+        for values, end in ((integers, "blocks"), (scales, "block_scales"), (zeros, "block_zeros"))
+    ]
+    node = helper.make_node(
+        "MatMulNBits",
+        [matmul.source, *(weight.name for weight in kept)],
+        [output],
+        f"{matmul.output}.blockwise",
+        domain=_CONTRIB,
+        K=weights.shape[0],
+        N=weights.shape[1],
+        bits=8,
+        block_size=BLOCK,
+        accuracy_level=4,  # the input becomes int8 too, block by block
+    )
+    return _Part([node], kept)
+
+
+def _layer_name(node: str) -> str:
+    """ "/vision_model/encoder/layers.0/mlp/fc1/MatMul" -> "layers.0.mlp.fc1"."""
+    return node.strip("/").removesuffix("/MatMul").replace("/", ".").removeprefix("vision_model.encoder.")
