@@ -323,12 +323,11 @@ def test_int8_may_lose_twice_what_was_recorded(made, tmp_path, precision, record
 
 
 @pytest.mark.parametrize(
-    ("options", "precision"), [({}, "int8"), ({"quant": "F16"}, "fp32"), ({"quant": "F32", "vision": "int8"}, "int8")]
+    ("options", "tries"),
+    [({}, True), ({"quant": "Q8_0"}, True), ({"quant": "F16"}, False), ({"quant": "F32", "vision": "int8"}, True)],
 )
-def test_what_auto_chooses(make_checkpoint, shape, tmp_path, options: dict[str, Any], precision):
-    bundle = convert(make_checkpoint(shape(), seed=71), tmp_path / "b", ConvertOptions(**options))
-    assert bundle.manifest.vision.precision == precision
-    assert (bundle.manifest.vision.quantization is None) == (precision == "fp32")
+def test_what_auto_tries(options: dict[str, Any], tries):
+    assert ConvertOptions(**options).tries_int8 == tries
 
 
 def test_auto_keeps_float_where_int8_is_not_worth_it(seeded_checkpoint, tmp_path, monkeypatch, seeded_q4):
