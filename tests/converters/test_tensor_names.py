@@ -57,8 +57,6 @@ def test_every_layout_leads_to_our_names(layout, source, expected):
         ("clip", "text_model.encoder.layers.0.mlp.fc1.weight"),
         ("clip", "visual_projection.weight"),
         ("clip", "logit_scale"),
-        ("hf", "image_newline"),
-        ("original", "model.image_newline"),
         ("original", "language_model.model.norm.weight"),
         ("hf", "model.layers.0.mlp.up_proj.weight"),
     ],
