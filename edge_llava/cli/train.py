@@ -209,6 +209,10 @@ def _prepare(out: Path, overwrite: bool) -> None:
 
 
 def _report(result: TrainResult, as_json: bool) -> None:
+    from edge_llava.training.trainer import is_first_process
+
+    if not is_first_process():
+        return
     if result.n_cut:
         note(f"{result.n_cut} of {result.n_samples} conversations were longer than --max-length and were cut.")
     if as_json:
