@@ -23,7 +23,7 @@ demo: setup
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava convert demo --force
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava verify --checkpoint demo
 	@$(MAKE) --no-print-directory ask QUESTION="What colour is the square?" ANSWER="Blue."
-	@$(MAKE) --no-print-directory ask QUESTION="How many stars are there?" ANSWER="Two."
+	@$(MAKE) --no-print-directory ask QUESTION="How many objects are there?" ANSWER="Three."
 	@$(MAKE) --no-print-directory ask QUESTION="Is the green star to the left of the blue square?" ANSWER="Yes."
 	@echo "The picture is edge_llava/demo/pictures/shapes-1.jpg: look at it, and ask on with:"
 	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg"
@@ -40,11 +40,12 @@ demo-checkpoint: setup
 	$(BIN)/python -m edge_llava.training.demo $(DEMO_WORK)/llava-scenes $(DEMO_WORK)
 	for quant in F16 Q4_K_M; do \
 		$(BIN)/edge-llava convert $(DEMO_WORK)/llava-scenes --quant $$quant -o $(DEMO_WORK)/$$quant --force && \
-		$(BIN)/edge-llava eval scenes -m $(DEMO_WORK)/$$quant --seed 1 --n 1000 --json > $(DEMO_WORK)/$$quant.json || exit 1; \
+		$(BIN)/edge-llava eval scenes -m $(DEMO_WORK)/$$quant --seed 1 --n 1000 -t 1 --json > $(DEMO_WORK)/$$quant.json || exit 1; \
 	done
 	$(BIN)/python -m edge_llava.training.demo.card $(DEMO_WORK)/llava-scenes $(DEMO_WORK)/F16.json $(DEMO_WORK)/Q4_K_M.json
 	rm -rf edge_llava/demo/llava-scenes
 	cp -r $(DEMO_WORK)/llava-scenes edge_llava/demo/llava-scenes
+	rm edge_llava/demo/llava-scenes/loss.*
 
 test: setup lint types
 	$(BIN)/python -m pytest
