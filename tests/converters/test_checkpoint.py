@@ -341,7 +341,9 @@ def test_a_file_is_no_checkpoint(tiny):
     assert "is a file. Give the checkpoint's directory" in open_error(tiny / "config.json")
 
 
-@pytest.mark.parametrize("source", ["no-such-directory", "/no/such/directory", "a/b/c", "../x", "~/no-such-dir/x"])
+@pytest.mark.parametrize(
+    "source", ["no-such-directory", "/no/such/directory", "a/b/c", "../no-such-directory", "~/no-such-dir/x"]
+)
 def test_neither_a_directory_nor_a_hub_id(source):
     assert f"there is no directory {source}, and it is no hub id" in open_error(source)
 

@@ -184,7 +184,9 @@ def test_kill_and_the_same_command_again(material, options, tmp_path):
         "--data", str(options.data), "--images", str(options.images), "-o", str(tmp_path / "killed"), "--epochs", "12",
         "--lr", "1e-3", "--batch", "4", "--save-every", "2", "--precision", "fp32", "--seed", "3",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # the same to the bit holds for the same number of threads
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     work = tmp_path / "killed.training"
     deadline = time.monotonic() + 120
     while not list(work.glob("checkpoint-*/complete")) and process.poll() is None and time.monotonic() < deadline:
@@ -192,7 +194,7 @@ def test_kill_and_the_same_command_again(material, options, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == f"{tmp_path / 'killed'}\n"
     whole, resumed = (load_file(path / "model.safetensors") for path in (options.out, tmp_path / "killed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -250,7 +250,7 @@ def test_less_is_wanted_than_was_made(server, ask, pictures, tmp_path):
     assert ask(pictures=pictures[:1]).n_kept == 3
     assert len(read_conversations(tmp_path / "out.json")) == 3
     assert ask().n_kept == 9
-    assert len(server.requests) <= 19, "one was on its way when the first run ended"
+    assert len(server.requests) <= 20, "one was on its way when the first run ended, and one may just have begun"
 
 
 def test_other_settings_are_refused(server, ask, tmp_path):
