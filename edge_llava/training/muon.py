@@ -1,6 +1,6 @@
 """Muon for the matrices between embeddings and logits, AdamW for all else, as one optimizer.
 
-A small model that learns from nothing finds what a question names in half the steps. Pretrained models are tuned by
+A small model that learns from nothing finds what a question names in fewer steps. Pretrained models are tuned by
 AdamW alone, as LLaVA was.
 
 Source: Muon (Jordan et al., 2024) as torch.optim has it, with rates that mean what AdamW's mean (Liu et al., 2025).
