@@ -21,8 +21,8 @@ from edge_llava.converters.tower import TrimmedTower
 from edge_llava.errors import ConversionError
 
 _OPSET = 17
-_WEIGHTS_NAME = "vision.onnx.data"
-_MIN_EXTERNAL_BYTES = 1024
+WEIGHTS_NAME = "vision.onnx.data"
+MIN_EXTERNAL_BYTES = 1024
 
 
 class _PatchFeaturesOnnxConfig(VisionOnnxConfig):
@@ -66,14 +66,14 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """Writes a complete graph to vision.onnx and its weights to vision.onnx.data beside it; older ones are replaced."""
-    path.with_name(_WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
+    path.with_name(WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
     onnx.save_model(
         model,
         path,
         save_as_external_data=True,
         all_tensors_to_one_file=True,
-        location=_WEIGHTS_NAME,
-        size_threshold=_MIN_EXTERNAL_BYTES,
+        location=WEIGHTS_NAME,
+        size_threshold=MIN_EXTERNAL_BYTES,
     )
 
 
@@ -92,7 +92,7 @@ def _store_in_half(model: onnx.ModelProto) -> None:
     """Replaces float32 weights by float16 ones followed by a Cast, which ONNX Runtime folds when it opens the file."""
     graph, casts = model.graph, []
     for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) * 4 < _MIN_EXTERNAL_BYTES:
+        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) * 4 < MIN_EXTERNAL_BYTES:
             continue
         with np.errstate(over="ignore"):
             half = numpy_helper.to_array(weight).astype(np.float16)
