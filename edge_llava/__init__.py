@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from edge_llava.runtime.decoder_options import DecoderOptions
+    from edge_llava.runtime.engine_options import EngineOptions, tuned_options
     from edge_llava.runtime.image_embedding import ImageEmbedding
-    from edge_llava.runtime.model import EngineOptions, LlavaModel, load, tuned_options
+    from edge_llava.runtime.model import LlavaModel, load
     from edge_llava.runtime.sampler import SamplingOptions
-    from edge_llava.runtime.session import Session, Timings, Token
+    from edge_llava.runtime.session import Session, Token
+    from edge_llava.runtime.turn import Timings
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
@@ -48,19 +50,19 @@ _HOMES = {
     "DataError": "errors",
     "DecoderOptions": "runtime.decoder_options",
     "EdgeLlavaError": "errors",
-    "EngineOptions": "runtime.model",
+    "EngineOptions": "runtime.engine_options",
     "ImageEmbedding": "runtime.image_embedding",
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
-    "Timings": "runtime.session",
+    "Timings": "runtime.turn",
     "Token": "runtime.session",
     "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
-    "tuned_options": "runtime.model",
+    "tuned_options": "runtime.engine_options",
 }
 
 __all__ = [

@@ -28,7 +28,13 @@ class PictureEncoder:
     """Vision encoder and projector of a bundle. Thread-safe."""
 
     def __init__(
-        self, bundle: Bundle, n_threads: int, provider: VisionProvider = "auto", *, spinning: bool = True
+        self,
+        bundle: Bundle,
+        n_threads: int,
+        provider: VisionProvider = "auto",
+        *,
+        spinning: bool = True,
+        mapped: bool = False,
     ) -> None:
         """
         Args:
@@ -36,6 +42,7 @@ class PictureEncoder:
             n_threads: CPU threads.
             provider: Where the tower runs.
             spinning: Whether the tower's threads wait awake.
+            mapped: Whether the tower's weights stay in their file.
 
         Raises:
             BundleError: If a file is not what the manifest says.
@@ -45,7 +52,9 @@ class PictureEncoder:
         manifest = bundle.manifest
         self._manifest, self._spec = manifest, manifest.vision
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
-            self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning)
+            self._vision = VisionEncoder(
+                bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning, mapped=mapped
+            )
             opened.callback(self._vision.close)
             self._projector = Projector(
                 bundle.file("projector"), manifest.projector, n_threads, has_newline=manifest.vision.has_newline

@@ -36,6 +36,7 @@ class VisionEncoder:
         provider: VisionProvider = "auto",
         *,
         spinning: bool = True,
+        mapped: bool = False,
     ) -> None:
         """
         Args:
@@ -44,6 +45,8 @@ class VisionEncoder:
             n_threads: CPU threads.
             provider: "cuda", "cpu", or "auto": CUDA where the installed build and the device have it.
             spinning: Threads wait for work awake: quicker, but they take the CPU from others.
+            mapped: Weights stay in their file, which the system may drop from memory, and are not laid out anew for
+                the CPU: opened at once, and slower for it.
 
         Raises:
             MissingExtra: If onnxruntime is not installed.
@@ -60,6 +63,8 @@ class VisionEncoder:
         options.log_severity_level = 3
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=_choose(provider, onnxruntime)

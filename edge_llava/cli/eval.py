@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from edge_llava.cli.display import note, show_progress
-from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options, open_model
+from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
 
 if TYPE_CHECKING:
     from edge_llava.evaluation.answering import Reply
@@ -40,11 +40,7 @@ def scenes_command(
     seed: int,
     n: int,
     failures: str | None,
-    threads: int | None,
-    ctx: int | None,
-    gpu_layers: int,
-    provider: str,
-    no_profile: bool,
+    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Ask about drawn pictures that were never trained on.
@@ -62,7 +58,7 @@ def scenes_command(
 
     with _new_file(failures) if failures else nullcontext() as file:
         with (
-            open_model(bundle, make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)) as model,
+            open_model(bundle, engines.options(bundle)) as model,
             show_progress() as progress,
         ):
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)

@@ -71,7 +71,7 @@ def command(
     from edge_llava.bundle import Bundle
     from edge_llava.measuring.tuning import tune
     from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.model import EngineOptions
+    from edge_llava.runtime.engine_options import EngineOptions
 
     opened = Bundle.open(find_bundle(bundle))
     base = EngineOptions(DecoderOptions(n_gpu_layers=gpu_layers), vision_provider=provider)

@@ -22,11 +22,13 @@ from edge_llava.bundle import Bundle
 from edge_llava.errors import BackendError
 from edge_llava.measuring.spread import Spread, summarize
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.runtime.model import EngineOptions, LlavaModel
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.picture import open_picture
 from edge_llava.runtime.sampler import SamplingOptions
-from edge_llava.runtime.session import Session, Timings
+from edge_llava.runtime.session import Session
 from edge_llava.runtime.tiles import count_tokens
+from edge_llava.runtime.turn import Timings
 
 FIGURES = (
     "vision_s", "prefill_tps", "decode_tps", "ttft_cold_s", "ttft_loaded_s", "ttft_second_question_s",

@@ -56,7 +56,7 @@ def open_model(home: Path) -> Iterator[Callable[..., Any]]:
     """
     import edge_llava
     from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.model import EngineOptions
+    from edge_llava.runtime.engine_options import EngineOptions
 
     opened = []
 
