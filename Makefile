@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# torch first and pinned: a plain torch would bring gigabytes of CUDA
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	@echo "Installing; llama.cpp is compiled on the way, about 4 minutes on two cores."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,train,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,train,serve,dev]'
 	touch $(STAMP)
 
 demo: setup

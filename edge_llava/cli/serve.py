@@ -1,0 +1,180 @@
+"""edge-llava serve: the bundle behind OpenAI's API."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_llava.cli.display import INTERRUPTED, note, show_progress
+from edge_llava.cli.options import EngineChoice, bundle_option, engine_options
+from edge_llava.errors import MissingExtra
+from edge_llava.home import find_bundle
+
+if TYPE_CHECKING:
+    import socket
+
+    from edge_llava.runtime.batch_engine import BatchEngine
+    from edge_llava.server.server_options import ServerOptions
+
+_MIB = 2**20
+
+
+@click.command("serve")
+@bundle_option
+@click.option("--host", default="127.0.0.1", metavar="NAME", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--api-key",
+    envvar="EDGE_LLAVA_API_KEY",
+    metavar="KEY",
+    help="What clients must send. Other hosts than loopback ones need one: without this, it is drawn.",
+)
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 128), default=4, metavar="N", show_default=True, help="Answers at a time."
+)
+@click.option(
+    "--queue", type=click.IntRange(0, 4096), default=16, metavar="N", show_default=True, help="Answers that may wait."
+)
+@click.option(
+    "--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Web page that may use the API; repeatable."
+)
+@click.option(
+    "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Name that a proxy calls it by; repeatable."
+)
+@click.option("--allow-remote-images", is_flag=True, help="Fetch pictures from public http(s) addresses.")
+@click.option(
+    "--max-images", type=click.IntRange(1, 256), default=16, metavar="N", show_default=True, help="A request."
+)
+@click.option(
+    "--max-image-mb",
+    type=click.IntRange(1, 256),
+    default=20,
+    metavar="N",
+    show_default=True,
+    help="One picture's file.",
+)
+@click.option(
+    "--max-megapixels",
+    type=click.IntRange(1, 178),
+    default=50,
+    metavar="N",
+    show_default=True,
+    help="All pictures of a request.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No line per request on stderr.")
+@engine_options
+def command(
+    bundle: str | None,
+    host: str,
+    port: int,
+    api_key: str | None,
+    aliases: tuple[str, ...],
+    parallel: int,
+    queue: int,
+    cors_origins: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
+    allow_remote_images: bool,
+    max_images: int,
+    max_image_mb: int,
+    max_megapixels: int,
+    quiet: bool,
+    engines: EngineChoice,
+) -> None:
+    """Serve a bundle over HTTP, as OpenAI's chat API, to this machine alone unless --host says otherwise.
+
+    \b
+    edge-llava serve
+    curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\
+      -d '{"messages": [{"role": "user", "content": "Hello"}]}'
+    """
+    _check_extra()
+    from edge_llava.server.limits import Limits
+    from edge_llava.server.listening import is_loopback_socket, listen
+    from edge_llava.server.server_options import ServerOptions
+
+    listener = listen(host, port)
+    with listener:
+        is_local = is_loopback_socket(listener)
+        options = ServerOptions(
+            api_key=_choose_key(api_key, is_local=is_local),
+            aliases=aliases,
+            cors_origins=tuple(origin.rstrip("/") for origin in cors_origins),
+            allowed_hosts=allowed_hosts if is_local else None,
+            remote_images=allow_remote_images,
+            limits=Limits(
+                body_bytes=_body_bytes(max_image_mb),
+                n_images=max_images,
+                image_bytes=max_image_mb * _MIB,
+                image_pixels=max_megapixels * 1_000_000,
+            ),
+        )
+        with _open_engine(bundle, engines, parallel, queue) as engine:
+            _show_requests(quiet)
+            is_in_order = _serve(engine, options, listener)
+    note("stopped")
+    if not is_in_order:
+        sys.exit(INTERRUPTED)
+
+
+def _check_extra() -> None:
+    for package in ("starlette", "uvicorn", "h11"):
+        if find_spec(package) is None:
+            raise MissingExtra("serve", "serving a bundle", package)
+
+
+def _choose_key(given: str | None, *, is_local: bool) -> str | None:
+    from edge_llava.server.api_key import ApiKey
+
+    if given is None and not is_local:
+        given = ApiKey.generate()
+        note(f"Others can reach this server: clients must send the API key {given}")
+    if given is not None:
+        try:
+            ApiKey(given)
+        except ValueError as error:
+            raise click.UsageError(f"--api-key: {error}") from error
+    return given
+
+
+def _body_bytes(max_image_mb: int) -> int:
+    """Room for one largest picture in base64, and for as much again of others and text as fits beside it."""
+    return max_image_mb * _MIB * 4 // 3 + 8 * _MIB
+
+
+def _open_engine(bundle: str | None, engines: EngineChoice, n_parallel: int, n_queued: int) -> BatchEngine:
+    from edge_llava.bundle import Bundle
+    from edge_llava.runtime.batch_engine import BatchEngine
+
+    opened = Bundle.open(find_bundle(bundle))
+    with show_progress() as progress:
+        return BatchEngine(opened, engines.options(bundle), n_parallel=n_parallel, n_queued=n_queued, progress=progress)
+
+
+def _show_requests(quiet: bool) -> None:
+    """A line per request on stderr."""
+    log = logging.getLogger("edge_llava.server")
+    if not log.isEnabledFor(logging.DEBUG):  # --debug shows all already
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket) -> bool:
+    from edge_llava.server.app import ServerApp
+    from edge_llava.server.listening import url_of
+    from edge_llava.server.serving import serve
+
+    app = ServerApp(engine, options)
+
+    def announce() -> None:
+        note(f"{app.models.name} at {url_of(listener)} (API: {url_of(listener)}/v1). Ctrl-C ends it.")
+
+    return serve(app, listener, announce)

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible HTTP server over one bundle. Starlette, uvicorn, and the runtime."""

@@ -1,0 +1,146 @@
+"""The application: which path is served by what, and what every request passes on its way there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edge_llava.runtime.batch_engine import BatchEngine
+from edge_llava.server.answers import Answers
+from edge_llava.server.api_key import ApiKey, RequireKey
+from edge_llava.server.chat_endpoint import ChatEndpoint
+from edge_llava.server.host_check import CheckHost
+from edge_llava.server.image_parts import ImageParts
+from edge_llava.server.memory_budget import MemoryBudget
+from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
+from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
+from edge_llava.server.openapi import describe_api
+from edge_llava.server.page_files import page_routes
+from edge_llava.server.remote_images import RemoteImages, RemoteOptions
+from edge_llava.server.request_counts import RequestCounts
+from edge_llava.server.request_log import LogRequests
+from edge_llava.server.served_models import ServedModels
+from edge_llava.server.server_options import ServerOptions
+
+_log = logging.getLogger("edge_llava.server")
+
+
+class ServerApp:
+    """Everything that a server holds.
+
+    Attributes:
+        asgi: The application, for any ASGI server; it does not close the engine.
+        answers: What is being computed.
+        models: Under which names.
+    """
+
+    def __init__(
+        self, engine: BatchEngine, options: ServerOptions | None = None, *, remote: RemoteImages | None = None
+    ) -> None:
+        """
+        Args:
+            engine: What answers.
+            options: Who may use it, and how.
+            remote: Fetches pictures from the web, instead of what `options.remote_images` makes.
+
+        Raises:
+            ValueError: If the API key is too short.
+        """
+        options = options or ServerOptions()
+        limits = options.limits
+        if remote is None and options.remote_images:
+            remote = RemoteImages(RemoteOptions(max_bytes=limits.image_bytes))
+        self.answers = Answers(engine)
+        self.models = ServedModels(engine.bundle, engine.n_ctx, options.aliases)
+        self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
+        self._chat = ChatEndpoint(self.answers, self.models, ImageParts(limits, remote), self._budget, limits)
+        self._description = describe_api(limits, has_key=options.api_key is not None)
+        self.asgi = Starlette(
+            routes=self._routes(),
+            middleware=_middleware(options, self._counts),
+            exception_handlers={
+                RequestFault: show_fault,
+                HTTPException: show_http_error,
+                ClientDisconnect: _forget,
+                Exception: _show_bug,
+            },
+            lifespan=self._lifespan,
+        )
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/v1/chat/completions", self._chat.complete, methods=["POST"]),
+            Route("/v1/models", self._list_models, methods=["GET"]),
+            Route("/v1/models/{name:path}", self._show_model, methods=["GET"]),
+            Route("/health", self._show_health, methods=["GET"]),
+            Route("/metrics", self._show_metrics, methods=["GET"]),
+            Route("/openapi.json", self._describe, methods=["GET"]),
+            *page_routes(),
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        self.answers.stop()
+
+    async def _list_models(self, request: Request) -> Response:
+        return JSONResponse(self.models.list())
+
+    async def _show_model(self, request: Request) -> Response:
+        return JSONResponse(self.models.find(request.path_params["name"]))
+
+    async def _show_health(self, request: Request) -> Response:
+        if self.answers.is_stopping:
+            raise unavailable("The server stops.")
+        engine = self._engine.metrics
+        state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel}
+        return JSONResponse({"status": "ok", "model": self.models.name, **state})
+
+    async def _show_metrics(self, request: Request) -> Response:
+        text = write_metrics(self._engine.metrics, self._counts, self._budget.n_held)
+        return Response(text, media_type=None, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _describe(self, request: Request) -> Response:
+        return JSONResponse(self._description)
+
+
+def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middleware]:
+    """The first is the outermost."""
+    layers = []
+    if options.cors_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=options.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )
+    layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
+    if options.allowed_hosts is not None:
+        layers.append(Middleware(CheckHost, options.allowed_hosts))
+    if options.api_key is not None:
+        layers.append(Middleware(RequireKey, ApiKey(options.api_key)))
+    return layers
+
+
+async def _forget(request: Request, error: Exception) -> Response:
+    """The client left: nobody reads this."""
+    return Response(status_code=499)
+
+
+async def _show_bug(request: Request, error: Exception) -> Response:
+    # its message may hold what a client wrote
+    _log.error("internal error: %s", type(error).__name__)
+    _log.debug("internal error", exc_info=error)
+    return internal_fault().response()

@@ -1,0 +1,80 @@
+"""A response that is sent as server-sent events while it is made."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from edge_llava.server.client_presence import while_present
+
+DONE = b"data: [DONE]\n\n"
+_BEAT = b": still here\n\n"
+_BEAT_S = 15.0
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def event(data: dict[str, Any]) -> bytes:
+    """One object as an event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends what a generator gives, until it ends or the client leaves. Says something when nothing comes for long."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        parts: AsyncGenerator[bytes, None],
+        on_end: Callable[[], None],
+        *,
+        stalled_s: float,
+        beat_s: float = _BEAT_S,
+    ) -> None:
+        """
+        Args:
+            parts: Whole events.
+            on_end: Called when nothing more is sent, for whatever reason.
+            stalled_s: Seconds after which a client that takes nothing is given up.
+            beat_s: Seconds of silence after which a comment is sent, for proxies that close silent connections.
+        """
+        self.status_code, self.background = 200, None
+        self._parts, self._on_end, self._stalled_s, self._beat_s = parts, on_end, stalled_s, beat_s
+        self.init_headers(_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        try:
+            await while_present(receive, self._send_all(send))
+        except (ClientDisconnect, asyncio.TimeoutError):
+            pass  # nobody is there who could be told
+        finally:
+            self._on_end()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        coming = asyncio.ensure_future(self._next())
+        try:
+            while True:
+                await asyncio.wait({coming}, timeout=self._beat_s)
+                part = coming.result() if coming.done() else _BEAT
+                if part is None:
+                    break
+                if coming.done():
+                    coming = asyncio.ensure_future(self._next())
+                message = {"type": "http.response.body", "body": part, "more_body": True}
+                await asyncio.wait_for(send(message), self._stalled_s)
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+            await self._parts.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _next(self) -> bytes | None:
+        return await anext(self._parts, None)

@@ -1,0 +1,180 @@
+"""The rules of a GBNF grammar, each written once, and how they are joined to JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_MAX_BYTES = 256 * 1024
+_MAX_STARTS = 512  # how many ways a value may begin before its first character says more
+_SPACE = "space"
+# A bounded white space: a model cannot lose itself in it.
+_PRIMITIVES = {
+    _SPACE: r'| " " | "\n" " "{0,16}',
+    "char": r'[^"\\\x7F\x00-\x1F] | [\\] (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] hex | [dD] [0-7]) hex hex)',
+    "hex": "[0-9a-fA-F]",
+    "boolean": '"true" | "false"',
+    "null": '"null"',
+    "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
+    "number": '"-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]{1,16})? ([eE] [-+]? "0"? [0-9]{1,2})?',
+    "string": r'"\"" char* "\""',
+    "value": "object | array | string | number | boolean | null",
+    "array": '"[" space (value (space "," space value)* space)? "]"',
+    "object": '"{" space (member (space "," space member)* space)? "}"',
+    "member": 'string space ":" space value',
+    "date": '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [1-2] [0-9] | "3" [0-1])',
+    "time": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? '
+    '("Z" | [+-] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
+    "uuid": 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
+}
+_NEEDS = {
+    "string": ("char", "hex"),
+    "char": ("hex",),
+    "uuid": ("hex",),
+    "value": ("object", "array", "string", "number", "boolean", "null"),
+    "array": (_SPACE, "value"),
+    "object": (_SPACE, "member"),
+    "member": (_SPACE, "string", "value"),
+}
+_QUOTED = {"date": ("date",), "time": ("time",), "date-time": ("date", "time"), "uuid": ("uuid",)}
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+class TooLarge(ValueError):
+    """A grammar that would keep llama.cpp busy rather than the model."""
+
+
+class GrammarRules:
+    """Rules by name. Rules of the same body share a name, so that no choice is offered twice.
+
+    Every value is followed by white space inside objects and arrays, and never otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._starts: dict[str, int | tuple[str, ...]] = {}  # of choices: how many, or which rules begin here
+        self._n_reserved = 0
+        self._need(_SPACE)
+
+    def write(self, root: str) -> str:
+        """The grammar whose answers `root` describes; white space may come before it.
+
+        Raises:
+            TooLarge: If it is too long, or a value may begin in too many ways, or begins with itself.
+        """
+        self._check_starts()
+        lines = [f"root ::= {_SPACE} {root}", *(f"{name} ::= {body}" for name, body in self._bodies.items())]
+        text = "\n".join(lines) + "\n"
+        if len(text.encode()) > _MAX_BYTES:
+            raise TooLarge(f"makes a grammar of {len(text.encode())} bytes; the limit is {_MAX_BYTES}")
+        return text
+
+    def primitive(self, name: str) -> str:
+        """A type or a string format of JSON."""
+        if name not in _QUOTED:
+            return self._need(name)
+        parts = [self._need(part) for part in _QUOTED[name]]
+        return self.add('"\\"" ' + ' "T" '.join(parts) + ' "\\""')
+
+    def add(self, body: str) -> str:
+        """A rule with a body of its own."""
+        if body not in self._names:
+            name = self._names[body] = f"r{len(self._names)}"
+            self._bodies[name] = body
+        return self._names[body]
+
+    def reserve(self) -> str:
+        """A name whose rule is defined later."""
+        self._n_reserved += 1
+        return f"ref{self._n_reserved}"
+
+    def define(self, name: str, other: str) -> None:
+        """Defines a reserved name as another rule."""
+        self._bodies[name], self._starts[name] = other, (other,)
+
+    def choice(self, names: Sequence[str]) -> str:
+        """One of several rules."""
+        distinct = tuple(dict.fromkeys(names))
+        if len(distinct) == 1:
+            return distinct[0]
+        name = self.add(" | ".join(distinct))
+        self._starts[name] = distinct
+        return name
+
+    def literals(self, texts: Sequence[str]) -> str:
+        """One of several texts."""
+        distinct = tuple(dict.fromkeys(texts))
+        name = self.add(" | ".join(map(_quote, distinct)))
+        self._starts[name] = len(distinct)
+        return name
+
+    def pair(self, key: str, value: str) -> str:
+        """A member of an object; the key is JSON."""
+        return self.add(f'{_quote(key)} {_SPACE} ":" {_SPACE} {value} {_SPACE}')
+
+    def fields(self, pairs: Sequence[str], required: Sequence[bool]) -> str:
+        """An object of these members in this order, those that are not required there or not."""
+        if len(pairs) > _MAX_STARTS:
+            raise TooLarge(f"has an object of {len(pairs)} properties; the limit is {_MAX_STARTS}")
+        after = ""  # what may follow once a member is written
+        starts: list[str] = []  # how the object may begin with a member
+        for pair, is_required in zip(reversed(pairs), reversed(required), strict=True):
+            begin, step = f"{pair} {after}".strip(), f'"," {_SPACE} {pair}'
+            starts = [begin] if is_required else [begin, *starts]
+            after = self.add(f"{step} {after}".strip() if is_required else f"({step})? {after}".strip())
+        members = f"({' | '.join(starts)}){'' if any(required) else '?'}" if starts else ""
+        return self.add(f'"{{" {_SPACE} {members} "}}"')
+
+    def mapping(self, value: str) -> str:
+        """An object of any keys with values of one kind."""
+        member = self.add(f'{self._need("string")} {_SPACE} ":" {_SPACE} {value} {_SPACE}')
+        return self.add(f'"{{" {_SPACE} ({member} ("," {_SPACE} {member})*)? "}}"')
+
+    def items(self, item: str, low: int, high: int | None) -> str:
+        """An array of low to high items."""
+        if high == 0:
+            return self.tuple(())
+        more = f"{{{max(low - 1, 0)},{'' if high is None else high - 1}}}"
+        return self.add(f'"[" {_SPACE} ({item} {_SPACE} ("," {_SPACE} {item} {_SPACE}){more}){"" if low else "?"} "]"')
+
+    def tuple(self, items: Sequence[str]) -> str:
+        """An array of these items."""
+        inside = f' "," {_SPACE} '.join(f"{item} {_SPACE}" for item in items)
+        return self.add(f'"[" {_SPACE} {inside} "]"')
+
+    def string(self, low: int, high: int | None) -> str:
+        """A string of low to high characters."""
+        if not low and high is None:
+            return self._need("string")
+        most = "" if high is None else high
+        return self.add(f'"\\"" {self._need("char")}{{{low},{most}}} "\\""')
+
+    def _need(self, name: str) -> str:
+        if name not in self._bodies:
+            self._bodies[name] = _PRIMITIVES[name]
+            for other in _NEEDS.get(name, ()):
+                self._need(other)
+        return name
+
+    def _check_starts(self) -> None:
+        """Choices of choices multiply, and llama.cpp follows each: counted from the innermost on."""
+        counted: dict[str, int] = {}
+        waiting = dict(self._starts)
+        while waiting:
+            ready = [
+                name
+                for name, starts in waiting.items()
+                if isinstance(starts, int) or not any(other in waiting for other in starts)
+            ]
+            if not ready:
+                raise TooLarge("has a value that begins with itself")
+            for name in ready:
+                starts = waiting.pop(name)
+                counted[name] = starts if isinstance(starts, int) else sum(counted.get(other, 1) for other in starts)
+                if counted[name] > _MAX_STARTS:
+                    raise TooLarge(f"offers more than {_MAX_STARTS} choices at one place")
+
+
+def _quote(text: str) -> str:
+    """A text as a literal of GBNF."""
+    return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'

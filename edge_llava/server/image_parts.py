@@ -1,0 +1,109 @@
+"""Pictures of a request: data URIs, and addresses where that is allowed; capped before anything is decoded."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import re
+from collections.abc import Sequence
+
+from PIL import Image, UnidentifiedImageError
+
+from edge_llava.server.chat_messages import ImageAddress
+from edge_llava.server.limits import Limits
+from edge_llava.server.memory_budget import Share
+from edge_llava.server.openai_errors import RequestFault
+from edge_llava.server.remote_images import RemoteImages
+
+# Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
+_MAX_HEAD = 256
+_RGB_BYTES = 3
+# what PIL's readers raise on damaged headers
+_HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
+
+
+class ImageParts:
+    """Turns what clients send for pictures into pictures.
+
+    Attributes:
+        limits: Caps of a request.
+    """
+
+    def __init__(self, limits: Limits, remote: RemoteImages | None) -> None:
+        """
+        Args:
+            limits: Caps of a request.
+            remote: Fetches pictures from the web; None refuses them.
+        """
+        self.limits = limits
+        self._remote = remote
+
+    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[Image.Image]:
+        """Opens the pictures of one request; their headers are read, their pixels are not.
+
+        Raises:
+            RequestFault: 400 if one is not allowed, no picture, or too large; 429 if there is no room for them now.
+        """
+        pictures, n_pixels = [], 0
+        for address in addresses:
+            data = await self._fetch(address, share)
+            picture = await asyncio.to_thread(self._read_header, data, address.param)
+            n_pixels += picture.width * picture.height
+            if n_pixels > self.limits.image_pixels:
+                raise _refused(
+                    address.param,
+                    f"the pictures have {n_pixels} pixels or more; a request may have {self.limits.image_pixels}. "
+                    "Scale them down",
+                )
+            pictures.append(picture)
+        share.take(n_pixels * _RGB_BYTES)
+        return pictures
+
+    async def _fetch(self, address: ImageAddress, share: Share) -> bytes:
+        scheme = address.url[:8].partition(":")[0].lower()
+        if scheme == "data":
+            return await asyncio.to_thread(self._decode, address)
+        if scheme in ("http", "https"):
+            if self._remote is None:
+                raise _refused(
+                    address.param,
+                    "pictures are not fetched from the web. Send a data: URI, or start the server with "
+                    "--allow-remote-images",
+                )
+            data = await self._remote.fetch(address)
+            share.take(len(data))
+            return data
+        raise _refused(address.param, "a picture must be a data: URI of base64, 'data:image/jpeg;base64,...'")
+
+    def _decode(self, address: ImageAddress) -> bytes:
+        head = _HEAD.match(address.url[:_MAX_HEAD])
+        if head is None:
+            raise _refused(address.param, "a data: URI must begin with 'data:image/jpeg;base64,' or another image type")
+        text = address.url[head.end() :]
+        if len(text) * 3 // 4 > self.limits.image_bytes + 2:
+            raise _refused(address.param, f"a picture may have at most {self.limits.image_bytes} bytes")
+        try:
+            data = base64.b64decode(text.encode("ascii"), validate=True)
+        except (binascii.Error, UnicodeEncodeError) as error:
+            raise _refused(address.param, "the data: URI holds no valid base64") from error
+        if not data:
+            raise _refused(address.param, "the picture is empty")
+        return data
+
+    def _read_header(self, data: bytes, param: str) -> Image.Image:
+        try:
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
+        except Image.DecompressionBombError as error:
+            raise _refused(param, "the picture has too many pixels. Scale it down") from error
+        except _HEADER_ERRORS as error:
+            raise _refused(param, "the picture's header is damaged") from error
+
+
+def _refused(param: str, why: str) -> RequestFault:
+    return RequestFault(400, f"Invalid image at '{param}': {why}.", code="invalid_image", param=param)

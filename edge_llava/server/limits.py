@@ -1,0 +1,43 @@
+"""How much a request may ask for. Everything is checked before it is decoded or computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of one request, and of all together.
+
+    Attributes:
+        body_bytes: Of a request's body, checked while it is read.
+        body_s: Seconds in which a body must have arrived.
+        n_messages, n_parts: Messages of a request, parts of a message.
+        text_chars: Characters of all texts of a request.
+        n_images: Pictures of a request.
+        image_bytes: Of one picture's file.
+        image_pixels: Of all pictures of a request, decoded; a 4:3 photograph of 48 megapixels fits.
+        held_bytes: Of the bodies and decoded pictures of all requests at a time.
+        n_requests: Requests that are read, waiting or answered at a time.
+        stalled_s: Seconds after which a reader that takes nothing is given up.
+
+    Raises:
+        ValueError: If one is not positive; all faults at once.
+    """
+
+    body_bytes: int = 32 * 2**20
+    body_s: float = 60.0
+    n_messages: int = 1024
+    n_parts: int = 256
+    text_chars: int = 1_000_000
+    n_images: int = 16
+    image_bytes: int = 20 * 2**20
+    image_pixels: int = 50_000_000
+    held_bytes: int = 2**30
+    n_requests: int = 256
+    stalled_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        faults = [f"{field.name} must be above 0" for field in fields(self) if not getattr(self, field.name) > 0]
+        if faults:
+            raise ValueError("; ".join(faults))

@@ -1,0 +1,143 @@
+"""What a client is told when a request fails: a status, and OpenAI's error object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+
+_MAX_LISTED = 10  # faults in one message
+_CODES = {404: "unknown_url", 405: "method_not_allowed"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong field of a request.
+
+    Attributes:
+        param: Where it stands: "messages[0].content".
+        message: What is wrong, in words.
+        code: OpenAI's word for it.
+    """
+
+    param: str
+    message: str
+    code: str = "invalid_value"
+
+
+class RequestFault(Exception):
+    """A request that is answered with an error. Never leaves the server.
+
+    Attributes:
+        status: HTTP status.
+        body: The JSON object to send.
+        headers: To send beside it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
+        self.body = error_body(message, _type_of(status), code, param)
+
+    def response(self) -> JSONResponse:
+        """What is sent."""
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+@dataclass
+class Faults:
+    """Everything that is wrong with a request."""
+
+    found: list[Fault] = field(default_factory=list)
+
+    def note(self, param: str, message: str, code: str = "invalid_value") -> None:
+        """Adds one; of thousands, the first few are enough."""
+        if len(self.found) <= _MAX_LISTED:
+            self.found.append(Fault(param, message, code))
+
+    def check(self) -> None:
+        """
+        Raises:
+            RequestFault: If anything was noted: 400, naming the first.
+        """
+        if self.found:
+            raise bad_request(self.found)
+
+
+def bad_request(faults: Sequence[Fault]) -> RequestFault:
+    """All faults as one error; `param` and `code` are the first one's."""
+    lines = [fault.message for fault in faults[:_MAX_LISTED]]
+    if len(faults) > _MAX_LISTED:
+        lines.append("and more")
+    return RequestFault(400, " ".join(f"{line}." for line in lines), code=faults[0].code, param=faults[0].param)
+
+
+def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def too_busy(retry_after_s: float, message: str) -> RequestFault:
+    """429 with the seconds after which to try again."""
+    seconds = str(max(1, math.ceil(retry_after_s)))
+    return RequestFault(429, message, code="rate_limit_exceeded", headers={"Retry-After": seconds})
+
+
+def unavailable(message: str) -> RequestFault:
+    """503: not this request's fault, and another server may do."""
+    return RequestFault(503, message, code="server_unavailable", headers={"Retry-After": "5"})
+
+
+def engine_fault(error: Exception) -> RequestFault:
+    """What the runtime refused or could not do."""
+    if isinstance(error, ContextOverflow):
+        return RequestFault(400, str(error), code="context_length_exceeded", param="messages")
+    if isinstance(error, ImageError):
+        return RequestFault(400, str(error), code="invalid_image", param="messages")
+    if isinstance(error, ValueError):
+        return RequestFault(400, str(error), code="invalid_value", param="messages")
+    if isinstance(error, EdgeLlavaError):
+        return RequestFault(500, str(error), code="engine_error")
+    return internal_fault()
+
+
+def internal_fault() -> RequestFault:
+    """500 that says nothing of the inside."""
+    return RequestFault(500, "The server failed to answer; its log says more.", code="internal_error")
+
+
+async def show_fault(request: Request, error: Exception) -> JSONResponse:
+    """Answers a RequestFault."""
+    assert isinstance(error, RequestFault)
+    return error.response()
+
+
+async def show_http_error(request: Request, error: Exception) -> JSONResponse:
+    """Answers what the router refuses: a path or a method that is not served."""
+    assert isinstance(error, HTTPException)
+    message = f"Unknown request URL: {request.method} {request.url.path}."
+    if error.status_code == 405:
+        message = f"{request.method} is not served at {request.url.path}."
+    fault = RequestFault(error.status_code, message, code=_CODES.get(error.status_code), headers=error.headers)
+    return fault.response()
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"

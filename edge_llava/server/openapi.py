@@ -1,0 +1,214 @@
+"""GET /openapi.json: the API described for programs (OpenAPI 3.1)."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from edge_llava.server.limits import Limits
+
+_Schema = dict[str, Any]
+
+
+def describe_api(limits: Limits, *, has_key: bool) -> dict[str, Any]:
+    """The description of a server.
+
+    Args:
+        limits: Its caps.
+        has_key: Whether it asks for an API key.
+    """
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "edge-llava",
+            "version": version("edge-llava"),
+            "description": "OpenAI-compatible chat about pictures, on this device.",
+        },
+        "paths": {
+            "/v1/chat/completions": {"post": _chat_operation(limits)},
+            "/v1/models": {"get": _operation("listModels", "The models served.", _ref("Models"))},
+            "/v1/models/{model}": {"get": _model_operation()},
+            "/health": {"get": _operation("showHealth", "Whether the server answers.", _ref("Health"), [503])},
+            "/metrics": {"get": _metrics_operation()},
+        },
+        "components": {"schemas": _schemas(limits)},
+    }
+    if has_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        document["paths"]["/health"]["get"]["security"] = []
+    return document
+
+
+def _chat_operation(limits: Limits) -> _Schema:
+    operation = _operation(
+        "createChatCompletion",
+        "Answers a conversation, with pictures in messages of the user.",
+        _ref("ChatCompletion"),
+        [400, 403, 404, 408, 413, 415, 429, 500, 503],
+    )
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}}
+    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    return operation
+
+
+def _model_operation() -> _Schema:
+    operation = _operation("showModel", "One model.", _ref("Model"), [404])
+    operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    return operation
+
+
+def _metrics_operation() -> _Schema:
+    operation = _operation("showMetrics", "Counts and gauges for Prometheus.", {"type": "string"})
+    operation["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    return operation
+
+
+def _operation(name: str, words: str, answer: _Schema, errors: list[int] | None = None) -> _Schema:
+    failed = {"description": "An error.", "content": {"application/json": {"schema": _ref("Error")}}}
+    responses: _Schema = {"200": {"description": words, "content": {"application/json": {"schema": answer}}}}
+    responses |= {str(status): failed for status in sorted({401, 403, *(errors or [])})}
+    return {"operationId": name, "summary": words, "responses": responses}
+
+
+def _ref(name: str) -> _Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas(limits: Limits) -> _Schema:
+    return {
+        "ChatRequest": _chat_request(limits),
+        "Message": _message(limits),
+        "ResponseFormat": _response_format(),
+        "ChatCompletion": _completion(),
+        "Usage": _usage(),
+        "Models": _object({"object": {"const": "list"}, "data": {"type": "array", "items": _ref("Model")}}),
+        "Model": _object(
+            {
+                "id": {"type": "string"},
+                "object": {"const": "model"},
+                "created": {"type": "integer"},
+                "owned_by": {"type": "string"},
+                "n_ctx": {"type": "integer"},
+            }
+        ),
+        "Health": _object({"status": {"const": "ok"}, "model": {"type": "string"}}),
+        "Error": _object(
+            {
+                "error": _object(
+                    {
+                        "message": {"type": "string"},
+                        "type": {"type": "string"},
+                        "param": _nullable({"type": "string"}),
+                        "code": _nullable({"type": "string"}),
+                    }
+                )
+            }
+        ),
+    }
+
+
+def _chat_request(limits: Limits) -> _Schema:
+    most_tokens = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+    stop = {"type": "string", "minLength": 1}
+    optional: _Schema = {
+        "model": {"type": "string", "description": "The bundle's name, or none: only one is served."},
+        "stream": {"type": "boolean"},
+        "stream_options": _object({"include_usage": {"type": "boolean"}}, required=[]),
+        "max_tokens": most_tokens,
+        "max_completion_tokens": most_tokens,
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 0.2},
+        "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1},
+        "top_k": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+        "min_p": {"type": "number", "minimum": 0, "maximum": 0.999},
+        "repeat_penalty": {"type": "number", "minimum": 0.01, "maximum": 99},
+        "seed": {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1},
+        "stop": {"anyOf": [stop, {"type": "array", "maxItems": 4, "items": stop}]},
+        "response_format": _ref("ResponseFormat"),
+        "n": {"type": "integer", "minimum": 1, "maximum": 1},
+        "user": {},
+    }
+    messages = {"type": "array", "minItems": 1, "maxItems": limits.n_messages, "items": _ref("Message")}
+    properties = {"messages": messages} | {name: _nullable(schema) for name, schema in optional.items()}
+    example = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is on the table?"},
+                    {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,..."}},
+                ],
+            }
+        ]
+    }
+    return _object(properties, required=["messages"]) | {"additionalProperties": False, "examples": [example]}
+
+
+def _message(limits: Limits) -> _Schema:
+    text = _object({"type": {"const": "text"}, "text": {"type": "string"}}) | {"additionalProperties": False}
+    address = _object(
+        {
+            "url": {"type": "string", "description": f"A data: URI of at most {limits.image_bytes} bytes, decoded."},
+            "detail": _nullable({"enum": ["auto", "low", "high", "original"]}),
+        },
+        required=["url"],
+    )
+    image = _object({"type": {"const": "image_url"}, "image_url": address}) | {"additionalProperties": False}
+    parts = {"type": "array", "minItems": 1, "maxItems": limits.n_parts, "items": {"anyOf": [text, image]}}
+    return _object(
+        {
+            "role": {"enum": ["system", "developer", "user", "assistant"]},
+            "content": {"anyOf": [{"type": "string"}, parts]},
+            "name": _nullable({"type": "string"}),
+        },
+        required=["role", "content"],
+    )
+
+
+def _response_format() -> _Schema:
+    described = _object(
+        {
+            "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+            "description": _nullable({"type": "string"}),
+            "schema": {"type": "object"},
+            "strict": _nullable({"type": "boolean"}),
+        },
+        required=["name"],
+    )
+    plain = _object({"type": {"enum": ["text", "json_object"]}}) | {"additionalProperties": False}
+    schema = _object({"type": {"const": "json_schema"}, "json_schema": described}) | {"additionalProperties": False}
+    return {"anyOf": [plain, schema]}
+
+
+def _completion() -> _Schema:
+    message = _object({"role": {"const": "assistant"}, "content": {"type": "string"}})
+    choice = _object({"index": {"type": "integer"}, "message": message, "finish_reason": {"enum": ["stop", "length"]}})
+    return _object(
+        {
+            "id": {"type": "string"},
+            "object": {"const": "chat.completion"},
+            "created": {"type": "integer"},
+            "model": {"type": "string"},
+            "choices": {"type": "array", "minItems": 1, "maxItems": 1, "items": choice},
+            "usage": _ref("Usage"),
+        }
+    )
+
+
+def _usage() -> _Schema:
+    count = {"type": "integer", "minimum": 0}
+    details = _object({"cached_tokens": count, "image_tokens": count})
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return _object(dict.fromkeys(names, count) | {"prompt_tokens_details": details})
+
+
+def _object(properties: _Schema, required: list[str] | None = None) -> _Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": sorted(properties) if required is None else required,
+    }
+
+
+def _nullable(schema: _Schema) -> _Schema:
+    return {"anyOf": [schema, {"type": "null"}]}

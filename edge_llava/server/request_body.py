@@ -1,0 +1,87 @@
+"""The body of a request: JSON, limited while it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from edge_llava.server.limits import Limits
+from edge_llava.server.memory_budget import Share
+from edge_llava.server.openai_errors import RequestFault
+
+
+async def read_body(request: Request, limits: Limits, share: Share) -> bytes:
+    """Reads a body of JSON.
+
+    Raises:
+        RequestFault: 415 if it says that it is something else, 413 if it is too large, 408 if it does not arrive.
+        ClientDisconnect: If the client leaves.
+    """
+    _check_type(request)
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
+        raise _too_large(limits)
+    try:
+        return await asyncio.wait_for(_collect(request, limits, share), limits.body_s)
+    except asyncio.TimeoutError as error:
+        raise RequestFault(408, f"The body did not arrive within {limits.body_s:g} s.", code="timeout") from error
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body holds.
+
+    Raises:
+        RequestFault: 400 if it holds none.
+    """
+    try:
+        data = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise _no_json(f"it is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise _no_json(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
+    except ValueError as error:  # NaN, or an integer of thousands of digits
+        raise _no_json("a number that JSON does not have, or one that is too long") from error
+    except RecursionError as error:
+        raise _no_json("it is nested too deeply") from error
+    if not isinstance(data, dict):
+        raise _no_json("it is no object")
+    return data
+
+
+async def _collect(request: Request, limits: Limits, share: Share) -> bytes:
+    parts, n_bytes = [], 0
+    async for part in request.stream():
+        n_bytes += len(part)
+        if n_bytes > limits.body_bytes:
+            raise _too_large(limits)
+        share.take(len(part))
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _check_type(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # a web page of anybody may send every other type to a local server, without asking
+    if kind != "application/json":
+        raise RequestFault(
+            415,
+            f"The body must be JSON with the header 'Content-Type: application/json', not {kind[:80] or 'none'!r}.",
+            code="unsupported_media_type",
+        )
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise RequestFault(415, "Compressed bodies are not taken. Send it as it is.", code="unsupported_media_type")
+
+
+def _too_large(limits: Limits) -> RequestFault:
+    return RequestFault(413, f"The body is larger than {limits.body_bytes} bytes.", code="request_too_large")
+
+
+def _no_json(why: str) -> RequestFault:
+    return RequestFault(400, f"The body cannot be read as a JSON object: {why}.", code="invalid_json")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(name)

@@ -1,0 +1,60 @@
+"""The names under which the bundle is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge_llava.bundle import Bundle
+from edge_llava.home import MANIFEST_NAME
+from edge_llava.server.openai_errors import RequestFault
+
+
+class ServedModels:
+    """One bundle under its own name and others.
+
+    Attributes:
+        name: The bundle's own, or the first of the others; what answers say.
+    """
+
+    def __init__(self, bundle: Bundle, n_ctx: int, aliases: Sequence[str] = ()) -> None:
+        """
+        Args:
+            bundle: What is served.
+            n_ctx: Positions of a conversation.
+            aliases: Names that clients may use beside the bundle's.
+        """
+        self.name = aliases[0] if aliases else bundle.name
+        names = dict.fromkeys((*aliases, bundle.name))
+        created = int((bundle.path / MANIFEST_NAME).stat().st_mtime)
+        self._entries = {
+            name: {"id": name, "object": "model", "created": created, "owned_by": "edge-llava", "n_ctx": n_ctx}
+            for name in names
+        }
+
+    def list(self) -> dict[str, Any]:
+        """OpenAI's list object."""
+        return {"object": "list", "data": [*self._entries.values()]}
+
+    def find(self, name: str) -> dict[str, Any]:
+        """OpenAI's model object.
+
+        Raises:
+            RequestFault: 404 if there is none of that name.
+        """
+        self.check(name)
+        return self._entries[name]
+
+    def check(self, name: str | None) -> None:
+        """
+        Raises:
+            RequestFault: 404 if a request names a model that is not served. None names none: there is only one.
+        """
+        if name is not None and name not in self._entries:
+            served = ", ".join(self._entries)
+            raise RequestFault(
+                404,
+                f"The model {name[:100]!r} does not exist. Served: {served}; --alias NAME adds names.",
+                code="model_not_found",
+                param="model",
+            )

@@ -1,0 +1,87 @@
+"""Running the application with uvicorn until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from edge_llava.server.app import ServerApp
+
+_GRACE_S = 5
+_KEEP_ALIVE_S = 30
+_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)  # Ctrl-C, a service manager, Ctrl-Break of Windows
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; the first signal ends running answers, then the server, and a second one the server at once."""
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that was obeyed is not raised again."""
+        loop = asyncio.get_running_loop()
+
+        def obey(number: int, frame: FrameType | None) -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            loop.call_soon_threadsafe(self._stop)
+
+        previous = {number: signal.signal(number, obey) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
+    """Serves until SIGINT or SIGTERM. For the main thread.
+
+    Args:
+        app: The application; its engine stays open.
+        listener: A bound socket; closed at the end.
+        on_ready: Called once requests are answered.
+
+    Returns:
+        Whether it ended in order; False after a second signal.
+    """
+    # what uvicorn says of broken requests and of errors that were reported already is for debugging
+    is_debugging = logging.getLogger("edge_llava.server").isEnabledFor(logging.DEBUG)
+    logging.getLogger("uvicorn").setLevel(logging.INFO if is_debugging else logging.CRITICAL)
+    config = uvicorn.Config(
+        app.asgi,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = _Server(config, app.answers.stop)
+    asyncio.run(_run(server, listener, on_ready))
+    return not server.force_exit
+
+
+async def _run(server: _Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        on_ready()
+    await serving
