@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+import anyio
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -52,7 +53,7 @@ class EventStream(Response):
         """ASGI."""
         try:
             await while_present(receive, self._send_all(send))
-        except (ClientDisconnect, asyncio.TimeoutError):
+        except (ClientDisconnect, TimeoutError):
             pass  # nobody is there who could be told
         finally:
             self._on_end()
@@ -69,7 +70,8 @@ class EventStream(Response):
                 if coming.done():
                     coming = asyncio.ensure_future(self._next())
                 message = {"type": "http.response.body", "body": part, "more_body": True}
-                await asyncio.wait_for(send(message), self._stalled_s)
+                with anyio.fail_after(self._stalled_s):  # asyncio's wait_for may lose a cancellation before Python 3.12
+                    await send(message)
         finally:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)

@@ -88,8 +88,9 @@ def bad_request(faults: Sequence[Fault]) -> RequestFault:
 
 
 def error_body(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """OpenAI's error object. Halves of characters, which names of a client's fields may hold, become question marks."""
+    named = None if param is None else _whole(param)
+    return {"error": {"message": _whole(message), "type": kind, "param": named, "code": code}}
 
 
 def too_busy(retry_after_s: float, message: str) -> RequestFault:
@@ -135,6 +136,10 @@ async def show_http_error(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.method} is not served at {request.url.path}."
     fault = RequestFault(error.status_code, message, code=_CODES.get(error.status_code), headers=error.headers)
     return fault.response()
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _type_of(status: int) -> str:

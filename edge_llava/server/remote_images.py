@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+import anyio
 import h11
 
 from edge_llava.server.chat_messages import ImageAddress
@@ -72,8 +73,9 @@ class RemoteImages:
         url = _split(address)
         async with self._room:
             try:
-                return await asyncio.wait_for(self._fetch(url, address.param), self._options.timeout_s)
-            except asyncio.TimeoutError as error:
+                with anyio.fail_after(self._options.timeout_s):
+                    return await self._fetch(url, address.param)
+            except TimeoutError as error:
                 raise _failed(address.param, f"nothing came within {self._options.timeout_s:g} s") from error
             except (OSError, h11.RemoteProtocolError, UnicodeError) as error:
                 raise _failed(address.param, "the host cannot be reached, or speaks no HTTP") from error

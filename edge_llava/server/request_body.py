@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 
 from edge_llava.server.limits import Limits
@@ -25,8 +25,9 @@ async def read_body(request: Request, limits: Limits, share: Share) -> bytes:
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
         raise _too_large(limits)
     try:
-        return await asyncio.wait_for(_collect(request, limits, share), limits.body_s)
-    except asyncio.TimeoutError as error:
+        with anyio.fail_after(limits.body_s):
+            return await _collect(request, limits, share)
+    except TimeoutError as error:
         raise RequestFault(408, f"The body did not arrive within {limits.body_s:g} s.", code="timeout") from error
 
 

@@ -60,6 +60,7 @@ def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None])
     # what uvicorn says of broken requests and of errors that were reported already is for debugging
     is_debugging = logging.getLogger("edge_llava.server").isEnabledFor(logging.DEBUG)
     logging.getLogger("uvicorn").setLevel(logging.INFO if is_debugging else logging.CRITICAL)
+    logging.getLogger("uvicorn.access").disabled = True  # its lines hold whole addresses
     config = uvicorn.Config(
         app.asgi,
         http="h11",

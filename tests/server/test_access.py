@@ -1,0 +1,140 @@
+"""Who may use a server: keys, names it is called by, pages of other origins; and what its log does not say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edge_llava.server.api_key import ApiKey
+from edge_llava.server.host_check import is_loopback
+from edge_llava.server.server_options import ServerOptions
+
+KEY = "sk-0123456789"
+Check = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def guarded(run_server: Callable[..., Any]) -> Any:
+    """A server with a key."""
+    return run_server(ServerOptions(api_key=KEY, cors_origins=("https://app.example",)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", KEY, "Bearer", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}", "Bearer é"],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/metrics", "/v1/nothing"])
+def test_without_the_key_nothing_is_told(guarded: Any, check_error: Check, header: str | None, path: str) -> None:
+    headers = {} if header is None else {"Authorization": header.encode()}
+    with guarded.client() as client:
+        answer = client.post(path, headers=headers, json={}) if "chat" in path else client.get(path, headers=headers)
+    check_error(answer, 401, "invalid_api_key")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_with_the_key_everything_is(guarded: Any, scheme: str) -> None:
+    with guarded.client(headers={"Authorization": f"{scheme} {KEY}"}) as client:
+        assert client.get("/v1/models").status_code == 200
+        assert client.get("/metrics").status_code == 200
+        assert guarded.ask(client).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/page/index.html", "/openapi.json"])
+def test_what_holds_no_secret_is_open(guarded: Any, path: str) -> None:
+    with guarded.client() as client:
+        assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "key", ["", "short", "with a space", "sk-\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9", "sk-\n1234567"]
+)
+def test_keys_are_visible_ascii(key: str) -> None:
+    with pytest.raises(ValueError, match="8 or more visible ASCII"):
+        ApiKey(key)
+
+
+def test_drawn_keys_differ() -> None:
+    keys = {ApiKey.generate() for _ in range(10)}
+    assert len(keys) == 10
+    assert min(map(len, keys)) >= 43
+    assert all(ApiKey(key).is_in(f"Bearer {key}".encode()) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_allowed"),
+    [
+        ("localhost", True), ("LOCALHOST:80", True), ("localhost.:1", True), ("app.localhost", True),
+        ("127.0.0.1", True), ("127.8.9.1:9", True), ("[::1]", True), ("[::1]:8080", True),
+        ("evil.example", False), ("evil.example:8080", False), ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False), ("10.0.0.1", False), ("[2001:db8::1]", False), ("", False),
+        ("0.0.0.0", False),
+    ],
+)  # fmt: skip
+def test_a_local_server_knows_its_names(server: Any, check_error: Check, host: str, is_allowed: bool) -> None:
+    with server.client() as client:
+        answer = client.get("/v1/models", headers={"Host": host})
+        if is_allowed:
+            assert answer.status_code == 200
+        else:
+            check_error(answer, 403, "host_not_allowed")
+
+
+def test_other_names_are_allowed_by_option(run_server: Callable[..., Any]) -> None:
+    named, open_ = (
+        run_server(ServerOptions(allowed_hosts=("Proxy.Example",))),
+        run_server(ServerOptions(allowed_hosts=None)),
+    )
+    with named.client() as client:
+        assert client.get("/health", headers={"Host": "proxy.example:443"}).status_code == 200
+        assert client.get("/health", headers={"Host": "other.example"}).status_code == 403
+    with open_.client() as client:
+        assert client.get("/health", headers={"Host": "other.example"}).status_code == 200
+
+
+def test_loopback_names() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("localhost")
+
+
+def test_pages_of_others_are_not_let_in(server: Any, guarded: Any) -> None:
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    with server.client() as client:
+        answer = client.options("/v1/chat/completions", headers={"Origin": "https://app.example"} | asks)
+        assert answer.status_code == 405
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    with guarded.client() as client:
+        answer = client.options("/v1/chat/completions", headers={"Origin": "https://app.example"} | asks)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        refused = client.get("/v1/models", headers={"Origin": "https://app.example"})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
+        for origin in ("https://evil.example", "null"):
+            answer = client.options("/v1/chat/completions", headers={"Origin": origin} | asks)
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_log_holds_nothing_that_a_client_wrote(
+    guarded: Any, caplog: pytest.LogCaptureFixture, ask_user: Any, data_uri: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = data_uri(seed=31)
+    with guarded.client(headers={"Authorization": f"Bearer {KEY}"}) as client:
+        assert guarded.ask(client, messages=[ask_user("my secret question", url)]).status_code == 200
+        assert guarded.ask(client, messages=[ask_user("my secret question", "data:secret")]).status_code == 400
+        assert client.get("/my/secret/path?key=secret").status_code == 404
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "secret"}}}
+        assert guarded.ask(client, response_format=wanted).status_code == 400
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("edge_llava")]
+    assert sum("POST /v1/chat/completions 200" in line for line in logged) == 1
+    assert any("GET (no such path) 404" in line for line in logged)
+    for line in logged:
+        assert "secret" not in line
+        assert KEY not in line
+        assert url[30:60] not in line

@@ -1,0 +1,336 @@
+"""What the server answers to anything that comes: OpenAI's shapes and statuses, and it goes on."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from edge_llava.server.limits import Limits
+from edge_llava.server.server_options import ServerOptions
+
+CHAT = "/v1/chat/completions"
+JSON = {"Content-Type": "application/json"}
+Check = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def goes_on(server: Any) -> Iterator[None]:
+    """After everything that is sent, the server answers as before."""
+    yield
+    with server.client() as client:
+        assert server.ask(client).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def small(run_server: Callable[..., Any]) -> Any:
+    """A server with little room."""
+    limits = Limits(body_bytes=200_000, n_parts=5, n_images=2, image_bytes=50_000, image_pixels=10_000)
+    return run_server(ServerOptions(limits=limits))
+
+
+def test_health_says_what_is_served(client: httpx.Client, server: Any) -> None:
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ok", "model": server.app.models.name, "running": 0, "queued": 0, "parallel": 2,
+    }  # fmt: skip
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+def test_models_are_openais(client: httpx.Client, server: Any, check_error: Check) -> None:
+    name = server.app.models.name
+    (model,) = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["object"], model["owned_by"]) == (name, "model", "edge-llava")
+    assert model["n_ctx"] == 1024
+    assert client.get(f"/v1/models/{name}").json() == model
+    check_error(client.get("/v1/models/gpt-4o"), 404, "model_not_found", "model")
+    check_error(server.ask(client, model="gpt-4o"), 404, "model_not_found", "model")
+    assert server.ask(client, model=name).json()["model"] == name
+
+
+def test_aliases_are_served(run_server: Callable[..., Any], engine: Any) -> None:
+    server = run_server(ServerOptions(aliases=("gpt-4o", "vision")))
+    with server.client() as client:
+        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert names == ["gpt-4o", "vision", engine.bundle.name]
+        assert {server.ask(client, model=name).json()["model"] for name in names} == {"gpt-4o"}
+
+
+def test_an_answer_is_openais(client: httpx.Client, server: Any, ask_user: Any, data_uri: Any) -> None:
+    pictures = [data_uri(seed=1), data_uri(seed=2, format="JPEG", kind="image/jpeg")]
+    before = server.engine.metrics.pictures_encoded_total
+    answer = server.ask(client, messages=[ask_user("What?", *pictures)], temperature=0, max_tokens=5).json()
+    assert server.engine.metrics.pictures_encoded_total == before + 2
+    assert answer["object"] == "chat.completion"
+    assert answer["id"].startswith("chatcmpl-")
+    (choice,) = answer["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] == "length"
+    usage = answer["usage"]
+    assert usage["completion_tokens"] == 5
+    assert usage["prompt_tokens_details"]["image_tokens"] == 2 * 64
+    assert usage["prompt_tokens"] > 2 * 64
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 5
+    assert answer["timings"]["ttft_s"] > 0
+    again = server.ask(client, messages=[ask_user("What?", *pictures)], temperature=0, max_tokens=5).json()
+    assert again["choices"] == answer["choices"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+
+
+def test_answers_are_those_of_a_session(
+    client: httpx.Client, server: Any, seeded_f32: Any, ask_user: Any, data_uri: Any, picture_file: Any
+) -> None:
+    import edge_llava
+    from edge_llava.runtime.decoder_options import DecoderOptions
+    from edge_llava.runtime.engine_options import EngineOptions
+
+    options = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
+    sampling = edge_llava.SamplingOptions(temperature=0, max_new_tokens=6)
+    with edge_llava.load(seeded_f32, options) as model:
+        text = "".join(token.text for token in model.session(sampling).ask("What?", image=picture_file(seed=3)))
+    answer = server.ask(client, messages=[ask_user("What?", data_uri(seed=3))], temperature=0, max_tokens=6).json()
+    assert answer["choices"][0]["message"]["content"] == text
+
+
+def test_stop_and_seed_and_schema(client: httpx.Client, server: Any) -> None:
+    one, two, other = (
+        server.ask(client, temperature=1, seed=seed, max_tokens=12).json()["choices"][0] for seed in (5, 5, 6)
+    )
+    assert one == two != other
+    text = one["message"]["content"]
+    stopped = server.ask(client, temperature=1, seed=5, max_tokens=12, stop=text[3:5]).json()["choices"][0]
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["message"]["content"] == text[: text.index(text[3:5])]
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}, "count": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["colour", "count"],
+    }
+    for wanted in ({"name": "x", "schema": schema, "strict": True}, {"name": "x", "schema": schema}):
+        answer = server.ask(
+            client, max_tokens=200, seed=1, response_format={"type": "json_schema", "json_schema": wanted}
+        ).json()
+        value = json.loads(answer["choices"][0]["message"]["content"])
+        assert set(value) == {"colour", "count"}
+        assert value["colour"] in ("red", "blue")
+        assert 1 <= value["count"] <= 9
+    cut = server.ask(client, response_format={"type": "json_object"}, max_tokens=30, seed=1).json()["choices"][0]
+    assert cut["message"]["content"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "unknown_url"),
+        ("POST", "/v1/completions", 404, "unknown_url"),
+        ("GET", "/page/../app.py", 404, "unknown_url"),
+        ("GET", "/page/%2e%2e/app.py", 404, "unknown_url"),
+        ("GET", "/page/..%2fapp.py", 404, "unknown_url"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_served(
+    client: httpx.Client, check_error: Check, method: str, path: str, status: int, code: str
+) -> None:
+    answer = client.request(method, path, json={})
+    check_error(answer, status, code)
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"{", JSON, 400, "invalid_json"),
+        (b"", JSON, 400, "invalid_json"),
+        (b"[]", JSON, 400, "invalid_json"),
+        (b'{"messages": "\xff\xfe"}', JSON, 400, "invalid_json"),
+        ('{"messages": []}'.encode("utf-16"), JSON, 400, "invalid_json"),
+        (b'{"a":' * 100_000, JSON, 400, "invalid_json"),
+        (b"[" * 1_000_000, JSON, 400, "invalid_json"),
+        (b'{"\\ud800": 1}', JSON, 400, "unknown_parameter"),
+        (b"{}", {}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        (b"x", JSON | {"Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "application/json; charset=utf-8"}, 400, "missing_required_parameter"),
+        (b'{"messages": [{"role": "user", "content": 5}]}', JSON, 400, "invalid_type"),
+    ],
+)
+def test_bodies_that_are_no_request(
+    client: httpx.Client, check_error: Check, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    check_error(client.post(CHAT, content=body, headers=headers), status, code)
+
+
+def test_ten_thousand_parts(client: httpx.Client, server: Any, check_error: Check) -> None:
+    parts = [{"type": "text", "text": "x"}] * 10_000
+    answer = server.ask(client, messages=[{"role": "user", "content": parts}])
+    check_error(answer, 400, "array_above_max_length", "messages[0].content")
+    answer = server.ask(client, messages=[{"role": "user", "content": "x"}] * 10_000)
+    check_error(answer, 400, "array_above_max_length", "messages")
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_huge_bodies_are_refused_while_they_are_read(small: Any, check_error: Check, is_chunked: bool) -> None:
+    body = b'{"messages": "' + b"x" * 3_000_000 + b'"}'
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(body), 65536):
+            yield body[start : start + 65536]
+
+    with small.client() as client:
+        answer = client.post(CHAT, content=pieces() if is_chunked else body, headers=JSON)
+        check_error(answer, 413, "request_too_large")
+        assert small.ask(client).status_code == 200
+
+
+def test_a_body_that_only_says_it_is_huge(small: Any) -> None:
+    host, port = small.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Expect: 100-continue\r\nContent-Length: {10**15}\r\n\r\n".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_that_does_not_come(run_server: Callable[..., Any], check_error: Check) -> None:
+    server = run_server(ServerOptions(limits=Limits(body_s=0.2)))
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_what_all_requests_hold_together_is_limited(
+    run_server: Callable[..., Any], check_error: Check, ask_user: Any, data_uri: Any
+) -> None:
+    server = run_server(ServerOptions(limits=Limits(held_bytes=20_000)))
+    with server.client() as client:
+        answer = server.ask(client, messages=[ask_user("What?", data_uri(size=(90, 90)))])
+        check_error(answer, 429, "rate_limit_exceeded")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert server.ask(client).status_code == 200
+        assert "edge_llava_held_bytes 0\n" in client.get("/metrics").text
+
+
+def _bomb(side: int) -> bytes:
+    """A PNG that says it has side x side pixels, and holds a few bytes."""
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    data = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("data:image/png;base64,AAAA", "no picture"),
+        ("data:image/png;base64,", "is empty"),
+        ("data:image/png;base64,!!!!", "no valid base64"),
+        ("data:image/png;base64,AAA", "no valid base64"),
+        ("data:image/png;base64,é", "no valid base64"),
+        ("data:image/png,AAAA", "must begin with"),
+        ("data:text/html;base64,AAAA", "must begin with"),
+        ("data:", "must begin with"),
+        ("", "must be a data: URI"),
+        ("cat.png", "must be a data: URI"),
+        ("file:///etc/passwd", "must be a data: URI"),
+        ("FILE:///etc/passwd", "must be a data: URI"),
+        ("ftp://example.com/cat.png", "must be a data: URI"),
+        ("http://127.0.0.1/cat.png", "not fetched from the web"),
+        ("HTTPS://example.com/cat.png", "not fetched from the web"),
+        (f"data:image/png;base64,{base64.b64encode(_bomb(60_000)).decode()}", "pixels"),
+        (f"data:image/png;base64,{base64.b64encode(_bomb(8_000)).decode()}", "64000000 pixels"),
+        (f"data:image/eps;base64,{base64.b64encode(EPS).decode()}", "no picture"),
+    ],
+)
+def test_pictures_that_are_none(
+    client: httpx.Client, server: Any, check_error: Check, ask_user: Any, url: str, says: str
+) -> None:
+    error = check_error(server.ask(client, messages=[ask_user("What?", url)]), 400, "invalid_image")
+    assert error["param"] == "messages[0].content[1].image_url.url"
+    assert says in error["message"]
+
+
+def test_pictures_that_end_early(
+    client: httpx.Client, server: Any, check_error: Check, ask_user: Any, data_uri: Any, picture_file: Any
+) -> None:
+    for format, share in (("PNG", 0.5), ("JPEG", 0.3), ("GIF", 0.5), ("WEBP", 0.6)):
+        whole = picture_file(format)
+        url = data_uri(whole[: int(len(whole) * share)])
+        check_error(server.ask(client, messages=[ask_user("What?", url)]), 400, "invalid_image")
+
+
+def test_pictures_are_capped(small: Any, check_error: Check, ask_user: Any, data_uri: Any) -> None:
+    with small.client() as client:
+        for urls, says in (
+            ([data_uri(size=(101, 100))], "10100 pixels"),
+            ([data_uri(size=(80, 80)), data_uri(size=(80, 80))], "12800 pixels"),
+            ([data_uri(b"\0" * 50_003)], "at most 50000 bytes"),
+            ([data_uri()] * 3, "hold 3 pictures; the limit is 2"),
+        ):
+            error = check_error(small.ask(client, messages=[ask_user("What?", *urls)]), 400)
+            assert says in error["message"]
+        assert small.ask(client, messages=[ask_user("What?", data_uri(size=(100, 100)))]).status_code == 200
+
+
+def test_what_does_not_fit_the_context(
+    client: httpx.Client, server: Any, check_error: Check, ask_user: Any, data_uri: Any
+) -> None:
+    answer = server.ask(client, messages=[ask_user("What? " * 2000)])
+    assert "context" in check_error(answer, 400, "context_length_exceeded", "messages")["message"]
+    answer = server.ask(client, messages=[ask_user("What?", *[data_uri()] * 16)])
+    assert "1024 for 16 images" in check_error(answer, 400, "context_length_exceeded", "messages")["message"]
+
+
+@pytest.mark.parametrize("schema", [{"type": "cat"}, {"$ref": "#"}, {"pattern": "(" * 10_000}, {"maxLength": 10**12}])
+def test_schemas_that_cannot_compile(client: httpx.Client, server: Any, check_error: Check, schema: Any) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = server.ask(client, response_format=wanted)
+    check_error(answer, 400, "invalid_json_schema", "response_format.json_schema.schema")
+
+
+def test_metrics_are_prometheus(client: httpx.Client, server: Any) -> None:
+    server.ask(client)
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    values = {}
+    for line in answer.text.splitlines():
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            values[name] = float(value)
+    assert values["edge_llava_answers_total"] >= 1
+    assert values['edge_llava_requests_total{path="/v1/chat/completions",status="200"}'] >= 1
+    assert values['edge_llava_chat_seconds_bucket{le="+Inf"}'] == values["edge_llava_chat_seconds_count"] >= 1
+    assert values["edge_llava_tokens_total"] >= values["edge_llava_answers_total"]
+    assert {line.split()[2] for line in answer.text.splitlines() if line.startswith("# HELP")} == {
+        line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")
+    }
+
+
+def test_the_page_lets_in_nothing_from_elsewhere(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self';")
+    assert "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/page/index.html").content == answer.content
+    known = client.get("/", headers={"If-None-Match": answer.headers["etag"]})
+    assert (known.status_code, known.content) == (304, b"")

@@ -1,0 +1,203 @@
+"""Many clients at a time: a bounded queue, places that are free once a client leaves, and nobody stalls others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+
+from edge_llava.server.event_stream import EventStream
+from edge_llava.server.limits import Limits
+from edge_llava.server.server_options import ServerOptions
+
+CHAT = "/v1/chat/completions"
+Check = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def narrow(make_engine: Callable[..., Any], run_server: Callable[..., Any]) -> Any:
+    """A server with one place, and one to wait in."""
+    return run_server(engine=make_engine(n_parallel=1, n_queued=1))
+
+
+def endless(**fields: Any) -> dict[str, Any]:
+    """A request whose answer, taken greedily, fills the context."""
+    return {"messages": [{"role": "user", "content": "What?"}], "temperature": 0, "stream": True} | fields
+
+
+def is_idle(server: Any) -> bool:
+    metrics = server.engine.metrics
+    return metrics.running == metrics.queued == 0
+
+
+def pieces(response: httpx.Response) -> Iterator[str]:
+    """The texts of a stream, as they come."""
+    for line in response.iter_lines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                yield choice["delta"].get("content") or ""
+
+
+def test_two_streams_interleave(server: Any) -> None:
+    async def read(client: httpx.AsyncClient, name: str, said: list[str]) -> None:
+        async with client.stream("POST", CHAT, json=endless(max_tokens=200)) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    said.append(name)
+
+    async def read_both() -> list[str]:
+        said: list[str] = []
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            await asyncio.gather(read(client, "a", said), read(client, "b", said))
+        return said
+
+    said = asyncio.run(read_both())
+    first, last = {n: said.index(n) for n in "ab"}, {n: len(said) - said[::-1].index(n) for n in "ab"}
+    assert max(first.values()) < min(last.values())
+    turns = sum(one != other for one, other in pairwise(said))
+    assert turns > 20
+
+
+def test_a_full_queue_is_429_and_says_when(narrow: Any, check_error: Check) -> None:
+    async def ask_many() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=narrow.url, timeout=60) as client:
+            wanted = endless(stream=False)
+            return await asyncio.gather(*(client.post(CHAT, json=wanted) for _ in range(10)))
+
+    answers = asyncio.run(ask_many())
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 0 < len(refused) <= 8
+    for answer in refused:
+        check_error(answer, 429, "rate_limit_exceeded")
+        assert int(answer.headers["retry-after"]) >= 1
+    whole = [answer.json() for answer in answers if answer.status_code == 200]
+    assert {answer["choices"][0]["finish_reason"] for answer in whole} == {"length"}
+
+
+def test_too_many_requests_at_a_time_are_503(run_server: Callable[..., Any], check_error: Check) -> None:
+    server = run_server(ServerOptions(limits=Limits(n_requests=1)))
+    with server.client() as one, server.client() as other:
+        with one.stream("POST", CHAT, json=endless()):
+            answer = other.get("/v1/models")
+            check_error(answer, 503, "server_unavailable")
+            assert answer.headers["retry-after"]
+        server.wait_until(lambda: other.get("/v1/models").status_code == 200)
+
+
+@pytest.mark.parametrize("n_read", [1, 20])
+def test_a_client_that_leaves_a_stream_frees_its_place(narrow: Any, n_read: int) -> None:
+    before = narrow.engine.metrics
+    with narrow.client() as client, client.stream("POST", CHAT, json=endless()) as response:
+        texts = pieces(response)
+        for _ in range(n_read):
+            next(texts)
+    narrow.wait_until(lambda: narrow.engine.metrics.cancelled_total == before.cancelled_total + 1)
+    assert is_idle(narrow)
+    assert narrow.engine.metrics.tokens_total - before.tokens_total < 900
+
+
+def test_a_client_that_leaves_while_it_waits_frees_its_place(narrow: Any) -> None:
+    host, port = narrow.url.removeprefix("http://").split(":")
+    before = narrow.engine.metrics.cancelled_total
+    body = json.dumps(endless(stream=False)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    connections = []
+    for n_inside in (1, 2):
+        connections.append(socket.create_connection((host, int(port)), timeout=60))
+        connections[-1].sendall(head.encode() + b"\r\n\r\n" + body)
+        narrow.wait_until(lambda n=n_inside: narrow.engine.metrics.running + narrow.engine.metrics.queued == n)
+    for connection in reversed(connections):  # who waits, then who is answered
+        connection.close()
+    narrow.wait_until(lambda: narrow.engine.metrics.cancelled_total == before + 2)
+    assert is_idle(narrow)
+
+
+def test_a_slow_reader_stalls_nobody(server: Any) -> None:
+    """One client reads nothing at all; others get whole answers meanwhile, and its own is computed."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps(endless()).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    before = server.engine.metrics.answers_total
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        lazy.settimeout(60)
+        lazy.connect((host, int(port)))
+        lazy.sendall(head.encode() + b"\r\n\r\n" + body)
+        with server.client() as client:
+            for _ in range(3):
+                assert server.ask(client, max_tokens=50, temperature=0).status_code == 200
+        server.wait_until(lambda: server.engine.metrics.answers_total == before + 4)
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):  # what waited for it was kept
+            part = lazy.recv(65536)
+            assert part
+            received += part
+    assert b"data: [DONE]" in received
+    assert received.count(b'"delta":{"content"') > 500
+
+
+def test_a_stalled_reader_is_given_up() -> None:
+    ended = []
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        yield b"data: 1\n\n"
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(3600)
+
+    async def receive() -> Any:
+        await asyncio.sleep(3600)
+
+    stream = EventStream(parts(), lambda: ended.append(True), stalled_s=0.01)
+    asyncio.run(stream({"type": "http"}, receive, send))
+    assert ended == [True]
+
+
+def test_silence_is_broken() -> None:
+    sent = []
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        while len(sent) < 5:
+            await asyncio.sleep(0.01)
+        yield b"data: 1\n\n"
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body"))
+
+    async def receive() -> Any:
+        await asyncio.sleep(3600)
+
+    stream = EventStream(parts(), lambda: None, stalled_s=60, beat_s=0.001)
+    asyncio.run(stream({"type": "http"}, receive, send))
+    assert sent[0] is None
+    assert set(sent[1:-2]) == {b": still here\n\n"}
+    assert sent[-2:] == [b"data: 1\n\n", b""]
+
+
+def test_stopping_tells_every_client(make_engine: Callable[..., Any], run_server: Callable[..., Any]) -> None:
+    server = run_server(engine=make_engine(n_parallel=1, n_queued=4))
+
+    async def talk() -> tuple[list[str], httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            async with client.stream("POST", CHAT, json=endless()) as response:
+                lines = response.aiter_lines()
+                await anext(lines)
+                waiting = asyncio.ensure_future(client.post(CHAT, json=endless(stream=False)))
+                while server.engine.metrics.queued == 0:
+                    await asyncio.sleep(0.005)
+                server.loop.call_soon_threadsafe(server.app.answers.stop)
+                rest = [line async for line in lines if line]
+            return rest, await waiting, await client.post(CHAT, json=endless())
+
+    rest, waited, late = asyncio.run(talk())
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "server_unavailable"
+    assert waited.status_code == late.status_code == 503
+    with server.client() as client:
+        assert client.get("/health").status_code == 503
