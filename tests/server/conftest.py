@@ -26,7 +26,6 @@ from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.server.app import ServerApp
 from edge_llava.server.server_options import ServerOptions
 
-ENGINE = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
 PATIENCE_S = 60.0
 
 
@@ -99,11 +98,15 @@ def data_uri(picture_file: Callable[..., bytes]) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def make_engine(seeded_f32: Path) -> Iterator[Callable[..., BatchEngine]]:
-    """make_engine(**of BatchEngine) -> an engine, closed at the end of the session; exact, whoever else is answered."""
+    """make_engine(n_ctx=None, **of BatchEngine) -> an engine, closed at the end of the session.
+
+    In float32, so that an answer is the same whoever else is answered.
+    """
     engines = []
 
-    def make(**options: Any) -> BatchEngine:
-        engines.append(BatchEngine(Bundle.open(seeded_f32), ENGINE, **options))
+    def make(n_ctx: int | None = None, **options: Any) -> BatchEngine:
+        how = EngineOptions(decoder=DecoderOptions(n_threads=1, n_ctx=n_ctx), n_vision_threads=1)
+        engines.append(BatchEngine(Bundle.open(seeded_f32), how, **options))
         return engines[-1]
 
     yield make

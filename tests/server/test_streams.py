@@ -90,8 +90,9 @@ def test_too_many_requests_at_a_time_are_503(run_server: Callable[..., Any], che
         server.wait_until(lambda: other.get("/v1/models").status_code == 200)
 
 
-@pytest.mark.parametrize("n_read", [1, 20])
-def test_a_client_that_leaves_a_stream_frees_its_place(narrow: Any, n_read: int) -> None:
+@pytest.mark.parametrize("n_read", [1, 2, 3, 20])
+@pytest.mark.parametrize("again", range(3))  # what is being sent in that moment differs
+def test_a_client_that_leaves_a_stream_frees_its_place(narrow: Any, n_read: int, again: int) -> None:
     before = narrow.engine.metrics
     with narrow.client() as client, client.stream("POST", CHAT, json=endless()) as response:
         texts = pieces(response)

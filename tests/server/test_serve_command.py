@@ -1,0 +1,205 @@
+"""`edge-llava serve` as a process: where it listens, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-W", "error", "-c", "from edge_llava.cli import main; main()", "serve"]
+PATIENCE_S = 60.0
+
+
+class Served:
+    """A process that serves, and the lines that it has written to stderr so far."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+        self.url = self.read_until(r"(http://\S+) \(API")[1]
+
+    def read_until(self, pattern: str) -> re.Match[str]:
+        """Reads stderr up to a line that matches."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError("\n".join(self.lines))
+
+    def end(self, *signals: signal.Signals) -> int:
+        """Sends signals and gives the exit code."""
+        for number in signals:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        assert out == ""
+        self.lines += err.splitlines()
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(seeded_q4: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
+    """start(*arguments) -> Served, on a free port."""
+    monkeypatch.delenv("EDGE_LLAVA_API_KEY", raising=False)
+    started = []
+
+    def run(*arguments: object) -> Served:
+        started.append(Served("-m", seeded_q4, "--port", 0, "-t", 1, *arguments))
+        return started[-1]
+
+    yield run
+    for served in started:
+        if served.process.poll() is None:
+            served.process.kill()
+        served.process.communicate()
+
+
+def ask(url: str, **fields: Any) -> httpx.Response:
+    wanted = {"messages": [{"role": "user", "content": "What?"}], "max_tokens": 3} | fields
+    return httpx.post(f"{url}/v1/chat/completions", json=wanted, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_it_is_told_to_stop(start: Callable[..., Served], seeded_q4: Path, number: signal.Signals) -> None:
+    served = start()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", served.url)
+    assert served.lines[-1].startswith(f"{seeded_q4.name} at http://127.0.0.1:")
+    assert ask(served.url).status_code == 200
+    assert served.end(number) == 0
+    assert served.lines[-1] == "stopped"
+    assert sum("POST /v1/chat/completions 200" in line for line in served.lines) == 1
+
+
+def test_a_stop_ends_running_streams(start: Callable[..., Served]) -> None:
+    served = start("--quiet")
+    wanted = {"messages": [{"role": "user", "content": "What?"}], "temperature": 0, "stream": True}
+    with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=wanted, timeout=PATIENCE_S) as response:
+        lines = response.iter_lines()
+        next(lines)
+        served.process.send_signal(signal.SIGTERM)
+        last = [line for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_unavailable"
+    assert served.end() == 0
+    assert not [line for line in served.lines if "POST" in line or "Traceback" in line]
+
+
+def test_ctrl_c_twice_does_not_wait(start: Callable[..., Served]) -> None:
+    """A client that never reads its answer keeps a connection open; the second signal does not care."""
+    served = start()
+    host, port = served.url.removeprefix("http://").split(":")
+    body = json.dumps({"messages": [{"role": "user", "content": "What?"}], "temperature": 0, "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, int(port))) as lazy:
+        lazy.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1])
+        deadline = time.monotonic() + PATIENCE_S
+        while "edge_llava_requests_open 2" not in httpx.get(f"{served.url}/metrics").text:
+            assert time.monotonic() < deadline
+        served.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert served.end(signal.SIGINT) in (0, 130)
+    assert not [line for line in served.lines if "Traceback" in line]
+
+
+def test_a_port_in_use_is_known_before_anything_is_loaded(run: Callable[..., Any], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = run("serve", "-m", tmp_path / "no bundle", "--port", port)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"edge-llava: port {port} of 127.0.0.1 is in use. Stop what listens there, or choose another: "
+        "--port 0 takes a free one.\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["no.such.name.invalid", "203.0.113.7"])
+def test_hosts_that_are_none_of_this_machine(run: Callable[..., Any], host: str) -> None:
+    result = run("serve", "--host", host, "--port", 0)
+    assert (result.code, result.out) == (1, "")
+    assert f"--host {host}" in result.err
+
+
+def test_other_hosts_than_loopback_ones_need_a_key(start: Callable[..., Served]) -> None:
+    served = start("--host", "0.0.0.0")
+    keys = [match[1] for line in served.lines if (match := re.search(r"API key (\S{43,})$", line))]
+    url = served.url.replace("0.0.0.0", "127.0.0.1")
+    assert httpx.get(f"{url}/v1/models").status_code == 401
+    assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {keys[0]}"}).status_code == 200
+    assert httpx.get(f"{url}/health", headers={"Host": "my.board"}).status_code == 200
+    assert served.end(signal.SIGINT) == 0
+    assert sum(keys[0] in line for line in served.lines) == 1
+
+
+def test_a_key_is_taken_from_the_environment(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_LLAVA_API_KEY", "sk-of-the-environment")
+    served = start("--host", "0.0.0.0")
+    url = served.url.replace("0.0.0.0", "127.0.0.1")
+    assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer sk-of-the-environment"}).status_code == 200
+    assert served.end(signal.SIGINT) == 0
+    assert not [line for line in served.lines if "sk-of" in line or "API key" in line]
+
+
+def test_keys_that_are_too_short(run: Callable[..., Any]) -> None:
+    result = run("serve", "--port", 0, "--api-key", "short")
+    assert result.code == 2
+    assert "--api-key: an API key must be 8 or more" in result.err
+
+
+def test_no_bundle(run: Callable[..., Any]) -> None:
+    result = run("serve", "--port", 0)
+    assert result.code == 6
+    assert "edge-llava convert" in result.err
+
+
+def test_the_extra_is_named_where_it_is_missing(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = run("serve")
+    assert result.code == 3
+    assert "pip install 'edge-llava[serve]'" in result.err
+
+
+def test_ctrl_c_while_the_model_is_loaded(seeded_q4: Path) -> None:
+    """Whenever it comes, no process stays behind and no traceback is shown."""
+    for wait_s in (0.4, 0.8, 1.2):
+        process = subprocess.Popen(
+            [*COMMAND, "-m", str(seeded_q4), "--port", "0", "-t", "1"], stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(wait_s)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        if process.returncode != -signal.SIGINT:  # before Python had begun with us
+            assert "Traceback" not in err
+
+
+def test_serving_loads_no_torch(start: Callable[..., Served]) -> None:
+    served = start()
+    assert ask(served.url).status_code == 200
+    if sys.platform == "linux":
+        maps = Path(f"/proc/{served.process.pid}/maps").read_text(encoding="utf-8")
+        assert "libllama" in maps
+        assert "libtorch" not in maps
+    assert served.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_a_killed_server_leaves_a_home_that_the_next_one_uses(start: Callable[..., Served]) -> None:
+    served = start()
+    assert ask(served.url).status_code == 200
+    served.process.kill()
+    served.process.wait()
+    again = start()
+    assert ask(again.url).status_code == 200
+    assert again.end(signal.SIGTERM) == 0
