@@ -9,6 +9,9 @@ from edge_llava.server.limits import Limits
 
 _Schema = dict[str, Any]
 
+# a PNG of one pixel
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
 
 def describe_api(limits: Limits, *, has_key: bool) -> dict[str, Any]:
     """The description of a server.
@@ -136,7 +139,7 @@ def _chat_request(limits: Limits) -> _Schema:
                 "role": "user",
                 "content": [
                     {"type": "text", "text": "What is on the table?"},
-                    {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,..."}},
+                    {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_DOT}"}},
                 ],
             }
         ]
