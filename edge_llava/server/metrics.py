@@ -26,7 +26,8 @@ _HELP = {
     "steps_total": "Steps of the language model.",
     "decode_seconds_total": "Seconds in the language model.",
     "gave_way_total": "Times that an answer lost its place in a full KV cache and was computed again.",
-    "evicted_total": "Idle conversations that were forgotten to make room.",
+    "kept_conversations": "Conversations that are remembered outside the KV cache.",
+    "kept_bytes": "Memory that they take.",
     "kv_positions": "Positions in the KV cache.",
     "kv_positions_max": "Positions that the KV cache can hold.",
 }

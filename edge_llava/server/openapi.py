@@ -115,7 +115,7 @@ def _chat_request(limits: Limits) -> _Schema:
     most_tokens = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
     stop = {"type": "string", "minLength": 1}
     optional: _Schema = {
-        "model": {"type": "string", "description": "The bundle's name, or none: only one is served."},
+        "model": {"type": "string", "description": "The bundle's name, 'default', or none."},
         "stream": {"type": "boolean"},
         "stream_options": _object({"include_usage": {"type": "boolean"}}, required=[]),
         "max_tokens": most_tokens,

@@ -9,6 +9,8 @@ from edge_llava.bundle import Bundle
 from edge_llava.home import MANIFEST_NAME
 from edge_llava.server.openai_errors import RequestFault
 
+_ANY = "default"  # what clients say that must name a model and mean the one there is
+
 
 class ServedModels:
     """One bundle under its own name and others.
@@ -43,14 +45,14 @@ class ServedModels:
             RequestFault: 404 if there is none of that name.
         """
         self.check(name)
-        return self._entries[name]
+        return self._entries.get(name, self._entries[self.name])
 
     def check(self, name: str | None) -> None:
         """
         Raises:
-            RequestFault: 404 if a request names a model that is not served. None names none: there is only one.
+            RequestFault: 404 if a request names a model that is not served. None and "default" name the one there is.
         """
-        if name is not None and name not in self._entries:
+        if name is not None and name != _ANY and name not in self._entries:
             served = ", ".join(self._entries)
             raise RequestFault(
                 404,

@@ -155,22 +155,25 @@ def test_the_contract_knows_no_room() -> None:
 
 
 def test_training_knows_no_runtime_and_who_measures_no_converters() -> None:
-    forbidden = {"training": "runtime", "evaluation": "converters", "measuring": "converters"}
+    forbidden = {
+        "training": "runtime", "evaluation": "converters", "measuring": "converters", "server": "converters",
+    }  # fmt: skip
     for path in in_room("edge_llava"):
         other = forbidden.get(path.parent.name, "neither")
         assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
 
 
 def test_scenes_know_only_themselves_and_who_measures_neither_torch_nor_training() -> None:
-    scenes, evaluation, measuring = (
-        [p for p in SOURCES if p.parent == ROOT / "edge_llava" / n] for n in ("scenes", "evaluation", "measuring")
+    scenes, evaluation, measuring, server = (
+        [p for p in SOURCES if p.parent == ROOT / "edge_llava" / n]
+        for n in ("scenes", "evaluation", "measuring", "server")
     )
-    names = {path.name for path in (*scenes, *evaluation, *measuring)}
-    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py"}
+    names = {path.name for path in (*scenes, *evaluation, *measuring, *server)}
+    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py", "app.py"}
     for path in scenes:
         assert own(parse(path)) <= {"scenes", "errors"}, place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
-    for path in (*evaluation, *measuring):
+    for path in (*evaluation, *measuring, *server):
         assert "training" not in own(parse(path)), place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -54,6 +55,7 @@ def test_models_are_openais(client: httpx.Client, server: Any, check_error: Chec
     check_error(client.get("/v1/models/gpt-4o"), 404, "model_not_found", "model")
     check_error(server.ask(client, model="gpt-4o"), 404, "model_not_found", "model")
     assert server.ask(client, model=name).json()["model"] == name
+    assert server.ask(client, model="default").json()["model"] == name
 
 
 def test_aliases_are_served(run_server: Callable[..., Any], engine: Any) -> None:
@@ -321,6 +323,16 @@ def test_metrics_are_prometheus(client: httpx.Client, server: Any) -> None:
     assert {line.split()[2] for line in answer.text.splitlines() if line.startswith("# HELP")} == {
         line.split()[2] for line in answer.text.splitlines() if line.startswith("# TYPE")
     }
+
+
+def test_every_metric_is_in_the_docs(client: httpx.Client) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+    names = {
+        line.split()[2].removeprefix("edge_llava_")
+        for line in client.get("/metrics").text.splitlines()
+        if "# HELP" in line
+    }
+    assert [name for name in sorted(names) if f"`{name}" not in text] == []
 
 
 def test_the_page_lets_in_nothing_from_elsewhere(client: httpx.Client) -> None:

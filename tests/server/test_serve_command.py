@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from edge_llava.cli import main; main()", "serve"]
 PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
 
 
 class Served:
@@ -70,6 +72,29 @@ def start(seeded_q4: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 def ask(url: str, **fields: Any) -> httpx.Response:
     wanted = {"messages": [{"role": "user", "content": "What?"}], "max_tokens": 3} | fields
     return httpx.post(f"{url}/v1/chat/completions", json=wanted, timeout=PATIENCE_S)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_as_the_readme_says(start: Callable[..., Served], tmp_path: Path, picture_file: Any) -> None:
+    (block,) = re.findall(
+        r"^    (curl .*?^    END)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "img.jpg").write_bytes(picture_file("JPEG", size=(640, 480)))
+    served = start("-c", 160)
+    script = re.sub(r"^    ", "", block, flags=re.MULTILINE).replace("http://127.0.0.1:8080", served.url)
+    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(result.stdout)
+    assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 64
+    assert answer["choices"][0]["message"]["content"]
+
+
+def test_every_option_is_in_the_docs() -> None:
+    from edge_llava.cli.serve import command
+
+    text = (ROOT / "docs" / "server.md").read_text("utf-8")
+    for parameter in command.params:
+        name = min(parameter.opts, key=len)
+        assert f"`{name}" in text, name
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
