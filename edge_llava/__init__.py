@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from edge_llava.runtime.image_embedding import ImageEmbedding
     from edge_llava.runtime.model import EngineOptions, LlavaModel, load, tuned_options
     from edge_llava.runtime.sampler import SamplingOptions
-    from edge_llava.runtime.session import Session, Timings, Token
+    from edge_llava.runtime.session import Session, Timings
+    from edge_llava.runtime.token import Token
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
@@ -56,7 +57,7 @@ _HOMES = {
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
     "Timings": "runtime.session",
-    "Token": "runtime.session",
+    "Token": "runtime.token",
     "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
