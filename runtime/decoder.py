@@ -16,7 +16,7 @@ from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
 from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.conversation import Position
+from edge_llava.runtime.conversation import Position, count_common
 from edge_llava.runtime.decoder_options import DecoderOptions, context_params, context_settings, n_ctx
 from edge_llava.runtime.kv_state import read_state, write_state
 from edge_llava.runtime.language_model import LanguageModel
@@ -97,12 +97,7 @@ class Decoder(LanguageModel):
 
     def count_common(self, wanted: Sequence[Position]) -> int:
         """Positions that `keep_common_prefix` would keep; only looks, so another thread may be answering."""
-        n_common = 0
-        for have, want in zip(self._positions, wanted[:-1], strict=False):
-            if have != want:
-                break
-            n_common += 1
-        return n_common
+        return count_common(self._positions, wanted[:-1])
 
     def truncate(self, n_positions: int) -> None:
         """Drops everything in the KV cache from position `n_positions` on."""
