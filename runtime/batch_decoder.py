@@ -19,6 +19,7 @@ from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import Position
 from edge_llava.runtime.decoder_options import DecoderOptions, context_params, n_ctx
 from edge_llava.runtime.kv_sequences import KvSequence, KvSequences
+from edge_llava.runtime.kv_shelf import KvShelf
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.llama_log import last_error
 
@@ -95,15 +96,23 @@ class BatchDecoder(LanguageModel):
     """
 
     def __init__(
-        self, path: Path, spec: LanguageSpec, options: DecoderOptions, *, n_parallel: int, n_cells: int | None = None
+        self,
+        path: Path,
+        spec: LanguageSpec,
+        options: DecoderOptions,
+        *,
+        n_parallel: int,
+        n_cells: int | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         """
         Args:
             path: language.gguf.
             spec: What the manifest says of it.
             options: Device settings; `n_ctx` is of one conversation.
-            n_parallel: Conversations at a time; as many more are remembered.
+            n_parallel: Conversations at a time.
             n_cells: Positions of the KV cache, for all together; None: room for `n_parallel` full conversations.
+            kept_bytes: Memory for conversations that are not being computed.
 
         Raises:
             BundleError: If the file is damaged or is not what the manifest says.
@@ -114,7 +123,7 @@ class BatchDecoder(LanguageModel):
         self._batches: list[Any] = []
         params = context_params(spec, options)
         params.n_seq_max, params.n_ctx = n_sequences, n_cells or n_parallel * self.n_ctx
-        params.n_batch = params.n_ubatch = max(options.n_batch, n_parallel)  # every answer's next token in one batch
+        params.n_batch = params.n_ubatch = max(options.n_batch, n_sequences)  # llama.cpp plans for one token of each
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             self.close()
@@ -124,7 +133,7 @@ class BatchDecoder(LanguageModel):
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self._context)))
         self.n_batch = int(llama_cpp.llama_n_batch(self._context))
-        self.sequences = KvSequences(llama_cpp.llama_get_memory(self._context), n_sequences, n_cells)
+        self.sequences = KvSequences(self._context, n_sequences, n_cells, KvShelf(kept_bytes))
         self.abort = AbortSwitch(self._context)
         for n_embd in (0, spec.n_embd):
             self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))

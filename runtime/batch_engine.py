@@ -34,8 +34,8 @@ class BatchEngine:
     """A bundle that answers many clients at a time. Thread-safe.
 
     One thread of its own computes all answers together, step by step, another encodes pictures. Conversations that
-    begin alike share what was computed; one that ended is remembered, and goes on where it stopped, until its place in
-    the KV cache is needed. What a client sends as an earlier answer is recognized by its text.
+    begin alike share what was computed, and one that was answered is remembered, so that its next question goes on
+    where it stopped. What a client sends as an earlier answer is recognized by its text.
 
     Attributes:
         bundle: What was opened.
@@ -50,6 +50,7 @@ class BatchEngine:
         n_parallel: int = 4,
         n_queued: int = 16,
         n_positions: int | None = None,
+        kept_bytes: int = 1 << 30,
         progress: ProgressCallback = silent,
     ) -> None:
         """
@@ -60,6 +61,8 @@ class BatchEngine:
             n_queued: Answers that may wait beside them.
             n_positions: What the KV cache holds, of all conversations together; None has room for `n_parallel` full
                 ones. With less, the youngest answer gives way when it is full, and goes on later.
+            kept_bytes: Memory for conversations that wait for their next question while others are computed: it goes
+                on where it stopped, in milliseconds. The least recent are forgotten first.
             progress: Told the bytes read while digests are compared.
 
         Raises:
@@ -68,7 +71,7 @@ class BatchEngine:
             ValueError: If a number is out of range.
         """
         options = options or EngineOptions()
-        _check_numbers(n_parallel, n_queued, n_positions, n_ctx(bundle.manifest.language, options.decoder))
+        _check_numbers(n_parallel, n_queued, kept_bytes, n_positions, n_ctx(bundle.manifest.language, options.decoder))
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
@@ -78,6 +81,7 @@ class BatchEngine:
             options.decoder,
             n_parallel=n_parallel,
             n_cells=n_positions,
+            kept_bytes=kept_bytes,
         )
         self.n_ctx = self._decoder.n_ctx
         self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx)
@@ -151,9 +155,10 @@ class BatchEngine:
             steps_total=done.steps,
             decode_seconds_total=done.decode_s,
             gave_way_total=done.gave_way,
-            evicted_total=sequences.n_evicted,
             kv_positions=sequences.n_used,
             kv_positions_max=sequences.n_cells,
+            kept_conversations=len(sequences.shelf),
+            kept_bytes=sequences.shelf.n_bytes,
         )
 
     def close(self) -> None:
@@ -172,12 +177,14 @@ class BatchEngine:
         atexit.unregister(self.close)
 
 
-def _check_numbers(n_parallel: int, n_queued: int, n_positions: int | None, n_ctx: int) -> None:
+def _check_numbers(n_parallel: int, n_queued: int, kept_bytes: int, n_positions: int | None, n_ctx: int) -> None:
     faults = []
     if not 1 <= n_parallel <= _MAX_PARALLEL:
         faults.append(f"n_parallel must be from 1 to {_MAX_PARALLEL}")
     if n_queued < 0:
         faults.append("n_queued must not be negative")
+    if kept_bytes < 0:
+        faults.append("kept_bytes must not be negative")
     if n_positions is not None and n_positions < n_ctx:
         faults.append(f"n_positions must be at least {n_ctx}, which is one conversation")
     if faults:

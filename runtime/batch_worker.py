@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from edge_llava.runtime.job import Job
 from edge_llava.runtime.job_queue import JobQueue
 from edge_llava.runtime.picture_queue import PictureQueue
 from edge_llava.runtime.said_answers import SaidAnswer, SaidAnswers
-from edge_llava.runtime.step_plan import StepPlan, plan_step
+from edge_llava.runtime.step_plan import StepPlan, TextPart, plan_step
 from edge_llava.runtime.step_size import StepSize
 from edge_llava.runtime.token import FinishReason, Token
 
@@ -32,7 +32,7 @@ class WorkDone:
         prompt_tokens, cached_tokens: Positions of prompts, and those among them that were computed before.
         tokens: Tokens of answers.
         steps: Times that every flowing answer got its next token.
-        decode_s: Time in llama.cpp.
+        decode_s: Time that they took.
         gave_way: Times that an answer lost its place in a full KV cache, and was computed again.
     """
 
@@ -113,12 +113,14 @@ class BatchWorker:
         for job in [*self._queue.take_left(), *(job for job in self.running if job.is_cancelled)]:
             self._end(job, "cancelled")
         self._fill_places()
+        if self.running:
+            self._decoder.sequences.tidy()
         self._look_ahead()
         for job in tuple(self.running):
             self._prepare(job)
-        n_flowing = sum(job.is_flowing for job in self.running)
-        plan = self._make_room(plan_step(self.running, self._size.prompt_positions(n_flowing)))
-        if plan.jobs:
+        n_prompt = self._size.prompt_positions(any(job.is_flowing for job in self.running))
+        plan = self._make_room(plan_step(self.running, n_prompt))
+        if plan.n_positions:
             self._compute(plan)
 
     def _fill_places(self) -> None:
@@ -164,11 +166,9 @@ class BatchWorker:
                     job.answer.note_picture(rows.vision_s + rows.projector_s)
 
     def _make_room(self, plan: StepPlan) -> StepPlan:
-        """Empties what idle conversations hold, and the youngest job's place if need be, until the step has cells."""
-        sequences = self._decoder.sequences
-        while plan.n_tokens > sequences.n_cells - sequences.n_used:
-            if not sequences.evict():
-                plan = plan.without(self._give_way())
+        """Moves idle conversations, or else the youngest running one, out of the KV cache until the step fits."""
+        while not self._decoder.sequences.make_room(plan.n_positions):
+            plan = plan.without(self._give_way())
         return plan
 
     def _give_way(self) -> Job:
@@ -185,19 +185,26 @@ class BatchWorker:
 
     def _compute(self, plan: StepPlan) -> None:
         started = time.perf_counter()
-        if plan.rows:
-            with self._computing([job for job, _ in plan.rows]):
-                self._decoder.decode_rows([chunk for _, chunk in plan.rows])
-        # the rows may have cost a job its place
-        tokens = [(job, chunk) for job, chunk in plan.tokens if job.sequence is chunk.sequence]
+        self._compute_tokens(plan.flowing)
+        between = time.perf_counter()
+        rows = [(job, chunk) for job, chunk in plan.rows if job.sequence is chunk.sequence]
+        if rows:
+            with self._computing([job for job, _ in rows]):
+                self._decoder.decode_rows([chunk for _, chunk in rows])
+        self._compute_tokens(plan.texts)
+        ended = time.perf_counter()
+        self._size.learn(plan.n_prompt, ended - between)
+        self.done.steps, self.done.decode_s = self.done.steps + 1, self.done.decode_s + ended - started
+
+    def _compute_tokens(self, parts: Sequence[TextPart]) -> None:
+        """Computes them all at once, and draws the next tokens."""
+        parts = [(job, chunk) for job, chunk in parts if job.sequence is chunk.sequence]  # who has not lost its place
+        if not parts:
+            return
         ends: list[int] = []
-        if tokens:
-            with self._computing([job for job, _ in tokens]):
-                ends = self._decoder.decode_tokens([chunk for _, chunk in tokens])
-        seconds = time.perf_counter() - started
-        self.done.steps, self.done.decode_s = self.done.steps + 1, self.done.decode_s + seconds
-        self._size.learn(plan.n_tokens, seconds)
-        for (job, chunk), end in zip(tokens, ends, strict=False):  # no ends where it failed
+        with self._computing([job for job, _ in parts]):
+            ends = self._decoder.decode_tokens([chunk for _, chunk in parts])
+        for (job, chunk), end in zip(parts, ends, strict=False):  # no ends where it failed
             if chunk.is_last:
                 self._draw(job, end)
 
@@ -206,9 +213,8 @@ class BatchWorker:
         self._queue.start_computing(jobs)
         try:
             yield
-        except NoCells:  # llama.cpp has less room than was counted: the next step finds more
-            if not self._decoder.sequences.evict():
-                self._give_way()
+        except NoCells:  # llama.cpp has less room than was counted: the next step has one conversation less
+            self._give_way()
         except Cancelled:  # by all of them, or by closing: the next step ends them
             pass
         except BackendError as error:

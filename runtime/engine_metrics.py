@@ -19,8 +19,8 @@ class EngineMetrics:
         pictures_encoded_total: Pictures that went through the tower.
         steps_total, decode_seconds_total: Steps of the language model; seconds in it.
         gave_way_total: Times that an answer lost its place in a full KV cache, and was computed again.
-        evicted_total: Idle conversations whose content went to make room.
         kv_positions, kv_positions_max: Positions in the KV cache, shared ones once; what it can hold.
+        kept_conversations, kept_bytes: Conversations that are remembered outside it, and the memory that they take.
     """
 
     n_parallel: int
@@ -38,6 +38,7 @@ class EngineMetrics:
     steps_total: int
     decode_seconds_total: float
     gave_way_total: int
-    evicted_total: int
     kv_positions: int
     kv_positions_max: int
+    kept_conversations: int
+    kept_bytes: int

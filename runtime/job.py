@@ -88,7 +88,7 @@ class Job:
     def next_chunk(self, limit: int) -> Chunk | None:
         """What comes next, at most `limit` positions; None where it must wait for a picture or for another job."""
         start = self.n_computed
-        if self.sequence is None or start >= len(self.wanted) or self.leader() is not None:
+        if limit <= 0 or self.sequence is None or start >= len(self.wanted) or self.leader() is not None:
             return None
         first = self.wanted[start]
         if isinstance(first, tuple):

@@ -8,34 +8,41 @@ from dataclasses import dataclass
 from edge_llava.runtime.batch_decoder import RowChunk, TokenChunk
 from edge_llava.runtime.job import Job
 
+TextPart = tuple[Job, TokenChunk]
+RowPart = tuple[Job, RowChunk]
+
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Two batches, since llama.cpp takes tokens and rows apart: rows first, so that what follows them can come along.
+    """Three batches. llama.cpp takes tokens and rows apart; and in a batch of many conversations that also holds a long
+    part of one, attention would compute every one of its rows with the cells of all.
 
     Attributes:
-        rows: Parts of pictures, each for its job.
-        tokens: Next tokens, and parts of texts.
+        flowing: Next tokens.
+        rows: Parts of pictures.
+        texts: Parts of texts.
     """
 
-    rows: tuple[tuple[Job, RowChunk], ...]
-    tokens: tuple[tuple[Job, TokenChunk], ...]
+    flowing: tuple[TextPart, ...]
+    rows: tuple[RowPart, ...]
+    texts: tuple[TextPart, ...]
 
     @property
-    def jobs(self) -> list[Job]:
-        """Whose answers it is for."""
-        return [job for job, _ in (*self.rows, *self.tokens)]
+    def n_prompt(self) -> int:
+        """Positions of prompts."""
+        return sum(chunk.n_tokens for _, chunk in (*self.rows, *self.texts))
 
     @property
-    def n_tokens(self) -> int:
+    def n_positions(self) -> int:
         """Positions that are computed."""
-        return sum(chunk.n_tokens for _, chunk in (*self.rows, *self.tokens))
+        return len(self.flowing) + self.n_prompt
 
     def without(self, job: Job) -> StepPlan:
         """The same for all others."""
         return StepPlan(
+            tuple(part for part in self.flowing if part[0] is not job),
             tuple(part for part in self.rows if part[0] is not job),
-            tuple(part for part in self.tokens if part[0] is not job),
+            tuple(part for part in self.texts if part[0] is not job),
         )
 
 
@@ -47,15 +54,17 @@ def plan_step(jobs: Sequence[Job], n_prompt: int) -> StepPlan:
             the last no later than if all took turns.
         n_prompt: Positions of prompts that the step may take, beside one token for every answer that flows.
     """
-    flowing = [(job, job.next_chunk(1)) for job in jobs if job.is_flowing]
-    parts = list(flowing)
+    flowing: list[TextPart] = []
+    rows: list[RowPart] = []
+    texts: list[TextPart] = []
     for job in jobs:
-        if n_prompt <= 0:
-            break
-        if not job.is_flowing and (chunk := job.next_chunk(n_prompt)) is not None:
-            parts.append((job, chunk))
-            n_prompt -= chunk.n_tokens
-    return StepPlan(
-        tuple((job, chunk) for job, chunk in parts if isinstance(chunk, RowChunk)),
-        tuple((job, chunk) for job, chunk in parts if isinstance(chunk, TokenChunk)),
-    )
+        chunk = job.next_chunk(1 if job.is_flowing else n_prompt)
+        if isinstance(chunk, TokenChunk) and job.is_flowing:
+            flowing.append((job, chunk))
+            continue
+        if isinstance(chunk, RowChunk):
+            rows.append((job, chunk))
+        elif chunk is not None:
+            texts.append((job, chunk))
+        n_prompt -= chunk.n_tokens if chunk is not None else 0
+    return StepPlan(tuple(flowing), tuple(rows), tuple(texts))

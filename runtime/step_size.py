@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-STEP_S = 0.4
-"""Seconds between two tokens of an answer, while the prompts of others are computed."""
-_LEAST = 32  # fewer rows at a time leave the matrix products half empty
+_STEP_S = 0.5  # longer between two tokens of an answer, while the prompts of others are computed
+# llama.cpp multiplies so many rows at a time, and what is left over one by one, each as slowly as all of them together
+_ROUND = 32
 _SHARE_OF_NEW = 0.3
 
 
@@ -17,22 +17,19 @@ class StepSize:
             n_batch: Positions that are computed at a time.
         """
         self._n_batch = n_batch
-        self._position_s = 0.0
+        self._position_s = _STEP_S / _ROUND
 
-    def prompt_positions(self, n_flowing: int) -> int:
+    def prompt_positions(self, some_flow: bool) -> int:
         """Positions of prompts that the next step may take.
 
         Args:
-            n_flowing: Answers that wait for their next token; with none, a step is as large as a batch.
+            some_flow: Whether answers wait for their next token; otherwise a step is as large as a batch.
         """
-        n_most = self._n_batch - n_flowing
-        if not n_flowing or not self._position_s:
-            return n_most if not n_flowing else min(n_most, _LEAST)
-        return min(n_most, max(_LEAST, int(STEP_S / self._position_s) // _LEAST * _LEAST))
+        if not some_flow:
+            return self._n_batch
+        return min(self._n_batch, max(_ROUND, int(_STEP_S / self._position_s) // _ROUND * _ROUND))
 
     def learn(self, n_positions: int, seconds: float) -> None:
         """Takes a step's time into account; steps of few positions say little and are left out."""
-        if n_positions < _LEAST:
-            return
-        position_s = seconds / n_positions
-        self._position_s += (_SHARE_OF_NEW if self._position_s else 1.0) * (position_s - self._position_s)
+        if n_positions >= _ROUND:
+            self._position_s += _SHARE_OF_NEW * (seconds / n_positions - self._position_s)
