@@ -15,7 +15,8 @@ from edge_llava.runtime.kv_shelf import KeptConversation, KvShelf
 from edge_llava.runtime.kv_state import read_sequence, write_sequence
 
 _N_IDLE_CELLS = 256  # attention looks at every cell in use, of whichever conversation: idle ones slow all others
-_WORTH_RESTORING = 16  # positions more; computing one takes as long as copying hundreds
+# positions; computing one takes as long as copying hundreds
+_WORTH_KEEPING, _WORTH_RESTORING = 64, 16
 
 
 @dataclass(eq=False)
@@ -40,7 +41,7 @@ class KvSequences:
     """The sequences of a context with a unified KV cache: a shared beginning takes its cells once.
 
     A sequence that was released keeps its content, so that its conversation can go on. While others are computed, or
-    when cells run out, it goes to the shelf.
+    when cells run out, it is put away: on the shelf.
 
     Attributes:
         n_cells: Positions that the cache can hold, of all sequences together.
@@ -89,7 +90,7 @@ class KvSequences:
             idle = [sequence for sequence in self._sequences if not sequence.is_busy]
             others = [sequence for sequence in idle if sequence is not source] or idle
             target = min(others, key=lambda sequence: (len(sequence.positions) > 0, sequence.last_used))
-            self._shelve(target, n_common if target is source else 0)
+            self._put_away(target, n_common if target is source else 0)
         target.is_busy = True
         kept = self.shelf.find(wanted[:-1])
         if kept is None or kept[0] < n_common + _WORTH_RESTORING or not self._restore(target, *kept):
@@ -129,7 +130,7 @@ class KvSequences:
         del sequence.positions[n_positions:], sequence.cells[n_positions:]
 
     def make_room(self, n_positions: int) -> bool:
-        """Shelves idle conversations, those first that were not used for longest, until so many cells are free.
+        """Puts idle conversations away, those first that were not used for longest, until so many cells are free.
 
         Returns:
             Whether they are.
@@ -137,18 +138,18 @@ class KvSequences:
         for sequence in self._idle():
             if self.n_cells - self.n_used >= n_positions:
                 break
-            self._shelve(sequence)
+            self._put_away(sequence)
         return self.n_cells - self.n_used >= n_positions
 
     def tidy(self) -> None:
-        """Shelves idle conversations that slow down those being computed; what they share with these costs nothing."""
+        """Puts idle conversations away that slow others down; what they share with those being computed costs nothing."""
         if self._is_tidy:
             return
         n_own = {sequence: self._count_own(sequence) for sequence in self._idle()}
         for sequence in self._idle():
             if sum(n_own.values()) <= _N_IDLE_CELLS:
                 break
-            self._shelve(sequence)
+            self._put_away(sequence)
             del n_own[sequence]
         self._is_tidy = True
 
@@ -156,12 +157,12 @@ class KvSequences:
         idle = [sequence for sequence in self._sequences if not sequence.is_busy and sequence.positions]
         return sorted(idle, key=lambda sequence: sequence.last_used)
 
-    def _count_own(self, sequence: KvSequence) -> int:
-        return sum(self._holders[cell] == 1 for cell in sequence.cells)
+    def _count_own(self, sequence: KvSequence, start: int = 0) -> int:
+        return sum(self._holders[cell] == 1 for cell in sequence.cells[start:])
 
-    def _shelve(self, sequence: KvSequence, n_left: int = 0) -> None:
-        """Puts a copy of a sequence on the shelf and drops it from position `n_left` on."""
-        if sequence.positions and (state := read_sequence(self._context, sequence.id)):
+    def _put_away(self, sequence: KvSequence, n_left: int = 0) -> None:
+        """Drops a sequence from position `n_left` on; the shelf gets a copy, if it is much that no other holds."""
+        if self._count_own(sequence, n_left) >= _WORTH_KEEPING and (state := read_sequence(self._context, sequence.id)):
             self.shelf.put(KeptConversation(tuple(sequence.positions), state))
         self.truncate(sequence, n_left)
 

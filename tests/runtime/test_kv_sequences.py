@@ -155,13 +155,13 @@ def test_what_a_leader_has_computed_is_shared_later(open_cache, alone):
 
 def test_more_conversations_than_sequences(open_cache, alone):
     """Those that lost their sequence come back from the shelf, with the right numbers."""
-    decoder, tails = open_cache(), [text(n) for n in range(6)]
+    decoder, tails = open_cache(), [text(n, 70) for n in range(6)]
     for tail in tails:
         remember(decoder, [*SYSTEM, *tail])
     assert len(decoder.sequences.shelf) == 2
     for tail in tails:
         sequence, n_known = compute(decoder, [*SYSTEM, *tail, *text(9)])
-        assert n_known == 51
+        assert n_known == 101
         assert np.abs(next_logits(decoder, sequence) - alone([*SYSTEM, *tail, *text(9)])).max() < 1e-4
         decoder.sequences.release(sequence)
 
@@ -189,11 +189,24 @@ def test_a_branch_leaves_its_origin_on_the_shelf(open_cache):
     assert n_known == 71
 
 
-def test_a_few_positions_are_not_worth_restoring(open_cache):
+@pytest.mark.parametrize(("n_more", "n_known"), [(15, 10), (16, 26)])
+def test_a_few_positions_are_not_worth_restoring(open_cache, n_more, n_known):
     decoder = open_cache()
-    remember(decoder, [*SYSTEM, *text(1)])
-    decoder.sequences.make_room(512)
-    assert compute(decoder, [*SYSTEM[:15], *text(2)])[1] == 0
+    remember(decoder, [*SYSTEM, *text(1, 70)])
+    assert decoder.sequences.make_room(512)
+    compute(decoder, [*SYSTEM[:10], *text(2)])
+    assert compute(decoder, [*SYSTEM[: 10 + n_more], *text(3)])[1] == n_known
+
+
+def test_few_positions_are_not_worth_keeping(open_cache):
+    """Of two conversations about one picture, the second one's question: the picture is still there."""
+    decoder, shared = open_cache(), [*SYSTEM, *text(1, 70)]
+    compute(decoder, [*shared, *text(2)])
+    remember(decoder, [*shared, *text(3, 63)])
+    remember(decoder, [*shared, *text(4, 64)])
+    assert not decoder.sequences.make_room(512)
+    assert len(decoder.sequences.shelf) == 1
+    assert [compute(decoder, [*shared, *text(n, 70)])[1] for n in (3, 4)] == [101, 165]
 
 
 def test_room_is_made_from_the_least_used(open_cache):
