@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from edge_llava.runtime.image_embedding import ImageEmbedding
     from edge_llava.runtime.model import LlavaModel, load
     from edge_llava.runtime.sampler import SamplingOptions
-    from edge_llava.runtime.session import Session, Token
+    from edge_llava.runtime.session import Session
+    from edge_llava.runtime.token import Token
     from edge_llava.runtime.turn import Timings
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
@@ -58,7 +59,7 @@ _HOMES = {
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
     "Timings": "runtime.turn",
-    "Token": "runtime.session",
+    "Token": "runtime.token",
     "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
