@@ -227,7 +227,11 @@ class BatchWorker:
         if not job.tokens.ids:
             self.done.prompt_tokens += job.answer.n_prompt_tokens
             self.done.cached_tokens += job.answer.n_cached_tokens or 0
-        id = job.sampler.sample(self._decoder.context, index)
+        try:
+            id = job.sampler.sample(self._decoder.context, index)
+        except BackendError as error:  # its grammar's
+            self._end(job, "error", error)
+            return
         token = job.tokens.take(id, is_full=job.n_computed >= self._decoder.n_ctx)
         self.done.tokens += 1
         if token.finish_reason is not None:

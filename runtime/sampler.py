@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge_llava.errors import BackendError
+import numpy as np
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.grammar import Grammar
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one
 _PENALTY_WINDOW = 64
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 @dataclass(frozen=True)
@@ -59,32 +63,30 @@ class SamplingOptions:
 
 
 class Sampler:
-    """A llama.cpp sampler chain; close it after the answer."""
+    """A llama.cpp sampler chain, and a grammar beside it; close it after the answer."""
 
     def __init__(self, options: SamplingOptions, vocabulary: Any) -> None:
         """
         Args:
             options: Validated options.
-            vocabulary: llama.cpp's vocabulary handle, for the grammar.
+            vocabulary: llama.cpp's vocabulary handle.
 
         Raises:
             BackendError: If the grammar does not compile.
         """
         import llama_cpp
 
+        from edge_llava.runtime.grammar import Grammar
+
         self._llama = llama_cpp
+        self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
+        self._candidates = np.empty(llama_cpp.llama_vocab_n_tokens(vocabulary) if self._grammar else 0, _CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         if options.repeat_penalty != 1:
             n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
             self._add(
                 llama_cpp.llama_sampler_init_penalties(n_vocab, _PENALTY_WINDOW, options.repeat_penalty, 0.0, 0.0)
             )
-        if options.grammar is not None:
-            grammar = llama_cpp.llama_sampler_init_grammar(vocabulary, options.grammar.encode(), b"root")
-            if not grammar:
-                self.close()
-                raise BackendError("the grammar does not compile. It must be GBNF with a rule named 'root'.")
-            self._add(grammar)
         if options.temperature == 0:
             self._add(llama_cpp.llama_sampler_init_greedy())
             return
@@ -98,8 +100,20 @@ class Sampler:
         self._add(llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed))
 
     def sample(self, context: Any, index: int = -1) -> int:
-        """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it."""
-        token: int = self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index))
+        """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
+
+        Raises:
+            BackendError: If the grammar allows no token, or takes too long to say.
+        """
+        if self._grammar is None:
+            return int(self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
+        # Asking about one token is a hundred times cheaper than about all, and the chances stay the same: what is
+        # refused is drawn again among those that are allowed.
+        token = self._draw(context, index, None)
+        if not self._grammar.allows(token):
+            token = self._draw(context, index, self._grammar)
+        self._llama.llama_sampler_accept(self._chain, token)
+        self._grammar.accept(token)
         return token
 
     def close(self) -> None:
@@ -107,6 +121,20 @@ class Sampler:
         if self._chain:
             self._llama.llama_sampler_free(self._chain)
             self._chain = None
+        if self._grammar is not None:
+            self._grammar.close()
+
+    def _draw(self, context: Any, index: int, grammar: Grammar | None) -> int:
+        """Draws among all tokens, or among those that a grammar allows, and remembers nothing."""
+        table, n_vocab = self._candidates, len(self._candidates)
+        table["id"] = np.arange(n_vocab)
+        table["logit"] = np.ctypeslib.as_array(self._llama.llama_get_logits_ith(context, index), (n_vocab,))
+        data = table.ctypes.data_as(ctypes.POINTER(self._llama.llama_token_data))
+        candidates = self._llama.llama_token_data_array(data, n_vocab, -1, False)
+        if grammar is not None:
+            grammar.mask(candidates, table["logit"])
+        self._llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        return int(candidates.data[candidates.selected].id)
 
     def _add(self, sampler: Any) -> None:
         self._llama.llama_sampler_chain_add(self._chain, sampler)

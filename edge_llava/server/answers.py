@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
-from edge_llava.errors import BackendError, EdgeLlavaError, QueueFull
+from edge_llava.errors import EdgeLlavaError, QueueFull
 from edge_llava.runtime.answer import Answer
 from edge_llava.runtime.batch_engine import BatchEngine
 from edge_llava.runtime.messages import Message
@@ -45,10 +45,6 @@ class TokenStream:
             return await asyncio.to_thread(self._submit, messages, options)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
-        except BackendError as error:
-            if options.grammar is None:
-                raise engine_fault(error) from error
-            raise RequestFault(400, str(error), code="invalid_json_schema", param="response_format") from error
         except (EdgeLlavaError, ValueError) as error:
             raise engine_fault(error) from error
 

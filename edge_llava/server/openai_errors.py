@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.runtime.grammar import GrammarFault
 
 _MAX_LISTED = 10  # faults in one message
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}
@@ -110,6 +111,8 @@ def engine_fault(error: Exception) -> RequestFault:
         return RequestFault(400, str(error), code="context_length_exceeded", param="messages")
     if isinstance(error, ImageError):
         return RequestFault(400, str(error), code="invalid_image", param="messages")
+    if isinstance(error, GrammarFault):
+        return RequestFault(400, str(error), code="invalid_json_schema", param="response_format")
     if isinstance(error, ValueError):
         return RequestFault(400, str(error), code="invalid_value", param="messages")
     if isinstance(error, EdgeLlavaError):

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 
+import llama_cpp
+import numpy as np
 import pytest
 
 from edge_llava.errors import BackendError
+from edge_llava.runtime import grammar as grammar_file
+from edge_llava.runtime.grammar import GrammarFault
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 
 
@@ -123,6 +128,69 @@ def test_grammar_of_nothing(model):
 def test_grammar_beyond_ascii(model):
     """The demo's vocabulary has this character only as three byte tokens."""
     assert text(model, temperature=0, grammar='root ::= "日" "€"') == "日€"
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("penalty", [1.0, 3.0])
+def test_a_grammar_draws_what_llama_cpp_draws_from_what_it_allows(model, penalty):
+    """llama.cpp's own order, in which the grammar comes before the choice, from the same logits."""
+    grammar, decoder = "root ::= ([a-m] | [ .]){40}", model.decoder
+    list(model.session(SamplingOptions(max_new_tokens=1, temperature=0)).ask("What is this?"))
+    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    n_vocab = llama_cpp.llama_vocab_n_tokens(decoder.vocabulary)
+    for sampler in (
+        llama_cpp.llama_sampler_init_grammar(decoder.vocabulary, grammar.encode(), b"root"),
+        llama_cpp.llama_sampler_init_penalties(n_vocab, 64, penalty, 0.0, 0.0),
+        llama_cpp.llama_sampler_init_greedy(),
+    ):
+        llama_cpp.llama_sampler_chain_add(chain, sampler)
+    ours = Sampler(SamplingOptions(temperature=0, grammar=grammar, repeat_penalty=penalty), decoder.vocabulary)
+    drawn = []
+    for _ in range(12):
+        token = ours.sample(decoder.context)
+        assert token == llama_cpp.llama_sampler_sample(chain, decoder.context, -1)
+        drawn.append(token)
+        decoder.decode(token)
+    assert len(set(drawn)) > 1
+    ours.close()
+    llama_cpp.llama_sampler_free(chain)
+
+
+@pytest.mark.convert
+def test_grammars_draw_every_allowed_token_as_often_as_the_model_would(model):
+    """Drawn anew among what is allowed, where the first draw is not: the shares stay those of the logits."""
+    decoder = model.decoder
+    list(model.session(SamplingOptions(max_new_tokens=1, temperature=0)).ask("What is this?"))
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(decoder.context, -1), (512,)).astype(float)
+    allowed = [token for token in range(512) if re.fullmatch(rb"[a-z]", decoder.piece(token))]
+    share = np.exp(logits[allowed] - logits[allowed].max())
+    share /= share.sum()
+    counts = dict.fromkeys(allowed, 0)
+    for seed in range(600):
+        with closing(Sampler(SamplingOptions(1.0, grammar="root ::= [a-z]", seed=seed), decoder.vocabulary)) as sampler:
+            counts[sampler.sample(decoder.context)] += 1
+    deviation = np.abs(np.array(list(counts.values())) - 600 * share)
+    assert (deviation < 5 * np.sqrt(600 * share * (1 - share)) + 1).all()
+
+
+@pytest.mark.convert
+def test_grammar_without_a_way_on(model):
+    """No token writes a zero byte; llama.cpp alone would draw one all the same, and end the process."""
+    answer = model.session(SamplingOptions(grammar='root ::= "a" "\\x00"')).ask("What is this?")
+    assert next(answer).text == "a"
+    with pytest.raises(GrammarFault, match="allows no token"):
+        list(answer)
+    assert ask(model, temperature=0, max_new_tokens=3)
+
+
+@pytest.mark.convert
+def test_grammar_of_ways_that_double(model, monkeypatch):
+    """Two rules that say the same of everything but the end: 2 ** n ways to read n letters."""
+    monkeypatch.setattr(grammar_file, "_MAX_STEP_S", 0.05)
+    grammar = 'root ::= "a" root "b" | "a" root "c"'
+    with pytest.raises(GrammarFault, match="too many ways at once"):
+        list(model.session(SamplingOptions(grammar=grammar, max_new_tokens=200)).ask("What is this?"))
+    assert ask(model, temperature=0, max_new_tokens=3)
 
 
 @pytest.mark.convert

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_llava.runtime import grammar
 from edge_llava.server.event_stream import EventStream
 from edge_llava.server.limits import Limits
 from edge_llava.server.server_options import ServerOptions
@@ -202,3 +203,25 @@ def test_stopping_tells_every_client(make_engine: Callable[..., Any], run_server
     assert waited.status_code == late.status_code == 503
     with server.client() as client:
         assert client.get("/health").status_code == 503
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_schema_that_can_be_read_in_too_many_ways_ends_its_own_answer(
+    server: Any, check_error: Check, monkeypatch: pytest.MonkeyPatch, is_stream: bool
+) -> None:
+    """Every level doubles what llama.cpp must follow; others are answered before, meanwhile and after."""
+    monkeypatch.setattr(grammar, "_MAX_STEP_S", 0.05)
+    node = {"$ref": "#/$defs/node"}
+    kinds = [{"type": "object", "properties": {"a": node, last: {}}, "required": ["a"]} for last in ("b", "c")]
+    schema = node | {"$defs": {"node": {"anyOf": kinds}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    before = server.engine.metrics.failed_total
+    with server.client() as client:
+        answer = client.post(CHAT, json=endless(stream=is_stream, response_format=wanted))
+        if is_stream:
+            error = json.loads(answer.text.split("data: ")[-1])["error"]
+            assert (error["code"], error["param"]) == ("invalid_json_schema", "response_format")
+        else:
+            check_error(answer, 400, "invalid_json_schema", "response_format")
+        assert server.engine.metrics.failed_total == before + 1
+        assert server.ask(client).status_code == 200
