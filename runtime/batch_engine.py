@@ -136,6 +136,11 @@ class BatchEngine:
             return answer
 
     @property
+    def is_open(self) -> bool:
+        """Whether it takes conversations: not after `close`, nor after a fault that ended its thread."""
+        return not self._queue.is_closed
+
+    @property
     def metrics(self) -> EngineMetrics:
         """What it is doing and has done."""
         done, sequences = self._worker.done, self._decoder.sequences

@@ -43,6 +43,12 @@ _MIB = 2**20
     "--queue", type=click.IntRange(0, 4096), default=16, metavar="N", show_default=True, help="Answers that may wait."
 )
 @click.option(
+    "--kv-positions",
+    type=click.IntRange(16),
+    metavar="N",
+    help="KV cache for all answers together. Default: two whole conversations.",
+)
+@click.option(
     "--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Web page that may use the API; repeatable."
 )
 @click.option(
@@ -78,6 +84,7 @@ def command(
     aliases: tuple[str, ...],
     parallel: int,
     queue: int,
+    kv_positions: int | None,
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
@@ -115,7 +122,7 @@ def command(
                 image_pixels=max_megapixels * 1_000_000,
             ),
         )
-        with _open_engine(bundle, engines, parallel, queue) as engine:
+        with _open_engine(bundle, engines, parallel, queue, kv_positions) as engine:
             _show_requests(quiet)
             is_in_order = _serve(engine, options, listener)
     note("stopped")
@@ -148,23 +155,43 @@ def _body_bytes(max_image_mb: int) -> int:
     return max_image_mb * _MIB * 4 // 3 + 8 * _MIB
 
 
-def _open_engine(bundle: str | None, engines: EngineChoice, n_parallel: int, n_queued: int) -> BatchEngine:
+def _open_engine(
+    bundle: str | None, engines: EngineChoice, n_parallel: int, n_queued: int, n_positions: int | None
+) -> BatchEngine:
     from edge_llava.bundle import Bundle
     from edge_llava.runtime.batch_engine import BatchEngine
+    from edge_llava.runtime.decoder_options import n_ctx
 
-    opened = Bundle.open(find_bundle(bundle))
-    with show_progress() as progress:
-        return BatchEngine(opened, engines.options(bundle), n_parallel=n_parallel, n_queued=n_queued, progress=progress)
+    opened, options = Bundle.open(find_bundle(bundle)), engines.options(bundle)
+    # a whole conversation of a 7B model takes 2 GB, and hardly any is: the youngest answer waits when it is full
+    n_positions = n_positions or min(n_parallel, 2) * n_ctx(opened.manifest.language, options.decoder)
+    try:
+        with show_progress() as progress:
+            return BatchEngine(
+                opened, options, n_parallel=n_parallel, n_queued=n_queued, n_positions=n_positions, progress=progress
+            )
+    except ValueError as error:
+        raise click.UsageError(f"--kv-positions: {error}") from error
 
 
 def _show_requests(quiet: bool) -> None:
-    """A line per request on stderr."""
-    log = logging.getLogger("edge_llava.server")
+    """A line per request on stderr, and whatever goes wrong."""
+    log = logging.getLogger("edge_llava")
     if not log.isEnabledFor(logging.DEBUG):  # --debug shows all already
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_OneLine(datefmt="%H:%M:%S"))
         log.addHandler(handler)
         log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _OneLine(logging.Formatter):
+    """Of an error, its kind and its words instead of a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        error = record.exc_info[1] if record.exc_info else None
+        line = f"{self.formatTime(record, self.datefmt)} {record.getMessage()}"
+        return line if error is None else f"{line}: {type(error).__name__}: {error}"
 
 
 def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket) -> bool:

@@ -75,6 +75,7 @@ class ServerApp:
             },
             lifespan=self._lifespan,
         )
+        self.asgi.router.redirect_slashes = False
 
     def _routes(self) -> list[Route]:
         return [
@@ -99,8 +100,8 @@ class ServerApp:
         return JSONResponse(self.models.find(request.path_params["name"]))
 
     async def _show_health(self, request: Request) -> Response:
-        if self.answers.is_stopping:
-            raise unavailable("The server stops.")
+        if self.answers.is_stopping or not self._engine.is_open:
+            raise unavailable("The server stops, or its engine has failed.")
         engine = self._engine.metrics
         state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel}
         return JSONResponse({"status": "ok", "model": self.models.name, **state})

@@ -10,11 +10,11 @@ from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
-from edge_llava.server.request_fields import RequestFields
+from edge_llava.server.request_fields import RequestFields, is_unicode
 from edge_llava.server.response_format import read_grammar
 
 _MAX_TOKENS = 2**31 - 1
-_MAX_STOPS = 4
+_MAX_STOPS, _MAX_STOP_CHARS = 4, 256  # the longer, the more of an answer is held back and compared
 _SEEDS = 2**32 - 1  # llama.cpp's; its largest means "draw one"
 _SMALLEST_TOP_P = 1e-6  # keeps the likeliest token, as 0 does
 _DEFAULTS = SamplingOptions()
@@ -155,19 +155,14 @@ def _read_stop(fields: RequestFields) -> tuple[str, ...]:
     value = fields.raw("stop")
     if value is None:
         return ()
-    if isinstance(value, str):
-        text = fields.text("stop")
-        if text == "":
-            fields.note("stop", "must not be empty")
-        return (text,) if text else ()
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         fields.note("stop", "must be a string or an array of strings", "invalid_type")
         return ()
-    if len(value) > _MAX_STOPS:
-        fields.note("stop", f"has {len(value)} texts; the limit is {_MAX_STOPS}", "array_above_max_length")
+    if len(texts) > _MAX_STOPS:
+        fields.note("stop", f"has {len(texts)} texts; the limit is {_MAX_STOPS}", "array_above_max_length")
         return ()
-    texts = RequestFields({str(index): text for index, text in enumerate(value)}, "stop", fields.faults)
-    found = tuple(texts.text(str(index)) for index in range(len(value)))
-    if "" in found:
-        fields.note("stop", "must not hold an empty text")
-    return tuple(text for text in found if text)
+    if not all(0 < len(text) <= _MAX_STOP_CHARS and is_unicode(text) for text in texts):
+        fields.note("stop", f"must hold texts of 1 to {_MAX_STOP_CHARS} characters")
+        return ()
+    return tuple(texts)

@@ -18,7 +18,7 @@ from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages
 
 # Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
 _MAX_HEAD = 256
 _RGB_BYTES = 3
@@ -99,7 +99,7 @@ class ImageParts:
             return Image.open(io.BytesIO(data), formats=_FORMATS)
         except UnidentifiedImageError as error:
             raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
-        except Image.DecompressionBombError as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _refused(param, "the picture has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
             raise _refused(param, "the picture's header is damaged") from error

@@ -115,6 +115,8 @@ def engine_fault(error: Exception) -> RequestFault:
         return RequestFault(400, str(error), code="invalid_json_schema", param="response_format")
     if isinstance(error, ValueError):
         return RequestFault(400, str(error), code="invalid_value", param="messages")
+    if type(error) is EdgeLlavaError:  # it is closed, or has failed for good
+        return unavailable(str(error))
     if isinstance(error, EdgeLlavaError):
         return RequestFault(500, str(error), code="engine_error")
     return internal_fault()

@@ -113,7 +113,7 @@ def _schemas(limits: Limits) -> _Schema:
 
 def _chat_request(limits: Limits) -> _Schema:
     most_tokens = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
-    stop = {"type": "string", "minLength": 1}
+    stop = {"type": "string", "minLength": 1, "maxLength": 256}
     optional: _Schema = {
         "model": {"type": "string", "description": "The bundle's name, 'default', or none."},
         "stream": {"type": "boolean"},

@@ -10,7 +10,9 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -146,8 +148,30 @@ def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+    """Asks the system, on a thread that nothing waits for: it may take its time, and cannot be interrupted."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Sequence[str]] = loop.create_future()
+
+    def ask() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+            try:
+                entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                loop.call_soon_threadsafe(_tell, found, error)
+            else:
+                loop.call_soon_threadsafe(_tell, found, [str(entry[4][0]) for entry in entries])
+
+    threading.Thread(target=ask, name="edge-llava-names", daemon=True).start()
+    return await found
+
+
+def _tell(found: asyncio.Future[Sequence[str]], answer: Sequence[str] | Exception) -> None:
+    if found.done():  # it was given up
+        return
+    if isinstance(answer, Exception):
+        found.set_exception(answer)
+    else:
+        found.set_result(answer)
 
 
 def _split(address: ImageAddress) -> SplitResult:

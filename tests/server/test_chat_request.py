@@ -152,6 +152,8 @@ def test_neighbours_of_one_role_are_joined_and_developers_are_the_system() -> No
         ({"stop": ["a", 5]}, "stop", "invalid_type"),
         ({"stop": ["a", ""]}, "stop", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
+        ({"stop": "a" * 257}, "stop", "invalid_value"),
+        ({"stop": ["\ud800"]}, "stop", "invalid_value"),
         ({"n": 2}, "n", "unsupported_value"),
         ({"n": 0}, "n", "invalid_value"),
         ({"user": 5}, "user", "invalid_type"),

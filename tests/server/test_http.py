@@ -133,6 +133,7 @@ def test_stop_and_seed_and_schema(client: httpx.Client, server: Any) -> None:
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
         ("POST", "/v1/completions", 404, "unknown_url"),
+        ("GET", "/health/", 404, "unknown_url"),
         ("GET", "/page/../app.py", 404, "unknown_url"),
         ("GET", "/page/%2e%2e/app.py", 404, "unknown_url"),
         ("GET", "/page/..%2fapp.py", 404, "unknown_url"),

@@ -203,6 +203,29 @@ def test_addresses_that_are_none(url: str) -> None:
     assert caught.value.status == 400
 
 
+def test_a_name_server_that_takes_its_time_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is being asked for cannot be interrupted; the request is over all the same, and so is the loop."""
+    release = threading.Event()
+
+    def ask(*arguments: object, **options: object) -> Any:
+        release.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+
+    async def run() -> None:
+        remote = RemoteImages(RemoteOptions(timeout_s=0.1))
+        await asyncio.gather(*(remote.fetch(ImageAddress("http://cat.example/", "here")) for _ in range(3)))
+
+    with pytest.raises(RequestFault, match="within"):
+        asyncio.run(run())
+    threads = [thread for thread in threading.enumerate() if thread.name == "edge-llava-names"]
+    assert len(threads) == 3
+    release.set()
+    for thread in threads:
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def fetching(run_server: Callable[..., Any]) -> Any:
     """A server that was told to fetch pictures."""

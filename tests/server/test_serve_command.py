@@ -182,6 +182,12 @@ def test_keys_that_are_too_short(run: Callable[..., Any]) -> None:
     assert "--api-key: an API key must be 8 or more" in result.err
 
 
+def test_a_kv_cache_for_less_than_one_conversation(run: Callable[..., Any], seeded_q4: Path) -> None:
+    result = run("serve", "-m", seeded_q4, "--port", 0, "--kv-positions", 100)
+    assert result.code == 2
+    assert "--kv-positions: n_positions must be at least 1024" in result.err
+
+
 def test_no_bundle(run: Callable[..., Any]) -> None:
     result = run("serve", "--port", 0)
     assert result.code == 6

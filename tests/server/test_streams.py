@@ -183,6 +183,17 @@ def test_silence_is_broken() -> None:
     assert sent[-2:] == [b"data: 1\n\n", b""]
 
 
+def test_an_engine_that_was_closed_is_503(
+    make_engine: Callable[..., Any], run_server: Callable[..., Any], check_error: Check
+) -> None:
+    server = run_server(engine=make_engine(n_parallel=1))
+    with server.client() as client:
+        assert client.get("/health").status_code == 200
+        server.engine.close()
+        check_error(client.get("/health"), 503, "server_unavailable")
+        check_error(server.ask(client), 503, "server_unavailable")
+
+
 def test_stopping_tells_every_client(make_engine: Callable[..., Any], run_server: Callable[..., Any]) -> None:
     server = run_server(engine=make_engine(n_parallel=1, n_queued=4))
 
