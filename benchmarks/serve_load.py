@@ -267,6 +267,7 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     """The report; its `faults` are empty if all went well."""
     port, seen = _free_port(), Soak()
     command = ours(arguments.bundle, port, arguments.threads, arguments.parallel, arguments.queue)
+    command += ["--keep-mb", 64]  # full within seconds, so that what grows beyond it is seen
     with running(command, port) as (url, process):
         sizes = asyncio.run(_soak_all(url, process.pid, arguments, seen))
         _check_idle(url, seen)

@@ -49,6 +49,14 @@ _MIB = 2**20
     help="KV cache for all answers together. Default: two whole conversations.",
 )
 @click.option(
+    "--keep-mb",
+    type=click.IntRange(0),
+    default=512,
+    metavar="N",
+    show_default=True,
+    help="Memory for conversations that wait for their next question.",
+)
+@click.option(
     "--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Web page that may use the API; repeatable."
 )
 @click.option(
@@ -85,6 +93,7 @@ def command(
     parallel: int,
     queue: int,
     kv_positions: int | None,
+    keep_mb: int,
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
@@ -122,7 +131,8 @@ def command(
                 image_pixels=max_megapixels * 1_000_000,
             ),
         )
-        with _open_engine(bundle, engines, parallel, queue, kv_positions) as engine:
+        kept_bytes = keep_mb * _MIB
+        with _open_engine(bundle, engines, parallel, queue, kv_positions, kept_bytes) as engine:
             _show_requests(quiet)
             is_in_order = _serve(engine, options, listener)
     note("stopped")
@@ -156,7 +166,12 @@ def _body_bytes(max_image_mb: int) -> int:
 
 
 def _open_engine(
-    bundle: str | None, engines: EngineChoice, n_parallel: int, n_queued: int, n_positions: int | None
+    bundle: str | None,
+    engines: EngineChoice,
+    n_parallel: int,
+    n_queued: int,
+    n_positions: int | None,
+    kept_bytes: int,
 ) -> BatchEngine:
     from edge_llava.bundle import Bundle
     from edge_llava.runtime.batch_engine import BatchEngine
@@ -168,7 +183,13 @@ def _open_engine(
     try:
         with show_progress() as progress:
             return BatchEngine(
-                opened, options, n_parallel=n_parallel, n_queued=n_queued, n_positions=n_positions, progress=progress
+                opened,
+                options,
+                n_parallel=n_parallel,
+                n_queued=n_queued,
+                n_positions=n_positions,
+                kept_bytes=kept_bytes,
+                progress=progress,
             )
     except ValueError as error:
         raise click.UsageError(f"--kv-positions: {error}") from error
