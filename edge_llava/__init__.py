@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         EdgeLlavaError,
         ImageError,
         MissingExtra,
+        QueueFull,
         TrainingError,
     )
     from edge_llava.runtime.decoder_options import DecoderOptions
@@ -54,6 +55,7 @@ _HOMES = {
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
+    "QueueFull": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
     "Timings": "runtime.session",
@@ -80,6 +82,7 @@ __all__ = [
     "ImageError",
     "LlavaModel",
     "MissingExtra",
+    "QueueFull",
     "SamplingOptions",
     "Session",
     "Timings",
