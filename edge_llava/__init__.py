@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         EdgeLlavaError,
         ImageError,
         MissingExtra,
+        QueueFull,
         TrainingError,
     )
     from edge_llava.runtime.decoder_options import DecoderOptions
@@ -56,6 +57,7 @@ _HOMES = {
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
+    "QueueFull": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
     "Timings": "runtime.turn",
@@ -82,6 +84,7 @@ __all__ = [
     "ImageError",
     "LlavaModel",
     "MissingExtra",
+    "QueueFull",
     "SamplingOptions",
     "Session",
     "Timings",

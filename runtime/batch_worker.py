@@ -252,6 +252,7 @@ class BatchWorker:
         job.sampler.close()
         for image in job.images:
             self._pictures.leave(image)
+        job.answer.error = error  # its last token may be asked why
         with Caught() as caught:
             job.tell(last or job.tokens.end(reason))
         if caught.error is not None:

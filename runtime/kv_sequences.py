@@ -142,7 +142,7 @@ class KvSequences:
         return self.n_cells - self.n_used >= n_positions
 
     def tidy(self) -> None:
-        """Puts idle conversations away that slow others down; what they share with running ones costs nothing."""
+        """Puts idle conversations away that slow others down; what they share with these costs nothing."""
         if self._is_tidy:
             return
         n_own = {sequence: self._count_own(sequence) for sequence in self._idle()}

@@ -30,7 +30,7 @@ class StepPlan:
     @property
     def n_prompt(self) -> int:
         """Positions of prompts."""
-        return sum(chunk.n_tokens for _, chunk in (*self.rows, *self.texts))
+        return sum(chunk.n_tokens for _, chunk in self.rows) + sum(chunk.n_tokens for _, chunk in self.texts)
 
     @property
     def n_positions(self) -> int:

@@ -169,12 +169,21 @@ def test_a_callback_that_raises_at_the_end(engine, ask):
 
 def test_a_picture_that_cannot_be_encoded(engine, ask, pictures, monkeypatch):
     monkeypatch.setattr(Projector, "__call__", lambda self, features: features * np.float32(np.nan))
-    broken = [ask(engine, question, GREEDY, pictures[0]) for question in ("What is this?", "Why?")]
+    broken, asked_all, errors = [], threading.Event(), []
+
+    def look(n):
+        asked_all.wait(30)
+        errors.append(broken[n].answer.error)
+
+    for n, question in enumerate(("What is this?", "Why?")):
+        broken.append(ask(engine, question, GREEDY, pictures[0], on_token=lambda _, n=n: look(n)))
     fine = ask(engine, "How many?", GREEDY)
+    asked_all.set()
     for asked in broken:
         assert asked.wait().ids == [None]
         assert (asked.reason, asked.answer.finish_reason) == ("error", "error")
         assert isinstance(asked.answer.error, BackendError)
+    assert errors == [asked.answer.error for asked in broken]
     assert fine.wait().reason == "length"
     monkeypatch.undo()
     assert ask(engine, "What is this?", GREEDY, pictures[0]).wait().reason == "length"
