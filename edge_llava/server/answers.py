@@ -61,7 +61,7 @@ class TokenStream:
             self.finish_reason = tokens[-1].finish_reason
             if self.finish_reason in ("cancelled", "error"):
                 yield tokens[:-1]
-                raise await self._fault()
+                raise self._fault()
             yield tokens
             if self.finish_reason is not None:
                 return
@@ -85,12 +85,9 @@ class TokenStream:
         with suppress(RuntimeError):  # the loop is closed: the process is being ended by force
             self._loop.call_soon_threadsafe(self._tokens.put_nowait, token)
 
-    async def _fault(self) -> RequestFault:
-        answer = self.answer
-        if answer is not None:
-            await asyncio.to_thread(answer.wait)  # its error follows its last token
-        if answer is not None and answer.error is not None:
-            return engine_fault(answer.error)
+    def _fault(self) -> RequestFault:
+        if self.answer is not None and self.answer.error is not None:
+            return engine_fault(self.answer.error)
         return unavailable("The server stops; the answer is not complete.")
 
 
