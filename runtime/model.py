@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -79,13 +79,12 @@ class LlavaModel:
         self._tower = _make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
         self._leaving = threading.Event()
-        try:
+        with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
+            begun.callback(self._tower.close)
+            begun.callback(self._leaving.set)
             self._encode_early(first_pictures, store)
             self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
-        except BaseException:
-            self._leaving.set()
-            self._tower.close()
-            raise
+            begun.pop_all()
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
         self._language_load_s = time.perf_counter() - started
 
