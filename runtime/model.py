@@ -35,6 +35,7 @@ from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.threads import count_cores
 from edge_llava.runtime.tiles import count_tokens, lay_out
+from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.runtime.vision import VisionProvider
 from edge_llava.templates import find_template
@@ -54,6 +55,8 @@ class EngineOptions:
         cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,
             so that a later process that is asked about the same pictures begins there. The files derive from the
             pictures; they are readable by this user only.
+        visual_tokens: Tokens that a picture is reduced to, from 2 up to one less than it has: less to prefill, and
+            less seen. None keeps all.
 
     Raises:
         ValueError: If a value is out of range.
@@ -64,6 +67,7 @@ class EngineOptions:
     vision_provider: VisionProvider = "auto"
     vision_spinning: bool = True
     cache: bool = False
+    visual_tokens: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -71,6 +75,8 @@ class EngineOptions:
             faults.append("n_vision_threads must be at least 1")
         if self.vision_provider not in ("auto", "cpu", "cuda"):
             faults.append("vision_provider must be auto, cpu or cuda")
+        if self.visual_tokens is not None and self.visual_tokens < 2:
+            faults.append("visual_tokens must be at least 2")
         if faults:
             raise ValueError("; ".join(faults))
 
@@ -95,20 +101,23 @@ class LlavaModel:
             progress: Told the bytes read while digests are compared.
 
         Raises:
-            BundleError: If a file is not what the manifest says.
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
             BackendError: If the language model cannot start.
         """
         started = time.perf_counter()
         options = options or EngineOptions()
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
+        check_visual_tokens(options.visual_tokens, self.manifest.vision)
+        self._visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
         self._n_users = 0
-        n_threads = options.n_vision_threads or count_cores()
+        n_threads, provider = options.n_vision_threads or count_cores(), options.vision_provider
+        spinning, n_rows = options.vision_spinning, options.visual_tokens
         self._tower = LateEncoder(
-            lambda: PictureEncoder(bundle, n_threads, options.vision_provider, spinning=options.vision_spinning)
+            lambda: PictureEncoder(bundle, n_threads, provider, spinning=spinning, visual_tokens=n_rows)
         )
         self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
         store = PrefixStore(cache_directory()) if options.cache else None
@@ -190,8 +199,8 @@ class LlavaModel:
         if isinstance(image, ImageEmbedding):
             return ImageRun.of_embedding(self.check_embedding(image))
         picture = open_picture(image)
-        key = image_key(picture, self.manifest)
-        return ImageRun(key, key, count_tokens(picture.size, self.manifest.vision), picture)
+        key = image_key(picture, self.manifest, self._visual_tokens)
+        return ImageRun(key, key, count_tokens(picture.size, self.manifest.vision, self._visual_tokens), picture)
 
     def encode_run(self, run: ImageRun, cancel: threading.Event) -> ImageEmbedding:
         """Computes the rows of a picture that is part of a conversation, and puts them there.
@@ -222,10 +231,13 @@ class LlavaModel:
                     f"than that of {self.bundle.name} ({own[:12]}...). "
                     "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
                 )
-        n_tokens = count_tokens(embedding.image_size, self.manifest.vision)
+        n_tokens = count_tokens(embedding.image_size, self.manifest.vision, self._visual_tokens)
         wanted = (n_tokens, self.manifest.language.n_embd)
         if embedding.data.shape != wanted:
-            raise ImageError(f"this image embedding has shape {embedding.data.shape}, expected {wanted}.")
+            raise ImageError(
+                f"this image embedding has shape {embedding.data.shape}, expected {wanted}. Rows differ where the "
+                "picture and the question were given other --visual-tokens: use the same for both."
+            )
         return embedding
 
     def show_input(self, source: PictureSource) -> Image.Image:
