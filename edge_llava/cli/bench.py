@@ -54,6 +54,7 @@ def command(
     ctx: int | None,
     gpu_layers: int,
     provider: str,
+    visual_tokens: int | None,
     no_profile: bool,
     as_json: bool,
 ) -> None:
@@ -70,8 +71,9 @@ def command(
     from edge_llava.measuring.benchmark import run_benchmark
 
     opened = Bundle.open(find_bundle(bundle))
-    options = make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)
+    options = make_engine_options(bundle, threads, ctx, gpu_layers, provider, visual_tokens, no_profile)
     given = {"-t": threads, "-c": ctx, "--gpu-layers": gpu_layers, "--provider": provider}
+    given["--visual-tokens"] = visual_tokens
     arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     arguments += ["--no-profile"] * no_profile
     with show_progress() as progress:

@@ -78,6 +78,7 @@ def command(
     ctx: int | None,
     gpu_layers: int,
     provider: str,
+    visual_tokens: int | None,
     no_profile: bool,
     as_json: bool,
 ) -> None:
@@ -105,7 +106,7 @@ def command(
         raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
-    engines = make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)
+    engines = make_engine_options(bundle, threads, ctx, gpu_layers, provider, visual_tokens, no_profile)
     with open_model(bundle, dataclasses.replace(engines, cache=not no_cache)) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)

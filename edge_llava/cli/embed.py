@@ -16,6 +16,7 @@ from edge_llava.cli.options import (
     profile_option,
     provider_option,
     threads_option,
+    visual_tokens_option,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @bundle_option
 @threads_option
 @provider_option
+@visual_tokens_option
 @profile_option
 @json_option
 def command(
@@ -44,6 +46,7 @@ def command(
     bundle: str | None,
     threads: int | None,
     provider: VisionProvider,
+    visual_tokens: int | None,
     no_profile: bool,
     as_json: bool,
 ) -> None:
@@ -63,9 +66,10 @@ def command(
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
-    options = make_engine_options(bundle, threads, None, -1, provider, no_profile)
+    options = make_engine_options(bundle, threads, None, -1, provider, visual_tokens, no_profile)
     n_threads = options.n_vision_threads or count_cores()
-    with PictureEncoder(opened, n_threads, provider, spinning=options.vision_spinning) as encoder:
+    spinning = options.vision_spinning
+    with PictureEncoder(opened, n_threads, provider, spinning=spinning, visual_tokens=visual_tokens) as encoder:
         embedding = encoder.encode(picture)
     embedding.save(out, dtype)
     if as_json:

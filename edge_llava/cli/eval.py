@@ -44,6 +44,7 @@ def scenes_command(
     ctx: int | None,
     gpu_layers: int,
     provider: str,
+    visual_tokens: int | None,
     no_profile: bool,
     as_json: bool,
 ) -> None:
@@ -61,15 +62,14 @@ def scenes_command(
     from edge_llava.evaluation.scene_scores import evaluate_scenes
 
     with _new_file(failures) if failures else nullcontext() as file:
-        with (
-            open_model(bundle, make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)) as model,
-            show_progress() as progress,
-        ):
+        options = make_engine_options(bundle, threads, ctx, gpu_layers, provider, visual_tokens, no_profile)
+        with open_model(bundle, options) as model, show_progress() as progress:
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)
         path = model.bundle.path
         # said before the file is written: a full disk must not cost the scores
         if as_json:
-            click.echo(json.dumps({**scores.to_dict(), "seed": seed, "bundle": str(path)}, indent=2))
+            exam = {"seed": seed, "visual_tokens": visual_tokens, "bundle": str(path)}
+            click.echo(json.dumps(scores.to_dict() | exam, indent=2))
         else:
             click.echo("\n".join(_draw(scores, path.name, seed)))
         if file is not None:
