@@ -33,6 +33,7 @@ from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.threads import count_cores
 from edge_llava.runtime.tiles import count_tokens, lay_out
+from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.templates import find_template
 
@@ -63,7 +64,7 @@ class LlavaModel:
             progress: Told the bytes read while digests are compared.
 
         Raises:
-            BundleError: If a file is not what the manifest says.
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
             BackendError: If the language model cannot start.
             ImageError: If a picture cannot be read.
         """
@@ -71,6 +72,8 @@ class LlavaModel:
         options = options or EngineOptions()
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
+        check_visual_tokens(options.visual_tokens, self.manifest.vision)
+        self._visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
@@ -145,8 +148,8 @@ class LlavaModel:
         if isinstance(image, ImageEmbedding):
             return ImageRun.of_embedding(self.check_embedding(image))
         picture = open_picture(image)
-        key = image_key(picture, self.manifest)
-        return ImageRun(key, key, count_tokens(picture.size, self.manifest.vision), picture)
+        key = image_key(picture, self.manifest, self._visual_tokens)
+        return ImageRun(key, key, count_tokens(picture.size, self.manifest.vision, self._visual_tokens), picture)
 
     def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
         """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
@@ -185,7 +188,7 @@ class LlavaModel:
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
         for picture in map(open_picture, sources):
-            key = image_key(picture, self.manifest)
+            key = image_key(picture, self.manifest, self._visual_tokens)
             if store is None or not store.has_any(picture_mark(key)):
                 self._early[key] = self._tower.start(picture, key, self._leaving)
 
@@ -206,10 +209,13 @@ class LlavaModel:
                     f"than that of {self.bundle.name} ({own[:12]}...). "
                     "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
                 )
-        n_tokens = count_tokens(embedding.image_size, self.manifest.vision)
+        n_tokens = count_tokens(embedding.image_size, self.manifest.vision, self._visual_tokens)
         wanted = (n_tokens, self.manifest.language.n_embd)
         if embedding.data.shape != wanted:
-            raise ImageError(f"this image embedding has shape {embedding.data.shape}, expected {wanted}.")
+            raise ImageError(
+                f"this image embedding has shape {embedding.data.shape}, expected {wanted}. Rows differ where the "
+                "picture and the question were given other --visual-tokens: use the same for both."
+            )
         return embedding
 
     def show_input(self, source: PictureSource) -> Image.Image:
@@ -265,7 +271,12 @@ def _make_tower(bundle: Bundle, options: EngineOptions) -> LateEncoder:
 
     def opener() -> PictureEncoder:
         return PictureEncoder(
-            bundle, n_threads, options.vision_provider, spinning=options.vision_spinning, mapped=mapped
+            bundle,
+            n_threads,
+            options.vision_provider,
+            spinning=options.vision_spinning,
+            mapped=mapped,
+            visual_tokens=options.visual_tokens,
         )
 
     return LateEncoder(opener, stays_open=not options.low_memory)

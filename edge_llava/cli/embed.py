@@ -23,7 +23,7 @@ from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, 
     help="Numbers in the file.",
 )
 @bundle_option
-@engine_options("threads", "provider", "low_memory", "no_profile")
+@engine_options("threads", "provider", "visual_tokens", "low_memory", "no_profile")
 @json_option
 def command(
     image: str,
@@ -56,6 +56,7 @@ def command(
         options.vision_provider,
         spinning=options.vision_spinning,
         mapped=options.low_memory,
+        visual_tokens=options.visual_tokens,
     ) as encoder:
         embedding = encoder.encode(picture)
     embedding.save(out, dtype)

@@ -64,7 +64,8 @@ def scenes_command(
         path = model.bundle.path
         # said before the file is written: a full disk must not cost the scores
         if as_json:
-            click.echo(json.dumps({**scores.to_dict(), "seed": seed, "bundle": str(path)}, indent=2))
+            exam = {"seed": seed, "visual_tokens": EngineChoice.said().visual_tokens, "bundle": str(path)}
+            click.echo(json.dumps(scores.to_dict() | exam, indent=2))
         else:
             click.echo("\n".join(_draw(scores, path.name, seed)))
         if file is not None:
