@@ -85,17 +85,24 @@ def reduce_tokens(patches: RankedPatches, n: int) -> NDArray[np.float32]:
     n_dominant = min(n - 1, (_DOMINANT * n + _OF // 2) // _OF)
     ranking = np.argsort(-patches.attention, kind="stable")
     dominant, rest = ranking[:n_dominant], np.sort(ranking[n_dominant:])
-    targets = rest[np.arange(n - n_dominant) * len(rest) // (n - n_dominant)]
-    rows = np.concatenate([patches.features[dominant], _merge(patches, targets, np.setdiff1d(rest, targets))])
-    return np.ascontiguousarray(rows[np.argsort(np.concatenate([dominant, targets]))])
+    places = np.arange(n - n_dominant) * len(rest) // (n - n_dominant)
+    rows = np.concatenate([patches.features[dominant], _merge(patches, rest, places)])
+    return rows[np.argsort(np.concatenate([dominant, rest[places]]))]
 
 
-def _merge(patches: RankedPatches, targets: NDArray[np.intp], others: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The mean features (targets, D) of each target and those that join it."""
+def _merge(patches: RankedPatches, rest: NDArray[np.intp], places: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The mean features of each group (groups, D).
+
+    Args:
+        patches: All.
+        rest: Those that are merged.
+        places: Where in `rest` those stand that others join.
+    """
     keys = patches.keys / np.maximum(np.linalg.norm(patches.keys, axis=1, keepdims=True), _SMALLEST)
-    joined = (keys[others] @ keys[targets].T).argmax(1)
-    sums = patches.features[targets].astype(np.float64)
-    np.add.at(sums, joined, patches.features[others])
-    sizes = 1 + np.bincount(joined, minlength=len(targets))
-    means: NDArray[np.float32] = (sums / sizes[:, None]).astype(np.float32)
+    joined = (keys[rest] @ keys[rest[places]].T).argmax(1)
+    joined[places] = np.arange(len(places))  # whatever its key: equal ones would join the first of them
+    order = np.argsort(joined, kind="stable")
+    starts = np.searchsorted(joined[order], np.arange(len(places)))
+    sums = np.add.reduceat(patches.features[rest[order]], starts, dtype=np.float64)
+    means: NDArray[np.float32] = (sums / np.bincount(joined)[:, None]).astype(np.float32)
     return means
