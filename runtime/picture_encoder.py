@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -103,7 +102,7 @@ class PictureEncoder:
         encoded = time.perf_counter()
         if cancel is not None and cancel.is_set():
             raise Cancelled
-        tiles = self._project(features)
+        tiles = np.stack([self._projector(tile) for tile in features])
         rows = merge_tiles(tiles, self._projector.newline, picture.size, self._spec)
         projected = time.perf_counter()
         if not np.isfinite(rows).all():
@@ -120,15 +119,6 @@ class PictureEncoder:
             vision_s=encoded - started,
             projector_s=projected - encoded,
         ).vouch()
-
-    def _project(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows (T, P, E) of (T, P, D), on a thread that ends.
-
-        OpenMP keeps the helpers of every thread that has computed with ggml, and where they outnumber the cores it lets
-        all of them sleep between two operations: the language model's decode was a fifth slower for it.
-        """
-        with ThreadPoolExecutor(1, "edge-llava-projector") as thread:
-            return thread.submit(lambda: np.stack([self._projector(tile) for tile in features])).result()
 
     def _kept_features(self, picture: Image.Image, cancel: threading.Event | None) -> NDArray[np.float32]:
         """As `patch_features`, or fewer rows of the one square."""
