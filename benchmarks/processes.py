@@ -85,6 +85,7 @@ class PeerProcess:
 
     Attributes:
         facts: Its version and settings.
+        pid: Its number.
     """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
@@ -102,7 +103,12 @@ class PeerProcess:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=_HERE, text=True
             )
-        self.facts: dict[str, Any] = self._read("ready")
+        self.pid = self._process.pid
+        try:
+            self.facts: dict[str, Any] = self._read("ready")
+        except PeerFailed:
+            self._end()
+            raise
         self._process.send_signal(signal.SIGSTOP)
 
     def __enter__(self) -> PeerProcess:
@@ -111,8 +117,7 @@ class PeerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._end()
 
     def ask(self, picture: Path | None, question: str, n_tokens: int) -> Answer:
         """Asks a question; None as the picture goes on in the conversation.
@@ -137,10 +142,14 @@ class PeerProcess:
 
     def peak_bytes(self) -> int:
         """Largest resident size so far (Linux)."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         mark = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert mark is not None
         return int(mark[1]) * 1024
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
     def _read(self, kind: str) -> Any:
         assert self._process.stdout is not None
