@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from edge_llava.runtime.threads import count_cores
 
 def engine_options(bundle: Path, words: Sequence[str]) -> edge_llava.EngineOptions:
     """What `edge-llava chat -m BUNDLE *words` would run with, what `tune` measured on this device included."""
-    said = command.make_context("chat", ["-m", str(bundle), *words]).params
-    choice = EngineChoice(**{field.name: said[field.name] for field in fields(EngineChoice) if field.name in said})
-    return choice.options(str(bundle))
+    with command.make_context("chat", ["-m", str(bundle), *words]):
+        return EngineChoice.said().options(str(bundle))
 
 
 def engine_facts(options: edge_llava.EngineOptions) -> dict[str, Any]:

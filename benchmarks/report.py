@@ -105,6 +105,8 @@ def _stages(samples: Samples) -> Iterator[str]:
     yield "| loaded, new picture | " + " | ".join(names) + " |"
     yield "|---" * (1 + len(names)) + "|"
     for what, words in STAGES.items():
+        if not samples.names(what):
+            continue
         unit = "s" if what.endswith("_s") else ""
         cells = [
             _format(samples.spread(name, what), unit).strip() if samples.count(name, what) else "" for name in names
