@@ -109,7 +109,7 @@ class PeerProcess:
         except PeerFailed:
             self._end()
             raise
-        self._process.send_signal(signal.SIGSTOP)
+        self._pause()
 
     def __enter__(self) -> PeerProcess:
         return self
@@ -135,7 +135,7 @@ class PeerProcess:
         first_s = time.perf_counter() - started
         figures = self._read("done")
         total_s = time.perf_counter() - started
-        self._process.send_signal(signal.SIGSTOP)
+        self._pause()
         if figures["n_tokens"] != n_tokens:
             raise PeerFailed(f"{self._name}: wrote {figures['n_tokens']} tokens of {n_tokens}")
         return Answer(first_s, total_s, n_tokens, figures)
@@ -146,6 +146,10 @@ class PeerProcess:
         mark = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert mark is not None
         return int(mark[1]) * 1024
+
+    def _pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _end(self) -> None:
         self._process.kill()

@@ -117,7 +117,7 @@ def _stages(samples: Samples) -> Iterator[str]:
 def _facts(samples: Samples) -> Iterator[str]:
     """Versions and settings, each once."""
     said = dict.fromkeys(
-        f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
+        f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, ""))
         for run in samples.runs
         for name, facts in run.items()
     )
