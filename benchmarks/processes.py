@@ -85,6 +85,7 @@ class PeerProcess:
 
     Attributes:
         facts: Its version and settings.
+        pid: Its number.
     """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
@@ -102,8 +103,13 @@ class PeerProcess:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=_HERE, text=True
             )
-        self.facts: dict[str, Any] = self._read("ready")
-        self._process.send_signal(signal.SIGSTOP)
+        self.pid = self._process.pid
+        try:
+            self.facts: dict[str, Any] = self._read("ready")
+        except PeerFailed:
+            self._end()
+            raise
+        self._pause()
 
     def __enter__(self) -> PeerProcess:
         return self
@@ -111,8 +117,7 @@ class PeerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
+        self._end()
 
     def ask(self, picture: Path | None, question: str, n_tokens: int) -> Answer:
         """Asks a question; None as the picture goes on in the conversation.
@@ -130,17 +135,25 @@ class PeerProcess:
         first_s = time.perf_counter() - started
         figures = self._read("done")
         total_s = time.perf_counter() - started
-        self._process.send_signal(signal.SIGSTOP)
+        self._pause()
         if figures["n_tokens"] != n_tokens:
             raise PeerFailed(f"{self._name}: wrote {figures['n_tokens']} tokens of {n_tokens}")
         return Answer(first_s, total_s, n_tokens, figures)
 
     def peak_bytes(self) -> int:
         """Largest resident size so far (Linux)."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         mark = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert mark is not None
         return int(mark[1]) * 1024
+
+    def _pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
     def _read(self, kind: str) -> Any:
         assert self._process.stdout is not None

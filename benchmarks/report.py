@@ -105,6 +105,8 @@ def _stages(samples: Samples) -> Iterator[str]:
     yield "| loaded, new picture | " + " | ".join(names) + " |"
     yield "|---" * (1 + len(names)) + "|"
     for what, words in STAGES.items():
+        if not samples.names(what):
+            continue
         unit = "s" if what.endswith("_s") else ""
         cells = [
             _format(samples.spread(name, what), unit).strip() if samples.count(name, what) else "" for name in names
@@ -115,7 +117,7 @@ def _stages(samples: Samples) -> Iterator[str]:
 def _facts(samples: Samples) -> Iterator[str]:
     """Versions and settings, each once."""
     said = dict.fromkeys(
-        f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
+        f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, ""))
         for run in samples.runs
         for name, facts in run.items()
     )
