@@ -196,6 +196,18 @@ def test_embeddings_of_the_same_number_are_exchanged(open_with, picture):
     assert timings.vision_s == 0
 
 
+@pytest.mark.parametrize("n", [None, 16])
+def test_a_picture_encoded_while_the_model_is_loaded_is_the_one_asked_about(n, seeded_f32, picture):
+    options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, visual_tokens=n)
+    with edge_llava.load(seeded_f32, options, first_pictures=[picture]) as model:
+        (key,) = model._early
+        assert key == image_key(Image.fromarray(picture), model.manifest, n)
+        answer, timings = ask(model, picture)
+        assert not model._early  # taken, not encoded again
+        assert timings.vision_s > 0
+        assert answer == ask(model, model.embed_image(picture))[0]
+
+
 @pytest.mark.parametrize("n", [64, 65, 576])
 def test_too_many_is_said_when_the_model_is_opened(n, open_with, seeded_f32):
     with pytest.raises(BundleError, match=r"gives a picture 64 tokens: --visual-tokens takes 2 to 63"):
