@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from edge_llava.runtime.threads import count_cores
 
 _FIRST, _SECOND = "Describe the picture.", "What else is there?"
 _CHAT = (sys.executable, "-m", "edge_llava.cli", "chat", "--temp", "0")
+_STARTED = time.perf_counter()
 # (who, what, value) of one turn
 _Turn = Callable[[], Iterator[tuple[str, str, float]]]
 
@@ -131,20 +133,20 @@ def compare(given: argparse.Namespace) -> None:
         work = Work(bundle, Pictures(given.image, directory), given.tokens, directory / "cache")
         turns: list[_Turn] = []
         if given.llama_mtmd_cli:
-            turns += [lambda n=name, w=words: work.ours_cold(n, w) for name, words in variants.items()]
+            turns += [partial(work.ours_cold, name, words) for name, words in variants.items()]
         for name, words in given.llama_mtmd_cli:
             facts[name] = {"version": _version(words[0]), "options": " ".join(words[1:])}
-            turns.append(lambda n=name, w=words: work.mtmd_cold(n, w))
+            turns.append(partial(work.mtmd_cold, name, words))
         loaded: dict[str, PeerProcess] = {}
         for name, command in _peer_commands(given, bundle, variants):
-            print(f"loading {name}", file=sys.stderr)
+            _tell(f"loading {name}")
             loaded[name] = stack.enter_context(PeerProcess(command, directory / f"{len(loaded)}.log"))
             facts[name] = loaded[name].facts
             warm = loaded[name].ask(work.pictures.make(), _FIRST, 2)
             facts[name]["prompt_tokens"] = int(warm.figures["prompt_tokens"])
-            turns.append(lambda n=name, p=loaded[name]: work.loaded(n, p))
+            turns.append(partial(work.loaded, name, loaded[name]))
         if given.llama_bench:
-            turns.append(lambda: work.llama_bench("llama-bench", given.llama_bench, facts[OURS]))
+            turns.append(partial(work.llama_bench, "llama-bench", given.llama_bench, facts[OURS]))
         append(given.samples, [facts])
         _run(given, turns, loaded)
 
@@ -157,7 +159,7 @@ def _run(given: argparse.Namespace, turns: list[_Turn], loaded: dict[str, PeerPr
         for turn in [*turns[shift:], *turns[:shift]]:
             samples = [Sample(f"{started}/{number}", *figure) for figure in turn()]
             append(given.samples, samples)
-            print(f"round {number + 1} of {given.rounds}:", _brief(samples), file=sys.stderr)
+            _tell(f"round {number + 1} of {given.rounds}: {_brief(samples)}")
     last = f"{started}/{given.rounds - 1}"
     append(given.samples, [Sample(last, name, "loaded_peak_bytes", peer.peak_bytes()) for name, peer in loaded.items()])
 
@@ -190,6 +192,10 @@ def _version(program: str) -> str:
     return (said.stdout + said.stderr).splitlines()[0].removeprefix("version: ")
 
 
+def _tell(text: str) -> None:
+    print(f"{time.perf_counter() - _STARTED:.0f} s: {text}", file=sys.stderr)
+
+
 def _brief(samples: list[Sample]) -> str:
     return f"{samples[0].who}: " + ", ".join(f"{sample.what} {sample.value:.4g}" for sample in samples)
 
@@ -206,10 +212,14 @@ if __name__ == "__main__":
     parser.add_argument("bundle", type=Path)
     parser.add_argument("image", type=Path)
     parser.add_argument("samples", type=Path, help="JSON lines; added to")
-    named = {"type": _named_words, "action": "append", "default": []}
-    parser.add_argument("--variant", metavar="NAME=OPTIONS", help="ours with options of `edge-llava chat`", **named)
-    parser.add_argument("--llama-mtmd-cli", metavar="NAME=PROGRAM [OPTIONS]", help="measures new processes", **named)
-    parser.add_argument("--peer", metavar="NAME=PYTHON -m peers.MODULE ...", help="absolute paths; loaded", **named)
+    for option, value, words in (
+        ("--variant", "NAME=OPTIONS", "ours with options of `edge-llava chat`"),
+        ("--llama-mtmd-cli", "NAME=PROGRAM [OPTIONS]", "new processes are measured beside it"),
+        ("--peer", "NAME=PYTHON -m peers.MODULE ...", "loaded; with absolute paths"),
+    ):
+        parser.add_argument(
+            option, metavar=value, help=f"{words}; repeatable", type=_named_words, action="append", default=[]
+        )
     parser.add_argument("--llama-bench", type=Path, metavar="PROGRAM")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64, help="of an answer")
