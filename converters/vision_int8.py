@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -17,7 +16,7 @@ from edge_llava.converters.reference import reference_features
 from edge_llava.converters.smoothing import smooth, watch_ranges
 from edge_llava.converters.tower import TrimmedTower
 from edge_llava.converters.vision_matmuls import SWITCHES, ExportedTower
-from edge_llava.converters.vision_onnx import save_graph, write_vision
+from edge_llava.converters.vision_onnx import MIN_EXTERNAL_BYTES, WEIGHTS_NAME, write_vision
 from edge_llava.memory import return_freed_memory
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.vision_spec import VisionQuantization
@@ -70,7 +69,7 @@ class Calibration:
         """How near a graph is to float32."""
         session = self.open(path)
         cosines = [
-            row_cosines(session.run(None, {"pixel_values": pixels})[0], features)
+            row_cosines(session.run(["patch_features"], {"pixel_values": pixels})[0], features)
             for pixels, features in zip(self.pixels, self.features, strict=True)
         ]
         return _summarize(cosines)
@@ -106,7 +105,7 @@ def write_int8(
         return_freed_memory()
         exported = ExportedTower(exact)
         kinds, nearness = choose_kinds(exported, calibration, progress)
-        save_graph(onnx.load(exported.write("chosen.onnx", kinds)), path)
+        save_optimized(exported.write("chosen.onnx", kinds), path)
     return VisionQuantization(
         matmuls=kinds,
         cosine_mean=nearness.cosine_mean,
@@ -115,6 +114,30 @@ def write_int8(
         budget_min=BUDGET_MIN,
         n_pictures=len(pixels),
     )
+
+
+def save_optimized(source: Path, path: Path) -> None:
+    """Writes a graph as ONNX Runtime's optimizer leaves it, so that opening it need not do so again.
+
+    Only what holds on every CPU is done; the layouts of one processor are left to the device. For CUDA the nodes would
+    be the wrong ones, so towers in float stay as they were exported.
+
+    Args:
+        source: The graph.
+        path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    entries = {
+        "session.optimized_model_external_initializers_file_name": WEIGHTS_NAME,
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(MIN_EXTERNAL_BYTES),
+        "session.disable_prepacking": "1",  # nothing is computed here
+    }
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
 
 
 def is_worthwhile(quantization: VisionQuantization) -> bool:
@@ -210,7 +233,7 @@ class _Steps:
         def measure(index: int) -> float:
             switches = np.zeros(len(self._exported.matmuls), np.float32)
             switches[index] = 1
-            (ours,) = session.run(None, {"pixel_values": pixels, SWITCHES: switches})
+            (ours,) = session.run(["patch_features"], {"pixel_values": pixels, SWITCHES: switches})
             return _summarize([row_cosines(ours, features)]).spent
 
         return measure

@@ -21,15 +21,16 @@ from edge_llava.converters.tower import TrimmedTower
 from edge_llava.errors import ConversionError
 
 _OPSET = 17
-_WEIGHTS_NAME = "vision.onnx.data"
-_MIN_EXTERNAL_BYTES = 1024
+WEIGHTS_NAME = "vision.onnx.data"
+MIN_EXTERNAL_BYTES = 1024
 
 
-class _PatchFeaturesOnnxConfig(VisionOnnxConfig):
-    """Tells optimum the tower's one input and one output."""
+class _TowerOnnxConfig(VisionOnnxConfig):
+    """Tells optimum the tower's one input, and its outputs."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
     DEFAULT_ONNX_OPSET = _OPSET
+    names: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -37,7 +38,7 @@ class _PatchFeaturesOnnxConfig(VisionOnnxConfig):
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        return {"patch_features": {0: "batch_size"}}
+        return {name: {0: "batch_size"} for name in self.names}
 
 
 def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp16"]) -> None:
@@ -54,7 +55,8 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
     """
     with tempfile.TemporaryDirectory(prefix="onnx-", dir=path.parent) as directory:
         exported = Path(directory) / "exported.onnx"
-        config = _PatchFeaturesOnnxConfig(tower.config, task="feature-extraction")
+        config = _TowerOnnxConfig(tower.config, task="feature-extraction")
+        config.names = tuple(_output_shapes(tower))
         with _quiet_exporters():
             export(tower, config, exported, opset=_OPSET)
         model = onnx.load(exported)
@@ -66,33 +68,45 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """Writes a complete graph to vision.onnx and its weights to vision.onnx.data beside it; older ones are replaced."""
-    path.with_name(_WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
+    path.with_name(WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
     onnx.save_model(
         model,
         path,
         save_as_external_data=True,
         all_tensors_to_one_file=True,
-        location=_WEIGHTS_NAME,
-        size_threshold=_MIN_EXTERNAL_BYTES,
+        location=WEIGHTS_NAME,
+        size_threshold=MIN_EXTERNAL_BYTES,
     )
 
 
-def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
-    """Writes the full output shape into the graph, which shape inference left open."""
+def _output_shapes(tower: TrimmedTower) -> dict[str, tuple[int, ...]]:
+    """The tower's outputs in order, without their batch axis."""
     config = tower.config
-    side = config.image_size // config.patch_size
-    n_features = side * side + 1 - tower._first_row
-    shape = model.graph.output[0].type.tensor_type.shape
-    for dim, size in zip(shape.dim[1:], (n_features, config.hidden_size), strict=True):
-        dim.Clear()
-        dim.dim_value = size
+    n_patches = (config.image_size // config.patch_size) ** 2
+    if not tower.has_ranking:
+        return {"patch_features": (n_patches + 1, config.hidden_size)}
+    return {
+        "patch_features": (n_patches, config.hidden_size),
+        "cls_attention": (n_patches,),
+        "patch_keys": (n_patches, config.hidden_size // config.num_attention_heads),
+    }
+
+
+def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
+    """Writes the full output shapes into the graph, which shape inference left open."""
+    shapes = _output_shapes(tower)
+    for output in model.graph.output:
+        dims = output.type.tensor_type.shape.dim[1:]
+        for dim, size in zip(dims, shapes[output.name], strict=True):
+            dim.Clear()
+            dim.dim_value = size
 
 
 def _store_in_half(model: onnx.ModelProto) -> None:
     """Replaces float32 weights by float16 ones followed by a Cast, which ONNX Runtime folds when it opens the file."""
     graph, casts = model.graph, []
     for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) * 4 < _MIN_EXTERNAL_BYTES:
+        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) * 4 < MIN_EXTERNAL_BYTES:
             continue
         with np.errstate(over="ignore"):
             half = numpy_helper.to_array(weight).astype(np.float16)

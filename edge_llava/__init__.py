@@ -30,11 +30,13 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from edge_llava.runtime.decoder_options import DecoderOptions
+    from edge_llava.runtime.engine_options import EngineOptions, tuned_options
     from edge_llava.runtime.image_embedding import ImageEmbedding
-    from edge_llava.runtime.model import EngineOptions, LlavaModel, load, tuned_options
+    from edge_llava.runtime.model import LlavaModel, load
     from edge_llava.runtime.sampler import SamplingOptions
-    from edge_llava.runtime.session import Session, Timings
+    from edge_llava.runtime.session import Session
     from edge_llava.runtime.token import Token
+    from edge_llava.runtime.turn import Timings
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
@@ -50,7 +52,7 @@ _HOMES = {
     "DataError": "errors",
     "DecoderOptions": "runtime.decoder_options",
     "EdgeLlavaError": "errors",
-    "EngineOptions": "runtime.model",
+    "EngineOptions": "runtime.engine_options",
     "ImageEmbedding": "runtime.image_embedding",
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
@@ -58,12 +60,12 @@ _HOMES = {
     "QueueFull": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
-    "Timings": "runtime.session",
+    "Timings": "runtime.turn",
     "Token": "runtime.token",
     "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
-    "tuned_options": "runtime.model",
+    "tuned_options": "runtime.engine_options",
 }
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,7 @@ class ImageRun:
         n_tokens: Positions in the context.
         picture: Upright RGB; None once the rows are there.
         embedding: The rows; None while nobody needed them.
+        encoding: The rows on their way; None before and after.
     """
 
     key: str
@@ -49,6 +51,7 @@ class ImageRun:
     n_tokens: int
     picture: Image.Image | None
     embedding: ImageEmbedding | None = None
+    encoding: Future[ImageEmbedding] | None = None
 
     @classmethod
     def of_embedding(cls, embedding: ImageEmbedding) -> ImageRun:
@@ -73,7 +76,7 @@ class ImageRun:
 
     def take(self, embedding: ImageEmbedding) -> None:
         """Keeps the rows; the picture is let go."""
-        self.embedding, self.picture = embedding, None
+        self.embedding, self.picture, self.encoding = embedding, None, None
 
 
 Run = TokenRun | ImageRun

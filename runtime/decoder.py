@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Decoder(LanguageModel):
             raise BackendError(f"llama.cpp cannot make a context: {last_error()}. Try a smaller one with -c.")
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         self.n_ctx = min(n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
-        self._n_batch = int(llama_cpp.llama_n_batch(self._context))
+        self._n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self._context)), int(params.n_threads)
         self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
         self._memory = llama_cpp.llama_get_memory(self._context)
 
@@ -129,14 +130,19 @@ class Decoder(LanguageModel):
         self._positions += positions
         return True
 
-    def prefill_tokens(self, tokens: Sequence[int], cancel: threading.Event) -> None:
+    def prefill_tokens(self, tokens: Sequence[int], cancel: threading.Event, *, n_spared: int = 0) -> None:
         """Appends tokens to the KV cache; the logits of the last one can be sampled.
+
+        Args:
+            tokens: Any number.
+            cancel: Set it from another thread to stop.
+            n_spared: CPU threads that are left to other work; one is always taken.
 
         Raises:
             Cancelled: If `cancel` was set; positions computed before remain.
             BackendError: If llama.cpp fails.
         """
-        with self._abortable(cancel):
+        with self._sparing(n_spared), self._abortable(cancel):
             for start in range(0, len(tokens), self._n_batch):
                 chunk = tokens[start : start + self._n_batch]
                 for i, token in enumerate(chunk):
@@ -218,6 +224,15 @@ class Decoder(LanguageModel):
         if status == _ABORTED:
             raise Cancelled
         raise BackendError(f"llama.cpp failed to decode (status {status}): {last_error()}.")
+
+    @contextmanager
+    def _sparing(self, n_threads: int) -> Iterator[None]:
+        n = self._n_threads
+        llama_cpp.llama_set_n_threads(self._context, n, max(1, n - n_threads))
+        try:
+            yield
+        finally:
+            llama_cpp.llama_set_n_threads(self._context, n, n)
 
     def _abortable(self, cancel: threading.Event) -> Abortable:
         return Abortable(self._context, cancel.is_set)

@@ -1,4 +1,4 @@
-"""A picture encoder that is opened when a picture must be encoded: a known one needs neither tower nor projector."""
+"""Tower and projector on a thread of their own: a known picture needs neither, and others wait for nothing but them."""
 
 from __future__ import annotations
 
@@ -6,63 +6,112 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_llava.bundle import Bundle
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.threads import count_cores
 
 _LOOK_S = 0.05
+_Result = TypeVar("_Result")
 
 
 class LateEncoder:
-    """Opens a picture encoder once, on a thread of its own, so that whoever waits for it can leave. Thread-safe.
+    """Encodes pictures one after another, on its thread; opens a picture encoder for the first. Thread-safe.
 
     Attributes:
-        open_s: Seconds that opening took; 0.0 until it was opened.
+        open_s: Seconds that opening took so far.
     """
 
-    def __init__(self, opener: Callable[[], PictureEncoder]) -> None:
+    def __init__(self, opener: Callable[[], PictureEncoder], *, stays_open: bool = True) -> None:
+        """
+        Args:
+            opener: Opens the encoder.
+            stays_open: False closes it after every picture, and opens it anew for the next: less memory.
+        """
         self.open_s = 0.0
-        self._opener = opener
-        self._lock = threading.Lock()
-        self._opening: Future[PictureEncoder] | None = None
+        self._opener, self._stays_open = opener, stays_open
+        self._encoder: PictureEncoder | None = None  # the thread's own
+        self._thread = ThreadPoolExecutor(1, "edge-llava-tower")
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened, or is being opened."""
-        return self._opening is not None
+        """Whether the next picture need not wait for an opening."""
+        return self._encoder is not None
 
-    def get(self, cancel: threading.Event | None = None) -> PictureEncoder:
-        """The encoder, opened if it was not; an opening that failed is tried again.
+    def start(
+        self, picture: Image.Image, key: str | None = None, cancel: threading.Event | None = None
+    ) -> Future[ImageEmbedding]:
+        """Begins to encode an upright RGB picture, after those that were begun before; see `wait_for`.
 
-        Raises:
-            Cancelled: If `cancel` was set meanwhile; opening goes on, for the next time.
-            EdgeLlavaError: What opening it raises.
+        Args:
+            picture: What `open_picture` gives.
+            key: The picture's `image_key`, where it is known already.
+            cancel: Set it from another thread to stop.
         """
-        opening = self._start()
-        while not wait([opening], _LOOK_S).done:
-            if cancel is not None and cancel.is_set():
-                raise Cancelled
-        if opening.exception() is not None:
-            with self._lock:
-                self._opening = None if self._opening is opening else self._opening
-        return opening.result()
+        return self._thread.submit(self._work, lambda encoder: encoder.encode(picture, cancel, key))
+
+    def start_features(self, picture: Image.Image) -> Future[NDArray[np.float32]]:
+        """As `start`, for what the tower sees: float32 (T, P, D), one square, or the whole and its tiles."""
+        return self._thread.submit(self._work, lambda encoder: encoder.patch_features(picture))
 
     def close(self) -> None:
-        """Frees the engines, once they are there; safe to call twice. Nobody may ask for them any more."""
-        opening = self._opening
-        if opening is not None and opening.exception() is None:
-            opening.result().close()
+        """Frees the engines after what is being encoded; safe to call twice. Nobody may ask for pictures any more."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._release()
 
-    def _start(self) -> Future[PictureEncoder]:
-        with self._lock:
-            if self._opening is None:
-                thread = ThreadPoolExecutor(1, "edge-llava-tower")
-                self._opening = thread.submit(self._open)
-                thread.shutdown(wait=False)
-            return self._opening
+    def _work(self, use: Callable[[PictureEncoder], _Result]) -> _Result:
+        try:
+            return use(self._open())
+        finally:
+            if not self._stays_open:
+                self._release()
 
     def _open(self) -> PictureEncoder:
-        started = time.perf_counter()
-        encoder = self._opener()
-        self.open_s = time.perf_counter() - started
-        return encoder
+        if self._encoder is None:  # an opening that failed is tried again
+            started = time.perf_counter()
+            self._encoder = self._opener()
+            self.open_s += time.perf_counter() - started
+        return self._encoder
+
+    def _release(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+
+def make_tower(bundle: Bundle, options: EngineOptions) -> LateEncoder:
+    """The tower of a bundle, opened for its first picture."""
+    n_threads = options.n_vision_threads or count_cores()
+
+    def opener() -> PictureEncoder:
+        return PictureEncoder(
+            bundle,
+            n_threads,
+            options.vision_provider,
+            spinning=options.vision_spinning,
+            mapped=options.low_memory,
+            visual_tokens=options.visual_tokens,
+        )
+
+    return LateEncoder(opener, stays_open=not options.low_memory)
+
+
+def wait_for(work: Future[_Result], cancel: threading.Event | None = None) -> _Result:
+    """What some work on the thread gave.
+
+    Raises:
+        Cancelled: If `cancel` was set meanwhile; opening goes on, for the next time.
+        EdgeLlavaError: What it raised.
+    """
+    while not wait([work], _LOOK_S).done:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+    return work.result()

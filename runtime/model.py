@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -18,61 +17,24 @@ from PIL import Image
 from edge_llava.bundle import Bundle
 from edge_llava.errors import EdgeLlavaError
 from edge_llava.home import cache_directory, find_bundle
-from edge_llava.profile import DeviceSettings, find_profile
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions, tuned_options
 from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_key import image_key
 from edge_llava.runtime.image_placement import check_embedding, place_image
-from edge_llava.runtime.late_encoder import LateEncoder
+from edge_llava.runtime.late_encoder import make_tower, wait_for
 from edge_llava.runtime.picture import PictureSource, open_picture
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.prefix_cache import PrefixCache
+from edge_llava.runtime.prefix_cache import PrefixCache, picture_mark
 from edge_llava.runtime.prefix_store import PrefixStore
 from edge_llava.runtime.preprocess import cut_squares
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
-from edge_llava.runtime.threads import count_cores
 from edge_llava.runtime.tiles import lay_out
+from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn_lock import TurnLock
-from edge_llava.runtime.vision import VisionProvider
 from edge_llava.templates import find_template
-
-_log = logging.getLogger("edge_llava.profile")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How a bundle runs on this device.
-
-    Attributes:
-        decoder: Settings of the language model.
-        n_vision_threads: CPU threads of tower and projector; None takes the physical cores.
-        vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
-        vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
-        cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,
-            so that a later process that is asked about the same pictures begins there. The files derive from the
-            pictures; they are readable by this user only.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    decoder: DecoderOptions = field(default_factory=DecoderOptions)
-    n_vision_threads: int | None = None
-    vision_provider: VisionProvider = "auto"
-    vision_spinning: bool = True
-    cache: bool = False
-
-    def __post_init__(self) -> None:
-        faults = []
-        if self.n_vision_threads is not None and self.n_vision_threads < 1:
-            faults.append("n_vision_threads must be at least 1")
-        if self.vision_provider not in ("auto", "cpu", "cuda"):
-            faults.append("vision_provider must be auto, cpu or cuda")
-        if faults:
-            raise ValueError("; ".join(faults))
 
 
 class LlavaModel:
@@ -86,32 +48,45 @@ class LlavaModel:
     """
 
     def __init__(
-        self, bundle: Bundle, options: EngineOptions | None = None, *, progress: ProgressCallback = silent
+        self,
+        bundle: Bundle,
+        options: EngineOptions | None = None,
+        *,
+        first_pictures: Sequence[PictureSource] = (),
+        progress: ProgressCallback = silent,
     ) -> None:
         """
         Args:
             bundle: An opened bundle; its digests are compared at first use and remembered.
             options: Device settings.
+            first_pictures: What will be asked about first: encoded while the language model is loaded.
             progress: Told the bytes read while digests are compared.
 
         Raises:
-            BundleError: If a file is not what the manifest says.
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
             BackendError: If the language model cannot start.
+            ImageError: If a picture cannot be read.
         """
         started = time.perf_counter()
         options = options or EngineOptions()
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
+        check_visual_tokens(options.visual_tokens, self.manifest.vision)
+        self._visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
         self._n_users = 0
-        n_threads = options.n_vision_threads or count_cores()
-        self._tower = LateEncoder(
-            lambda: PictureEncoder(bundle, n_threads, options.vision_provider, spinning=options.vision_spinning)
-        )
-        self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
         store = PrefixStore(cache_directory()) if options.cache else None
+        self._tower = make_tower(bundle, options)
+        self._early: dict[str, Future[ImageEmbedding]] = {}
+        self._leaving = threading.Event()
+        with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
+            begun.callback(self._tower.close)
+            begun.callback(self._leaving.set)
+            self._encode_early(first_pictures, store)
+            self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
+            begun.pop_all()
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
         self._language_load_s = time.perf_counter() - started
 
@@ -124,17 +99,9 @@ class LlavaModel:
         self.close()
 
     @property
-    def pictures(self) -> PictureEncoder:
-        """Tower and projector; opened when first asked for, since a picture may be known without them.
-
-        Raises:
-            BundleError: If a file is not what the manifest says.
-            BackendError: If an engine cannot start.
-            MissingExtra: If ONNX Runtime is not installed.
-            EdgeLlavaError: If the model is closed.
-        """
-        self.check_open()
-        return self._tower.get()
+    def tower_is_open(self) -> bool:
+        """Whether the next picture need not wait until the tower is opened, which takes one core."""
+        return self._tower.is_open
 
     @property
     def load_s(self) -> float:
@@ -156,8 +123,9 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read.
         """
-        self.check_open()
-        return self.encode(open_picture(source, apply_exif=apply_exif), None)
+        picture = open_picture(source, apply_exif=apply_exif)
+        with self.in_use():
+            return wait_for(self._tower.start(picture))
 
     def patch_features(self, source: PictureSource, *, apply_exif: bool = True) -> NDArray[np.float32]:
         """What the tower sees in a picture, before the projector: float32 (P, D); of tiles, one after another.
@@ -167,19 +135,8 @@ class LlavaModel:
         """
         picture = open_picture(source, apply_exif=apply_exif)
         with self.in_use():
-            features = self._tower.get().patch_features(picture)
+            features = wait_for(self._tower.start_features(picture))
         return features.reshape(-1, features.shape[-1])
-
-    def encode(self, picture: Image.Image, cancel: threading.Event | None) -> ImageEmbedding:
-        """Encodes an opened picture (upright RGB).
-
-        Raises:
-            Cancelled: If `cancel` was set meanwhile.
-            BackendError: If an engine fails or gives impossible numbers.
-            EdgeLlavaError: If the model is closed.
-        """
-        with self.in_use():
-            return self._tower.get(cancel).encode(picture, cancel)
 
     def place_image(self, image: PictureSource | ImageEmbedding) -> ImageRun:
         """A picture, or an embedding, as a part of a conversation; nothing is encoded.
@@ -187,19 +144,48 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read or the embedding belongs to another bundle.
         """
-        return place_image(image, self.bundle)
+        return place_image(image, self.bundle, self._visual_tokens)
 
-    def encode_run(self, run: ImageRun, cancel: threading.Event) -> ImageEmbedding:
-        """Computes the rows of a picture that is part of a conversation, and puts them there.
+    def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
+        """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
 
-        Raises: as `encode`.
+        Args:
+            run: Without rows.
+            cancel: Set it from another thread to stop.
+
+        Raises:
+            EdgeLlavaError: If the model is closed.
         """
-        if run.picture is None:
-            raise ValueError("this picture is encoded already")
+        if run.picture is None or run.encoding is not None:
+            return
         with self.in_use():
-            embedding = self._tower.get(cancel).encode(run.picture, cancel, run.key)
+            run.encoding = self._early.pop(run.key, None) or self._tower.start(run.picture, run.key, cancel)
+
+    def finish_encoding(self, run: ImageRun, cancel: threading.Event) -> ImageEmbedding:
+        """Waits for the rows of a picture whose encoding was begun, and puts them into their place.
+
+        Raises:
+            Cancelled: If `cancel` was set meanwhile.
+            BackendError: If an engine fails or gives impossible numbers; also if the tower cannot start.
+            BundleError: If tower or projector is not what the manifest says.
+            MissingExtra: If ONNX Runtime is not installed.
+            EdgeLlavaError: If the model is closed.
+        """
+        if run.encoding is None:
+            raise ValueError("nobody has begun to encode this picture")
+        with self.in_use():
+            try:
+                embedding = wait_for(run.encoding, cancel)
+            finally:
+                run.encoding = None  # what failed is tried again with the next question
         run.take(embedding)
         return embedding
+
+    def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
+        for picture in map(open_picture, sources):
+            key = image_key(picture, self.manifest, self._visual_tokens)
+            if store is None or not store.has_any(picture_mark(key)):
+                self._early[key] = self._tower.start(picture, key, self._leaving)
 
     def check_embedding(self, embedding: ImageEmbedding) -> ImageEmbedding:
         """Returns the embedding if it was made by this bundle's tower and projector.
@@ -207,7 +193,7 @@ class LlavaModel:
         Raises:
             ImageError: If it was not; says by which part it differs.
         """
-        return check_embedding(embedding, self.bundle)
+        return check_embedding(embedding, self.bundle, self._visual_tokens)
 
     def show_input(self, source: PictureSource) -> Image.Image:
         """What the tower sees of a picture, as RGB; of tiles, the whole and beside it the canvas.
@@ -249,6 +235,7 @@ class LlavaModel:
             if self.closed:
                 return
             self.closed = True
+        self._leaving.set()
         with self.turns.last():
             with self._users:
                 self._users.wait_for(lambda: self._n_users == 0)
@@ -260,6 +247,7 @@ def load(
     name_or_path: str | os.PathLike[str] | None = None,
     options: EngineOptions | None = None,
     *,
+    first_pictures: Sequence[PictureSource] = (),
     progress: ProgressCallback = silent,
 ) -> LlavaModel:
     """Opens a bundle by name or path (None: the default bundle), validates it, and starts its engines.
@@ -268,41 +256,13 @@ def load(
         name_or_path: The bundle.
         options: Taken as they are. None: what `edge-llava tune` measured for this bundle on this device, or else the
             defaults; `EngineOptions()` is always the defaults.
+        first_pictures: What will be asked about first: encoded while the language model is loaded.
         progress: Told the bytes read while digests are compared.
 
     Raises:
         BundleError: If there is no such bundle, or it is damaged.
         BackendError: If an engine cannot start.
+        ImageError: If a picture cannot be read.
     """
     bundle = Bundle.open(find_bundle(name_or_path))
-    return LlavaModel(bundle, options or tuned_options(bundle.path), progress=progress)
-
-
-def tuned_options(
-    name_or_path: str | os.PathLike[str] | None = None, *, warn: Callable[[str], None] = _log.warning
-) -> EngineOptions:
-    """What `edge-llava tune` found best for a bundle on this device; the defaults where nothing was measured.
-
-    To change one of them: `dataclasses.replace(tuned_options(name), n_vision_threads=2)`.
-
-    Args:
-        name_or_path: The bundle; None is the default one.
-        warn: Told about a damaged profile, which is ignored.
-
-    Raises:
-        BundleError: If there is no such bundle, or it is damaged.
-    """
-    profile = find_profile(Bundle.open(find_bundle(name_or_path)).manifest, warn=warn)
-    return EngineOptions() if profile is None else engine_options(profile.settings)
-
-
-def engine_options(settings: DeviceSettings) -> EngineOptions:
-    """The options of measured settings."""
-    decoder = DecoderOptions(
-        n_threads=settings.n_threads,
-        n_batch=settings.n_batch,
-        kv_type=settings.kv_type,
-        flash_attention=settings.flash_attention,
-        repack=settings.repack,
-    )
-    return EngineOptions(decoder, n_vision_threads=settings.n_vision_threads, vision_spinning=settings.vision_spinning)
+    return LlavaModel(bundle, options or tuned_options(bundle.path), first_pictures=first_pictures, progress=progress)

@@ -11,11 +11,16 @@ from collections.abc import Sequence
 import llama_cpp
 
 from edge_llava.ggml_library import library_digest
-from edge_llava.runtime.conversation import Position, Run, image_ends, list_positions
+from edge_llava.runtime.conversation import ImageRun, Position, Run, image_ends, list_positions
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.prefix_store import PrefixStore
 
 _log = logging.getLogger("edge_llava.cache")
+
+
+def picture_mark(identity: str) -> str:
+    """What the keys begin with of beginnings that end with a picture, by the identity of its rows."""
+    return identity[:16]
 
 
 class PrefixCache:
@@ -68,10 +73,10 @@ class PrefixCache:
         Raises:
             Cancelled: If `cancel` was set meanwhile.
         """
-        if self._store is None or not beginning:
+        if self._store is None or not beginning or not isinstance(beginning[-1], ImageRun):
             return
         positions = list_positions(beginning)
-        key = self._key(positions)
+        key = self._key(beginning[-1], positions)
         if self._store.touch(key):
             return
         if state := self._decoder.state(positions):
@@ -90,18 +95,20 @@ class PrefixCache:
         """Ends and keys of the beginnings that may be on disk and are longer than `n_kept`, the longest first."""
         if self._store is None:
             return []
-        ends = [end for _, end in image_ends(conversation) if n_kept < end < len(positions)]
-        return [(end, self._key(positions[:end])) for end in reversed(ends)]
+        ends = [(image, end) for image, end in image_ends(conversation) if n_kept < end < len(positions)]
+        return [(end, self._key(image, positions[:end])) for image, end in reversed(ends)]
 
     def _has(self, key: str) -> bool:
         return self._store is not None and self._store.has(key)
 
-    def _key(self, positions: Sequence[Position]) -> str:
+    def _key(self, picture: ImageRun, positions: Sequence[Position]) -> str:
+        """The key of a beginning that ends with a picture."""
+        mark = picture_mark(picture.identity)
         digest = hashlib.sha256(self._conditions().encode())
         for position in positions:
             line = str(position) if isinstance(position, int) else f"{position[0]} {position[1]}"
             digest.update(f"{line}\n".encode())
-        return digest.hexdigest()
+        return mark + digest.hexdigest()[len(mark) :]
 
     def _conditions(self) -> str:
         conditions = {

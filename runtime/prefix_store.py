@@ -67,6 +67,10 @@ class PrefixStore:
         """Whether there is an entry; it may turn out to be damaged."""
         return self._path(key).is_file()
 
+    def has_any(self, mark: str) -> bool:
+        """Whether there is an entry whose key begins with `mark`."""
+        return any(file.path.name.startswith(mark) for file in self._scan(_ENTRY))
+
     def load(self, key: str, cancel: threading.Event) -> bytearray | None:
         """The state of an entry, marked as used now; None if there is none. A damaged one is removed with a warning.
 

@@ -6,11 +6,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.memory import peak_rss_bytes
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import ImageRun, Run, TokenRun, image_ends
@@ -19,56 +17,13 @@ from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.prompt import build_turn
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token import Token
+from edge_llava.runtime.turn import Timings, Turn
 from edge_llava.runtime.turn_plan import check_room, check_text, plan_turn
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
 
 ImageInput = PictureSource | ImageEmbedding
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Where the time of one answer went. Seconds `_s`, counts of positions or tokens.
-
-    Attributes:
-        load_s: Opening the bundle (once per model, repeated in every answer).
-        vision_s, projector_s: Encoding pictures in this turn; 0 for embeddings that were made before, and for pictures
-            whose positions were computed before.
-        prefill_tokens, prefill_s: Positions computed before the first token, image rows included; the time also counts
-            reading from disk.
-        ttft_s: From `ask()` to the first text, image work included where it was done inside.
-        decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
-        cached_tokens: Positions of the prompt that were in the KV cache already, or came from disk.
-        peak_rss_bytes: Largest resident size of the process so far.
-    """
-
-    load_s: float
-    vision_s: float
-    projector_s: float
-    prefill_tokens: int
-    prefill_s: float
-    ttft_s: float
-    decode_tokens: int
-    decode_s: float
-    cached_tokens: int
-    peak_rss_bytes: int
-
-
-@dataclass
-class _Turn:
-    """One question on its way: what the plan found, and what answering it measured."""
-
-    runs: list[Run]
-    started: float
-    vision_s: float = 0.0
-    projector_s: float = 0.0
-    prefill_tokens: int = 0
-    prefill_s: float = 0.0
-    ttft_s: float = 0.0
-    decode_tokens: int = 0
-    decode_s: float = 0.0
-    cached_tokens: int = 0
 
 
 class Session:
@@ -90,7 +45,7 @@ class Session:
         self._carry = ""  # answer text that is not in the history as tokens, see `plan_turn`
         self._cancel = threading.Event()
         self._busy = False
-        self._asked: _Turn | None = None  # the question that may be answered next
+        self._asked: Turn | None = None  # the question that may be answered next
 
     def ask(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> Iterator[Token]:
         """Asks one question; the answer is computed while the iterator is read.
@@ -161,16 +116,16 @@ class Session:
         if self._busy:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
-    def _plan(self, question: str, inputs: list[ImageInput], started: float) -> _Turn:
+    def _plan(self, question: str, inputs: list[ImageInput], started: float) -> Turn:
         images = [self._model.place_image(image) for image in inputs]
         template, spec, is_first = self._model.template, self._model.manifest.language, not self._history
         segments = build_turn(template, question, len(images), is_first=is_first, image_marks=spec.image_marks)
         decoder = self._model.decoder
         runs = plan_turn(decoder, template, segments, images, is_first=is_first, carry=self._carry)
         check_room(runs, self.n_positions, decoder.n_ctx, spec)
-        return _Turn(runs, started)
+        return Turn(runs, started)
 
-    def _answer(self, turn: _Turn) -> Iterator[Token]:
+    def _answer(self, turn: Turn) -> Iterator[Token]:
         if self._asked is not turn or self._busy:
             raise EdgeLlavaError("this question was given up: the session was asked again, or cleared, meanwhile.")
         self._busy = True
@@ -202,34 +157,48 @@ class Session:
                 self._carry = ""
             if held_turn:
                 self._model.turns.release()
-            self.timings = self._measure(turn)
+            self.timings = turn.measure(self._model.load_s)
             self._busy, self._asked = False, None
 
-    def _encode(self, turn: _Turn, n_cached: int) -> None:
-        """Computes the rows of the pictures that reach beyond the first `n_cached` positions, where nobody has yet."""
-        for image, end in image_ends(self._history + turn.runs):
-            if end > n_cached and image.embedding is None:
-                embedding = self._model.encode_run(image, self._cancel)
-                turn.vision_s += embedding.vision_s
-                turn.projector_s += embedding.projector_s
+    def _encode(self, turn: Turn, n_cached: int) -> list[ImageRun]:
+        """Has the rows computed of the pictures that reach beyond the first `n_cached` positions, where nobody has yet.
 
-    def _prefill(self, turn: _Turn) -> None:
-        decoder, conversation, started = self._model.decoder, self._history + turn.runs, time.perf_counter()
-        skip = turn.cached_tokens = self._model.prefixes.reuse(conversation, self._cancel)
-        turn.prefill_s = time.perf_counter() - started
-        self._encode(turn, skip)
-        started = time.perf_counter()
+        Returns:
+            Pictures whose rows are on their way: of a tower that must be opened first, and takes one core for it. The
+            text before them can be computed meanwhile.
+        """
+        images = [image for image, end in image_ends(self._history + turn.runs) if end > n_cached]
+        for image in images:
+            self._model.start_encoding(image, self._cancel)
+        if self._model.tower_is_open:
+            for image in images:
+                self._wait_for(image, turn)
+        return [image for image in images if image.embedding is None]
+
+    def _wait_for(self, image: ImageRun, turn: Turn) -> None:
+        if image.embedding is None:
+            embedding = self._model.finish_encoding(image, self._cancel)
+            turn.vision_s += embedding.vision_s
+            turn.projector_s += embedding.projector_s
+
+    def _prefill(self, turn: Turn) -> None:
+        decoder, conversation = self._model.decoder, self._history + turn.runs
+        with turn.prefilling():
+            skip = turn.cached_tokens = self._model.prefixes.reuse(conversation, self._cancel)
+        awaited = self._encode(turn, skip)
         for run in conversation:
-            if skip < run.n_tokens:
-                if isinstance(run, ImageRun):
+            if isinstance(run, ImageRun) and skip < run.n_tokens:
+                self._wait_for(run, turn)
+                with turn.prefilling():
                     decoder.prefill_embedding(run.rows[skip:], run.identity, skip, self._cancel)
-                else:
-                    decoder.prefill_tokens(run.ids[skip:], self._cancel)
+            elif isinstance(run, TokenRun) and skip < run.n_tokens:
+                n_opening = int(any(image.embedding is None for image in awaited))
+                with turn.prefilling():
+                    decoder.prefill_tokens(run.ids[skip:], self._cancel, n_spared=n_opening)
             skip = max(0, skip - run.n_tokens)
         turn.prefill_tokens = sum(run.n_tokens for run in conversation) - turn.cached_tokens
-        turn.prefill_s += time.perf_counter() - started
 
-    def _remember(self, turn: _Turn) -> None:
+    def _remember(self, turn: Turn) -> None:
         images = [run for run in turn.runs if isinstance(run, ImageRun)]
         if not self._history and images:
             n_after = next(n for n, run in enumerate(reversed(turn.runs)) if isinstance(run, ImageRun))
@@ -237,7 +206,7 @@ class Session:
         self._history += turn.runs
         self.images += images
 
-    def _decode(self, turn: _Turn, answer: AnswerTokens, sampler: Sampler) -> Iterator[Token]:
+    def _decode(self, turn: Turn, answer: AnswerTokens, sampler: Sampler) -> Iterator[Token]:
         decoder, started = self._model.decoder, time.perf_counter()
         while True:
             id = sampler.sample(decoder.context)
@@ -249,26 +218,12 @@ class Session:
                 raise Cancelled
             decoder.decode(id)
 
-    def _time(self, turn: _Turn, token: Token, started: float) -> Token:
+    def _time(self, turn: Turn, token: Token, started: float) -> Token:
         now = time.perf_counter()
         turn.decode_s = now - started
         if not turn.ttft_s and (token.text or token.finish_reason):
             turn.ttft_s = now - turn.started
         return token
-
-    def _measure(self, turn: _Turn) -> Timings:
-        return Timings(
-            load_s=self._model.load_s,
-            vision_s=turn.vision_s,
-            projector_s=turn.projector_s,
-            prefill_tokens=turn.prefill_tokens,
-            prefill_s=turn.prefill_s,
-            ttft_s=turn.ttft_s,
-            decode_tokens=turn.decode_tokens,
-            decode_s=turn.decode_s,
-            cached_tokens=turn.cached_tokens,
-            peak_rss_bytes=peak_rss_bytes(),
-        )
 
 
 def _as_list(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edge_llava.runtime.session import ImageInput, Session, Timings
+    from edge_llava.runtime.session import ImageInput, Session
+    from edge_llava.runtime.turn import Timings
 
 
 _MIN_RATED_TOKENS = 16  # a rate over fewer says nothing

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_llava.cli.display import format_bytes, show_progress
-from edge_llava.cli.options import bundle_option, engine_options, json_option, make_engine_options
+from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 from edge_llava.home import find_bundle
 
 if TYPE_CHECKING:
     from edge_llava.bundle import Bundle
     from edge_llava.measuring.benchmark import Benchmark
     from edge_llava.measuring.spread import Spread
-    from edge_llava.runtime.model import EngineOptions
+    from edge_llava.runtime.engine_options import EngineOptions
 
 _DEMO_PICTURE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes-1.jpg"
 _ROWS = (
@@ -44,17 +44,12 @@ _ROWS = (
     help="Picture to ask about. Default: a picture of the demo.",
 )
 @click.option("--runs", type=click.IntRange(1), default=5, metavar="N", show_default=True, help="Times to measure.")
-@engine_options
+@engine_options()
 @json_option
 def command(
     bundle: str | None,
     image: Path,
     runs: int,
-    threads: int | None,
-    ctx: int | None,
-    gpu_layers: int,
-    provider: str,
-    no_profile: bool,
     as_json: bool,
 ) -> None:
     """Measure how fast a bundle is: medians, smallest and largest of several runs.
@@ -69,24 +64,21 @@ def command(
     from edge_llava.bundle import Bundle
     from edge_llava.measuring.benchmark import run_benchmark
 
-    opened = Bundle.open(find_bundle(bundle))
-    options = make_engine_options(bundle, threads, ctx, gpu_layers, provider, no_profile)
-    given = {"-t": threads, "-c": ctx, "--gpu-layers": gpu_layers, "--provider": provider}
-    arguments = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-    arguments += ["--no-profile"] * no_profile
+    opened, engines = Bundle.open(find_bundle(bundle)), EngineChoice.said()
+    options = engines.options(bundle)
     with show_progress() as progress:
-        benchmark = run_benchmark(opened, image, options, arguments, runs, progress=progress)
+        benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)
     if as_json:
-        settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, no_profile)}
+        settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines)}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
     click.echo("\n".join(_draw(benchmark, opened.name, runs)))
 
 
-def _is_tuned(bundle: Bundle, no_profile: bool) -> bool:
+def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
     from edge_llava.profile import find_profile
 
-    return not no_profile and find_profile(bundle.manifest) is not None
+    return not engines.no_profile and find_profile(bundle.manifest) is not None
 
 
 def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from edge_llava.cli.display import note, show_progress
-from edge_llava.cli.options import (
-    bundle_option,
-    json_option,
-    make_engine_options,
-    profile_option,
-    provider_option,
-    threads_option,
-)
-
-if TYPE_CHECKING:
-    from edge_llava.runtime.vision import VisionProvider
+from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 
 
 @click.command("embed")
@@ -33,18 +23,13 @@ if TYPE_CHECKING:
     help="Numbers in the file.",
 )
 @bundle_option
-@threads_option
-@provider_option
-@profile_option
+@engine_options("threads", "provider", "visual_tokens", "low_memory", "no_profile")
 @json_option
 def command(
     image: str,
     out: str,
     dtype: Literal["float32", "float16"],
     bundle: str | None,
-    threads: int | None,
-    provider: VisionProvider,
-    no_profile: bool,
     as_json: bool,
 ) -> None:
     """Encode a picture once; ask about it later, or on another device with the same bundle.
@@ -63,9 +48,16 @@ def command(
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
-    options = make_engine_options(bundle, threads, None, -1, provider, no_profile)
+    options = EngineChoice.said().options(bundle)
     n_threads = options.n_vision_threads or count_cores()
-    with PictureEncoder(opened, n_threads, provider, spinning=options.vision_spinning) as encoder:
+    with PictureEncoder(
+        opened,
+        n_threads,
+        options.vision_provider,
+        spinning=options.vision_spinning,
+        mapped=options.low_memory,
+        visual_tokens=options.visual_tokens,
+    ) as encoder:
         embedding = encoder.encode(picture)
     embedding.save(out, dtype)
     if as_json:

@@ -14,7 +14,7 @@ from edge_llava.bundle import Bundle
 from edge_llava.profile import DeviceSettings
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.model import EngineOptions, engine_options
+from edge_llava.runtime.engine_options import EngineOptions, engine_options
 from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.tiles import count_tokens
 

@@ -17,7 +17,7 @@ from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
 from edge_llava.profile import DeviceSettings, Goal, Profile
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.decoder_options import DecoderOptions, can_repack
-from edge_llava.runtime.model import EngineOptions, engine_options
+from edge_llava.runtime.engine_options import EngineOptions, engine_options
 from edge_llava.runtime.threads import count_cores, thread_choices
 
 _VISION_SHARE = 0.4  # of the time

@@ -11,7 +11,7 @@ import pytest
 
 import edge_llava
 from edge_llava.bundle import Bundle
-from edge_llava.cli.options import make_engine_options
+from edge_llava.cli.options import EngineChoice
 from edge_llava.device import this_device
 from edge_llava.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
 
@@ -101,18 +101,18 @@ def test_json_is_one_object_and_the_choice_its_least(run, seeded_q4):
 
 def test_commands_take_the_profile(profiled):
     bundle, _ = profiled
-    options = make_engine_options(str(bundle), None, 256, 0, "cpu", no_profile=False)
+    options = EngineChoice(ctx=256, gpu_layers=0, provider="cpu").options(str(bundle))
     assert chosen(options) == SETTINGS
     assert (options.decoder.n_ctx, options.decoder.n_gpu_layers, options.vision_provider) == (256, 0, "cpu")
 
 
 def test_explicit_options_win(profiled):
-    options = make_engine_options(str(profiled[0]), 2, None, -1, "auto", no_profile=False)
+    options = EngineChoice(threads=2).options(str(profiled[0]))
     assert chosen(options) == dataclasses.replace(SETTINGS, n_threads=2, n_vision_threads=2)
 
 
 def test_no_profile_gives_the_defaults(profiled):
-    options = make_engine_options(str(profiled[0]), None, None, -1, "auto", no_profile=True)
+    options = EngineChoice(no_profile=True).options(str(profiled[0]))
     assert options == edge_llava.EngineOptions()
 
 

@@ -6,7 +6,8 @@ import edge_llava
 from edge_llava.evaluation.bundle_answerer import BundleAnswerer
 from edge_llava.evaluation.scene_scores import evaluate_scenes
 from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.model import EngineOptions
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.scenes.drawing import draw_scene
 from edge_llava.scenes.scene import sample_scene
 
@@ -36,18 +37,18 @@ def test_an_answer_is_the_first_greedy_turn_about_the_picture(model):
 
 def test_a_picture_is_encoded_and_prefilled_once(model, monkeypatch):
     prefilled, encoded = [], []
-    prefill, encode = model.decoder.prefill_embedding, model.pictures.encode
+    prefill, encode = model.decoder.prefill_embedding, PictureEncoder.encode
 
     def count_rows(rows, key, first_row, cancel):
         prefilled.append((key, len(rows), first_row))
         prefill(rows, key, first_row, cancel)
 
-    def count_pictures(picture, cancel=None):
-        encoded.append(encode(picture, cancel))
+    def count_pictures(*arguments):
+        encoded.append(encode(*arguments))
         return encoded[-1]
 
     monkeypatch.setattr(model.decoder, "prefill_embedding", count_rows)
-    monkeypatch.setattr(model.pictures, "encode", count_pictures)
+    monkeypatch.setattr(PictureEncoder, "encode", count_pictures)
     monkeypatch.setattr("edge_llava.evaluation.answering._MAX_ANSWER_TOKENS", 1)
     monkeypatch.setattr("edge_llava.evaluation.answering._MAX_DESCRIPTION_TOKENS", 1)
     evaluate_scenes(BundleAnswerer(model), seed=0, n=4)

@@ -56,7 +56,7 @@ def open_model(home: Path) -> Iterator[Callable[..., Any]]:
     """
     import edge_llava
     from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.model import EngineOptions
+    from edge_llava.runtime.engine_options import EngineOptions
 
     opened = []
 
@@ -88,20 +88,23 @@ def ids() -> Callable[..., list[int]]:
 
 @pytest.fixture
 def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
-    """open_engine(bundle directory or Bundle, decoder={DecoderOptions fields}, **BatchEngine arguments) -> BatchEngine.
+    """open_engine(bundle, decoder={DecoderOptions fields}, engines={EngineOptions fields}, **BatchEngine arguments).
 
-    Closed after the test; one thread each, as `open_model`.
+    Gives a BatchEngine of a bundle, or of its directory, closed after the test; one thread each, as `open_model`.
     """
     from edge_llava.bundle import Bundle
     from edge_llava.runtime.batch_engine import BatchEngine
     from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.model import EngineOptions
+    from edge_llava.runtime.engine_options import EngineOptions
 
     opened = []
 
-    def run(bundle: Any, decoder: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    def run(
+        bundle: Any, decoder: dict[str, Any] | None = None, engines: dict[str, Any] | None = None, **arguments: Any
+    ) -> Any:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        options = EngineOptions(decoder=DecoderOptions(**({"n_threads": 1} | (decoder or {}))), n_vision_threads=1)
+        how = DecoderOptions(**({"n_threads": 1} | (decoder or {})))
+        options = EngineOptions(decoder=how, n_vision_threads=1, **(engines or {}))
         opened.append(BatchEngine(bundle, options, **arguments))
         return opened[-1]
 

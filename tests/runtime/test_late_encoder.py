@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
-import time
 
 import pytest
+from PIL import Image
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BackendError
+from edge_llava.errors import BackendError, ImageError
 from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.late_encoder import LateEncoder
+from edge_llava.runtime.decoder import Decoder
+from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.late_encoder import LateEncoder, wait_for
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.sampler import SamplingOptions
 
 pytestmark = pytest.mark.convert
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
+SMALL = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)
 
 
 @pytest.fixture
@@ -27,40 +35,47 @@ def opener(seeded_f32):
     return run
 
 
-def test_opened_once_and_only_when_asked_for(opener):
+@pytest.fixture
+def square(noise):
+    """An opened picture."""
+    return Image.fromarray(noise(64, 64))
+
+
+def test_opened_once_and_only_when_asked_for(opener, square):
     late = LateEncoder(opener)
     assert (late.is_open, late.open_s, opener.n_opened) == (False, 0.0, 0)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(late.get())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    picture = square
+    works = [late.start(picture), late.start(picture, "k"), late.start_features(picture)]
+    assert not late.is_open
     opener.go.set()
-    for thread in threads:
-        thread.join(20)
-    assert len(found) == 4
-    assert len(set(map(id, found))) == 1
-    assert opener.n_opened == 1
+    first, second, features = (wait_for(work) for work in works)
+    assert first.data.tobytes() == second.data.tobytes()
+    assert (second.key, features.shape) == ("k", (1, 64, 256))
+    assert (late.is_open, opener.n_opened) == (True, 1)
     assert late.open_s > 0
     late.close()
     late.close()
+    assert not late.is_open
 
 
-def test_waiting_can_be_left_and_opening_goes_on(opener):
-    late, cancel = LateEncoder(opener), threading.Event()
+def test_waiting_can_be_left_and_opening_goes_on(opener, square):
+    late, cancel, picture = LateEncoder(opener), threading.Event(), square
     timer = threading.Timer(0.05, cancel.set)
     timer.start()
-    started = time.perf_counter()
+    work = late.start(picture, cancel=cancel)
     with pytest.raises(Cancelled):
-        late.get(cancel)
-    assert time.perf_counter() - started < 10  # the opener would wait for 20
+        wait_for(work, cancel)
     timer.join()
+    assert not work.done()
     opener.go.set()
-    assert isinstance(late.get(), PictureEncoder)
+    with pytest.raises(Cancelled):  # nor is the picture encoded for nobody
+        work.result(20)
+    assert wait_for(late.start(picture)).n_tokens == 64
     assert opener.n_opened == 1
     late.close()
 
 
-def test_an_opening_that_failed_is_tried_again(opener):
+def test_an_opening_that_failed_is_tried_again(opener, square):
     failures = [BackendError("no memory"), BackendError("still none")]
 
     def open_at_third():
@@ -72,15 +87,93 @@ def test_an_opening_that_failed_is_tried_again(opener):
     late = LateEncoder(open_at_third)
     for says in ("no memory", "still none"):
         with pytest.raises(BackendError, match=says):
-            late.get()
-        late.close()
-    assert isinstance(late.get(), PictureEncoder)
+            wait_for(late.start(square))
+    assert wait_for(late.start(square)).n_tokens == 64
     late.close()
 
 
 def test_closing_what_was_never_opened(opener):
     LateEncoder(opener).close()
     assert opener.n_opened == 0
+
+
+def test_opened_for_each_picture_where_memory_is_short(opener, square):
+    opener.go.set()
+    late, stays = LateEncoder(opener, stays_open=False), LateEncoder(opener)
+    for n in (1, 2):
+        rows = wait_for(late.start(square)).data
+        assert opener.n_opened == n
+    late.close()
+    assert not late.is_open
+    assert rows.tobytes() == wait_for(stays.start(square)).data.tobytes()
+    stays.close()
+
+
+def test_text_before_a_picture_is_computed_while_the_tower_opens(model, opener, noise, ids, monkeypatch):
+    """The opener waits until the text is in the KV cache: the answer comes only if nobody waits for the other."""
+    prefill, n_threads = model.decoder.prefill_tokens, []
+
+    def watch(tokens, cancel, *, n_spared):
+        prefill(tokens, cancel, n_spared=n_spared)
+        n_threads.append(n_spared)
+        opener.go.set()
+
+    monkeypatch.setattr(model.decoder, "prefill_tokens", watch)
+    expected = ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48)))
+    model.decoder.truncate(0)
+    opener.go.clear()
+    model._tower.close()
+    model._tower = LateEncoder(opener)
+    n_threads.clear()
+    chat = model.session(GREEDY)
+    assert ids(chat.ask("What is this?", image=noise(64, 48))) == expected
+    assert n_threads == [1, 0]  # spared: one for the opening, none for the question
+    assert (chat.timings.cached_tokens, chat.timings.prefill_tokens) == (0, chat.n_positions - len(expected))
+
+
+def test_a_first_picture_is_encoded_while_the_language_model_loads(seeded_f32, home, noise, ids, monkeypatch):
+    picture, began = noise(64, 48), []
+    start = LateEncoder.start
+    monkeypatch.setattr(LateEncoder, "start", lambda *given: (began.append(given[2]), start(*given))[1])
+    loaded = Decoder.__init__
+    monkeypatch.setattr(Decoder, "__init__", lambda *given: (began.append("language"), loaded(*given))[1])
+    with LlavaModel(Bundle.open(seeded_f32), SMALL, first_pictures=[picture]) as model:
+        key = model.place_image(picture).key
+        assert began == [key, "language"]
+        chat = model.session(GREEDY)
+        answer = ids(chat.ask("What is this?", image=picture))
+        assert began == [key, "language"]
+        assert chat.timings.vision_s > 0
+        ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48, seed=1)))
+        assert len(began) == 3
+    with LlavaModel(Bundle.open(seeded_f32), SMALL) as model:
+        assert ids(model.session(GREEDY).ask("What is this?", image=picture)) == answer
+
+
+def test_a_first_picture_that_is_kept_on_disk_is_not_encoded(seeded_f32, home, noise, ids):
+    options = dataclasses.replace(SMALL, cache=True)
+    for is_known in (False, True):
+        with LlavaModel(Bundle.open(seeded_f32), options, first_pictures=[noise(64, 48)]) as model:
+            chat = model.session(GREEDY)
+            ids(chat.ask("What is this?", image=noise(64, 48)))
+            assert (chat.timings.vision_s == 0) == is_known
+            assert model.tower_is_open != is_known
+
+
+def test_a_first_picture_that_cannot_be_read(seeded_f32, home, tmp_path):
+    (tmp_path / "not.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"not\.jpg"):
+        LlavaModel(Bundle.open(seeded_f32), SMALL, first_pictures=[tmp_path / "not.jpg"])
+
+
+def test_little_memory_gives_the_same_answer(seeded_f32, home, noise, ids):
+    answers = []
+    for low_memory in (False, True):
+        options = dataclasses.replace(SMALL, low_memory=low_memory)
+        with LlavaModel(Bundle.open(seeded_f32), options) as model:
+            answers.append(ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48))))
+            assert model.tower_is_open != low_memory
+    assert answers[0] == answers[1]
 
 
 def test_cancel_while_the_tower_opens_leaves_the_session_usable(model, opener, noise, ids):

@@ -13,9 +13,10 @@ import edge_llava
 from edge_llava.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
 from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import tower_digest
-from edge_llava.runtime.model import EngineOptions, LlavaModel
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.sampler import SamplingOptions
 
 pytestmark = pytest.mark.convert
@@ -48,7 +49,8 @@ def test_embedding(model, picture):
 def test_patch_features_are_what_is_projected(model, picture):
     features = model.patch_features(picture)
     assert (features.shape, features.dtype) == ((64, 256), np.float32)
-    assert model.pictures._projector(features).tobytes() == model.embed_image(picture).data.tobytes()
+    rows = model.embed_image(picture).data
+    assert model._tower._encoder._projector(features).tobytes() == rows.tobytes()
 
 
 def test_key(model, picture, noise, seeded_f32):
@@ -111,7 +113,10 @@ def test_embedding_of_the_wrong_shape(model, picture):
     for data in (embedding.data[:63].copy(), np.zeros((64, 128), np.float32)):
         with pytest.raises(ImageError) as caught:
             model.session(GREEDY).ask(QUESTION, image=dataclasses.replace(embedding, data=data))
-        assert str(caught.value) == f"this image embedding has shape {data.shape}, expected (64, 256)."
+        assert str(caught.value) == (
+            f"this image embedding has shape {data.shape}, expected (64, 256). Rows differ where the picture and the "
+            "question were given other --visual-tokens: use the same for both."
+        )
 
 
 def test_threads_get_the_answers_they_get_alone(model, noise, ids):

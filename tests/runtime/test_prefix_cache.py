@@ -21,9 +21,11 @@ import edge_llava
 from edge_llava.bundle import Bundle
 from edge_llava.home import cache_directory
 from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key, tower_digest
-from edge_llava.runtime.model import EngineOptions, LlavaModel
+from edge_llava.runtime.model import LlavaModel
+from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.prefix_store import PrefixStore
 from edge_llava.runtime.sampler import SamplingOptions
 
@@ -82,8 +84,8 @@ def n_until_picture_ends(model):
 
 def test_many_questions_share_one_picture(model, picture, ids, monkeypatch):
     """Each prefills its question only, and the tower runs once."""
-    encode, n_encoded = model.pictures.encode, itertools.count()
-    monkeypatch.setattr(model.pictures, "encode", lambda *arguments: (next(n_encoded), encode(*arguments))[1])
+    encode, n_encoded = PictureEncoder.encode, itertools.count()
+    monkeypatch.setattr(PictureEncoder, "encode", lambda *arguments: (next(n_encoded), encode(*arguments))[1])
     n_shared = n_until_picture_ends(model)
     first, _ = ask(model, QUESTION, picture)
     for question in (OTHER, "Why?", QUESTION):
@@ -155,7 +157,7 @@ def test_a_tower_tuned_by_one_matrix_has_the_same_graph_and_another_key(
     projectors = {manifest.files["projector"].sha256 for manifest in manifests}
     assert (len(graphs), len(projectors)) == (1, 1)
     assert len({tower_digest(manifest) for manifest in manifests}) == 2
-    assert len({image_key(Image.fromarray(picture), manifest) for manifest in manifests}) == 2
+    assert len({image_key(Image.fromarray(picture), manifest, None) for manifest in manifests}) == 2
 
 
 def test_same_tokens_before_another_picture_or_shifted_rows(model):

@@ -1,0 +1,77 @@
+"""One question on its way to its answer, and where the time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from edge_llava.memory import peak_rss_bytes
+from edge_llava.runtime.conversation import Run
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one answer went. Seconds `_s`, counts of positions or tokens.
+
+    Attributes:
+        load_s: Opening the bundle (once per model, repeated in every answer).
+        vision_s, projector_s: Encoding pictures in this turn; 0 for embeddings that were made before, and for pictures
+            whose positions were computed before.
+        prefill_tokens, prefill_s: Positions computed before the first token, image rows included; the time also counts
+            reading from disk.
+        ttft_s: From `ask()` to the first text, image work included where it was done inside.
+        decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
+        cached_tokens: Positions of the prompt that were in the KV cache already, or came from disk.
+        peak_rss_bytes: Largest resident size of the process so far.
+    """
+
+    load_s: float
+    vision_s: float
+    projector_s: float
+    prefill_tokens: int
+    prefill_s: float
+    ttft_s: float
+    decode_tokens: int
+    decode_s: float
+    cached_tokens: int
+    peak_rss_bytes: int
+
+
+@dataclass
+class Turn:
+    """One question on its way: what the plan found, and what answering it measured."""
+
+    runs: list[Run]
+    started: float
+    vision_s: float = 0.0
+    projector_s: float = 0.0
+    prefill_tokens: int = 0
+    prefill_s: float = 0.0
+    ttft_s: float = 0.0
+    decode_tokens: int = 0
+    decode_s: float = 0.0
+    cached_tokens: int = 0
+
+    @contextmanager
+    def prefilling(self) -> Iterator[None]:
+        """Adds the time inside to `prefill_s`."""
+        started = time.perf_counter()
+        yield
+        self.prefill_s += time.perf_counter() - started
+
+    def measure(self, load_s: float) -> Timings:
+        """Where the time went."""
+        return Timings(
+            load_s=load_s,
+            vision_s=self.vision_s,
+            projector_s=self.projector_s,
+            prefill_tokens=self.prefill_tokens,
+            prefill_s=self.prefill_s,
+            ttft_s=self.ttft_s,
+            decode_tokens=self.decode_tokens,
+            decode_s=self.decode_s,
+            cached_tokens=self.cached_tokens,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
