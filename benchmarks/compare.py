@@ -1,100 +1,226 @@
-"""Ratios against peers on the same weights, in one run: help time, vision, decode.
+"""The same work through edge-llava and its peers, in turns, on the same weights: adds figures to a file.
 
-    python benchmarks/compare.py BUNDLE IMAGE --llama-bench PATH/TO/llama-bench
+    python benchmarks/compare.py BUNDLE IMAGE samples.jsonl --rounds 5 \\
+        --variant "192 tokens=--visual-tokens 192" \\
+        --llama-mtmd-cli "llama-mtmd-cli=build/bin/llama-mtmd-cli" \\
+        --peer "OpenVINO GenAI=ov/bin/python -m peers.openvino_peer $PWD/llava-1.1b-ov" \\
+        --llama-bench build/bin/llama-bench
+    python benchmarks/report.py samples.jsonl --table table.md --chart chart.png
 
-Vision is compared with a bare onnxruntime session on the same file, decode with llama-bench on the same GGUF, threads
-and context depth. The two sides take turns; medians are printed with their spread.
+In every round each one answers about pictures of its own, which no memory knows, with the likeliest tokens. New
+processes are measured beside llama-mtmd-cli: ours with a first picture, and again with that picture. Loaded ones answer
+about a new picture, then a second question. llama-bench decodes at the depth and with the settings of ours. Set
+EDGE_LLAVA_HOME to where `edge-llava tune` kept its choice. Linux.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
+import platform
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import onnxruntime
+from llama_bench import run_llama_bench
+from processes import PeerProcess, run_cold
+from samples import OURS, Sample, append
 
-import edge_llava
 from edge_llava.bundle import Bundle
+from edge_llava.device import this_device
+from edge_llava.measuring.benchmark import mark_picture
 from edge_llava.runtime.picture import open_picture
-from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.threads import count_cores
-from edge_llava.runtime.vision import VisionEncoder
+
+_FIRST, _SECOND = "Describe the picture.", "What else is there?"
+_CHAT = (sys.executable, "-m", "edge_llava.cli", "chat", "--temp", "0")
+_STARTED = time.perf_counter()
+# (who, what, value) of one turn
+_Turn = Callable[[], Iterator[tuple[str, str, float]]]
 
 
-def _clock(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+class Pictures:
+    """Files of one picture, no two alike."""
+
+    def __init__(self, image: Path, directory: Path) -> None:
+        self._picture, self._directory, self._n_made = open_picture(image), directory, 0
+
+    def make(self) -> Path:
+        """Writes the next one."""
+        self._n_made += 1
+        path = self._directory / f"{self._n_made}.jpg"
+        mark_picture(self._picture, self._n_made).save(path, quality=95)
+        return path
 
 
-def _report(name: str, ours: list[float], theirs: list[float], unit: str) -> None:
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    spans = [f"{statistics.median(x):.4g} ({min(x):.4g} to {max(x):.4g}) {unit}" for x in (ours, theirs)]
-    print(f"{name}: ours {spans[0]}, peer {spans[1]}, ratio {ratio:.3f}")
+@dataclass(frozen=True)
+class Work:
+    """What everyone is asked to do.
 
+    Attributes:
+        bundle: Weights of all who read them.
+        pictures: Where pictures come from.
+        n_tokens: Of an answer.
+        cache: Directory in which our new processes keep what they computed.
+    """
 
-def compare_help(n_runs: int) -> None:
-    """Seconds of `edge-llava --help` in a fresh process."""
-    command = [str(Path(sys.executable).with_name("edge-llava")), "--help"]
-    seconds = [_clock(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)) for _ in range(n_runs)]
-    print(f"--help: {statistics.median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f}) s")
+    bundle: Bundle
+    pictures: Pictures
+    n_tokens: int
+    cache: Path
 
+    def ours_cold(self, name: str, words: list[str]) -> Iterator[tuple[str, str, float]]:
+        """A new process with a new picture, and another one with the same."""
+        picture, environment = str(self.pictures.make()), {"EDGE_LLAVA_CACHE": str(self.cache)}
+        command = [*_CHAT, "-m", str(self.bundle.path), *words, picture]
+        yield from self._cold(name, [*command, "-p", _FIRST, "-n", str(self.n_tokens)], environment)
+        known = run_cold([*command, "-p", _SECOND, "-n", "1"], environment)
+        yield name, "known_first_s", known.first_s
 
-def compare_vision(bundle: Bundle, image: Path, n_runs: int) -> None:
-    """Seconds per picture: our encoder, and a bare session with the same threads."""
-    pixels = pixel_values(open_picture(image), bundle.manifest.vision)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = count_cores()
-    bare = onnxruntime.InferenceSession(str(bundle.file("vision")), options, providers=["CPUExecutionProvider"])
-    ours, theirs = [], []
-    encoder = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, count_cores(), "cpu")
-    for run in range(n_runs + 1):
-        a, b = _clock(lambda: encoder(pixels)), _clock(lambda: bare.run(None, {"pixel_values": pixels}))
-        if run:  # the first of each warms up
-            ours.append(a)
-            theirs.append(b)
-    _report("vision, s per picture", ours, theirs, "s")
-
-
-def compare_decode(bundle: Bundle, image: Path, llama_bench: Path, n_tokens: int, n_runs: int) -> None:
-    """Tokens per second after a picture, and llama-bench's at the same depth of context."""
-    ours, theirs = [], []
-    options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=n_tokens)
-    for run in range(n_runs + 1):
-        with edge_llava.load(bundle.path) as model:
-            chat = model.session(options)
-            list(chat.ask("Describe the picture in detail.", image=image))
-            timings = chat.timings
-        assert timings is not None
-        depth = timings.prefill_tokens
-        rate = (timings.decode_tokens - 1) / timings.decode_s
+    def mtmd_cold(self, name: str, program: list[str]) -> Iterator[tuple[str, str, float]]:
+        """llama-mtmd-cli on the same files."""
         command = [
-            llama_bench, "-m", bundle.file("language"), "-p", "0", "-n", str(n_tokens - 1), "-d", str(depth),
-            "-t", str(count_cores()), "-r", "1", "-o", "json",
+            *program, "-m", str(self.bundle.file("language")), "--mmproj", str(self.bundle.file("mmproj")),
+            "--chat-template", "vicuna", "-c", str(self.bundle.manifest.language.n_ctx_train),
+            "-t", str(count_cores()), "--temp", "0", "-n", str(self.n_tokens), "-p", _FIRST,
+            "--image", str(self.pictures.make()),
         ]  # fmt: skip
-        result = json.loads(subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout)
-        if run:
-            ours.append(rate)
-            theirs.append(result[0]["avg_ts"])
-    _report(f"decode, tokens/s at depth {depth}", ours, theirs, "tokens/s")
+        yield from self._cold(name, command, {})
+
+    def loaded(self, name: str, peer: PeerProcess) -> Iterator[tuple[str, str, float]]:
+        """A new picture, then a second question."""
+        answer = peer.ask(self.pictures.make(), _FIRST, self.n_tokens)
+        yield name, "loaded_first_s", answer.first_s
+        yield name, "loaded_total_s", answer.total_s
+        yield name, "decode_tps", (self.n_tokens - 1) / (answer.total_s - answer.first_s)
+        for what, value in answer.figures.items():
+            if what != "n_tokens":
+                yield name, what, value
+        yield name, "second_first_s", peer.ask(None, _SECOND, 1).first_s
+
+    def llama_bench(self, name: str, program: Path, ours: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+        """The same decode; `ours` has the settings, and the depth as "depth"."""
+        yield (
+            name,
+            "decode_tps",
+            run_llama_bench(
+                program, self.bundle.file("language"), ours, n_tokens=self.n_tokens - 1, depth=ours["prompt_tokens"]
+            ),
+        )
+
+    def _cold(self, name: str, command: list[str], environment: dict[str, str]) -> Iterator[tuple[str, str, float]]:
+        run = run_cold(command, environment)
+        yield name, "cold_first_s", run.first_s
+        yield name, "cold_total_s", run.total_s
+        yield name, "cold_peak_bytes", run.peak_bytes
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Loads everyone, lets them take turns, and writes down every figure as it comes."""
+    bundle = Bundle.open(given.bundle.resolve())
+    bundle.verify_digests(trust_earlier=True)
+    variants = {OURS: list[str]()} | {f"{OURS}, {name}": words for name, words in given.variant}
+    facts: dict[str, Any] = {"all": _setting(given)}
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work = Work(bundle, Pictures(given.image, directory), given.tokens, directory / "cache")
+        turns: list[_Turn] = []
+        if given.llama_mtmd_cli:
+            turns += [partial(work.ours_cold, name, words) for name, words in variants.items()]
+        for name, words in given.llama_mtmd_cli:
+            facts[name] = {"version": _version(words[0]), "options": " ".join(words[1:])}
+            turns.append(partial(work.mtmd_cold, name, words))
+        loaded: dict[str, PeerProcess] = {}
+        for name, command in _peer_commands(given, bundle, variants):
+            _tell(f"loading {name}")
+            loaded[name] = stack.enter_context(PeerProcess(command, directory / f"{len(loaded)}.log"))
+            facts[name] = loaded[name].facts
+            warm = loaded[name].ask(work.pictures.make(), _FIRST, 2)
+            facts[name]["prompt_tokens"] = int(warm.figures["prompt_tokens"])
+            turns.append(partial(work.loaded, name, loaded[name]))
+        if given.llama_bench:
+            turns.append(partial(work.llama_bench, "llama-bench", given.llama_bench, facts[OURS]))
+        append(given.samples, [facts])
+        _run(given, turns, loaded)
+
+
+def _run(given: argparse.Namespace, turns: list[_Turn], loaded: dict[str, PeerProcess]) -> None:
+    started = time.strftime("%Y-%m-%dT%H:%M:%S")
+    for number in range(given.rounds):
+        # who begins changes, so that nobody always follows the same one
+        shift = number % len(turns)
+        for turn in [*turns[shift:], *turns[:shift]]:
+            samples = [Sample(f"{started}/{number}", *figure) for figure in turn()]
+            append(given.samples, samples)
+            _tell(f"round {number + 1} of {given.rounds}: {_brief(samples)}")
+    last = f"{started}/{given.rounds - 1}"
+    append(given.samples, [Sample(last, name, "loaded_peak_bytes", peer.peak_bytes()) for name, peer in loaded.items()])
+
+
+def _peer_commands(
+    given: argparse.Namespace, bundle: Bundle, variants: dict[str, list[str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Ours where anything is compared with it loaded, then the peers."""
+    if given.peer or given.llama_bench:
+        for name, words in variants.items():
+            yield name, [sys.executable, "-m", "peers.edge_llava_peer", str(bundle.path), *words]
+    yield from given.peer
+
+
+def _setting(given: argparse.Namespace) -> dict[str, Any]:
+    device = this_device()
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": device.cpu,
+        "n_cpus": device.n_cpus,
+        "system": platform.system(),
+        "bundle": given.bundle.name,
+        "picture": given.image.name,
+        "answer_tokens": given.tokens,
+    }
+
+
+def _version(program: str) -> str:
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    return (said.stdout + said.stderr).splitlines()[0].removeprefix("version: ")
+
+
+def _tell(text: str) -> None:
+    print(f"{time.perf_counter() - _STARTED:.0f} s: {text}", file=sys.stderr)
+
+
+def _brief(samples: list[Sample]) -> str:
+    return f"{samples[0].who}: " + ", ".join(f"{sample.what} {sample.value:.4g}" for sample in samples)
+
+
+def _named_words(text: str) -> tuple[str, list[str]]:
+    name, separator, words = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=WORDS")
+    return name, shlex.split(words)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("image", type=Path)
-    parser.add_argument("--llama-bench", type=Path)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64)
-    arguments = parser.parse_args()
-    opened = Bundle.open(arguments.bundle)
-    compare_help(arguments.runs)
-    compare_vision(opened, arguments.image, arguments.runs)
-    if arguments.llama_bench:
-        compare_decode(opened, arguments.image, arguments.llama_bench, arguments.tokens, arguments.runs)
+    parser.add_argument("samples", type=Path, help="JSON lines; added to")
+    for option, value, words in (
+        ("--variant", "NAME=OPTIONS", "ours with options of `edge-llava chat`"),
+        ("--llama-mtmd-cli", "NAME=PROGRAM [OPTIONS]", "new processes are measured beside it"),
+        ("--peer", "NAME=PYTHON -m peers.MODULE ...", "loaded; with absolute paths"),
+    ):
+        parser.add_argument(
+            option, metavar=value, help=f"{words}; repeatable", type=_named_words, action="append", default=[]
+        )
+    parser.add_argument("--llama-bench", type=Path, metavar="PROGRAM")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=64, help="of an answer")
+    compare(parser.parse_args())

@@ -27,6 +27,7 @@ def describe_vision(
         has_newline=config.has_newline and aspect == "anyres",
         precision=precision,
         quantization=quantization,
+        has_ranking=config.drop_cls,
     )
 
 

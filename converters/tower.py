@@ -14,6 +14,11 @@ class TrimmedTower(CLIPPreTrainedModel):
     """pixel_values (B, 3, S, S) float32 -> patch_features (B, P, D) float32.
 
     Runs `n_blocks` blocks; no post_layernorm, no pooling; the class row is dropped where the checkpoint says so.
+
+    Where it is dropped, the last block also gives what patches can be ranked and merged by, each the mean over its
+    heads: cls_attention (B, P), the class token's attention to every patch, and patch_keys (B, P, D / heads).
+
+    Source: VisionZip, arXiv 2412.04467, which takes both from the block of the selected layer.
     """
 
     config_class = CLIPVisionConfig
@@ -24,11 +29,46 @@ class TrimmedTower(CLIPPreTrainedModel):
         self.vision_model = CLIPVisionTransformer(config)
         self.vision_model.post_layernorm = torch.nn.Identity()
         self._first_row = 1 if drop_cls else 0
+        last = self.vision_model.encoder.layers[-1].self_attn
+        self._queries, self._keys = _Output(last.q_proj), _Output(last.k_proj)
+
+    @property
+    def has_ranking(self) -> bool:
+        """Whether cls_attention and patch_keys are among the outputs."""
+        return self._first_row == 1
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """See the class."""
         hidden = self.vision_model(pixel_values=pixel_values).last_hidden_state
-        return {"patch_features": hidden[:, self._first_row :]}
+        features = {"patch_features": hidden[:, self._first_row :]}
+        return features | self._rank() if self.has_ranking else features
+
+    def _rank(self) -> dict[str, torch.Tensor]:
+        """From what the last block has just computed, so that no product with weights is computed twice."""
+        queries, keys = self._split(self._queries.value[:, :1]), self._split(self._keys.value)
+        scores = queries @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5
+        attention = torch.softmax(scores, -1)[:, :, 0, 1:]
+        return {"cls_attention": attention.mean(1), "patch_keys": keys[:, :, 1:].mean(1)}
+
+    def _split(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (B, R, D) as the heads see them: (B, heads, R, D / heads)."""
+        return rows.reshape(*rows.shape[:2], self.config.num_attention_heads, -1).transpose(1, 2)
+
+
+class _Output:
+    """What a layer gave when it was computed last.
+
+    Attributes:
+        value: (B, 1 + P, D).
+    """
+
+    value: torch.Tensor
+
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        layer.register_forward_hook(self._note)
+
+    def _note(self, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        self.value = output
 
 
 def build_tower(checkpoint: Checkpoint) -> TrimmedTower:

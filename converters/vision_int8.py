@@ -69,7 +69,7 @@ class Calibration:
         """How near a graph is to float32."""
         session = self.open(path)
         cosines = [
-            row_cosines(session.run(None, {"pixel_values": pixels})[0], features)
+            row_cosines(session.run(["patch_features"], {"pixel_values": pixels})[0], features)
             for pixels, features in zip(self.pixels, self.features, strict=True)
         ]
         return _summarize(cosines)
@@ -233,7 +233,7 @@ class _Steps:
         def measure(index: int) -> float:
             switches = np.zeros(len(self._exported.matmuls), np.float32)
             switches[index] = 1
-            (ours,) = session.run(None, {"pixel_values": pixels, SWITCHES: switches})
+            (ours,) = session.run(["patch_features"], {"pixel_values": pixels, SWITCHES: switches})
             return _summarize([row_cosines(ours, features)]).spent
 
         return measure

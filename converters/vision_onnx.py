@@ -25,11 +25,12 @@ WEIGHTS_NAME = "vision.onnx.data"
 MIN_EXTERNAL_BYTES = 1024
 
 
-class _PatchFeaturesOnnxConfig(VisionOnnxConfig):
-    """Tells optimum the tower's one input and one output."""
+class _TowerOnnxConfig(VisionOnnxConfig):
+    """Tells optimum the tower's one input, and its outputs."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
     DEFAULT_ONNX_OPSET = _OPSET
+    names: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -37,7 +38,7 @@ class _PatchFeaturesOnnxConfig(VisionOnnxConfig):
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        return {"patch_features": {0: "batch_size"}}
+        return {name: {0: "batch_size"} for name in self.names}
 
 
 def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp16"]) -> None:
@@ -54,7 +55,8 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
     """
     with tempfile.TemporaryDirectory(prefix="onnx-", dir=path.parent) as directory:
         exported = Path(directory) / "exported.onnx"
-        config = _PatchFeaturesOnnxConfig(tower.config, task="feature-extraction")
+        config = _TowerOnnxConfig(tower.config, task="feature-extraction")
+        config.names = tuple(_output_shapes(tower))
         with _quiet_exporters():
             export(tower, config, exported, opset=_OPSET)
         model = onnx.load(exported)
@@ -77,15 +79,27 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
     )
 
 
-def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
-    """Writes the full output shape into the graph, which shape inference left open."""
+def _output_shapes(tower: TrimmedTower) -> dict[str, tuple[int, ...]]:
+    """The tower's outputs in order, without their batch axis."""
     config = tower.config
-    side = config.image_size // config.patch_size
-    n_features = side * side + 1 - tower._first_row
-    shape = model.graph.output[0].type.tensor_type.shape
-    for dim, size in zip(shape.dim[1:], (n_features, config.hidden_size), strict=True):
-        dim.Clear()
-        dim.dim_value = size
+    n_patches = (config.image_size // config.patch_size) ** 2
+    if not tower.has_ranking:
+        return {"patch_features": (n_patches + 1, config.hidden_size)}
+    return {
+        "patch_features": (n_patches, config.hidden_size),
+        "cls_attention": (n_patches,),
+        "patch_keys": (n_patches, config.hidden_size // config.num_attention_heads),
+    }
+
+
+def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
+    """Writes the full output shapes into the graph, which shape inference left open."""
+    shapes = _output_shapes(tower)
+    for output in model.graph.output:
+        dims = output.type.tensor_type.shape.dim[1:]
+        for dim, size in zip(dims, shapes[output.name], strict=True):
+            dim.Clear()
+            dim.dim_value = size
 
 
 def _store_in_half(model: onnx.ModelProto) -> None:

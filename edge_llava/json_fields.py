@@ -52,6 +52,10 @@ class JsonFields:
         value: bool = self._get(key, lambda v: isinstance(v, bool), "true or false", True)
         return value
 
+    def optional_boolean(self, key: str) -> bool:
+        """True or false; false where the field is missing."""
+        return key in self._data and self.boolean(key)
+
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
         return tuple(

@@ -67,6 +67,8 @@ class VisionSpec:
         precision: How the weights are stored: "fp32", "fp16" or "int8".
         quantization: What was chosen for each MatMul of an "int8" tower, and what it costs; None for the others, and
             where it was not noted.
+        has_ranking: Whether vision.onnx also gives what patches are ranked and merged by, `cls_attention` and
+            `patch_keys`; not in towers converted before this was known, nor where the class token is kept.
     """
 
     image_size: int
@@ -82,6 +84,7 @@ class VisionSpec:
     has_newline: bool
     precision: str
     quantization: VisionQuantization | None = None
+    has_ranking: bool = False
 
     @property
     def grid_side(self) -> int:
@@ -111,6 +114,7 @@ def read_vision(fields: JsonFields) -> VisionSpec:
         has_newline=fields.boolean("has_newline"),
         precision=fields.text("precision", VISION_PRECISIONS),
         quantization=None if quantization is None else _read_quantization(quantization),
+        has_ranking=fields.optional_boolean("has_ranking"),
     )
 
 
@@ -139,6 +143,8 @@ def find_vision_faults(vision: VisionSpec) -> list[str]:
         faults.append("vision.has_newline is true, and vision.merge is 'flat', which has no rows to end")
     if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.drop_cls):
         faults.append(f"vision.merge {vision.merge!r} needs tiles of patches only (anyres, drop_cls)")
+    if vision.has_ranking and not vision.drop_cls:
+        faults.append("vision.has_ranking is true, and vision.drop_cls is false: the class token ranks only patches")
     if vision.quantization is not None and vision.precision != "int8":
         faults.append(f"vision.quantization describes an int8 tower, and vision.precision is {vision.precision!r}")
     return faults

@@ -22,10 +22,11 @@ from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.job import Job
 from edge_llava.runtime.job_queue import JobQueue
+from edge_llava.runtime.late_encoder import make_tower
 from edge_llava.runtime.messages import Message, read_messages
 from edge_llava.runtime.picture_queue import PictureQueue
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
-from edge_llava.runtime.tower import open_tower
+from edge_llava.runtime.token_reduction import check_visual_tokens
 
 _MAX_PARALLEL = 128  # llama.cpp knows 256 sequences, and as many conversations are remembered as run
 
@@ -66,12 +67,13 @@ class BatchEngine:
             progress: Told the bytes read while digests are compared.
 
         Raises:
-            BundleError: If a file is not what the manifest says.
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
             BackendError: If the language model cannot start.
             ValueError: If a number is out of range.
         """
         options = options or EngineOptions()
         _check_numbers(n_parallel, n_queued, kept_bytes, n_positions, n_ctx(bundle.manifest.language, options.decoder))
+        check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
@@ -84,9 +86,9 @@ class BatchEngine:
             kept_bytes=kept_bytes,
         )
         self.n_ctx = self._decoder.n_ctx
-        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx)
+        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
-        self._tower = open_tower(bundle, options)
+        self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)
         self._worker = BatchWorker(self._decoder, self._queue, self._pictures, self._planner.said, n_parallel)
         self._gate = Gate("this engine")

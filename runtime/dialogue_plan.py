@@ -22,16 +22,18 @@ class DialoguePlanner:
             computed of the conversation can be used again.
     """
 
-    def __init__(self, bundle: Bundle, language: LanguageModel, n_ctx: int) -> None:
+    def __init__(self, bundle: Bundle, language: LanguageModel, n_ctx: int, visual_tokens: int | None = None) -> None:
         """
         Args:
             bundle: Whose template and pictures.
             language: Its tokenizer.
             n_ctx: Positions that a conversation may take.
+            visual_tokens: As `EngineOptions.visual_tokens`.
         """
         self.template = find_template(bundle.manifest.language.template)
         self.said = SaidAnswers()
-        self._bundle, self._language, self._n_ctx = bundle, language, n_ctx
+        self._bundle, self._language = bundle, language
+        self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
 
     def plan(self, dialogue: Dialogue) -> list[Run]:
         """The runs of a dialogue, up to where the model writes.
@@ -46,7 +48,7 @@ class DialoguePlanner:
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
             question = exchange.question
-            images = [place_image(image, self._bundle) for image in question.images]
+            images = [place_image(image, self._bundle, self._visual_tokens) for image in question.images]
             segments = build_turn(template, question.text, len(images), is_first=is_first, image_marks=spec.image_marks)
             turn = plan_turn(self._language, template, segments, images, is_first=is_first, carry=carry)
             check_room(turn, sum(run.n_tokens for run in runs), self._n_ctx, spec)

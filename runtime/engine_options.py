@@ -28,6 +28,8 @@ class EngineOptions:
         cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,
             so that a later process that is asked about the same pictures begins there. The files derive from the
             pictures; they are readable by this user only.
+        visual_tokens: Tokens that a picture is reduced to, from 2 up to one less than it has: less to prefill, and
+            less seen. None keeps all.
         low_memory: Give the tower's memory back after every picture, and map its weights instead of copying them;
             encoding takes a little longer. `DecoderOptions.repack` is the language model's part.
 
@@ -40,6 +42,7 @@ class EngineOptions:
     vision_provider: VisionProvider = "auto"
     vision_spinning: bool = True
     cache: bool = False
+    visual_tokens: int | None = None
     low_memory: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class EngineOptions:
             faults.append("n_vision_threads must be at least 1")
         if self.vision_provider not in ("auto", "cpu", "cuda"):
             faults.append("vision_provider must be auto, cpu or cuda")
+        if self.visual_tokens is not None and self.visual_tokens < 2:
+            faults.append("visual_tokens must be at least 2")
         if faults:
             raise ValueError("; ".join(faults))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -141,7 +142,11 @@ class Graph:
         plan = bind("ggml_graph_plan", _Plan, [_POINTER, ctypes.c_int, _POINTER])(graph, n_threads, None)
         work = (ctypes.c_uint8 * plan.work_size)()
         plan.work_data = ctypes.addressof(work)
-        status = bind("ggml_graph_compute", ctypes.c_int, [_POINTER, ctypes.POINTER(_Plan)])(graph, ctypes.byref(plan))
+        compute = bind("ggml_graph_compute", ctypes.c_int, [_POINTER, ctypes.POINTER(_Plan)])
+        # OpenMP keeps a team for every thread that once computed. As soon as all teams together outnumber the cores,
+        # each waits asleep between operations: decode on another thread loses a fifth. A team ends with its thread.
+        with ThreadPoolExecutor(1, "edge-llava-ggml") as once:
+            status = once.submit(compute, graph, ctypes.byref(plan)).result()
         if status != 0:
             raise BackendError(f"ggml could not compute the projector (status {status}). Close other programs.")
         return _data(result, *shape).copy()

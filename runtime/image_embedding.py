@@ -27,9 +27,10 @@ class ImageEmbedding:
 
     Attributes:
         data: float32 (n_tokens, n_embd), C-contiguous, finite; read-only.
-        key: sha256 (hex) of the upright RGB pixels, the vision spec and the two digests below. Another picture,
-            another preparation or another tower always has another key.
-        grid: Patches as (rows, columns).
+        key: sha256 (hex) of the upright RGB pixels, the vision spec, the two digests below, and the number of rows
+            where they were reduced. Another picture, preparation, tower or number always has another key.
+        grid: Patches as (rows, columns), whether each still has its row or not: with `visual_tokens` there are fewer
+            rows, in the order of the patches that they are, or were merged into.
         image_size: The picture's (width, height) in pixels, upright.
         vision_sha256, projector_sha256: Digests of the tower (`tower_digest`) and of projector.gguf.
         vision_s, projector_s: Seconds spent in the tower and in the projector; 0.0 when loaded from a file.

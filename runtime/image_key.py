@@ -11,13 +11,23 @@ from PIL import Image
 from edge_llava.manifest import Manifest
 from edge_llava.runtime.picture import digest_pixels
 
+_REDUCTION = "token reduction 1"  # another number when `reduce_tokens` gives other rows
 
-def image_key(picture: Image.Image, manifest: Manifest) -> str:
-    """sha256 (hex) of an upright RGB picture, the vision spec, the tower and the projector."""
+
+def image_key(picture: Image.Image, manifest: Manifest, visual_tokens: int | None) -> str:
+    """sha256 (hex) of all that decides a picture's rows.
+
+    Args:
+        picture: Upright RGB.
+        manifest: Gives the vision spec, the tower and the projector.
+        visual_tokens: Rows that the picture is reduced to; None: all are kept.
+    """
     digest = hashlib.sha256(digest_pixels(picture))
     digest.update(json.dumps(asdict(manifest.vision), sort_keys=True).encode())
     for part in (tower_digest(manifest), manifest.files["projector"].sha256):
         digest.update(bytes.fromhex(part))
+    if visual_tokens is not None:
+        digest.update(f"{_REDUCTION} {visual_tokens}".encode())
     return digest.hexdigest()
 
 

@@ -11,21 +11,26 @@ from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.tiles import count_tokens
 
 
-def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle) -> ImageRun:
+def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
+
+    Args:
+        image: What to place.
+        bundle: Whose tower will see it, or has.
+        visual_tokens: As `EngineOptions.visual_tokens`.
 
     Raises:
         ImageError: If the picture cannot be read or the embedding belongs to another bundle.
     """
     if isinstance(image, ImageEmbedding):
-        return ImageRun.of_embedding(check_embedding(image, bundle))
+        return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
     picture = open_picture(image)
-    key = image_key(picture, bundle.manifest)
-    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision), picture)
+    key = image_key(picture, bundle.manifest, visual_tokens)
+    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision, visual_tokens), picture)
 
 
-def check_embedding(embedding: ImageEmbedding, bundle: Bundle) -> ImageEmbedding:
-    """Returns the embedding if it was made by this bundle's tower and projector.
+def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:
+    """Returns the embedding if it was made by this bundle's tower and projector, with so many visual tokens.
 
     Raises:
         ImageError: If it was not; says by which part it differs.
@@ -41,7 +46,10 @@ def check_embedding(embedding: ImageEmbedding, bundle: Bundle) -> ImageEmbedding
                 f"than that of {bundle.name} ({own[:12]}...). "
                 "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
             )
-    wanted = (count_tokens(embedding.image_size, manifest.vision), manifest.language.n_embd)
+    wanted = (count_tokens(embedding.image_size, manifest.vision, visual_tokens), manifest.language.n_embd)
     if embedding.data.shape != wanted:
-        raise ImageError(f"this image embedding has shape {embedding.data.shape}, expected {wanted}.")
+        raise ImageError(
+            f"this image embedding has shape {embedding.data.shape}, expected {wanted}. Rows differ where the "
+            "picture and the question were given other --visual-tokens: use the same for both."
+        )
     return embedding

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -24,7 +24,7 @@ from edge_llava.runtime.engine_options import EngineOptions, tuned_options
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key
 from edge_llava.runtime.image_placement import check_embedding, place_image
-from edge_llava.runtime.late_encoder import wait_for
+from edge_llava.runtime.late_encoder import make_tower, wait_for
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.prefix_cache import PrefixCache, picture_mark
 from edge_llava.runtime.prefix_store import PrefixStore
@@ -32,7 +32,7 @@ from edge_llava.runtime.preprocess import cut_squares
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.tiles import lay_out
-from edge_llava.runtime.tower import open_tower
+from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.templates import find_template
 
@@ -63,7 +63,7 @@ class LlavaModel:
             progress: Told the bytes read while digests are compared.
 
         Raises:
-            BundleError: If a file is not what the manifest says.
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
             BackendError: If the language model cannot start.
             ImageError: If a picture cannot be read.
         """
@@ -71,21 +71,22 @@ class LlavaModel:
         options = options or EngineOptions()
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
+        check_visual_tokens(options.visual_tokens, self.manifest.vision)
+        self._visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
         self._n_users = 0
         store = PrefixStore(cache_directory()) if options.cache else None
-        self._tower = open_tower(bundle, options)
+        self._tower = make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
         self._leaving = threading.Event()
-        try:
+        with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
+            begun.callback(self._tower.close)
+            begun.callback(self._leaving.set)
             self._encode_early(first_pictures, store)
             self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
-        except BaseException:
-            self._leaving.set()
-            self._tower.close()
-            raise
+            begun.pop_all()
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
         self._language_load_s = time.perf_counter() - started
 
@@ -143,7 +144,7 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read or the embedding belongs to another bundle.
         """
-        return place_image(image, self.bundle)
+        return place_image(image, self.bundle, self._visual_tokens)
 
     def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
         """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
@@ -182,7 +183,7 @@ class LlavaModel:
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
         for picture in map(open_picture, sources):
-            key = image_key(picture, self.manifest)
+            key = image_key(picture, self.manifest, self._visual_tokens)
             if store is None or not store.has_any(picture_mark(key)):
                 self._early[key] = self._tower.start(picture, key, self._leaving)
 
@@ -192,7 +193,7 @@ class LlavaModel:
         Raises:
             ImageError: If it was not; says by which part it differs.
         """
-        return check_embedding(embedding, self.bundle)
+        return check_embedding(embedding, self.bundle, self._visual_tokens)
 
     def show_input(self, source: PictureSource) -> Image.Image:
         """What the tower sees of a picture, as RGB; of tiles, the whole and beside it the canvas.

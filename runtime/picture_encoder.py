@@ -19,6 +19,7 @@ from edge_llava.runtime.image_key import image_key, tower_digest
 from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.tiles import kept_patches, merge_tiles
+from edge_llava.runtime.token_reduction import check_visual_tokens, reduce_tokens
 from edge_llava.runtime.vision import VisionEncoder, VisionProvider
 
 _TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
@@ -35,6 +36,7 @@ class PictureEncoder:
         *,
         spinning: bool = True,
         mapped: bool = False,
+        visual_tokens: int | None = None,
     ) -> None:
         """
         Args:
@@ -43,14 +45,16 @@ class PictureEncoder:
             provider: Where the tower runs.
             spinning: Whether the tower's threads wait awake.
             mapped: Whether the tower's weights stay in their file.
+            visual_tokens: Rows that a picture is reduced to; None: all are kept.
 
         Raises:
-            BundleError: If a file is not what the manifest says.
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced so.
             BackendError: If an engine cannot start.
             MissingExtra: If ONNX Runtime is not installed.
         """
         manifest = bundle.manifest
-        self._manifest, self._spec = manifest, manifest.vision
+        self._manifest, self._spec, self._visual_tokens = manifest, manifest.vision, visual_tokens
+        check_visual_tokens(visual_tokens, manifest.vision)
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
             self._vision = VisionEncoder(
                 bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning, mapped=mapped
@@ -94,7 +98,7 @@ class PictureEncoder:
             BackendError: If an engine fails or gives impossible numbers.
         """
         started = time.perf_counter()
-        features = self.patch_features(picture, cancel)
+        features = self._kept_features(picture, cancel)
         encoded = time.perf_counter()
         if cancel is not None and cancel.is_set():
             raise Cancelled
@@ -107,7 +111,7 @@ class PictureEncoder:
             )
         return ImageEmbedding(
             data=rows,
-            key=key or image_key(picture, self._manifest),
+            key=key or image_key(picture, self._manifest, self._visual_tokens),
             grid=kept_patches(picture.size, self._spec),
             image_size=picture.size,
             vision_sha256=tower_digest(self._manifest),
@@ -115,6 +119,13 @@ class PictureEncoder:
             vision_s=encoded - started,
             projector_s=projected - encoded,
         ).vouch()
+
+    def _kept_features(self, picture: Image.Image, cancel: threading.Event | None) -> NDArray[np.float32]:
+        """As `patch_features`, or fewer rows of the one square."""
+        if self._visual_tokens is None:
+            return self.patch_features(picture, cancel)
+        patches = self._vision.rank(pixel_values(picture, self._spec), cancel)
+        return reduce_tokens(patches, self._visual_tokens)[None]
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""

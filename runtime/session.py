@@ -132,7 +132,6 @@ class Session:
         answer = AnswerTokens(
             self._model.decoder, (self._model.template.stop, *self.options.stop), self.options.max_new_tokens
         )
-        turn.ids = answer.ids
         held_turn = False
         try:
             # while another answer is computed; what looks computed already may turn out otherwise in our turn
@@ -150,6 +149,7 @@ class Session:
         except Cancelled:
             yield answer.end("cancelled")
         finally:
+            turn.decode_tokens = len(answer.ids)
             if answer.ids:
                 self._history.append(TokenRun(answer.whole_ids()))
                 self._carry = answer.remainder()

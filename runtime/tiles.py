@@ -60,8 +60,10 @@ def lay_out(squares: Sequence[Image.Image], size: Size, spec: VisionSpec) -> Ima
     return sheet
 
 
-def count_tokens(size: Size, spec: VisionSpec) -> int:
-    """Context positions that a picture takes."""
+def count_tokens(size: Size, spec: VisionSpec, visual_tokens: int | None = None) -> int:
+    """Context positions that a picture takes; `visual_tokens` where it is reduced to so many."""
+    if visual_tokens is not None:
+        return visual_tokens
     if spec.aspect != "anyres":
         return spec.n_features
     columns, rows = choose_canvas(size, spec.grid_pinpoints)

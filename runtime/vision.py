@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError, BundleError, MissingExtra
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.token_reduction import RankedPatches
 from edge_llava.vision_spec import VisionSpec
 
 VisionProvider = Literal["auto", "cpu", "cuda"]
+_RANKING = ("cls_attention", "patch_keys")
 _PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Two runtimes share one GPU: the arena must not grow in powers of two and take llama.cpp's memory.
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
@@ -84,20 +86,33 @@ class VisionEncoder:
             Cancelled: If `cancel` was set before the result was there.
             BackendError: If ONNX Runtime fails.
         """
-        run_options = self._new_run_options()
-        with _terminating(run_options, cancel):
-            try:
-                (features,) = self._session.run(["patch_features"], {"pixel_values": pixels}, run_options)
-            except _session_errors() as error:
-                if cancel is not None and cancel.is_set():
-                    raise Cancelled from error
-                raise BackendError(f"ONNX Runtime could not encode the picture: {error}") from error
-        result: NDArray[np.float32] = features
-        return result
+        (features,) = self._run(["patch_features"], pixels, cancel)
+        return features
+
+    def rank(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> RankedPatches:
+        """Encodes one square, pixel values (1, 3, S, S) float32, with what its patches are ranked and merged by.
+
+        Only where the spec says `has_ranking`. Raises: as calling it.
+        """
+        features, attention, keys = self._run(["patch_features", *_RANKING], pixels, cancel)
+        return RankedPatches(features[0], attention[0], keys[0])
 
     def close(self) -> None:
         """Frees the session; safe to call twice."""
         self._session = None
+
+    def _run(
+        self, names: list[str], pixels: NDArray[np.float32], cancel: threading.Event | None
+    ) -> list[NDArray[np.float32]]:
+        run_options = self._new_run_options()
+        with _terminating(run_options, cancel):
+            try:
+                outputs: list[NDArray[np.float32]] = self._session.run(names, {"pixel_values": pixels}, run_options)
+            except _session_errors() as error:
+                if cancel is not None and cancel.is_set():
+                    raise Cancelled from error
+                raise BackendError(f"ONNX Runtime could not encode the picture: {error}") from error
+        return outputs
 
     def _check_signature(self, path: Path) -> None:
         size = self.spec.image_size
@@ -112,6 +127,12 @@ class VisionEncoder:
             raise BundleError(
                 f"{path} maps {inputs['pixel_values'][1:]} to {outputs['patch_features'][1:]}, "
                 f"the manifest says {wanted_input} to {wanted_output}. Convert the checkpoint again."
+            )
+        ranks = [outputs.get(name, [])[1:2] for name in _RANKING]
+        if self.spec.has_ranking and ranks != [[self.spec.n_features]] * len(_RANKING):
+            raise BundleError(
+                f"{path} does not give {' and '.join(_RANKING)} for {self.spec.n_features} patches, as the manifest "
+                "says. Convert the checkpoint again."
             )
 
 

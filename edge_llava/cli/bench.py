@@ -44,13 +44,12 @@ _ROWS = (
     help="Picture to ask about. Default: a picture of the demo.",
 )
 @click.option("--runs", type=click.IntRange(1), default=5, metavar="N", show_default=True, help="Times to measure.")
-@engine_options
+@engine_options()
 @json_option
 def command(
     bundle: str | None,
     image: Path,
     runs: int,
-    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Measure how fast a bundle is: medians, smallest and largest of several runs.
@@ -65,7 +64,7 @@ def command(
     from edge_llava.bundle import Bundle
     from edge_llava.measuring.benchmark import run_benchmark
 
-    opened = Bundle.open(find_bundle(bundle))
+    opened, engines = Bundle.open(find_bundle(bundle)), EngineChoice.said()
     options = engines.options(bundle)
     with show_progress() as progress:
         benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)

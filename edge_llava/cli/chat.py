@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     envvar="EDGE_LLAVA_NO_CACHE",
     help="Keep nothing of the picture on disk, and use nothing kept; see `edge-llava cache`.",
 )
-@engine_options
+@engine_options()
 @json_option
 def command(
     images: tuple[str, ...],
@@ -75,7 +75,6 @@ def command(
     show_prompt: bool,
     show_input: str | None,
     no_cache: bool,
-    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Ask about one or several pictures ('-' reads a picture from stdin).
@@ -95,15 +94,15 @@ def command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     # opened before the engines: a wrong path must not cost their loading
-    inputs: list[ImageInput] = [open_picture(_read_stdin() if path == "-" else path) for path in images]
-    inputs += [ImageEmbedding.load(path) for path in embeddings]
+    pictures = [open_picture(_read_stdin() if path == "-" else path) for path in images]
+    inputs: list[ImageInput] = [*pictures, *(ImageEmbedding.load(path) for path in embeddings)]
     names = [*images, *embeddings]
     if show_input is not None and len(images) != 1:
         raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
-    how = dataclasses.replace(engines.options(bundle), cache=not no_cache)
-    with open_model(bundle, how, first_pictures=inputs[: len(images)]) as model:
+    how = dataclasses.replace(EngineChoice.said().options(bundle), cache=not no_cache)
+    with open_model(bundle, how, first_pictures=pictures) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:
@@ -112,7 +111,7 @@ def command(
             from edge_llava.cli.repl import run_repl
             from edge_llava.cli.tune import suggest_tuning
 
-            if not engines.no_profile:
+            if not EngineChoice.said().no_profile:
                 suggest_tuning(model.bundle, bundle)
             run_repl(model, options, inputs, names)
         else:

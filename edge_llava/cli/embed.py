@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from edge_llava.cli.display import note, show_progress
-from edge_llava.cli.options import EngineChoice, bundle_option, json_option, vision_options
+from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 
 
 @click.command("embed")
@@ -23,14 +23,13 @@ from edge_llava.cli.options import EngineChoice, bundle_option, json_option, vis
     help="Numbers in the file.",
 )
 @bundle_option
-@vision_options
+@engine_options("threads", "provider", "visual_tokens", "low_memory", "no_profile")
 @json_option
 def command(
     image: str,
     out: str,
     dtype: Literal["float32", "float16"],
     bundle: str | None,
-    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Encode a picture once; ask about it later, or on another device with the same bundle.
@@ -49,7 +48,7 @@ def command(
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
-    options = engines.options(bundle)
+    options = EngineChoice.said().options(bundle)
     n_threads = options.n_vision_threads or count_cores()
     with PictureEncoder(
         opened,
@@ -57,6 +56,7 @@ def command(
         options.vision_provider,
         spinning=options.vision_spinning,
         mapped=options.low_memory,
+        visual_tokens=options.visual_tokens,
     ) as encoder:
         embedding = encoder.encode(picture)
     embedding.save(out, dtype)

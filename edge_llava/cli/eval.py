@@ -33,14 +33,13 @@ def command() -> None:
 @click.option(
     "--failures", type=click.Path(dir_okay=False), metavar="FILE.jsonl", help="Write every wrong answer to this file."
 )
-@engine_options
+@engine_options()
 @json_option
 def scenes_command(
     bundle: str | None,
     seed: int,
     n: int,
     failures: str | None,
-    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Ask about drawn pictures that were never trained on.
@@ -58,14 +57,15 @@ def scenes_command(
 
     with _new_file(failures) if failures else nullcontext() as file:
         with (
-            open_model(bundle, engines.options(bundle)) as model,
+            open_model(bundle, EngineChoice.said().options(bundle)) as model,
             show_progress() as progress,
         ):
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)
         path = model.bundle.path
         # said before the file is written: a full disk must not cost the scores
         if as_json:
-            click.echo(json.dumps({**scores.to_dict(), "seed": seed, "bundle": str(path)}, indent=2))
+            exam = {"seed": seed, "visual_tokens": EngineChoice.said().visual_tokens, "bundle": str(path)}
+            click.echo(json.dumps(scores.to_dict() | exam, indent=2))
         else:
             click.echo("\n".join(_draw(scores, path.name, seed)))
         if file is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -23,40 +22,8 @@ bundle_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
-gpu_layers_option = click.option(
-    "--gpu-layers",
-    type=click.IntRange(-1),
-    default=-1,
-    metavar="N",
-    help="Language model's blocks on the GPU; -1 all, 0 none.",
-)
-provider_option = click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the vision tower runs.",
-)
-_THREADS = click.option(
-    "-t",
-    "--threads",
-    type=click.IntRange(1, 512),
-    metavar="N",
-    help="CPU threads. Default: as tuned, or the physical cores.",
-)
-_CTX = click.option(
-    "-c",
-    "--ctx",
-    type=click.IntRange(16, 1 << 20),
-    metavar="N",
-    help="Context positions. Default: as trained, at most 4096.",
-)
-_LOW_MEMORY = click.option(
-    "--low-memory",
-    is_flag=True,
-    help="Less memory for more time: weights stay in their files, the tower goes after each picture.",
-)
-_NO_PROFILE = click.option("--no-profile", is_flag=True, help="Ignore what `edge-llava tune` measured.")
+def _note_choice(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    context.meta[f"{__name__}.{parameter.name}"] = value
 
 
 @dataclass(frozen=True)
@@ -67,8 +34,16 @@ class EngineChoice:
     ctx: int | None = None
     gpu_layers: int = -1
     provider: VisionProvider = "auto"
+    visual_tokens: int | None = None
     low_memory: bool = False
     no_profile: bool = False
+
+    @classmethod
+    def said(cls) -> EngineChoice:
+        """What the user said to the command that runs; defaults for options that it does not have."""
+        meta = click.get_current_context().meta
+        keys = {field.name: f"{__name__}.{field.name}" for field in fields(cls)}
+        return cls(**{name: meta[key] for name, key in keys.items() if key in meta})
 
     def options(self, bundle: str | None) -> EngineOptions:
         """The runtime's options: what was measured for the bundle on this device, and over it what the user said."""
@@ -91,35 +66,98 @@ class EngineChoice:
             decoder=decoder,
             n_vision_threads=self.threads or measured.n_vision_threads,
             vision_provider=self.provider,
+            visual_tokens=self.visual_tokens,
             low_memory=self.low_memory,
         )
 
     def arguments(self) -> list[str]:
         """The same choice for another command line."""
-        given = {"-t": self.threads, "-c": self.ctx, "--gpu-layers": self.gpu_layers, "--provider": self.provider}
+        given = {
+            "-t": self.threads,
+            "-c": self.ctx,
+            "--gpu-layers": self.gpu_layers,
+            "--provider": self.provider,
+            "--visual-tokens": self.visual_tokens,
+        }
         texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
         return texts + ["--low-memory"] * self.low_memory + ["--no-profile"] * self.no_profile
 
 
-def _choosing(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """A decorator that adds options; the command takes what was said with them as `engines`, an EngineChoice."""
+_ENGINE_OPTIONS = {
+    "threads": click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(1, 512),
+        metavar="N",
+        help="CPU threads. Default: as tuned, or the physical cores.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "ctx": click.option(
+        "-c",
+        "--ctx",
+        type=click.IntRange(16, 1 << 20),
+        metavar="N",
+        help="Context positions. Default: as trained, at most 4096.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "gpu_layers": click.option(
+        "--gpu-layers",
+        type=click.IntRange(-1),
+        default=-1,
+        metavar="N",
+        help="Language model's blocks on the GPU; -1 all, 0 none.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "provider": click.option(
+        "--provider",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where the vision tower runs.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "visual_tokens": click.option(
+        "--visual-tokens",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Tokens of a picture, fewer than it has: 288, 192, 144 or 64 of a tower of 336 px, which has 576. "
+        "Less to prefill, and less seen. Default: all.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "low_memory": click.option(
+        "--low-memory",
+        is_flag=True,
+        help="Less memory for more time: weights stay in their files, the tower goes after each picture.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "no_profile": click.option(
+        "--no-profile",
+        is_flag=True,
+        help="Ignore what `edge-llava tune` measured.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+}
+
+
+def engine_options(*names: str) -> Callable[[_Command], _Command]:
+    """A decorator that adds options of the engines, by the fields of EngineChoice; without names all of them.
+
+    The command finds what the user said in `EngineChoice.said()`.
+    """
 
     def decorate(command: _Command) -> _Command:
-        @functools.wraps(command)
-        def gather(*arguments: Any, **values: Any) -> Any:
-            said = {field.name: values.pop(field.name) for field in fields(EngineChoice) if field.name in values}
-            return command(*arguments, engines=EngineChoice(**said), **values)
-
-        gathered: _Command = gather
-        for option in reversed(options):
-            gathered = option(gathered)
-        return gathered
+        for name in reversed(names or tuple(_ENGINE_OPTIONS)):
+            command = _ENGINE_OPTIONS[name](command)
+        return command
 
     return decorate
-
-
-engine_options = _choosing(_THREADS, _CTX, gpu_layers_option, provider_option, _LOW_MEMORY, _NO_PROFILE)
-vision_options = _choosing(_THREADS, provider_option, _LOW_MEMORY, _NO_PROFILE)
 
 
 def open_model(bundle: str | None, options: EngineOptions, first_pictures: Sequence[PictureSource] = ()) -> LlavaModel:

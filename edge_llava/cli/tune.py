@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_llava.cli.display import format_bytes, note, show_progress
-from edge_llava.cli.options import bundle_option, gpu_layers_option, json_option, provider_option
+from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 from edge_llava.device import this_device
 from edge_llava.home import find_bundle, write_atomically
 from edge_llava.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from edge_llava.measuring.stages import LanguageFigures, VisionFigures
     from edge_llava.measuring.trials import Trial
     from edge_llava.measuring.tuning import Tuning
-    from edge_llava.runtime.vision import VisionProvider
 
 _GOAL_WORDS = {
     "total": "shortest turn",
@@ -52,12 +51,9 @@ _VISION_FIELDS = ("n_vision_threads", "vision_spinning")
     show_default=True,
     help="How long to measure; a large model may need more to be loaded.",
 )
-@gpu_layers_option
-@provider_option
+@engine_options("gpu_layers", "provider")
 @json_option
-def command(
-    bundle: str | None, goal: Goal, seconds: float, gpu_layers: int, provider: VisionProvider, as_json: bool
-) -> None:
+def command(bundle: str | None, goal: Goal, seconds: float, as_json: bool) -> None:
     """Measure which settings are best for a bundle on this device, and keep them.
 
     Threads, weight layout, batch size, attention, and how the tower's threads wait are tried, for a turn of one
@@ -74,7 +70,8 @@ def command(
     from edge_llava.runtime.engine_options import EngineOptions
 
     opened = Bundle.open(find_bundle(bundle))
-    base = EngineOptions(DecoderOptions(n_gpu_layers=gpu_layers), vision_provider=provider)
+    engines = EngineChoice.said()
+    base = EngineOptions(DecoderOptions(n_gpu_layers=engines.gpu_layers), vision_provider=engines.provider)
     with show_progress() as progress:
         tuning = tune(opened, goal, seconds, base, progress=progress)
     path = save_profile(tuning.profile, opened.manifest)

@@ -28,6 +28,7 @@ from edge_llava.runtime.picture import open_picture
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.tiles import count_tokens
+from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn import Timings
 
 FIGURES = (
@@ -79,9 +80,11 @@ def run_benchmark(
         progress: Told the runs.
 
     Raises:
+        BundleError: If pictures cannot be reduced to `options.visual_tokens`.
         ImageError: If the picture cannot be read.
         BackendError: If a process of its own failed; says what it said.
     """
+    check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
     picture = open_picture(image)
     bundle.verify_digests(trust_earlier=True, progress=progress)
     samples: dict[str, list[float]] = {name: [] for name in (*FIGURES, "projector_s")}
@@ -97,7 +100,7 @@ def run_benchmark(
             samples["ttft_restored_s"].append(_answer_cold(arguments, directory)[0])
             progress(ProgressEvent("cold processes", run + 1, n_runs, "items"))
     with LlavaModel(bundle, options) as model:
-        n_image_tokens = count_tokens(picture.size, bundle.manifest.vision)
+        n_image_tokens = count_tokens(picture.size, bundle.manifest.vision, options.visual_tokens)
         _ask(model.session(_ONE_TOKEN), _FIRST, mark_picture(picture, n_runs))  # warms up
         for run in range(n_runs):
             for name, value in _answer_loaded(model, mark_picture(picture, n_runs + 1 + run)):
@@ -107,10 +110,13 @@ def run_benchmark(
 
 
 def mark_picture(picture: Image.Image, number: int) -> Image.Image:
-    """The picture with a small square of noise, another one for every number: to any cache, another picture."""
+    """The picture with a small square of noise, another one for every number: to any cache, another picture.
+
+    It lies in the middle, which no tower crops.
+    """
     marked = picture.copy()
     noise = np.random.default_rng(number).integers(0, 256, (_MARK_PX, _MARK_PX, 3), dtype=np.uint8)
-    marked.paste(Image.fromarray(noise), (0, 0))
+    marked.paste(Image.fromarray(noise), ((marked.width - _MARK_PX) // 2, (marked.height - _MARK_PX) // 2))
     return marked
 
 

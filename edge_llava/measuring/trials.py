@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from edge_llava.profile import DeviceSettings
 
-_HOPELESS = 1.3  # times the best: not measured again
+_HOPELESS = 1.3  # times the best, even at its quickest: not measured again
+_DISTURBED = 3.0  # times the best: below it a single run may have been disturbed, and gets another chance
 _RECENT = 3  # settings whose runs tell how long the next one takes; the first of all may have been slow to start
 _DOWNHILL = 1.1  # times the best: a chain that became this much worse goes on to get worse
 
@@ -118,12 +119,17 @@ def descend(
             continue
         measured = _explore(trials, candidates, cost, coordinate.is_chain)
         for _ in range(1, n_rounds if len(measured) > 1 else 1):
-            limit = _HOPELESS * min(map(cost, measured))
-            for trial in [trial for trial in measured if cost(trial) <= limit]:
+            least = min(map(cost, measured))
+            for trial in [trial for trial in measured if _may_be_best(trial, cost, least)]:
                 trials.run(trial.settings)
             measured = _known(trials, candidates)
         here = min(measured, key=cost).settings
     return trials.best(cost)
+
+
+def _may_be_best(trial: Trial[Figures], cost: Cost[Figures], least: float) -> bool:
+    quickest = min(cost(Trial(trial.settings, (sample,))) for sample in trial.samples)
+    return quickest <= (_DISTURBED if len(trial.samples) == 1 else _HOPELESS) * least
 
 
 def _explore(

@@ -31,9 +31,10 @@ def test_json_is_one_object_with_all_figures(evaluate, seeded_q4):
     figures = json.loads(result.out)
     assert set(figures) == {
         *("accuracy", "overall", "shuffled", "shuffled_overall", "guessing", "guessing_overall"),
-        *("description", "seed", "n", "bundle", "seconds"),
+        *("description", "seed", "n", "bundle", "seconds", "visual_tokens"),
     }
     assert (figures["seed"], figures["n"], figures["bundle"]) == (5, 3, str(seeded_q4))
+    assert figures["visual_tokens"] is None
     assert list(figures["accuracy"]) == list(figures["shuffled"]) == list(figures["guessing"]) == KINDS
     assert figures["accuracy"]["existence"]["n"] == figures["shuffled"]["existence"]["n"] == 3
     n_asked = sum(figure["n"] for figure in figures["accuracy"].values())

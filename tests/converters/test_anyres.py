@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import edge_llava
+from edge_llava.errors import BundleError
 
 pytestmark = pytest.mark.convert
 
@@ -125,3 +126,12 @@ def as_published(rows, newline, size, pinpoints, side):
         image = image[:, :, padding : current_width - padding]
     image = torch.cat((image, newline[:, None, None].expand(*image.shape[:-1], 1)), dim=-1)
     return torch.cat((rows[0], image.flatten(1, 2).transpose(0, 1)), dim=0)
+
+
+def test_tokens_of_tiles_are_not_reduced(converted):
+    bundle, _ = converted(31)
+    with pytest.raises(BundleError) as caught:
+        edge_llava.load(bundle, edge_llava.EngineOptions(visual_tokens=8))
+    assert str(caught.value) == (
+        "this bundle cuts pictures into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
+    )

@@ -110,6 +110,7 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "has_newline": False,
         "precision": "fp32",
         "quantization": None,
+        "has_ranking": True,
     }
     assert data["projector"] == {"kind": "mlp2x_gelu", "in_features": 96, "out_features": 128, "quant": "Q6_K"}
     assert data["language"] == {

@@ -268,9 +268,9 @@ def test_a_switch_computes_what_the_graph_without_it_does(seeded_checkpoint, ope
         name = towers.exported.matmuls[index].name
         kinds = {matmul.name: "float" for matmul in towers.exported.matmuls} | {name: "int8"}
         alone = towers.calibration.open(towers.exported.write("alone.onnx", kinds))
-        (expected,) = alone.run(None, {"pixel_values": pixels})
+        (expected,) = alone.run(["patch_features"], {"pixel_values": pixels})
         switches = np.eye(18, dtype=np.float32)[index]
-        (found,) = switched.run(None, {"pixel_values": pixels, "switches": switches})
+        (found,) = switched.run(["patch_features"], {"pixel_values": pixels, "switches": switches})
         assert np.abs(found - expected).max() < 0.02 * np.abs(expected - towers.calibration.features[0]).max()
 
 

@@ -295,6 +295,19 @@ def test_record_of_a_tower_that_is_not_int8() -> None:
     assert faults_of(data) == ["vision.quantization describes an int8 tower, and vision.precision is 'fp16'"]
 
 
+def test_tower_that_ranks_patches() -> None:
+    assert not read(sample()).vision.has_ranking  # a manifest older than the field
+    data = sample()
+    data["vision"]["has_ranking"] = True
+    assert read(data).vision.has_ranking
+    assert json.loads(read(data).to_json())["vision"]["has_ranking"] is True
+    data["vision"]["has_ranking"] = 1
+    assert faults_of(data) == ["vision.has_ranking is 1, expected true or false"]
+    data["vision"] |= {"has_ranking": True, "drop_cls": False, "merge": "flat", "has_newline": False}
+    (fault,) = faults_of(data)
+    assert fault.startswith("vision.has_ranking is true, and vision.drop_cls is false")
+
+
 def test_all_faults_at_once() -> None:
     data = sample()
     put(data, ("created_by",), 7)

@@ -71,6 +71,12 @@ def test_the_median_decides_and_not_a_lucky_run():
     assert descend(trials, START, [Coordinate("n_batch", (256,))], cost).settings.n_batch == 512
 
 
+def test_one_disturbed_run_is_not_the_end_of_the_best():
+    runs = {512: iter([1.0, 1.0, 1.0]), 256: iter([2.5, 0.5, 0.5]), 128: iter([2.5, 2.5])}
+    trials = Trials(lambda settings: next(runs[settings.n_batch]), 1e9)
+    assert descend(trials, START, [Coordinate("n_batch", (256, 128))], cost).settings.n_batch == 256
+
+
 @pytest.mark.parametrize("deadline", [0.0, 5.0, 20.0, 60.0])
 def test_nothing_is_begun_that_would_not_end_in_time(deadline):
     device = Device(seconds)

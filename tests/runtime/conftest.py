@@ -88,9 +88,9 @@ def ids() -> Callable[..., list[int]]:
 
 @pytest.fixture
 def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
-    """open_engine(bundle directory or Bundle, decoder={DecoderOptions fields}, **BatchEngine arguments) -> BatchEngine.
+    """open_engine(bundle, decoder={DecoderOptions fields}, engines={EngineOptions fields}, **BatchEngine arguments).
 
-    Closed after the test; one thread each, as `open_model`.
+    Gives a BatchEngine of a bundle, or of its directory, closed after the test; one thread each, as `open_model`.
     """
     from edge_llava.bundle import Bundle
     from edge_llava.runtime.batch_engine import BatchEngine
@@ -99,9 +99,12 @@ def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
 
     opened = []
 
-    def run(bundle: Any, decoder: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    def run(
+        bundle: Any, decoder: dict[str, Any] | None = None, engines: dict[str, Any] | None = None, **arguments: Any
+    ) -> Any:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        options = EngineOptions(decoder=DecoderOptions(**({"n_threads": 1} | (decoder or {}))), n_vision_threads=1)
+        how = DecoderOptions(**({"n_threads": 1} | (decoder or {})))
+        options = EngineOptions(decoder=how, n_vision_threads=1, **(engines or {}))
         opened.append(BatchEngine(bundle, options, **arguments))
         return opened[-1]
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError, QueueFull
+from edge_llava.errors import BackendError, BundleError, ContextOverflow, EdgeLlavaError, ImageError, QueueFull
 from edge_llava.runtime.batch_engine import BatchEngine
+from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.messages import Message
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.sampler import SamplingOptions
 
 pytestmark = pytest.mark.convert
@@ -110,6 +113,22 @@ def test_turns_of_a_conversation(engine, model, ask, pictures):
         assert asked.answer.n_cached_tokens == chat.timings.cached_tokens
         assert asked.answer.n_image_tokens == (64, 128, 128)[n]
         messages.append(Message("assistant", asked.text))
+
+
+def test_fewer_visual_tokens(open_engine, seeded_f32, home, ask, pictures):
+    """Of a tower that is opened for every picture, too."""
+    engines = {"visual_tokens": 16, "low_memory": True}
+    engine = open_engine(seeded_f32, engines=engines)
+    answers = [ask(engine, "What is this?", GREEDY, picture).wait() for picture in pictures[:2]]
+    assert [one.answer.n_image_tokens for one in answers] == [16, 16]
+    options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, **engines)
+    with LlavaModel(Bundle.open(seeded_f32), options) as model:
+        assert [one.ids for one in answers] == answered_alone(model, [("What is this?", [p]) for p in pictures[:2]])
+        whole = open_engine(seeded_f32)
+        with pytest.raises(ImageError, match="--visual-tokens"):
+            ask(whole, "What?", GREEDY, model.embed_image(pictures[0]))
+    with pytest.raises(BundleError):
+        open_engine(seeded_f32, engines={"visual_tokens": 1000})
 
 
 # What is shared

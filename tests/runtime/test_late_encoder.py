@@ -113,9 +113,9 @@ def test_text_before_a_picture_is_computed_while_the_tower_opens(model, opener, 
     """The opener waits until the text is in the KV cache: the answer comes only if nobody waits for the other."""
     prefill, n_threads = model.decoder.prefill_tokens, []
 
-    def watch(tokens, cancel, **options):
-        prefill(tokens, cancel, **options)
-        n_threads.append(options["n_spared"])
+    def watch(tokens, cancel, *, n_spared):
+        prefill(tokens, cancel, n_spared=n_spared)
+        n_threads.append(n_spared)
         opener.go.set()
 
     monkeypatch.setattr(model.decoder, "prefill_tokens", watch)

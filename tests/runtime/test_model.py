@@ -113,7 +113,10 @@ def test_embedding_of_the_wrong_shape(model, picture):
     for data in (embedding.data[:63].copy(), np.zeros((64, 128), np.float32)):
         with pytest.raises(ImageError) as caught:
             model.session(GREEDY).ask(QUESTION, image=dataclasses.replace(embedding, data=data))
-        assert str(caught.value) == f"this image embedding has shape {data.shape}, expected (64, 256)."
+        assert str(caught.value) == (
+            f"this image embedding has shape {data.shape}, expected (64, 256). Rows differ where the picture and the "
+            "question were given other --visual-tokens: use the same for both."
+        )
 
 
 def test_threads_get_the_answers_they_get_alone(model, noise, ids):

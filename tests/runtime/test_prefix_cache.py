@@ -157,7 +157,7 @@ def test_a_tower_tuned_by_one_matrix_has_the_same_graph_and_another_key(
     projectors = {manifest.files["projector"].sha256 for manifest in manifests}
     assert (len(graphs), len(projectors)) == (1, 1)
     assert len({tower_digest(manifest) for manifest in manifests}) == 2
-    assert len({image_key(Image.fromarray(picture), manifest) for manifest in manifests}) == 2
+    assert len({image_key(Image.fromarray(picture), manifest, None) for manifest in manifests}) == 2
 
 
 def test_same_tokens_before_another_picture_or_shifted_rows(model):

@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -175,4 +180,21 @@ def test_features_of_another_width_are_refused(seeded_f32):
     projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, 1)
     with pytest.raises(BackendError, match="256"):
         projector(np.zeros((4, 255), np.float32))
+    projector.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_no_threads_stay_behind(seeded_f32):
+    """OpenMP's would: each thread that computed keeps a team, and too many teams slow each other down."""
+    projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, 3)
+    features = np.zeros((16, 256), np.float32)
+    with ThreadPoolExecutor(1) as another:
+        another.submit(threading.get_ident).result()
+        before = set(os.listdir("/proc/self/task"))
+        another.submit(projector, features).result()
+        for _ in range(500):  # threads end a moment after they were told to
+            if set(os.listdir("/proc/self/task")) <= before:
+                break
+            time.sleep(0.01)
+        assert set(os.listdir("/proc/self/task")) <= before
     projector.close()

@@ -21,7 +21,8 @@ def bundle(seeded_f32):
 
 @pytest.fixture
 def spec(bundle):
-    return bundle.manifest.vision
+    """Of a tower that only gives features, as those do that are written here."""
+    return dataclasses.replace(bundle.manifest.vision, has_ranking=False)
 
 
 @pytest.fixture
@@ -163,6 +164,28 @@ def test_wrong_signature(change, message, tmp_path, spec):
 def test_the_manifest_counts(bundle, spec):
     with pytest.raises(BundleError, match=r"the manifest says \[3, 112, 112\] to \[65, 256\]"):
         VisionEncoder(bundle.file("vision"), dataclasses.replace(spec, drop_cls=False), 1)
+
+
+def test_a_tower_that_cannot_rank_though_the_manifest_says_so(bundle, spec, tmp_path):
+    path = write_average(tmp_path / "a.onnx")
+    assert VisionEncoder(path, spec, 1).provider
+    with pytest.raises(BundleError) as caught:
+        VisionEncoder(path, bundle.manifest.vision, 1)
+    assert str(caught.value) == (
+        f"{path} does not give cls_attention and patch_keys for 64 patches, as the manifest says. "
+        "Convert the checkpoint again."
+    )
+
+
+def test_ranking_comes_with_the_same_features(bundle, encoder, pixels):
+    patches = encoder.rank(pixels)
+    assert patches.features.tobytes() == encoder(pixels).tobytes()
+    assert (patches.attention.shape, patches.keys.shape) == ((64,), (64, 64))
+    assert 0 < patches.attention.min() < patches.attention.sum() < 1  # the rest is on the class token itself
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        encoder.rank(pixels, cancel)
 
 
 def test_cuda_where_there_is_none(bundle, spec):

@@ -1,0 +1,165 @@
+"""Peers as processes: started for one answer, or loaded and asked many times. Takes times and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_HERE = Path(__file__).resolve().parent
+
+
+class PeerFailed(RuntimeError):
+    """A peer did not do what it was asked; says what it said."""
+
+
+@dataclass(frozen=True)
+class ColdRun:
+    """One process that answers one question.
+
+    Attributes:
+        first_s: From its start to the first byte on stdout.
+        total_s: To its end.
+        peak_bytes: Largest resident size.
+    """
+
+    first_s: float
+    total_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a loaded peer answered.
+
+    Attributes:
+        first_s: From the question to the first token; reading the picture's file is part of it.
+        total_s: To the end of the answer.
+        n_tokens: Tokens of the answer.
+        figures: The peer's own.
+    """
+
+    first_s: float
+    total_s: float
+    n_tokens: int
+    figures: Mapping[str, float]
+
+
+def run_cold(command: Sequence[str], environment: Mapping[str, str]) -> ColdRun:
+    """Runs a command that writes an answer to stdout.
+
+    Raises:
+        PeerFailed: If it fails or writes nothing.
+    """
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=os.environ | dict(environment)
+        )
+        with process:
+            assert process.stdout is not None
+            first = process.stdout.read(1)
+            first_s = time.perf_counter() - started
+            process.stdout.read()
+            # begins with what this process has resident itself, which is less than any model
+            _, status, usage = os.wait4(process.pid, 0)
+            total_s = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode or not first:
+            said.seek(0)
+            raise PeerFailed(f"{' '.join(command)}: {said.read().decode('utf-8', 'replace').strip()[-2000:]}")
+    return ColdRun(first_s, total_s, usage.ru_maxrss * 1024)
+
+
+class PeerProcess:
+    """A loaded peer, see `peers/protocol.py`. It stands still while others are asked: idle threads take no CPU.
+
+    Attributes:
+        facts: Its version and settings.
+        pid: Its number.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        """
+        Args:
+            command: `PYTHON -m peers.NAME ...`, run in this directory; paths have to be absolute.
+            log: File for what it says beside its answers.
+
+        Raises:
+            PeerFailed: If it does not get ready.
+        """
+        self._name = " ".join(command)
+        self._log = log
+        with log.open("wb") as said:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=_HERE, text=True
+            )
+        self.pid = self._process.pid
+        try:
+            self.facts: dict[str, Any] = self._read("ready")
+        except PeerFailed:
+            self._end()
+            raise
+        self._pause()
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def ask(self, picture: Path | None, question: str, n_tokens: int) -> Answer:
+        """Asks a question; None as the picture goes on in the conversation.
+
+        Raises:
+            PeerFailed: If the process ends, or ends the answer early: its times would say nothing.
+        """
+        assert self._process.stdin is not None
+        message = {"picture": None if picture is None else str(picture), "question": question, "n_tokens": n_tokens}
+        self._process.send_signal(signal.SIGCONT)
+        started = time.perf_counter()
+        self._process.stdin.write(f"{json.dumps(message)}\n")
+        self._process.stdin.flush()
+        self._read("first")
+        first_s = time.perf_counter() - started
+        figures = self._read("done")
+        total_s = time.perf_counter() - started
+        self._pause()
+        if figures["n_tokens"] != n_tokens:
+            raise PeerFailed(f"{self._name}: wrote {figures['n_tokens']} tokens of {n_tokens}")
+        return Answer(first_s, total_s, n_tokens, figures)
+
+    def peak_bytes(self) -> int:
+        """Largest resident size so far (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        mark = re.search(r"VmHWM:\s*(\d+) kB", status)
+        assert mark is not None
+        return int(mark[1]) * 1024
+
+    def _pause(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self, kind: str) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        message = json.loads(line) if line else {}
+        if kind not in message:
+            said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+            raise PeerFailed(f"{self._name}: {line.strip() or 'ended'}; it said: {said}")
+        return message[kind]
