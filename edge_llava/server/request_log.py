@@ -15,7 +15,7 @@ from edge_llava.server.request_counts import RequestCounts
 
 _log = logging.getLogger("edge_llava.server")
 _STREAM = "edge_llava.stream"
-_QUIET = ("/health", "/metrics")
+_QUIET = ("/health", "/metrics", "/page/")
 
 
 def note_answer(request: Request, stream: TokenStream) -> None:
@@ -55,7 +55,7 @@ class LogRequests:
             stream: TokenStream | None = scope.get(_STREAM)
             route = _route(scope)
             self._counts.note(route, status, seconds, stream.answer if stream is not None else None)
-            level = logging.DEBUG if route in _QUIET else logging.INFO
+            level = logging.DEBUG if route.startswith(_QUIET) else logging.INFO
             _log.log(level, "%s %s %s %.2f s%s", scope["method"], route, status or "left", seconds, _describe(stream))
 
 

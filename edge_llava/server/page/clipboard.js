@@ -1,0 +1,24 @@
+/** Copying, on http too, where browsers hide their clipboard. */
+
+/** Says whether it did. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copyBySelection(text); // no clipboard, or not allowed to use it
+  }
+}
+
+function copyBySelection(text) {
+  const before = document.activeElement;
+  const field = document.createElement("textarea");
+  field.className = "sr";
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const isCopied = document.execCommand("copy");
+  field.remove();
+  before?.focus();
+  return isCopied;
+}

@@ -1,0 +1,126 @@
+/** A question and its answer on the page. Texts are only ever set as text: a model's answer is never markup. */
+
+import { copyText } from "./clipboard.js";
+import { thumbnail } from "./viewer.js";
+import { figuresOf, seconds } from "./figures.js";
+
+const TICK_MS = 1000;
+const DRAW_MS = 40; // a long text takes longer to lay out than a token to come
+const SAID_MS = 2000;
+
+export class Exchange {
+  #startedAt = performance.now();
+  #firstS = 0;
+  #text = document.createTextNode(""); // as much of the answer as is drawn
+  #drawing = 0;
+  #isOver = false;
+
+  answer = "";
+
+  /** told: onAgain, onDrawn, onSay(text), onView(picture). */
+  constructor({ question, pictures }, told) {
+    this.told = told;
+    this.question = question;
+    this.pictures = pictures;
+    this.element = document.getElementById("exchange").content.firstElementChild.cloneNode(true);
+    this.#part(".question").textContent = question;
+    this.#part(".pictures").append(...pictures.map((picture) => thumbnail(picture, told.onView)));
+    this.#part(".answer").append(this.#text);
+    this.doing = pictures.length > 0 ? "Looking…" : "Thinking…";
+    this.#part("[data-doing]").textContent = this.doing;
+    this.#part("[data-again]").addEventListener("click", told.onAgain);
+    this.#part("[data-copy]").addEventListener("click", () => this.#copy());
+    this.ticking = setInterval(() => this.#tick(), TICK_MS);
+  }
+
+  /** As OpenAI's messages; pictures stand before the question, as in LLaVA's training. */
+  get messages() {
+    const shown = this.pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+    const content = shown.length > 0 ? [...shown, { type: "text", text: this.question }] : this.question;
+    const asked = { role: "user", content };
+    return this.#isOver ? [asked, { role: "assistant", content: this.answer }] : [asked];
+  }
+
+  write(text) {
+    this.answer += text;
+    if (this.#firstS === 0) {
+      this.#firstS = this.#elapsedS;
+      this.#settle();
+      this.element.classList.add("is-writing");
+      this.#part(".answer").hidden = false;
+      this.#draw();
+    }
+    this.#drawing ||= setTimeout(() => this.#draw(), DRAW_MS);
+  }
+
+  /** The answer is over; the note says why it is not whole. */
+  end(report, note, nCtx) {
+    this.#settle();
+    this.#draw();
+    this.#isOver = true;
+    this.element.classList.remove("is-writing");
+    this.#part(".after").hidden = false;
+    this.#part(".note").hidden = !note;
+    this.#part(".note").textContent = note;
+    this.#drawFigures(figuresOf(report, { firstS: this.#firstS, wholeS: this.#elapsedS }, nCtx));
+  }
+
+  remove() {
+    this.#settle();
+    this.element.remove();
+  }
+
+  get #elapsedS() {
+    return (performance.now() - this.#startedAt) / 1000;
+  }
+
+  #part(selector) {
+    return this.element.querySelector(selector);
+  }
+
+  #tick() {
+    this.#part("[data-seconds]").textContent = `${Math.round(this.#elapsedS)} s`;
+  }
+
+  #draw() {
+    clearTimeout(this.#drawing);
+    this.#drawing = 0;
+    this.#text.appendData(this.answer.slice(this.#text.length));
+    this.told.onDrawn();
+  }
+
+  #settle() {
+    clearInterval(this.ticking);
+    this.#part(".doing").hidden = true;
+  }
+
+  #drawFigures({ summary, times, counts }) {
+    this.#part("summary").textContent = summary;
+    this.#part(".bar").append(...times.map(segment));
+    this.#part(".times").append(...times.map(({ name, kind, seconds: s }) => pair(name, seconds(s), kind)));
+    this.#part(".counts").append(...counts.map(([name, value]) => pair(name, value)));
+  }
+
+  async #copy() {
+    const label = this.#part("[data-copy] span");
+    label.textContent = (await copyText(this.answer)) ? "Copied" : "Not copied";
+    this.told.onSay(label.textContent);
+    setTimeout(() => (label.textContent = "Copy"), SAID_MS);
+  }
+}
+
+function segment({ kind, seconds: s }) {
+  const part = document.createElement("span");
+  part.className = kind;
+  part.style.flexGrow = s * 1000; // below 1 in all, they would not fill the line
+  return part;
+}
+
+function pair(name, value, kind = "") {
+  const row = document.createElement("div");
+  row.className = kind;
+  row.append(document.createElement("dt"), document.createElement("dd"));
+  row.firstChild.textContent = name;
+  row.lastChild.textContent = value;
+  return row;
+}

@@ -1,0 +1,49 @@
+/** Pictures on their way to the server: upright, and no larger than the model can see. */
+
+const LONG_SIDE = 1344; // pixels: LLaVA-1.6 looks at four tiles of 336 at most, LLaVA-1.5 at one
+const QUALITY = 0.92;
+const SENDABLE = /^image\/(jpeg|png|webp|gif|bmp)$/; // what the server opens; a browser may know more
+
+/**
+ * Reads a File as {name, url}: a data: URL, shown and sent. What is small enough stays as it is, byte for byte.
+ * Throws an Error for people.
+ */
+export async function readPicture(file) {
+  const name = file.name || "picture";
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file); // upright: EXIF is obeyed
+  } catch {
+    throw new Error(`“${name}” is no picture that this browser can read.`);
+  }
+  const scale = LONG_SIDE / Math.max(bitmap.width, bitmap.height);
+  const url = scale >= 1 && SENDABLE.test(file.type) ? await toDataUrl(file) : draw(bitmap, Math.min(scale, 1));
+  bitmap.close();
+  return { name, url };
+}
+
+/** Files that were dropped or pasted and may be pictures. */
+export function picturesOf(data) {
+  return [...data.files].filter((file) => file.type === "" || file.type.startsWith("image/"));
+}
+
+function draw(bitmap, scale) {
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff"; // under what is transparent: JPEG knows no alpha
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", QUALITY);
+}
+
+function toDataUrl(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error(`“${file.name}” cannot be read any more.`));
+    reader.readAsDataURL(file);
+  });
+}
