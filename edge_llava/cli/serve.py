@@ -83,7 +83,7 @@ _MIB = 2**20
     help="All pictures of a request.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No line per request on stderr.")
-@engine_options
+@engine_options()
 def command(
     bundle: str | None,
     host: str,
@@ -101,7 +101,6 @@ def command(
     max_image_mb: int,
     max_megapixels: int,
     quiet: bool,
-    engines: EngineChoice,
 ) -> None:
     """Serve a bundle over HTTP, as OpenAI's chat API, to this machine alone unless --host says otherwise.
 
@@ -111,15 +110,18 @@ def command(
       -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
     _check_extra()
+    from edge_llava.server.api_key import ApiKey
     from edge_llava.server.limits import Limits
     from edge_llava.server.listening import is_loopback_socket, listen
     from edge_llava.server.server_options import ServerOptions
 
+    _check_key(api_key)
     listener = listen(host, port)
     with listener:
         is_local = is_loopback_socket(listener)
+        drawn_key = None if is_local or api_key is not None else ApiKey.generate()
         options = ServerOptions(
-            api_key=_choose_key(api_key, is_local=is_local),
+            api_key=api_key or drawn_key,
             aliases=aliases,
             cors_origins=tuple(origin.rstrip("/") for origin in cors_origins),
             allowed_hosts=allowed_hosts if is_local else None,
@@ -132,9 +134,9 @@ def command(
             ),
         )
         kept_bytes = keep_mb * _MIB
-        with _open_engine(bundle, engines, parallel, queue, kv_positions, kept_bytes) as engine:
+        with _open_engine(bundle, parallel, queue, kv_positions, kept_bytes) as engine:
             _show_requests(quiet)
-            is_in_order = _serve(engine, options, listener)
+            is_in_order = _serve(engine, options, listener, drawn_key)
     note("stopped")
     if not is_in_order:
         sys.exit(INTERRUPTED)
@@ -146,18 +148,14 @@ def _check_extra() -> None:
             raise MissingExtra("serve", "serving a bundle", package)
 
 
-def _choose_key(given: str | None, *, is_local: bool) -> str | None:
+def _check_key(key: str | None) -> None:
     from edge_llava.server.api_key import ApiKey
 
-    if given is None and not is_local:
-        given = ApiKey.generate()
-        note(f"Others can reach this server: clients must send the API key {given}")
-    if given is not None:
+    if key is not None:
         try:
-            ApiKey(given)
+            ApiKey(key)
         except ValueError as error:
             raise click.UsageError(f"--api-key: {error}") from error
-    return given
 
 
 def _body_bytes(max_image_mb: int) -> int:
@@ -166,18 +164,13 @@ def _body_bytes(max_image_mb: int) -> int:
 
 
 def _open_engine(
-    bundle: str | None,
-    engines: EngineChoice,
-    n_parallel: int,
-    n_queued: int,
-    n_positions: int | None,
-    kept_bytes: int,
+    bundle: str | None, n_parallel: int, n_queued: int, n_positions: int | None, kept_bytes: int
 ) -> BatchEngine:
     from edge_llava.bundle import Bundle
     from edge_llava.runtime.batch_engine import BatchEngine
     from edge_llava.runtime.decoder_options import n_ctx
 
-    opened, options = Bundle.open(find_bundle(bundle)), engines.options(bundle)
+    opened, options = Bundle.open(find_bundle(bundle)), EngineChoice.said().options(bundle)
     # a whole conversation of a 7B model takes 2 GB, and hardly any is: the youngest answer waits when it is full
     n_positions = n_positions or min(n_parallel, 2) * n_ctx(opened.manifest.language, options.decoder)
     try:
@@ -215,7 +208,7 @@ class _OneLine(logging.Formatter):
         return line if error is None else f"{line}: {type(error).__name__}: {error}"
 
 
-def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket) -> bool:
+def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket, drawn_key: str | None) -> bool:
     from edge_llava.server.app import ServerApp
     from edge_llava.server.listening import url_of
     from edge_llava.server.serving import serve
@@ -223,6 +216,13 @@ def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket)
     app = ServerApp(engine, options)
 
     def announce() -> None:
-        note(f"{app.models.name} at {url_of(listener)} (API: {url_of(listener)}/v1). Ctrl-C ends it.")
+        url = url_of(listener)
+        note(f"{app.models.name} is served. Ctrl-C ends it.")
+        note(f"  API:  {url}/v1")
+        if drawn_key is None:
+            note(f"  page: {url}/")
+        else:  # whoever opens the link need not type the key; what follows the # is never sent
+            note(f"  key:  {drawn_key}")
+            note(f"  page: {url}/#key={drawn_key}")
 
     return serve(app, listener, announce)

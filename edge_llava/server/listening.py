@@ -9,6 +9,9 @@ import socket
 
 from edge_llava.errors import EdgeLlavaError
 
+# by family: an address of nobody (RFC 5737, RFC 3849), and the loopback one
+_ELSEWHERE = {socket.AF_INET: ("192.0.2.1", "127.0.0.1"), socket.AF_INET6: ("2001:db8::1", "::1")}
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Listens at a TCP port. Nothing is accepted yet: clients that come early wait.
@@ -46,9 +49,22 @@ def is_loopback_socket(listener: socket.socket) -> bool:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where it listens: "http://127.0.0.1:8080"."""
+    """Where clients find it: "http://127.0.0.1:8080"; of one that listens everywhere, this machine's usual address."""
     host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+        host = _usual_address(listener.family)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _usual_address(family: int) -> str:
+    """The address that this machine shows to others; loopback where it has no network."""
+    away, loopback = _ELSEWHERE[socket.AddressFamily(family)]
+    with socket.socket(family, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((away, 9))  # of UDP: chooses the way, and sends nothing
+        except OSError:
+            return loopback
+        return str(asked.getsockname()[0])
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

@@ -31,7 +31,7 @@ class Served:
             [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
-        self.url = self.read_until(r"(http://\S+) \(API")[1]
+        self.url = self.read_until(r"page: (http://\S+:\d+)/")[1]
 
     def read_until(self, pattern: str) -> re.Match[str]:
         """Reads stderr up to a line that matches."""
@@ -101,7 +101,11 @@ def test_every_option_is_in_the_docs() -> None:
 def test_serves_until_it_is_told_to_stop(start: Callable[..., Served], seeded_q4: Path, number: signal.Signals) -> None:
     served = start()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", served.url)
-    assert served.lines[-1].startswith(f"{seeded_q4.name} at http://127.0.0.1:")
+    assert served.lines[-3:] == [
+        f"{seeded_q4.name} is served. Ctrl-C ends it.",
+        f"  API:  {served.url}/v1",
+        f"  page: {served.url}/",
+    ]
     assert ask(served.url).status_code == 200
     assert served.end(number) == 0
     assert served.lines[-1] == "stopped"
@@ -156,24 +160,33 @@ def test_hosts_that_are_none_of_this_machine(run: Callable[..., Any], host: str)
     assert f"--host {host}" in result.err
 
 
+def on_loopback(url: str) -> str:
+    return f"http://127.0.0.1:{url.rpartition(':')[2]}"
+
+
 def test_other_hosts_than_loopback_ones_need_a_key(start: Callable[..., Served]) -> None:
     served = start("--host", "0.0.0.0")
-    keys = [match[1] for line in served.lines if (match := re.search(r"API key (\S{43,})$", line))]
-    url = served.url.replace("0.0.0.0", "127.0.0.1")
+    (key,) = [match[1] for line in served.lines if (match := re.search(r"key:  (\S{43,})$", line))]
+    assert "0.0.0.0" not in served.url  # no browser finds that from elsewhere
+    assert served.lines[-1] == f"  page: {served.url}/#key={key}"
+    n_said, url = len(served.lines), on_loopback(served.url)
     assert httpx.get(f"{url}/v1/models").status_code == 401
-    assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {keys[0]}"}).status_code == 200
+    assert httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert httpx.get(f"{url}/v1/models?key={key}").status_code == 401
     assert httpx.get(f"{url}/health", headers={"Host": "my.board"}).status_code == 200
     assert served.end(signal.SIGINT) == 0
-    assert sum(keys[0] in line for line in served.lines) == 1
+    assert len(served.lines) > n_said
+    assert not [line for line in served.lines[n_said:] if key in line]
 
 
 def test_a_key_is_taken_from_the_environment(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_LLAVA_API_KEY", "sk-of-the-environment")
     served = start("--host", "0.0.0.0")
-    url = served.url.replace("0.0.0.0", "127.0.0.1")
-    assert httpx.get(f"{url}/v1/models", headers={"Authorization": "Bearer sk-of-the-environment"}).status_code == 200
+    url, headers = on_loopback(served.url), {"Authorization": "Bearer sk-of-the-environment"}
+    assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 200
     assert served.end(signal.SIGINT) == 0
-    assert not [line for line in served.lines if "sk-of" in line or "API key" in line]
+    assert served.url + "/" in "".join(served.lines)
+    assert not [line for line in served.lines if "sk-of" in line or "key" in line]
 
 
 def test_keys_that_are_too_short(run: Callable[..., Any]) -> None:

@@ -307,7 +307,7 @@ def serve(bundle: Path, home: Path, *options: str) -> Iterator[tuple[str, subpro
             lines = []
             for line in process.stderr:
                 lines.append(line)
-                if found := re.search(r"at (http://\S+:\d+)", line):
+                if found := re.search(r"page: (http://\S+:\d+)/", line):
                     yield found[1], process
                     break
             else:
