@@ -222,6 +222,25 @@ def test_room_is_made_from_the_least_used(open_cache):
     assert [len(sequence.positions) for sequence in (first, second, third)] == [60, 0, 0]
 
 
+def test_a_conversation_comes_back_while_the_shelf_forgets_it(open_cache, alone):
+    """What makes room for it in the cache takes its room on the shelf, which holds one of them."""
+    before, other = SYSTEM + text(1, 120), text(2, 150)
+
+    def put_away(decoder):
+        remember(decoder, before)
+        assert decoder.sequences.make_room(256)
+        return decoder.sequences.shelf.n_bytes
+
+    decoder = open_cache(n_cells=256, kept_bytes=put_away(open_cache(n_cells=256)) * 3 // 2)
+    put_away(decoder)
+    remember(decoder, other)
+    sequence, n_known = compute(decoder, before)
+    assert n_known == len(before)
+    assert decoder.sequences.shelf.find(other)[0] == len(other)
+    assert (len(decoder.sequences.shelf), decoder.sequences.n_used) == (1, len(before))
+    np.testing.assert_allclose(next_logits(decoder, sequence), alone(before), atol=1e-4)
+
+
 def test_idle_conversations_leave_the_cache_while_others_are_computed(open_cache):
     """Not for their own sake: attention looks at their cells. What they share with a busy one stays."""
     decoder = open_cache(n_cells=1024)
