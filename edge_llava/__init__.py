@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         EdgeLlavaError,
         ImageError,
         MissingExtra,
+        QueueFull,
         TrainingError,
     )
     from edge_llava.runtime.decoder_options import DecoderOptions
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from edge_llava.runtime.image_embedding import ImageEmbedding
     from edge_llava.runtime.model import LlavaModel, load
     from edge_llava.runtime.sampler import SamplingOptions
-    from edge_llava.runtime.session import Session, Token
+    from edge_llava.runtime.session import Session
+    from edge_llava.runtime.token import Token
     from edge_llava.runtime.turn import Timings
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
@@ -55,10 +57,11 @@ _HOMES = {
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
+    "QueueFull": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
     "Timings": "runtime.turn",
-    "Token": "runtime.session",
+    "Token": "runtime.token",
     "TrainingError": "errors",
     "convert": "conversion",
     "load": "runtime.model",
@@ -81,6 +84,7 @@ __all__ = [
     "ImageError",
     "LlavaModel",
     "MissingExtra",
+    "QueueFull",
     "SamplingOptions",
     "Session",
     "Timings",

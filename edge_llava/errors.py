@@ -9,7 +9,8 @@
     |-- ContextOverflow           8   the prompt does not fit in the context
     |-- BackendError              9   llama.cpp, ggml or ONNX Runtime failed
     |-- DataError                10   training data that cannot be read or made
-    `-- TrainingError            11   training failed or diverged; the last good checkpoint is kept
+    |-- TrainingError            11   training failed or diverged; the last good checkpoint is kept
+    `-- QueueFull                12   as many conversations wait for an answer as may; try again later
 
 The number is the exit code of the command line. A message says what is wrong, where, and what to do next.
 """
@@ -99,6 +100,24 @@ class TrainingError(EdgeLlavaError):
     """Training failed or diverged; the last good checkpoint is kept."""
 
     exit_code = 11
+
+
+class QueueFull(EdgeLlavaError):
+    """As many conversations run and wait as may; nothing was done."""
+
+    exit_code = 12
+
+    def __init__(self, n_inside: int, retry_after_s: float) -> None:
+        """
+        Args:
+            n_inside: Answers that run or wait.
+            retry_after_s: When a place is likely to be free, going by how long answers took so far.
+        """
+        super().__init__(
+            f"{n_inside} answers are running and waiting, no more may. Try again in {retry_after_s:.0f} s."
+        )
+        self.n_inside = n_inside
+        self.retry_after_s = retry_after_s
 
 
 def list_faults(headline: str, faults: Sequence[str], advice: str = "") -> str:

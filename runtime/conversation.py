@@ -87,6 +87,16 @@ def list_positions(runs: Sequence[Run]) -> list[Position]:
     return [position for run in runs for position in run.positions]
 
 
+def count_common(first: Sequence[Position], second: Sequence[Position]) -> int:
+    """Positions that both begin with."""
+    n_common = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        n_common += 1
+    return n_common
+
+
 def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:
     """Each picture, with the number of positions up to and including its last row."""
     end = 0

@@ -1,9 +1,8 @@
-"""The language model on llama.cpp: tokenize, prefill, decode. Owns the context, the KV cache and n_past."""
+"""The language model at work on one conversation: prefill, decode. Owns the context, the KV cache and n_past."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,24 +17,17 @@ from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
 from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.conversation import Position
-from edge_llava.runtime.decoder_options import (
-    DecoderOptions,
-    context_params,
-    context_settings,
-    model_params,
-    n_ctx,
-    weight_settings,
-)
+from edge_llava.runtime.conversation import Position, count_common
+from edge_llava.runtime.decoder_options import DecoderOptions, context_params, context_settings, n_ctx
 from edge_llava.runtime.kv_state import read_state, write_state
-from edge_llava.runtime.language_file import check_language_file
-from edge_llava.runtime.llama_log import last_error, route_log
+from edge_llava.runtime.language_model import LanguageModel
+from edge_llava.runtime.llama_log import last_error
 
 _ABORTED = 2
 
 
-class Decoder:
-    """One llama.cpp model with one context of one sequence. Not thread-safe: the caller takes turns.
+class Decoder(LanguageModel):
+    """A language model with one context of one sequence. Not thread-safe: the caller takes turns.
 
     Attributes:
         n_ctx: Positions of the context.
@@ -53,19 +45,10 @@ class Decoder:
             BundleError: If the file is damaged or is not what the manifest says.
             BackendError: If llama.cpp cannot load it or make a context.
         """
-        check_language_file(path, spec)
-        route_log()
-        llama_cpp.llama_backend_init()
-        self._spec = spec
+        super().__init__(path, spec, options)
         self._positions: list[Position] = []
         self._batch: Any = None
         self._context: Any = None
-        params = model_params(options)
-        self._weight_settings = weight_settings(params)
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
-            raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
-        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         self._open_context(options)
 
     def reconfigure(self, options: DecoderOptions) -> None:
@@ -79,7 +62,7 @@ class Decoder:
         self._open_context(options)
 
     def _open_context(self, options: DecoderOptions) -> None:
-        spec = self._spec
+        spec = self.spec
         params = context_params(spec, options)
         self.settings = self._weight_settings | context_settings(params)
         self._context = llama_cpp.llama_init_from_model(self._model, params)
@@ -93,11 +76,6 @@ class Decoder:
         self._memory = llama_cpp.llama_get_memory(self._context)
 
     @property
-    def vocabulary(self) -> Any:
-        """llama.cpp's vocabulary handle."""
-        return self._vocabulary
-
-    @property
     def context(self) -> Any:
         """llama.cpp's context handle, to sample from."""
         return self._context
@@ -106,36 +84,6 @@ class Decoder:
     def n_past(self) -> int:
         """Positions in the KV cache."""
         return len(self._positions)
-
-    def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
-        """Token ids of a text; special tokens written in it are recognized, as in training."""
-        data = text.encode()
-        room = len(data) + 2
-        tokens = (ctypes.c_int32 * room)()
-        n = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), tokens, room, add_bos, True)
-        if n < 0:
-            raise BackendError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
-        return list(tokens[:n])
-
-    def tokenize_within(self, text: str) -> list[int]:
-        """Token ids of a text that goes on from another: no space is put before it."""
-        lead = self.tokenize("\n", add_bos=False)  # no token of LLaMA's vocabulary crosses a line
-        ids = self.tokenize(f"\n{text}", add_bos=False)
-        return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
-
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes that a token stands for; empty for control tokens, unless `special` asks for their names."""
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
-            if n >= 0:
-                return buffer.raw[:n]
-            room = -n
-
-    def is_end(self, token: int) -> bool:
-        """Whether a token ends an answer."""
-        return token == self._spec.eos or bool(llama_cpp.llama_vocab_is_eog(self._vocabulary, token))
 
     def keep_common_prefix(self, wanted: Sequence[Position]) -> int:
         """Keeps the longest part of the KV cache that `wanted` begins with, and drops the rest.
@@ -150,12 +98,7 @@ class Decoder:
 
     def count_common(self, wanted: Sequence[Position]) -> int:
         """Positions that `keep_common_prefix` would keep; only looks, so another thread may be answering."""
-        n_common = 0
-        for have, want in zip(self._positions, wanted[:-1], strict=False):
-            if have != want:
-                break
-            n_common += 1
-        return n_common
+        return count_common(self._positions, wanted[:-1])
 
     def truncate(self, n_positions: int) -> None:
         """Drops everything in the KV cache from position `n_positions` on."""
@@ -248,14 +191,12 @@ class Decoder:
     def logits(self) -> NDArray[np.float32]:
         """Logits (n_vocab,) float32 of the last position, a copy."""
         address = llama_cpp.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(address, shape=(self._spec.n_vocab,)).copy()
+        return np.ctypeslib.as_array(address, shape=(self.spec.n_vocab,)).copy()
 
     def close(self) -> None:
         """Frees context and model; safe to call twice."""
         self._close_context()
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+        super().close()
 
     def _close_context(self) -> None:
         if self._batch is not None:

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edge_llava.bundle import Bundle
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.threads import count_cores
 
 _LOOK_S = 0.05
 _Result = TypeVar("_Result")
@@ -82,6 +85,23 @@ class LateEncoder:
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None
+
+
+def make_tower(bundle: Bundle, options: EngineOptions) -> LateEncoder:
+    """The tower of a bundle, opened for its first picture."""
+    n_threads = options.n_vision_threads or count_cores()
+
+    def opener() -> PictureEncoder:
+        return PictureEncoder(
+            bundle,
+            n_threads,
+            options.vision_provider,
+            spinning=options.vision_spinning,
+            mapped=options.low_memory,
+            visual_tokens=options.visual_tokens,
+        )
+
+    return LateEncoder(opener, stays_open=not options.low_memory)
 
 
 def wait_for(work: Future[_Result], cancel: threading.Event | None = None) -> _Result:

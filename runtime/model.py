@@ -15,24 +15,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import EdgeLlavaError, ImageError
+from edge_llava.errors import EdgeLlavaError
 from edge_llava.home import cache_directory, find_bundle
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.engine_options import EngineOptions, tuned_options
 from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.image_key import image_key, tower_digest
-from edge_llava.runtime.late_encoder import LateEncoder, wait_for
+from edge_llava.runtime.image_key import image_key
+from edge_llava.runtime.image_placement import check_embedding, place_image
+from edge_llava.runtime.late_encoder import make_tower, wait_for
 from edge_llava.runtime.picture import PictureSource, open_picture
-from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.prefix_cache import PrefixCache, picture_mark
 from edge_llava.runtime.prefix_store import PrefixStore
 from edge_llava.runtime.preprocess import cut_squares
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.session import Session
-from edge_llava.runtime.threads import count_cores
-from edge_llava.runtime.tiles import count_tokens, lay_out
+from edge_llava.runtime.tiles import lay_out
 from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.templates import find_template
@@ -79,7 +78,7 @@ class LlavaModel:
         self._users = threading.Condition()
         self._n_users = 0
         store = PrefixStore(cache_directory()) if options.cache else None
-        self._tower = _make_tower(bundle, options)
+        self._tower = make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
         self._leaving = threading.Event()
         with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
@@ -145,11 +144,7 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read or the embedding belongs to another bundle.
         """
-        if isinstance(image, ImageEmbedding):
-            return ImageRun.of_embedding(self.check_embedding(image))
-        picture = open_picture(image)
-        key = image_key(picture, self.manifest, self._visual_tokens)
-        return ImageRun(key, key, count_tokens(picture.size, self.manifest.vision, self._visual_tokens), picture)
+        return place_image(image, self.bundle, self._visual_tokens)
 
     def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
         """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
@@ -198,25 +193,7 @@ class LlavaModel:
         Raises:
             ImageError: If it was not; says by which part it differs.
         """
-        own_projector = self.manifest.files["projector"].sha256
-        for part, digest, own in (
-            ("vision tower", embedding.vision_sha256, tower_digest(self.manifest)),
-            ("projector", embedding.projector_sha256, own_projector),
-        ):
-            if digest != own:
-                raise ImageError(
-                    f"this image embedding was made by another {part} ({digest[:12]}...) "
-                    f"than that of {self.bundle.name} ({own[:12]}...). "
-                    "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
-                )
-        n_tokens = count_tokens(embedding.image_size, self.manifest.vision, self._visual_tokens)
-        wanted = (n_tokens, self.manifest.language.n_embd)
-        if embedding.data.shape != wanted:
-            raise ImageError(
-                f"this image embedding has shape {embedding.data.shape}, expected {wanted}. Rows differ where the "
-                "picture and the question were given other --visual-tokens: use the same for both."
-            )
-        return embedding
+        return check_embedding(embedding, self.bundle, self._visual_tokens)
 
     def show_input(self, source: PictureSource) -> Image.Image:
         """What the tower sees of a picture, as RGB; of tiles, the whole and beside it the canvas.
@@ -264,22 +241,6 @@ class LlavaModel:
                 self._users.wait_for(lambda: self._n_users == 0)
             self.decoder.close()
             self._tower.close()
-
-
-def _make_tower(bundle: Bundle, options: EngineOptions) -> LateEncoder:
-    n_threads, mapped = options.n_vision_threads or count_cores(), options.low_memory
-
-    def opener() -> PictureEncoder:
-        return PictureEncoder(
-            bundle,
-            n_threads,
-            options.vision_provider,
-            spinning=options.vision_spinning,
-            mapped=mapped,
-            visual_tokens=options.visual_tokens,
-        )
-
-    return LateEncoder(opener, stays_open=not options.low_memory)
 
 
 def load(

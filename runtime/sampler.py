@@ -97,9 +97,9 @@ class Sampler:
         self._add(llama_cpp.llama_sampler_init_temp(options.temperature))
         self._add(llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed))
 
-    def sample(self, context: Any) -> int:
-        """Draws a token from the logits of the last decoded position and remembers it."""
-        token: int = self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(-1))
+    def sample(self, context: Any, index: int = -1) -> int:
+        """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it."""
+        token: int = self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index))
         return token
 
     def close(self) -> None:

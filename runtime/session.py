@@ -6,39 +6,24 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from edge_llava.errors import ContextOverflow, EdgeLlavaError
-from edge_llava.runtime.answer_text import AnswerText
+from edge_llava.errors import EdgeLlavaError
+from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import ImageRun, Run, TokenRun, image_ends
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import PictureSource
-from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
+from edge_llava.runtime.prompt import build_turn
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.runtime.token import Token
 from edge_llava.runtime.turn import Timings, Turn
+from edge_llava.runtime.turn_plan import check_room, check_text, plan_turn
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
 
-FinishReason = Literal["stop", "length", "cancelled"]
 ImageInput = PictureSource | ImageEmbedding
-
-
-@dataclass(frozen=True)
-class Token:
-    """One step of an answer.
-
-    Attributes:
-        id: The token's id; None only when the answer was cancelled before another token came.
-        text: Text that became certain with it: "" while a character or a possible stop text is incomplete.
-        finish_reason: None until the last one: "stop" (end of sequence or a stop text), "length", "cancelled".
-    """
-
-    id: int | None
-    text: str
-    finish_reason: FinishReason | None = None
 
 
 class Session:
@@ -57,7 +42,7 @@ class Session:
         self._model = model
         self._history: list[Run] = []
         self._beginning: list[Run] = []  # of the history, up to the last picture of the first question
-        self._carry = ""  # answer text that is not in the history as tokens, see AnswerText.remainder
+        self._carry = ""  # answer text that is not in the history as tokens, see `plan_turn`
         self._cancel = threading.Event()
         self._busy = False
         self._asked: Turn | None = None  # the question that may be answered next
@@ -81,8 +66,7 @@ class Session:
         """
         self._model.check_open()
         self._check_idle()
-        if any("\ud800" <= character <= "\udfff" for character in question):
-            raise ValueError("the question holds halves of characters (surrogates), which are no text")
+        check_text(question, "the question")
         started = time.perf_counter()
         self._cancel.clear()
         with self._model.in_use():
@@ -134,38 +118,20 @@ class Session:
 
     def _plan(self, question: str, inputs: list[ImageInput], started: float) -> Turn:
         images = [self._model.place_image(image) for image in inputs]
-        decoder, template = self._model.decoder, self._model.template
-        is_first = not self._history
-        marks = self._model.manifest.language.image_marks
-        runs: list[Run] = []
-        for segment in build_turn(template, question, len(images), is_first=is_first, image_marks=marks):
-            match segment:
-                case TextSegment(text) if not runs and not is_first and (self._carry or template.joins_text):
-                    runs.append(TokenRun(tuple(decoder.tokenize_within(self._carry + text))))
-                case TextSegment(text):
-                    runs.append(TokenRun(tuple(decoder.tokenize(text, add_bos=is_first and not runs))))
-                case ImageSegment(index):
-                    runs.append(images[index])
-        self._check_room(runs)
+        template, spec, is_first = self._model.template, self._model.manifest.language, not self._history
+        segments = build_turn(template, question, len(images), is_first=is_first, image_marks=spec.image_marks)
+        decoder = self._model.decoder
+        runs = plan_turn(decoder, template, segments, images, is_first=is_first, carry=self._carry)
+        check_room(runs, self.n_positions, decoder.n_ctx, spec)
         return Turn(runs, started)
-
-    def _check_room(self, runs: list[Run]) -> None:
-        images = [run.n_tokens for run in runs if isinstance(run, ImageRun)]
-        n_image, n_text = sum(images), sum(run.n_tokens for run in runs if isinstance(run, TokenRun))
-        n_needed, n_ctx = self.n_positions + n_text + n_image + 1, self._model.decoder.n_ctx
-        if n_needed > n_ctx:
-            detail = f"{self.n_positions} earlier, {n_text} text, {n_image} for {len(images)} images, 1 answer"
-            n_train = self._model.manifest.language.n_ctx_train
-            larger = f"a larger context (-c {n_needed + 512}), " if n_needed <= n_train else ""
-            raise ContextOverflow(
-                n_needed, n_ctx, detail, f"Use {larger}a shorter prompt, fewer pictures, or begin a new conversation."
-            )
 
     def _answer(self, turn: Turn) -> Iterator[Token]:
         if self._asked is not turn or self._busy:
             raise EdgeLlavaError("this question was given up: the session was asked again, or cleared, meanwhile.")
         self._busy = True
-        text = AnswerText((self._model.template.stop, *self.options.stop))
+        answer = AnswerTokens(
+            self._model.decoder, (self._model.template.stop, *self.options.stop), self.options.max_new_tokens
+        )
         held_turn = False
         try:
             # while another answer is computed; what looks computed already may turn out otherwise in our turn
@@ -176,16 +142,17 @@ class Session:
             with closing(Sampler(self.options, self._model.decoder.vocabulary)) as sampler:
                 self._prefill(turn)
                 self._remember(turn)
-                yield from self._decode(turn, text, sampler)
+                yield from self._decode(turn, answer, sampler)
             if not self._model.closed:
                 with suppress(Cancelled):  # the answer is complete
                     self._model.prefixes.keep(self._beginning, self._cancel)
         except Cancelled:
-            yield Token(None, text.finish(), "cancelled")
+            yield answer.end("cancelled")
         finally:
-            if turn.ids:
-                self._history.append(TokenRun(tuple(turn.ids[: text.n_whole_tokens()])))
-                self._carry = text.remainder() if text.stopped else ""
+            turn.decode_tokens = len(answer.ids)
+            if answer.ids:
+                self._history.append(TokenRun(answer.whole_ids()))
+                self._carry = answer.remainder()
             elif turn.prefill_tokens:
                 self._carry = ""
             if held_turn:
@@ -239,26 +206,17 @@ class Session:
         self._history += turn.runs
         self.images += images
 
-    def _decode(self, turn: Turn, text: AnswerText, sampler: Sampler) -> Iterator[Token]:
-        decoder = self._model.decoder
-        started = time.perf_counter()
+    def _decode(self, turn: Turn, answer: AnswerTokens, sampler: Sampler) -> Iterator[Token]:
+        decoder, started = self._model.decoder, time.perf_counter()
         while True:
-            token = sampler.sample(decoder.context)
-            if decoder.is_end(token):
-                yield self._time(turn, Token(token, text.finish(), "stop"), started)
+            id = sampler.sample(decoder.context)
+            token = answer.take(id, is_full=decoder.n_past >= decoder.n_ctx)
+            yield self._time(turn, token, started)
+            if token.finish_reason is not None:
                 return
-            turn.ids.append(token)
-            shown = text.push(decoder.piece(token))
-            if text.stopped:
-                yield self._time(turn, Token(token, shown, "stop"), started)
-                return
-            if len(turn.ids) >= self.options.max_new_tokens or decoder.n_past >= decoder.n_ctx:
-                yield self._time(turn, Token(token, shown + text.finish(), "length"), started)
-                return
-            yield self._time(turn, Token(token, shown), started)
             if self._cancel.is_set() or self._model.closed:
                 raise Cancelled
-            decoder.decode(token)
+            decoder.decode(id)
 
     def _time(self, turn: Turn, token: Token, started: float) -> Token:
         now = time.perf_counter()

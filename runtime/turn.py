@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edge_llava.memory import peak_rss_bytes
 from edge_llava.runtime.conversation import Run
@@ -50,9 +50,9 @@ class Turn:
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     ttft_s: float = 0.0
+    decode_tokens: int = 0
     decode_s: float = 0.0
     cached_tokens: int = 0
-    ids: list[int] = field(default_factory=list)
 
     @contextmanager
     def prefilling(self) -> Iterator[None]:
@@ -70,7 +70,7 @@ class Turn:
             prefill_tokens=self.prefill_tokens,
             prefill_s=self.prefill_s,
             ttft_s=self.ttft_s,
-            decode_tokens=len(self.ids),
+            decode_tokens=self.decode_tokens,
             decode_s=self.decode_s,
             cached_tokens=self.cached_tokens,
             peak_rss_bytes=peak_rss_bytes(),

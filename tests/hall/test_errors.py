@@ -20,6 +20,7 @@ EXIT_CODES = {
     "BackendError": 9,
     "DataError": 10,
     "TrainingError": 11,
+    "QueueFull": 12,
 }
 
 

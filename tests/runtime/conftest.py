@@ -84,3 +84,79 @@ def ids() -> Callable[..., list[int]]:
         return [token.id for token in tokens]
 
     return read
+
+
+@pytest.fixture
+def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
+    """open_engine(bundle, decoder={DecoderOptions fields}, engines={EngineOptions fields}, **BatchEngine arguments).
+
+    Gives a BatchEngine of a bundle, or of its directory, closed after the test; one thread each, as `open_model`.
+    """
+    from edge_llava.bundle import Bundle
+    from edge_llava.runtime.batch_engine import BatchEngine
+    from edge_llava.runtime.decoder_options import DecoderOptions
+    from edge_llava.runtime.engine_options import EngineOptions
+
+    opened = []
+
+    def run(
+        bundle: Any, decoder: dict[str, Any] | None = None, engines: dict[str, Any] | None = None, **arguments: Any
+    ) -> Any:
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        how = DecoderOptions(**({"n_threads": 1} | (decoder or {})))
+        options = EngineOptions(decoder=how, n_vision_threads=1, **(engines or {}))
+        opened.append(BatchEngine(bundle, options, **arguments))
+        return opened[-1]
+
+    yield run
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture
+def engine(open_engine: Callable[..., Any], seeded_f32: Path) -> Any:
+    """The F32 demo, open for four at a time."""
+    return open_engine(seeded_f32)
+
+
+class Asked:
+    """An answer of a batch engine, and its tokens as they came."""
+
+    def __init__(self, engine: Any, messages: Any, options: Any, on_token: Callable[[Any], None] | None) -> None:
+        self.tokens: list[Any] = []
+        self._on_token = on_token
+        self.answer = engine.submit(messages, options, self._take)
+
+    def _take(self, token: Any) -> None:
+        self.tokens.append(token)
+        if self._on_token is not None:
+            self._on_token(token)
+
+    def wait(self) -> Asked:
+        """Returns when the answer is over."""
+        assert self.answer.wait(60), "an answer never ended"
+        return self
+
+    @property
+    def ids(self) -> list[int | None]:
+        return [token.id for token in self.tokens]
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def reason(self) -> str | None:
+        return self.tokens[-1].finish_reason if self.tokens else None
+
+
+@pytest.fixture(scope="session")
+def ask() -> Callable[..., Asked]:
+    """ask(engine, question or messages, options, *images, on_token=None) -> Asked, not waited for."""
+    from edge_llava.runtime.messages import Message
+
+    def run(engine: Any, said: Any, options: Any, *images: Any, on_token: Callable[[Any], None] | None = None) -> Asked:
+        messages = [Message("user", said, images)] if isinstance(said, str) else said
+        return Asked(engine, messages, options, on_token)
+
+    return run

@@ -1,0 +1,193 @@
+"""Many conversations at once over one bundle: what a server answers with."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from edge_llava.bundle import Bundle
+from edge_llava.progress import ProgressCallback, silent
+from edge_llava.runtime.answer import Answer, TokenCallback
+from edge_llava.runtime.answer_tokens import AnswerTokens
+from edge_llava.runtime.batch_decoder import BatchDecoder
+from edge_llava.runtime.batch_worker import BatchWorker
+from edge_llava.runtime.conversation import ImageRun
+from edge_llava.runtime.decoder_options import n_ctx
+from edge_llava.runtime.dialogue_plan import DialoguePlanner
+from edge_llava.runtime.engine_metrics import EngineMetrics
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.gate import Gate
+from edge_llava.runtime.job import Job
+from edge_llava.runtime.job_queue import JobQueue
+from edge_llava.runtime.late_encoder import make_tower
+from edge_llava.runtime.messages import Message, read_messages
+from edge_llava.runtime.picture_queue import PictureQueue
+from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.runtime.token_reduction import check_visual_tokens
+
+_MAX_PARALLEL = 128  # llama.cpp knows 256 sequences, and as many conversations are remembered as run
+
+
+class BatchEngine:
+    """A bundle that answers many clients at a time. Thread-safe.
+
+    One thread of its own computes all answers together, step by step, another encodes pictures. Conversations that
+    begin alike share what was computed, and one that was answered is remembered, so that its next question goes on
+    where it stopped. What a client sends as an earlier answer is recognized by its text.
+
+    Attributes:
+        bundle: What was opened.
+        n_ctx: Positions that one conversation may take, its answer among them.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: EngineOptions | None = None,
+        *,
+        n_parallel: int = 4,
+        n_queued: int = 16,
+        n_positions: int | None = None,
+        kept_bytes: int = 1 << 30,
+        progress: ProgressCallback = silent,
+    ) -> None:
+        """
+        Args:
+            bundle: An opened bundle; its digests are compared at first use and remembered.
+            options: Device settings; `decoder.n_ctx` is of one conversation.
+            n_parallel: Answers that are computed at a time, 1 to 128.
+            n_queued: Answers that may wait beside them.
+            n_positions: What the KV cache holds, of all conversations together; None has room for `n_parallel` full
+                ones. With less, the youngest answer gives way when it is full, and goes on later.
+            kept_bytes: Memory for conversations that wait for their next question while others are computed: it goes
+                on where it stopped, in milliseconds. The least recent are forgotten first.
+            progress: Told the bytes read while digests are compared.
+
+        Raises:
+            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
+            BackendError: If the language model cannot start.
+            ValueError: If a number is out of range.
+        """
+        options = options or EngineOptions()
+        _check_numbers(n_parallel, n_queued, kept_bytes, n_positions, n_ctx(bundle.manifest.language, options.decoder))
+        check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
+        bundle.verify_digests(trust_earlier=True, progress=progress)
+        self.bundle = bundle
+        self._n_parallel, self._n_queued = n_parallel, n_queued
+        self._decoder = BatchDecoder(
+            bundle.file("language"),
+            bundle.manifest.language,
+            options.decoder,
+            n_parallel=n_parallel,
+            n_cells=n_positions,
+            kept_bytes=kept_bytes,
+        )
+        self.n_ctx = self._decoder.n_ctx
+        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens)
+        self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
+        self._tower = make_tower(bundle, options)
+        self._pictures = PictureQueue(self._tower.start, self._queue.wake)
+        self._worker = BatchWorker(self._decoder, self._queue, self._pictures, self._planner.said, n_parallel)
+        self._gate = Gate("this engine")
+        self._closing = threading.Lock()
+        self._thread = threading.Thread(target=self._worker.run, name="edge-llava-batch", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # a thread inside llama.cpp must not be torn down with the process
+
+    def __enter__(self) -> BatchEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback) -> Answer:
+        """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
+
+        Args:
+            messages: The conversation, a user's message last.
+            options: How the answer is drawn.
+            on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
+                What it raises ends this answer alone. The last token has a `finish_reason`.
+
+        Raises:
+            QueueFull: If as many answers run and wait as may.
+            ContextOverflow: If the conversation does not fit.
+            ImageError: If a picture cannot be read or an embedding belongs to another bundle.
+            BackendError: If the grammar does not compile.
+            ValueError: If the messages are no conversation.
+            EdgeLlavaError: If the engine is closed.
+        """
+        with self._gate.inside():
+            self._queue.check_room()
+            runs = self._planner.plan(read_messages(messages))
+            tokens = AnswerTokens(self._decoder, (self._planner.template.stop, *options.stop), options.max_new_tokens)
+            n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
+            answer = Answer(
+                sum(run.n_tokens for run in runs), n_image, on_token, on_cancel=lambda: self._queue.cancel(job)
+            )
+            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary))
+            with ExitStack() as undo:
+                undo.callback(job.sampler.close)
+                self._queue.put(job)
+                undo.pop_all()
+            return answer
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What it is doing and has done."""
+        done, sequences = self._worker.done, self._decoder.sequences
+        return EngineMetrics(
+            n_parallel=self._n_parallel,
+            n_queued_max=self._n_queued,
+            running=len(self._worker.running),
+            queued=len(self._queue),
+            answers_total=done.answers,
+            cancelled_total=done.cancelled,
+            failed_total=done.failed,
+            refused_total=self._queue.n_refused,
+            prompt_tokens_total=done.prompt_tokens,
+            cached_tokens_total=done.cached_tokens,
+            tokens_total=done.tokens,
+            pictures_encoded_total=self._pictures.n_encoded,
+            steps_total=done.steps,
+            decode_seconds_total=done.decode_s,
+            gave_way_total=done.gave_way,
+            kv_positions=sequences.n_used,
+            kv_positions_max=sequences.n_cells,
+            kept_conversations=len(sequences.shelf),
+            kept_bytes=sequences.shelf.n_bytes,
+        )
+
+    def close(self) -> None:
+        """Ends running and waiting answers as cancelled and frees the engines; safe to call twice, from any thread.
+
+        From within a token's callback it returns at once, and the engines are freed by the next call, or at exit.
+        """
+        self._queue.close()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join()
+        with self._closing:
+            self._gate.close()
+            self._tower.close()
+            self._decoder.close()
+        atexit.unregister(self.close)
+
+
+def _check_numbers(n_parallel: int, n_queued: int, kept_bytes: int, n_positions: int | None, n_ctx: int) -> None:
+    faults = []
+    if not 1 <= n_parallel <= _MAX_PARALLEL:
+        faults.append(f"n_parallel must be from 1 to {_MAX_PARALLEL}")
+    if n_queued < 0:
+        faults.append("n_queued must not be negative")
+    if kept_bytes < 0:
+        faults.append("kept_bytes must not be negative")
+    if n_positions is not None and n_positions < n_ctx:
+        faults.append(f"n_positions must be at least {n_ctx}, which is one conversation")
+    if faults:
+        raise ValueError("; ".join(faults))

@@ -1,0 +1,66 @@
+"""A whole dialogue as runs, the same that a session would have made of it turn by turn."""
+
+from __future__ import annotations
+
+from edge_llava.bundle import Bundle
+from edge_llava.runtime.conversation import Run, TokenRun
+from edge_llava.runtime.image_placement import place_image
+from edge_llava.runtime.language_model import LanguageModel
+from edge_llava.runtime.messages import Dialogue
+from edge_llava.runtime.prompt import build_turn
+from edge_llava.runtime.said_answers import SaidAnswer, SaidAnswers
+from edge_llava.runtime.turn_plan import check_room, plan_turn
+from edge_llava.templates import find_template
+
+
+class DialoguePlanner:
+    """Plans dialogues for a bundle. Thread-safe.
+
+    Attributes:
+        template: The bundle's conversation template.
+        said: What was answered before: an answer that is among them is read as the tokens it was, so that what was
+            computed of the conversation can be used again.
+    """
+
+    def __init__(self, bundle: Bundle, language: LanguageModel, n_ctx: int, visual_tokens: int | None = None) -> None:
+        """
+        Args:
+            bundle: Whose template and pictures.
+            language: Its tokenizer.
+            n_ctx: Positions that a conversation may take.
+            visual_tokens: As `EngineOptions.visual_tokens`.
+        """
+        self.template = find_template(bundle.manifest.language.template)
+        self.said = SaidAnswers()
+        self._bundle, self._language = bundle, language
+        self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
+
+    def plan(self, dialogue: Dialogue) -> list[Run]:
+        """The runs of a dialogue, up to where the model writes.
+
+        Raises:
+            ImageError: If a picture cannot be read, or an embedding belongs to another bundle.
+            ContextOverflow: If it does not fit.
+        """
+        template = self.template.with_system(dialogue.system) if dialogue.system.strip() else self.template
+        spec = self._bundle.manifest.language
+        runs: list[Run] = []
+        carry, is_first = "", True
+        for exchange in dialogue.exchanges:
+            question = exchange.question
+            images = [place_image(image, self._bundle, self._visual_tokens) for image in question.images]
+            segments = build_turn(template, question.text, len(images), is_first=is_first, image_marks=spec.image_marks)
+            turn = plan_turn(self._language, template, segments, images, is_first=is_first, carry=carry)
+            check_room(turn, sum(run.n_tokens for run in runs), self._n_ctx, spec)
+            runs += turn
+            if exchange.answer is not None:
+                answer = self.said.find(runs, exchange.answer) or self._tokenize_answer(exchange.answer)
+                runs.append(TokenRun(answer.ids))
+                carry = answer.carry
+            is_first = False
+        return runs
+
+    def _tokenize_answer(self, text: str) -> SaidAnswer:
+        """An answer of somebody else, as training would have had it."""
+        written = f"{self.template.before_answer}{text}" if text else ""
+        return SaidAnswer(tuple(self._language.tokenize_within(written)), "")

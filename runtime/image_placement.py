@@ -1,0 +1,55 @@
+"""Pictures and embeddings as parts of a conversation of one bundle; nothing is encoded here."""
+
+from __future__ import annotations
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import ImageError
+from edge_llava.runtime.conversation import ImageRun
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_key import image_key, tower_digest
+from edge_llava.runtime.picture import PictureSource, open_picture
+from edge_llava.runtime.tiles import count_tokens
+
+
+def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageRun:
+    """A picture, or an embedding, as a part of a conversation.
+
+    Args:
+        image: What to place.
+        bundle: Whose tower will see it, or has.
+        visual_tokens: As `EngineOptions.visual_tokens`.
+
+    Raises:
+        ImageError: If the picture cannot be read or the embedding belongs to another bundle.
+    """
+    if isinstance(image, ImageEmbedding):
+        return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
+    picture = open_picture(image)
+    key = image_key(picture, bundle.manifest, visual_tokens)
+    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision, visual_tokens), picture)
+
+
+def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:
+    """Returns the embedding if it was made by this bundle's tower and projector, with so many visual tokens.
+
+    Raises:
+        ImageError: If it was not; says by which part it differs.
+    """
+    manifest = bundle.manifest
+    for part, digest, own in (
+        ("vision tower", embedding.vision_sha256, tower_digest(manifest)),
+        ("projector", embedding.projector_sha256, manifest.files["projector"].sha256),
+    ):
+        if digest != own:
+            raise ImageError(
+                f"this image embedding was made by another {part} ({digest[:12]}...) "
+                f"than that of {bundle.name} ({own[:12]}...). "
+                "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
+            )
+    wanted = (count_tokens(embedding.image_size, manifest.vision, visual_tokens), manifest.language.n_embd)
+    if embedding.data.shape != wanted:
+        raise ImageError(
+            f"this image embedding has shape {embedding.data.shape}, expected {wanted}. Rows differ where the "
+            "picture and the question were given other --visual-tokens: use the same for both."
+        )
+    return embedding

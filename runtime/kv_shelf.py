@@ -1,0 +1,61 @@
+"""Conversations that wait for their next question, out of the KV cache but not forgotten: their numbers in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_llava.runtime.conversation import Position, count_common
+
+
+@dataclass(frozen=True, eq=False)
+class KeptConversation:
+    """What the KV cache held for a conversation.
+
+    Attributes:
+        positions: What its positions were computed from.
+        state: llama.cpp's copy of them.
+    """
+
+    positions: tuple[Position, ...]
+    state: bytearray
+
+
+class KvShelf:
+    """Keeps the last conversations in at most so many bytes.
+
+    Attributes:
+        n_bytes: What it holds.
+    """
+
+    def __init__(self, n_bytes_max: int) -> None:
+        """
+        Args:
+            n_bytes_max: Memory that it may take; 0 keeps nothing.
+        """
+        self.n_bytes = 0
+        self._n_bytes_max = n_bytes_max
+        self._kept: list[KeptConversation] = []  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, conversation: KeptConversation) -> None:
+        """Keeps a conversation; forgets those that it goes on from, and the oldest that there is no room for."""
+        for kept in tuple(self._kept):
+            if kept.positions == conversation.positions[: len(kept.positions)]:
+                self.remove(kept)
+        self._kept.append(conversation)
+        self.n_bytes += len(conversation.state)
+        while self.n_bytes > self._n_bytes_max:
+            self.remove(self._kept[0])
+
+    def find(self, wanted: Sequence[Position]) -> tuple[int, KeptConversation] | None:
+        """The conversation that begins most like another, and how many positions both begin with."""
+        found = [(count_common(kept.positions, wanted), kept) for kept in self._kept]
+        return max(found, key=lambda pair: pair[0], default=None)
+
+    def remove(self, conversation: KeptConversation) -> None:
+        """Forgets a conversation."""
+        self._kept.remove(conversation)
+        self.n_bytes -= len(conversation.state)

@@ -1,0 +1,139 @@
+"""A dialogue told as messages is, token for token, the conversation that a session has had."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import ContextOverflow, ImageError
+from edge_llava.runtime.conversation import list_positions
+from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.dialogue_plan import DialoguePlanner
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.messages import Message, read_messages
+from edge_llava.runtime.model import LlavaModel
+from edge_llava.runtime.said_answers import SaidAnswer
+from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.templates import TEMPLATES
+
+pytestmark = pytest.mark.convert
+QUESTIONS = ("What is this?", "And more?", "Why?")
+
+
+@pytest.fixture
+def open_with(seeded_f32, home):
+    """open_with(template name) -> (LlavaModel, DialoguePlanner) of the seeded bundle with that template."""
+    opened = []
+
+    def run(template):
+        bundle = Bundle.open(seeded_f32)
+        language = dataclasses.replace(bundle.manifest.language, template=template)
+        bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
+        opened.append(LlavaModel(bundle, EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)))
+        return opened[-1], DialoguePlanner(bundle, opened[-1].decoder, opened[-1].decoder.n_ctx)
+
+    yield run
+    for model in opened:
+        model.close()
+
+
+def tell(chat, planner, pictures):
+    """Asks three questions; gives the messages, and what the session's prompt was each time."""
+    messages, prompts = [], []
+    for n, question in enumerate(QUESTIONS):
+        images = tuple(pictures[n : n + 1])
+        text = "".join(token.text for token in chat.ask(question, image=images))
+        *prompt, answer = chat._history
+        messages += [Message("user", question, images), Message("assistant", text)]
+        prompts.append(list_positions(prompt))
+        planner.said.remember(prompt, text, SaidAnswer(answer.ids, chat._carry))
+    return messages, prompts
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("stop", [(), ("e", "1", "w")])
+def test_remembered_answers(open_with, noise, template, stop):
+    """Noise, as no tokenizer would write it; with stop texts, some of them cut inside a token."""
+    model, planner = open_with(template)
+    chat = model.session(SamplingOptions(temperature=1, seed=3, max_new_tokens=12, stop=stop))
+    messages, prompts = tell(chat, planner, [noise(64, 48, seed=seed) for seed in range(2)])
+    for n, prompt in enumerate(prompts):
+        assert list_positions(planner.plan(read_messages(messages[: 2 * n + 1]))) == prompt
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_answers_of_somebody_else(open_with, template):
+    """As the same text is tokenized where it goes on from the question, and as training has it."""
+    model, planner = open_with(template)
+    messages = [Message("user", "What?"), Message("assistant", "A bus. It is red."), Message("user", "Why?")]
+    first, answer, second = planner.plan(read_messages(messages))
+    chat, whole = model.session(), model.decoder.tokenize
+    assert list(first.ids) == whole(
+        f"{TEMPLATES[template].opening}What?{TEMPLATES[template].after_question}", add_bos=True
+    )
+    spoken = b"".join(map(model.decoder.piece, answer.ids)).decode()
+    if template == "chatml_direct":
+        assert spoken == "A bus. It is red."
+    else:
+        assert spoken == " A bus. It is red."
+        assert list(answer.ids) == whole("A bus. It is red.", add_bos=False)
+    list(chat.ask("What?"))
+    assert chat._history[0] == first
+    chat._history[1:], chat._carry = [answer], ""
+    list(chat.ask("Why?"))
+    assert chat._history[2] == second
+
+
+def test_an_empty_answer_has_no_tokens(open_with):
+    _, planner = open_with("llava_v1")
+    messages = [Message("user", "What?"), Message("assistant", ""), Message("user", "Why?")]
+    assert planner.plan(read_messages(messages))[1].ids == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("llava_v1", "Be brief. USER: What? ASSISTANT:"),
+        ("llava_v0", "Be brief.###Human: What?###Assistant:"),
+        ("llava_llama_2", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhat? [/INST]"),
+        ("mistral_instruct", "[INST] Be brief.\n\nWhat? [/INST]"),
+        (
+            "chatml_direct",
+            "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nWhat?<|im_end|><|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_a_system_message_takes_the_place_of_the_templates(open_with, template, shown):
+    model, planner = open_with(template)
+    (run,) = planner.plan(read_messages([Message("system", "Be brief."), Message("user", "What?")]))
+    assert list(run.ids) == model.decoder.tokenize(shown, add_bos=True)
+    (default,) = planner.plan(read_messages([Message("system", " \n"), Message("user", "What?")]))
+    assert default == planner.plan(read_messages([Message("user", "What?")]))[0]
+
+
+def test_what_does_not_fit(open_with, noise):
+    model, planner = open_with("llava_v1")
+    messages = [Message("user", "word " * 100), Message("assistant", "No."), Message("user", "word " * 700)]
+    with pytest.raises(ContextOverflow) as caught:
+        planner.plan(read_messages(messages))
+    runs = planner.plan(read_messages(messages[:1]))
+    n_earlier = sum(run.n_tokens for run in runs) + len(model.decoder.tokenize("No.", add_bos=False))
+    n_text = len(model.decoder.tokenize(f"</s>USER: {'word ' * 700} ASSISTANT:", add_bos=False))
+    assert caught.value.n_needed == n_earlier + n_text + 1
+    assert f"({n_earlier} earlier, {n_text} text, 0 for 0 images, 1 answer)" in str(caught.value)
+
+
+def test_pictures_are_checked(open_with, noise):
+    model, planner = open_with("llava_v1")
+    for bad in (b"nothing", "missing.png"):
+        with pytest.raises(ImageError):
+            planner.plan(read_messages([Message("user", "What?", (noise(64, 48), bad))]))
+    embedding = model.embed_image(noise(64, 48))
+    (_, image, _) = planner.plan(read_messages([Message("user", "What?", (embedding,))]))
+    assert image.embedding is embedding
+    with pytest.raises(ImageError, match="made by another projector"):
+        planner.plan(
+            read_messages([Message("user", "What?", (dataclasses.replace(embedding, projector_sha256="00"),))])
+        )

@@ -1,0 +1,145 @@
+"""Who gets what in a step, and how large it may be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_llava.runtime.answer import Answer
+from edge_llava.runtime.conversation import ImageRun, TokenRun
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.job import Job
+from edge_llava.runtime.kv_sequences import KvSequence
+from edge_llava.runtime.step_plan import plan_step
+from edge_llava.runtime.step_size import StepSize
+
+ROWS = ImageEmbedding(np.arange(80, dtype=np.float32).reshape(10, 8), "k", (2, 5), (4, 4), "00", "00", 0.1, 0.1)
+
+
+class Drawn:
+    def __init__(self, *ids):
+        self.ids = list(ids)
+
+
+def picture(embedding=ROWS):
+    return ImageRun("k", "k", 10, None, embedding)
+
+
+def job(number, *runs, computed=0, drawn=()):
+    made = Job(Answer(0, 0, print, print), runs, Drawn(*drawn), None)
+    made.wanted += drawn
+    made.number, made.sequence = number, KvSequence(number, made.wanted[:computed])
+    return made
+
+
+def text(n, first=100):
+    return TokenRun(tuple(range(first, first + n)))
+
+
+def shape(plan):
+    """(number, ids or rows, whether a token is drawn) of each part."""
+    tokens = [
+        [(job.number, list(chunk.ids), chunk.is_last) for job, chunk in parts] for parts in (plan.flowing, plan.texts)
+    ]
+    rows = [(job.number, chunk.first_row, len(chunk.rows)) for job, chunk in plan.rows]
+    return tokens[0], rows, tokens[1]
+
+
+def test_answers_flow_whatever_else():
+    flowing = [job(n, text(5), computed=5 + n, drawn=range(n + 1)) for n in range(3)]
+    plan = plan_step([*flowing, job(3, text(40, 200))], 8)
+    assert shape(plan) == (
+        [(0, [0], True), (1, [1], True), (2, [2], True)],
+        [],
+        [(3, list(range(200, 208)), False)],
+    )
+    assert (plan.n_prompt, plan.n_positions) == (8, 11)
+
+
+def test_prompts_come_in_order_until_the_step_is_full():
+    jobs = [job(1, text(20, 100), computed=14), job(2, text(3, 200)), job(3, text(20, 300)), job(4, text(20, 400))]
+    assert shape(plan_step(jobs, 12)) == (
+        [],
+        [],
+        [(1, list(range(114, 120)), True), (2, [200, 201, 202], True), (3, [300, 301, 302], False)],
+    )
+
+
+def test_rows_and_texts_share_a_step():
+    jobs = [
+        job(1, text(2), picture(), text(3, 50), computed=6),
+        job(2, text(2), picture(), computed=2),
+        job(3, text(9)),
+    ]
+    plan = plan_step(jobs, 12)
+    assert shape(plan) == ([], [(1, 4, 6), (2, 0, 6)], [])
+    assert np.array_equal(plan.rows[0][1].rows, ROWS.data[4:])
+    assert plan.rows[0][1].positions == [("k", row) for row in range(4, 10)]
+    plan = plan_step(jobs, 17)
+    assert shape(plan) == ([], [(1, 4, 6), (2, 0, 10)], [(3, [100], False)])
+    assert shape(plan.without(jobs[0])) == ([], [(2, 0, 10)], [(3, [100], False)])
+
+
+def test_texts_on_both_sides_of_an_answer_are_one():
+    made = job(1, text(3), TokenRun((7, 8)), text(2, 200))
+    assert shape(plan_step([made], 20)) == ([], [], [(1, [100, 101, 102, 7, 8, 200, 201], True)])
+
+
+def test_one_that_waits_for_its_picture_holds_up_nobody():
+    waiting = job(1, text(2), picture(None), text(2), computed=2)
+    assert shape(plan_step([waiting, job(2, text(3))], 8)) == ([], [], [(2, [100, 101, 102], True)])
+
+
+def test_an_answer_that_lost_its_place_is_computed_anew():
+    """Its own tokens with its prompt; only then is the next one drawn."""
+    made = job(1, text(5), computed=0, drawn=(7, 8, 9))
+    assert not made.is_flowing
+    assert shape(plan_step([made], 20)) == ([], [], [(1, [100, 101, 102, 103, 104, 7, 8, 9], True)])
+
+
+def test_a_follower_waits_for_what_another_computes():
+    leader, follower = job(1, text(30), computed=10), job(2, text(20), TokenRun((5,)))
+    follower.follow([leader])
+    assert follower.leader() == (20, leader)
+    assert shape(plan_step([leader, follower], 8)) == ([], [], [(1, list(range(110, 118)), False)])
+    follower.sequence.positions += range(100, 120)
+    assert follower.leader() is None
+    assert shape(plan_step([follower], 8)) == ([], [], [(2, [5], True)])
+
+
+def test_a_follower_goes_on_alone_when_its_leader_left():
+    leader, second, follower = job(1, text(30)), job(2, text(10), TokenRun((1,))), job(3, text(20))
+    follower.follow([leader, second])
+    assert follower.leader() == (19, leader)
+    leader.sequence = None
+    assert follower.leader() == (10, second)
+    second.sequence = None
+    assert follower.next_chunk(4).ids == [100, 101, 102, 103]
+
+
+def test_nobody_follows_a_younger_one():
+    older, younger = job(1, text(30)), job(2, text(30))
+    older.follow([younger])
+    assert older.leader() is None
+
+
+@pytest.mark.parametrize(("positions_per_s", "expected"), [(1000, 480), (200, 96), (100, 32), (5, 32), (100_000, 512)])
+def test_the_step_fits_the_device(positions_per_s, expected):
+    size = StepSize(512)
+    for _ in range(40):
+        size.learn(64, 64 / positions_per_s)
+    assert size.prompt_positions(some_flow=True) == expected
+    assert size.prompt_positions(some_flow=False) == 512
+
+
+def test_a_step_is_never_larger_than_a_batch():
+    size = StepSize(20)
+    size.learn(64, 0.001)
+    assert size.prompt_positions(some_flow=True) == 20
+
+
+def test_small_steps_teach_nothing():
+    size = StepSize(512)
+    before = size.prompt_positions(some_flow=True)
+    size.learn(31, 1e-9)
+    assert size.prompt_positions(some_flow=True) == before == 32
