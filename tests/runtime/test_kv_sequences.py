@@ -178,6 +178,22 @@ def test_a_picture_comes_back_from_the_shelf(open_cache, alone):
     assert np.abs(next_logits(decoder, sequence) - alone([*wanted, 7])).max() < 1e-4
 
 
+def test_what_makes_room_for_a_conversation_may_take_its_place_on_the_shelf(open_cache, alone):
+    first, second = text(1, 150), text(2, 150)
+    roomy = open_cache()
+    remember(roomy, first)
+    assert roomy.sequences.make_room(512)
+    decoder = open_cache(n_cells=256, kept_bytes=roomy.sequences.shelf.n_bytes * 3 // 2)
+    remember(decoder, first)
+    assert decoder.sequences.make_room(150)
+    remember(decoder, second)
+    sequence, n_known = compute(decoder, [*first, 5])
+    assert n_known == 150
+    assert decoder.sequences.shelf.find(second)[0] == 150
+    assert len(decoder.sequences.shelf) == 1
+    assert np.abs(next_logits(decoder, sequence) - alone([*first, 5])).max() < 1e-4
+
+
 def test_a_branch_leaves_its_origin_on_the_shelf(open_cache):
     decoder = open_cache()
     remember(decoder, [*SYSTEM, *text(1), *text(2)])
