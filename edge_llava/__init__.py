@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_llava.bundle import Bundle
+    from edge_llava.captioning.job import CaptionReport, caption_folder
+    from edge_llava.captioning.options import CaptionOptions
     from edge_llava.conversion import convert
     from edge_llava.converters.pipeline import ConvertOptions
     from edge_llava.errors import (
@@ -45,6 +47,8 @@ _HOMES = {
     "BackendError": "errors",
     "Bundle": "bundle",
     "BundleError": "errors",
+    "CaptionOptions": "captioning.options",
+    "CaptionReport": "captioning.job",
     "CheckpointError": "errors",
     "ContextOverflow": "errors",
     "ConversionError": "errors",
@@ -63,6 +67,7 @@ _HOMES = {
     "Timings": "runtime.turn",
     "Token": "runtime.token",
     "TrainingError": "errors",
+    "caption_folder": "captioning.job",
     "convert": "conversion",
     "load": "runtime.model",
     "tuned_options": "runtime.engine_options",
@@ -72,6 +77,8 @@ __all__ = [
     "BackendError",
     "Bundle",
     "BundleError",
+    "CaptionOptions",
+    "CaptionReport",
     "CheckpointError",
     "ContextOverflow",
     "ConversionError",
@@ -90,6 +97,7 @@ __all__ = [
     "Timings",
     "Token",
     "TrainingError",
+    "caption_folder",
     "convert",
     "load",
     "tuned_options",

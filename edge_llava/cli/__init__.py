@@ -20,7 +20,8 @@ from edge_llava.cli.display import INTERRUPTED
 from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = (
-    "convert", "chat", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval", "tune", "bench",
+    "convert", "chat", "caption", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval", "tune",
+    "bench",
 )  # fmt: skip
 
 

@@ -154,23 +154,29 @@ def test_the_contract_knows_no_room() -> None:
             assert not rooms, f"{place(path)} imports {rooms}"
 
 
-def test_training_knows_no_runtime_and_who_measures_no_converters() -> None:
-    forbidden = {"training": "runtime", "evaluation": "converters", "measuring": "converters"}
+def test_training_knows_no_runtime_and_who_uses_a_bundle_no_converters() -> None:
+    forbidden = {
+        "training": "runtime",
+        "evaluation": "converters",
+        "measuring": "converters",
+        "captioning": "converters",
+    }
     for path in in_room("edge_llava"):
         other = forbidden.get(path.parent.name, "neither")
         assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
 
 
-def test_scenes_know_only_themselves_and_who_measures_neither_torch_nor_training() -> None:
-    scenes, evaluation, measuring = (
-        [p for p in SOURCES if p.parent == ROOT / "edge_llava" / n] for n in ("scenes", "evaluation", "measuring")
+def test_scenes_know_only_themselves_and_who_uses_a_bundle_neither_torch_nor_training() -> None:
+    scenes, evaluation, measuring, captioning = (
+        [path for path in SOURCES if path.parent == ROOT / "edge_llava" / name]
+        for name in ("scenes", "evaluation", "measuring", "captioning")
     )
-    names = {path.name for path in (*scenes, *evaluation, *measuring)}
-    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py"}
+    names = {path.name for path in (*scenes, *evaluation, *measuring, *captioning)}
+    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py", "job.py"}
     for path in scenes:
         assert own(parse(path)) <= {"scenes", "errors"}, place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
-    for path in (*evaluation, *measuring):
+    for path in (*evaluation, *measuring, *captioning):
         assert "training" not in own(parse(path)), place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 
