@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         QueueFull,
         TrainingError,
     )
+    from edge_llava.progress import ProgressEvent
+    from edge_llava.runtime.async_answer import AsyncAnswer
     from edge_llava.runtime.decoder_options import DecoderOptions
     from edge_llava.runtime.engine_options import EngineOptions, tuned_options
     from edge_llava.runtime.image_embedding import ImageEmbedding
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
 
 _HOMES = {
+    "AsyncAnswer": "runtime.async_answer",
     "BackendError": "errors",
     "Bundle": "bundle",
     "BundleError": "errors",
@@ -61,6 +64,7 @@ _HOMES = {
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
+    "ProgressEvent": "progress",
     "QueueFull": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
@@ -74,6 +78,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncAnswer",
     "BackendError",
     "Bundle",
     "BundleError",
@@ -91,6 +96,7 @@ __all__ = [
     "ImageError",
     "LlavaModel",
     "MissingExtra",
+    "ProgressEvent",
     "QueueFull",
     "SamplingOptions",
     "Session",
