@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_llava.bundle import Bundle
+    from edge_llava.captioning.job import CaptionReport, caption_folder
+    from edge_llava.captioning.options import CaptionOptions
     from edge_llava.conversion import convert
     from edge_llava.converters.pipeline import ConvertOptions
     from edge_llava.errors import (
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
         QueueFull,
         TrainingError,
     )
+    from edge_llava.progress import ProgressEvent
+    from edge_llava.runtime.async_answer import AsyncAnswer
     from edge_llava.runtime.decoder_options import DecoderOptions
     from edge_llava.runtime.engine_options import EngineOptions, tuned_options
     from edge_llava.runtime.image_embedding import ImageEmbedding
@@ -42,9 +46,12 @@ if TYPE_CHECKING:
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
 
 _HOMES = {
+    "AsyncAnswer": "runtime.async_answer",
     "BackendError": "errors",
     "Bundle": "bundle",
     "BundleError": "errors",
+    "CaptionOptions": "captioning.options",
+    "CaptionReport": "captioning.job",
     "CheckpointError": "errors",
     "ContextOverflow": "errors",
     "ConversionError": "errors",
@@ -57,21 +64,26 @@ _HOMES = {
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
+    "ProgressEvent": "progress",
     "QueueFull": "errors",
     "SamplingOptions": "runtime.sampler",
     "Session": "runtime.session",
     "Timings": "runtime.turn",
     "Token": "runtime.token",
     "TrainingError": "errors",
+    "caption_folder": "captioning.job",
     "convert": "conversion",
     "load": "runtime.model",
     "tuned_options": "runtime.engine_options",
 }
 
 __all__ = [
+    "AsyncAnswer",
     "BackendError",
     "Bundle",
     "BundleError",
+    "CaptionOptions",
+    "CaptionReport",
     "CheckpointError",
     "ContextOverflow",
     "ConversionError",
@@ -84,12 +96,14 @@ __all__ = [
     "ImageError",
     "LlavaModel",
     "MissingExtra",
+    "ProgressEvent",
     "QueueFull",
     "SamplingOptions",
     "Session",
     "Timings",
     "Token",
     "TrainingError",
+    "caption_folder",
     "convert",
     "load",
     "tuned_options",

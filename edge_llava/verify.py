@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from edge_llava.bundle import Bundle
+from edge_llava.check import Check, VerifyReport
 from edge_llava.errors import BundleError, CheckpointError, list_faults
 from edge_llava.manifest import StageParity
 from edge_llava.parity import BundleEngines, GreedyRun, compare_rows
@@ -46,32 +46,6 @@ _PROBES = (
 )
 # Two candidates this near, in standard deviations of the logits, may change places on another processor.
 _NEAR_TIE = 0.02
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check: its name, whether it held, a sentence, and its figures by name."""
-
-    name: str
-    ok: bool
-    detail: str
-    figures: Mapping[str, float | int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {"name": self.name, "ok": self.ok, "detail": self.detail, **self.figures}
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """Every check that was made, in order."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether all checks held."""
-        return all(check.ok for check in self.checks)
 
 
 def verify(bundle: Bundle, progress: ProgressCallback = silent) -> VerifyReport:

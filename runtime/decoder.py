@@ -81,6 +81,11 @@ class Decoder(LanguageModel):
         return self._context
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether blocks of the model are on a GPU."""
+        return bool(llama_cpp.llama_supports_gpu_offload()) and self.settings["n_gpu_layers"] != 0
+
+    @property
     def n_past(self) -> int:
         """Positions in the KV cache."""
         return len(self._positions)

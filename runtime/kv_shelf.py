@@ -56,7 +56,7 @@ class KvShelf:
         return max(found, key=lambda pair: pair[0], default=None)
 
     def remove(self, conversation: KeptConversation) -> None:
-        """Forgets a conversation, unless another has taken its room meanwhile."""
+        """Forgets a conversation, unless that has happened since it was found."""
         if conversation in self._kept:
             self._kept.remove(conversation)
             self.n_bytes -= len(conversation.state)

@@ -28,6 +28,7 @@ class LateEncoder:
 
     Attributes:
         open_s: Seconds that opening took so far.
+        on_gpu: Whether the tower runs on a GPU; False until it was opened.
     """
 
     def __init__(self, opener: Callable[[], PictureEncoder], *, stays_open: bool = True) -> None:
@@ -36,7 +37,7 @@ class LateEncoder:
             opener: Opens the encoder.
             stays_open: False closes it after every picture, and opens it anew for the next: less memory.
         """
-        self.open_s = 0.0
+        self.open_s, self.on_gpu = 0.0, False
         self._opener, self._stays_open = opener, stays_open
         self._encoder: PictureEncoder | None = None  # the thread's own
         self._thread = ThreadPoolExecutor(1, "edge-llava-tower")
@@ -78,6 +79,7 @@ class LateEncoder:
         if self._encoder is None:  # an opening that failed is tried again
             started = time.perf_counter()
             self._encoder = self._opener()
+            self.on_gpu = self._encoder.on_gpu
             self.open_s += time.perf_counter() - started
         return self._encoder
 

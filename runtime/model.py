@@ -44,6 +44,7 @@ class LlavaModel:
         bundle, manifest: What was opened.
         decoder: The language model.
         prefixes: What it has computed before.
+        visual_tokens: Of its options: tokens that a picture is reduced to; None: all are kept.
         closed: Whether `close()` was called.
     """
 
@@ -72,7 +73,7 @@ class LlavaModel:
         self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
         self.template = find_template(self.manifest.language.template)
         check_visual_tokens(options.visual_tokens, self.manifest.vision)
-        self._visual_tokens = options.visual_tokens
+        self.visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._users = threading.Condition()
@@ -102,6 +103,11 @@ class LlavaModel:
     def tower_is_open(self) -> bool:
         """Whether the next picture need not wait until the tower is opened, which takes one core."""
         return self._tower.is_open
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU does a part of the work; the tower's place is known once it was opened."""
+        return self.decoder.on_gpu or self._tower.on_gpu
 
     @property
     def load_s(self) -> float:
@@ -144,7 +150,7 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read or the embedding belongs to another bundle.
         """
-        return place_image(image, self.bundle, self._visual_tokens)
+        return place_image(image, self.bundle, self.visual_tokens)
 
     def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
         """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
@@ -183,7 +189,7 @@ class LlavaModel:
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
         for picture in map(open_picture, sources):
-            key = image_key(picture, self.manifest, self._visual_tokens)
+            key = image_key(picture, self.manifest, self.visual_tokens)
             if store is None or not store.has_any(picture_mark(key)):
                 self._early[key] = self._tower.start(picture, key, self._leaving)
 
@@ -193,7 +199,7 @@ class LlavaModel:
         Raises:
             ImageError: If it was not; says by which part it differs.
         """
-        return check_embedding(embedding, self.bundle, self._visual_tokens)
+        return check_embedding(embedding, self.bundle, self.visual_tokens)
 
     def show_input(self, source: PictureSource) -> Image.Image:
         """What the tower sees of a picture, as RGB; of tiles, the whole and beside it the canvas.

@@ -57,7 +57,7 @@ def open_picture(source: PictureSource, *, apply_exif: bool = True) -> Image.Ima
         apply_exif: Rotate by the EXIF orientation; False reproduces LLaVA's training code.
 
     Returns:
-        A PIL image of mode RGB.
+        A PIL image of mode RGB, without metadata: opened once more, it is the same.
 
     Raises:
         ImageError: If it is missing, empty, no image, truncated, too large, or of an undefined pixel format.
@@ -77,7 +77,9 @@ def open_picture(source: PictureSource, *, apply_exif: bool = True) -> Image.Ima
             )
         image.load()
         turn = _UPRIGHT.get(_orientation(image)) if apply_exif else None
-        return _to_rgb(image if turn is None else image.transpose(turn), what)
+        picture = _to_rgb(image if turn is None else image.transpose(turn), what)
+    picture.info = {}  # PIL keeps the orientation there: whoever opens the picture again would turn it again
+    return picture
 
 
 def digest_pixels(picture: Image.Image) -> bytes:

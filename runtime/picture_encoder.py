@@ -26,7 +26,11 @@ _TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
 
 
 class PictureEncoder:
-    """Vision encoder and projector of a bundle. Thread-safe."""
+    """Vision encoder and projector of a bundle. Thread-safe.
+
+    Attributes:
+        on_gpu: Whether the tower runs on a GPU.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class PictureEncoder:
                 bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning, mapped=mapped
             )
             opened.callback(self._vision.close)
+            self.on_gpu = self._vision.provider == "cuda"
             self._projector = Projector(
                 bundle.file("projector"), manifest.projector, n_threads, has_newline=manifest.vision.has_newline
             )

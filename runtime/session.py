@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from edge_llava.runtime.turn import Timings, Turn
 from edge_llava.runtime.turn_plan import check_room, check_text, plan_turn
 
 if TYPE_CHECKING:
+    from edge_llava.runtime.async_answer import AsyncAnswer
     from edge_llava.runtime.model import LlavaModel
 
 ImageInput = PictureSource | ImageEmbedding
@@ -46,6 +48,7 @@ class Session:
         self._cancel = threading.Event()
         self._busy = False
         self._asked: Turn | None = None  # the question that may be answered next
+        self._abandoned: Future[None] | None = None  # a thread that may still be leaving its answer
 
     def ask(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> Iterator[Token]:
         """Asks one question; the answer is computed while the iterator is read.
@@ -73,6 +76,12 @@ class Session:
             self._asked = self._plan(question, _as_list(image), started)
         return self._answer(self._asked)
 
+    def ask_async(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> AsyncAnswer:
+        """As `ask`, for `async for`: a thread computes the answer, and the event loop is never blocked."""
+        from edge_llava.runtime.async_answer import AsyncAnswer
+
+        return AsyncAnswer(self, lambda: self.ask(question, image=image))
+
     def show_prompt(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> str:
         """What the model would read of this question: every token's text, special ones by name; nothing is computed.
 
@@ -94,6 +103,11 @@ class Session:
         """Stops the current answer, from any thread: encoding, prefill and decode. The last token says "cancelled"."""
         self._cancel.set()
 
+    def abandon(self, reading: Future[None]) -> None:
+        """Cancels the answer that a thread is reading; whatever is asked next waits for that thread to end."""
+        self._abandoned = reading
+        self.cancel()
+
     def clear(self) -> None:
         """Forgets the conversation; the next question begins a new one.
 
@@ -113,6 +127,9 @@ class Session:
         return sum(run.n_tokens for run in self._history)
 
     def _check_idle(self) -> None:
+        if self._abandoned is not None:
+            wait([self._abandoned])
+            self._abandoned = None
         if self._busy:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.token_reduction import RankedPatches
 from edge_llava.vision_spec import VisionSpec
 
+_log = logging.getLogger("edge_llava.vision")
 VisionProvider = Literal["auto", "cpu", "cuda"]
 _RANKING = ("cls_attention", "patch_keys")
 _PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SILENT = 4  # fatal errors only: all others are raised, and would be written to stderr as well
 # Two runtimes share one GPU: the arena must not grow in powers of two and take llama.cpp's memory.
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
 
@@ -62,17 +65,12 @@ class VisionEncoder:
         self.spec = spec
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
-        options.log_severity_level = 3
+        options.log_severity_level = _SILENT
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if mapped:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=_choose(provider, onnxruntime)
-            )
-        except _session_errors() as error:
-            raise BundleError(f"ONNX Runtime cannot load {path}: {error}. Convert the checkpoint again.") from error
+        self._session: Any = _open_session(path, options, provider, onnxruntime)
         self._new_run_options = onnxruntime.RunOptions
         self.provider = "cuda" if _PROVIDER_NAMES["cuda"] in self._session.get_providers() else "cpu"
         if provider == "cuda" and self.provider != "cuda":
@@ -105,6 +103,7 @@ class VisionEncoder:
         self, names: list[str], pixels: NDArray[np.float32], cancel: threading.Event | None
     ) -> list[NDArray[np.float32]]:
         run_options = self._new_run_options()
+        run_options.log_severity_level = _SILENT
         with _terminating(run_options, cancel):
             try:
                 outputs: list[NDArray[np.float32]] = self._session.run(names, {"pixel_values": pixels}, run_options)
@@ -143,6 +142,22 @@ def _session_errors() -> tuple[type[Exception], ...]:
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
     # TypeError and UnicodeDecodeError come from names in the file, or a path, that are no UTF-8
     return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntime: Any) -> Any:
+    """Tries the chosen providers; where "auto" chose CUDA and that fails, the CPU.
+
+    ONNX Runtime would do the latter itself, and print it to stdout.
+    """
+    chosen = _choose(provider, onnxruntime)
+    attempts = [chosen, chosen[-1:]] if provider == "auto" and len(chosen) > 1 else [chosen]
+    for providers in attempts:
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
+        except _session_errors() as error:
+            failure = error
+            _log.info("ONNX Runtime cannot load %s with %s: %s", path, providers, error)
+    raise BundleError(f"ONNX Runtime cannot load {path}: {failure}. Convert the checkpoint again.") from failure
 
 
 def _choose(provider: VisionProvider, onnxruntime: Any) -> list[Any]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-SHARED_VOCABULARY = Path(__file__).parents[2] / "shared" / "data" / "llama-vocab.gguf"
+ROOT = Path(__file__).parents[1]
+SHARED_VOCABULARY = ROOT.parent / "shared" / "data" / "llama-vocab.gguf"
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +24,21 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EDGE_LLAVA_HOME", str(directory))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return directory
+
+
+@pytest.fixture(scope="session")
+def wheel_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the sources, so that no build folder stays in the repository."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in ("edge_llava", "runtime", "converters"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "out"), str(copy)]
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert build.returncode == 0, build.stdout + build.stderr
+    (path,) = (copy / "out").glob("*.whl")
+    return path
 
 
 @dataclass(frozen=True)

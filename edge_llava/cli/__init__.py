@@ -20,8 +20,8 @@ from edge_llava.cli.display import INTERRUPTED
 from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = (
-    "convert", "chat", "serve", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval", "tune",
-    "bench",
+    "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval",
+    "tune", "bench",
 )  # fmt: skip
 
 
@@ -57,6 +57,11 @@ def cli(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; see `edge_llava.errors` for the codes."""
+    run_command(cli, arguments, "edge-llava")
+
+
+def run_command(command: click.Command, arguments: list[str] | None, name: str) -> None:
+    """Runs a command as a program of this name, and exits with its code."""
     sys.excepthook = _report_bug
     _open_closed_streams()
     if threading.current_thread() is threading.main_thread():
@@ -64,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold characters that a terminal's encoding lacks
     try:
-        sys.exit(cli.main(arguments, prog_name="edge-llava", standalone_mode=False) or 0)
+        sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
@@ -74,12 +79,12 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # a path or a stream that the system refuses, outside what the library translates
         if sys.excepthook is not _report_bug:
             traceback.print_exc()
-        _say(f"edge-llava: {error}")
+        _say(f"{name}: {error}")
         sys.exit(1)
     except EdgeLlavaError as error:
         if sys.excepthook is not _report_bug:
             traceback.print_exc()
-        _say(f"edge-llava: {error}")
+        _say(f"{name}: {error}")
         sys.exit(error.exit_code)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import click
 
 from edge_llava.progress import ProgressCallback, ProgressEvent
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+_LINE_EVERY_S = 10.0
+_SPEED_OVER_S = 300.0  # a picture may take a minute
 
 
 def note(text: str) -> None:
@@ -28,6 +32,14 @@ def format_bytes(n_bytes: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def format_speed(per_second: float) -> str:
+    """Things done in a second, or in a minute or an hour where that would be less than one."""
+    for amount, unit in ((per_second, "s"), (per_second * 60, "min")):
+        if amount >= 1:
+            return f"{amount:.1f}/{unit}"
+    return f"{per_second * 3600:.1f}/h"
+
+
 @contextmanager
 def show_progress() -> Iterator[ProgressCallback]:
     """A progress callback that draws until the block ends."""
@@ -39,12 +51,23 @@ def show_progress() -> Iterator[ProgressCallback]:
 
 
 class _StageLines:
-    """One line when a stage is complete; for logs."""
+    """One line when a stage is complete, and now and then while things are counted; for logs."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, int]] = {}  # when, and at how many
 
     def __call__(self, event: ProgressEvent) -> None:
         if event.total is not None and event.done == event.total:
             amount = f": {format_bytes(event.total)}" if event.unit == "B" else ""
             note(f"{event.stage}{amount}")
+        elif event.total is not None and event.unit == "items":
+            now = time.monotonic()
+            then, n_then = self._told.setdefault(event.stage, (now, event.done))
+            if now - then >= _LINE_EVERY_S and event.done > n_then:
+                self._told[event.stage] = (now, event.done)
+                speed = (event.done - n_then) / (now - then)
+                left = timedelta(seconds=round((event.total - event.done) / speed))
+                note(f"{event.stage}: {event.done:,} of {event.total:,}, {format_speed(speed)}, {left} left")
 
 
 @contextmanager
@@ -59,14 +82,24 @@ def _bars() -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[time]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=False, speed_estimate_period=_SPEED_OVER_S) as progress:
         tasks = {}
 
         def draw(event: ProgressEvent) -> None:
             if event.stage not in tasks:
                 tasks[event.stage] = progress.add_task(event.stage, amount="", time="left", total=event.total)
-            done = f"{format_bytes(event.done)} of {format_bytes(event.total or 0)}" if event.unit == "B" else ""
+            task = tasks[event.stage]
             time = "took" if event.done == event.total else "left"
-            progress.update(tasks[event.stage], completed=event.done, total=event.total, amount=done, time=time)
+            progress.update(task, completed=event.done, total=event.total, time=time)
+            shown = progress.tasks[progress.task_ids.index(task)]
+            progress.update(task, amount=_amount(event, shown.finished_speed or shown.speed))
 
         yield draw
+
+
+def _amount(event: ProgressEvent, speed: float | None) -> str:
+    if event.unit == "B":
+        return f"{format_bytes(event.done)} of {format_bytes(event.total or 0)}"
+    speed_text = f", {format_speed(speed)}" if speed else ""
+    return f"{event.done:,} of {event.total or 0:,}{speed_text}"

@@ -149,7 +149,7 @@ def test_models_list_default_and_rm(run, seeded_q4, home):
 
 def test_help_of_every_command_works_with_h_and_fits_80_columns(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    names = ("convert", "chat", "embed", "verify", "inspect", "models", "cache", "eval", "tune", "bench")
+    names = ("convert", "chat", "caption", "embed", "verify", "inspect", "models", "cache", "eval", "tune", "bench")
     for command in ((), *((name,) for name in names)):
         short, long = run(*command, "-h"), run(*command, "--help")
         assert short.code == 0

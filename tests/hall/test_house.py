@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -154,26 +153,32 @@ def test_the_contract_knows_no_room() -> None:
             assert not rooms, f"{place(path)} imports {rooms}"
 
 
-def test_training_knows_no_runtime_and_who_measures_no_converters() -> None:
+def test_training_knows_no_runtime_and_who_uses_a_bundle_no_converters() -> None:
     forbidden = {
-        "training": "runtime", "evaluation": "converters", "measuring": "converters", "server": "converters",
-    }  # fmt: skip
+        "training": "runtime",
+        "evaluation": "converters",
+        "measuring": "converters",
+        "captioning": "converters",
+        "selftest": "converters",
+        "server": "converters",
+    }
     for path in in_room("edge_llava"):
         other = forbidden.get(path.parent.name, "neither")
         assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
 
 
-def test_scenes_know_only_themselves_and_who_measures_neither_torch_nor_training() -> None:
-    scenes, evaluation, measuring, server = (
-        [p for p in SOURCES if p.parent == ROOT / "edge_llava" / n]
-        for n in ("scenes", "evaluation", "measuring", "server")
+def test_scenes_know_only_themselves_and_who_uses_a_bundle_neither_torch_nor_training() -> None:
+    scenes, evaluation, measuring, captioning, selftest, server = (
+        [path for path in SOURCES if path.parent == ROOT / "edge_llava" / name]
+        for name in ("scenes", "evaluation", "measuring", "captioning", "selftest", "server")
     )
-    names = {path.name for path in (*scenes, *evaluation, *measuring, *server)}
-    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py", "app.py"}
+    users = (*evaluation, *measuring, *captioning, *selftest, *server)
+    names = {path.name for path in (*scenes, *users)}
+    assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py", "job.py", "tiny_bundle.py", "app.py"}
     for path in scenes:
         assert own(parse(path)) <= {"scenes", "errors"}, place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
-    for path in (*evaluation, *measuring, *server):
+    for path in users:
         assert "training" not in own(parse(path)), place(path)
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 
@@ -288,23 +293,10 @@ with edge_llava.load(sys.argv[1]) as model:
     assert modules >= {"llama_cpp", "onnxruntime", "edge_llava.runtime.session"}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built from a copy of the sources, so that no build folder stays in the repository."""
-    copy = tmp_path_factory.mktemp("sources")
-    for name in ("edge_llava", *ROOMS):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy / name)
-    build = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "out"), str(copy)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert build.returncode == 0, build.stdout + build.stderr
-    (path,) = (copy / "out").glob("*.whl")
-    return zipfile.ZipFile(path)
+@pytest.fixture
+def wheel(wheel_path: Path) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(wheel_path) as opened:
+        yield opened
 
 
 def test_wheel_takes_no_generic_name(wheel: zipfile.ZipFile) -> None:
@@ -328,4 +320,8 @@ def test_wheel_holds_every_file(wheel: zipfile.ZipFile) -> None:
 
 def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "[console_scripts]\nedge-llava = edge_llava.cli:main\n" in wheel.read(entry_points).decode() + "\n"
+    assert wheel.read(entry_points).decode().split() == [
+        *("[console_scripts]", "edge-llava", "=", "edge_llava.cli:main"),
+        *("edge-llava-selftest", "=", "edge_llava.cli.selftest:main"),
+        *("[pyinstaller40]", "hook-dirs", "=", "edge_llava.pyinstaller:get_hook_dirs"),
+    ]

@@ -178,6 +178,22 @@ def test_a_picture_comes_back_from_the_shelf(open_cache, alone):
     assert np.abs(next_logits(decoder, sequence) - alone([*wanted, 7])).max() < 1e-4
 
 
+def test_what_makes_room_for_a_conversation_may_take_its_place_on_the_shelf(open_cache, alone):
+    first, second = text(1, 150), text(2, 150)
+    roomy = open_cache()
+    remember(roomy, first)
+    assert roomy.sequences.make_room(512)
+    decoder = open_cache(n_cells=256, kept_bytes=roomy.sequences.shelf.n_bytes * 3 // 2)
+    remember(decoder, first)
+    assert decoder.sequences.make_room(150)
+    remember(decoder, second)
+    sequence, n_known = compute(decoder, [*first, 5])
+    assert n_known == 150
+    assert decoder.sequences.shelf.find(second)[0] == 150
+    assert len(decoder.sequences.shelf) == 1
+    assert np.abs(next_logits(decoder, sequence) - alone([*first, 5])).max() < 1e-4
+
+
 def test_a_branch_leaves_its_origin_on_the_shelf(open_cache):
     decoder = open_cache()
     remember(decoder, [*SYSTEM, *text(1), *text(2)])
@@ -220,25 +236,6 @@ def test_room_is_made_from_the_least_used(open_cache):
     assert [len(sequence.positions) for sequence in (first, second, third)] == [60, 0, 60]
     assert not decoder.sequences.make_room(256 - 60 + 1)
     assert [len(sequence.positions) for sequence in (first, second, third)] == [60, 0, 0]
-
-
-def test_a_conversation_comes_back_while_the_shelf_forgets_it(open_cache, alone):
-    """What makes room for it in the cache takes its room on the shelf, which holds one of them."""
-    before, other = SYSTEM + text(1, 120), text(2, 150)
-
-    def put_away(decoder):
-        remember(decoder, before)
-        assert decoder.sequences.make_room(256)
-        return decoder.sequences.shelf.n_bytes
-
-    decoder = open_cache(n_cells=256, kept_bytes=put_away(open_cache(n_cells=256)) * 3 // 2)
-    put_away(decoder)
-    remember(decoder, other)
-    sequence, n_known = compute(decoder, before)
-    assert n_known == len(before)
-    assert decoder.sequences.shelf.find(other)[0] == len(other)
-    assert (len(decoder.sequences.shelf), decoder.sequences.n_used) == (1, len(before))
-    np.testing.assert_allclose(next_logits(decoder, sequence), alone(before), atol=1e-4)
 
 
 def test_idle_conversations_leave_the_cache_while_others_are_computed(open_cache):

@@ -58,6 +58,21 @@ def test_opened_once_and_only_when_asked_for(opener, square):
     assert not late.is_open
 
 
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_where_the_tower_runs_is_known_once_it_was_opened(opener, square, on_gpu):
+    def open_there():
+        encoder = opener()
+        encoder.on_gpu = on_gpu
+        return encoder
+
+    late = LateEncoder(open_there, stays_open=False)
+    assert not late.on_gpu
+    opener.go.set()
+    wait_for(late.start(square))
+    assert (late.on_gpu, late.is_open) == (on_gpu, False)
+    late.close()
+
+
 def test_waiting_can_be_left_and_opening_goes_on(opener, square):
     late, cancel, picture = LateEncoder(opener), threading.Event(), square
     timer = threading.Timer(0.05, cancel.set)

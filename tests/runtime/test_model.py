@@ -17,6 +17,7 @@ from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import tower_digest
 from edge_llava.runtime.model import LlavaModel
+from edge_llava.runtime.picture import open_picture
 from edge_llava.runtime.sampler import SamplingOptions
 
 pytestmark = pytest.mark.convert
@@ -84,6 +85,9 @@ def test_exif(model, picture, tmp_path):
     assert (upright.image_size, as_stored.image_size) == ((48, 64), (64, 48))
     assert as_stored.key == model.embed_image(picture).key
     assert upright.key == model.embed_image(np.rot90(picture, -1)).key
+    chat = model.session(SamplingOptions(max_new_tokens=1))
+    list(chat.ask("What?", image=open_picture(path)))  # as `edge-llava chat` does: opened before, and turned once
+    assert chat.images[0].key == upright.key
     assert np.abs(model.patch_features(path) - model.patch_features(path, apply_exif=False)).max() > 0
 
 

@@ -233,3 +233,34 @@ def test_waiting_asleep_changes_nothing_but_the_waiting(bundle, spec, encoder, p
         assert np.array_equal(asleep(pixels), encoder(pixels))
     finally:
         asleep.close()
+
+
+def test_damage_is_raised_and_written_nowhere(bundle, spec, pixels, tmp_path, capfd):
+    """ONNX Runtime's own habit is to write errors to stderr, and what it tries next to stdout."""
+    whole, random, errors = bundle.file("vision").read_bytes(), np.random.default_rng(5), 0
+    for _ in range(60):
+        data = bytearray(whole)
+        data[random.integers(len(data))] ^= 1 << random.integers(8)
+        (tmp_path / "vision.onnx").write_bytes(data)
+        try:
+            VisionEncoder(tmp_path / "vision.onnx", spec, 1)(pixels)
+        except (BundleError, BackendError):
+            errors += 1
+    assert errors > 10
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_that_does_not_start_falls_back_to_the_cpu_in_silence(bundle, spec, pixels, monkeypatch, capfd):
+    import onnxruntime
+    from onnxruntime.capi import _pybind_state
+
+    for module in (onnxruntime, _pybind_state):  # the CPU's build is made to say that it has CUDA; it has not
+        monkeypatch.setattr(
+            module, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        )
+    encoder = VisionEncoder(bundle.file("vision"), spec, 1)
+    assert encoder.provider == "cpu"
+    assert encoder(pixels).shape == (1, 64, 256)
+    with pytest.raises((BundleError, BackendError)):
+        VisionEncoder(bundle.file("vision"), spec, 1, "cuda")
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,291 @@
+"""Captioning a folder: what is there, what is done, and the rest, picture by picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from edge_llava.bundle import Bundle
+from edge_llava.captioning.caption import Caption, Provenance
+from edge_llava.captioning.caption_file import CaptionFile
+from edge_llava.captioning.folder import Fault, digest_file, find_pictures
+from edge_llava.captioning.one_ahead import work_one_ahead
+from edge_llava.captioning.options import CaptionOptions
+from edge_llava.captioning.sidecar import Sidecars
+from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.picture import open_picture
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.model import LlavaModel
+
+OUTPUT_NAME = "captions.jsonl"
+
+
+@dataclass(frozen=True)
+class CaptionReport:
+    """What a run did.
+
+    Attributes:
+        out: The output.
+        n_pictures: Pictures in the folder.
+        n_captioned: Asked about in this run.
+        n_duplicates: Given the answer of a picture with the same bytes in this run.
+        n_earlier: Had their line before this run.
+        n_tokens: Tokens of this run's answers.
+        n_sidecars, n_sidecars_kept: Files written beside pictures; files that were there with another text.
+        seconds: Time that the run took so far.
+        faults: Files and directories that could not be used, and why.
+    """
+
+    out: Path
+    n_pictures: int
+    n_captioned: int
+    n_duplicates: int
+    n_earlier: int
+    n_tokens: int
+    n_sidecars: int
+    n_sidecars_kept: int
+    seconds: float
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A picture read ahead, or encoded ahead; neither where its bytes have an answer, or will have, or a fault.
+
+    Without a digest, the fault is one of reading, and not of the bytes.
+    """
+
+    sha256: str
+    image: Image.Image | ImageEmbedding | None = None
+    fault: EdgeLlavaError | OSError | None = None
+
+
+class CaptionJob:
+    """One run over a folder. Open it, `check()` what earlier runs left, then `caption()` the pictures of `todo`.
+
+    Attributes:
+        todo: Paths of the pictures that have no line yet, relative to the folder.
+        first_failure: Why the first picture that gave no answer gave none; None if there was no such picture.
+    """
+
+    def __init__(
+        self, directory: Path, out: Path, bundle: Bundle, options: CaptionOptions, *, visual_tokens: int | None = None
+    ) -> None:
+        """
+        Args:
+            directory: The folder.
+            out: The output; see `CaptionFile`.
+            bundle: Whose answers they will be; no engine is opened.
+            options: What to ask.
+            visual_tokens: As `EngineOptions.visual_tokens`, of the model that will answer.
+
+        Raises:
+            ImageError: If the folder holds no picture.
+            EdgeLlavaError: If the output cannot be written, or was begun otherwise.
+        """
+        self._started = time.perf_counter()
+        self._folder = find_pictures(directory, leave_out=out)
+        self._options = options
+        kind = "caption" if options.schema is None else "json"
+        settings = options.digest(bundle.manifest, visual_tokens)
+        provenance = Provenance(kind, bundle.name, options.prompt, settings)
+        names = self._folder.names
+        suffix = ".txt" if options.schema is None else ".json"
+        self._sidecars = Sidecars(directory, names, suffix=suffix, overwrite=options.overwrite)
+        self._file = CaptionFile(out, provenance, overwrite=options.overwrite)
+        self.todo = list(names)
+        self._faults = list(self._folder.faults)
+        self.first_failure: EdgeLlavaError | None = None
+        self._reasons: dict[str, str] = {}  # by sha256: why a picture gave no answer in this run
+        self._claimed: set[str] = set()  # sha256 of pictures that are asked about in this run
+        self._n_captioned = self._n_duplicates = self._n_earlier = self._n_tokens = 0
+
+    def __enter__(self) -> CaptionJob:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._file.__exit__()
+
+    @property
+    def report(self) -> CaptionReport:
+        """What was done so far."""
+        return CaptionReport(
+            out=self._file.path,
+            n_pictures=len(self._folder.names),
+            n_captioned=self._n_captioned,
+            n_duplicates=self._n_duplicates,
+            n_earlier=self._n_earlier,
+            n_tokens=self._n_tokens,
+            n_sidecars=self._sidecars.n_written,
+            n_sidecars_kept=self._sidecars.n_kept,
+            seconds=time.perf_counter() - self._started,
+            faults=tuple(self._faults),
+        )
+
+    def check(self, progress: ProgressCallback = silent) -> None:
+        """Takes the pictures that have their line out of `todo`: those whose bytes are still the same."""
+        have_line = [name for name in self.todo if name in self._file.names()]
+        done = set()
+        for index, name in enumerate(have_line, start=1):
+            try:
+                sha256 = digest_file(self._folder.path(name))
+                if self._file.holds(name, sha256):
+                    done.add(name)
+                    self._write_sidecar(name, self._file.find(sha256))
+            except OSError:
+                pass  # it stays to do, and is a fault there
+            progress(ProgressEvent("looking for what is done", index, len(have_line), "items"))
+        self._n_earlier = len(done)
+        self.todo = [name for name in self.todo if name not in done]
+
+    def caption(self, model: LlavaModel, progress: ProgressCallback = silent) -> None:
+        """Asks about every picture of `todo`; a picture that cannot be used is a fault in the report.
+
+        Raises:
+            EdgeLlavaError: If the output cannot grow, or an engine fails; lines that were written stay.
+        """
+        if not self.todo:
+            return
+        ahead = self._options.encode_ahead
+
+        def prepare(name: str, stop: threading.Event) -> _Prepared:
+            prepared = self._read(name)
+            if isinstance(prepared.image, Image.Image) and (model.on_gpu if ahead is None else ahead):
+                return replace(prepared, image=_encode(model, prepared.image, stop))
+            return prepared
+
+        progress(ProgressEvent("captioning", 0, len(self.todo), "items"))
+        with closing(work_one_ahead(self.todo, prepare)) as prepared:
+            for index, (name, picture) in enumerate(prepared, start=1):
+                self._settle(model, name, picture)
+                del picture  # before the next but one is begun
+                progress(ProgressEvent("captioning", index, len(self.todo), "items"))
+
+    def _read(self, name: str) -> _Prepared:
+        path = self._folder.path(name)
+        try:
+            before = os.stat(path)
+            sha256 = digest_file(path)
+            if sha256 in self._claimed or self._file.knows(sha256):
+                return _Prepared(sha256)
+            try:
+                prepared = _Prepared(sha256, open_picture(path))
+            except ImageError as error:
+                prepared = _Prepared(sha256, fault=error)
+            after = os.stat(path)
+        except OSError as error:
+            return _Prepared("", fault=error)
+        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
+            return _Prepared("", fault=ImageError("it was changed while it was read. Run the same command again."))
+        self._claimed.add(sha256)
+        return prepared
+
+    def _settle(self, model: LlavaModel, name: str, picture: _Prepared) -> None:
+        """Gives a picture its line, or notes why it gets none."""
+        try:
+            if picture.fault is not None:
+                raise picture.fault
+            if picture.sha256 in self._reasons:
+                self._faults.append(Fault(name, self._reasons[picture.sha256]))
+            elif picture.image is None:
+                self._n_duplicates += 1
+                self._keep(self._file.find(picture.sha256).for_duplicate(name))
+            else:
+                self._ask(model, name, picture.sha256, picture.image)
+        except OSError as error:
+            self._faults.append(Fault(name, f"it cannot be read: {error.strerror}."))
+        except (ImageError, ContextOverflow, _Unfinished) as error:
+            reason = str(error).replace(str(self._folder.path(name)), "it", 1)
+            self.first_failure = self.first_failure or error
+            self._reasons[picture.sha256] = reason
+            self._faults.append(Fault(name, reason))
+
+    def _ask(self, model: LlavaModel, name: str, sha256: str, picture: Image.Image | ImageEmbedding) -> None:
+        session, started = model.session(self._options.drawing), time.perf_counter()
+        tokens = list(session.ask(self._options.prompt, image=picture))
+        model.check_open()  # an answer that another thread cut off by closing the model
+        seconds = time.perf_counter() - started
+        if isinstance(picture, ImageEmbedding):
+            seconds += picture.vision_s + picture.projector_s
+        text, reason = "".join(token.text for token in tokens).strip(), str(tokens[-1].finish_reason)
+        n_tokens = session.timings.decode_tokens if session.timings is not None else len(tokens)
+        answer = text if self._options.schema is None else _parse(text, n_tokens)
+        self._n_captioned += 1
+        self._n_tokens += n_tokens
+        self._keep(Caption(name, sha256, answer, reason, n_tokens, seconds))
+
+    def _keep(self, caption: Caption) -> None:
+        self._file.append(caption)
+        self._write_sidecar(caption.path, caption)
+
+    def _write_sidecar(self, name: str, caption: Caption) -> None:
+        if not self._options.sidecars:
+            return
+        try:
+            self._sidecars.write(name, caption.answer)
+        except OSError as error:
+            self._faults.append(Fault(name, f"the file beside it cannot be written: {error.strerror}"))
+
+
+class _Unfinished(EdgeLlavaError):
+    """An answer that ended before its JSON did. Never leaves this file."""
+
+
+def _encode(model: LlavaModel, picture: Image.Image, stop: threading.Event) -> ImageEmbedding:
+    run = model.place_image(picture)
+    model.start_encoding(run, stop)
+    return model.finish_encoding(run, stop)
+
+
+def _parse(text: str, n_tokens: int) -> object:
+    try:
+        return json.loads(text, strict=False)  # the grammar lets a text hold line ends
+    except (ValueError, RecursionError) as error:
+        raise _Unfinished(
+            f"its answer was cut at {n_tokens} tokens, before the JSON was complete. Allow more with -n: pictures that "
+            "have their line keep it."
+        ) from error
+
+
+def caption_folder(
+    model: LlavaModel,
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    options: CaptionOptions | None = None,
+    *,
+    progress: ProgressCallback = silent,
+) -> CaptionReport:
+    """Captions every picture of a folder, and goes on where an earlier run stopped.
+
+    Args:
+        model: An opened bundle.
+        directory: The folder; everything below it, too.
+        out: The output, JSON lines; None is captions.jsonl in the folder.
+        options: What to ask.
+        progress: Told the pictures done; what it raises stops the run, and the next one goes on.
+
+    Returns:
+        What was done; pictures that cannot be used are its faults.
+
+    Raises:
+        ImageError: If the folder holds no picture.
+        EdgeLlavaError: If the output cannot be written or was begun with other settings, or an engine fails.
+    """
+    directory = Path(directory)
+    out = directory / OUTPUT_NAME if out is None else Path(out)
+    options = options or CaptionOptions()
+    with CaptionJob(directory, out, model.bundle, options, visual_tokens=model.visual_tokens) as job:
+        job.check(progress)
+        job.caption(model, progress)
+        return job.report

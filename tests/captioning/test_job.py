@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+
+import pytest
+from PIL import Image
+
+import edge_llava
+from edge_llava.captioning import job as job_module
+from edge_llava.captioning.folder import digest_file
+from edge_llava.captioning.job import CaptionJob, caption_folder
+from edge_llava.captioning.options import CaptionOptions
+from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.sampler import SamplingOptions
+
+pytestmark = pytest.mark.convert
+ONE_THREAD = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
+GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
+OPTIONS = CaptionOptions(prompt="What?", sampling=GREEDY)
+SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red", 'a "b" \\']}}, "required": ["colour"]}
+
+
+@pytest.fixture(scope="module")
+def model(seeded_f32, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_LLAVA_HOME", str(tmp_path_factory.mktemp("home")))
+        with edge_llava.load(seeded_f32, ONE_THREAD) as opened:
+            yield opened
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def captions(directory):
+    return {line["path"]: line["caption"] for line in lines(directory)}
+
+
+def untimed(directory):
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines(directory)]
+
+
+def figures(report):
+    return (report.n_captioned, report.n_duplicates, report.n_earlier)
+
+
+@pytest.mark.parametrize("encode_ahead", [True, False, None])
+def test_every_picture_gets_the_answer_of_a_conversation_of_its_own(model, album, encode_ahead):
+    report = caption_folder(model, album, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
+    assert figures(report) == (3, 0, 0)
+    assert (report.n_pictures, report.faults, report.out) == (3, (), album / "captions.jsonl")
+    assert [line["path"] for line in lines(album)] == ["a.png", "b/c.png", "b/d.png"]
+    for line in lines(album):
+        model.decoder.truncate(0)  # nothing is reused, nothing was encoded before
+        chat = model.session(GREEDY)
+        text = "".join(token.text for token in chat.ask("What?", image=album / line["path"])).strip()
+        assert line["caption"] == text != ""
+        assert line["sha256"] == digest_file(album / line["path"])
+        assert (line["n_tokens"], line["finish_reason"]) == (8, "length")
+        assert line["seconds"] > 0
+        assert (line["model"], line["prompt"]) == (model.bundle.name, "What?")
+    assert len(set(captions(album).values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("encode_ahead", "on_gpu", "thread"),
+    [
+        (True, False, "edge-llava-ahead_0"),
+        (False, True, "MainThread"),
+        (None, False, "MainThread"),
+        (None, True, "edge-llava-ahead_0"),
+    ],
+)
+def test_who_has_pictures_encoded(model, album, monkeypatch, encode_ahead, on_gpu, thread):
+    start, seen = model.start_encoding, []
+
+    def note_thread(run, cancel):
+        if run.picture is not None:
+            seen.append(threading.current_thread().name)
+        start(run, cancel)
+
+    monkeypatch.setattr(model, "start_encoding", note_thread)
+    monkeypatch.setattr(type(model), "on_gpu", on_gpu)
+    caption_folder(model, album, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
+    assert seen == [thread] * 3
+
+
+def test_a_second_run_changes_nothing(model, album, monkeypatch):
+    caption_folder(model, album, options=OPTIONS)
+    before = (album / "captions.jsonl").read_bytes()
+    monkeypatch.setattr(model, "session", None)  # nobody is asked
+    monkeypatch.setattr(model, "start_encoding", None)
+    report = caption_folder(model, album, options=OPTIONS)
+    assert figures(report) == (0, 0, 3)
+    assert (album / "captions.jsonl").read_bytes() == before
+
+
+def test_new_and_changed_pictures_are_added(model, album, save_noise):
+    caption_folder(model, album, options=OPTIONS)
+    before = (album / "captions.jsonl").read_bytes()
+    save_noise(album / "a.png", 7)  # changed
+    save_noise(album / "b" / "e.png", 8)
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (2, 0, 2)
+    assert (album / "captions.jsonl").read_bytes().startswith(before)
+    assert [line["path"] for line in lines(album)[3:]] == ["a.png", "b/e.png"]
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (0, 0, 4)
+
+
+def test_same_bytes_are_asked_about_once(model, album):
+    for name in ("a-copy.png", "z.png"):
+        shutil.copy(album / "a.png", album / name)
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (3, 2, 0)
+    duplicates = {line["path"]: line.get("duplicate_of") for line in lines(album)}
+    assert duplicates == {
+        "a-copy.png": None,
+        "a.png": "a-copy.png",
+        "b/c.png": None,
+        "b/d.png": None,
+        "z.png": "a-copy.png",
+    }
+    assert len({captions(album)[name] for name in ("a-copy.png", "a.png", "z.png")}) == 1
+    (album / "z.png").rename(album / "y.png")
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (0, 1, 4)
+    assert lines(album)[-1]["duplicate_of"] == "a-copy.png"
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (0, 0, 5)
+
+
+def test_bad_files_are_faults_and_never_the_end(model, album):
+    (album / "0.png").write_bytes(b"no picture")
+    (album / "0-again.png").write_bytes(b"no picture")
+    (album / "empty.jpg").write_bytes(b"")
+    (album / "torn.png").write_bytes((album / "a.png").read_bytes()[:200])
+    Image.new("F", (4, 4)).save(album / "float.tif")
+    report = caption_folder(model, album, options=OPTIONS)
+    assert figures(report) == (3, 0, 0)
+    assert {fault.path: fault.reason.split(".")[0] for fault in report.faults} == {
+        "0-again.png": "it is not an image that PIL can read",
+        "0.png": "it is not an image that PIL can read",
+        "empty.jpg": "it is empty",
+        "float.tif": "it has float pixels",
+        "torn.png": report.faults[-1].reason.split(".", maxsplit=1)[0],
+    }
+    assert "cannot be decoded" in report.faults[-1].reason
+    assert str(album) not in "".join(fault.reason for fault in report.faults)
+    again = caption_folder(model, album, options=OPTIONS)  # they are tried, and told, again
+    assert (figures(again), len(again.faults)) == ((0, 0, 3), 5)
+
+
+def test_only_bad_files(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    report = caption_folder(model, tmp_path)
+    assert (figures(report), len(report.faults)) == ((0, 0, 0), 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ImageError, match="holds no pictures"):
+        caption_folder(model, tmp_path)
+
+
+def test_a_picture_that_changes_while_it_is_read_gets_no_caption(model, album, save_noise, monkeypatch):
+    def open_late(path):
+        if path.name == "c.png":
+            save_noise(path, 99)
+        return open_picture(path)
+
+    shutil.copy(album / "b" / "c.png", album / "b" / "same.png")  # as it was, and stays
+    open_picture = job_module.open_picture
+    monkeypatch.setattr(job_module, "open_picture", open_late)
+    report = caption_folder(model, album, options=OPTIONS)
+    assert [(fault.path, fault.reason[:14]) for fault in report.faults] == [("b/c.png", "it was changed")]
+    assert list(captions(album)) == ["a.png", "b/d.png", "b/same.png"]
+    monkeypatch.undo()
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (1, 0, 3)
+
+
+def test_a_picture_that_is_gone_when_it_is_its_turn(model, album):
+    def remove_two(event):
+        (album / "b" / "c.png").unlink(missing_ok=True)
+        (album / "b" / "d.png").unlink(missing_ok=True)
+
+    (album / "b" / "c.png").write_bytes((album / "a.png").read_bytes())
+    report = caption_folder(model, album, options=OPTIONS, progress=remove_two)
+    assert [fault.reason for fault in report.faults] == ["it cannot be read: No such file or directory."] * 2
+    assert figures(report) == (1, 0, 0)
+
+
+def test_another_bundle_is_never_mixed_in(model, album, seeded_q4):
+    caption_folder(model, album, options=OPTIONS)
+    before = (album / "captions.jsonl").read_bytes()
+    with edge_llava.load(seeded_q4, ONE_THREAD) as other:
+        with pytest.raises(EdgeLlavaError, match="was begun with other settings"):
+            caption_folder(other, album, options=OPTIONS)
+        assert (album / "captions.jsonl").read_bytes() == before
+        report = caption_folder(other, album, options=CaptionOptions("What?", GREEDY, overwrite=True))
+    assert figures(report) == (3, 0, 0)
+    assert len(lines(album)) == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        CaptionOptions("Why?", GREEDY),
+        CaptionOptions("What?", SamplingOptions(temperature=0.5, max_new_tokens=8)),
+        CaptionOptions("What?", SamplingOptions(temperature=0, seed=1, max_new_tokens=8)),
+        CaptionOptions("What?", GREEDY, schema=SCHEMA),
+    ],
+)
+def test_another_question_is_never_mixed_in(model, album, options):
+    caption_folder(model, album, options=OPTIONS)
+    with pytest.raises(EdgeLlavaError, match="was begun with other settings"):
+        caption_folder(model, album, options=options)
+
+
+def test_another_number_of_visual_tokens_is_never_mixed_in(model, seeded_f32, album):
+    caption_folder(model, album, options=OPTIONS)
+    with edge_llava.load(seeded_f32, dataclasses.replace(ONE_THREAD, visual_tokens=8)) as fewer:
+        with pytest.raises(EdgeLlavaError, match="was begun with other settings"):
+            caption_folder(fewer, album, options=OPTIONS)
+        forced = dataclasses.replace(OPTIONS, overwrite=True)
+        assert figures(caption_folder(fewer, album, options=forced)) == (3, 0, 0)
+        assert figures(caption_folder(fewer, album, options=OPTIONS)) == (0, 0, 3)
+
+
+def test_a_longer_limit_goes_on(model, album):
+    caption_folder(model, album, options=OPTIONS)
+    longer = CaptionOptions("What?", SamplingOptions(temperature=0, max_new_tokens=9))
+    assert figures(caption_folder(model, album, options=longer)) == (0, 0, 3)
+
+
+def test_a_prompt_that_does_not_fit_is_a_fault_of_every_picture(seeded_f32, album):
+    options = EngineOptions(decoder=DecoderOptions(n_threads=1, n_ctx=64), n_vision_threads=1)
+    with (
+        edge_llava.load(seeded_f32, options) as small,
+        CaptionJob(album, album / "captions.jsonl", small.bundle, OPTIONS) as job,
+    ):
+        job.check()
+        job.caption(small)
+        report = job.report
+    assert (figures(report), len(report.faults)) == ((0, 0, 0), 3)
+    assert isinstance(job.first_failure, ContextOverflow)
+
+
+def test_answers_follow_a_schema(model, album):
+    options = CaptionOptions("What?", SamplingOptions(temperature=0, max_new_tokens=60), SCHEMA, sidecars=True)
+    report = caption_folder(model, album, options=options)
+    assert (figures(report), report.n_sidecars) == ((3, 0, 0), 3)
+    for line in lines(album):
+        assert line["json"]["colour"] in ("red", 'a "b" \\')
+        assert "caption" not in line
+        assert json.loads((album / line["path"]).with_suffix(".json").read_text()) == line["json"]
+
+
+def test_json_that_is_cut_is_a_fault_and_done_later(model, album):
+    short = CaptionOptions("What?", SamplingOptions(temperature=0, max_new_tokens=3), SCHEMA)
+    report = caption_folder(model, album, options=short)
+    assert figures(report) == (0, 0, 0)
+    assert [fault.reason.split(",")[0] for fault in report.faults] == ["its answer was cut at 3 tokens"] * 3
+    longer = CaptionOptions("What?", SamplingOptions(temperature=0, max_new_tokens=60), SCHEMA)
+    assert figures(caption_folder(model, album, options=longer)) == (3, 0, 0)
+
+
+def test_sidecars_of_earlier_runs_are_made_up_for(model, album):
+    shutil.copy(album / "a.png", album / "b" / "copy.png")
+    caption_folder(model, album, options=OPTIONS)
+    (album / "b" / "c.txt").write_text("by hand")
+    report = caption_folder(model, album, options=CaptionOptions("What?", GREEDY, sidecars=True))
+    assert (figures(report), report.n_sidecars, report.n_sidecars_kept) == ((0, 0, 4), 3, 1)
+    assert (album / "b" / "copy.txt").read_text() == captions(album)["a.png"] + "\n"
+    assert (album / "b" / "c.txt").read_text() == "by hand"
+    forced = caption_folder(model, album, options=CaptionOptions("What?", GREEDY, sidecars=True, overwrite=True))
+    assert (figures(forced), forced.n_sidecars) == ((0, 0, 4), 1)
+    assert (album / "b" / "c.txt").read_text() == captions(album)["b/c.png"] + "\n"
+
+
+def test_a_sidecar_that_cannot_be_written_costs_no_caption(model, album):
+    (album / "a.txt").mkdir()
+    report = caption_folder(model, album, options=CaptionOptions("What?", GREEDY, sidecars=True))
+    assert (figures(report), report.n_sidecars) == ((3, 0, 0), 2)
+    (fault,) = report.faults
+    assert (fault.path, fault.reason) == ("a.png", "the file beside it cannot be written: Is a directory")
+
+
+def test_progress(model, album):
+    events = []
+    caption_folder(model, album, options=OPTIONS, progress=events.append)
+    assert [(event.stage, event.done, event.total) for event in events] == [("captioning", n, 3) for n in range(4)]
+    caption_folder(model, album, options=OPTIONS, progress=events.append)
+    assert [(event.stage, event.done) for event in events[4:]] == [("looking for what is done", n) for n in (1, 2, 3)]
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_result(model, album, save_noise, tmp_path):
+    for seed in range(10, 14):
+        save_noise(album / f"{seed}.png", seed)
+    shutil.copytree(album, tmp_path / "whole")
+    caption_folder(model, tmp_path / "whole", options=OPTIONS)
+
+    def stop_at_two(event):
+        if event.stage == "captioning" and event.done == 2:
+            raise Stop
+
+    for n_runs in (1, 2, 3):
+        with pytest.raises(Stop):
+            caption_folder(model, album, options=OPTIONS, progress=stop_at_two)
+        assert len(lines(album)) == 2 * n_runs
+        assert not [thread for thread in threading.enumerate() if "ahead" in thread.name]
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (1, 0, 6)
+    assert untimed(album) == untimed(tmp_path / "whole")
+
+
+def test_a_model_that_is_closed_meanwhile_writes_no_half_answer(seeded_f32, album):
+    model = edge_llava.load(seeded_f32, ONE_THREAD)
+
+    def close_at_one(event):
+        if event.done == 1:
+            model.close()
+
+    with pytest.raises(EdgeLlavaError, match="this model is closed"):
+        caption_folder(model, album, options=OPTIONS, progress=close_at_one)
+    assert len(lines(album)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"prompt": " "}, "the prompt is no text"),
+        ({"prompt": "\udcff"}, "the prompt is no text"),
+        ({"schema": {"type": "colour"}}, "cannot be a grammar"),
+        ({"schema": {}, "sampling": SamplingOptions(grammar="root ::= [a]")}, "a schema or a grammar, not both"),
+    ],
+)
+def test_options_are_checked_at_the_border(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        CaptionOptions(**arguments)

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
+N_MANY = 150
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A folder of three pictures, one of them twice, and a file that is none."""
+    draw(tmp_path / "album", 3)
+    shutil.copy(tmp_path / "album" / "000.png", tmp_path / "album" / "copy.png")
+    (tmp_path / "album" / "broken.jpg").write_bytes(b"no picture")
+    return tmp_path / "album"
+
+
+def draw(directory, n):
+    directory.mkdir()
+    for seed in range(n):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(directory / f"{seed:03}.png")
+    return directory
+
+
+@pytest.fixture
+def caption(run, seeded_q4):
+    """caption(*arguments) -> Result of `caption` with the seeded bundle and short answers."""
+    return lambda *arguments: run("caption", "-m", seeded_q4, "-t", 1, "-n", 4, *arguments)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_folder_then_the_same_command_again(caption, album):
+    result = caption(album)
+    assert (result.code, result.out) == (0, f"{album / 'captions.jsonl'}\n")
+    assert "3 pictures captioned, 1 duplicate, 12 tokens; " in result.err
+    assert "1 file could not be used:\n  broken.jpg: it is not an image that PIL can read" in result.err
+    assert [line["path"] for line in lines(album / "captions.jsonl")] == ["000.png", "001.png", "002.png", "copy.png"]
+    before = (album / "captions.jsonl").read_bytes()
+    again = caption(album)
+    assert again.code == 0
+    assert "0 pictures captioned, 4 earlier; " in again.err
+    assert (album / "captions.jsonl").read_bytes() == before
+
+
+def test_json_is_one_object_and_nothing_else_is_on_stdout(caption, album, tmp_path):
+    out = tmp_path / "out.jsonl"
+    result = caption(album, "-o", out, "--sidecar", "--json")
+    report = json.loads(result.out)
+    assert report.pop("seconds") > 0
+    (fault,) = report.pop("faults")
+    assert (fault["path"], set(fault)) == ("broken.jpg", {"path", "reason"})
+    assert report == {
+        "out": str(out),
+        "n_pictures": 5,
+        "n_captioned": 3,
+        "n_duplicates": 1,
+        "n_earlier": 0,
+        "n_tokens": 12,
+        "n_sidecars": 4,
+        "n_sidecars_kept": 0,
+    }
+    for line in lines(out):
+        assert (album / line["path"]).with_suffix(".txt").read_text() == line["caption"] + "\n"
+    assert not (album / "captions.jsonl").exists()
+
+
+def test_sidecars_that_are_there_stay_without_force(caption, album):
+    (album / "000.txt").write_text("by hand")
+    result = caption(album, "--sidecar")
+    assert "1 file beside pictures with another text stayed as they were; --force replaces them." in result.err
+    assert (album / "000.txt").read_text() == "by hand"
+    assert caption(album, "--sidecar", "--force").code == 0
+    assert (album / "000.txt").read_text() == lines(album / "captions.jsonl")[0]["caption"] + "\n"
+
+
+def test_another_prompt_is_refused_until_it_may_replace(caption, album):
+    caption(album)
+    result = caption(album, "-p", "Why?")
+    assert (result.code, result.out) == (1, "")
+    assert "prompt: 'Describe the picture in detail.' then, 'Why?' now" in result.err
+    assert caption(album, "-p", "Why?", "--force").code == 0
+    assert {line["prompt"] for line in lines(album / "captions.jsonl")} == {"Why?"}
+
+
+def test_answers_follow_a_schema(caption, album, tmp_path):
+    (tmp_path / "schema.json").write_text('{"enum": ["yes", "no"]}')
+    result = caption(album, "--json-schema", tmp_path / "schema.json", "-n", 20)
+    assert result.code == 0
+    assert {line["json"] for line in lines(album / "captions.jsonl")} <= {"yes", "no"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ("{", "is not JSON"),
+        ('{"type": "colour"}', "cannot be a grammar: Unrecognized schema"),
+        ("[" * 100_000, "is not JSON"),
+        ("7", "cannot be a grammar: it is no JSON object"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_found_before_the_bundle(run, album, tmp_path, schema, says):
+    (tmp_path / "schema.json").write_text(schema)
+    result = run("caption", album, "-m", "no-such-bundle", "--json-schema", tmp_path / "schema.json")
+    assert (result.code, result.out) == (2, "")
+    assert says in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("NOWHERE",), 2, "does not exist"),
+        (("ALBUM/000.png",), 2, "is a file"),
+        (("EMPTY",), 7, "holds no pictures"),
+        (("ALBUM", "-p", " "), 2, "the prompt is no text"),
+        (("ALBUM", "-o", "ALBUM/000.png"), 1, "is no caption file"),
+        (("ALBUM", "-o", "ALBUM/000.png", "--force"), 1, "is no caption file"),
+        (("ALBUM", "-o", "EMPTY/none/out.jsonl"), 1, "cannot be written"),
+        (("ALBUM", "-c", "32"), 8, "no picture has a caption"),
+    ],
+)
+def test_bad_input_leaves_everything_as_it_was(caption, album, tmp_path, arguments, code, says):
+    (tmp_path / "empty").mkdir()
+    places = {"ALBUM": album, "EMPTY": tmp_path / "empty", "NOWHERE": tmp_path / "nowhere"}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    filled = [re.sub("^[A-Z]+", lambda name: str(places[name[0]]), argument) for argument in arguments]
+    result = caption(*filled)
+    assert (result.code, result.out) == (code, "")
+    assert says in result.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_only_bad_files(caption, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    result = caption(tmp_path)
+    assert (result.code, result.out) == (7, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+def test_plain_lines_say_how_fast_and_how_long(caption, album, monkeypatch):
+    monkeypatch.setattr("edge_llava.cli.display._LINE_EVERY_S", 0)
+    said = re.findall(r"captioning: (\d) of 5, [\d.,]+/(?:s|min), \d:\d\d:\d\d left", caption(album).err)
+    assert said == ["1", "2", "3", "4"]
+
+
+def start(album, out, seeded_q4, stderr):
+    arguments = ["caption", album, "-o", out, "-m", seeded_q4, "-t", "1", "-n", "60", "--no-ahead"]
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stderr)
+
+
+def wait_for_lines(out, n):
+    deadline = time.monotonic() + 120
+    while not out.exists() or out.read_bytes().count(b"\n") < n:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def go_on(run, album, out, seeded_q4):
+    """Finishes what was stopped; returns the report."""
+    result = run("caption", album, "-o", out, "-m", seeded_q4, "-t", 1, "-n", 60, "--json")
+    assert result.code == 0
+    return json.loads(result.out)
+
+
+def test_kill_in_the_middle_then_go_on(run, seeded_q4, tmp_path):
+    album, out = draw(tmp_path / "album", N_MANY), tmp_path / "out.jsonl"
+    process = start(album, out, seeded_q4, subprocess.DEVNULL)
+    wait_for_lines(out, 3)
+    process.kill()
+    process.communicate()
+    finished = out.read_bytes().splitlines(keepends=True)
+    assert 3 <= len(finished) < N_MANY
+    out.write_bytes(b"".join(finished)[:-30])  # and the last line is torn
+    for seed in range(len(finished) + 5, N_MANY):  # a short rest
+        (album / f"{seed:03}.png").unlink()
+    report = go_on(run, album, out, seeded_q4)
+    assert (report["n_earlier"], report["n_captioned"]) == (len(finished) - 1, 6)
+    assert out.read_bytes().splitlines(keepends=True)[: len(finished) - 1] == finished[:-1]
+    assert [line["path"] for line in lines(out)] == [f"{seed:03}.png" for seed in range(len(finished) + 5)]
+
+
+def test_ctrl_c_loses_nothing(run, seeded_q4, tmp_path):
+    album, out = draw(tmp_path / "album", N_MANY), tmp_path / "out.jsonl"
+    master, slave = pty.openpty()
+    process = start(album, out, seeded_q4, slave)
+    os.close(slave)
+    said = b""
+    while not re.search(rb"[3-9] of 150, [\d.]+/(s|min)", said):
+        said += os.read(master, 4096)
+    process.send_signal(signal.SIGINT)
+    while b"interrupted" not in said:
+        said += os.read(master, 4096)
+    assert process.wait(30) == 130
+    os.close(master)
+    assert process.communicate() == (b"", None)
+    assert b"Traceback" not in said
+    assert out.read_bytes().endswith(b"\n")
+    n_finished = len(lines(out))
+    assert 3 <= n_finished < N_MANY
+    assert f"{n_finished} captions kept in".encode() in said
+    for seed in range(n_finished + 2, N_MANY):
+        (album / f"{seed:03}.png").unlink()
+    report = go_on(run, album, out, seeded_q4)
+    assert (report["n_earlier"], report["n_captioned"]) == (n_finished, 2)
+
+
+def test_captioning_needs_no_converter(seeded_q4, album):
+    code = """
+import json, sys
+from edge_llava.cli import main
+try: main(sys.argv[1:])
+except SystemExit as exit_: assert not exit_.code, exit_.code
+print(json.dumps(sorted(sys.modules)))
+"""
+    arguments = ["caption", album, "-m", seeded_q4, "-t", "1", "-n", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    modules = set(json.loads(done.stdout.splitlines()[-1]))
+    assert modules >= {"edge_llava.captioning.job", "llama_cpp", "onnxruntime"}
+    assert not modules & {"torch", "transformers", "optimum", "onnx", "edge_llava.converters", "edge_llava.training"}
