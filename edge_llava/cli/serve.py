@@ -17,7 +17,7 @@ from edge_llava.home import find_bundle
 if TYPE_CHECKING:
     import socket
 
-    from edge_llava.runtime.batch_engine import BatchEngine
+    from edge_llava.runtime.batch.engine import BatchEngine
     from edge_llava.server.server_options import ServerOptions
 
 _MIB = 2**20
@@ -167,7 +167,7 @@ def _open_engine(
     bundle: str | None, n_parallel: int, n_queued: int, n_positions: int | None, kept_bytes: int
 ) -> BatchEngine:
     from edge_llava.bundle import Bundle
-    from edge_llava.runtime.batch_engine import BatchEngine
+    from edge_llava.runtime.batch.engine import BatchEngine
     from edge_llava.runtime.decoder_options import n_ctx
 
     opened, options = Bundle.open(find_bundle(bundle)), EngineChoice.said().options(bundle)

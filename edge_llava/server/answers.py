@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from edge_llava.errors import EdgeLlavaError, QueueFull
-from edge_llava.runtime.answer import Answer
-from edge_llava.runtime.batch_engine import BatchEngine
-from edge_llava.runtime.messages import Message
+from edge_llava.runtime.batch.answer import Answer
+from edge_llava.runtime.batch.engine import BatchEngine
+from edge_llava.runtime.batch.messages import Message
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.token import FinishReason, Token
 from edge_llava.server.openai_errors import RequestFault, engine_fault, too_busy, unavailable

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_llava.runtime.batch_engine import BatchEngine
+from edge_llava.runtime.batch.engine import BatchEngine
 from edge_llava.server.answers import Answers
 from edge_llava.server.api_key import ApiKey, RequireKey
 from edge_llava.server.chat_endpoint import ChatEndpoint

@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-from edge_llava.runtime.answer import Answer
+from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.token import FinishReason
 
 

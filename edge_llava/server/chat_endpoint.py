@@ -10,8 +10,8 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edge_llava.runtime.answer import Answer
-from edge_llava.runtime.messages import Message
+from edge_llava.runtime.batch.answer import Answer
+from edge_llava.runtime.batch.messages import Message
 from edge_llava.server.answers import Answers, TokenStream
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from edge_llava.memory import peak_rss_bytes
-from edge_llava.runtime.engine_metrics import EngineMetrics
+from edge_llava.runtime.batch.metrics import EngineMetrics
 from edge_llava.server.request_counts import RequestCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -93,7 +93,7 @@ def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
     Gives a BatchEngine of a bundle, or of its directory, closed after the test; one thread each, as `open_model`.
     """
     from edge_llava.bundle import Bundle
-    from edge_llava.runtime.batch_engine import BatchEngine
+    from edge_llava.runtime.batch.engine import BatchEngine
     from edge_llava.runtime.decoder_options import DecoderOptions
     from edge_llava.runtime.engine_options import EngineOptions
 
@@ -153,7 +153,7 @@ class Asked:
 @pytest.fixture(scope="session")
 def ask() -> Callable[..., Asked]:
     """ask(engine, question or messages, options, *images, on_token=None) -> Asked, not waited for."""
-    from edge_llava.runtime.messages import Message
+    from edge_llava.runtime.batch.messages import Message
 
     def run(engine: Any, said: Any, options: Any, *images: Any, on_token: Callable[[Any], None] | None = None) -> Asked:
         messages = [Message("user", said, images)] if isinstance(said, str) else said

@@ -20,7 +20,7 @@ import uvicorn
 from PIL import Image
 
 from edge_llava.bundle import Bundle
-from edge_llava.runtime.batch_engine import BatchEngine
+from edge_llava.runtime.batch.engine import BatchEngine
 from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.server.app import ServerApp

@@ -8,13 +8,13 @@ import pytest
 
 from edge_llava.bundle import Bundle
 from edge_llava.errors import ContextOverflow, ImageError
+from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
+from edge_llava.runtime.batch.messages import Message, read_messages
+from edge_llava.runtime.batch.said_answers import SaidAnswer
 from edge_llava.runtime.conversation import list_positions
 from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.dialogue_plan import DialoguePlanner
 from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.messages import Message, read_messages
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.said_answers import SaidAnswer
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.templates import TEMPLATES
 

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from edge_llava.errors import BackendError
-from edge_llava.runtime.batch_decoder import BatchDecoder, NoCells
+from edge_llava.runtime.batch.caught import Caught
+from edge_llava.runtime.batch.decoder import BatchDecoder, NoCells
+from edge_llava.runtime.batch.job import Job
+from edge_llava.runtime.batch.job_queue import JobQueue
+from edge_llava.runtime.batch.picture_queue import PictureQueue
+from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
+from edge_llava.runtime.batch.step_plan import StepPlan, TextPart, plan_step
+from edge_llava.runtime.batch.step_size import StepSize
 from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.caught import Caught
-from edge_llava.runtime.job import Job
-from edge_llava.runtime.job_queue import JobQueue
-from edge_llava.runtime.picture_queue import PictureQueue
-from edge_llava.runtime.said_answers import SaidAnswer, SaidAnswers
-from edge_llava.runtime.step_plan import StepPlan, TextPart, plan_step
-from edge_llava.runtime.step_size import StepSize
 from edge_llava.runtime.token import FinishReason, Token
 
 _log = logging.getLogger("edge_llava.batch")

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.caught import Caught
-from edge_llava.runtime.gate import Gate
+from edge_llava.runtime.batch.caught import Caught
+from edge_llava.runtime.batch.gate import Gate
 
 
 def test_closing_waits_for_those_inside():

@@ -10,7 +10,7 @@ import pytest
 
 from edge_llava.bundle import Bundle
 from edge_llava.errors import BackendError
-from edge_llava.runtime.batch_decoder import BatchDecoder, NoCells, RowChunk, TokenChunk
+from edge_llava.runtime.batch.decoder import BatchDecoder, NoCells, RowChunk, TokenChunk
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.decoder_options import DecoderOptions

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
-from edge_llava.runtime.abort_switch import AbortSwitch
+from edge_llava.runtime.batch.abort_switch import AbortSwitch
+from edge_llava.runtime.batch.kv_sequences import KvSequence, KvSequences
+from edge_llava.runtime.batch.kv_shelf import KvShelf
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import Position
 from edge_llava.runtime.decoder_options import DecoderOptions, context_params, n_ctx
-from edge_llava.runtime.kv_sequences import KvSequence, KvSequences
-from edge_llava.runtime.kv_shelf import KvShelf
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.llama_log import last_error
 

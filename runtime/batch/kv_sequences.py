@@ -10,8 +10,8 @@ from typing import Any
 
 import llama_cpp
 
+from edge_llava.runtime.batch.kv_shelf import KeptConversation, KvShelf
 from edge_llava.runtime.conversation import Position, count_common
-from edge_llava.runtime.kv_shelf import KeptConversation, KvShelf
 from edge_llava.runtime.kv_state import read_sequence, write_sequence
 
 _N_IDLE_CELLS = 256  # attention looks at every cell in use, of whichever conversation: idle ones slow all others

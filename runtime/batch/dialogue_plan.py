@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from edge_llava.bundle import Bundle
+from edge_llava.runtime.batch.messages import Dialogue
+from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
 from edge_llava.runtime.conversation import Run, TokenRun
 from edge_llava.runtime.image_placement import place_image
 from edge_llava.runtime.language_model import LanguageModel
-from edge_llava.runtime.messages import Dialogue
 from edge_llava.runtime.prompt import build_turn
-from edge_llava.runtime.said_answers import SaidAnswer, SaidAnswers
 from edge_llava.runtime.turn_plan import check_room, plan_turn
 from edge_llava.templates import find_template
 

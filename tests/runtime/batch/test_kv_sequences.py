@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from edge_llava.bundle import Bundle
-from edge_llava.runtime.batch_decoder import BatchDecoder, RowChunk, TokenChunk
+from edge_llava.runtime.batch.decoder import BatchDecoder, RowChunk, TokenChunk
+from edge_llava.runtime.batch.kv_shelf import KeptConversation, KvShelf
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.kv_shelf import KeptConversation, KvShelf
 
 pytestmark = pytest.mark.convert
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from edge_llava.errors import EdgeLlavaError, QueueFull
-from edge_llava.runtime.abort_switch import AbortSwitch
-from edge_llava.runtime.job import Job
+from edge_llava.runtime.batch.abort_switch import AbortSwitch
+from edge_llava.runtime.batch.job import Job
 
 _FIRST_GUESS_S, _SHARE_OF_NEW = 2.0, 0.2
 

@@ -10,10 +10,10 @@ import pytest
 
 from edge_llava.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, ContextOverflow, EdgeLlavaError, ImageError, QueueFull
-from edge_llava.runtime.batch_engine import BatchEngine
+from edge_llava.runtime.batch.engine import BatchEngine
+from edge_llava.runtime.batch.messages import Message
 from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.messages import Message
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.sampler import SamplingOptions
 

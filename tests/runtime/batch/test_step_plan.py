@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_llava.runtime.answer import Answer
+from edge_llava.runtime.batch.answer import Answer
+from edge_llava.runtime.batch.job import Job
+from edge_llava.runtime.batch.kv_sequences import KvSequence
+from edge_llava.runtime.batch.step_plan import plan_step
+from edge_llava.runtime.batch.step_size import StepSize
 from edge_llava.runtime.conversation import ImageRun, TokenRun
 from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.job import Job
-from edge_llava.runtime.kv_sequences import KvSequence
-from edge_llava.runtime.step_plan import plan_step
-from edge_llava.runtime.step_size import StepSize
 
 ROWS = ImageEmbedding(np.arange(80, dtype=np.float32).reshape(10, 8), "k", (2, 5), (4, 4), "00", "00", 0.1, 0.1)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_llava.runtime.answer import Answer
 from edge_llava.runtime.answer_tokens import AnswerTokens
-from edge_llava.runtime.batch_decoder import Chunk, RowChunk, TokenChunk
+from edge_llava.runtime.batch.answer import Answer
+from edge_llava.runtime.batch.decoder import Chunk, RowChunk, TokenChunk
+from edge_llava.runtime.batch.kv_sequences import KvSequence
 from edge_llava.runtime.conversation import ImageRun, Run, count_common, list_positions
-from edge_llava.runtime.kv_sequences import KvSequence
 from edge_llava.runtime.sampler import Sampler
 from edge_llava.runtime.token import Token
 

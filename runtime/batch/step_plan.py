@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_llava.runtime.batch_decoder import RowChunk, TokenChunk
-from edge_llava.runtime.job import Job
+from edge_llava.runtime.batch.decoder import RowChunk, TokenChunk
+from edge_llava.runtime.batch.job import Job
 
 TextPart = tuple[Job, TokenChunk]
 RowPart = tuple[Job, RowChunk]

@@ -1,0 +1,1 @@
+"""Many conversations at once: one thread computes all of them, step by step."""
