@@ -22,6 +22,7 @@ from edge_llava.captioning.options import CaptionOptions
 from edge_llava.captioning.sidecar import Sidecars
 from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.runtime.grammar import GrammarFault
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import open_picture
 
@@ -205,7 +206,7 @@ class CaptionJob:
                 self._ask(model, name, picture.sha256, picture.image)
         except OSError as error:
             self._faults.append(Fault(name, f"it cannot be read: {error.strerror}."))
-        except (ImageError, ContextOverflow, _Unfinished) as error:
+        except (ImageError, ContextOverflow, GrammarFault, _Unfinished) as error:
             reason = str(error).replace(str(self._folder.path(name)), "it", 1)
             self.first_failure = self.first_failure or error
             self._reasons[picture.sha256] = reason
