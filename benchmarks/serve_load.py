@@ -45,7 +45,7 @@ _WORDS = (
     "forest",
 )  # fmt: skip
 _LIMITS = httpx.Limits(max_connections=None)
-_MAX_GROWTH = 1.10  # of resident memory, from a soak's second quarter to its last
+_MAX_GROWTH = 1.05  # of resident memory, from a soak's second quarter to its last
 
 
 @dataclass

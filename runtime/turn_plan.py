@@ -9,6 +9,7 @@ from edge_llava.manifest import LanguageSpec
 from edge_llava.runtime.conversation import ImageRun, Run, TokenRun
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.prompt import ImageSegment, Segment, TextSegment
+from edge_llava.runtime.unicode_text import is_unicode
 from edge_llava.templates import Template
 
 
@@ -48,7 +49,7 @@ def check_text(text: str, name: str) -> None:
     Raises:
         ValueError: If the text, called `name`, is no valid Unicode.
     """
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_unicode(text):
         raise ValueError(f"{name} holds halves of characters (surrogates), which are no text")
 
 

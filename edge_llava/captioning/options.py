@@ -56,9 +56,14 @@ class CaptionOptions:
         """The sampling options, with the schema as their grammar."""
         if self.schema is None:
             return self.sampling
-        from edge_llava.runtime.json_grammar import json_grammar
+        from edge_llava.runtime.json_grammar import SchemaFault, schema_grammar
 
-        return dataclasses.replace(self.sampling, grammar=json_grammar(self.schema))
+        try:
+            grammar = schema_grammar(self.schema)
+        except SchemaFault as fault:
+            where = ".".join(("the JSON schema", *fault.path))
+            raise ValueError(f"{where[:200]} {fault}") from fault
+        return dataclasses.replace(self.sampling, grammar=grammar)
 
     def digest(self, manifest: Manifest, visual_tokens: int | None) -> str:
         """A digest (16 hex digits) of everything that decides an answer: the bundle, the prompt, the drawing.

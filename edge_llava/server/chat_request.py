@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.unicode_text import is_unicode
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
-from edge_llava.server.request_fields import RequestFields, is_unicode
+from edge_llava.server.request_fields import RequestFields
 from edge_llava.server.response_format import read_grammar
 
 _MAX_TOKENS = 2**31 - 1

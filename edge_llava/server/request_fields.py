@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edge_llava.runtime.unicode_text import is_unicode
 from edge_llava.server.openai_errors import Faults
 
 _MAX_NUMBER = 1e300  # beyond it an integer of JSON may not fit a float
@@ -149,12 +150,3 @@ class RequestFields:
 def kind_of(value: Any) -> str:
     """What a value of JSON is, for a message."""
     return _KINDS.get(type(value), "null")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text holds whole characters only."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edge_llava.server.json_grammar import SchemaFault, object_grammar, schema_grammar
+from edge_llava.runtime.json_grammar import SchemaFault, object_grammar, schema_grammar
 from edge_llava.server.request_fields import RequestFields
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -254,6 +254,14 @@ def test_answers_follow_a_schema(model, album):
         assert json.loads((album / line["path"]).with_suffix(".json").read_text()) == line["json"]
 
 
+def test_a_grammar_without_a_way_on_is_a_fault_of_every_picture(model, album):
+    sampling = SamplingOptions(grammar='root ::= "a" "\\x00"')
+    report = caption_folder(model, album, options=CaptionOptions(prompt="What?", sampling=sampling))
+    assert figures(report) == (0, 0, 0)
+    assert [fault.path for fault in report.faults] == ["a.png", "b/c.png", "b/d.png"]
+    assert all("allows no token" in fault.reason for fault in report.faults)
+
+
 def test_json_that_is_cut_is_a_fault_and_done_later(model, album):
     short = CaptionOptions("What?", SamplingOptions(temperature=0, max_new_tokens=3), SCHEMA)
     report = caption_folder(model, album, options=short)
@@ -332,7 +340,8 @@ def test_a_model_that_is_closed_meanwhile_writes_no_half_answer(seeded_f32, albu
     [
         ({"prompt": " "}, "the prompt is no text"),
         ({"prompt": "\udcff"}, "the prompt is no text"),
-        ({"schema": {"type": "colour"}}, "cannot be a grammar"),
+        ({"schema": {"type": "colour"}}, r"the JSON schema\.type must be of"),
+        ({"schema": {"type": "string", "pattern": "^a$"}}, r"the JSON schema\.pattern is not supported"),
         ({"schema": {}, "sampling": SamplingOptions(grammar="root ::= [a]")}, "a schema or a grammar, not both"),
     ],
 )
