@@ -172,7 +172,8 @@ class Page:
         )
 
     def click(self, selector: str) -> None:
-        """Clicks an element, which must be where a person can."""
+        """Clicks an element, which must be where a person can: scrolled to, from under the header that stays."""
+        self.run("document.querySelector(given[0]).scrollIntoView({ block: 'center', behavior: 'instant' })", selector)
         self.browser.send(f"/element/{self._find(selector)}/click")
 
     def type(self, selector: str, text: str) -> None:
