@@ -30,7 +30,7 @@ class AsyncAnswer(AsyncIterator["Token"]):
         """
         self._session = session
         self._reading = _Reading(ask)
-        self._arrived: asyncio.Queue[Token | None] = asyncio.Queue()  # None once, when the thread has ended
+        self._arrived: asyncio.Queue[Token | None] = asyncio.Queue()  # None from when the thread has ended
         self._work: Future[None] | None = None  # the thread's; None before the first step
         self._has_ended = False
 
@@ -43,7 +43,7 @@ class AsyncAnswer(AsyncIterator["Token"]):
         if self._work is None:
             self._work = self._reading.start(asyncio.get_running_loop(), self._arrived)
         try:
-            token = await self._arrived.get()
+            token = await self._receive()
         except asyncio.CancelledError:
             await self.aclose()
             raise
@@ -54,11 +54,17 @@ class AsyncAnswer(AsyncIterator["Token"]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Ends the answer, and waits until its thread has."""
+        """Ends the answer, and waits until its thread has; from any task of the loop."""
         self._leave()
         while self._work is not None and not self._has_ended:
-            self._has_ended = await self._arrived.get() is None
+            self._has_ended = await self._receive() is None
         self._has_ended = True
+
+    async def _receive(self) -> Token | None:
+        token = await self._arrived.get()
+        if token is None:
+            self._arrived.put_nowait(None)  # for another task that reads or closes, too
+        return token
 
     def __del__(self) -> None:
         self._leave()

@@ -74,6 +74,12 @@ class ImageRun:
             raise ValueError("this picture was not encoded")
         return self.embedding.data
 
+    def stop_encoding(self) -> None:
+        """Gives up rows that are on their way: who needs them next begins anew."""
+        if self.encoding is not None:
+            self.encoding.cancel()
+            self.encoding = None
+
     def take(self, embedding: ImageEmbedding) -> None:
         """Keeps the rows; the picture is let go."""
         self.embedding, self.picture, self.encoding = embedding, None, None

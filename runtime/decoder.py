@@ -19,6 +19,7 @@ from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import Position, count_common
 from edge_llava.runtime.decoder_options import DecoderOptions, context_params, context_settings, n_ctx
+from edge_llava.runtime.kept_interrupt import KeptInterrupt
 from edge_llava.runtime.kv_state import read_state, write_state
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.llama_log import last_error
@@ -65,7 +66,8 @@ class Decoder(LanguageModel):
         spec = self.spec
         params = context_params(spec, options)
         self.settings = self._weight_settings | context_settings(params)
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        with KeptInterrupt():
+            self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             self.close()
             raise BackendError(f"llama.cpp cannot make a context: {last_error()}. Try a smaller one with -c.")

@@ -12,6 +12,7 @@ import llama_cpp
 from edge_llava.errors import BackendError
 from edge_llava.manifest import LanguageSpec
 from edge_llava.runtime.decoder_options import DecoderOptions, model_params, weight_settings
+from edge_llava.runtime.kept_interrupt import KeptInterrupt
 from edge_llava.runtime.language_file import check_language_file
 from edge_llava.runtime.llama_log import last_error, route_log
 
@@ -40,7 +41,8 @@ class LanguageModel:
         self.spec = spec
         params = model_params(options)
         self._weight_settings = weight_settings(params)
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        with KeptInterrupt():  # llama.cpp tells its log
+            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)

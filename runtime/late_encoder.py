@@ -59,9 +59,11 @@ class LateEncoder:
         """
         return self._thread.submit(self._work, lambda encoder: encoder.encode(picture, cancel, key))
 
-    def start_features(self, picture: Image.Image) -> Future[NDArray[np.float32]]:
+    def start_features(
+        self, picture: Image.Image, cancel: threading.Event | None = None
+    ) -> Future[NDArray[np.float32]]:
         """As `start`, for what the tower sees: float32 (T, P, D), one square, or the whole and its tiles."""
-        return self._thread.submit(self._work, lambda encoder: encoder.patch_features(picture))
+        return self._thread.submit(self._work, lambda encoder: encoder.patch_features(picture, cancel))
 
     def close(self) -> None:
         """Frees the engines after what is being encoded; safe to call twice. Nobody may ask for pictures any more."""

@@ -7,20 +7,22 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import EdgeLlavaError
 from edge_llava.home import cache_directory, find_bundle
 from edge_llava.progress import ProgressCallback, silent
+from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.engine_options import EngineOptions, tuned_options
+from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key
 from edge_llava.runtime.image_placement import check_embedding, place_image
@@ -36,6 +38,8 @@ from edge_llava.runtime.token_reduction import check_visual_tokens
 from edge_llava.runtime.turn_lock import TurnLock
 from edge_llava.templates import find_template
 
+_Result = TypeVar("_Result")
+
 
 class LlavaModel:
     """A bundle with its engines running. May be used from several threads: one answer at a time, the rest in order.
@@ -45,7 +49,6 @@ class LlavaModel:
         decoder: The language model.
         prefixes: What it has computed before.
         visual_tokens: Of its options: tokens that a picture is reduced to; None: all are kept.
-        closed: Whether `close()` was called.
     """
 
     def __init__(
@@ -70,14 +73,14 @@ class LlavaModel:
         """
         started = time.perf_counter()
         options = options or EngineOptions()
-        self.bundle, self.manifest, self.closed = bundle, bundle.manifest, False
+        self.bundle, self.manifest = bundle, bundle.manifest
         self.template = find_template(self.manifest.language.template)
         check_visual_tokens(options.visual_tokens, self.manifest.vision)
         self.visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
-        self._users = threading.Condition()
-        self._n_users = 0
+        self._gate = Gate("this model")
+        self._answering: set[threading.Event] = set()
         store = PrefixStore(cache_directory()) if options.cache else None
         self._tower = make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
@@ -98,6 +101,11 @@ class LlavaModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._gate.closed
 
     @property
     def tower_is_open(self) -> bool:
@@ -128,20 +136,22 @@ class LlavaModel:
 
         Raises:
             ImageError: If the picture cannot be read.
+            EdgeLlavaError: If the model is closed, also meanwhile.
         """
         picture = open_picture(source, apply_exif=apply_exif)
         with self.in_use():
-            return wait_for(self._tower.start(picture))
+            return self._wait_for(self._tower.start(picture, cancel=self._leaving))
 
     def patch_features(self, source: PictureSource, *, apply_exif: bool = True) -> NDArray[np.float32]:
         """What the tower sees in a picture, before the projector: float32 (P, D); of tiles, one after another.
 
         Raises:
             ImageError: If the picture cannot be read.
+            EdgeLlavaError: If the model is closed, also meanwhile.
         """
         picture = open_picture(source, apply_exif=apply_exif)
         with self.in_use():
-            features = wait_for(self._tower.start_features(picture))
+            features = self._wait_for(self._tower.start_features(picture, self._leaving))
         return features.reshape(-1, features.shape[-1])
 
     def place_image(self, image: PictureSource | ImageEmbedding) -> ImageRun:
@@ -183,9 +193,16 @@ class LlavaModel:
             try:
                 embedding = wait_for(run.encoding, cancel)
             finally:
-                run.encoding = None  # what failed is tried again with the next question
+                run.stop_encoding()  # what failed is tried again with the next question
         run.take(embedding)
         return embedding
+
+    def _wait_for(self, work: Future[_Result]) -> _Result:
+        try:
+            return wait_for(work, self._leaving)
+        except Cancelled:
+            self._gate.check_open()
+            raise
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
         for picture in map(open_picture, sources):
@@ -215,36 +232,39 @@ class LlavaModel:
         Raises:
             EdgeLlavaError: If the model is closed.
         """
-        if self.closed:
-            raise EdgeLlavaError("this model is closed. Load it again.")
+        self._gate.check_open()
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
         """While inside, the engines stay open: `close()` of another thread waits. For short work outside a turn.
 
         Raises:
             EdgeLlavaError: If the model is closed.
         """
-        with self._users:
-            self.check_open()
-            self._n_users += 1
+        return self._gate.inside()
+
+    @contextmanager
+    def answering(self, cancel: threading.Event) -> Iterator[None]:
+        """While inside, `close()` sets `cancel`.
+
+        Raises:
+            EdgeLlavaError: If the model is closed.
+        """
+        self._answering.add(cancel)
         try:
+            self.check_open()  # whoever closes from here on sees it
             yield
         finally:
-            with self._users:
-                self._n_users -= 1
-                self._users.notify_all()
+            self._answering.discard(cancel)
 
     def close(self) -> None:
-        """Frees the engines; waits for an answer of another thread to stop. Safe to call twice."""
-        with self._users:
-            if self.closed:
-                return
-            self.closed = True
+        """Frees the engines; stops answers of other threads, and waits until they have. Safe to call twice."""
+        if not self._gate.shut():
+            return
         self._leaving.set()
+        for cancel in self._answering.copy():
+            cancel.set()
         with self.turns.last():
-            with self._users:
-                self._users.wait_for(lambda: self._n_users == 0)
+            self._gate.close()
             self.decoder.close()
             self._tower.close()
 

@@ -101,7 +101,7 @@ def _decoding(what: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError as error:
         raise ImageError(f"{what} is not an image that PIL can read. Convert it to JPEG or PNG.") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # where warnings are errors
         raise ImageError(f"{what} is too large: {error}. Scale it down.") from error
     except _DECODE_ERRORS as error:
         raise ImageError(f"{what} cannot be decoded: {error}. Is the file complete?") from error

@@ -71,7 +71,7 @@ class Session:
         self._check_idle()
         check_text(question, "the question")
         started = time.perf_counter()
-        self._cancel.clear()
+        self._cancel = threading.Event()  # what an earlier question began may not have seen its own yet
         with self._model.in_use():
             self._asked = self._plan(question, _as_list(image), started)
         return self._answer(self._asked)
@@ -151,19 +151,22 @@ class Session:
         )
         held_turn = False
         try:
-            # while another answer is computed; what looks computed already may turn out otherwise in our turn
-            self._encode(turn, self._model.prefixes.count(self._history + turn.runs))
-            self._model.turns.acquire(self._cancel)
-            held_turn = True
-            self._model.check_open()
-            with closing(Sampler(self.options, self._model.decoder.vocabulary)) as sampler:
-                self._prefill(turn)
-                self._remember(turn)
-                yield from self._decode(turn, answer, sampler)
-            if not self._model.closed:
-                with suppress(Cancelled):  # the answer is complete
-                    self._model.prefixes.keep(self._beginning, self._cancel)
+            with self._model.answering(self._cancel):
+                # while another answer is computed; what looks computed already may turn out otherwise in our turn
+                self._encode(turn, self._model.prefixes.count(self._history + turn.runs))
+                self._model.turns.acquire(self._cancel)
+                held_turn = True
+                self._model.check_open()
+                with closing(Sampler(self.options, self._model.decoder.vocabulary)) as sampler:
+                    self._prefill(turn)
+                    self._remember(turn)
+                    yield from self._decode(turn, answer, sampler)
+                if not self._model.closed:
+                    with suppress(Cancelled):  # the answer is complete
+                        self._model.prefixes.keep(self._beginning, self._cancel)
         except Cancelled:
+            if not held_turn:
+                self._model.check_open()
             yield answer.end("cancelled")
         finally:
             turn.decode_tokens = len(answer.ids)
@@ -174,6 +177,8 @@ class Session:
                 self._carry = ""
             if held_turn:
                 self._model.turns.release()
+            for image, _ in image_ends(self._history + turn.runs):
+                image.stop_encoding()
             self.timings = turn.measure(self._model.load_s)
             self._busy, self._asked = False, None
 
@@ -231,7 +236,7 @@ class Session:
             yield self._time(turn, token, started)
             if token.finish_reason is not None:
                 return
-            if self._cancel.is_set() or self._model.closed:
+            if self._cancel.is_set():
                 raise Cancelled
             decoder.decode(id)
 

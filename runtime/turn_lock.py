@@ -35,14 +35,15 @@ class TurnLock:
             ticket = self._next_ticket
             self._next_ticket += 1
             self._queue.append(ticket)
-            while self._owner is not None or self._queue[0] != ticket:
-                if cancel.is_set():
-                    self._queue.remove(ticket)
-                    self._condition.notify_all()
-                    raise Cancelled
-                self._condition.wait(0.05)
-            self._queue.popleft()
-            self._owner = threading.get_ident()
+            try:
+                while self._owner is not None or self._queue[0] != ticket:
+                    if cancel.is_set():
+                        raise Cancelled
+                    self._condition.wait(0.05)
+                self._owner = threading.get_ident()
+            finally:  # also after Ctrl-C: those behind would wait for ever
+                self._queue.remove(ticket)
+                self._condition.notify_all()
 
     def release(self) -> None:
         """Gives the turn to the next in line."""

@@ -14,7 +14,6 @@ from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer, TokenCallback
 from edge_llava.runtime.batch.decoder import BatchDecoder
 from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
-from edge_llava.runtime.batch.gate import Gate
 from edge_llava.runtime.batch.job import Job
 from edge_llava.runtime.batch.job_queue import JobQueue
 from edge_llava.runtime.batch.messages import Message, read_messages
@@ -24,6 +23,7 @@ from edge_llava.runtime.batch.worker import BatchWorker
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.late_encoder import make_tower
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens

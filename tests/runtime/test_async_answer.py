@@ -322,3 +322,19 @@ def test_a_loop_that_ends_takes_its_answer_along(model):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     assert chat.timings.decode_tokens < 900
+
+
+@pytest.mark.parametrize("n_closers", [1, 2])
+def test_aclose_from_other_tasks_while_one_reads(model, n_closers):
+    """As a button that stops does: all of them end."""
+
+    async def stop():
+        answer = model.session(LONG).ask_async(QUESTION)
+        first = await anext(answer)
+        reader = asyncio.create_task(read(answer))
+        await asyncio.sleep(0)
+        closers = [asyncio.create_task(answer.aclose()) for _ in range(n_closers)]
+        await asyncio.wait_for(asyncio.gather(reader, *closers), 20)
+        return [first, *reader.result()]
+
+    assert 1 <= len(asyncio.run(stop())) < 900

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
+import time
 
 import pytest
 from PIL import Image
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BackendError, ImageError
+from edge_llava.errors import BackendError, EdgeLlavaError, ImageError
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.conversation import image_ends
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.engine_options import EngineOptions
@@ -204,3 +207,79 @@ def test_cancel_while_the_tower_opens_leaves_the_session_usable(model, opener, n
     opener.go.set()
     assert ids(chat.ask("What is this?", image=noise(64, 48)))
     assert model.load_s > model._tower.open_s > 0
+
+
+@pytest.fixture
+def busy_model(seeded_f32):
+    """A model whose tower's thread does something else until `go` is set."""
+    with LlavaModel(Bundle.open(seeded_f32), SMALL) as model:
+        model.go = threading.Event()
+        model._tower._thread.submit(model.go.wait, 60)
+        yield model
+        model.go.set()
+
+
+def ask_on_a_thread(chat, image):
+    tokens = []
+    thread = threading.Thread(target=lambda: tokens.extend(chat.ask("What?", image=image)), daemon=True)
+    thread.start()
+    while chat._asked is None or not any(run.encoding for run, _ in image_ends(chat._asked.runs)):
+        time.sleep(0.001)
+    return thread, tokens
+
+
+def test_a_picture_that_was_given_up_is_not_encoded(busy_model, noise):
+    """Asking again must not bring it back."""
+    chat = busy_model.session(GREEDY)
+    thread, tokens = ask_on_a_thread(chat, noise(64, 48))
+    chat.cancel()
+    thread.join(20)
+    assert [token.finish_reason for token in tokens] == ["cancelled"]
+    assert len(list(chat.ask("And now?"))) == 8
+    busy_model.go.set()
+    busy_model._tower._thread.submit(int).result(20)  # after all that was queued
+    assert not busy_model.tower_is_open
+
+
+def test_closing_does_not_wait_for_a_picture_to_be_encoded(busy_model, noise):
+    thread, tokens = ask_on_a_thread(busy_model.session(GREEDY), noise(64, 48))
+    faults = []
+
+    def embed():
+        try:
+            busy_model.embed_image(noise(30, 30))
+        except EdgeLlavaError as error:
+            faults.append(str(error))
+
+    embedding = threading.Thread(target=embed, daemon=True)
+    embedding.start()
+    while busy_model._tower._thread._work_queue.qsize() < 2:
+        time.sleep(0.001)
+    closing = threading.Thread(target=busy_model.close, daemon=True)
+    closing.start()
+    thread.join(20)
+    embedding.join(20)
+    assert not busy_model.go.is_set()
+    assert [token.finish_reason for token in tokens] == ["cancelled"]
+    assert faults == ["this model is closed. Load it again."]
+    busy_model.go.set()
+    closing.join(20)
+    assert not closing.is_alive()
+
+
+def test_ctrl_c_in_the_log_of_llama_cpp_stops_loading(seeded_f32, caplog):
+    """Python delivers it wherever it runs code, and ctypes swallows what a callback raises."""
+
+    class Interrupted(logging.Handler):
+        def handle(self, record):
+            raise KeyboardInterrupt
+
+    log, handler = logging.getLogger("edge_llava.llama_cpp"), Interrupted()
+    caplog.set_level(logging.DEBUG, log.name)
+    log.addHandler(handler)
+    bundle = Bundle.open(seeded_f32)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Decoder(bundle.file("language"), bundle.manifest.language, SMALL.decoder)
+    finally:
+        log.removeHandler(handler)

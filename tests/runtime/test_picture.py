@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import struct
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
@@ -351,3 +352,12 @@ def test_digest_tells_pixels_and_shape_apart(noise):
     others = [noise(6, 4, seed=1), changed, noise(6, 4).reshape(6, 4, 3)]
     assert len({base, *(digest_pixels(open_picture(other)) for other in others)}) == 4
     assert digest_pixels(open_picture(encode(Image.fromarray(noise(6, 4)), "PNG"))) == base
+
+
+def test_where_warnings_are_errors_pil_still_gives_an_image_error(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_000)).save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="is too large"):
+            open_picture(path)

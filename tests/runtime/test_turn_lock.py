@@ -159,3 +159,21 @@ def test_last_waits_for_another_thread(lock):
     assert done.wait(20)
     thread.join(20)
     lock.acquire(never)
+
+
+def test_ctrl_c_in_the_queue_leaves_it(lock):
+    class Interrupted(threading.Event):
+        def is_set(self):
+            raise KeyboardInterrupt
+
+    never = threading.Event()
+    lock.acquire(never)
+    held_by = lock._owner
+    lock._owner = -1  # another thread
+    with pytest.raises(KeyboardInterrupt):
+        lock.acquire(Interrupted())
+    lock._owner = held_by
+    lock.release()
+    got = start(lambda: (lock.acquire(never), lock.release()))
+    got.join(20)
+    assert not got.is_alive()

@@ -13,7 +13,7 @@ class Gate:
     """Lets threads in while it is open; closing waits until they have left. For short work only.
 
     Attributes:
-        closed: Whether `close` was called.
+        closed: Whether `shut` or `close` was called.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,8 +34,7 @@ class Gate:
             EdgeLlavaError: If it is closed.
         """
         with self._changed:
-            if self.closed:
-                raise EdgeLlavaError(f"{self._name} is closed. Load it again.")
+            self.check_open()
             self._n_inside += 1
         try:
             yield
@@ -44,8 +43,22 @@ class Gate:
                 self._n_inside -= 1
                 self._changed.notify_all()
 
+    def check_open(self) -> None:
+        """
+        Raises:
+            EdgeLlavaError: If it is closed.
+        """
+        if self.closed:
+            raise EdgeLlavaError(f"{self._name} is closed. Load it again.")
+
+    def shut(self) -> bool:
+        """Lets nobody in any more, and does not wait. Returns whether it was open."""
+        with self._changed:
+            was_open, self.closed = not self.closed, True
+        return was_open
+
     def close(self) -> None:
         """Lets nobody in any more and waits for those inside; safe to call twice."""
+        self.shut()
         with self._changed:
-            self.closed = True
             self._changed.wait_for(lambda: self._n_inside == 0)

@@ -6,7 +6,7 @@ import pytest
 
 from edge_llava.errors import EdgeLlavaError
 from edge_llava.runtime.batch.caught import Caught
-from edge_llava.runtime.batch.gate import Gate
+from edge_llava.runtime.gate import Gate
 
 
 def test_closing_waits_for_those_inside():
