@@ -9,6 +9,7 @@ for token in chat.ask("What is on the table?", image="img.jpg"):
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
+
+# ONNX Runtime would write an id of this device to the user's cache directory and send it to its makers
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "AsyncAnswer": "runtime.async_answer",

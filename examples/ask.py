@@ -18,6 +18,8 @@ def main(bundle: str, image: str, question: str = "What is shown in this picture
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
     except edge_llava.EdgeLlavaError as error:  # what, where, and what next

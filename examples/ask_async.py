@@ -29,6 +29,8 @@ async def main(bundle: str, image: str, *questions: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     try:
         asyncio.run(main(*sys.argv[1:]))
     except edge_llava.EdgeLlavaError as error:

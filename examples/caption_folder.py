@@ -23,6 +23,8 @@ def main(bundle: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     try:
         main(*sys.argv[1:])
     except edge_llava.EdgeLlavaError as error:

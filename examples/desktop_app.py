@@ -9,6 +9,7 @@ through signals. The one call that crosses threads directly is `Session.cancel()
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from PySide6.QtCore import QBuffer, QIODevice, QMimeData, QObject, QSize, Qt, QThread, Signal, Slot
@@ -130,6 +131,8 @@ class Picture(QLabel):
 
     def show_image(self, image: QImage) -> None:
         self._image = image
+        if image.isNull():
+            self.setText("No preview of this picture")
         self.setProperty("empty", image.isNull())
         self.style().polish(self)
         self._fit()
@@ -388,6 +391,7 @@ class Window(QMainWindow):
 
 
 def main(bundle: str, *images: str) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Qt's loop never looks: Ctrl-C in the terminal would do nothing
     app = QApplication(sys.argv)
     app.setStyleSheet(STYLE)
     window = Window(bundle)
@@ -404,4 +408,4 @@ if __name__ == "__main__":
         from edge_llava.cli.selftest import main as selftest
 
         selftest(sys.argv[2:])
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if sys.argv[1:] else __doc__)

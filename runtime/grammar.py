@@ -49,6 +49,14 @@ class Grammar:
         self._apply(llama_cpp.llama_token_data_array(self._one, 1, -1, False))
         return bool(self._one[0].logit == 0.0)
 
+    def check(self, token: int) -> None:
+        """
+        Raises:
+            GrammarFault: If a token may not follow: accepting it would end the process.
+        """
+        if not self.allows(token):
+            raise GrammarFault("the model's chances are no numbers, so that no token could be drawn.")
+
     def mask(self, candidates: Any, logits: NDArray[np.float32]) -> None:
         """Gives every candidate that may not follow a logit of minus infinity.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ class LanguageModel:
         lead = self.tokenize("\n", add_bos=False)  # no token of LLaMA's vocabulary crosses a line
         ids = self.tokenize(f"\n{text}", add_bos=False)
         return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
+
+    def count_at_least(self, text: str) -> int:
+        """Tokens that a text has at least; quickly, however long it is, where `tokenize` takes the square of it."""
+        return len(text.encode()) // self._longest_piece
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        n_tokens = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
+        return max(len(self.piece(token, special=True)) for token in range(n_tokens))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that a token stands for; empty for control tokens, unless `special` asks for their names."""

@@ -19,6 +19,8 @@ from edge_llava.vision_spec import VisionSpec
 # source rows; rounding may differ by one level. A pad of 1000 x 30,000 would build 30,000 x 30,000: it is made in
 # strips, with the same result.
 _MAX_RESIZED_PIXELS = 1 << 26
+# Above this many, strips of a padded picture are not scaled whole: a strip of 1 x 50,000 would take 14 seconds.
+_MAX_PADDED_PIXELS = 1 << 28
 
 
 def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
@@ -61,20 +63,30 @@ def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.I
 
 
 def pad_and_resize(picture: Image.Image, colour: tuple[int, int, int], side: int) -> Image.Image:
-    """Pads to a square and scales it to (side, side); equal to doing one after the other, in bounded memory."""
+    """Pads to a square and scales it to (side, side); equal to doing one after the other, in bounded memory and time.
+
+    Where the longest side is above 16,384 pixels, some may differ by one level.
+    """
     width, height = picture.size
     longest = max(width, height)
     if longest * longest <= _MAX_RESIZED_PIXELS:
         return resize_and_crop(pad_to_square(picture, colour), side)
     # PIL scales rows first, each on its own, then columns: rows can be padded and scaled strip by strip.
-    left, top = (longest - width) // 2, (longest - height) // 2
+    left, top, scale = (longest - width) // 2, (longest - height) // 2, longest / side
+    first, last, span = 0, side, (0.0, float(longest), 0, longest)
+    if longest * longest > _MAX_PADDED_PIXELS:  # of a row, only what the picture reaches
+        first = max(0, math.floor(left / scale) - 3)
+        last = min(side, math.ceil((left + width) / scale) + 3)
+        span = _source_span(first, last - first, scale, longest)
+    x0, x1, from_x, to_x = span
     narrow = Image.new("RGB", (side, longest), colour)
-    n_rows = max(1, _MAX_RESIZED_PIXELS // (4 * longest))
+    n_rows = max(1, _MAX_RESIZED_PIXELS // (4 * (to_x - from_x)))
     for start in range(0, height, n_rows):
         end = min(start + n_rows, height)
-        strip = Image.new("RGB", (longest, end - start), colour)
-        strip.paste(picture.crop((0, start, width, end)), (left, 0))
-        narrow.paste(strip.resize((side, end - start), Image.Resampling.BICUBIC), (0, top + start))
+        strip = Image.new("RGB", (to_x - from_x, end - start), colour)
+        strip.paste(picture.crop((0, start, width, end)), (left - from_x, 0))
+        scaled = strip.resize((last - first, end - start), Image.Resampling.BICUBIC, box=(x0, 0, x1, end - start))
+        narrow.paste(scaled, (first, top + start))
     return narrow.resize((side, side), Image.Resampling.BICUBIC)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one
 _PENALTY_WINDOW = 64
+_COLDEST = 1e-4  # dividing by less says nothing else, and overflows in the end
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
@@ -21,7 +22,7 @@ class SamplingOptions:
     """How an answer is drawn. The defaults are LLaVA's command line; everything llama.cpp adds on its own is off.
 
     Attributes:
-        temperature: 0 always takes the likeliest token.
+        temperature: 0 always takes the likeliest token, and so does what is below 0.0001.
         top_k: Keep the k likeliest; 0 keeps all.
         top_p: Keep the likeliest whose probabilities reach this sum, in (0, 1]; 1 keeps all.
         min_p: Drop tokens below this share of the likeliest's probability, in [0, 1); 0 drops none.
@@ -87,7 +88,7 @@ class Sampler:
             self._add(
                 llama_cpp.llama_sampler_init_penalties(n_vocab, _PENALTY_WINDOW, options.repeat_penalty, 0.0, 0.0)
             )
-        if options.temperature == 0:
+        if options.temperature < _COLDEST:
             self._add(llama_cpp.llama_sampler_init_greedy())
             return
         if options.top_k:
@@ -112,6 +113,7 @@ class Sampler:
         token = self._draw(context, index, None)
         if not self._grammar.allows(token):
             token = self._draw(context, index, self._grammar)
+            self._grammar.check(token)
         self._llama.llama_sampler_accept(self._chain, token)
         self._grammar.accept(token)
         return token

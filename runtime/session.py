@@ -19,7 +19,7 @@ from edge_llava.runtime.prompt import build_turn
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token import Token
 from edge_llava.runtime.turn import Timings, Turn
-from edge_llava.runtime.turn_plan import check_room, check_text, plan_turn
+from edge_llava.runtime.turn_plan import check_length, check_room, check_text, plan_turn
 
 if TYPE_CHECKING:
     from edge_llava.runtime.async_answer import AsyncAnswer
@@ -138,6 +138,7 @@ class Session:
         template, spec, is_first = self._model.template, self._model.manifest.language, not self._history
         segments = build_turn(template, question, len(images), is_first=is_first, image_marks=spec.image_marks)
         decoder = self._model.decoder
+        check_length([question], decoder, decoder.n_ctx)
         runs = plan_turn(decoder, template, segments, images, is_first=is_first, carry=self._carry)
         check_room(runs, self.n_positions, decoder.n_ctx, spec)
         return Turn(runs, started)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from edge_llava.errors import ContextOverflow
 from edge_llava.manifest import LanguageSpec
@@ -11,6 +11,8 @@ from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.prompt import ImageSegment, Segment, TextSegment
 from edge_llava.runtime.unicode_text import is_unicode
 from edge_llava.templates import Template
+
+_READ_AT_ONCE = 100_000  # characters; half a second at the worst, and the number of positions is exact
 
 
 def plan_turn(
@@ -51,6 +53,20 @@ def check_text(text: str, name: str) -> None:
     """
     if not is_unicode(text):
         raise ValueError(f"{name} holds halves of characters (surrogates), which are no text")
+
+
+def check_length(texts: Iterable[str], language: LanguageModel, n_ctx: int) -> None:
+    """Refuses texts that cannot fit before they are tokenized, which would take minutes for megabytes.
+
+    Raises:
+        ContextOverflow: If the texts alone are longer than a context of `n_ctx` positions.
+    """
+    texts = list(texts)
+    if sum(map(len, texts)) <= _READ_AT_ONCE:
+        return
+    n_needed = sum(map(language.count_at_least, texts)) + 1
+    if n_needed > n_ctx:
+        raise ContextOverflow(n_needed, n_ctx, "or more, of text alone", "Use a shorter prompt.")
 
 
 def check_room(runs: Sequence[Run], n_earlier: int, n_ctx: int, spec: LanguageSpec) -> None:

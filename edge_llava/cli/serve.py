@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -136,10 +137,8 @@ def command(
         kept_bytes = keep_mb * _MIB
         with _open_engine(bundle, parallel, queue, kv_positions, kept_bytes) as engine:
             _show_requests(quiet)
-            is_in_order = _serve(engine, options, listener, drawn_key)
+            _serve(engine, options, listener, drawn_key)
     note("stopped")
-    if not is_in_order:
-        sys.exit(INTERRUPTED)
 
 
 def _check_extra() -> None:
@@ -189,11 +188,15 @@ def _open_engine(
 
 
 def _show_requests(quiet: bool) -> None:
-    """A line per request on stderr, and whatever goes wrong."""
+    """A line per request on stderr, and whatever goes wrong.
+
+    Not what llama.cpp says to it: errors of ours hold that, and it calls an answer that a client left an error.
+    """
     log = logging.getLogger("edge_llava")
     if not log.isEnabledFor(logging.DEBUG):  # --debug shows all already
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine(datefmt="%H:%M:%S"))
+        handler.addFilter(lambda record: record.name != "edge_llava.llama_cpp")
         log.addHandler(handler)
         log.setLevel(logging.WARNING if quiet else logging.INFO)
 
@@ -208,7 +211,7 @@ class _OneLine(logging.Formatter):
         return line if error is None else f"{line}: {type(error).__name__}: {error}"
 
 
-def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket, drawn_key: str | None) -> bool:
+def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket, drawn_key: str | None) -> None:
     from edge_llava.server.app import ServerApp
     from edge_llava.server.listening import url_of
     from edge_llava.server.serving import serve
@@ -225,4 +228,10 @@ def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket,
             note(f"  key:  {drawn_key}")
             note(f"  page: {url}/#key={drawn_key}")
 
-    return serve(app, listener, announce)
+    serve(app, listener, announce, _end_at_once)
+
+
+def _end_at_once() -> None:
+    """Not by sys.exit(), which would wait for what the engine's threads are in the middle of."""
+    note("stopped at once")
+    os._exit(INTERRUPTED)

@@ -22,11 +22,11 @@ _SIGNALS = tuple(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; the first signal ends running answers, then the server, and a second one the server at once."""
+    """uvicorn's server; the first signal ends running answers, then the server, and a second one does not wait."""
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None], give_up: Callable[[], None]) -> None:
         super().__init__(config)
-        self._stop = stop
+        self._stop, self._give_up = stop, give_up
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -34,7 +34,8 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def obey(number: int, frame: FrameType | None) -> None:
-            self.force_exit = self.should_exit
+            if self.should_exit:
+                self._give_up()
             self.should_exit = True
             loop.call_soon_threadsafe(self._stop)
 
@@ -46,16 +47,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None]) -> bool:
+def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None], give_up: Callable[[], None]) -> None:
     """Serves until SIGINT or SIGTERM. For the main thread.
 
     Args:
         app: The application; its engine stays open.
         listener: A bound socket; closed at the end.
         on_ready: Called once requests are answered.
-
-    Returns:
-        Whether it ended in order; False after a second signal.
+        give_up: Called at a second signal: whoever runs the process ends it, since threads may be busy for long.
     """
     # what uvicorn says of broken requests and of errors that were reported already is for debugging
     is_debugging = logging.getLogger("edge_llava.server").isEnabledFor(logging.DEBUG)
@@ -74,9 +73,7 @@ def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None])
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    server = _Server(config, app.answers.stop)
-    asyncio.run(_run(server, listener, on_ready))
-    return not server.force_exit
+    asyncio.run(_run(_Server(config, app.answers.stop, give_up), listener, on_ready))
 
 
 async def _run(server: _Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from edge_llava.runtime.conversation import Run, TokenRun
 from edge_llava.runtime.image_placement import place_image
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.prompt import build_turn
-from edge_llava.runtime.turn_plan import check_room, plan_turn
+from edge_llava.runtime.turn_plan import check_length, check_room, plan_turn
 from edge_llava.templates import find_template
 
 
@@ -44,6 +44,7 @@ class DialoguePlanner:
         """
         template = self.template.with_system(dialogue.system) if dialogue.system.strip() else self.template
         spec = self._bundle.manifest.language
+        check_length(_texts(dialogue), self._language, self._n_ctx)
         runs: list[Run] = []
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
@@ -64,3 +65,8 @@ class DialoguePlanner:
         """An answer of somebody else, as training would have had it."""
         written = f"{self.template.before_answer}{text}" if text else ""
         return SaidAnswer(tuple(self._language.tokenize_within(written)), "")
+
+
+def _texts(dialogue: Dialogue) -> list[str]:
+    said = [text for exchange in dialogue.exchanges for text in (exchange.question.text, exchange.answer or "")]
+    return [dialogue.system, *said]

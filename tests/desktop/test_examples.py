@@ -144,13 +144,16 @@ ask(window, "What colour is the square?")
 wait(lambda: not window._is_asked)
 report(said=said(window))
 window.take_file("missing.jpg")
+report(is_empty=window.picture.pixmap().isNull(), text=window.picture.text())
 ask(window, "What is this?")
 wait(lambda: not window._is_asked)
 report(said=said(window))
 window.close()
 report(running=window._thread.isRunning(), closed=window.worker._model.closed)
 """
-    first, talk, picture, empty, other, missing, end = drive(code, demo_bundle, shapes, demo.PICTURES / "shapes-2.jpg")
+    first, talk, picture, empty, other, torn, missing, end = drive(
+        code, demo_bundle, shapes, demo.PICTURES / "shapes-2.jpg"
+    )
     assert first == {"title": "Opening the model ...", "enabled": False}
     assert talk["title"] == demo_bundle.name
     assert talk["said"] == [
@@ -163,6 +166,7 @@ report(running=window._thread.isRunning(), closed=window.worker._model.closed)
     assert picture["colours"] > 100  # the picture is shown
     assert empty["said"] == []
     assert other["said"][1] == ["answer", "Cyan."]
+    assert torn == {"is_empty": True, "text": "No preview of this picture"}  # and not the one before
     assert missing["said"][1] == ["error", "there is no file missing.jpg."]
     assert end == {"running": False, "closed": True}
 
@@ -213,3 +217,11 @@ window.close()
     assert facts["said"][0][0] == "error"
     assert "there is no bundle 'no-such-bundle'" in facts["said"][0][1]
     assert facts["enabled"] is False
+
+
+@pytest.mark.parametrize("name", ["ask.py", "ask_async.py", "caption_folder.py"])
+def test_without_arguments_examples_say_what_they_take(example, name):
+    done = example(name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"python examples/{name} BUNDLE" in done.stderr
+    assert "Traceback" not in done.stderr

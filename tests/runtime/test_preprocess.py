@@ -142,8 +142,6 @@ class _Largest:
 def test_extreme_shapes_take_little_memory(aspect, size, clip_spec, monkeypatch):
     """Whole, the largest square would have 3.6e9 pixels and the largest resized picture 6.8e9."""
     limit = 1 << 20
-    if aspect == "pad" and max(size) > 4000:
-        size = (size[0] // 16 or 1, size[1] // 16 or 1)  # the time grows with the square
     monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
     picture, largest = Image.new("RGB", size, (255, 255, 255)), _Largest(monkeypatch)
     values = pixel_values(picture, clip_spec(aspect))
@@ -171,3 +169,15 @@ def test_padding_in_strips_is_exact(limit, side, monkeypatch, noise):
         whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
         monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
         np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
+
+
+@pytest.mark.parametrize("side", [224, 336])
+def test_padding_of_long_strips_differs_by_one_level_at_most(side, monkeypatch, noise):
+    for n, size in enumerate([(1, 4000), (4000, 1), (37, 2911), (700, 3001), (2003, 38), (1500, 1499)]):
+        picture = Image.fromarray(noise(*size, seed=n))
+        monkeypatch.undo()
+        whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
+        monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", 30_000)
+        monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
+        boxed = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
+        assert np.abs(boxed - whole).max() <= 1

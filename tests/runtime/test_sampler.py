@@ -211,3 +211,22 @@ def test_close_twice(model):
     sampler = Sampler(SamplingOptions(temperature=0), model.decoder.vocabulary)
     sampler.close()
     sampler.close()
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 5e-38, 1e-5, 5e-324])
+def test_what_is_nearly_0_is_0(model, temperature):
+    """Logits divided by it overflow, and a token that no grammar allows would end the process."""
+    for grammar in (None, 'root ::= "x" | "y" | "no"'):
+        answers = [
+            [token.id for token in model.session(SamplingOptions(heat, max_new_tokens=8, grammar=grammar)).ask("What?")]
+            for heat in (temperature, 0)
+        ]
+        assert answers[0] == answers[1]
+
+
+def test_a_token_that_a_grammar_refuses_is_never_accepted(model):
+    """As drawn from chances that are no numbers: llama.cpp would end the process."""
+    with closing(grammar_file.Grammar('root ::= "x"', model.decoder.vocabulary)) as grammar:
+        with pytest.raises(GrammarFault, match="no numbers"):
+            grammar.check(model.decoder.tokenize_within("q")[0])
+        grammar.check(model.decoder.tokenize_within("x")[0])

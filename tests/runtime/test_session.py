@@ -199,6 +199,17 @@ def test_text_too_long(model, ids):
     assert len(ids(chat.ask(QUESTION))) == 8
 
 
+@pytest.mark.parametrize("character", ["a", "\0", "\N{GRINNING FACE}", " "])
+def test_text_much_too_long_is_refused_unread(model, character):
+    """A million characters would be tokenized for a minute."""
+    with pytest.raises(ContextOverflow, match="or more, of text alone") as caught:
+        model.session(GREEDY).ask(character * 1_000_000)
+    n_least = caught.value.n_needed - 1
+    short = character * 10_000
+    assert model.decoder.count_at_least(short) <= len(model.decoder.tokenize(short, add_bos=False))
+    assert n_least == model.decoder.count_at_least(character * 1_000_000) > 1024
+
+
 def test_exactly_full(open_model, seeded_f32, ids):
     model = open_model(seeded_f32, n_ctx=256)
     n_fixed = len(model.decoder.tokenize(f"{model.template.opening}x ASSISTANT:", add_bos=True))

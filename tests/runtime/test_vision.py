@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -264,3 +267,15 @@ def test_cuda_that_does_not_start_falls_back_to_the_cpu_in_silence(bundle, spec,
     with pytest.raises((BundleError, BackendError)):
         VisionEncoder(bundle.file("vision"), spec, 1, "cuda")
     assert capfd.readouterr() == ("", "")
+
+
+def test_onnx_runtime_tells_nobody_of_this_device(seeded_f32, tmp_path):
+    code = (
+        "import sys, edge_llava, numpy\n"
+        "with edge_llava.load(sys.argv[1]) as model:\n"
+        "    model.embed_image(numpy.zeros((9, 9, 3), numpy.uint8))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "EDGE_LLAVA_HOME": "elsewhere"}
+    subprocess.run([sys.executable, "-c", code, str(seeded_f32)], check=True, env=environment, cwd=tmp_path)
+    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []

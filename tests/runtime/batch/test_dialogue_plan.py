@@ -137,3 +137,13 @@ def test_pictures_are_checked(open_with, noise):
         planner.plan(
             read_messages([Message("user", "What?", (dataclasses.replace(embedding, projector_sha256="00"),))])
         )
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_what_is_much_too_long_is_refused_unread(open_with, role):
+    _, planner = open_with("llava_v1")
+    said = {"system": "", "user": "What?", "assistant": "No."} | {role: "\0" * 1_000_000}
+    messages = [Message("system", said["system"]), Message("user", said["user"])]
+    messages += [Message("assistant", said["assistant"]), Message("user", "Why?")]
+    with pytest.raises(ContextOverflow, match="or more, of text alone"):
+        planner.plan(read_messages(messages))
