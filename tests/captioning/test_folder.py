@@ -101,12 +101,14 @@ def test_a_file_system_that_numbers_every_file_0(tmp_path, monkeypatch):
     (tmp_path / "again").symlink_to("b")
     real_stat = os.stat
 
-    def stat_without_numbers(path):
-        fields = list(real_stat(path))
+    def stat_without_numbers(path, **how):
+        fields = list(real_stat(path, **how))
         return os.stat_result([fields[0], 0, *fields[2:]])
 
-    monkeypatch.setattr(os, "stat", stat_without_numbers)
-    assert names(tmp_path) == ["a.jpg", "b/c.jpg", "d/e.jpg"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat_without_numbers)
+        found = names(tmp_path)
+    assert found == ["a.jpg", "b/c.jpg", "d/e.jpg"]
 
 
 def test_the_output_is_no_picture_whatever_its_name(tmp_path):
