@@ -116,7 +116,7 @@ class CaptionJob:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._file.__exit__()
+        self._file.close()
 
     @property
     def report(self) -> CaptionReport:
