@@ -93,7 +93,7 @@ class CaptionJob:
 
         Raises:
             ImageError: If the folder holds no picture.
-            EdgeLlavaError: If the output cannot be written, or was begun otherwise.
+            EdgeLlavaError: If the output cannot be written, was begun otherwise, or is the file beside a picture.
         """
         self._started = time.perf_counter()
         self._folder = find_pictures(directory, leave_out=out)
@@ -103,7 +103,8 @@ class CaptionJob:
         provenance = Provenance(kind, bundle.name, options.prompt, settings)
         names = self._folder.names
         suffix = ".txt" if options.schema is None else ".json"
-        self._sidecars = Sidecars(directory, names, suffix=suffix, overwrite=options.overwrite)
+        with_sidecar = names if options.sidecars else ()
+        self._sidecars = Sidecars(directory, with_sidecar, out, suffix=suffix, overwrite=options.overwrite)
         self._file = CaptionFile(out, provenance, overwrite=options.overwrite)
         self.todo = list(names)
         self._faults = list(self._folder.faults)

@@ -89,6 +89,13 @@ def test_sidecars_that_are_there_stay_without_force(caption, album):
     assert (album / "000.txt").read_text() == lines(album / "captions.jsonl")[0]["caption"] + "\n"
 
 
+def test_an_output_with_the_name_of_a_sidecar_keeps_its_lines(caption, album):
+    for _ in range(2):
+        assert caption(album, "-o", album / "000.txt", "--sidecar", "--force").code == 0
+        assert [line["path"] for line in lines(album / "000.txt")] == ["000.png", "001.png", "002.png", "copy.png"]
+    assert (album / "000.png.txt").read_text() == lines(album / "000.txt")[0]["caption"] + "\n"
+
+
 def test_another_prompt_is_refused_until_it_may_replace(caption, album):
     caption(album)
     result = caption(album, "-p", "Why?")
