@@ -154,7 +154,7 @@ def _changing_home() -> Iterator[None]:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small text file by rename, so that readers see the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = path.with_name(f"{uuid.uuid4().hex[:16]}.partial")  # short: the target's name may be as long as can be
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

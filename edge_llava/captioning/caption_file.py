@@ -6,11 +6,13 @@ captioned again, its later line counts.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
 
 from edge_llava.captioning.caption import Caption, Provenance, parse_line, read_caption
+from edge_llava.captioning.file_lock import HeldElsewhere, NoOrdinaryFile, is_at, open_alone
 from edge_llava.errors import EdgeLlavaError, list_faults
 
 _LINE_START = b'{"path": "'
@@ -18,7 +20,7 @@ _MAX_TOLD = 3
 
 
 class CaptionFile:
-    """Open for one run; `with` closes it. Only lines' places are kept in memory, not their text.
+    """Open for one run, and for no other meanwhile; `with` closes it. Lines' places are kept in memory, not their text.
 
     Attributes:
         path: Where it lies.
@@ -32,30 +34,39 @@ class CaptionFile:
             overwrite: Begins anew if it was begun with other settings.
 
         Raises:
-            EdgeLlavaError: If it cannot be written, is no caption file, or was begun with other settings; in the last
-                two cases it is left as it was.
+            EdgeLlavaError: If it cannot be written, is written by another run, is no caption file, or was begun with
+                other settings; it is left as it was.
         """
         self.path = path
         self._provenance = provenance
         self._lines: dict[str, int] = {}  # sha256 -> offset of its first line
         self._held: dict[str, str] = {}  # path -> sha256 of its last line
+        self._file, self._is_new = _open(path)
         try:
             with ExitStack() as files:
-                self._file = files.enter_context(path.open("ab+", buffering=0))
+                files.callback(self.close)
                 self._read(overwrite=overwrite)
                 files.pop_all()  # it stays open unless reading fails
         except OSError as error:
-            raise EdgeLlavaError(
-                f"{path} cannot be written: {error.strerror}. Choose another output with -o."
-            ) from error
+            raise _unwritable(path, error.strerror) from error
 
     def __enter__(self) -> CaptionFile:
         return self
 
     def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file; one that this run created, and wrote nothing to, goes away. Safe to call twice."""
+        if self._file.closed:
+            return
+        is_useless = self._is_new and not self._held and is_at(self.path, self._file)
+        if is_useless and os.name != "nt":
+            self.path.unlink(missing_ok=True)  # while no other run can hold it
         self._file.close()
-        if not self._held:
-            self.path.unlink(missing_ok=True)
+        if is_useless and os.name == "nt":  # where nothing open can be removed
+            with suppress(PermissionError):  # the next run has it already
+                self.path.unlink(missing_ok=True)
 
     def names(self) -> frozenset[str]:
         """Paths of all pictures that have a line."""
@@ -74,9 +85,17 @@ class CaptionFile:
 
         Raises:
             KeyError: If there is none.
+            EdgeLlavaError: If it cannot be read any more.
         """
-        self._file.seek(self._lines[sha256])
-        return read_caption(parse_line(_read_line(self._file)), self._provenance.kind)
+        offset = self._lines[sha256]
+        try:
+            self._file.seek(offset)
+            return read_caption(parse_line(_read_line(self._file)), self._provenance.kind)
+        except (OSError, ValueError, KeyError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"it was changed meanwhile ({error})"
+            raise EdgeLlavaError(
+                f"{self.path} cannot be read: {reason}. When it can be, run the same command again to go on."
+            ) from error
 
     def append(self, caption: Caption) -> None:
         """Writes a line.
@@ -84,8 +103,9 @@ class CaptionFile:
         Raises:
             EdgeLlavaError: If the disk is full, for example; what was written before is kept.
         """
-        offset, line = self._file.seek(0, 2), memoryview(self._provenance.to_line(caption))
+        line = memoryview(self._provenance.to_line(caption))
         try:
+            offset = self._file.seek(0, 2)
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
@@ -99,8 +119,9 @@ class CaptionFile:
         self._held[name] = sha256
 
     def _read(self, *, overwrite: bool) -> None:
-        faults, differences, offset = list[str](), list[str](), 0
-        with self.path.open("rb") as file:
+        faults, differences, offset, is_torn = list[str](), list[str](), 0, False
+        self._file.seek(0)
+        with open(self._file.fileno(), "rb", closefd=False) as file:
             for number, line in enumerate(file, start=1):
                 try:
                     if line.strip():
@@ -109,13 +130,15 @@ class CaptionFile:
                         self._note(record["path"], record["sha256"], offset)
                 except ValueError as error:
                     if not line.endswith(b"\n") and _LINE_START.startswith(line[: len(_LINE_START)]):
-                        break  # half a line
+                        is_torn = True  # half a line
+                        break
                     faults.append(f"line {number}: {error}")
                 offset += len(line)
         self._refuse(faults, [] if overwrite else differences)
         if differences:
             self._lines, self._held, offset = {}, {}, 0
-        self._file.truncate(offset)
+        if is_torn or differences:
+            self._file.truncate(offset)
         if offset:
             self._end_last_line(offset)
 
@@ -133,6 +156,24 @@ class CaptionFile:
         if differences:
             advice = "Go on with those, choose another output with -o, or replace it with --force."
             raise EdgeLlavaError(list_faults(f"{self.path} was begun with other settings:", differences, advice))
+
+
+def _open(path: Path) -> tuple[FileIO, bool]:
+    """As `open_alone`, with errors for users."""
+    try:
+        return open_alone(path)
+    except NoOrdinaryFile as error:
+        raise _unwritable(path, "it is no ordinary file, which a later run could go on with") from error
+    except HeldElsewhere as error:
+        raise EdgeLlavaError(
+            f"{path} is being written by another run. Wait until it ends, or choose another output with -o."
+        ) from error
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+
+
+def _unwritable(path: Path, reason: str | None) -> EdgeLlavaError:
+    return EdgeLlavaError(f"{path} cannot be written: {reason}. Choose another output with -o.")
 
 
 def _read_line(file: FileIO) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -89,14 +90,14 @@ def digest_file(path: Path) -> str:
 
 def _walk(folder: Folder) -> Iterator[os.DirEntry[str]]:
     """Every entry that is no directory; directories that are links come after all others."""
-    pending, links, seen = deque([str(folder.directory)]), deque[str](), set[tuple[int, int]]()
+    pending, links, seen = deque([str(folder.directory)]), deque[str](), set[tuple[int, int] | str]()
     while pending or links:
         path = pending.popleft() if pending else links.popleft()
         try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in seen:
+            known_by = _identity(path)
+            if known_by in seen:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(known_by)
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
@@ -111,12 +112,19 @@ def _walk(folder: Folder) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
+def _identity(path: str) -> tuple[int, int] | str:
+    """What a directory is known by, whatever the way to it: some file systems number every file 0."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+
+
 def _find_fault(path: str) -> str | None:
     """Why something with a picture's name is no file; opening a pipe would wait for ever."""
     try:
         return None if stat.S_ISREG(os.stat(path).st_mode) else "it is no ordinary file"
     except OSError as error:
-        return f"it is a link that leads nowhere: {error.strerror}"
+        leads_nowhere = error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path)
+        return f"{'it is a link that leads nowhere' if leads_nowhere else 'it cannot be read'}: {error.strerror}"
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

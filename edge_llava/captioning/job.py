@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,9 @@ from edge_llava.captioning.caption_file import CaptionFile
 from edge_llava.captioning.folder import Fault, digest_file, find_pictures
 from edge_llava.captioning.one_ahead import work_one_ahead
 from edge_llava.captioning.options import CaptionOptions
+from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unread
 from edge_llava.captioning.sidecar import Sidecars
-from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.grammar import GrammarFault
 from edge_llava.runtime.image_embedding import ImageEmbedding
@@ -60,18 +61,6 @@ class CaptionReport:
     faults: tuple[Fault, ...]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A picture read ahead, or encoded ahead; neither where its bytes have an answer, or will have, or a fault.
-
-    Without a digest, the fault is one of reading, and not of the bytes.
-    """
-
-    sha256: str
-    image: Image.Image | ImageEmbedding | None = None
-    fault: EdgeLlavaError | OSError | None = None
-
-
 class CaptionJob:
     """One run over a folder. Open it, `check()` what earlier runs left, then `caption()` the pictures of `todo`.
 
@@ -93,7 +82,7 @@ class CaptionJob:
 
         Raises:
             ImageError: If the folder holds no picture.
-            EdgeLlavaError: If the output cannot be written, or was begun otherwise.
+            EdgeLlavaError: If the output cannot be written, was begun otherwise, or is the file beside a picture.
         """
         self._started = time.perf_counter()
         self._folder = find_pictures(directory, leave_out=out)
@@ -103,12 +92,14 @@ class CaptionJob:
         provenance = Provenance(kind, bundle.name, options.prompt, settings)
         names = self._folder.names
         suffix = ".txt" if options.schema is None else ".json"
-        self._sidecars = Sidecars(directory, names, suffix=suffix, overwrite=options.overwrite)
+        with_sidecar = names if options.sidecars else ()
+        self._sidecars = Sidecars(directory, with_sidecar, out, suffix=suffix, overwrite=options.overwrite)
         self._file = CaptionFile(out, provenance, overwrite=options.overwrite)
         self.todo = list(names)
         self._faults = list(self._folder.faults)
         self.first_failure: EdgeLlavaError | None = None
         self._reasons: dict[str, str] = {}  # by sha256: why a picture gave no answer in this run
+        self._engine_failed = False  # with the last picture that it was given
         self._claimed: set[str] = set()  # sha256 of pictures that are asked about in this run
         self._n_captioned = self._n_duplicates = self._n_earlier = self._n_tokens = 0
 
@@ -116,7 +107,7 @@ class CaptionJob:
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._file.__exit__()
+        self._file.close()
 
     @property
     def report(self) -> CaptionReport:
@@ -153,18 +144,20 @@ class CaptionJob:
     def caption(self, model: LlavaModel, progress: ProgressCallback = silent) -> None:
         """Asks about every picture of `todo`; a picture that cannot be used is a fault in the report.
 
+        So is one that an engine fails with. Where it fails with the next one, too, the engine is at fault.
+
         Raises:
-            EdgeLlavaError: If the output cannot grow, or an engine fails; lines that were written stay.
+            EdgeLlavaError: If the output cannot be read or grow, or an engine fails; lines that were written stay.
         """
         if not self.todo:
             return
         ahead = self._options.encode_ahead
 
-        def prepare(name: str, stop: threading.Event) -> _Prepared:
-            prepared = self._read(name)
-            if isinstance(prepared.image, Image.Image) and (model.on_gpu if ahead is None else ahead):
-                return replace(prepared, image=_encode(model, prepared.image, stop))
-            return prepared
+        def prepare(name: str, stop: threading.Event) -> Prepared:
+            picture = self._read(name)
+            if isinstance(picture, Ready) and (model.on_gpu if ahead is None else ahead):
+                return _encode(model, picture, stop)
+            return picture
 
         progress(ProgressEvent("captioning", 0, len(self.todo), "items"))
         with closing(work_one_ahead(self.todo, prepare)) as prepared:
@@ -173,49 +166,63 @@ class CaptionJob:
                 del picture  # before the next but one is begun
                 progress(ProgressEvent("captioning", index, len(self.todo), "items"))
 
-    def _read(self, name: str) -> _Prepared:
+    def _read(self, name: str) -> Prepared:
         path = self._folder.path(name)
         try:
             before = os.stat(path)
             sha256 = digest_file(path)
             if sha256 in self._claimed or self._file.knows(sha256):
-                return _Prepared(sha256)
-            try:
-                prepared = _Prepared(sha256, open_picture(path))
-            except ImageError as error:
-                prepared = _Prepared(sha256, fault=error)
+                return Seen(sha256)
+            picture = _open(path, sha256)
             after = os.stat(path)
         except OSError as error:
-            return _Prepared("", fault=error)
+            return Unread(f"it cannot be read: {error.strerror}.")
         if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-            return _Prepared("", fault=ImageError("it was changed while it was read. Run the same command again."))
+            return Unread("it was changed while it was read. Run the same command again.")
         self._claimed.add(sha256)
-        return prepared
+        return picture
 
-    def _settle(self, model: LlavaModel, name: str, picture: _Prepared) -> None:
+    def _settle(self, model: LlavaModel, name: str, picture: Prepared) -> None:
         """Gives a picture its line, or notes why it gets none."""
-        try:
-            if picture.fault is not None:
-                raise picture.fault
-            if picture.sha256 in self._reasons:
-                self._faults.append(Fault(name, self._reasons[picture.sha256]))
-            elif picture.image is None:
+        match picture:
+            case Unread(reason):
+                self._note(name, reason, ImageError(reason))
+            case Seen(sha256) if sha256 in self._reasons:
+                self._faults.append(Fault(name, self._reasons[sha256]))
+            case Seen(sha256):
                 self._n_duplicates += 1
-                self._keep(self._file.find(picture.sha256).for_duplicate(name))
-            else:
-                self._ask(model, name, picture.sha256, picture.image)
-        except OSError as error:
-            self._faults.append(Fault(name, f"it cannot be read: {error.strerror}."))
-        except (ImageError, ContextOverflow, GrammarFault, _Unfinished) as error:
-            reason = str(error).replace(str(self._folder.path(name)), "it", 1)
-            self.first_failure = self.first_failure or error
-            self._reasons[picture.sha256] = reason
-            self._faults.append(Fault(name, reason))
+                self._keep(self._file.find(sha256).for_duplicate(name))
+            case Damaged(sha256, fault):
+                self._blame(name, sha256, fault)
+            case Ready(sha256, image):
+                try:
+                    self._ask(model, name, sha256, image)
+                except (ImageError, ContextOverflow, BackendError, _Unfinished) as error:
+                    self._blame(name, sha256, error)
+
+    def _blame(self, name: str, sha256: str, fault: EdgeLlavaError) -> None:
+        """Notes that these bytes give no answer.
+
+        Raises:
+            BackendError: If the engine failed with two pictures in a row: then it is not the picture.
+        """
+        if isinstance(fault, BackendError) and not isinstance(fault, GrammarFault):
+            if self._engine_failed:
+                raise fault
+            self._engine_failed = True
+        reason = str(fault).replace(str(self._folder.path(name)), "it", 1)
+        self._reasons[sha256] = reason
+        self._note(name, reason, fault)
+
+    def _note(self, name: str, reason: str, failure: EdgeLlavaError) -> None:
+        self.first_failure = self.first_failure or failure
+        self._faults.append(Fault(name, reason))
 
     def _ask(self, model: LlavaModel, name: str, sha256: str, picture: Image.Image | ImageEmbedding) -> None:
         session, started = model.session(self._options.drawing), time.perf_counter()
         tokens = list(session.ask(self._options.prompt, image=picture))
         model.check_open()  # an answer that another thread cut off by closing the model
+        self._engine_failed = False
         seconds = time.perf_counter() - started
         if isinstance(picture, ImageEmbedding):
             seconds += picture.vision_s + picture.projector_s
@@ -243,10 +250,20 @@ class _Unfinished(EdgeLlavaError):
     """An answer that ended before its JSON did. Never leaves this file."""
 
 
-def _encode(model: LlavaModel, picture: Image.Image, stop: threading.Event) -> ImageEmbedding:
-    run = model.place_image(picture)
+def _open(path: Path, sha256: str) -> Damaged | Ready:
+    try:
+        return Ready(sha256, open_picture(path))
+    except ImageError as error:
+        return Damaged(sha256, error)
+
+
+def _encode(model: LlavaModel, picture: Ready, stop: threading.Event) -> Damaged | Ready:
+    run = model.place_image(picture.image)
     model.start_encoding(run, stop)
-    return model.finish_encoding(run, stop)
+    try:
+        return Ready(picture.sha256, model.finish_encoding(run, stop))
+    except BackendError as error:
+        return Damaged(picture.sha256, error)
 
 
 def _parse(text: str, n_tokens: int) -> object:

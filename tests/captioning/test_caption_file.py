@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
+from edge_llava.captioning import file_lock
 from edge_llava.captioning.caption import Caption
 from edge_llava.captioning.caption_file import CaptionFile
 from edge_llava.errors import EdgeLlavaError
@@ -98,7 +101,7 @@ def test_half_of_the_first_line_is_dropped(out, opened):
     out.write_bytes(whole[:40])
     with opened() as file:
         assert file.names() == set()
-    assert not out.exists()
+    assert out.read_bytes() == b""
 
 
 def test_a_line_that_only_lacks_its_end_is_kept(out, opened):
@@ -188,6 +191,89 @@ def test_places_that_cannot_be_written(tmp_path, provenance):
     for path in (tmp_path, tmp_path / "none" / "x.jsonl"):
         with pytest.raises(EdgeLlavaError, match=r"cannot be written: .*-o"):
             CaptionFile(path, provenance, overwrite=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_a_file_without_lines_that_was_there_stays(out, opened, content):
+    out.write_bytes(content)
+    with opened():
+        pass
+    assert out.read_bytes() == content
+
+
+def test_a_file_that_took_the_place_of_the_output_stays(out, opened):
+    with opened():
+        out.unlink()
+        out.write_text("of somebody else")
+    assert out.read_text() == "of somebody else"
+
+
+def test_what_is_no_ordinary_file_is_refused_and_not_waited_for(tmp_path, provenance):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    reading, writing = os.pipe()
+    for path in (tmp_path / "pipe", tmp_path / "link", Path(f"/dev/fd/{writing}"), Path(os.devnull), tmp_path):
+        with pytest.raises(EdgeLlavaError, match=r"cannot be written: it is no ordinary file, .*-o"):
+            CaptionFile(path, provenance, overwrite=True)
+    os.close(reading)
+    os.close(writing)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_one_run_at_a_time(tmp_path, out, opened, provenance, overwrite):
+    (tmp_path / "link.jsonl").symlink_to(out)
+    with opened() as file:
+        for path in (out, tmp_path / "link.jsonl"):
+            with pytest.raises(EdgeLlavaError, match=r"is being written by another run\. Wait .*-o"):
+                CaptionFile(path, provenance, overwrite=overwrite)
+        file.append(caption("a.jpg"))
+    with opened() as file:
+        assert file.names() == {"a.jpg"}
+
+
+def test_an_output_that_goes_away_while_it_is_opened_is_made_anew(out, provenance, monkeypatch):
+    """As when a run that wrote nothing ends just then."""
+    lock, n_locked = file_lock._lock, []
+
+    def lock_late(file):
+        if not n_locked:
+            out.unlink()
+        n_locked.append(file)
+        lock(file)
+
+    monkeypatch.setattr(file_lock, "_lock", lock_late)
+    out.touch()
+    with CaptionFile(out, provenance, overwrite=False) as file:
+        file.append(caption("a.jpg"))
+    assert len(n_locked) == 2
+    assert out.read_bytes().count(b"\n") == 1
+
+
+def test_a_file_system_without_locks(out, opened, monkeypatch):
+    def refuse(*unused):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    fill(opened, "a.jpg")
+    assert out.read_bytes().count(b"\n") == 1
+
+
+def test_a_file_that_is_whole_is_not_cut(out, opened, provenance):
+    """A line that another run wrote after this one had read, where nobody knows locks, stays."""
+    fill(opened, "a.jpg")
+    before = out.stat().st_mtime_ns
+    os.utime(out, ns=(before - 10**9, before - 10**9))
+    with opened():
+        assert out.stat().st_mtime_ns == before - 10**9
+
+
+def test_an_output_that_cannot_be_read_any_more_is_told(out, opened):
+    fill(opened, "a.jpg", "b.jpg")
+    with opened() as file:
+        out.write_bytes(b"x" * len(out.read_bytes()))
+        with pytest.raises(EdgeLlavaError, match=r"cannot be read: it was changed meanwhile"):
+            file.find("a" * 64)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")

@@ -79,6 +79,38 @@ def test_a_directory_that_cannot_be_listed_is_a_fault_and_the_rest_is_found(tmp_
     assert fault.reason == "it cannot be listed: File name too long"
 
 
+def test_a_file_that_cannot_be_looked_at_is_not_told_to_be_a_link(tmp_path):
+    """Its path is too long for the system, and that of its directory is not: nobody can read it, not even root."""
+    fill(tmp_path, "a.jpg")
+    place, length, name = os.open(tmp_path, os.O_RDONLY), len(os.fsencode(tmp_path)), "d" * 100
+    while length + 1 + len(name) < 4_000:
+        os.mkdir(name, dir_fd=place)
+        inner = os.open(name, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place, length = inner, length + 1 + len(name)
+    os.close(os.open("p" * 246 + ".jpg", os.O_CREAT, dir_fd=place))
+    os.close(place)
+    folder = find_pictures(tmp_path, leave_out=NOWHERE)
+    assert folder.names == ["a.jpg"]
+    assert [fault.reason for fault in folder.faults] == ["it cannot be read: File name too long"]
+
+
+def test_a_file_system_that_numbers_every_file_0(tmp_path, monkeypatch):
+    fill(tmp_path, "a.jpg", "b/c.jpg", "d/e.jpg")
+    (tmp_path / "d" / "up").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to("b")
+    real_stat = os.stat
+
+    def stat_without_numbers(path, **how):
+        fields = list(real_stat(path, **how))
+        return os.stat_result([fields[0], 0, *fields[2:]])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat_without_numbers)
+        found = names(tmp_path)
+    assert found == ["a.jpg", "b/c.jpg", "d/e.jpg"]
+
+
 def test_the_output_is_no_picture_whatever_its_name(tmp_path):
     fill(tmp_path, "a.jpg", "captions.png")
     (tmp_path / "link.png").symlink_to("captions.png")

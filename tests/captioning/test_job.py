@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import itertools
 import json
+import os
 import shutil
 import threading
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,12 +17,14 @@ from edge_llava.captioning import job as job_module
 from edge_llava.captioning.folder import digest_file
 from edge_llava.captioning.job import CaptionJob, caption_folder
 from edge_llava.captioning.options import CaptionOptions
-from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.sampler import SamplingOptions
 
 pytestmark = pytest.mark.convert
+FRESH_SEEDS = itertools.count(1_000)
 ONE_THREAD = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
 OPTIONS = CaptionOptions(prompt="What?", sampling=GREEDY)
@@ -186,6 +192,79 @@ def test_a_picture_that_is_gone_when_it_is_its_turn(model, album):
     report = caption_folder(model, album, options=OPTIONS, progress=remove_two)
     assert [fault.reason for fault in report.faults] == ["it cannot be read: No such file or directory."] * 2
     assert figures(report) == (1, 0, 0)
+
+
+@pytest.fixture
+def damage(monkeypatch):
+    """damage(*numbers) lets the projector give undefined numbers for the pictures of these numbers, from 0 on."""
+
+    def replace(*numbers):
+        project, count = Projector.__call__, itertools.count()
+
+        def call(self, features):
+            return project(self, features) * np.float32("nan" if next(count) in numbers else 1)
+
+        monkeypatch.setattr(Projector, "__call__", call)
+
+    return replace
+
+
+@pytest.fixture
+def fresh(tmp_path, save_noise):
+    """A folder of 0.png to 3.png, which no other test asks about, so that they are encoded."""
+    for number in range(4):
+        save_noise(tmp_path / "fresh" / f"{number}.png", next(FRESH_SEEDS))
+    return tmp_path / "fresh"
+
+
+@pytest.mark.parametrize("encode_ahead", [True, False])
+def test_a_picture_that_an_engine_fails_with_is_a_fault_and_not_the_end(model, fresh, damage, encode_ahead):
+    damage(0, 2)
+    shutil.copy(fresh / "0.png", fresh / "0-again.png")
+    report = caption_folder(model, fresh, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
+    assert list(captions(fresh)) == ["1.png", "3.png"]
+    assert [fault.path for fault in report.faults] == ["0-again.png", "0.png", "2.png"]
+    assert all(fault.reason.startswith("the tower gave infinite or undefined") for fault in report.faults)
+
+
+@pytest.mark.parametrize("encode_ahead", [True, False])
+def test_an_engine_that_fails_with_two_pictures_in_a_row_is_the_end(model, fresh, damage, encode_ahead):
+    damage(1, 2)
+    (fresh / "1-torn.png").write_bytes(b"what no engine sees comes between")
+    with pytest.raises(BackendError, match="the tower gave infinite or undefined numbers"):
+        caption_folder(model, fresh, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
+    assert list(captions(fresh)) == ["0.png"]
+
+
+def test_an_engine_that_fails_with_the_only_picture_decides_the_exit_code(model, fresh, damage):
+    damage(0)
+    for name in ("1.png", "2.png", "3.png"):
+        (fresh / name).unlink()
+    with CaptionJob(fresh, fresh / "captions.jsonl", model.bundle, OPTIONS) as job:
+        job.caption(model)
+        assert figures(job.report) == (0, 0, 0)
+    assert job.first_failure.exit_code == BackendError.exit_code
+
+
+def test_an_output_that_cannot_be_read_is_no_fault_of_a_picture(model, album):
+    caption_folder(model, album, options=OPTIONS)
+    shutil.copy(album / "a.png", album / "copy.png")
+    with (
+        CaptionJob(album, album / "captions.jsonl", model.bundle, OPTIONS) as job,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        job.check()
+        patch.setattr(job._file, "_file", BadDisk())
+        with pytest.raises(EdgeLlavaError, match=r"captions\.jsonl cannot be read: Input/output error"):
+            job.caption(model)
+        assert job.report.faults == ()
+        patch.undo()
+    assert len(lines(album)) == 3
+
+
+class BadDisk:
+    def seek(self, *unused):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_another_bundle_is_never_mixed_in(model, album, seeded_q4):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from edge_llava.captioning.sidecar import Sidecars
+from edge_llava.errors import EdgeLlavaError
 
 NAMES = ["a.jpg", "b/a.png", "b/a.jpg", "c.tar.jpg"]
 
@@ -13,7 +15,18 @@ NAMES = ["a.jpg", "b/a.png", "b/a.jpg", "c.tar.jpg"]
 def sidecars(tmp_path):
     """sidecars(suffix=".txt", overwrite=False) -> Sidecars of the pictures NAMES in tmp_path."""
     (tmp_path / "b").mkdir()
-    return lambda suffix=".txt", overwrite=False: Sidecars(tmp_path, NAMES, suffix=suffix, overwrite=overwrite)
+    return lambda suffix=".txt", overwrite=False: Sidecars(
+        tmp_path, NAMES, tmp_path / "captions.jsonl", suffix=suffix, overwrite=overwrite
+    )
+
+
+def written(directory, names, out="captions.jsonl"):
+    """The files beside pictures, by picture; everything that is there may be replaced."""
+    files = Sidecars(directory, names, directory / out, suffix=".txt", overwrite=True)
+    for name in names:
+        files.write(name, f"About {name}.")
+    texts = {path: path.read_text() for path in directory.rglob("*.txt") if not path.is_symlink()}
+    return {name: path.name for name in names for path, text in texts.items() if text == f"About {name}.\n"}
 
 
 def test_beside_each_picture_and_never_one_for_two(tmp_path, sidecars):
@@ -28,6 +41,51 @@ def test_beside_each_picture_and_never_one_for_two(tmp_path, sidecars):
         "c.tar.txt": "About c.tar.jpg. ä\n",
     }
     assert (files.n_written, files.n_kept) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "targets"),
+    [
+        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg.txt", "a.png.txt", "a.jpg.png.txt"]),
+        (["a.jpg", "a.jpg.png"], ["a.txt", "a.jpg.png.txt"]),
+        (["a.jpg", "a.jpg.png", "a.jpg.png.gif"], ["a.txt", "a.jpg.png.txt", "a.jpg.png.gif.txt"]),
+        (["S.jpg", "s.png"], ["S.jpg.txt", "s.png.txt"]),  # one file where letters' cases are not told apart
+        (["e\u0301.jpg", "\xe9.png"], ["e\u0301.jpg.txt", "\xe9.png.txt"]),
+        (["a.JPG.png", "a.jpg", "A.gif"], ["a.JPG.png.txt", "a.jpg.txt", "A.gif.txt"]),
+    ],
+)
+def test_no_file_is_beside_two_pictures(tmp_path, names, targets):
+    assert written(tmp_path, names) == dict(zip(names, targets, strict=True))
+    assert len(list(tmp_path.iterdir())) == len({target.casefold() for target in targets}) == len(names)
+
+
+@pytest.mark.parametrize("out", ["a.txt", "A.TXT", "sub/../a.txt", "link.jsonl", "via/a.txt"])
+def test_the_output_is_no_file_beside_a_picture(tmp_path, out):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "via").symlink_to(".")
+    (tmp_path / "link.jsonl").symlink_to("middle.txt")  # the name of another picture's text
+    (tmp_path / "middle.txt").symlink_to("a.txt")
+    (tmp_path / out).write_text("lines")
+    assert written(tmp_path, ["a.jpg", "b.jpg", "middle.jpg"], out)["a.jpg"] == "a.jpg.txt"
+    assert (tmp_path / out).read_text() == "lines"
+
+
+def test_a_picture_is_no_file_beside_a_picture(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"pixels")
+    (tmp_path / "b.jpg").symlink_to("a.txt")
+    assert written(tmp_path, ["a.jpg", "b.jpg"]) == {"a.jpg": "a.jpg.txt", "b.jpg": "b.txt"}
+    assert (tmp_path / "b.jpg").read_bytes() == b"pixels"
+
+
+def test_an_output_that_only_the_file_beside_a_picture_can_be_is_refused(tmp_path):
+    with pytest.raises(EdgeLlavaError, match=r"a\.jpg\.txt would be the file beside a\.jpg, and is the output.*-o"):
+        written(tmp_path, ["a.jpg", "a.png"], "a.jpg.txt")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, sidecars):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(OSError, match="something that is no file has its name"):
+        sidecars().write("a.jpg", "text")
 
 
 def test_what_is_there_stays(tmp_path, sidecars):

@@ -89,6 +89,13 @@ def test_sidecars_that_are_there_stay_without_force(caption, album):
     assert (album / "000.txt").read_text() == lines(album / "captions.jsonl")[0]["caption"] + "\n"
 
 
+def test_an_output_with_the_name_of_a_sidecar_keeps_its_lines(caption, album):
+    for _ in range(2):
+        assert caption(album, "-o", album / "000.txt", "--sidecar", "--force").code == 0
+        assert [line["path"] for line in lines(album / "000.txt")] == ["000.png", "001.png", "002.png", "copy.png"]
+    assert (album / "000.png.txt").read_text() == lines(album / "000.txt")[0]["caption"] + "\n"
+
+
 def test_another_prompt_is_refused_until_it_may_replace(caption, album):
     caption(album)
     result = caption(album, "-p", "Why?")
@@ -192,6 +199,30 @@ def test_kill_in_the_middle_then_go_on(run, seeded_q4, tmp_path):
     assert (report["n_earlier"], report["n_captioned"]) == (len(finished) - 1, 6)
     assert out.read_bytes().splitlines(keepends=True)[: len(finished) - 1] == finished[:-1]
     assert [line["path"] for line in lines(out)] == [f"{seed:03}.png" for seed in range(len(finished) + 5)]
+
+
+def test_a_second_run_on_the_same_output_is_refused(run, seeded_q4, tmp_path):
+    album, out = draw(tmp_path / "album", N_MANY), tmp_path / "out.jsonl"
+    process = start(album, out, seeded_q4, subprocess.DEVNULL)
+    try:
+        wait_for_lines(out, 1)
+        before = out.read_bytes()
+        result = run("caption", album, "-o", out, "-m", seeded_q4, "-p", "Why?", "--force")
+        assert (result.code, result.out) == (1, "")
+        assert f"{out} is being written by another run" in result.err
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+    assert out.read_bytes().startswith(before)
+
+
+def test_an_output_that_is_no_ordinary_file_is_refused(album, seeded_q4):
+    """A pipe for lines would be read for ever, for what an earlier run left."""
+    arguments = ["caption", album, "-o", "/dev/stdout", "-m", seeded_q4, "-t", "1", "-n", "2"]
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/dev/stdout cannot be written: it is no ordinary file" in done.stderr
 
 
 def test_ctrl_c_loses_nothing(run, seeded_q4, tmp_path):
