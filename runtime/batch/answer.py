@@ -58,7 +58,7 @@ class Answer:
         self.n_cached_tokens: int | None = None
         self.n_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._on_token, self._on_cancel = on_token, on_cancel
         self._over = threading.Event()
         self._submitted_at = time.perf_counter()
@@ -120,7 +120,7 @@ class Answer:
         on_token(token)
         self._on_token = on_token
 
-    def end(self, reason: FinishReason, error: Exception | None = None) -> None:
+    def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """The engine's: nothing more comes."""
         self.finish_reason, self.error = reason, error
         self._on_token, self._on_cancel = _ignore, _do_nothing  # a client that keeps the answer keeps nothing else
