@@ -14,6 +14,7 @@ from edge_llava.runtime.batch.messages import Message
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.token import FinishReason, Token
 from edge_llava.server.openai_errors import RequestFault, engine_fault, too_busy, unavailable
+from edge_llava.server.thread_call import call_on_thread
 
 
 class TokenStream:
@@ -42,7 +43,7 @@ class TokenStream:
             RequestFault: If the engine refuses it.
         """
         try:
-            return await asyncio.to_thread(self._submit, messages, options)
+            return await call_on_thread(self._submit, messages, options)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
 
@@ -25,6 +24,7 @@ from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.request_body import parse_body, read_body
 from edge_llava.server.request_log import note_answer
 from edge_llava.server.served_models import ServedModels
+from edge_llava.server.thread_call import call_on_thread
 
 
 class ChatEndpoint:
@@ -58,7 +58,7 @@ class ChatEndpoint:
             return JSONResponse(completion.whole(text, stream.finish_reason))
 
     async def _begin(self, body: bytes, stream: TokenStream, share: Share) -> tuple[ChatRequest, Answer]:
-        wanted = await asyncio.to_thread(_parse, body, self._limits)
+        wanted = await call_on_thread(_parse, body, self._limits)
         self._models.check(wanted.model)
         addresses = [image for message in wanted.messages for image in message.images]
         pictures = await self._images.open(addresses, share)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import io
@@ -16,6 +15,7 @@ from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages
+from edge_llava.server.thread_call import call_on_thread
 
 # Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -51,7 +51,7 @@ class ImageParts:
         pictures, n_pixels = [], 0
         for address in addresses:
             data = await self._fetch(address, share)
-            picture = await asyncio.to_thread(self._read_header, data, address.param)
+            picture = await call_on_thread(self._read_header, data, address.param)
             n_pixels += picture.width * picture.height
             if n_pixels > self.limits.image_pixels:
                 raise _refused(
@@ -66,7 +66,7 @@ class ImageParts:
     async def _fetch(self, address: ImageAddress, share: Share) -> bytes:
         scheme = address.url[:8].partition(":")[0].lower()
         if scheme == "data":
-            return await asyncio.to_thread(self._decode, address)
+            return await call_on_thread(self._decode, address)
         if scheme in ("http", "https"):
             if self._remote is None:
                 raise _refused(

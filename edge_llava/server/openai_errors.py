@@ -105,7 +105,7 @@ def unavailable(message: str) -> RequestFault:
     return RequestFault(503, message, code="server_unavailable", headers={"Retry-After": "5"})
 
 
-def engine_fault(error: Exception) -> RequestFault:
+def engine_fault(error: BaseException) -> RequestFault:
     """What the runtime refused or could not do."""
     if isinstance(error, ContextOverflow):
         return RequestFault(400, str(error), code="context_length_exceeded", param="messages")

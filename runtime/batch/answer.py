@@ -38,7 +38,8 @@ class Answer:
         n_prompt_tokens: Positions of the prompt, those of pictures among them.
         n_image_tokens: Positions of pictures.
         n_cached_tokens: Positions of the prompt that were computed before, or are for another answer at the same
-            time; None while it has no place, and complete with the first token.
+            time; None while it has no place, and complete with the first token. What an answer that gave its place up
+            finds of its own does not count.
         n_tokens: Tokens of the answer so far.
         finish_reason: As of its last token; None while it is not over.
         error: Why it failed; None otherwise.
@@ -56,9 +57,10 @@ class Answer:
         """
         self.n_prompt_tokens, self.n_image_tokens = n_prompt_tokens, n_image_tokens
         self.n_cached_tokens: int | None = None
+        self._is_counted = False
         self.n_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._on_token, self._on_cancel = on_token, on_cancel
         self._over = threading.Event()
         self._submitted_at = time.perf_counter()
@@ -94,12 +96,16 @@ class Answer:
         return time.perf_counter() - self._placed_at if self._placed_at else 0.0
 
     def note_place(self, n_cached_tokens: int) -> None:
-        """The engine's: it is among the running ones now."""
-        self.n_cached_tokens, self._placed_at = n_cached_tokens, self._placed_at or time.perf_counter()
+        """The engine's: it is among the running ones now, or again."""
+        if self.n_cached_tokens is None:
+            self.n_cached_tokens, self._placed_at = n_cached_tokens, time.perf_counter()
+        else:  # what it finds now, or shares from here on, was known then or was computed for it
+            self._is_counted = True
 
     def note_shared(self, n_tokens: int) -> None:
         """The engine's: positions of it were computed for another."""
-        self.n_cached_tokens = (self.n_cached_tokens or 0) + n_tokens
+        if not self._is_counted:
+            self.n_cached_tokens = (self.n_cached_tokens or 0) + n_tokens
 
     def note_picture(self, vision_s: float) -> None:
         """The engine's: a picture of it was encoded."""
@@ -120,7 +126,7 @@ class Answer:
         on_token(token)
         self._on_token = on_token
 
-    def end(self, reason: FinishReason, error: Exception | None = None) -> None:
+    def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """The engine's: nothing more comes."""
         self.finish_reason, self.error = reason, error
         self._on_token, self._on_cancel = _ignore, _do_nothing  # a client that keeps the answer keeps nothing else

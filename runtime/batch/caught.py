@@ -6,16 +6,17 @@ from types import TracebackType
 
 
 class Caught:
-    """While inside, an exception ends the block and is kept instead of travelling on.
+    """While inside, whatever is raised ends the block and is kept instead of travelling on.
 
-    Nothing else here catches everything: whoever uses this must hand the error to its owner.
+    SystemExit, KeyboardInterrupt and the like, too: on a thread of ours they mean nothing but that foreign code has
+    ended. Nothing else here catches everything: whoever uses this must hand the error to its owner.
 
     Attributes:
         error: What was raised; None if nothing was.
     """
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def __enter__(self) -> Caught:
         return self
@@ -23,7 +24,5 @@ class Caught:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception):
-            return False
         self.error = error
-        return True
+        return error is not None

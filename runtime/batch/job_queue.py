@@ -37,7 +37,7 @@ class JobQueue:
         self._waiting: deque[Job] = deque()
         self._left: list[Job] = []  # cancelled while they waited; their last token is still to be told
         self._numbers = count(1)
-        self._n_inside = 0  # waiting or running
+        self._inside: list[Job] = []  # waiting, running, or left and not told yet: all that are not over
         self._computing: Sequence[Job] = ()
         self._job_s = _FIRST_GUESS_S
 
@@ -53,9 +53,9 @@ class JobQueue:
         with self._changed:
             if self.is_closed:
                 raise EdgeLlavaError("this engine is closed. Make it again.")
-            if self._n_inside >= self._n_most:
+            if len(self._inside) >= self._n_most:
                 self.n_refused += 1
-                raise QueueFull(self._n_inside, self._job_s * (len(self._waiting) + 1) / self._n_parallel)
+                raise QueueFull(len(self._inside), self._job_s * (len(self._waiting) + 1) / self._n_parallel)
 
     def put(self, job: Job) -> None:
         """Lets a job in at the end.
@@ -65,7 +65,7 @@ class JobQueue:
         with self._changed:
             self.check_room()
             job.number = next(self._numbers)
-            self._n_inside += 1
+            self._inside.append(job)
             self._waiting.append(job)
             self._changed.notify_all()
 
@@ -86,12 +86,11 @@ class JobQueue:
             return left
 
     def take_all(self) -> list[Job]:
-        """The worker's: everyone in line, and those that left it."""
+        """The worker's: every job that is not over, wherever it is, the oldest first; none is in line any more."""
         with self._changed:
-            waiting = [*self._left, *self._waiting]
             self._left.clear()
             self._waiting.clear()
-            return waiting
+            return list(self._inside)
 
     def waiting(self) -> list[Job]:
         """Those in line."""
@@ -109,10 +108,10 @@ class JobQueue:
                 self._abort.set()
             self._changed.notify_all()
 
-    def leave(self, seconds: float) -> None:
+    def leave(self, job: Job, seconds: float) -> None:
         """The worker's: a job is over, after so many seconds in its place; 0 if it had none."""
         with self._changed:
-            self._n_inside -= 1
+            self._inside.remove(job)
             if seconds:
                 self._job_s += _SHARE_OF_NEW * (seconds - self._job_s)
 

@@ -84,14 +84,16 @@ class BatchWorker:
         self._is_full = False  # a job gave its place up: none gets one before another is over
 
     def run(self) -> None:
-        """Works until the queue is closed; every job is over then."""
+        """Works until the queue is closed; every job is over then, also where a fault ends the work."""
         with Caught() as caught:
             while self._queue.wait(self._has_work):
                 self._step()
         self._queue.close()
         reason: FinishReason = "error" if caught.error else "cancelled"
-        for job in [*self._queue.take_all(), *self.running]:
-            self._end(job, reason, caught.error)
+        for job in self._queue.take_all():
+            with Caught() as again:
+                self._end(job, reason, caught.error)
+            caught.error = caught.error or again.error
         if caught.error is not None:  # a fault of this file or below it: nobody is left waiting, and it is heard of
             raise caught.error
 
@@ -244,14 +246,19 @@ class BatchWorker:
             self._end(job, "error", caught.error)
 
     def _end(
-        self, job: Job, reason: FinishReason, error: Exception | None = None, *, last: Token | None = None
+        self, job: Job, reason: FinishReason, error: BaseException | None = None, *, last: Token | None = None
     ) -> None:
-        """Frees everything a job has, then tells its client."""
-        self._leave_place(job)
-        self._is_full = False
-        job.sampler.close()
-        for image in job.images:
-            self._pictures.leave(image)
+        """Frees everything a job has, then tells its client; this one also if that fails."""
+        try:
+            self._leave_place(job)
+            self._is_full = False
+            job.sampler.close()
+            for image in job.images:
+                self._pictures.leave(image)
+        finally:
+            self._tell_end(job, reason, error, last)
+
+    def _tell_end(self, job: Job, reason: FinishReason, error: BaseException | None, last: Token | None) -> None:
         job.answer.error = error  # its last token may be asked why
         with Caught() as caught:
             job.tell(last or job.tokens.end(reason))
@@ -262,7 +269,7 @@ class BatchWorker:
         if error is not None:
             _log.error("an answer failed", exc_info=error)
         self.done.count_end(reason)
-        self._queue.leave(job.answer.placed_s)
+        self._queue.leave(job, job.answer.placed_s)
         job.answer.end(reason, error)
 
     def _leave_place(self, job: Job) -> None:

@@ -31,12 +31,12 @@ def test_an_error_inside_leaves_it():
     gate.close()
 
 
-def test_caught_keeps_errors_and_lets_interrupts_pass():
+@pytest.mark.parametrize("kind", [KeyError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_caught_keeps_whatever_is_raised(kind):
+    raised = kind("a")
     with Caught() as caught:
-        raise KeyError("a")
-    assert isinstance(caught.error, KeyError)
+        raise raised
+    assert caught.error is raised
     with Caught() as caught:
         pass
     assert caught.error is None
-    with pytest.raises(KeyboardInterrupt), Caught():
-        raise KeyboardInterrupt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from edge_llava.runtime import grammar
+from edge_llava.server import chat_endpoint
 from edge_llava.server.event_stream import EventStream
 from edge_llava.server.limits import Limits
 from edge_llava.server.server_options import ServerOptions
@@ -118,6 +120,40 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(narrow: Any) -> Non
         connection.close()
     narrow.wait_until(lambda: narrow.engine.metrics.cancelled_total == before + 2)
     assert is_idle(narrow)
+
+
+def test_memory_counts_as_held_until_the_work_on_it_has_ended(
+    run_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that sends and leaves does not make room for its next body while this one is still being read."""
+    server = run_server()
+    begun, go_on, parse = threading.Event(), threading.Event(), chat_endpoint.parse_body
+
+    def hold(body: bytes) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return parse(body)
+
+    def metric(name: str) -> int:
+        lines = client.get("/metrics").text.splitlines()
+        return int(next(line for line in lines if line.startswith(f"edge_llava_{name} ")).split()[1])
+
+    monkeypatch.setattr(chat_endpoint, "parse_body", hold)
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps(endless(user="x" * 100_000)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    with server.client() as client:
+        before = server.engine.metrics
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + body)
+            assert begun.wait(60)
+        for _ in range(20):
+            assert metric("held_bytes") == len(body)
+        go_on.set()
+        server.wait_until(lambda: metric("held_bytes") == 0)
+        after = server.engine.metrics
+        assert (after.answers_total, after.cancelled_total) == (before.answers_total, before.cancelled_total)
+        assert is_idle(server)
 
 
 def test_a_slow_reader_stalls_nobody(server: Any) -> None:

@@ -191,6 +191,10 @@ def test_a_full_cache_makes_the_youngest_give_way(open_engine, seeded_f32, model
     answers = [ask(engine, question, options(210)) for question, _ in asked]
     assert [answer.wait().ids for answer in answers] == alone
     assert engine.metrics.gave_way_total > 0
+    n_cached = [answer.answer.n_cached_tokens for answer in answers]
+    assert n_cached[0] == 0
+    assert all(0 < n < answer.answer.n_prompt_tokens for n, answer in zip(n_cached[1:], answers[1:], strict=True))
+    assert engine.metrics.cached_tokens_total == sum(n_cached)  # whoever gave way found its own again: not counted
     assert engine.metrics.kv_positions_max == 512
 
 

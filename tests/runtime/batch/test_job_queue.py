@@ -61,7 +61,7 @@ def test_bound_counts_running_and_waiting(queue):
         with pytest.raises(QueueFull):
             queue.put(Job())
     assert (len(queue), queue.n_refused) == (1, 2)
-    queue.leave(4)
+    queue.leave(jobs[0], 4)
     queue.check_room()
     queue.put(Job())
 
@@ -71,8 +71,7 @@ def test_retry_after_goes_by_how_long_answers_take(queue):
         queue.put(Job())
     for seconds, expected in ((0, 4.0), (12, 8.0)):
         if seconds:
-            queue.take()
-            queue.leave(seconds)
+            queue.leave(queue.take(), seconds)
             queue.put(Job())
         with pytest.raises(QueueFull) as caught:
             queue.check_room()
@@ -112,9 +111,10 @@ def test_what_nobody_waits_for_is_aborted(queue, switch):
 
 
 def test_closing(queue, switch):
-    waiting, left = Job(), Job()
-    queue.put(waiting)
-    queue.put(left)
+    running, waiting, left = Job(), Job(), Job()
+    for job in (running, waiting, left):
+        queue.put(job)
+    assert queue.take() is running
     queue.cancel(left)
     queue.start_computing([Job()])
     queue.close()
@@ -125,8 +125,10 @@ def test_closing(queue, switch):
     for refused in (queue.check_room, lambda: queue.put(Job())):
         with pytest.raises(EdgeLlavaError, match=r"^this engine is closed"):
             refused()
-    assert queue.take_all() == [left, waiting]
-    assert queue.take_all() == []
+    assert queue.take_all() == [running, waiting, left]
+    assert (queue.take(), queue.take_left()) == (None, [])
+    queue.leave(waiting, 0)
+    assert queue.take_all() == [running, left]
 
 
 @pytest.mark.parametrize("what", ["put", "wake", "close"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 import logging
@@ -157,14 +158,63 @@ def test_a_callback_that_raises_ends_its_own_answer(engine, ask, model, caplog):
     assert (engine.metrics.failed_total, engine.metrics.running) == (1, 0)
 
 
-def test_a_callback_that_raises_at_the_end(engine, ask):
-    def fail(token):
-        if token.finish_reason:
-            raise ValueError("late")
+@pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("n_told", [1, 12])
+def test_whatever_a_callback_raises_ends_its_own_answer(engine, ask, kind, n_told):
+    """Also what is no error elsewhere, and at the end, too."""
 
-    broken = ask(engine, "Why?", GREEDY, on_token=fail).wait()
-    assert isinstance(broken.answer.error, ValueError)
+    def fail(_):
+        if len(broken.tokens) == n_told:
+            raise kind("of the caller")
+
+    broken = ask(engine, "Why?", GREEDY, on_token=fail)
+    fine = ask(engine, "What is this?", GREEDY)
+    assert isinstance(broken.wait().answer.error, kind)
+    assert (broken.answer.finish_reason, len(broken.tokens)) == ("error", n_told)
+    assert fine.wait().reason == "length"
+    assert engine.is_open
     assert ask(engine, "Why?", GREEDY).wait().reason == "length"
+
+
+def fault_of(engine, place, monkeypatch):
+    """Lets the engine fail at a place of its own."""
+
+    def fail(*arguments):
+        raise SystemExit("a fault")
+
+    owner, name = {
+        "step": (engine._decoder.sequences, "tidy"),
+        "place": (engine._decoder.sequences, "claim"),
+        "end": (engine._pictures, "leave"),
+    }[place]
+    monkeypatch.setattr(owner, name, fail)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is heard of
+@pytest.mark.parametrize("place", ["step", "place", "end"])
+def test_a_fault_that_ends_the_engine_ends_every_answer(open_engine, seeded_f32, ask, pictures, monkeypatch, place):
+    """Wherever each is: in a place, on the way to one, in line, or about to be told its end."""
+    engine, placed = open_engine(seeded_f32, n_parallel=2), threading.Event()
+    asked_all = threading.Event()
+
+    def hold(_):
+        placed.set()
+        asked_all.wait(30)
+
+    asked = [ask(engine, "What is this?", GREEDY, pictures[0], on_token=hold)]
+    assert placed.wait(30)
+    asked += [ask(engine, f"Why, {n}?", GREEDY, pictures[1]) for n in range(4)]
+    asked[-1].answer.cancel()
+    fault_of(engine, place, monkeypatch)
+    asked_all.set()
+    for one in asked:
+        assert one.wait().tokens[-1].finish_reason is not None
+    assert "error" in [one.reason for one in asked]
+    engine._thread.join(30)
+    assert not engine.is_open
+    assert engine.metrics.queued == 0
+    with pytest.raises(EdgeLlavaError, match=r"^this engine is closed"):
+        ask(engine, "Why?", GREEDY)
 
 
 def test_a_picture_that_cannot_be_encoded(engine, ask, pictures, monkeypatch):
