@@ -11,13 +11,17 @@ from starlette.requests import Request
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
+from edge_llava.server.value_count import ValueCount
+
+_VALUE_BYTES = 128  # that one takes when it is parsed, about
 
 
 async def read_body(request: Request, limits: Limits, share: Share) -> bytes:
     """Reads a body of JSON.
 
     Raises:
-        RequestFault: 415 if it says that it is something else, 413 if it is too large, 408 if it does not arrive.
+        RequestFault: 415 if it says that it is something else, 413 if it is too large or holds too many
+            values, 429 if all bodies together take too much memory, 408 if it does not arrive.
         ClientDisconnect: If the client leaves.
     """
     _check_type(request)
@@ -53,12 +57,14 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 async def _collect(request: Request, limits: Limits, share: Share) -> bytes:
-    parts, n_bytes = [], 0
+    parts, n_bytes, values = [], 0, ValueCount()
     async for part in request.stream():
         n_bytes += len(part)
         if n_bytes > limits.body_bytes:
             raise _too_large(limits)
-        share.take(len(part))
+        share.take(len(part) + _VALUE_BYTES * values.add(part))
+        if values.n_values > limits.n_values:
+            raise _too_many(limits)
         parts.append(part)
     return b"".join(parts)
 
@@ -78,6 +84,15 @@ def _check_type(request: Request) -> None:
 
 def _too_large(limits: Limits) -> RequestFault:
     return RequestFault(413, f"The body is larger than {limits.body_bytes} bytes.", code="request_too_large")
+
+
+def _too_many(limits: Limits) -> RequestFault:
+    return RequestFault(
+        413,
+        f"The body holds more than {limits.n_values} values of JSON. Send fewer: join neighbouring parts of text, "
+        "and leave out what a chat does not need.",
+        code="request_too_large",
+    )
 
 
 def _no_json(why: str) -> RequestFault:
