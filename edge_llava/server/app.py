@@ -19,6 +19,7 @@ from edge_llava.server.answers import Answers
 from edge_llava.server.api_key import ApiKey, RequireKey
 from edge_llava.server.chat_endpoint import ChatEndpoint
 from edge_llava.server.cors import AllowOrigins
+from edge_llava.server.framing_check import CheckFraming
 from edge_llava.server.host_check import CheckHost
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.memory_budget import MemoryBudget
@@ -118,6 +119,7 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
     # inside of what counts requests and names them: Starlette's own handler of errors is outside of everything
     layers.append(Middleware(ExceptionMiddleware, {Exception: _show_bug, ClientDisconnect: _leave}))
+    layers.append(Middleware(CheckFraming))
     if options.allowed_hosts is not None:
         layers.append(Middleware(CheckHost, options.allowed_hosts))
     if options.api_key is not None:

@@ -83,3 +83,18 @@ def test_a_client_that_leaves_is_counted_with_status_0(
         counts = [line for line in client.get("/metrics").text.splitlines() if f'requests_total{{path="{CHAT}"' in line]
     assert counts == [f'edge_llava_requests_total{{path="{CHAT}",status="0"}} 1']
     assert any(record.getMessage().startswith(f"POST {CHAT} left ") for record in caplog.records)
+
+
+def test_a_body_whose_end_is_said_twice(server: Any) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    smuggled = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for path in (CHAT, "/health"):
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        lengths = f"Content-Length: {5 + len(smuggled)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(f"{head}{lengths}0\r\n\r\n{smuggled}".encode())
+            with connection.makefile("rb") as answers:
+                answer = answers.read()  # to the end: the connection is closed
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b'"code":"ambiguous_length"' in answer
+        assert answer.count(b"HTTP/1.1 ") == 1
