@@ -28,6 +28,7 @@ from edge_llava.server.openai_errors import RequestFault, internal_fault, show_f
 from edge_llava.server.openapi import describe_api
 from edge_llava.server.page_files import page_routes
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions
+from edge_llava.server.request_body import OpenBodies
 from edge_llava.server.request_counts import RequestCounts
 from edge_llava.server.request_log import LogRequests
 from edge_llava.server.served_models import ServedModels
@@ -73,6 +74,12 @@ class ServerApp:
             lifespan=self._lifespan,
         )
         self.asgi.router.redirect_slashes = False
+        self.asgi.state.bodies = self._bodies = OpenBodies()
+
+    def stop(self) -> None:
+        """Ends what is being answered and what is still arriving: clients are told. For the event loop's thread."""
+        self.answers.stop()
+        self._bodies.stop()
 
     def _routes(self) -> list[Route]:
         return [
@@ -88,7 +95,7 @@ class ServerApp:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
-        self.answers.stop()
+        self.stop()
 
     async def _list_models(self, request: Request) -> Response:
         return JSONResponse(self.models.list())

@@ -74,7 +74,7 @@ def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None])
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    server = _Server(config, app.answers.stop)
+    server = _Server(config, app.stop)
     asyncio.run(_run(server, listener, on_ready))
     return not server.force_exit
 
