@@ -35,8 +35,8 @@ class ApiKey:
         return secrets.token_urlsafe(32)
 
     def is_in(self, authorization: bytes) -> bool:
-        """Whether the header Authorization shows the key: "Bearer KEY"."""
-        scheme, _, shown = authorization.partition(b" ")
+        """Whether the header Authorization shows the key: "Bearer KEY", with any run of spaces and tabs between."""
+        scheme, shown = (*authorization.split(maxsplit=1), b"", b"")[:2]
         is_same = hmac.compare_digest(hashlib.sha256(shown.strip()).digest(), self._digest)
         return is_same and scheme.lower() == b"bearer"
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,6 +18,8 @@ from edge_llava.runtime.batch.engine import BatchEngine
 from edge_llava.server.answers import Answers
 from edge_llava.server.api_key import ApiKey, RequireKey
 from edge_llava.server.chat_endpoint import ChatEndpoint
+from edge_llava.server.cors import AllowOrigins
+from edge_llava.server.framing_check import CheckFraming
 from edge_llava.server.host_check import CheckHost
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.memory_budget import MemoryBudget
@@ -26,6 +28,7 @@ from edge_llava.server.openai_errors import RequestFault, internal_fault, show_f
 from edge_llava.server.openapi import describe_api
 from edge_llava.server.page_files import page_routes
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions
+from edge_llava.server.request_body import OpenBodies
 from edge_llava.server.request_counts import RequestCounts
 from edge_llava.server.request_log import LogRequests
 from edge_llava.server.served_models import ServedModels
@@ -67,15 +70,16 @@ class ServerApp:
         self.asgi = Starlette(
             routes=self._routes(),
             middleware=_middleware(options, self._counts),
-            exception_handlers={
-                RequestFault: show_fault,
-                HTTPException: show_http_error,
-                ClientDisconnect: _forget,
-                Exception: _show_bug,
-            },
+            exception_handlers={RequestFault: show_fault, HTTPException: show_http_error},
             lifespan=self._lifespan,
         )
         self.asgi.router.redirect_slashes = False
+        self.asgi.state.bodies = self._bodies = OpenBodies()
+
+    def stop(self) -> None:
+        """Ends what is being answered and what is still arriving: clients are told. For the event loop's thread."""
+        self.answers.stop()
+        self._bodies.stop()
 
     def _routes(self) -> list[Route]:
         return [
@@ -91,7 +95,7 @@ class ServerApp:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
-        self.answers.stop()
+        self.stop()
 
     async def _list_models(self, request: Request) -> Response:
         return JSONResponse(self.models.list())
@@ -118,16 +122,11 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
     """The first is the outermost."""
     layers = []
     if options.cors_origins:
-        layers.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=options.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after"],
-            )
-        )
+        layers.append(Middleware(AllowOrigins, options.cors_origins))
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
+    # inside of what counts requests and names them: Starlette's own handler of errors is outside of everything
+    layers.append(Middleware(ExceptionMiddleware, {Exception: _show_bug, ClientDisconnect: _leave}))
+    layers.append(Middleware(CheckFraming))
     if options.allowed_hosts is not None:
         layers.append(Middleware(CheckHost, options.allowed_hosts))
     if options.api_key is not None:
@@ -135,13 +134,12 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
     return layers
 
 
-async def _forget(request: Request, error: Exception) -> Response:
-    """The client left: nobody reads this."""
-    return Response(status_code=499)
-
-
 async def _show_bug(request: Request, error: Exception) -> Response:
     # its message may hold what a client wrote
     _log.error("internal error: %s", type(error).__name__)
     _log.debug("internal error", exc_info=error)
     return internal_fault().response()
+
+
+async def _leave(request: Request, error: Exception) -> Response:
+    raise error  # nobody reads an answer; the log says so

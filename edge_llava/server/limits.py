@@ -11,6 +11,7 @@ class Limits:
 
     Attributes:
         body_bytes: Of a request's body, checked while it is read.
+        n_values: Values of JSON that a body holds, as `ValueCount` counts them; 30,000 parts of messages fit.
         body_s: Seconds in which a body must have arrived.
         n_messages, n_parts: Messages of a request, parts of a message.
         text_chars: Characters of all texts of a request.
@@ -26,6 +27,7 @@ class Limits:
     """
 
     body_bytes: int = 32 * 2**20
+    n_values: int = 100_000
     body_s: float = 60.0
     n_messages: int = 1024
     n_parts: int = 256

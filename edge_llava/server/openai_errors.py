@@ -66,9 +66,14 @@ class Faults:
 
     found: list[Fault] = field(default_factory=list)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more would not be told."""
+        return len(self.found) > _MAX_LISTED
+
     def note(self, param: str, message: str, code: str = "invalid_value") -> None:
         """Adds one; of thousands, the first few are enough."""
-        if len(self.found) <= _MAX_LISTED:
+        if not self.is_full:
             self.found.append(Fault(param, message, code))
 
     def check(self) -> None:

@@ -1,8 +1,10 @@
-"""The body of a request: JSON, limited while it is read."""
+"""The body of a request: JSON, limited while it is read, and given up where the server ends."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -10,22 +12,56 @@ from starlette.requests import Request
 
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
-from edge_llava.server.openai_errors import RequestFault
+from edge_llava.server.openai_errors import RequestFault, unavailable
+from edge_llava.server.value_count import ValueCount
+
+_VALUE_BYTES = 128  # that one takes when it is parsed, about
+
+
+class OpenBodies:
+    """Bodies that are on their way. For the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._scopes: set[anyio.CancelScope] = set()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around the reading of one.
+
+        Raises:
+            RequestFault: 503 if the server stops meanwhile.
+        """
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+        if scope.cancelled_caught:
+            raise unavailable("The server stops; the request had not arrived.")
+
+    def stop(self) -> None:
+        """Nobody waits for them any more."""
+        for scope in tuple(self._scopes):
+            scope.cancel()
 
 
 async def read_body(request: Request, limits: Limits, share: Share) -> bytes:
     """Reads a body of JSON.
 
     Raises:
-        RequestFault: 415 if it says that it is something else, 413 if it is too large, 408 if it does not arrive.
+        RequestFault: 415 if it says that it is something else, 413 if it is too large or holds too many
+            values, 429 if all bodies together take too much memory, 408 if it does not arrive,
+            503 if the server stops before it has.
         ClientDisconnect: If the client leaves.
     """
     _check_type(request)
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
         raise _too_large(limits)
+    bodies: OpenBodies = request.app.state.bodies
     try:
-        with anyio.fail_after(limits.body_s):
+        with bodies.reading(), anyio.fail_after(limits.body_s):
             return await _collect(request, limits, share)
     except TimeoutError as error:
         raise RequestFault(408, f"The body did not arrive within {limits.body_s:g} s.", code="timeout") from error
@@ -53,12 +89,14 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 async def _collect(request: Request, limits: Limits, share: Share) -> bytes:
-    parts, n_bytes = [], 0
+    parts, n_bytes, values = [], 0, ValueCount()
     async for part in request.stream():
         n_bytes += len(part)
         if n_bytes > limits.body_bytes:
             raise _too_large(limits)
-        share.take(len(part))
+        share.take(len(part) + _VALUE_BYTES * values.add(part))
+        if values.n_values > limits.n_values:
+            raise _too_many(limits)
         parts.append(part)
     return b"".join(parts)
 
@@ -78,6 +116,15 @@ def _check_type(request: Request) -> None:
 
 def _too_large(limits: Limits) -> RequestFault:
     return RequestFault(413, f"The body is larger than {limits.body_bytes} bytes.", code="request_too_large")
+
+
+def _too_many(limits: Limits) -> RequestFault:
+    return RequestFault(
+        413,
+        f"The body holds more than {limits.n_values} values of JSON. Send fewer: join neighbouring parts of text, "
+        "and leave out what a chat does not need.",
+        code="request_too_large",
+    )
 
 
 def _no_json(why: str) -> RequestFault:

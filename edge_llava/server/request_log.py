@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_llava.server.answers import TokenStream
@@ -49,6 +49,8 @@ class LogRequests:
                 await unavailable("Too many requests at a time.").response()(scope, receive, note_status)
             else:
                 await self._app(scope, receive, note_status)
+        except ClientDisconnect:
+            pass  # there is nobody to answer: the status stays 0
         finally:
             self._counts.n_open -= 1
             seconds = time.perf_counter() - started

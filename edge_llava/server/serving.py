@@ -73,7 +73,7 @@ def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None],
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    asyncio.run(_run(_Server(config, app.answers.stop, give_up), listener, on_ready))
+    asyncio.run(_run(_Server(config, app.stop, give_up), listener, on_ready))
 
 
 async def _run(server: _Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:

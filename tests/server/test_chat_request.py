@@ -13,6 +13,7 @@ from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.request_body import parse_body
+from edge_llava.server.value_count import ValueCount
 
 HELLO = {"role": "user", "content": "Hello"}
 
@@ -283,3 +284,44 @@ def test_any_object_is_read_or_refused(data: dict[str, object]) -> None:
         body = error.body
     assert body["error"]["param"] is not None
     json.dumps(body, ensure_ascii=False).encode()
+
+
+def _n_values(value: object) -> int:
+    """Values in a value: commas and opening brackets, an object's or array's first value being told by its bracket."""
+    if isinstance(value, list):
+        return 1 + max(0, len(value) - 1) + sum(map(_n_values, value))
+    if isinstance(value, dict):
+        return 1 + max(0, len(value) - 1) + sum(map(_n_values, value.values()))
+    return 0
+
+
+TEXTS = st.text(alphabet='",[{}]:\\/nu é')
+TREES = st.recursive(
+    st.none() | st.integers() | TEXTS,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(TEXTS, inside, max_size=4),
+)
+
+
+@given(TREES, st.integers(1, 7))
+@settings(max_examples=200, deadline=None)
+def test_values_are_counted_outside_of_strings(tree: object, n_bytes: int) -> None:
+    body, count = json.dumps(tree).encode(), ValueCount()
+    total = sum(count.add(body[start : start + n_bytes]) for start in range(0, len(body), n_bytes))
+    assert total == count.n_values == _n_values(tree)
+
+
+def test_a_million_characters_of_text_are_few_values() -> None:
+    limits = Limits()
+    for text in (",", "[", '"', "\\", '{"a":'):
+        content = [{"type": "text", "text": text * (32 // len(text))}] * 256
+        body = json.dumps({"messages": [{"role": "user", "content": content}] * 117}).encode()
+        count = ValueCount()
+        count.add(body)
+        assert count.n_values < limits.n_values
+        assert len(read_chat_request(parse_body(body), limits).messages) == 1
+
+
+def test_of_thousands_of_unknown_fields_the_first_are_told() -> None:
+    message = fault(**{f"k{n}": 1 for n in range(50_000)})["message"]
+    assert message.startswith("Unknown parameter: 'k0'. Unknown parameter: 'k1'.")
+    assert message.endswith("'k9'. and more.")

@@ -179,6 +179,24 @@ def test_other_hosts_than_loopback_ones_need_a_key(start: Callable[..., Served])
     assert not [line for line in served.lines[n_said:] if key in line]
 
 
+def test_a_request_that_is_still_arriving_does_not_hold_up_the_end(start: Callable[..., Served]) -> None:
+    served = start()
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        while "edge_llava_requests_open 2\n" not in httpx.get(f"{served.url}/metrics").text:
+            pass
+        begun = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        with connection.makefile("rb") as answers:
+            answer = answers.read()
+        assert time.monotonic() - begun < 4  # uvicorn cuts off what is left after 5 s, without an answer
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"server_unavailable"' in answer
+    assert served.end() == 0
+
+
 def test_a_key_is_taken_from_the_environment(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_LLAVA_API_KEY", "sk-of-the-environment")
     served = start("--host", "0.0.0.0")
