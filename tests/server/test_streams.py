@@ -148,7 +148,7 @@ def test_memory_counts_as_held_until_the_work_on_it_has_ended(
             connection.sendall(head.encode() + b"\r\n\r\n" + body)
             assert begun.wait(60)
         for _ in range(20):
-            assert metric("held_bytes") == len(body)
+            assert metric("held_bytes") >= len(body)
         go_on.set()
         server.wait_until(lambda: metric("held_bytes") == 0)
         after = server.engine.metrics
