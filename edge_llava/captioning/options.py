@@ -61,8 +61,8 @@ class CaptionOptions:
         try:
             grammar = schema_grammar(self.schema)
         except SchemaFault as fault:
-            where = ".".join(("the JSON schema", *fault.path))
-            raise ValueError(f"{where[:200]} {fault}") from fault
+            where = f"the JSON schema: {'.'.join(fault.path)[:200]}" if fault.path else "the JSON schema"
+            raise ValueError(f"{where} {fault}") from fault
         return dataclasses.replace(self.sampling, grammar=grammar)
 
     def digest(self, manifest: Manifest, visual_tokens: int | None) -> str:

@@ -179,7 +179,8 @@ def _tell(report: CaptionReport) -> None:
     note(f"{', '.join(parts)}; {report.seconds:.0f} s.")
     if report.n_sidecars_kept:
         kept = _count(report.n_sidecars_kept, "file")
-        note(f"{kept} beside pictures with another text stayed as they were; --force replaces them.")
+        stayed = "stayed as it was" if report.n_sidecars_kept == 1 else "stayed as they were"
+        note(f"{kept} beside pictures with another text {stayed}; --force replaces them.")
     if report.faults:
         note(f"{_count(len(report.faults), 'file')} could not be used:")
         for fault in report.faults[:_MAX_TOLD]:

@@ -83,7 +83,7 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(caption, album, tmp_pa
 def test_sidecars_that_are_there_stay_without_force(caption, album):
     (album / "000.txt").write_text("by hand")
     result = caption(album, "--sidecar")
-    assert "1 file beside pictures with another text stayed as they were; --force replaces them." in result.err
+    assert "1 file beside pictures with another text stayed as it was; --force replaces them." in result.err
     assert (album / "000.txt").read_text() == "by hand"
     assert caption(album, "--sidecar", "--force").code == 0
     assert (album / "000.txt").read_text() == lines(album / "captions.jsonl")[0]["caption"] + "\n"
@@ -116,7 +116,7 @@ def test_answers_follow_a_schema(caption, album, tmp_path):
     ("schema", "says"),
     [
         ("{", "is not JSON"),
-        ('{"type": "colour"}', "the JSON schema.type must be of object, array"),
+        ('{"type": "colour"}', "the JSON schema: type must be of object, array"),
         ("[" * 100_000, "is not JSON"),
         ("7", "the JSON schema must be an object"),
     ],
