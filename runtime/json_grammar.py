@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_llava.runtime.grammar_rules import GrammarRules, TooLarge
+from edge_llava.runtime.grammar_readings import TooLarge
+from edge_llava.runtime.grammar_rules import GrammarRules
 from edge_llava.runtime.integer_range import integer_rule
 from edge_llava.runtime.unicode_text import is_unicode
 
@@ -224,7 +225,7 @@ class _Compiler:
         high = min((value for value in highs if value is not None), default=None)
         if low is not None and high is not None and low > high:
             raise SchemaFault(path, "allows no integer")
-        return self.rules.add(integer_rule(low, high))
+        return self.rules.number(integer_rule(low, high))
 
     def _bounds(self, schema: Mapping[str, Any], low_key: str, high_key: str, path: _Path) -> tuple[int, int | None]:
         low, high = schema.get(low_key, 0), schema.get(high_key)
