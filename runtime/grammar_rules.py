@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edge_llava.runtime.grammar_readings import MAX_STARTS, NUMBER, PRIMITIVES, TEXT, Form, GrammarReadings, TooLarge
 
-_MAX_BYTES = 256 * 1024
+MAX_BYTES = 256 * 1024
 _SPACE = "space"
 # A bounded white space: a model cannot lose itself in it.
 _PRIMITIVES = {
@@ -63,8 +63,8 @@ class GrammarRules:
         GrammarReadings(self._forms).check()
         lines = [f"root ::= {_SPACE} {root}", *(f"{name} ::= {body}" for name, body in self._bodies.items())]
         text = "\n".join(lines) + "\n"
-        if len(text.encode()) > _MAX_BYTES:
-            raise TooLarge(f"makes a grammar of {len(text.encode())} bytes; the limit is {_MAX_BYTES}")
+        if len(text.encode()) > MAX_BYTES:
+            raise TooLarge(f"makes a grammar of {len(text.encode())} bytes; the limit is {MAX_BYTES}")
         return text
 
     def primitive(self, name: str) -> str:
