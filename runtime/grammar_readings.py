@@ -36,7 +36,7 @@ class Form:
         is_choice: It is one of the rules of `starts`, whose texts are empty.
         n_texts: How many choices it offers at its place.
         n_own: How many readings it has at once, whatever is inside.
-        is_endless: It may go on at any depth.
+        height: Of the values that its own primitives hold.
     """
 
     starts: tuple[tuple[str, str | None], ...]
@@ -44,7 +44,7 @@ class Form:
     is_choice: bool = False
     n_texts: int = 1
     n_own: int = 1
-    is_endless: bool = False
+    height: int = 0
 
     @classmethod
     def choice(cls, names: Iterable[str]) -> Form:
@@ -56,6 +56,11 @@ class Form:
         """One of several texts of JSON."""
         starts = [(text[0] if text[0] in "[{" else text + _END, None) for text in texts]
         return cls(tuple(starts), n_texts=len(starts), n_own=len(starts))
+
+    @classmethod
+    def number(cls, n_alternatives: int) -> Form:
+        """A number whose rule has so many alternatives."""
+        return cls(_DIGITS, n_own=n_alternatives)
 
     @classmethod
     def array(cls, items: Iterable[str]) -> Form:
@@ -76,17 +81,16 @@ class Form:
 
 
 TEXT = Form((('"', None),))
-NUMBER = Form(_DIGITS)
 _ANY = (("[", None), ("{", None), ('"', None), *_DIGITS, ("true", None), ("false", None), ("null", None))
 PRIMITIVES = {
     "string": TEXT,
-    "number": NUMBER,
-    "integer": NUMBER,
+    "number": Form.number(2),
+    "integer": Form.number(2),
     "boolean": Form.literals(("true", "false")),
     "null": Form.literals(("null",)),
-    "object": Form((("{", None),), n_own=4, is_endless=True),
-    "array": Form((("[", None),), n_own=4, is_endless=True),
-    "value": Form(_ANY, n_own=4, is_endless=True),
+    "object": Form((("{", None),), n_own=4, height=_N_LEVELS),
+    "array": Form((("[", None),), n_own=4, height=_N_LEVELS),
+    "value": Form(_ANY, n_own=4, height=_N_LEVELS),
 }
 
 
@@ -99,7 +103,7 @@ class GrammarReadings:
         self._opened: dict[str, set[str]] = {}
         self._n_opened = 0
         self._counted: dict[str, int] = {}
-        self._endless: set[str] = set()
+        self._heights: dict[str, int] = {}
 
     def check(self) -> None:
         """
@@ -133,31 +137,36 @@ class GrammarReadings:
             raise TooLarge(f"offers more than {MAX_STARTS} choices at one place")
 
     def _count(self, cycle: set[str]) -> None:
-        """Of rules that are inside each other, or of one that is not; those below have been counted."""
+        """Of rules that are inside each other, or of one that is not; those below have been counted.
+
+        A choice of two that hold the choice again doubles at every level. Of one that does, each level leaves the
+        others open, for as many levels as these go down.
+        """
         below = {other for name in cycle for other in self._below(name)}
         outside = below - cycle
-        if below & (cycle | self._endless) or any(self._forms[name].is_endless for name in cycle):
-            self._endless |= cycle
+        is_recursive = bool(below & cycle)
         n_most = max([self._n_own(name) for name in cycle] + [self._counted[name] for name in outside])
-        n_beside = 0
-        for name in cycle:
-            for group, opening in self._groups(name):
-                others = [other for other in group if other not in cycle]
-                n_others = sum(self._counted[other] for other in others)
-                if len(others) < len(group) - 1:
-                    raise TooLarge(f"{_ENDLESSLY} {opening!r}. {_WHAT_NEXT}")
-                if len(others) == len(group):
-                    n_most = max(n_most, n_others)
-                else:
-                    n_beside += n_others * (_N_LEVELS if self._endless.intersection(others) else 1)
+        n_beside = 0  # of readings that one level leaves open for the levels below it
+        for group, opening in {group: opening for name in cycle for group, opening in self._groups(name)}.items():
+            others = group - cycle
+            n_others = sum(self._counted[other] for other in others)
+            if len(others) < len(group) - 1:
+                raise TooLarge(f"{_ENDLESSLY} {opening!r}. {_WHAT_NEXT}")
+            if others == group:
+                n_most = max(n_most, n_others)
+            else:
+                n_beside += n_others * max([1, *(self._heights[other] for other in others)])
         if n_most + n_beside > _MAX_READINGS:
             raise TooLarge(f"can be read in more than {_MAX_READINGS} ways at once. {_WHAT_NEXT}")
+        height = max([self._forms[name].height for name in cycle] + [self._heights[name] for name in outside])
+        height += not all(self._forms[name].is_choice for name in cycle)
         self._counted.update(dict.fromkeys(cycle, n_most + n_beside))
+        self._heights.update(dict.fromkeys(cycle, _N_LEVELS if is_recursive else min(height, _N_LEVELS)))
 
     def _n_own(self, name: str) -> int:
         return sum(self._forms[last].n_own for last in self._alternatives.get(name, (name,)))
 
-    def _groups(self, name: str) -> list[tuple[list[str], str]]:
+    def _groups(self, name: str) -> list[tuple[frozenset[str], str]]:
         """The alternatives of a choice that begin the same, and how; none that stands alone."""
         openings = sorted(
             (opening, last) for last in self._alternatives.get(name, ()) for opening in self._openings(last)
@@ -175,7 +184,7 @@ class GrammarReadings:
                 group_of.update(dict.fromkeys(other, group))
                 shared[group[0]] = base
         groups = {group[0]: group for group in group_of.values() if len(group) > 1}
-        return [(group, shared[first]) for first, group in groups.items()]
+        return [(frozenset(group), shared[first]) for first, group in groups.items()]
 
     def _openings(self, name: str) -> set[str]:
         """How a value begins, without white space: as much as tells it from others before it goes deeper."""

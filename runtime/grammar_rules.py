@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge_llava.runtime.grammar_readings import MAX_STARTS, NUMBER, PRIMITIVES, TEXT, Form, GrammarReadings, TooLarge
+from edge_llava.runtime.grammar_readings import MAX_STARTS, PRIMITIVES, TEXT, Form, GrammarReadings, TooLarge
 
 MAX_BYTES = 256 * 1024
 _SPACE = "space"
@@ -76,7 +76,7 @@ class GrammarRules:
 
     def number(self, body: str) -> str:
         """A number, of a body of its own."""
-        return self._add(body, NUMBER)
+        return self._add(body, Form.number(1 + body.count("|")))
 
     def reserve(self) -> str:
         """A name whose rule is defined later."""

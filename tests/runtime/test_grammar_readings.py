@@ -35,6 +35,14 @@ def _chain(n: int, width: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/a0", "$defs": defs | {f"a{n}": {"type": "null"}}}
 
 
+def _deepening(height: int, n: int) -> dict[str, Any]:
+    """Arrays without an end, or from some level on arrays of this height with n texts at each level."""
+    side: dict[str, Any] = {"type": "null"}
+    for _ in range(height):
+        side = {"anyOf": [_array(side), _object({"x": {"enum": [f"{i}" for i in range(n)]}})]}
+    return _recursive({"const": 0}, _array(_AGAIN), _array(side))
+
+
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
@@ -50,6 +58,7 @@ def _chain(n: int, width: int) -> dict[str, Any]:
             _recursive(_array(_AGAIN), _array(_array({"enum": list(range(200))}, True)), _array(True)),
             "2048 ways at once",
         ),
+        (_deepening(10, 200), "2048 ways at once"),
         (_chain(3, 20), "2048 ways at once"),
         (_chain(12, 2), "2048 ways at once"),
         ({"anyOf": [_array({"enum": [f"{j}" for j in range(512)]}, {"const": i}) for i in range(5)]}, "2048 ways"),
@@ -85,6 +94,7 @@ def test_what_can_be_read_in_too_many_ways_is_refused(schema: dict[str, Any], sa
             _recursive(_object({"n": {"type": "string"}}), _object({"n": {"type": "string"}, "c": {"items": _AGAIN}})),
             '{"a": {"n": "x", "c": [{"n": "y"}, {"n": "z", "c": []}]}}',
         ),
+        (_deepening(10, 20), '{"a": [[[[[{"x": "19"}]]]]]}'),
         (_chain(2, 20), "[[null, 11], 19]"),
         ({"anyOf": [_object({"p": True, f"q{i}": True}) for i in range(512)]}, '{"p": [[1]], "q511": 5}'),
         ({"items": {"enum": [f"{i}" for i in range(512)]}}, '["0", "511"]'),
