@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MAX_BYTES = 256 * 1024
-_MAX_STARTS = 512  # how many ways a value may begin before its first character says more
+from edge_llava.runtime.grammar_readings import MAX_STARTS, PRIMITIVES, TEXT, Form, GrammarReadings, TooLarge
+
+MAX_BYTES = 256 * 1024
 _SPACE = "space"
 # A bounded white space: a model cannot lose itself in it.
 _PRIMITIVES = {
@@ -39,10 +40,6 @@ _QUOTED = {"date": ("date",), "time": ("time",), "date-time": ("date", "time"), 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-class TooLarge(ValueError):
-    """A grammar that would keep llama.cpp busy rather than the model."""
-
-
 class GrammarRules:
     """Rules by name. Rules of the same body share a name, so that no choice is offered twice.
 
@@ -52,7 +49,8 @@ class GrammarRules:
     def __init__(self) -> None:
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
-        self._starts: dict[str, int | tuple[str, ...]] = {}  # of choices: how many, or which rules begin here
+        self._forms: dict[str, Form] = {}
+        self._members: dict[str, tuple[str, str]] = {}  # of pairs: key and value
         self._n_reserved = 0
         self._need(_SPACE)
 
@@ -60,13 +58,13 @@ class GrammarRules:
         """The grammar whose answers `root` describes; white space may come before it.
 
         Raises:
-            TooLarge: If it is too long, or a value may begin in too many ways, or begins with itself.
+            TooLarge: If it is too long, or a value begins with itself, or may begin or be read in too many ways.
         """
-        self._check_starts()
+        GrammarReadings(self._forms).check()
         lines = [f"root ::= {_SPACE} {root}", *(f"{name} ::= {body}" for name, body in self._bodies.items())]
         text = "\n".join(lines) + "\n"
-        if len(text.encode()) > _MAX_BYTES:
-            raise TooLarge(f"makes a grammar of {len(text.encode())} bytes; the limit is {_MAX_BYTES}")
+        if len(text.encode()) > MAX_BYTES:
+            raise TooLarge(f"makes a grammar of {len(text.encode())} bytes; the limit is {MAX_BYTES}")
         return text
 
     def primitive(self, name: str) -> str:
@@ -74,14 +72,11 @@ class GrammarRules:
         if name not in _QUOTED:
             return self._need(name)
         parts = [self._need(part) for part in _QUOTED[name]]
-        return self.add('"\\"" ' + ' "T" '.join(parts) + ' "\\""')
+        return self._add('"\\"" ' + ' "T" '.join(parts) + ' "\\""', TEXT)
 
-    def add(self, body: str) -> str:
-        """A rule with a body of its own."""
-        if body not in self._names:
-            name = self._names[body] = f"r{len(self._names)}"
-            self._bodies[name] = body
-        return self._names[body]
+    def number(self, body: str) -> str:
+        """A number, of a body of its own."""
+        return self._add(body, Form.number(1 + body.count("|")))
 
     def reserve(self) -> str:
         """A name whose rule is defined later."""
@@ -90,89 +85,84 @@ class GrammarRules:
 
     def define(self, name: str, other: str) -> None:
         """Defines a reserved name as another rule."""
-        self._bodies[name], self._starts[name] = other, (other,)
+        self._bodies[name], self._forms[name] = other, Form.choice((other,))
 
     def choice(self, names: Sequence[str]) -> str:
         """One of several rules."""
         distinct = tuple(dict.fromkeys(names))
         if len(distinct) == 1:
             return distinct[0]
-        name = self.add(" | ".join(distinct))
-        self._starts[name] = distinct
-        return name
+        return self._add(" | ".join(distinct), Form.choice(distinct))
 
     def literals(self, texts: Sequence[str]) -> str:
         """One of several texts."""
         distinct = tuple(dict.fromkeys(texts))
-        name = self.add(" | ".join(map(_quote, distinct)))
-        self._starts[name] = len(distinct)
-        return name
+        return self._add(" | ".join(map(_quote, distinct)), Form.literals(distinct))
 
     def pair(self, key: str, value: str) -> str:
         """A member of an object; the key is JSON."""
-        return self.add(f'{_quote(key)} {_SPACE} ":" {_SPACE} {value} {_SPACE}')
+        name = self._add(f'{_quote(key)} {_SPACE} ":" {_SPACE} {value} {_SPACE}')
+        self._members[name] = key, value
+        return name
 
     def fields(self, pairs: Sequence[str], required: Sequence[bool]) -> str:
         """An object of these members in this order, those that are not required there or not."""
-        if len(pairs) > _MAX_STARTS:
-            raise TooLarge(f"has an object of {len(pairs)} properties; the limit is {_MAX_STARTS}")
+        if len(pairs) > MAX_STARTS:
+            raise TooLarge(f"has an object of {len(pairs)} properties; the limit is {MAX_STARTS}")
         after = ""  # what may follow once a member is written
         starts: list[str] = []  # how the object may begin with a member
         for pair, is_required in zip(reversed(pairs), reversed(required), strict=True):
             begin, step = f"{pair} {after}".strip(), f'"," {_SPACE} {pair}'
             starts = [begin] if is_required else [begin, *starts]
-            after = self.add(f"{step} {after}".strip() if is_required else f"({step})? {after}".strip())
+            after = self._add(f"{step} {after}".strip() if is_required else f"({step})? {after}".strip())
         members = f"({' | '.join(starts)}){'' if any(required) else '?'}" if starts else ""
-        return self.add(f'"{{" {_SPACE} {members} "}}"')
+        first = next((n + 1 for n, is_required in enumerate(required) if is_required), len(pairs))
+        values = [self._members[pair] for pair in pairs]
+        form = Form.object(values[:first], (value for _, value in values))
+        return self._add(f'"{{" {_SPACE} {members} "}}"', form)
 
     def mapping(self, value: str) -> str:
         """An object of any keys with values of one kind."""
-        member = self.add(f'{self._need("string")} {_SPACE} ":" {_SPACE} {value} {_SPACE}')
-        return self.add(f'"{{" {_SPACE} ({member} ("," {_SPACE} {member})*)? "}}"')
+        member = self._add(f'{self._need("string")} {_SPACE} ":" {_SPACE} {value} {_SPACE}')
+        return self._add(f'"{{" {_SPACE} ({member} ("," {_SPACE} {member})*)? "}}"', Form.mapping(value))
 
     def items(self, item: str, low: int, high: int | None) -> str:
         """An array of low to high items."""
         if high == 0:
             return self.tuple(())
         more = f"{{{max(low - 1, 0)},{'' if high is None else high - 1}}}"
-        return self.add(f'"[" {_SPACE} ({item} {_SPACE} ("," {_SPACE} {item} {_SPACE}){more}){"" if low else "?"} "]"')
+        items = f'{item} {_SPACE} ("," {_SPACE} {item} {_SPACE}){more}'
+        return self._add(f'"[" {_SPACE} ({items}){"" if low else "?"} "]"', Form.array((item,)))
 
     def tuple(self, items: Sequence[str]) -> str:
         """An array of these items."""
         inside = f' "," {_SPACE} '.join(f"{item} {_SPACE}" for item in items)
-        return self.add(f'"[" {_SPACE} {inside} "]"')
+        return self._add(f'"[" {_SPACE} {inside} "]"', Form.array(items))
 
     def string(self, low: int, high: int | None) -> str:
         """A string of low to high characters."""
         if not low and high is None:
             return self._need("string")
         most = "" if high is None else high
-        return self.add(f'"\\"" {self._need("char")}{{{low},{most}}} "\\""')
+        return self._add(f'"\\"" {self._need("char")}{{{low},{most}}} "\\""', TEXT)
+
+    def _add(self, body: str, form: Form | None = None) -> str:
+        """A rule with a body of its own; parts of values have no form."""
+        if body not in self._names:
+            name = self._names[body] = f"r{len(self._names)}"
+            self._bodies[name] = body
+        if form:
+            self._forms[self._names[body]] = form
+        return self._names[body]
 
     def _need(self, name: str) -> str:
         if name not in self._bodies:
             self._bodies[name] = _PRIMITIVES[name]
+            if name in PRIMITIVES:
+                self._forms[name] = PRIMITIVES[name]
             for other in _NEEDS.get(name, ()):
                 self._need(other)
         return name
-
-    def _check_starts(self) -> None:
-        """Choices of choices multiply, and llama.cpp follows each: counted from the innermost on."""
-        counted: dict[str, int] = {}
-        waiting = dict(self._starts)
-        while waiting:
-            ready = [
-                name
-                for name, starts in waiting.items()
-                if isinstance(starts, int) or not any(other in waiting for other in starts)
-            ]
-            if not ready:
-                raise TooLarge("has a value that begins with itself")
-            for name in ready:
-                starts = waiting.pop(name)
-                counted[name] = starts if isinstance(starts, int) else sum(counted.get(other, 1) for other in starts)
-                if counted[name] > _MAX_STARTS:
-                    raise TooLarge(f"offers more than {_MAX_STARTS} choices at one place")
 
 
 def _quote(text: str) -> str:

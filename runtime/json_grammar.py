@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_llava.runtime.grammar_rules import GrammarRules, TooLarge
+from edge_llava.runtime.grammar_readings import TooLarge
+from edge_llava.runtime.grammar_rules import MAX_BYTES, GrammarRules
 from edge_llava.runtime.integer_range import integer_rule
 from edge_llava.runtime.unicode_text import is_unicode
 
@@ -69,7 +70,7 @@ class _Compiler:
         self.rules = GrammarRules()
         self._document = document
         self._references: dict[str, str] = {}
-        self._n_visited = self._depth = 0
+        self._n_visited = self._depth = self._n_written = 0
 
     def visit(self, schema: Any, path: _Path) -> str:
         """The name of the rule of a schema."""
@@ -141,10 +142,7 @@ class _Compiler:
         fitting = [value for value in values if any(_is_of(kind, value) for kind in kinds)]
         if not fitting:
             raise SchemaFault((*path, key), f"holds nothing of type {', '.join(kinds)}")
-        texts = []
-        for value in fitting:
-            texts.append(_to_json(value, (*path, key)))
-        return self.rules.literals(texts)
+        return self.rules.literals([self._to_json(value, (*path, key)) for value in fitting])
 
     def _typed(self, schema: Mapping[str, Any], path: _Path) -> str:
         kinds = _types(schema, path) if "type" in schema else _guess_types(schema)
@@ -165,18 +163,15 @@ class _Compiler:
         return self.rules.primitive(kind)
 
     def _object(self, schema: Mapping[str, Any], path: _Path) -> str:
-        properties, required = schema.get("properties", {}), schema.get("required", [])
+        properties = schema.get("properties", {})
         extra = schema.get("additionalProperties", True)
         if not isinstance(properties, dict):
             raise SchemaFault((*path, "properties"), "must be an object")
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise SchemaFault((*path, "required"), "must be an array of strings")
-        if missing := [name for name in required if name not in properties]:
-            raise SchemaFault((*path, "required"), f"names {missing[0][:80]!r}, which is no property")
+        required = _required(schema, properties, path)
         if properties:
             pairs = []
             for name, value in properties.items():
-                key = _to_json(name, (*path, "properties"))
+                key = self._to_json(name, (*path, "properties"))
                 pairs.append(self.rules.pair(key, self.visit(value, (*path, "properties", name))))
             return self.rules.fields(pairs, [name in required for name in properties])
         if extra is False:
@@ -203,43 +198,51 @@ class _Compiler:
     def _string(self, schema: Mapping[str, Any], path: _Path) -> str:
         low, high = self._bounds(schema, "minLength", "maxLength", path)
         wanted = schema.get("format")
+        if wanted is not None and not isinstance(wanted, str):
+            raise SchemaFault((*path, "format"), "must be a string")
         if wanted in _FORMATS:
             if low or high is not None:
                 raise SchemaFault((*path, "format"), "and a length together are not supported")
-            return self.rules.primitive(str(wanted))
+            return self.rules.primitive(wanted)
         return self.rules.string(low, high)
 
     def _integer(self, schema: Mapping[str, Any], path: _Path) -> str:
-        bounds: dict[str, int | None] = {}
-        for key in _KEYWORDS["integer"]:
-            value = schema.get(key)
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 10**15):
-                raise SchemaFault((*path, key), "must be an integer of at most 15 digits")
-            bounds[key] = value
+        most, says = 10**15 - 1, "must be an integer of at most 15 digits"
+        bounds = {key: _whole(schema, key, path, -most, most, says) for key in _KEYWORDS["integer"]}
         lows = [bounds["minimum"], None if bounds["exclusiveMinimum"] is None else bounds["exclusiveMinimum"] + 1]
         highs = [bounds["maximum"], None if bounds["exclusiveMaximum"] is None else bounds["exclusiveMaximum"] - 1]
         low = max((value for value in lows if value is not None), default=None)
         high = min((value for value in highs if value is not None), default=None)
+        if low is None and high is None:
+            return self.rules.primitive("integer")
         if low is not None and high is not None and low > high:
             raise SchemaFault(path, "allows no integer")
-        return self.rules.add(integer_rule(low, high))
+        return self.rules.number(integer_rule(low, high))
 
     def _bounds(self, schema: Mapping[str, Any], low_key: str, high_key: str, path: _Path) -> tuple[int, int | None]:
-        low, high = schema.get(low_key, 0), schema.get(high_key)
-        for key, value in ((low_key, low), (high_key, high)):
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_REPEATS:
-                raise SchemaFault((*path, key), f"must be an integer from 0 to {_MAX_REPEATS}")
+        says = f"must be an integer from 0 to {_MAX_REPEATS}"
+        low = _whole(schema, low_key, path, 0, _MAX_REPEATS, says) or 0
+        high = _whole(schema, high_key, path, 0, _MAX_REPEATS, says)
         if high is not None and high < low:
             raise SchemaFault((*path, high_key), f"is less than {low_key}")
         return low, high
 
+    def _to_json(self, value: Any, path: _Path) -> str:
+        _refuse_deep(value, path)
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise SchemaFault(path, "holds a number that JSON has not") from error
+        if not is_unicode(text):
+            raise SchemaFault(path, "holds halves of characters (surrogates)")
+        self._n_written += len(text)  # a schema may be visited by many ways
+        if self._n_written > MAX_BYTES:
+            raise SchemaFault(path, f"makes a grammar of {self._n_written} bytes; the limit is {MAX_BYTES}")
+        return text
+
 
 def _types(schema: Mapping[str, Any], path: _Path) -> tuple[str, ...]:
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    kinds = _short(schema["type"], (*path, "type")) if isinstance(schema["type"], list) else [schema["type"]]
     if not kinds or any(not isinstance(kind, str) or kind not in _TYPES for kind in kinds):
         raise SchemaFault((*path, "type"), f"must be of {', '.join(_TYPES)}")
     return tuple(dict.fromkeys(kinds))
@@ -262,16 +265,51 @@ def _list(schema: Mapping[str, Any], key: str, path: _Path) -> list[Any]:
     value = schema[key]
     if not isinstance(value, list) or not value:
         raise SchemaFault((*path, key), "must be an array that is not empty")
+    return _short(value, (*path, key))
+
+
+def _short(value: list[Any], path: _Path) -> list[Any]:
+    """Lengths come first: what walks over a list must not be kept busy by it."""
+    if len(value) > _MAX_SCHEMAS:
+        raise SchemaFault(path, f"goes too far: {len(value)} of at most {_MAX_SCHEMAS}")
     return value
 
 
+def _required(schema: Mapping[str, Any], properties: Mapping[str, Any], path: _Path) -> set[str]:
+    names, here = schema.get("required", []), (*path, "required")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in _short(names, here)):
+        raise SchemaFault(here, "must be an array of strings")
+    if missing := [name for name in names if name not in properties]:
+        raise SchemaFault(here, f"names {missing[0][:80]!r}, which is no property")
+    return set(names)
+
+
+def _whole(schema: Mapping[str, Any], key: str, path: _Path, lowest: int, highest: int, says: str) -> int | None:
+    """A bound; null is as if not given, and 3.0 is an integer in JSON Schema."""
+    value = schema.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise SchemaFault((*path, key), says)
+    return value
+
+
+def _refuse_deep(value: Any, path: _Path) -> None:
+    """Level by level: Python's own way down ends at some 1,000."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise SchemaFault(path, f"goes too far: {_MAX_DEPTH} deep is the limit")
+
+
 def _refuse_others(schema: Mapping[str, Any], known: set[str], path: _Path) -> None:
-    for key in sorted(schema.keys() - known - _ANNOTATIONS):
-        raise SchemaFault((*path, key), "is not supported here")
-
-
-def _to_json(value: Any, path: _Path) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    if not is_unicode(text):
-        raise SchemaFault(path, "holds halves of characters (surrogates)")
-    return text
+    if others := schema.keys() - known - _ANNOTATIONS:
+        raise SchemaFault((*path, min(others)), "is not supported here")

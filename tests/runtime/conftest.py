@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,41 @@ def ask() -> Callable[..., Asked]:
         return Asked(engine, messages, options, on_token)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def accepts(seeded_q4: Path) -> Iterator[Callable[[str, str], bool]]:
+    """accepts(grammar, text) -> whether llama.cpp takes the text, and would end an answer after it."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(seeded_q4 / "language.gguf").encode(), params)
+    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    piece = ctypes.create_string_buffer(64)
+    byte_tokens: dict[int, int] = {}
+    for token in range(llama_cpp.llama_vocab_n_tokens(vocabulary)):
+        if llama_cpp.llama_token_to_piece(vocabulary, token, piece, 64, 0, False) == 1:
+            byte_tokens.setdefault(piece.raw[0], token)
+    end = llama_cpp.llama_vocab_eos(vocabulary)
+
+    def takes(grammar: Any, token: int) -> bool:
+        candidate = (llama_cpp.llama_token_data * 1)(llama_cpp.llama_token_data(token, 1.0, 0.0))
+        candidates = llama_cpp.llama_token_data_array(candidate, 1, -1, False)
+        llama_cpp.llama_sampler_apply(grammar, ctypes.byref(candidates))
+        return bool(candidate[0].logit > float("-inf"))
+
+    def run(text: str, asked: str) -> bool:
+        grammar = llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
+        assert grammar, text
+        try:
+            for byte in asked.encode():
+                if not takes(grammar, byte_tokens[byte]):
+                    return False
+                llama_cpp.llama_sampler_accept(grammar, byte_tokens[byte])
+            return takes(grammar, end)
+        finally:
+            llama_cpp.llama_sampler_free(grammar)
+
+    yield run
+    llama_cpp.llama_model_free(model)

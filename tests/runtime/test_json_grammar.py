@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import llama_cpp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_llava.runtime.integer_range import integer_rule
-from edge_llava.runtime.json_grammar import SchemaFault, object_grammar, schema_grammar
+from edge_llava.runtime.json_grammar import object_grammar, schema_grammar
 
 Accepts = Callable[[str, str], bool]
-
-
-@pytest.fixture(scope="module")
-def accepts(seeded_q4: Path) -> Iterator[Accepts]:
-    """accepts(grammar, text) -> whether llama.cpp takes the text, and would end an answer after it."""
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(seeded_q4 / "language.gguf").encode(), params)
-    vocabulary = llama_cpp.llama_model_get_vocab(model)
-    piece = ctypes.create_string_buffer(64)
-    byte_tokens: dict[int, int] = {}
-    for token in range(llama_cpp.llama_vocab_n_tokens(vocabulary)):
-        if llama_cpp.llama_token_to_piece(vocabulary, token, piece, 64, 0, False) == 1:
-            byte_tokens.setdefault(piece.raw[0], token)
-    end = llama_cpp.llama_vocab_eos(vocabulary)
-
-    def takes(grammar: Any, token: int) -> bool:
-        candidate = (llama_cpp.llama_token_data * 1)(llama_cpp.llama_token_data(token, 1.0, 0.0))
-        candidates = llama_cpp.llama_token_data_array(candidate, 1, -1, False)
-        llama_cpp.llama_sampler_apply(grammar, ctypes.byref(candidates))
-        return bool(candidate[0].logit > float("-inf"))
-
-    def run(text: str, asked: str) -> bool:
-        grammar = llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
-        assert grammar, text
-        try:
-            for byte in asked.encode():
-                if not takes(grammar, byte_tokens[byte]):
-                    return False
-                llama_cpp.llama_sampler_accept(grammar, byte_tokens[byte])
-            return takes(grammar, end)
-        finally:
-            llama_cpp.llama_sampler_free(grammar)
-
-    yield run
-    llama_cpp.llama_model_free(model)
 
 
 PERSON = {
@@ -149,85 +110,6 @@ def test_any_object_is_an_object(accepts: Accepts) -> None:
     assert accepts(grammar, '\n{"a": [true, {"b": "c"}], "d": -0.5}')
     assert not accepts(grammar, "[]")
     assert not accepts(grammar, '{"a": 1} ')
-
-
-@pytest.mark.parametrize(
-    ("schema", "path", "says"),
-    [
-        (5, (), "must be an object"),
-        ({"type": "cat"}, ("type",), "must be of object, array"),
-        ({"type": []}, ("type",), "must be of"),
-        ({"type": [["string"]]}, ("type",), "must be of"),
-        ({"properties": []}, ("properties",), "must be an object"),
-        ({"properties": {"a": 5}}, ("properties", "a"), "must be an object"),
-        ({"properties": {"a": {"not": {}}}}, ("properties", "a", "not"), "is not supported"),
-        ({"type": "string", "pattern": "a+"}, ("pattern",), "is not supported"),
-        ({"type": "number", "minimum": 1}, ("minimum",), "is not supported"),
-        ({"type": "integer", "multipleOf": 2}, ("multipleOf",), "is not supported"),
-        ({"type": "array", "uniqueItems": True}, ("uniqueItems",), "is not supported"),
-        ({"required": ["a"], "properties": {"b": {}}}, ("required",), "names 'a', which is no property"),
-        ({"required": "a"}, ("required",), "must be an array of strings"),
-        ({"enum": []}, ("enum",), "not empty"),
-        ({"enum": ["a"], "type": "integer"}, ("enum",), "holds nothing of type integer"),
-        ({"const": "\ud800"}, ("const",), "halves of characters"),
-        ({"anyOf": {}}, ("anyOf",), "not empty"),
-        ({"anyOf": [{}], "type": "string"}, ("type",), "is not supported"),
-        ({"allOf": [{}, {}]}, ("allOf",), "one schema only"),
-        ({"$ref": 5}, ("$ref",), "must point into this schema"),
-        ({"$ref": "https://example.com/schema"}, ("$ref",), "must point into this schema"),
-        ({"$ref": "#/$defs/a"}, ("$ref",), "where nothing is"),
-        ({"$ref": "#"}, (), "begins with itself"),
-        ({"anyOf": [{"type": "null"}, {"$ref": "#"}]}, (), "begins with itself"),
-        ({"type": "string", "maxLength": 10**9}, ("maxLength",), "from 0 to 1000"),
-        ({"type": "array", "minItems": -1}, ("minItems",), "from 0 to 1000"),
-        ({"type": "array", "minItems": 3, "maxItems": 2}, ("maxItems",), "is less than minItems"),
-        ({"type": "integer", "minimum": 5, "maximum": 4}, (), "allows no integer"),
-        ({"type": "integer", "minimum": 1.5}, ("minimum",), "must be an integer"),
-        ({"type": "integer", "maximum": 10**15}, ("maximum",), "at most 15 digits"),
-    ],
-)
-def test_what_no_grammar_holds_is_refused(schema: Any, path: tuple[str, ...], says: str) -> None:
-    with pytest.raises(SchemaFault) as caught:
-        schema_grammar(schema)
-    assert caught.value.path == path
-    assert says in str(caught.value)
-
-
-def _nested(depth: int) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "null"}
-    for _ in range(depth):
-        schema = {"type": "array", "items": schema}
-    return schema
-
-
-def _doubling(n: int) -> dict[str, Any]:
-    """Choices of two choices each, n times: 2 ** n ways to begin."""
-    defs = {
-        f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}, {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}, {"const": i}]}]}
-        for i in range(n)
-    }
-    return {"$ref": "#/$defs/a0", "$defs": defs | {f"a{n}": {"enum": [1, 2]}}}
-
-
-@pytest.mark.parametrize(
-    ("schema", "says"),
-    [
-        (_nested(100), "goes too far"),
-        (_doubling(20), "choices at one place"),
-        ({"enum": [f"{i}" for i in range(600)]}, "choices at one place"),
-        ({"properties": {f"{i}": {"type": "null"} for i in range(600)}}, "600 properties; the limit is 512"),
-        ({"prefixItems": [{"type": "null"}] * 3000}, "goes too far"),
-        ({"enum": ["x" * 300_000]}, "makes a grammar of 300"),
-    ],
-)
-def test_what_would_keep_llama_cpp_busy_is_refused(schema: dict[str, Any], says: str) -> None:
-    with pytest.raises(SchemaFault, match=says):
-        schema_grammar(schema)
-
-
-@pytest.mark.parametrize("schema", [_nested(40), _doubling(6), {"enum": [f"{i}" for i in range(500)]}])
-def test_what_is_within_limits_compiles(accepts: Accepts, schema: dict[str, Any]) -> None:
-    assert not accepts(schema_grammar(schema), "x")
 
 
 _BOUND = st.none() | st.integers(-1200, 1200) | st.integers(-(10**15) + 1, 10**15 - 1)

@@ -302,7 +302,19 @@ def test_what_does_not_fit_the_context(
     assert "1024 for 16 images" in check_error(answer, 400, "context_length_exceeded", "messages")["message"]
 
 
-@pytest.mark.parametrize("schema", [{"type": "cat"}, {"$ref": "#"}, {"pattern": "(" * 10_000}, {"maxLength": 10**12}])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "cat"},
+        {"$ref": "#"},
+        {"pattern": "(" * 10_000},
+        {"maxLength": 10**12},
+        {"minItems": "1"},
+        {"const": json.loads("[" * 900 + "]" * 900)},
+        {"properties": {"a": True}, "required": ["a"] * 200_000},
+        {"anyOf": [{"prefixItems": [{"$ref": "#"}, {"const": i}]} for i in range(20)]},
+    ],
+)
 def test_schemas_that_cannot_compile(client: httpx.Client, server: Any, check_error: Check, schema: Any) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     answer = server.ask(client, response_format=wanted)

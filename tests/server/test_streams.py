@@ -256,11 +256,9 @@ def test_stopping_tells_every_client(make_engine: Callable[..., Any], run_server
 def test_a_schema_that_can_be_read_in_too_many_ways_ends_its_own_answer(
     server: Any, check_error: Check, monkeypatch: pytest.MonkeyPatch, is_stream: bool
 ) -> None:
-    """Every level doubles what llama.cpp must follow; others are answered before, meanwhile and after."""
-    monkeypatch.setattr(grammar, "_MAX_STEP_S", 0.05)
-    node = {"$ref": "#/$defs/node"}
-    kinds = [{"type": "object", "properties": {"a": node, last: {}}, "required": ["a"]} for last in ("b", "c")]
-    schema = node | {"$defs": {"node": {"anyOf": kinds}}}
+    """512 arrays that differ in their last item; others are answered before, meanwhile and after."""
+    monkeypatch.setattr(grammar, "_MAX_STEP_S", 0.0005)
+    schema = {"anyOf": [{"type": "array", "prefixItems": [{"type": "string"}, {"const": i}]} for i in range(512)]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     before = server.engine.metrics.failed_total
     with server.client() as client:
