@@ -107,7 +107,8 @@ def command(
 
     \b
     edge-llava serve
-    curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\
+    curl http://127.0.0.1:8080/v1/chat/completions \\
+      -H "Content-Type: application/json" \\
       -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
     _check_extra()
