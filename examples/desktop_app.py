@@ -87,7 +87,7 @@ class Worker(QObject):
             for token in answer:
                 self.token.emit(token.text)
             self.finished.emit(describe(self._chat.timings))
-        except edge_llava.EdgeLlavaError as error:
+        except (edge_llava.EdgeLlavaError, ValueError) as error:  # ValueError: halves of characters, pasted
             self.failed.emit(str(error))
 
     @Slot()

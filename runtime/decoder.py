@@ -19,7 +19,6 @@ from edge_llava.runtime.abort import Abortable
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.conversation import Position, count_common
 from edge_llava.runtime.decoder_options import DecoderOptions, context_params, context_settings, n_ctx
-from edge_llava.runtime.kept_interrupt import KeptInterrupt
 from edge_llava.runtime.kv_state import read_state, write_state
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.llama_log import last_error
@@ -66,11 +65,7 @@ class Decoder(LanguageModel):
         spec = self.spec
         params = context_params(spec, options)
         self.settings = self._weight_settings | context_settings(params)
-        with KeptInterrupt():
-            self._context = llama_cpp.llama_init_from_model(self._model, params)
-        if not self._context:
-            self.close()
-            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. Try a smaller one with -c.")
+        self._context = self._new_context(params, "Try a smaller one with -c.")
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         self.n_ctx = min(n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
         self._n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self._context)), int(params.n_threads)

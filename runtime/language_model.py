@@ -48,6 +48,19 @@ class LanguageModel:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
 
+    def _new_context(self, params: Any, advice: str) -> Any:
+        """A context on these weights.
+
+        Raises:
+            BackendError: If llama.cpp cannot make it; the model is closed then. Its message ends with `advice`.
+        """
+        with KeptInterrupt():
+            context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            self.close()
+            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
+        return context
+
     @property
     def vocabulary(self) -> Any:
         """llama.cpp's vocabulary handle."""

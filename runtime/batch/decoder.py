@@ -124,12 +124,8 @@ class BatchDecoder(LanguageModel):
         params = context_params(spec, options)
         params.n_seq_max, params.n_ctx = n_sequences, n_cells or n_parallel * self.n_ctx
         params.n_batch = params.n_ubatch = max(options.n_batch, n_sequences)  # llama.cpp plans for one token of each
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
-        if not self._context:
-            self.close()
-            raise BackendError(
-                f"llama.cpp cannot make a context: {last_error()}. Try a smaller one, or fewer at a time."
-            )
+        self._context: Any = None
+        self._context = self._new_context(params, "Try a smaller one, or fewer at a time.")
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self._context)))
         self.n_batch = int(llama_cpp.llama_n_batch(self._context))
