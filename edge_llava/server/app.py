@@ -24,6 +24,7 @@ from edge_llava.server.host_check import CheckHost
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
+from edge_llava.server.ollama_api import OllamaApi
 from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
 from edge_llava.server.openapi import describe_api
 from edge_llava.server.page_files import page_routes
@@ -66,6 +67,7 @@ class ServerApp:
         self.models = ServedModels(engine.bundle, engine.n_ctx, options.aliases)
         self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
         self._chat = ChatEndpoint(self.answers, self.models, ImageParts(limits, remote), self._budget, limits)
+        self._ollama = OllamaApi(self._chat, self.models, engine.bundle, self._budget, limits)
         self._description = describe_api(limits, has_key=options.api_key is not None)
         self.asgi = Starlette(
             routes=self._routes(),
@@ -86,6 +88,7 @@ class ServerApp:
             Route("/v1/chat/completions", self._chat.complete, methods=["POST"]),
             Route("/v1/models", self._list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", self._show_model, methods=["GET"]),
+            *self._ollama.routes(),
             Route("/health", self._show_health, methods=["GET"]),
             Route("/metrics", self._show_metrics, methods=["GET"]),
             Route("/openapi.json", self._describe, methods=["GET"]),

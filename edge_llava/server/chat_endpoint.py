@@ -1,9 +1,10 @@
-"""POST /v1/chat/completions: a request is read, checked, handed to the engine, and answered."""
+"""A request is read, checked, handed to the engine, and answered, in the form of the API that it came by."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from PIL import Image
 from starlette.requests import Request
@@ -12,11 +13,12 @@ from starlette.responses import JSONResponse, Response
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.messages import Message
 from edge_llava.server.answers import Answers, TokenStream
+from edge_llava.server.api_form import ApiForm
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.client_presence import while_present
-from edge_llava.server.event_stream import DONE, EventStream, event
+from edge_llava.server.event_stream import EventStream
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget, Share
@@ -37,7 +39,15 @@ class ChatEndpoint:
         self._budget, self._limits = budget, limits
 
     async def complete(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return await self.answer(request, ApiForm())
+
+    async def answer(self, request: Request, form: ApiForm) -> Response:
         """The answer, at once or as a stream.
+
+        Args:
+            request: What was sent.
+            form: A new one of the API that it came by.
 
         Raises:
             RequestFault: If the request cannot be answered.
@@ -47,26 +57,43 @@ class ChatEndpoint:
             stream = self._answers.open()
             held.callback(self._answers.close, stream)
             share = held.enter_context(self._budget.open())
-            body = await read_body(request, self._limits, share)
-            wanted, answer = await while_present(request.receive, self._begin(body, stream, share))
+            body = await read_body(request, self._limits, share, any_type=form.takes_any_type)
+            data = await call_on_thread(parse_body, body)
+            if (reply := form.reply(data)) is not None:
+                return JSONResponse(reply)
+            wanted, answer = await while_present(request.receive, self._begin(data, stream, share, form))
             note_answer(request, stream)
             completion = ChatCompletion(self._models.name, answer)
             if wanted.stream:
-                parts = _write_events(stream, completion, wanted.include_usage)
-                return EventStream(parts, held.pop_all().close, stalled_s=self._limits.stalled_s)
+                return EventStream(
+                    form.events(_list_chunks(stream, completion, wanted.include_usage, form)),
+                    held.pop_all().close,
+                    stalled_s=self._limits.stalled_s,
+                    media_type=form.media_type,
+                    beat=form.beat,
+                )
             text = await while_present(request.receive, _read_whole(stream))
-            return JSONResponse(completion.whole(text, stream.finish_reason))
+            return JSONResponse(form.whole(completion.whole(text, stream.finish_reason)))
 
-    async def _begin(self, body: bytes, stream: TokenStream, share: Share) -> tuple[ChatRequest, Answer]:
-        wanted = await call_on_thread(_parse, body, self._limits)
-        self._models.check(wanted.model)
-        addresses = [image for message in wanted.messages for image in message.images]
-        pictures = await self._images.open(addresses, share)
-        return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options)
+    async def _begin(
+        self, data: dict[str, Any], stream: TokenStream, share: Share, form: ApiForm
+    ) -> tuple[ChatRequest, Answer]:
+        wanted = await call_on_thread(_read, data, self._limits, form)
+        try:
+            self._models.check(wanted.model)
+            addresses = [image for message in wanted.messages for image in message.images]
+            pictures = await self._images.open(addresses, share)
+            return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options)
+        except RequestFault as fault:
+            raise form.renamed(fault) from fault
 
 
-def _parse(body: bytes, limits: Limits) -> ChatRequest:
-    return read_chat_request(parse_body(body), limits)
+def _read(data: dict[str, Any], limits: Limits, form: ApiForm) -> ChatRequest:
+    chat = form.read(data)
+    try:
+        return read_chat_request(chat, limits)
+    except RequestFault as fault:
+        raise form.renamed(fault) from fault
 
 
 def _place(messages: Iterable[ChatMessage], pictures: Sequence[Image.Image]) -> list[Message]:
@@ -78,21 +105,20 @@ async def _read_whole(stream: TokenStream) -> str:
     return "".join([token.text async for tokens in stream.read() for token in tokens])
 
 
-async def _write_events(
-    stream: TokenStream, completion: ChatCompletion, include_usage: bool
-) -> AsyncGenerator[bytes, None]:
+async def _list_chunks(
+    stream: TokenStream, completion: ChatCompletion, include_usage: bool, form: ApiForm
+) -> AsyncGenerator[list[dict[str, Any]], None]:
     # where usage is asked for, every chunk has the field
     extra = {"usage": None} if include_usage else {}
-    yield event(completion.opening() | extra)
+    yield [completion.opening() | extra]
     try:
         async for tokens in stream.read():
-            events = [event(completion.piece(token.text) | extra) for token in tokens if token.text]
-            if events:
-                yield b"".join(events)
+            pieces = [completion.piece(token.text) | extra for token in tokens if token.text]
+            if pieces:
+                yield pieces
     except RequestFault as fault:  # too late for a status
-        yield event(fault.body)
+        yield [form.renamed(fault).body]
         return
-    yield event(completion.closing(stream.finish_reason) | extra)
+    yield [completion.closing(stream.finish_reason) | extra]
     if include_usage:
-        yield event(completion.counts())
-    yield DONE
+        yield [completion.counts()]
