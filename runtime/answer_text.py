@@ -19,12 +19,17 @@ class AnswerText:
         stopped: Whether a stop text was found; nothing may be pushed after that.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], *, keeps_space: bool = False) -> None:
+        """
+        Args:
+            stop: Texts that end the answer.
+            keeps_space: Whether white space before the first word is kept: the answer continues a given text.
+        """
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""  # all decoded text, leading white space included
         self._n_shown = 0
-        self._started = False
+        self._started = keeps_space
         self._ends: list[int] = []  # length of _text after each token; _INSIDE where a character is incomplete
         self.stopped = False
 

@@ -16,16 +16,17 @@ class AnswerTokens:
         ids: The tokens of the answer; the one that ended the sequence is not among them.
     """
 
-    def __init__(self, language: LanguageModel, stop: Sequence[str], n_max: int) -> None:
+    def __init__(self, language: LanguageModel, stop: Sequence[str], n_max: int, *, keeps_space: bool = False) -> None:
         """
         Args:
             language: Its vocabulary turns ids into bytes.
             stop: Texts that end the answer, the template's own among them.
             n_max: Tokens that end it.
+            keeps_space: As `AnswerText`.
         """
         self.ids: list[int] = []
         self._language, self._n_max = language, n_max
-        self._text = AnswerText(stop)
+        self._text = AnswerText(stop, keeps_space=keeps_space)
 
     def take(self, id: int, *, is_full: bool) -> Token:
         """Adds a drawn token.

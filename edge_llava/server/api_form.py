@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any
 
 from edge_llava.server.event_stream import BEAT, DONE, event
 from edge_llava.server.openai_errors import RequestFault
-
-Json = dict[str, Any]
+from edge_llava.server.translation import Json
 
 
 class ApiForm:

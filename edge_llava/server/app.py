@@ -86,6 +86,8 @@ class ServerApp:
     def _routes(self) -> list[Route]:
         return [
             Route("/v1/chat/completions", self._chat.complete, methods=["POST"]),
+            Route("/v1/completions", self._chat.continue_text, methods=["POST"]),
+            Route("/v1/responses", self._chat.respond, methods=["POST"]),
             Route("/v1/models", self._list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", self._show_model, methods=["GET"]),
             *self._ollama.routes(),

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.runtime.batch.answer import Answer
-from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.batch.messages import Message, RawPrompt
 from edge_llava.server.answers import Answers, TokenStream
 from edge_llava.server.api_form import ApiForm
 from edge_llava.server.chat_completion import ChatCompletion
@@ -25,7 +25,9 @@ from edge_llava.server.memory_budget import MemoryBudget, Share
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.request_body import parse_body, read_body
 from edge_llava.server.request_log import note_answer
+from edge_llava.server.responses_form import ResponsesForm
 from edge_llava.server.served_models import ServedModels
+from edge_llava.server.text_completion import TextCompletionForm
 from edge_llava.server.thread_call import call_on_thread
 
 
@@ -41,6 +43,14 @@ class ChatEndpoint:
     async def complete(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         return await self.answer(request, ApiForm())
+
+    async def respond(self, request: Request) -> Response:
+        """POST /v1/responses."""
+        return await self.answer(request, ResponsesForm())
+
+    async def continue_text(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self.answer(request, TextCompletionForm())
 
     async def answer(self, request: Request, form: ApiForm) -> Response:
         """The answer, at once or as a stream.
@@ -83,7 +93,8 @@ class ChatEndpoint:
             self._models.check(wanted.model)
             addresses = [image for message in wanted.messages for image in message.images]
             pictures = await self._images.open(addresses, share)
-            return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options)
+            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, pictures)
+            return wanted, await stream.begin(prompt, wanted.options)
         except RequestFault as fault:
             raise form.renamed(fault) from fault
 

@@ -6,10 +6,11 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime, timezone
 
-from edge_llava.server.api_form import ApiForm, Json
-from edge_llava.server.ollama_request import Translation, name_fault, translate_chat, translate_generate
+from edge_llava.server.api_form import ApiForm
+from edge_llava.server.ollama_request import name_fault, translate_chat, translate_generate
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.served_models import ServedModels
+from edge_llava.server.translation import Json
 
 _NS = 1_000_000_000
 
@@ -38,7 +39,7 @@ class OllamaForm(ApiForm):
 
     def read(self, data: Json) -> Json:
         """As of `ApiForm`."""
-        made: Translation = (translate_chat if self._is_chat else translate_generate)(data)
+        made = (translate_chat if self._is_chat else translate_generate)(data)
         self.places, self.ignored, self.is_raw = made.places, made.ignored, made.is_raw
         return made.chat | {"model": self._check_model(data)}
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from edge_llava.server.openai_errors import Faults, RequestFault
 from edge_llava.server.request_fields import RequestFields
-
-Json = dict[str, Any]
+from edge_llava.server.translation import Json, Translation
 
 # options that the chat API knows by the same name
 _OPTIONS = (
@@ -33,28 +31,6 @@ _GENERATE_FIELDS = ("prompt", "system", "images", "suffix", "template", "context
 _IDLE_MESSAGE_FIELDS = ("thinking", "tool_name", "tool_call_id")
 _MARK = "[img]"  # where an image stands in a text
 _ADDRESS = re.compile(r"(data:|https?://)", re.IGNORECASE)
-
-
-@dataclass
-class Translation:
-    """A request of OpenAI's chat API, made from one of Ollama's.
-
-    Attributes:
-        chat: The request.
-        places: Where its fields stood in Ollama's request.
-        ignored: Fields of Ollama's request without effect.
-        is_raw: Whether the prompt is continued without the conversation template.
-    """
-
-    chat: Json = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
-    is_raw: bool = False
-
-    def put(self, key: str, value: Any, place: str) -> None:
-        """Sets a field of the request that stood elsewhere."""
-        self.chat[key] = value
-        self.places[key] = place
 
 
 def translate_chat(data: Json) -> Translation:
@@ -134,7 +110,7 @@ def _read_shared(data: Json, fields: RequestFields, made: Translation, own: Sequ
     # what neither API knows is up to the reader of chat requests, under its own name
     for key in data:
         if key not in known:
-            _hand_on(key, key, data[key], made)
+            made.hand_on(key, key, data[key])
 
 
 def _read_format(wanted: Any, fields: RequestFields, made: Translation) -> None:
@@ -166,14 +142,7 @@ def _read_options(options: Mapping[str, Any], made: Translation) -> None:
         elif name in _IDLE_OPTIONS:
             made.ignored.append(place)
         else:
-            _hand_on(place, place, value, made)
-
-
-def _hand_on(key: str, place: str, value: Any, made: Translation) -> None:
-    if key in made.chat or key in ("messages", "max_tokens"):
-        made.ignored.append(place)
-    else:
-        made.chat[key] = value
+            made.hand_on(place, place, value)
 
 
 def _translate_message(message: Any, place: str, faults: Faults, made: Translation) -> Any:

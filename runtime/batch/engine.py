@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -16,11 +15,11 @@ from edge_llava.runtime.batch.decoder import BatchDecoder
 from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
 from edge_llava.runtime.batch.job import Job
 from edge_llava.runtime.batch.job_queue import JobQueue
-from edge_llava.runtime.batch.messages import Message, read_messages
+from edge_llava.runtime.batch.messages import Prompt, RawPrompt, read_messages
 from edge_llava.runtime.batch.metrics import EngineMetrics
 from edge_llava.runtime.batch.picture_queue import PictureQueue
 from edge_llava.runtime.batch.worker import BatchWorker
-from edge_llava.runtime.conversation import ImageRun
+from edge_llava.runtime.conversation import ImageRun, Run
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
@@ -105,11 +104,11 @@ class BatchEngine:
     ) -> None:
         self.close()
 
-    def submit(self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback) -> Answer:
+    def submit(self, prompt: Prompt, options: SamplingOptions, on_token: TokenCallback) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
-            messages: The conversation, a user's message last.
+            prompt: The conversation, a user's message last; or a text to continue.
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
@@ -124,8 +123,10 @@ class BatchEngine:
         """
         with self._gate.inside():
             self._queue.check_room()
-            runs = self._planner.plan(read_messages(messages))
-            tokens = AnswerTokens(self._decoder, (self._planner.template.stop, *options.stop), options.max_new_tokens)
+            is_raw = isinstance(prompt, RawPrompt)
+            runs = self._plan(prompt)
+            stops = options.stop if is_raw else (self._planner.template.stop, *options.stop)
+            tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=is_raw)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
                 sum(run.n_tokens for run in runs), n_image, on_token, on_cancel=lambda: self._queue.cancel(job)
@@ -136,6 +137,11 @@ class BatchEngine:
                 self._queue.put(job)
                 undo.pop_all()
             return answer
+
+    def _plan(self, prompt: Prompt) -> list[Run]:
+        if isinstance(prompt, RawPrompt):
+            return self._planner.plan_text(prompt.text)
+        return self._planner.plan(read_messages(prompt))
 
     @property
     def is_open(self) -> bool:

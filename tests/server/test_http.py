@@ -132,7 +132,7 @@ def test_stop_and_seed_and_schema(client: httpx.Client, server: Any) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
-        ("POST", "/v1/completions", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
         ("GET", "/health/", 404, "unknown_url"),
         ("GET", "/page/../app.py", 404, "unknown_url"),
         ("GET", "/page/%2e%2e/app.py", 404, "unknown_url"),
