@@ -28,6 +28,7 @@ from edge_llava.server.ollama_api import OllamaApi
 from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
 from edge_llava.server.openapi import describe_api
 from edge_llava.server.page_files import page_routes
+from edge_llava.server.path_aliases import AllowAliases
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions
 from edge_llava.server.request_body import OpenBodies
 from edge_llava.server.request_counts import RequestCounts
@@ -125,7 +126,7 @@ class ServerApp:
 
 def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middleware]:
     """The first is the outermost."""
-    layers = []
+    layers = [Middleware(AllowAliases)]
     if options.cors_origins:
         layers.append(Middleware(AllowOrigins, options.cors_origins))
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
