@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
+from typing import Any
 
 from edge_llava.errors import EdgeLlavaError
 
@@ -70,7 +71,7 @@ def _listen_at(host: str, port: int) -> socket.socket:
         raise EdgeLlavaError(_explain(error, host, port)) from error
 
 
-def _bind(family: int, address: object) -> socket.socket:
+def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # Windows would let a second server take the port

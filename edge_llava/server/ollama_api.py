@@ -22,7 +22,7 @@ from edge_llava.server.thread_call import call_on_thread
 _SPOKEN = "0.12.6"  # the version of Ollama whose API this is; clients compare it with what they need
 _NOT_OFFERED = (
     ("/api/create", "POST"), ("/api/copy", "POST"), ("/api/push", "POST"), ("/api/delete", "DELETE"),
-    ("/api/blobs/{digest}", "POST"), ("/api/blobs/{digest}", "HEAD"),
+    ("/api/blobs/{digest}", "POST"),
 )  # fmt: skip
 _EMBEDDINGS = ("/api/embed", "/api/embeddings")
 
