@@ -1,4 +1,4 @@
-"""edge-llava serve: the bundle behind OpenAI's API."""
+"""edge-llava serve: the bundle behind OpenAI's and Ollama's APIs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def command(
     max_megapixels: int,
     quiet: bool,
 ) -> None:
-    """Serve a bundle over HTTP, as OpenAI's chat API, to this machine alone unless --host says otherwise.
+    """Serve a bundle over HTTP to this machine alone, unless --host says otherwise.
+
+    It answers OpenAI's chat, Responses and completions APIs, and Ollama's.
 
     \b
     edge-llava serve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,14 @@ def test_errors_are_the_clients_own(guarded: Any, client: ollama.Client, picture
     stranger = ollama.Client(host=guarded.url)
     assert "API key" in fails(401, stranger.list)
     stranger.close()
+
+
+def test_the_example_of_the_documentation(
+    server: Any, picture_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import ollama" in block)
+    (tmp_path / "img.jpg").write_bytes(picture_file("JPEG"))
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("http://127.0.0.1:8080", server.url), {})
+    assert capsys.readouterr().out.strip()
