@@ -54,7 +54,7 @@ class OllamaForm(ApiForm):
     def whole(self, completion: Json) -> Json:
         """As of `ApiForm`."""
         (choice,) = completion["choices"]
-        text = self._object(choice["message"]["content"], choice.get("logprobs"))
+        text = self._object(choice["message"]["content"], choice["logprobs"])
         return text | _ending(choice["finish_reason"], completion["timings"], completion["usage"])
 
     async def events(self, batches: AsyncIterator[list[Json]]) -> AsyncGenerator[bytes, None]:
@@ -70,8 +70,11 @@ class OllamaForm(ApiForm):
                     lines.append(_encode(self._object("") | ending))
                 elif chunk["choices"][0]["finish_reason"] is not None:
                     closing = chunk
-                elif text := chunk["choices"][0]["delta"].get("content"):
-                    lines.append(self._line(text, chunk["choices"][0].get("logprobs")))
+                else:
+                    (choice,) = chunk["choices"]
+                    text, logprobs = choice["delta"].get("content"), choice["logprobs"]
+                    if text or logprobs:
+                        lines.append(self._line(text, logprobs))
             if lines:
                 yield b"".join(lines)
 

@@ -82,7 +82,7 @@ def _refuse_what_generate_cannot(data: Json, fields: RequestFields, made: Transl
     if data.get("template"):
         if made.is_raw:
             fields.note("raw", "mode does not support template, system, or context")
-        made.ignored.append("template")
+        made.ignore("template")
     if made.is_raw and data.get("system"):
         fields.note("raw", "mode does not support template, system, or context")
     if made.is_raw and data.get("images"):
@@ -105,7 +105,9 @@ def _read_shared(data: Json, fields: RequestFields, made: Translation, own: Sequ
     for key in ("logprobs", "top_logprobs"):
         if data.get(key):
             made.chat[key] = data[key]
-    made.ignored += [key for key in _IDLE_FIELDS if data.get(key) is not None]
+    for key in _IDLE_FIELDS:
+        if data.get(key) is not None:
+            made.ignore(key)
     known = (*_SHARED_FIELDS, *_IDLE_FIELDS, *own)
     # what neither API knows is up to the reader of chat requests, under its own name
     for key in data:
@@ -140,7 +142,7 @@ def _read_options(options: Mapping[str, Any], made: Translation) -> None:
         elif name in _OPTIONS:
             made.put(name, _as_integer(value) if name == "top_k" else value, place)
         elif name in _IDLE_OPTIONS:
-            made.ignored.append(place)
+            made.ignore(place)
         else:
             made.hand_on(place, place, value)
 
@@ -148,7 +150,9 @@ def _read_options(options: Mapping[str, Any], made: Translation) -> None:
 def _translate_message(message: Any, place: str, faults: Faults, made: Translation) -> Any:
     if not isinstance(message, dict):
         return message
-    made.ignored += [f"{place}.{key}" for key in _IDLE_MESSAGE_FIELDS if message.get(key)]
+    for key in _IDLE_MESSAGE_FIELDS:
+        if message.get(key):
+            made.ignore(f"{place}.{key}")
     left_out = ("images", *_IDLE_MESSAGE_FIELDS)
     kept = {key: value for key, value in message.items() if key not in left_out and value is not None}
     content = kept.get("content", "")

@@ -36,7 +36,9 @@ def translate_response(data: Json) -> Translation:
     made.chat["stream"] = data.get("stream")
     if data.get("stream") is True:
         made.chat["stream_options"] = {"include_usage": True}
-    made.ignored += [key for key in _IDLE if data.get(key) not in (None, [], {}, "disabled")]
+    for key in _IDLE:
+        if data.get(key) not in (None, [], {}, "disabled"):
+            made.ignore(key)
     for key, value in data.items():  # what has the chat API's name, or none, is up to the reader of chat requests
         if key not in (*_MOVED, *_KEPT_ELSEWHERE, *_IDLE, "background", "top_logprobs"):
             made.hand_on(key, key, value)
@@ -85,7 +87,7 @@ def _read_input(fields: RequestFields, made: Translation) -> list[Any]:
 def _pass_over(item: Json, place: str, fields: RequestFields, made: Translation) -> None:
     """An item that is not a message."""
     if item["type"] == "reasoning":  # of another model; it is not part of what was said
-        made.ignored.append(place)
+        made.ignore(place)
         return
     shown = str(item["type"])[:40]
     message = f"{shown!r} is not supported: this model does not support tools; give messages"
@@ -126,7 +128,7 @@ def _read_text(fields: RequestFields, made: Translation) -> None:
     if text is None:
         return
     if text.has("verbosity"):
-        made.ignored.append("text.verbosity")
+        made.ignore("text.verbosity")
     wanted = text.object("format")
     if wanted is None:
         return

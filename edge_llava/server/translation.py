@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
+
+_INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass
@@ -15,7 +18,7 @@ class Translation:
     Attributes:
         chat: The request.
         places: Where its fields stood in the client's request: {"max_tokens": "options.num_predict"}.
-        ignored: Fields of the client's request without effect.
+        ignored: Fields of the client's request without effect, each once: "options.num_ctx", "input[]".
         is_raw: Whether the text of the only message is continued without the conversation template.
     """
 
@@ -29,9 +32,15 @@ class Translation:
         self.chat[key] = value
         self.places[key] = place
 
+    def ignore(self, place: str) -> None:
+        """Notes a field that has no effect."""
+        name = _INDEX.sub("[]", place)
+        if name not in self.ignored:
+            self.ignored.append(name)
+
     def hand_on(self, key: str, place: str, value: Any) -> None:
         """Leaves a field to the reader of chat requests, which decides what becomes of those that nobody knows."""
         if key in self.chat or key in ("messages", "max_tokens", "max_completion_tokens"):
-            self.ignored.append(place)  # it means something else there
+            self.ignore(place)  # it means something else there
         else:
             self.chat[key] = value
