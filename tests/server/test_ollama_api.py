@@ -224,13 +224,18 @@ def test_a_fault_in_the_middle_of_a_stream_is_a_line(server: Any, client: httpx.
     assert not any(line.get("done") for line in rest)
 
 
-def test_the_log_and_the_counts_know_it(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_and_the_counts_know_it(server: Any, client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    def logged() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "/api/generate" in record.getMessage()]
+
     caplog.set_level("INFO", "edge_llava.server")
     wanted = {"prompt": "my secret", "options": {"num_predict": 2}, "stream": False}
     assert client.post("/api/generate", json=wanted).status_code == 200
-    (line,) = (record.getMessage() for record in caplog.records if "/api/generate" in record.getMessage())
+    server.wait_until(logged)  # the answer is there before its line is
+    (line,) = logged()
     assert line.startswith("POST /api/generate 200")
     assert "+ 2 tokens, length" in line
+    assert "secret" not in line
     assert 'edge_llava_requests_total{path="/api/generate",status="200"}' in client.get("/metrics").text
     assert client.head("/").status_code == 200  # what Ollama's own command asks first
     assert client.get("/api/version").json()["version"].count(".") == 2
