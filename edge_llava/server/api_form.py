@@ -20,6 +20,7 @@ class ApiForm:
         is_raw: Whether the text of the only message is continued as it is, without the conversation template.
         places: Where a field of the translated request stood in the client's request: {"max_tokens": "num_predict"}.
         ignored: Fields of the client's request that have no effect here.
+        reply: The answer to a request that asks nothing of the model; None where it must answer.
     """
 
     media_type = "text/event-stream"
@@ -30,22 +31,15 @@ class ApiForm:
         self.is_raw = False
         self.places: dict[str, str] = {}
         self.ignored: list[str] = []
+        self.reply: Json | None = None
 
-    def read(self, data: Json) -> Json:
-        """The request as one of OpenAI's chat API.
+    def read(self, data: Json) -> Json | None:
+        """The request as one of OpenAI's chat API; None if `reply` answers it.
 
         Raises:
             RequestFault: If it asks for what that cannot say.
         """
         return data
-
-    def reply(self, data: Json) -> Json | None:
-        """The answer to a request that asks nothing of the model; None where it must answer.
-
-        Raises:
-            RequestFault: If the request is not valid.
-        """
-        return None
 
     def whole(self, completion: Json) -> Json:
         """A chat completion as this API's answer."""

@@ -68,10 +68,10 @@ class ChatEndpoint:
             held.callback(self._answers.close, stream)
             share = held.enter_context(self._budget.open())
             body = await read_body(request, self._limits, share, any_type=form.takes_any_type)
-            data = await call_on_thread(parse_body, body)
-            if (reply := form.reply(data)) is not None:
-                return JSONResponse(reply)
-            wanted, answer = await while_present(request.receive, self._begin(data, stream, share, form))
+            begun = await while_present(request.receive, self._begin(body, stream, share, form))
+            if begun is None:
+                return JSONResponse(form.reply)
+            wanted, answer = begun
             note_answer(request, stream)
             completion = ChatCompletion(self._models.name, answer)
             if wanted.stream:
@@ -86,9 +86,11 @@ class ChatEndpoint:
             return JSONResponse(form.whole(completion.whole(text, stream.finish_reason)))
 
     async def _begin(
-        self, data: dict[str, Any], stream: TokenStream, share: Share, form: ApiForm
-    ) -> tuple[ChatRequest, Answer]:
-        wanted = await call_on_thread(_read, data, self._limits, form)
+        self, body: bytes, stream: TokenStream, share: Share, form: ApiForm
+    ) -> tuple[ChatRequest, Answer] | None:
+        wanted = await call_on_thread(_parse, body, self._limits, form)
+        if wanted is None:
+            return None
         try:
             self._models.check(wanted.model)
             addresses = [image for message in wanted.messages for image in message.images]
@@ -99,8 +101,10 @@ class ChatEndpoint:
             raise form.renamed(fault) from fault
 
 
-def _read(data: dict[str, Any], limits: Limits, form: ApiForm) -> ChatRequest:
-    chat = form.read(data)
+def _parse(body: bytes, limits: Limits, form: ApiForm) -> ChatRequest | None:
+    chat = form.read(parse_body(body))
+    if chat is None:
+        return None
     try:
         return read_chat_request(chat, limits)
     except RequestFault as fault:

@@ -37,19 +37,16 @@ class OllamaForm(ApiForm):
         """Of /api/generate."""
         return cls(models, is_chat=False)
 
-    def read(self, data: Json) -> Json:
-        """As of `ApiForm`."""
+    def read(self, data: Json) -> Json | None:
+        """As of `ApiForm`. Without a question, a client wants the model to be loaded, or unloaded: it stays."""
+        model = self._check_model(data)
+        asked = ("messages",) if self._is_chat else ("prompt", "images", "suffix")
+        if not any(data.get(key) for key in asked):
+            self.reply = self._object("") | {"done": True, "done_reason": "load"}
+            return None
         made = (translate_chat if self._is_chat else translate_generate)(data)
         self.places, self.ignored, self.is_raw = made.places, made.ignored, made.is_raw
-        return made.chat | {"model": self._check_model(data)}
-
-    def reply(self, data: Json) -> Json | None:
-        """Nothing is asked where a client wants the model to be loaded, or unloaded: it stays as it is."""
-        asked = ("messages",) if self._is_chat else ("prompt", "images", "suffix")
-        if any(data.get(key) for key in asked):
-            return None
-        self._check_model(data)
-        return self._object("") | {"done": True, "done_reason": "load"}
+        return made.chat | {"model": model}
 
     def whole(self, completion: Json) -> Json:
         """As of `ApiForm`."""
@@ -81,8 +78,10 @@ class OllamaForm(ApiForm):
     def _check_model(self, data: Json) -> str | None:
         """The name of the model that is asked for, as the chat API knows it; the answer says it as it was asked."""
         name = data.get("model", data.get("name"))
-        if not isinstance(name, str) or not name:
-            return None if name == "" else name  # a wrong type is the reader's
+        if name is not None and not isinstance(name, str):
+            raise RequestFault(400, "'model' must be a string.", code="invalid_type", param="model")
+        if not name:
+            return None
         found = resolve(self._models.check, name)
         self._model = name
         return found

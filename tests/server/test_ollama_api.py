@@ -167,6 +167,7 @@ def test_a_request_without_a_question_only_loads(client: httpx.Client, server: A
         ("/api/generate", {"prompt": "x", "options": {"seed": True}}, "'options.seed'"),
         ("/api/generate", {"prompt": "x", "format": {"type": "nothing"}}, "schema"),
         ("/api/generate", {"prompt": "x", "think": "high"}, "does not support thinking"),
+        ("/api/generate", {"model": 3}, "'model'"),
         ("/api/show", {}, "model is required"),
         ("/api/pull", {"model": 3}, "model is required"),
     ],
