@@ -13,6 +13,7 @@ import pytest
 
 from edge_llava.server.api_form import rename
 from edge_llava.server.limits import Limits
+from edge_llava.server.ollama_form import OllamaForm
 from edge_llava.server.ollama_request import translate_chat, translate_generate
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.server_options import ServerOptions
@@ -240,6 +241,16 @@ def test_the_log_and_the_counts_know_it(server: Any, client: httpx.Client, caplo
     assert 'edge_llava_requests_total{path="/api/generate",status="200"}' in client.get("/metrics").text
     assert client.head("/").status_code == 200  # what Ollama's own command asks first
     assert client.get("/api/version").json()["version"].count(".") == 2
+
+
+@pytest.mark.parametrize("make", [OllamaForm.chat, OllamaForm.generate])
+def test_what_keeps_a_silent_stream_open_is_an_empty_piece(server: Any, make: Callable[..., OllamaForm]) -> None:
+    """Clients read every line as JSON: there are no comments."""
+    beat = make(server.app.models).beat
+    assert beat.endswith(b"}\n")
+    line = json.loads(beat)
+    assert line["done"] is False
+    assert line.get("response", line.get("message", {}).get("content")) == ""
 
 
 def test_renaming_keeps_to_whole_places() -> None:
