@@ -77,7 +77,7 @@ class OllamaApi:
         name = await self._read_name(request)
         if name not in self._names and name.removesuffix(":latest") not in self._names:
             raise RequestFault(
-                501,
+                400,
                 f"model '{name[:100]}' cannot be pulled: edge-llava serves one model, "
                 f"{self._models.name}. Convert others with 'edge-llava convert'.",
                 code="unsupported",
@@ -94,12 +94,12 @@ class OllamaApi:
 
 
 async def _refuse_embedding(request: Request) -> Response:
-    raise RequestFault(501, "this model does not support embeddings", code="unsupported")
+    raise RequestFault(400, "this model does not support embeddings", code="unsupported")
 
 
 async def _refuse_change(request: Request) -> Response:
     raise RequestFault(
-        501,
+        400,
         f"{request.method} {request.url.path} is not offered: edge-llava serves one model and does not change it.",
         code="unsupported",
     )

@@ -193,8 +193,10 @@ def test_everything_below_api_fails_in_ollamas_form(client: httpx.Client, run_se
             401: stranger.post("/api/chat", json={}),
             413: known.post("/api/chat", json={"messages": "x" * 2000}),
             400: client.post("/api/chat", content=b"{", headers={"Content-Type": "application/json"}),
-            501: client.request("DELETE", "/api/delete", json={"model": "x"}),
         }
+        for path in ("/api/embed", "/api/create", "/api/copy", "/api/push", "/api/blobs/sha256:00"):
+            assert client.post(path, json={"model": "x"}).status_code == 400
+        assert "not offered" in client.request("DELETE", "/api/delete", json={"model": "x"}).json()["error"]
     for status, answer in answers.items():
         assert answer.status_code == status, answer.text
         assert isinstance(answer.json()["error"], str)
