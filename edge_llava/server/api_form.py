@@ -9,6 +9,9 @@ from edge_llava.server.event_stream import BEAT, DONE, event
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.translation import Json
 
+_STEP = re.compile(r"[.\[]?\w+\]?")  # ".content", "[0]"
+_PLACE = re.compile(r"('?)\b([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d+\])*)")
+
 
 class ApiForm:
     """One request, and its answer, in the words of OpenAI's chat API; other APIs translate to and from it.
@@ -69,8 +72,13 @@ class ApiForm:
 
 def rename(text: str, places: Mapping[str, str]) -> str:
     """A message in which every place is called as its sender calls it. A place of one word counts in quotes alone."""
-    patterns = []
-    for place in sorted(places, key=len, reverse=True):
-        is_word = place.isidentifier()
-        patterns.append(rf"(?<='){place}(?=['.\[])" if is_word else rf"(?<![\w.\]]){re.escape(place)}(?!\w)")
-    return re.sub("|".join(patterns), lambda found: places[found[0]], text)
+
+    def replace(found: re.Match[str]) -> str:
+        steps = _STEP.findall(found[2])
+        for n in range(len(steps), 0, -1):
+            place = "".join(steps[:n])
+            if place in places and (n > 1 or found[1]):
+                return f"{found[1]}{places[place]}{''.join(steps[n:])}"
+        return found[0]
+
+    return _PLACE.sub(replace, text)
