@@ -15,7 +15,10 @@ Role = Literal["system", "user", "assistant"]
 Part = str | ImageAddress
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _TOOL_ROLES = ("tool", "function")
-_MESSAGE_FIELDS = ("role", "content", "name", "refusal", "annotations", "images", "tool_calls", "function_call")
+# "prefix" and "partial": Mistral's and Moonshot's words for a last message that is to be continued, which it is anyway
+_MESSAGE_FIELDS = (
+    "role", "content", "name", "refusal", "annotations", "images", "tool_calls", "function_call", "prefix", "partial",
+)  # fmt: skip
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 # what other models have thought and called: the history is read without it
 _PASSED_PARTS = ("thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result", "tool_call", "function_call")

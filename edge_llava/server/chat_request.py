@@ -165,5 +165,5 @@ def _read_stream_options(fields: RequestFields, stream: bool) -> bool:
     options.ignore_unknown(("include_usage", "include_obfuscation"))
     options.boolean("include_obfuscation")
     if not stream:
-        fields.note("stream_options", "may be given only where 'stream' is true")
+        fields.ignore("stream_options", "may be given only where 'stream' is true", "invalid_value")
     return bool(options.boolean("include_usage"))
