@@ -52,7 +52,7 @@ def _chat_operation(limits: Limits) -> _Schema:
         [400, 403, 404, 408, 413, 415, 429, 500, 503],
     )
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}}
-    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {}}
     return operation
 
 
