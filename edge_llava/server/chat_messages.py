@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import Literal
 
 from edge_llava.server.image_forms import IMAGE_PARTS, ImageAddress, read_image_list, read_image_part
@@ -130,10 +130,10 @@ def _read_content(item: RequestFields, role: Role, limits: Limits) -> list[Part]
     if not isinstance(content, list):
         item.note("content", f"must be a string or an array of parts, not {kind_of(content)}", "invalid_type")
         return None
-    parts: list[Part] = []
-    for part in item.objects("content", limits.n_parts):
-        parts += _read_part(role, part)
-    return parts
+    found = item.objects("content", limits.n_parts)
+    parts = [read for part in found for read in _read_part(role, part)]
+    is_passed = any(part.raw("type") in _PASSED_PARTS for part in found)
+    return None if is_passed and not parts else parts
 
 
 def _read_part(role: Role, part: RequestFields) -> list[Part]:
@@ -159,10 +159,7 @@ def _read_part(role: Role, part: RequestFields) -> list[Part]:
 
 
 def _join_neighbours(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    joined: list[ChatMessage] = []
-    for message in messages:
-        if joined and joined[-1].role == message.role:
-            joined[-1] = ChatMessage(message.role, joined[-1].parts + message.parts)
-        else:
-            joined.append(message)
-    return tuple(joined)
+    return tuple(
+        ChatMessage(role, tuple(part for message in neighbours for part in message.parts))
+        for role, neighbours in groupby(messages, key=lambda message: message.role)
+    )

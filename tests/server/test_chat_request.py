@@ -523,6 +523,14 @@ def test_what_an_assistant_says_beside_a_call_is_read() -> None:
     assert [message.text for message in request.messages] == ["Hello", "Let me see.", "Hello"]
 
 
+def test_what_is_left_without_a_part_is_no_turn() -> None:
+    calling = {"role": "assistant", "content": [{"type": "tool_use", "id": "1"}]}
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1"}]}
+    request = read(messages=[HELLO, calling, result, {"role": "assistant", "content": "A."}, HELLO])
+    assert [message.text for message in request.messages] == ["Hello", "A.", "Hello"]
+    assert request.ignored == ("messages[].content[].type",)
+
+
 @pytest.mark.parametrize("role", ["system", "assistant"])
 def test_a_message_whose_content_is_null_says_nothing(role: str) -> None:
     assert read(messages=[{"role": role, "content": None}, HELLO]).messages == read().messages

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.server import cors
 from edge_llava.server.ignored_fields import IgnoredLog
 from edge_llava.server.limits import Limits
@@ -250,6 +252,26 @@ def test_a_beginning_that_a_schema_cannot_continue(client: httpx.Client, server:
     messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "{"}]
     answer = server.ask(client, messages=messages, response_format={"type": "json_object"})
     assert "cannot continue" in check_error(answer, 400, "invalid_value")["message"]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_labels_stand_beside_their_images(
+    client: httpx.Client, server: Any, data_uri: Any, picture_file: Any, order: tuple[int, int]
+) -> None:
+    """As the library's message with places says it, to the last position."""
+    content: list[dict[str, Any]] = []
+    for number, seed in enumerate(order, 1):
+        content.append({"type": "text", "text": f"Image {number}:"})
+        content.append({"type": "image_url", "image_url": {"url": data_uri(seed=seed)}})
+    content.append({"type": "text", "text": "Which?"})
+    images = tuple(picture_file(seed=seed) for seed in order)
+    message = Message("user", "Image 1:\nImage 2:\nWhich?", images, (9, 18))
+    told = server.engine.submit([message], SamplingOptions(temperature=0, max_new_tokens=4), lambda token: None)
+    assert told.wait(60)
+    answer = server.ask(client, messages=[{"role": "user", "content": content}], temperature=0)
+    usage = answer.json()["usage"]
+    assert usage["prompt_tokens"] == told.n_prompt_tokens
+    assert usage["prompt_tokens_details"]["cached_tokens"] == told.n_prompt_tokens - 1
 
 
 def test_ten_thousand_parts(client: httpx.Client, server: Any, check_error: Check) -> None:
