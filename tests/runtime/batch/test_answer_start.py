@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from edge_llava import demo
 from edge_llava.errors import ContextOverflow
 from edge_llava.runtime.batch.messages import Message, read_messages
 from edge_llava.runtime.sampler import SamplingOptions
@@ -129,3 +130,23 @@ def test_a_greeting_comes_before_the_first_question(engine, ask, words):
     greeted = [Message("assistant", "Hello!"), Message("user", "What?")]
     told = [Message("user", ""), *greeted]
     assert ask(engine, greeted, words).wait().ids == ask(engine, told, words).wait().ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_sentences_of_a_trained_model_go_on_from_every_word(open_engine, ask, convert_to, n_images):
+    """The demo's description of its images, cut before every word, continued by an engine that has never written it."""
+    bundle = convert_to(demo.CHECKPOINT, quant="F32")
+    engine, other_engine = open_engine(bundle), open_engine(bundle)
+    images = [path.read_bytes() for path in sorted(demo.PICTURES.glob("*.jpg"))[:n_images]]
+    greedy = SamplingOptions(temperature=0, max_new_tokens=60)
+    opening = "The picture shows"
+    whole = opening + ask(engine, asked("Describe the picture.", *images, start=opening), greedy).wait().text
+    words = whole.split(" ")
+    assert len(words) > 20
+    for n in range(3, len(words)):
+        start = " ".join(words[:n])
+        for given in (start, f"{start} "):
+            rest = ask(other_engine, asked("Describe the picture.", *images, start=given), greedy).wait()
+            assert given + rest.text == whole
+            assert rest.reason == "stop"
