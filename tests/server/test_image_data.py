@@ -6,6 +6,7 @@ import base64
 import contextlib
 import textwrap
 import time
+import tracemalloc
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -117,6 +118,26 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "colons": lambda n: " :" * (n // 2),
     "heads": lambda n: "data:;base64," * (n // 13),
 }
+
+
+@pytest.mark.parametrize("kind", ["plain", "lines of 76 with CRLF", "base64url without padding", "percent-encoded"])
+def test_decoding_takes_two_copies_of_the_text_at_most(kind: str) -> None:
+    data = b"\xfb\xff\xbf?" * 500_000
+    plain = base64.b64encode(data).decode()
+    text = {
+        "plain": plain,
+        "lines of 76 with CRLF": "\r\n".join(plain[start : start + 76] for start in range(0, len(plain), 76)),
+        "base64url without padding": base64.urlsafe_b64encode(data).decode().rstrip("="),
+        "percent-encoded": quote(plain, safe=""),
+    }[kind]
+    text = f"data:image/png;base64,{text}"
+    tracemalloc.start()
+    try:
+        assert decode_image_data(text, len(data)) == data
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.01 * len(text) + 10_000
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
