@@ -36,4 +36,5 @@ def _entry(token: Token) -> dict[str, Any]:
 
 
 def _describe(piece: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": piece.decode("utf-8", "replace"), "logprob": max(logprob, _LEAST), "bytes": list(piece)}
+    shown = logprob if logprob > _LEAST else _LEAST  # also for NaN, which JSON lacks, too
+    return {"token": piece.decode("utf-8", "replace"), "logprob": shown, "bytes": list(piece)}
