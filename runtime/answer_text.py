@@ -69,12 +69,12 @@ class AnswerText:
         return max(0, len(self._text) - longest)
 
     def _held_back(self) -> int:
-        longest = max(map(len, self._stop), default=0)
-        for n in range(min(longest - 1, len(self._text)), 0, -1):
-            tail = self._text[-n:]
-            if any(stop.startswith(tail) for stop in self._stop):
-                return n
-        return 0
+        return max((self._n_begun(stop) for stop in self._stop), default=0)
+
+    def _n_begun(self, stop: str) -> int:
+        """How many characters at the end of the text could be the beginning of a stop text."""
+        n_most = min(len(stop) - 1, len(self._text))
+        return next((n for n in range(n_most, 0, -1) if self._text.endswith(stop[:n])), 0)
 
     def _show(self, end: int) -> str:
         shown, self._n_shown = self._text[self._n_shown : end], end

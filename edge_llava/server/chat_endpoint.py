@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.messages import Message, RawPrompt
+from edge_llava.runtime.token import Token
+from edge_llava.server.answer_logprobs import AnswerLogprobs
 from edge_llava.server.answers import Answers, TokenStream
 from edge_llava.server.api_form import ApiForm
 from edge_llava.server.chat_completion import ChatCompletion
@@ -19,6 +21,7 @@ from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.client_presence import while_present
 from edge_llava.server.event_stream import EventStream
+from edge_llava.server.ignored_fields import IgnoredLog, ignored_headers
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget, Share
@@ -35,10 +38,18 @@ class ChatEndpoint:
     """Answers chat requests."""
 
     def __init__(
-        self, answers: Answers, models: ServedModels, images: ImageParts, budget: MemoryBudget, limits: Limits
+        self,
+        answers: Answers,
+        models: ServedModels,
+        images: ImageParts,
+        budget: MemoryBudget,
+        limits: Limits,
+        *,
+        strict: bool = False,
     ) -> None:
         self._answers, self._models, self._images = answers, models, images
-        self._budget, self._limits = budget, limits
+        self._budget, self._limits, self._strict = budget, limits, strict
+        self._ignored = IgnoredLog()
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -73,22 +84,26 @@ class ChatEndpoint:
                 return JSONResponse(form.reply)
             wanted, answer = begun
             note_answer(request, stream)
+            ignored = tuple(dict.fromkeys((*form.ignored, *wanted.ignored)))
+            self._ignored.note(ignored)
+            headers = ignored_headers(ignored)
             completion = ChatCompletion(self._models.name, answer)
             if wanted.stream:
                 return EventStream(
-                    form.events(_list_chunks(stream, completion, wanted.include_usage, form)),
+                    form.events(_list_chunks(stream, completion, wanted, form)),
                     held.pop_all().close,
                     stalled_s=self._limits.stalled_s,
                     media_type=form.media_type,
                     beat=form.beat,
+                    headers=headers,
                 )
-            text = await while_present(request.receive, _read_whole(stream))
-            return JSONResponse(form.whole(completion.whole(text, stream.finish_reason)))
+            tokens = await while_present(request.receive, _read_whole(stream))
+            return JSONResponse(form.whole(_write_whole(tokens, completion, wanted)), headers=headers)
 
     async def _begin(
         self, body: bytes, stream: TokenStream, share: Share, form: ApiForm
     ) -> tuple[ChatRequest, Answer] | None:
-        wanted = await call_on_thread(_parse, body, self._limits, form)
+        wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
         if wanted is None:
             return None
         try:
@@ -101,39 +116,53 @@ class ChatEndpoint:
             raise form.renamed(fault) from fault
 
 
-def _parse(body: bytes, limits: Limits, form: ApiForm) -> ChatRequest | None:
+def _parse(body: bytes, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
     chat = form.read(parse_body(body))
     if chat is None:
         return None
     try:
-        return read_chat_request(chat, limits)
+        return read_chat_request(chat, limits, strict=strict)
     except RequestFault as fault:
         raise form.renamed(fault) from fault
 
 
 def _place(messages: Iterable[ChatMessage], pictures: Sequence[Image.Image]) -> list[Message]:
     coming = iter(pictures)
-    return [Message(m.role, m.text, tuple(next(coming) for _ in m.images)) for m in messages]
+    return [Message(m.role, m.text, tuple(next(coming) for _ in m.images), m.places) for m in messages]
 
 
-async def _read_whole(stream: TokenStream) -> str:
-    return "".join([token.text async for tokens in stream.read() for token in tokens])
+async def _read_whole(stream: TokenStream) -> list[Token]:
+    return [token async for tokens in stream.read() for token in tokens]
+
+
+def _write_whole(tokens: Sequence[Token], completion: ChatCompletion, wanted: ChatRequest) -> dict[str, Any]:
+    text = "".join(token.text for token in tokens)
+    entries = None
+    if wanted.options.logprobs is not None:
+        logprobs = AnswerLogprobs()
+        entries = [entry for token in tokens for entry in logprobs.push(token)]
+    return completion.whole(text, tokens[-1].finish_reason, entries)
 
 
 async def _list_chunks(
-    stream: TokenStream, completion: ChatCompletion, include_usage: bool, form: ApiForm
+    stream: TokenStream, completion: ChatCompletion, wanted: ChatRequest, form: ApiForm
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     # where usage is asked for, every chunk has the field
-    extra = {"usage": None} if include_usage else {}
+    extra = {"usage": None} if wanted.include_usage else {}
+    logprobs = None if wanted.options.logprobs is None else AnswerLogprobs()
     yield [completion.opening() | extra]
     try:
         async for tokens in stream.read():
-            pieces = [completion.piece(token.text) | extra for token in tokens if token.text]
+            pieces = []
+            for token in tokens:
+                entries = None if logprobs is None else logprobs.push(token)
+                if token.text or entries:
+                    pieces.append(completion.piece(token.text, entries) | extra)
             if pieces:
                 yield pieces
     except RequestFault as fault:  # too late for a status
         yield [form.renamed(fault).body]
         return
     yield [completion.closing(stream.finish_reason) | extra]
-    if include_usage:
+    if wanted.include_usage:
         yield [completion.counts()]

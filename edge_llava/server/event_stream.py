@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -37,6 +37,7 @@ class EventStream(Response):
         media_type: str = "text/event-stream",
         beat: bytes = BEAT,
         beat_s: float = _BEAT_S,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -46,11 +47,12 @@ class EventStream(Response):
             media_type: Of what is sent.
             beat: Sent after silence, for proxies that close silent connections; readers pass over it.
             beat_s: Seconds of silence.
+            headers: To send beside those of every stream.
         """
         self.status_code, self.background, self.media_type = 200, None, media_type
         self._parts, self._on_end, self._stalled_s = parts, on_end, stalled_s
         self._beat, self._beat_s = beat, beat_s
-        self.init_headers(_HEADERS)
+        self.init_headers({**_HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

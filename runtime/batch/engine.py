@@ -11,6 +11,7 @@ from edge_llava.bundle import Bundle
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer, TokenCallback
+from edge_llava.runtime.batch.answer_start import AnswerStart
 from edge_llava.runtime.batch.decoder import BatchDecoder
 from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
 from edge_llava.runtime.batch.job import Job
@@ -108,7 +109,8 @@ class BatchEngine:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
-            prompt: The conversation, a user's message last; or a text to continue.
+            prompt: The conversation. Where its last message is the assistant's, the answer continues that. Or a text,
+                which is continued as it is.
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
@@ -118,30 +120,37 @@ class BatchEngine:
             ContextOverflow: If the conversation does not fit.
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
-            ValueError: If the messages are no conversation.
+            ValueError: If the messages are not a conversation, or the options do not go with them.
             EdgeLlavaError: If the engine is closed.
         """
         with self._gate.inside():
             self._queue.check_room()
-            is_raw = isinstance(prompt, RawPrompt)
-            runs = self._plan(prompt)
-            stops = options.stop if is_raw else (self._planner.template.stop, *options.stop)
-            tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=is_raw)
+            runs, start = self._plan(prompt)
+            if start.ids and options.grammar is not None:
+                raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
+            stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
+            tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=start.keeps_space)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
-                sum(run.n_tokens for run in runs), n_image, on_token, on_cancel=lambda: self._queue.cancel(job)
+                sum(run.n_tokens for run in runs) + len(start.ids),
+                n_image,
+                on_token,
+                on_cancel=lambda: self._queue.cancel(job),
             )
-            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary))
+            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
+                job.sampler.remember(start.ids)
                 self._queue.put(job)
                 undo.pop_all()
             return answer
 
-    def _plan(self, prompt: Prompt) -> list[Run]:
+    def _plan(self, prompt: Prompt) -> tuple[list[Run], AnswerStart]:
         if isinstance(prompt, RawPrompt):
-            return self._planner.plan_text(prompt.text)
-        return self._planner.plan(read_messages(prompt))
+            return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True)
+        dialogue = read_messages(prompt)
+        runs = self._planner.plan(dialogue)
+        return runs, self._planner.plan_start(dialogue.answer_start, runs)
 
     @property
     def is_open(self) -> bool:

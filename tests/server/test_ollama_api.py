@@ -44,15 +44,18 @@ def test_photoprism_asks_for_a_caption_and_labels(client: httpx.Client, image: A
         "system": "", "prompt": "Describe the image in one sentence.", "stream": False,
         "images": [image(picture_file, 50)], "options": {"seed": 3, "num_predict": 8, "top_p": 0.9, "stop": ["\n\n"]},
     }  # fmt: skip
-    del wanted["id"], wanted["version"]  # fields of no API are up to the reader of chat requests
-    answer = client.post("/api/generate", json=wanted).json()
+    response = client.post("/api/generate", json=wanted)
+    assert response.headers["x-edge-llava-ignored"] == "id, version"
+    answer = response.json()
     assert set(answer) == FINAL | {"response"}
     assert answer["response"]
     assert answer["model"] == "default"
     assert answer["prompt_eval_count"] > 64
     assert datetime.fromisoformat(answer["created_at"].replace("Z", "+00:00")).tzinfo is not None
     labels = wanted | {"format": "json", "options": {"seed": 3, "num_predict": 8, "num_ctx": 4096, "mirostat": 1}}
-    assert client.post("/api/generate", json=labels).json()["response"].startswith("{")
+    response = client.post("/api/generate", json=labels)
+    assert response.json()["response"].startswith("{")
+    assert response.headers["x-edge-llava-ignored"] == "options.num_ctx, options.mirostat, id, version"
 
 
 def test_home_assistant_streams_a_conversation(client: httpx.Client, image: Any, picture_file: Any) -> None:
@@ -101,6 +104,46 @@ def test_karakeep_streams_json_of_a_schema(client: httpx.Client, image: Any, pic
     answer = json.loads("".join(line["response"] for line in lines))
     assert set(answer) == {"tags"}
     assert lines[-1]["done_reason"] == "stop"
+
+
+def test_frigate_shows_frames_with_their_captions(client: httpx.Client, image: Any, picture_file: Any) -> None:
+    """frigate/genai/plugins/ollama.py of blakeblackshear/frigate, with the options that it always sends."""
+    question = {
+        "role": "user", "content": "Describe.\nImage 1:\n[img]\nImage 2:\n[img]",
+        "images": [image(picture_file, 56), image(picture_file, 57)],
+    }  # fmt: skip
+    options = {"temperature": 0.5, "repeat_penalty": 1.05, "presence_penalty": 0.3, "num_predict": 5, "own": 1}
+    wanted = {"model": "llava:7b", "messages": [question], "options": options, "stream": False}
+    response = client.post("/api/chat", json=wanted)
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == "llava:7b"
+    assert response.json()["prompt_eval_count"] > 2 * 64
+    assert response.headers["x-edge-llava-ignored"] == "options.own"
+
+
+def test_an_answer_is_continued_and_its_probabilities_are_told(client: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "The image shows"}]
+    wanted = {
+        "model": "default", "messages": messages, "options": {"num_predict": 4, "temperature": 0},
+        "logprobs": True, "top_logprobs": 2,
+    }  # fmt: skip
+    whole = client.post("/api/chat", json=wanted | {"stream": False}).json()
+    assert len(whole["logprobs"]) == 4
+    assert all(len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0 for entry in whole["logprobs"])
+    lines = lines_of(client.post("/api/chat", json=wanted))
+    entries = [entry for line in lines for entry in line.get("logprobs", [])]
+    assert [entry["bytes"] for entry in entries] == [entry["bytes"] for entry in whole["logprobs"]]
+    assert "".join(line["message"]["content"] for line in lines) == whole["message"]["content"]
+
+
+def test_a_strict_server_refuses_what_neither_api_knows(run_server: Callable[..., Any]) -> None:
+    with run_server(ServerOptions(strict=True)).client() as client:
+        wanted = {"prompt": "x", "stream": False, "options": {"num_predict": 1, "num_ctx": 512}}
+        assert client.post("/api/generate", json=wanted).status_code == 200
+        answer = client.post("/api/generate", json=wanted | {"options": {"own": 1}, "mine": 2})
+        assert answer.status_code == 400
+        assert "'options.own'" in answer.json()["error"]
+        assert "'mine'" in answer.json()["error"]
 
 
 def test_marks_in_a_text_say_where_images_stand() -> None:

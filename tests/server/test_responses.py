@@ -154,6 +154,13 @@ def test_faults_are_named_by_their_own_places(
         assert f"'{param}'" in error["message"]
 
 
+def test_ignored_fields_are_named(client: httpx.Client) -> None:
+    wanted = {"input": "x", "max_output_tokens": 1, "truncation": "auto", "text": {"verbosity": "low"}, "mine": 1}
+    answer = client.post("/v1/responses", json=wanted)
+    assert answer.status_code == 200
+    assert answer.headers["x-edge-llava-ignored"] == "text.verbosity, truncation, mine"
+
+
 def test_a_broken_image_is_named_by_its_own_place(client: httpx.Client, check_error: Callable[..., Any]) -> None:
     wanted = {"instructions": "x", "input": items("What?", "data:image/png;base64,AAAA")}
     error = check_error(
