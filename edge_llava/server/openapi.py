@@ -75,7 +75,7 @@ def _other_apis() -> _Schema:
         responses: _Schema = {"default": {"description": "An error.", "content": error}}
         if words != _NOT_OFFERED:
             stream = "application/x-ndjson" if is_ollama else "text/event-stream"
-            streamed = {stream: {"schema": {}}} if path in _STREAMED else {}
+            streamed: _Schema = {stream: {"schema": {}}} if path in _STREAMED else {}
             answer = {"application/json": {"schema": {"type": "object"}}} | streamed
             responses["200"] = {"description": words, "content": answer}
         operation: _Schema = {"operationId": name, "summary": words, "responses": responses}
