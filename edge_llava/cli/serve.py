@@ -28,7 +28,13 @@ _MIB = 2**20
 
 @click.command("serve")
 @bundle_option
-@click.option("--host", default="127.0.0.1", metavar="NAME", show_default=True, help="Address, or localhost for both.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    metavar="NAME",
+    show_default=True,
+    help="Address to listen on; localhost is 127.0.0.1 and ::1.",
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", show_default=True, help="0 takes a free one."
 )
