@@ -20,6 +20,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from edge_llava.errors import BundleError
+from edge_llava.regular_file import read_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MANIFEST_NAME = "manifest.json"
@@ -39,7 +40,7 @@ def bundles_directory() -> Path:
 def cache_directory() -> Path:
     """Where computed prefixes of conversations are kept; EDGE_LLAVA_CACHE moves it. It may not exist yet."""
     moved = os.environ.get("EDGE_LLAVA_CACHE")
-    return Path(moved).expanduser() if moved else home_directory() / "cache"
+    return Path(os.path.expanduser(moved)) if moved else home_directory() / "cache"
 
 
 def check_bundle_name(name: str) -> str:
@@ -54,18 +55,25 @@ def check_bundle_name(name: str) -> str:
 
 
 def list_bundles() -> list[Path]:
-    """The directories of the home that look like bundles, by name. Their contents are not checked."""
+    """The directories of the home that look like bundles, by name. Their contents are not checked.
+
+    Raises:
+        BundleError: If the home cannot be read.
+    """
     directory = bundles_directory()
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         return []
-    found = (path for path in directory.iterdir() if os.path.isfile(path / MANIFEST_NAME))
+    try:
+        found = [path for path in directory.iterdir() if os.path.isfile(path / MANIFEST_NAME)]
+    except OSError as error:
+        raise BundleError(f"{directory} cannot be read: {error.strerror}.") from error
     return sorted(path for path in found if not path.name.endswith(".partial"))
 
 
 def default_bundle() -> str | None:
     """Name or absolute path of the default bundle, or None when none was chosen."""
     try:
-        text = (home_directory() / "default").read_text(encoding="utf-8").strip()
+        text = read_text(home_directory() / "default").strip()
     except (OSError, UnicodeDecodeError):
         return None  # no choice was made, or it was lost: the user is asked to choose
     return text or None
@@ -78,7 +86,7 @@ def set_default_bundle(name_or_path: str) -> None:
         BundleError: If there is no such bundle, or the choice cannot be kept.
     """
     directory = find_bundle(name_or_path)
-    if not (directory / MANIFEST_NAME).is_file():
+    if not os.path.isfile(directory / MANIFEST_NAME):
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_available()}")
     text = directory.name if directory.parent == bundles_directory() else str(directory)
     with _changing_home():

@@ -106,7 +106,8 @@ def refuse(path: Path) -> str:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    refuse(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="nowhere cannot be read: No such file or directory"):
+        ParityRecord.load(tmp_path / "nowhere")
 
 
 def test_missing_tensor(tmp_path: Path) -> None:
