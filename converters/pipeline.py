@@ -157,6 +157,7 @@ def convert(
     Raises:
         ConversionError: If `out` is in the way, the disk is full, or a weight cannot be represented.
     """
+    out = out.resolve() if out.is_symlink() else out  # the link stays, and what it points to is replaced
     check_target(out, overwrite=options.overwrite)
     if options.mmproj:
         check_mmproj(checkpoint)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.home import MANIFEST_NAME, home_directory, write_atomically
+from edge_llava.leftovers import restore
 from edge_llava.manifest import FileEntry, Manifest
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.regular_file import open_regular, read_text
@@ -50,6 +51,7 @@ class Bundle:
         """
         directory = Path(path).absolute()
         manifest_path = directory / MANIFEST_NAME
+        restore(directory)
         try:
             text = read_text(manifest_path)
         except (FileNotFoundError, NotADirectoryError) as error:

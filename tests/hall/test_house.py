@@ -23,7 +23,7 @@ ROOMS = ("runtime", "converters")
 # What the rooms may know of the hall.
 CONTRACT = {
     "errors", "manifest", "bundle", "home", "progress", "memory", "gguf_check", "ggml_library", "parity_record",
-    "templates", "profile", "device", "vision_spec", "border", "regular_file", "llama_limits",
+    "templates", "profile", "device", "vision_spec", "border", "regular_file", "llama_limits", "leftovers",
 }  # fmt: skip
 # The hall's own doors: the only files beside edge_llava's folders that know a room.
 DOORS = {"__init__", "calibration", "conversion", "parity", "verify"}
