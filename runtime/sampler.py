@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_llava.errors import BackendError
+
 if TYPE_CHECKING:
     from edge_llava.runtime.grammar import Grammar
 
@@ -80,6 +82,7 @@ class Sampler:
         from edge_llava.runtime.grammar import Grammar
 
         self._llama = llama_cpp
+        self._n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocabulary))
         self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
         self._candidates = np.empty(llama_cpp.llama_vocab_n_tokens(vocabulary) if self._grammar else 0, _CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
@@ -104,8 +107,9 @@ class Sampler:
         """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
 
         Raises:
-            BackendError: If the grammar allows no token, or takes too long to say.
+            BackendError: If the grammar allows no token, or takes too long to say; if the logits are not numbers.
         """
+        self._check_logits(context, index)
         if self._grammar is None:
             return int(self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
         # Asking about one token is a hundred times cheaper than about all, and the chances stay the same: what is
@@ -125,6 +129,15 @@ class Sampler:
             self._chain = None
         if self._grammar is not None:
             self._grammar.close()
+
+    def _check_logits(self, context: Any, index: int) -> None:
+        """Refuses what damaged weights, or a damaged cache, give; llama.cpp would sample some token all the same."""
+        logits = np.ctypeslib.as_array(self._llama.llama_get_logits_ith(context, index), (self._n_vocab,))
+        if not np.isfinite(logits[logits.argmax()]):  # argmax finds the first NaN, where there is one
+            raise BackendError(
+                "the model returned NaN logits; no token can be sampled. Check the bundle with 'edge-llava verify', "
+                "and empty the cache with 'edge-llava cache clear'."
+            )
 
     def _draw(self, context: Any, index: int, grammar: Grammar | None) -> int:
         """Draws among all tokens, or among those that a grammar allows, and remembers nothing."""

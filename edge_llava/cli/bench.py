@@ -84,11 +84,11 @@ def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
 def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
     """What the figures belong to."""
     from edge_llava.device import this_device
-    from edge_llava.runtime.threads import count_cores
+    from edge_llava.runtime.threads import usable_threads
 
     engines = asdict(options)
-    engines["n_vision_threads"] = options.n_vision_threads or count_cores()
-    engines["decoder"]["n_threads"] = options.decoder.n_threads or count_cores()
+    engines["n_vision_threads"] = usable_threads(options.n_vision_threads)
+    engines["decoder"]["n_threads"] = usable_threads(options.decoder.n_threads)
     return {
         "bundle": str(bundle.path),
         "image": str(image),
