@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import format_bytes, show_progress
+from edge_llava.cli.display import format_bytes, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 from edge_llava.home import find_bundle
 
@@ -72,7 +72,7 @@ def command(
         settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines)}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
-    click.echo("\n".join(_draw(benchmark, opened.name, runs)))
+    show("\n".join(_draw(benchmark, opened.name, runs)))
 
 
 def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
