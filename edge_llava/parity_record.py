@@ -101,6 +101,10 @@ def _typed(tensors: dict[str, NDArray[np.generic]], name: str, dtype: type[np.ge
     tensor = tensors[name]
     if tensor.dtype != dtype or tensor.ndim != n_dims:
         raise ValueError(f"{name} is {tensor.dtype} with {tensor.ndim} axes")
+    if dtype == _U8 and (tensor.shape[-1] != 3 or 0 in tensor.shape):
+        raise ValueError(f"{name} has the shape {tensor.shape}, which is not an image's")
+    if dtype == _F32 and not np.isfinite(tensor).all():
+        raise ValueError(f"{name} holds infinite or undefined numbers")
     return tensor
 
 
