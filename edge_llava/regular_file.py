@@ -1,4 +1,4 @@
-"""Opening files of unknown origin: only regular files, and only up to a size.
+"""Regular files: opening those of unknown origin, up to a size, and giving new ones the permissions that umask leaves.
 
 A FIFO or device in the place of a file would block the reader, or never end.
 """
@@ -49,3 +49,14 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """
     with open_regular(path, max_bytes) as file:
         return file.read(max_bytes).decode("utf-8")
+
+
+def share_permissions(directory: Path, *, like: Path) -> None:
+    """Gives every file of a directory, at any depth, the permissions of one that was written in the ordinary way.
+
+    onnx and safetensors make theirs private whatever the umask.
+    """
+    mode = stat.S_IMODE(like.stat().st_mode)
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)

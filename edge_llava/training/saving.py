@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from edge_llava.errors import TrainingError
+from edge_llava.regular_file import share_permissions
 from edge_llava.training.llava import Llava
 
 _SHARD = "5GB"
@@ -45,6 +46,7 @@ def write_checkpoint(llava: Llava, out: Path, extra_files: tuple[Path, ...] = ()
         for path in extra_files:
             if path.is_file():
                 shutil.copyfile(path, unfinished / path.name)
+        share_permissions(unfinished, like=unfinished / "preprocessor_config.json")
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk comes as any of them
         shutil.rmtree(unfinished, ignore_errors=True)
         raise TrainingError(

@@ -269,6 +269,17 @@ def test_an_older_bundle_comes_back_when_the_new_one_cannot_take_its_place(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_files_obey_umask(tiny, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        convert(tiny, tmp_path / "b", F32)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "b").rglob("*") if path.is_file()} == {mode}
+    assert (tmp_path / "b").stat().st_mode & 0o077 == mode & 0o077 | (mode & 0o044) >> 2
+
+
 def test_an_empty_directory_may_be_filled(tiny, tmp_path):
     (tmp_path / "b").mkdir()
     assert convert(tiny, tmp_path / "b", F32).path == tmp_path / "b"

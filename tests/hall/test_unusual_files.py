@@ -22,7 +22,7 @@ from edge_llava.home import cache_directory, default_bundle, find_bundle, list_b
 from edge_llava.llama_limits import MAX_BLOCKS
 from edge_llava.manifest import Manifest
 from edge_llava.profile import find_profile, profile_path
-from edge_llava.regular_file import open_regular, read_text
+from edge_llava.regular_file import open_regular, read_text, share_permissions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 
 MIB = 1 << 20
@@ -203,6 +203,16 @@ def test_embedding_obeys_umask(tmp_path: Path, mask: int, mode: int) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "e.safetensors").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no umask")
+def test_files_of_a_directory_share_permissions(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    for name, mode in (("a", 0o640), ("b/c/d", 0o600), ("b/e", 0o644)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    share_permissions(tmp_path / "b", like=tmp_path / "a")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b/c/d", "b/e")] == [0o640] * 3
 
 
 @pytest.mark.parametrize(
