@@ -78,7 +78,7 @@ class _Reader:
         """Walks through a message; adds to `locations`."""
         if depth > _MAX_DEPTH:
             raise ValueError(f"its graphs are nested more than {_MAX_DEPTH} deep")
-        keys, values = [], []
+        keys, values = list[bytes](), list[bytes]()
         for number, first, last in self._fields(start, end):
             inner = _FIELDS[message].get(number)
             if inner is not None:

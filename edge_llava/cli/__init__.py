@@ -75,8 +75,9 @@ def run_command(command: click.Command, arguments: list[str] | None, name: str) 
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        error.message = printable(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _say(shown.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except OSError as error:  # a path or a stream that the system refuses, outside what the library translates
         if sys.excepthook is not _report_bug:

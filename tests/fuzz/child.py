@@ -37,9 +37,8 @@ def load_kind(name: str) -> Kind:
 
 def run_case(kind: Kind, name: str, seeds: Sequence[bytes], directory: Path, number: int) -> str:
     """The outcome of a case: "ok", the name of an error that may be, or "FAULT" and what it was."""
-    content = kind.case(name, seeds, number)
     try:
-        kind.read(directory, content)
+        kind.read(directory, kind.case(name, seeds, number))
     except kind.errors as error:
         return type(error).__name__ if number >= len(seeds) else f"FAULT a good file is refused: {error}"
     except BaseException as error:  # noqa: BLE001 (that there is none is what is tested)

@@ -240,7 +240,7 @@ def _another_key(gguf: Gguf, rng: Random) -> None:
 
 def _other_items(gguf: Gguf, rng: Random) -> None:
     """Some bytes inside of an array, which keeps its length."""
-    arrays = [at for at, (_, type_id, _) in enumerate(gguf.values) if type_id == 9]
+    arrays = [at for at, (_, type_id, value) in enumerate(gguf.values) if type_id == 9 and len(value) > 12]
     if arrays:
         at = rng.choice(arrays)
         key, type_id, value = gguf.values[at]

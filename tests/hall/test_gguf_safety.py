@@ -296,6 +296,7 @@ def test_all_faults_at_once(seeded_q4: Path, tmp_path: Path) -> None:
     [
         (drop_tensor("mm.2.bias"), "mm.2.bias is missing"),
         (halve("mm.0.bias"), "mm.0.bias is not float32"),
+        (set_to("split.count", 2, GGUFValueType.UINT16), "'split.count' is not part of a projector's description"),
         (
             lambda _, tensors: tensors.update({"mm.0.bias": (np.ones(128, np.float32), GGMLQuantizationType.F32)}),
             "mm.0.bias has shape (128,), expected (256,)",
@@ -305,7 +306,7 @@ def test_all_faults_at_once(seeded_q4: Path, tmp_path: Path) -> None:
             "mm.2.weight has shape (256, 9), expected (256, 256)",
         ),
     ],
-    ids=["missing", "half", "short bias", "shape"],
+    ids=["missing", "half", "key", "short bias", "shape"],
 )
 def test_fault_of_the_projector_file_is_named(
     seeded_q4: Path, tmp_path: Path, edit: Callable[..., None], fault: str
