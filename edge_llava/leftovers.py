@@ -17,7 +17,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from edge_llava.regular_file import read_text
+
 MARKER = ".edge-llava-converting"  # holds the id of the process that works here
+_MARKER_BYTES = 64
 _DOOMED = re.compile(r".+\.[0-9a-f]{8}\.partial")
 _OLD = ".old.partial"
 
@@ -52,7 +55,7 @@ def is_at_work(directory: Path) -> bool:
     if sys.platform == "win32":
         return False  # asking with signal 0 would end the process there
     try:
-        process = int((directory / MARKER).read_text(encoding="utf-8"))
+        process = int(read_text(directory / MARKER, _MARKER_BYTES))
         os.kill(process, 0)
     except PermissionError:
         return True  # it lives, and belongs to another user
