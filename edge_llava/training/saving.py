@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from edge_llava.converters.exchange import exchange
 from edge_llava.errors import TrainingError
 from edge_llava.regular_file import share_permissions
 from edge_llava.training.llava import Llava
@@ -53,6 +54,9 @@ def write_checkpoint(llava: Llava, out: Path, extra_files: tuple[Path, ...] = ()
             f"the trained checkpoint cannot be written to {out}: {error}. Make room and run the same command again: "
             "the last saved step is kept."
         ) from error
+    if out.exists() and exchange(unfinished, out):  # a kill leaves the older one or the new one
+        shutil.rmtree(unfinished)
+        return
     if out.exists():
         shutil.rmtree(out)
     unfinished.rename(out)
