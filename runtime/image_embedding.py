@@ -146,6 +146,8 @@ class ImageEmbedding:
                         f"{path} is no image embedding. Make one: edge-llava embed IMAGE -o FILE.safetensors"
                     )
                 rows = file.get_tensor("embedding")
+            if rows.dtype.kind != "f":
+                raise ValueError(f"its numbers are {rows.dtype}, expected float32 or float16")
             grid, size = json.loads(metadata["grid"]), json.loads(metadata["image_size"])
             digests = metadata["vision_sha256"], metadata["projector_sha256"]
             with np.errstate(over="ignore"):

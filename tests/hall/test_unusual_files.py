@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from edge_llava.border import blaming_file
 from edge_llava.bundle import Bundle
@@ -191,6 +193,18 @@ def test_embedding_of_numbers_that_numpy_lacks(tmp_path: Path, dtype: str) -> No
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(6))
     with pytest.raises(ImageError, match=r"e\.safetensors is damaged: "):
+        ImageEmbedding.load(path)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.int32, np.bool_])
+def test_embedding_of_other_numbers(tmp_path: Path, dtype: type) -> None:
+    """Complex ones would lose a part of themselves in silence."""
+    path = tmp_path / "e.safetensors"
+    _embedding().save(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file({"embedding": np.ones((2, 3), dtype)}, path, metadata)
+    with pytest.raises(ImageError, match=f"its numbers are {np.dtype(dtype)}, expected float32 or float16"):
         ImageEmbedding.load(path)
 
 
