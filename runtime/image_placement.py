@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from PIL import Image
+
 from edge_llava.bundle import Bundle
 from edge_llava.errors import ImageError
 from edge_llava.runtime.conversation import ImageRun
@@ -11,7 +15,37 @@ from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.tiles import count_tokens
 
 
-def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageRun:
+@dataclass(frozen=True, eq=False)
+class OpenedImage:
+    """An image that was decoded and identified for one bundle: the slow part of placing it.
+
+    Attributes:
+        picture: Upright RGB.
+        key: Its `image_key`.
+    """
+
+    picture: Image.Image
+    key: str
+
+
+def open_image(source: PictureSource, bundle: Bundle, visual_tokens: int | None) -> OpenedImage:
+    """Decodes an image and computes its key.
+
+    Args:
+        source: What to open.
+        bundle: Whose tower will see it.
+        visual_tokens: As `EngineOptions.visual_tokens`.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    picture = open_picture(source)
+    return OpenedImage(picture, image_key(picture, bundle.manifest, visual_tokens))
+
+
+def place_image(
+    image: PictureSource | ImageEmbedding | OpenedImage, bundle: Bundle, visual_tokens: int | None
+) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
 
     Args:
@@ -24,9 +58,9 @@ def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_to
     """
     if isinstance(image, ImageEmbedding):
         return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
-    picture = open_picture(image)
-    key = image_key(picture, bundle.manifest, visual_tokens)
-    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision, visual_tokens), picture)
+    opened = image if isinstance(image, OpenedImage) else open_image(image, bundle, visual_tokens)
+    n_tokens = count_tokens(opened.picture.size, bundle.manifest.vision, visual_tokens)
+    return ImageRun(opened.key, opened.key, n_tokens, opened.picture)
 
 
 def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
 
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.server.answers import Answers, TokenStream
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage
@@ -21,7 +21,7 @@ from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget, Share
 from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.request_body import parse_body, read_body
+from edge_llava.server.request_body import OpenBodies, parse_body, parsing_bytes, read_body
 from edge_llava.server.request_log import note_answer
 from edge_llava.server.served_models import ServedModels
 from edge_llava.server.thread_call import call_on_thread
@@ -48,7 +48,7 @@ class ChatEndpoint:
             held.callback(self._answers.close, stream)
             share = held.enter_context(self._budget.open())
             body = await read_body(request, self._limits, share)
-            wanted, answer = await while_present(request.receive, self._begin(body, stream, share))
+            wanted, answer = await while_present(request.receive, self._begin(request, body, stream, share))
             note_answer(request, stream)
             completion = ChatCompletion(self._models.name, answer)
             if wanted.stream:
@@ -57,19 +57,25 @@ class ChatEndpoint:
             text = await while_present(request.receive, _read_whole(stream))
             return JSONResponse(completion.whole(text, stream.finish_reason))
 
-    async def _begin(self, body: bytes, stream: TokenStream, share: Share) -> tuple[ChatRequest, Answer]:
-        wanted = await call_on_thread(_parse, body, self._limits)
+    async def _begin(
+        self, request: Request, body: bytearray, stream: TokenStream, share: Share
+    ) -> tuple[ChatRequest, Answer]:
+        with share.borrow(parsing_bytes(body)):
+            wanted = await call_on_thread(_parse, body, self._limits)
+        body.clear()  # what it took is what the texts take that were read from it
         self._models.check(wanted.model)
         addresses = [image for message in wanted.messages for image in message.images]
-        pictures = await self._images.open(addresses, share)
+        bodies: OpenBodies = request.app.state.bodies
+        with bodies.reading():
+            pictures = await self._images.open(addresses, share)
         return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options)
 
 
-def _parse(body: bytes, limits: Limits) -> ChatRequest:
+def _parse(body: bytearray, limits: Limits) -> ChatRequest:
     return read_chat_request(parse_body(body), limits)
 
 
-def _place(messages: Iterable[ChatMessage], pictures: Sequence[Image.Image]) -> list[Message]:
+def _place(messages: Iterable[ChatMessage], pictures: Sequence[OpenedImage]) -> list[Message]:
     coming = iter(pictures)
     return [Message(m.role, m.text, tuple(next(coming) for _ in m.images)) for m in messages]
 

@@ -6,11 +6,16 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
+from edge_llava.errors import ImageError
+from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.server.chat_messages import ImageAddress
+from edge_llava.server.image_threads import ImageThreads
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
@@ -21,9 +26,27 @@ from edge_llava.server.thread_call import call_on_thread
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
 _MAX_HEAD = 256
-_RGB_BYTES = 3
+# Bytes per pixel: an RGB image of PIL; the most that decoding, converting and hashing take at a time (JPEG 2000).
+_KEPT_BYTES, _PEAK_BYTES = 4, 20
+# of a data: URI: the text without its head, its ASCII bytes, what they decode to
+_N_TEXT_COPIES = 3
 # what PIL's readers raise on damaged headers
 _HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class _ImageFile:
+    """An image as it was sent.
+
+    Attributes:
+        data: The file.
+        param: Where it stands in the request.
+        n_pixels: By its header.
+    """
+
+    data: bytes
+    param: str
+    n_pixels: int
 
 
 class ImageParts:
@@ -33,40 +56,43 @@ class ImageParts:
         limits: Caps of a request.
     """
 
-    def __init__(self, limits: Limits, remote: RemoteImages | None) -> None:
+    def __init__(self, limits: Limits, remote: RemoteImages | None, opener: Callable[[bytes], OpenedImage]) -> None:
         """
         Args:
             limits: Caps of a request.
             remote: Fetches pictures from the web; None refuses them.
+            opener: Decodes an image file.
         """
         self.limits = limits
-        self._remote = remote
+        self._remote, self._opener, self._threads = remote, opener, ImageThreads()
 
-    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[Image.Image]:
-        """Opens the pictures of one request; their headers are read, their pixels are not.
+    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[OpenedImage]:
+        """Opens the images of one request: all headers are read before the first image is decoded.
 
         Raises:
             RequestFault: 400 if one is not allowed, no picture, or too large; 429 if there is no room for them now.
         """
-        pictures, n_pixels = [], 0
+        files, n_pixels = [], 0
         for address in addresses:
             data = await self._fetch(address, share)
-            picture = await call_on_thread(self._read_header, data, address.param)
-            n_pixels += picture.width * picture.height
+            file = await self._threads.call(share, self._read_header, data, address.param)
+            n_pixels += file.n_pixels
             if n_pixels > self.limits.image_pixels:
                 raise _refused(
                     address.param,
                     f"the pictures have {n_pixels} pixels or more; a request may have {self.limits.image_pixels}. "
                     "Scale them down",
                 )
-            pictures.append(picture)
-        share.take(n_pixels * _RGB_BYTES)
-        return pictures
+            files.append(file)
+        return [await self._threads.call(share, self._decode, file, share) for file in files]
 
     async def _fetch(self, address: ImageAddress, share: Share) -> bytes:
         scheme = address.url[:8].partition(":")[0].lower()
         if scheme == "data":
-            return await call_on_thread(self._decode, address)
+            with share.borrow(_N_TEXT_COPIES * sys.getsizeof(address.url)):
+                data = await call_on_thread(self._read_uri, address)
+            share.take(len(data))
+            return data
         if scheme in ("http", "https"):
             if self._remote is None:
                 raise _refused(
@@ -79,7 +105,7 @@ class ImageParts:
             return data
         raise _refused(address.param, "a picture must be a data: URI of base64, 'data:image/jpeg;base64,...'")
 
-    def _decode(self, address: ImageAddress) -> bytes:
+    def _read_uri(self, address: ImageAddress) -> bytes:
         head = _HEAD.match(address.url[:_MAX_HEAD])
         if head is None:
             raise _refused(address.param, "a data: URI must begin with 'data:image/jpeg;base64,' or another image type")
@@ -94,15 +120,24 @@ class ImageParts:
             raise _refused(address.param, "the picture is empty")
         return data
 
-    def _read_header(self, data: bytes, param: str) -> Image.Image:
+    def _read_header(self, data: bytes, param: str) -> _ImageFile:
         try:
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                return _ImageFile(data, param, image.width * image.height)
         except UnidentifiedImageError as error:
             raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _refused(param, "the picture has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
             raise _refused(param, "the picture's header is damaged") from error
+
+    def _decode(self, file: _ImageFile, share: Share) -> OpenedImage:
+        share.take(file.n_pixels * _KEPT_BYTES)
+        try:
+            with share.borrow(file.n_pixels * (_PEAK_BYTES - _KEPT_BYTES)):
+                return self._opener(file.data)
+        except ImageError as error:
+            raise _refused(file.param, str(error)) from error
 
 
 def _refused(param: str, why: str) -> RequestFault:

@@ -24,7 +24,9 @@ from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
+from edge_llava.runtime.image_placement import OpenedImage, open_image
 from edge_llava.runtime.late_encoder import make_tower
+from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
 
@@ -77,6 +79,7 @@ class BatchEngine:
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
+        self._visual_tokens = options.visual_tokens
         self._decoder = BatchDecoder(
             bundle.file("language"),
             bundle.manifest.language,
@@ -104,6 +107,15 @@ class BatchEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def open_image(self, source: PictureSource) -> OpenedImage:
+        """Decodes an image for a message: what `submit` does itself with other sources, for callers that want to do
+        it elsewhere or sooner. Does not keep `close` waiting.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        return open_image(source, self.bundle, self._visual_tokens)
 
     def submit(self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.

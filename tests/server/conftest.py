@@ -97,6 +97,17 @@ def data_uri(picture_file: Callable[..., bytes]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def slow_jpeg() -> bytes:
+    """9 megapixels in 40 kB that take about a second to decode: a progressive JPEG whose last scan comes again."""
+    file = io.BytesIO()
+    Image.new("L", (3000, 3000), 128).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    end = data.rindex(b"\xff\xd9")
+    last_scan = data[data.rindex(b"\xff\xda") : end]
+    return data[:end] + last_scan * (95 - data.count(b"\xff\xda")) + data[end:]
+
+
+@pytest.fixture(scope="session")
 def make_engine(seeded_f32: Path) -> Iterator[Callable[..., BatchEngine]]:
     """make_engine(n_ctx=None, **of BatchEngine) -> an engine, closed at the end of the session.
 

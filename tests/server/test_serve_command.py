@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,26 @@ def test_a_request_that_is_still_arriving_does_not_hold_up_the_end(start: Callab
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b'"code":"server_unavailable"' in answer
     assert served.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_images_that_are_being_decoded_do_not_hold_up_the_end(
+    start: Callable[..., Served], slow_jpeg: bytes, data_uri: Any, ask_user: Any, number: signal.Signals
+) -> None:
+    served = start()
+    messages = [ask_user("What?", data_uri(slow_jpeg, "image/jpeg"))]
+    with ThreadPoolExecutor(16) as clients:
+        asked = [clients.submit(ask, served.url, messages=messages) for _ in range(16)]
+        while "edge_llava_requests_open 17\n" not in httpx.get(f"{served.url}/metrics", timeout=PATIENCE_S).text:
+            pass
+        served.process.send_signal(number)
+        answers = [answer.result() for answer in asked]
+    assert served.end() == 0
+    # with the first ones decoded perhaps; the others would have taken eight times as long
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) > 10
+    assert {answer.json()["error"]["code"] for answer in refused} == {"server_unavailable"}
+    assert not [line for line in served.lines if "Traceback" in line or "Error" in line]
 
 
 def test_a_key_is_taken_from_the_environment(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:
