@@ -199,17 +199,20 @@ def _show_requests(quiet: bool) -> None:
         handler.setFormatter(_OneLine(datefmt="%H:%M:%S"))
         handler.addFilter(lambda record: record.name != "edge_llava.llama_cpp")
         log.addHandler(handler)
+        logging.getLogger("asyncio").addHandler(handler)
         log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 class _OneLine(logging.Formatter):
-    """Of an error, its kind and its words instead of a traceback."""
+    """Of an error, its kind and its words instead of a traceback; no control character reaches the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
         error = record.exc_info[1] if record.exc_info else None
         line = f"{self.formatTime(record, self.datefmt)} {record.getMessage()}"
-        return line if error is None else f"{line}: {type(error).__name__}: {error}"
+        if error is not None:
+            line = f"{line}: {type(error).__name__}: {error}"
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket, drawn_key: str | None) -> None:

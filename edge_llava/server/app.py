@@ -44,6 +44,7 @@ class ServerApp:
         asgi: The application, for any ASGI server; it does not close the engine.
         answers: What is being computed.
         models: Under which names.
+        limits: Caps of requests and connections.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class ServerApp:
             ValueError: If the API key is too short.
         """
         options = options or ServerOptions()
-        limits = options.limits
+        self.limits = limits = options.limits
         if remote is None and options.remote_images:
             remote = RemoteImages(RemoteOptions(max_bytes=limits.image_bytes))
         self.answers = Answers(engine)
@@ -76,6 +77,11 @@ class ServerApp:
         )
         self.asgi.router.redirect_slashes = False
         self.asgi.state.bodies = self._bodies = OpenBodies()
+
+    @property
+    def n_open_requests(self) -> int:
+        """Requests that are read, waiting or answered."""
+        return self._counts.n_open
 
     def stop(self) -> None:
         """Ends what is being answered and what is still arriving: clients are told. For the event loop's thread."""
@@ -127,7 +133,7 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
     # inside of what counts requests and names them: Starlette's own handler of errors is outside of everything
     layers.append(Middleware(ExceptionMiddleware, {Exception: _show_bug, ClientDisconnect: _leave}))
-    layers.append(Middleware(CheckFraming))
+    layers.append(Middleware(CheckFraming, options.limits))
     if options.allowed_hosts is not None:
         layers.append(Middleware(CheckHost, options.allowed_hosts))
     if options.api_key is not None:

@@ -25,6 +25,7 @@ from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.server.app import ServerApp
 from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.serving import make_config
 
 PATIENCE_S = 60.0
 
@@ -139,8 +140,7 @@ def run_server(engine: BatchEngine) -> Iterator[Callable[..., Running]]:
     def run(options: ServerOptions | None = None, engine: BatchEngine = engine, remote: Any = None) -> Running:
         app = ServerApp(engine, options, remote=remote)
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app.asgi, http="h11", ws="none", loop="asyncio", log_config=None, access_log=False)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(make_config(app))
         loops: list[asyncio.AbstractEventLoop] = []
 
         async def serve() -> None:

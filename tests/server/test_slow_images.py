@@ -7,7 +7,6 @@ import json
 import socket
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
