@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from PIL import Image
@@ -44,7 +45,7 @@ def open_image(source: PictureSource, bundle: Bundle, visual_tokens: int | None)
 
 
 def place_image(
-    image: PictureSource | ImageEmbedding | OpenedImage, bundle: Bundle, visual_tokens: int | None
+    image: PictureSource | ImageEmbedding | OpenedImage, bundle: Bundle, visual_tokens: int | None, salt: str = ""
 ) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
 
@@ -52,6 +53,7 @@ def place_image(
         image: What to place.
         bundle: Whose tower will see it, or has.
         visual_tokens: As `EngineOptions.visual_tokens`.
+        salt: The same image with another salt counts as another image; its rows are computed again.
 
     Raises:
         ImageError: If the picture cannot be read or the embedding belongs to another bundle.
@@ -60,7 +62,8 @@ def place_image(
         return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
     opened = image if isinstance(image, OpenedImage) else open_image(image, bundle, visual_tokens)
     n_tokens = count_tokens(opened.picture.size, bundle.manifest.vision, visual_tokens)
-    return ImageRun(opened.key, opened.key, n_tokens, opened.picture)
+    identity = hashlib.sha256(f"{opened.key} {salt}".encode()).hexdigest() if salt else opened.key
+    return ImageRun(opened.key, identity, n_tokens, opened.picture)
 
 
 def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:

@@ -65,6 +65,11 @@ _MIB = 2**20
 )
 @click.option("--allow-remote-images", is_flag=True, help="Fetch pictures from public http(s) addresses.")
 @click.option(
+    "--private-cache",
+    is_flag=True,
+    help="Share computed prompts only between requests of one prompt_cache_key or user.",
+)
+@click.option(
     "--max-images", type=click.IntRange(1, 256), default=16, metavar="N", show_default=True, help="A request."
 )
 @click.option(
@@ -98,6 +103,7 @@ def command(
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
+    private_cache: bool,
     max_images: int,
     max_image_mb: int,
     max_megapixels: int,
@@ -128,6 +134,7 @@ def command(
             cors_origins=tuple(origin.rstrip("/") for origin in cors_origins),
             allowed_hosts=allowed_hosts if is_local else None,
             remote_images=allow_remote_images,
+            private_cache=private_cache,
             limits=Limits(
                 body_bytes=_body_bytes(max_image_mb),
                 n_images=max_images,

@@ -12,6 +12,7 @@ from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.messages import Message
 from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.server.answers import Answers, TokenStream
+from edge_llava.server.cache_salt import own_salt
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
@@ -31,10 +32,17 @@ class ChatEndpoint:
     """Answers chat requests."""
 
     def __init__(
-        self, answers: Answers, models: ServedModels, images: ImageParts, budget: MemoryBudget, limits: Limits
+        self,
+        answers: Answers,
+        models: ServedModels,
+        images: ImageParts,
+        budget: MemoryBudget,
+        limits: Limits,
+        *,
+        private_cache: bool = False,
     ) -> None:
         self._answers, self._models, self._images = answers, models, images
-        self._budget, self._limits = budget, limits
+        self._budget, self._limits, self._private_cache = budget, limits, private_cache
 
     async def complete(self, request: Request) -> Response:
         """The answer, at once or as a stream.
@@ -68,7 +76,8 @@ class ChatEndpoint:
         bodies: OpenBodies = request.app.state.bodies
         with bodies.reading():
             pictures = await self._images.open(addresses, share)
-        return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options)
+        salt = wanted.salt or (own_salt() if self._private_cache else "")
+        return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options, salt)
 
 
 def _parse(body: bytearray, limits: Limits) -> ChatRequest:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.unicode_text import is_unicode
+from edge_llava.server.cache_salt import read_salt
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
@@ -20,7 +21,7 @@ _SEEDS = 2**32 - 1  # llama.cpp's; its largest means "draw one"
 _SMALLEST_TOP_P = 1e-6  # keeps the likeliest token, as 0 does
 _DEFAULTS = SamplingOptions()
 
-# taken without effect: they are about OpenAI's own service
+# taken without effect on the answer: they are about OpenAI's own service, or decide what the cache shares
 _IGNORED_TEXTS = (
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "verbosity",
 )  # fmt: skip
@@ -60,6 +61,7 @@ class ChatRequest:
         options: How to draw the answer.
         stream: Whether to send the answer as it grows.
         include_usage: Whether the stream ends with counts.
+        salt: What is computed for it is shared with requests of the same salt only; "" where the client gave none.
     """
 
     model: str | None
@@ -67,6 +69,7 @@ class ChatRequest:
     options: SamplingOptions
     stream: bool
     include_usage: bool
+    salt: str = ""
 
 
 def read_chat_request(data: Mapping[str, Any], limits: Limits) -> ChatRequest:
@@ -86,7 +89,7 @@ def read_chat_request(data: Mapping[str, Any], limits: Limits) -> ChatRequest:
     include_usage = _read_stream_options(fields, stream)
     options = _read_sampling(fields)
     faults.check()
-    return ChatRequest(model, messages, options, stream, include_usage)
+    return ChatRequest(model, messages, options, stream, include_usage, read_salt(fields))
 
 
 def _refuse_unsupported(fields: RequestFields) -> None:

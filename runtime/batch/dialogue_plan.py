@@ -35,8 +35,12 @@ class DialoguePlanner:
         self._bundle, self._language = bundle, language
         self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
 
-    def plan(self, dialogue: Dialogue) -> list[Run]:
+    def plan(self, dialogue: Dialogue, salt: str = "") -> list[Run]:
         """The runs of a dialogue, up to where the model writes.
+
+        Args:
+            dialogue: What was said.
+            salt: Answers and images of other salts are not known to it.
 
         Raises:
             ImageError: If a picture cannot be read, or an embedding belongs to another bundle.
@@ -49,13 +53,13 @@ class DialoguePlanner:
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
             question = exchange.question
-            images = [place_image(image, self._bundle, self._visual_tokens) for image in question.images]
+            images = [place_image(image, self._bundle, self._visual_tokens, salt) for image in question.images]
             segments = build_turn(template, question.text, len(images), is_first=is_first, image_marks=spec.image_marks)
             turn = plan_turn(self._language, template, segments, images, is_first=is_first, carry=carry)
             check_room(turn, sum(run.n_tokens for run in runs), self._n_ctx, spec)
             runs += turn
             if exchange.answer is not None:
-                answer = self.said.find(runs, exchange.answer) or self._tokenize_answer(exchange.answer)
+                answer = self.said.find(runs, exchange.answer, salt) or self._tokenize_answer(exchange.answer)
                 runs.append(TokenRun(answer.ids))
                 carry = answer.carry
             is_first = False

@@ -117,7 +117,9 @@ class BatchEngine:
         """
         return open_image(source, self.bundle, self._visual_tokens)
 
-    def submit(self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback) -> Answer:
+    def submit(
+        self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback, *, salt: str = ""
+    ) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
@@ -125,6 +127,8 @@ class BatchEngine:
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
+            salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
+                and timings, clients learn nothing about conversations of other salts.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
@@ -136,13 +140,13 @@ class BatchEngine:
         """
         with self._gate.inside():
             self._queue.check_room()
-            runs = self._planner.plan(read_messages(messages))
+            runs = self._planner.plan(read_messages(messages), salt)
             tokens = AnswerTokens(self._decoder, (self._planner.template.stop, *options.stop), options.max_new_tokens)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
                 sum(run.n_tokens for run in runs), n_image, on_token, on_cancel=lambda: self._queue.cancel(job)
             )
-            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary))
+            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), salt=salt)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
                 self._queue.put(job)

@@ -29,11 +29,14 @@ class Job:
         sequence: Its place in the KV cache; None while it waits.
         number: Smaller ones came before; the queue gives it.
         is_cancelled: Whether nobody waits for it any more.
+        salt: Only jobs of the same salt share what was computed.
     """
 
-    def __init__(self, answer: Answer, runs: Sequence[Run], tokens: AnswerTokens, sampler: Sampler) -> None:
+    def __init__(
+        self, answer: Answer, runs: Sequence[Run], tokens: AnswerTokens, sampler: Sampler, *, salt: str = ""
+    ) -> None:
         self.answer, self.runs, self.tokens, self.sampler = answer, runs, tokens, sampler
-        self.number = 0
+        self.number, self.salt = 0, salt
         self.wanted = list_positions(runs)
         self.text = ""
         self.sequence: KvSequence | None = None
@@ -71,7 +74,8 @@ class Job:
 
     def follow(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
-        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in others]
+        same = [other for other in others if other.salt == self.salt]
+        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in same]
         self._leaders = [
             (n_shared, other) for n_shared, other in shared if n_shared > self.n_computed and other.number < self.number
         ]
