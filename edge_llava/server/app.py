@@ -26,6 +26,7 @@ from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
 from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
 from edge_llava.server.openapi import describe_api
+from edge_llava.server.origin_check import CheckOrigin
 from edge_llava.server.page_files import page_routes
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions
 from edge_llava.server.request_body import OpenBodies
@@ -116,7 +117,8 @@ class ServerApp:
         if self.answers.is_stopping or not self._engine.is_open:
             raise unavailable("The server stops, or its engine has failed.")
         engine = self._engine.metrics
-        state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel}
+        is_busy = self._counts.n_open > self.limits.n_requests  # this one is among them
+        state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel, "busy": is_busy}
         return JSONResponse({"status": "ok", "model": self.models.name, **state})
 
     async def _show_metrics(self, request: Request) -> Response:
@@ -138,6 +140,7 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
     layers.append(Middleware(CheckFraming, options.limits))
     if options.allowed_hosts is not None:
         layers.append(Middleware(CheckHost, options.allowed_hosts))
+    layers.append(Middleware(CheckOrigin, options.cors_origins, options.allowed_hosts or ()))
     if options.api_key is not None:
         layers.append(Middleware(RequireKey, ApiKey(options.api_key)))
     return layers

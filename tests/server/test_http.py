@@ -41,7 +41,7 @@ def test_health_says_what_is_served(client: httpx.Client, server: Any) -> None:
     answer = client.get("/health")
     assert answer.status_code == 200
     assert answer.json() == {
-        "status": "ok", "model": server.app.models.name, "running": 0, "queued": 0, "parallel": 2,
+        "status": "ok", "model": server.app.models.name, "running": 0, "queued": 0, "parallel": 2, "busy": False,
     }  # fmt: skip
     assert answer.headers["x-request-id"].startswith("req_")
 
