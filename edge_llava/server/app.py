@@ -122,7 +122,7 @@ class ServerApp:
         return JSONResponse({"status": "ok", "model": self.models.name, **state})
 
     async def _show_metrics(self, request: Request) -> Response:
-        text = write_metrics(self._engine.metrics, self._counts, self._budget.n_held)
+        text = write_metrics(self._engine.metrics, self._counts, self._budget)
         return Response(text, media_type=None, headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, request: Request) -> Response:

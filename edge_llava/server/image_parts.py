@@ -26,8 +26,8 @@ from edge_llava.server.thread_call import call_on_thread
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
 _MAX_HEAD = 256
-# Bytes per pixel: an RGB image of PIL; the most that decoding, converting and hashing take at a time (JPEG 2000).
-_KEPT_BYTES, _PEAK_BYTES = 4, 20
+# Bytes per pixel: an RGB image of PIL; the most that decoding, converting and hashing take at a time.
+_KEPT_BYTES, _PEAK_BYTES = 4, 17
 # of a data: URI: the text without its head, its ASCII bytes, what they decode to
 _N_TEXT_COPIES = 3
 # what PIL's readers raise on damaged headers
@@ -42,11 +42,17 @@ class _ImageFile:
         data: The file.
         param: Where it stands in the request.
         n_pixels: By its header.
+        peak_bytes, kept_bytes: Memory that decoding it takes, and the decoded image.
     """
 
     data: bytes
     param: str
     n_pixels: int
+    peak_bytes: int
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.n_pixels * _KEPT_BYTES
 
 
 class ImageParts:
@@ -123,7 +129,8 @@ class ImageParts:
     def _read_header(self, data: bytes, param: str) -> _ImageFile:
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                return _ImageFile(data, param, image.width * image.height)
+                n_pixels = image.width * image.height
+                return _ImageFile(data, param, n_pixels, n_pixels * _PEAK_BYTES)
         except UnidentifiedImageError as error:
             raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -132,9 +139,9 @@ class ImageParts:
             raise _refused(param, "the picture's header is damaged") from error
 
     def _decode(self, file: _ImageFile, share: Share) -> OpenedImage:
-        share.take(file.n_pixels * _KEPT_BYTES)
+        share.take(file.kept_bytes)
         try:
-            with share.borrow(file.n_pixels * (_PEAK_BYTES - _KEPT_BYTES)):
+            with share.borrow(file.peak_bytes - file.kept_bytes):
                 return self._opener(file.data)
         except ImageError as error:
             raise _refused(file.param, str(error)) from error

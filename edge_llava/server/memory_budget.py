@@ -12,11 +12,16 @@ _RETRY_S = 5.0
 
 
 class MemoryBudget:
-    """Bytes that all requests hold together: bodies, image files, decoded images. Thread-safe."""
+    """Bytes that all requests hold together: bodies, image files, decoded images. Thread-safe.
+
+    Attributes:
+        n_bytes: The most they may.
+        n_held, n_peak: What they hold, and the most that they have held.
+    """
 
     def __init__(self, n_bytes: int) -> None:
         self.n_bytes = n_bytes
-        self.n_held = 0
+        self.n_held = self.n_peak = 0
         self._lock = threading.Lock()
 
     def open(self) -> Share:
@@ -33,6 +38,7 @@ class MemoryBudget:
             if n_bytes > 0 and self.n_held + n_bytes > self.n_bytes:
                 raise too_busy(_RETRY_S, "Other requests hold as much memory as the server allows. Try again soon.")
             self.n_held += n_bytes
+            self.n_peak = max(self.n_peak, self.n_held)
 
 
 class Share:

@@ -26,8 +26,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _PORTS = {"http": 80, "https": 443}
 _READ_BYTES = 65536
 _MAX_HEAD = 32768
-# Of IANA's registries of special addresses, what some version of Python takes for public: documentation (RFC 5737, 3849,
-# 9637), benchmarks (RFC 2544, 5180), protocol assignments (RFC 6890, 2928) with ORCHID, deprecated relays (RFC 7526),
+# Of IANA's registries of special addresses, what some version of Python takes for public: documentation (RFC 5737,
+# 3849, 9637), benchmarks (RFC 2544, 5180), protocol assignments (RFC 6890, 2928) with ORCHID, old relays (RFC 7526),
 # AS112 and AMT (RFC 7534, 7535, 7450), segment routing (RFC 9602).
 _SPECIAL = tuple(
     map(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from edge_llava.server.openai_errors import RequestFault, unavailable
 from edge_llava.server.value_count import ValueCount
 
 _VALUE_BYTES = 128  # that one takes when it is parsed, about
+_GROWTH = 1.5  # what a buffer takes that grows beside others, for each byte in it; measured
 
 
 class OpenBodies:
@@ -98,7 +100,7 @@ async def _collect(request: Request, limits: Limits, share: Share) -> bytearray:
     async for part in request.stream():
         if len(body) + len(part) > limits.body_bytes:
             raise _too_large(limits)
-        share.take(len(part) + _VALUE_BYTES * values.add(part))
+        share.take(math.ceil(len(part) * _GROWTH) + _VALUE_BYTES * values.add(part))
         if values.n_values > limits.n_values:
             raise _too_many(limits)
         body += part
