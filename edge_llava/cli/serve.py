@@ -140,6 +140,7 @@ def command(
                 n_images=max_images,
                 image_bytes=max_image_mb * _MIB,
                 image_pixels=max_megapixels * 1_000_000,
+                held_bytes=_held_bytes(max_image_mb, max_megapixels),
             ),
         )
         kept_bytes = keep_mb * _MIB
@@ -168,6 +169,13 @@ def _check_key(key: str | None) -> None:
 def _body_bytes(max_image_mb: int) -> int:
     """Room for one largest picture in base64, and for as much again of others and text as fits beside it."""
     return max_image_mb * _MIB * 4 // 3 + 8 * _MIB
+
+
+def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
+    """A gigabyte for all requests together; more where the largest one alone takes more."""
+    from edge_llava.server.limits import PIXEL_BYTES
+
+    return max(1 << 30, max_megapixels * 1_000_000 * PIXEL_BYTES + 4 * _body_bytes(max_image_mb))
 
 
 def _open_engine(

@@ -1,7 +1,7 @@
 """Who shares what was computed: requests that give the same `prompt_cache_key`, or else the same `user`.
 
-What is shared shows: `cached_tokens` and the time to the first token tell how much of a prompt was computed before, for
-whomever.
+What is shared shows: `cached_tokens` and the time to the first token reveal how much of a prompt was computed before,
+for this client or for another one.
 """
 
 from __future__ import annotations

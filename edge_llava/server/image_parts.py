@@ -16,7 +16,7 @@ from edge_llava.errors import ImageError
 from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.server.chat_messages import ImageAddress
 from edge_llava.server.image_threads import ImageThreads
-from edge_llava.server.limits import Limits
+from edge_llava.server.limits import PIXEL_BYTES, Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages
@@ -26,8 +26,7 @@ from edge_llava.server.thread_call import call_on_thread
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
 _MAX_HEAD = 256
-# Bytes per pixel: an RGB image of PIL; the most that decoding, converting and hashing take at a time.
-_KEPT_BYTES, _PEAK_BYTES = 4, 17
+_KEPT_BYTES = 4  # per pixel: an RGB image of PIL
 # of a data: URI: the text without its head, its ASCII bytes, what they decode to
 _N_TEXT_COPIES = 3
 # what PIL's readers raise on damaged headers
@@ -130,7 +129,7 @@ class ImageParts:
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 n_pixels = image.width * image.height
-                return _ImageFile(data, param, n_pixels, n_pixels * _PEAK_BYTES)
+                return _ImageFile(data, param, n_pixels, n_pixels * PIXEL_BYTES)
         except UnidentifiedImageError as error:
             raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edge_llava.server.openai_errors import too_busy
+from edge_llava.server.openai_errors import RequestFault, too_busy
 
 _RETRY_S = 5.0
 
@@ -70,9 +70,11 @@ class Share:
         """Notes that the request holds more, or less where the number is negative.
 
         Raises:
-            RequestFault: 429 if all requests together would hold too much.
+            RequestFault: 429 if all requests together would hold too much, 413 if this one alone would.
         """
         with self._lock:
+            if self._n_held + n_bytes > self._budget.n_bytes:
+                raise _too_large(self._n_held + n_bytes, self._budget.n_bytes)
             self._change(n_bytes)
 
     @contextmanager
@@ -91,3 +93,9 @@ class Share:
     def _change(self, n_bytes: int) -> None:
         self._budget.change(n_bytes)
         self._n_held += n_bytes
+
+
+def _too_large(n_bytes: int, n_most: int) -> RequestFault:
+    needed, allowed = f"{n_bytes / 1e6:,.0f} MB", f"{n_most / 1e6:,.0f} MB"
+    message = f"This request takes {needed} of memory; the server allows {allowed}. Send fewer or smaller images."
+    return RequestFault(413, message, code="request_too_large")
