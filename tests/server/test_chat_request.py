@@ -224,7 +224,7 @@ def test_of_thousands_of_faults_the_first_are_told() -> None:
     ],
 )
 def test_what_asks_for_nothing_is_taken(fields: dict[str, object]) -> None:
-    assert read(**fields) == read()
+    assert replace(read(**fields), salt="") == read()
 
 
 @pytest.mark.parametrize(
