@@ -29,7 +29,8 @@ class LoopErrors:
         if isinstance(error, OSError) and error.errno in _NO_HANDLES:
             line = "no file handle is left for new connections; raise the limit (ulimit -n)"
         else:
-            line = f"{context['message']}: {type(error).__name__}"
+            line = context["message"].partition("(")[0]  # arguments of a callback may hold what a client wrote
+            line += "" if error is None else f": {type(error).__name__}"
         if self._is_new(line):
             _log.error("%s", line)
             _log.debug("in the event loop", exc_info=error)

@@ -190,9 +190,11 @@ def test_errors_of_the_event_loop_are_one_line_a_minute(caplog: pytest.LogCaptur
     handler, loop = LoopErrors(), None
     for _ in range(1000):
         handler(loop, {"message": "out of system resource", "exception": OSError(errno.EMFILE, "secret")})  # type: ignore[arg-type]
-        handler(loop, {"message": "Task exception", "exception": ValueError("secret")})  # type: ignore[arg-type]
+        handler(loop, {"message": "Exception in callback f(b'secret')", "exception": ValueError("secret")})  # type: ignore[arg-type]
+        handler(loop, {"message": "Unclosed transport"})  # type: ignore[arg-type]
     assert [record.getMessage() for record in caplog.records] == [
         "no file handle is left for new connections; raise the limit (ulimit -n)",
-        "Task exception: ValueError",
+        "Exception in callback f: ValueError",
+        "Unclosed transport",
     ]
     assert not any(record.exc_info for record in caplog.records)

@@ -71,7 +71,7 @@ def ask_all(url: str, image: bytes, n_requests: int) -> list[int]:
         return [answer.status_code for answer in clients.map(lambda _: ask(url, image), range(n_requests))]
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", pytest.param("WEBP", marks=pytest.mark.slow)])
 def test_images_take_what_is_charged_for_them(url: str, format: str) -> None:
     """A wide one, which the tower pads."""
     image = encode(np.zeros((2500, 5000, 3), np.uint8), format)

@@ -33,7 +33,7 @@ def test_text_is_answered_while_images_are_decoded(server: Any, slow_jpeg: bytes
             order.append(f"image {answer.status_code}")
 
         asked = [clients.submit(look, number) for number in range(8)]
-        server.wait_until(lambda: held_bytes(client) > 12 * 3000 * 3000)  # the first ones are being decoded
+        server.wait_until(lambda: held_bytes(client) > 12 * 2500 * 2500)  # the first ones are being decoded
         assert server.ask(client).status_code == 200
         order.append("text")
         for answer in asked:
@@ -53,11 +53,11 @@ def test_a_client_that_leaves_frees_its_place_at_once(
         connections = [socket.create_connection(address, timeout=60) for _ in range(8)]
         for connection in connections:
             connection.sendall(head.encode() + b"\r\n\r\n" + body)
-        server.wait_until(lambda: held_bytes(client) > 12 * 3000 * 3000)
+        server.wait_until(lambda: held_bytes(client) > 12 * 2500 * 2500)
         for connection in connections:
             connection.close()
         server.wait_until(lambda: "edge_llava_requests_open 1\n" in client.get("/metrics").text)
-        assert held_bytes(client) > 12 * 3000 * 3000  # two are being decoded
+        assert held_bytes(client) > 12 * 2500 * 2500  # two are being decoded
         server.wait_until(lambda: held_bytes(client) == 0)
         assert server.ask(client, messages=[ask_user("What?", data_uri())]).status_code == 200
 
