@@ -64,6 +64,7 @@ _MIB = 2**20
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Name that a proxy calls it by; repeatable."
 )
 @click.option("--allow-remote-images", is_flag=True, help="Fetch pictures from public http(s) addresses.")
+@click.option("--strict", is_flag=True, help="Refuse fields of requests that have no effect.")
 @click.option(
     "--private-cache",
     is_flag=True,
@@ -104,6 +105,7 @@ def command(
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
     private_cache: bool,
+    strict: bool,
     max_images: int,
     max_image_mb: int,
     max_megapixels: int,
@@ -135,6 +137,7 @@ def command(
             allowed_hosts=allowed_hosts if is_local else None,
             remote_images=allow_remote_images,
             private_cache=private_cache,
+            strict=strict,
             limits=Limits(
                 body_bytes=_body_bytes(max_image_mb),
                 n_images=max_images,

@@ -69,7 +69,13 @@ class ServerApp:
         self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
         images = ImageParts(limits, remote, engine.open_image)
         self._chat = ChatEndpoint(
-            self.answers, self.models, images, self._budget, limits, private_cache=options.private_cache
+            self.answers,
+            self.models,
+            images,
+            self._budget,
+            limits,
+            private_cache=options.private_cache,
+            strict=options.strict,
         )
         self._description = describe_api(limits, has_key=options.api_key is not None)
         self.asgi = Starlette(
