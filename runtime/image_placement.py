@@ -45,7 +45,7 @@ def open_image(source: PictureSource, bundle: Bundle, visual_tokens: int | None)
 
 
 def place_image(
-    image: PictureSource | ImageEmbedding | OpenedImage, bundle: Bundle, visual_tokens: int | None, salt: str = ""
+    image: PictureSource | ImageEmbedding | OpenedImage, bundle: Bundle, visual_tokens: int | None, *, salt: str = ""
 ) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
 

@@ -56,7 +56,7 @@ class DialoguePlanner:
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
             question = exchange.question
-            images = [place_image(image, self._bundle, self._visual_tokens, salt) for image in question.images]
+            images = [place_image(image, self._bundle, self._visual_tokens, salt=salt) for image in question.images]
             segments = build_turn(
                 template,
                 question.text,
