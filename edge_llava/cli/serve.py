@@ -12,6 +12,7 @@ import click
 
 from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options
+from edge_llava.cli.printable import printable
 from edge_llava.errors import MissingExtra
 from edge_llava.home import find_bundle
 
@@ -230,7 +231,7 @@ class _OneLine(logging.Formatter):
         line = f"{self.formatTime(record, self.datefmt)} {record.getMessage()}"
         if error is not None:
             line = f"{line}: {type(error).__name__}: {error}"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return printable(line).replace("\n", "\\n").replace("\t", " ")
 
 
 def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket, drawn_key: str | None) -> None:
