@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
+from PIL import Image
+
 from edge_llava.bundle import Bundle
 from edge_llava.errors import ImageError
 from edge_llava.runtime.conversation import ImageRun
@@ -11,22 +16,54 @@ from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.tiles import count_tokens
 
 
-def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageRun:
+@dataclass(frozen=True, eq=False)
+class OpenedImage:
+    """An image that was decoded and identified for one bundle: the slow part of placing it.
+
+    Attributes:
+        picture: Upright RGB.
+        key: Its `image_key`.
+    """
+
+    picture: Image.Image
+    key: str
+
+
+def open_image(source: PictureSource, bundle: Bundle, visual_tokens: int | None) -> OpenedImage:
+    """Decodes an image and computes its key.
+
+    Args:
+        source: What to open.
+        bundle: Whose tower will see it.
+        visual_tokens: As `EngineOptions.visual_tokens`.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    picture = open_picture(source)
+    return OpenedImage(picture, image_key(picture, bundle.manifest, visual_tokens))
+
+
+def place_image(
+    image: PictureSource | ImageEmbedding | OpenedImage, bundle: Bundle, visual_tokens: int | None, *, salt: str = ""
+) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
 
     Args:
         image: What to place.
         bundle: Whose tower will see it, or has.
         visual_tokens: As `EngineOptions.visual_tokens`.
+        salt: The same image with another salt counts as another image; its rows are computed again.
 
     Raises:
         ImageError: If the picture cannot be read or the embedding belongs to another bundle.
     """
     if isinstance(image, ImageEmbedding):
         return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
-    picture = open_picture(image)
-    key = image_key(picture, bundle.manifest, visual_tokens)
-    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision, visual_tokens), picture)
+    opened = image if isinstance(image, OpenedImage) else open_image(image, bundle, visual_tokens)
+    n_tokens = count_tokens(opened.picture.size, bundle.manifest.vision, visual_tokens)
+    identity = hashlib.sha256(f"{opened.key} {salt}".encode()).hexdigest() if salt else opened.key
+    return ImageRun(opened.key, identity, n_tokens, opened.picture)
 
 
 def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:

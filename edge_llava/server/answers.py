@@ -36,14 +36,19 @@ class TokenStream:
         self._lock = threading.Lock()
         self._is_left = False
 
-    async def begin(self, prompt: Prompt, options: SamplingOptions) -> Answer:
-        """Hands the conversation to the engine; pictures are decoded on the way, on another thread.
+    async def begin(self, prompt: Prompt, options: SamplingOptions, salt: str = "") -> Answer:
+        """Hands the conversation to the engine, on another thread.
+
+        Args:
+            prompt: The conversation, whose images were opened, or a text to continue.
+            options: How the answer is sampled.
+            salt: What is computed for it is shared within this salt only.
 
         Raises:
             RequestFault: If the engine refuses it.
         """
         try:
-            return await call_on_thread(self._submit, prompt, options)
+            return await call_on_thread(self._submit, prompt, options, salt)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:
@@ -74,8 +79,8 @@ class TokenStream:
             if self.answer is not None:
                 self.answer.cancel()
 
-    def _submit(self, prompt: Prompt, options: SamplingOptions) -> Answer:
-        answer = self._engine.submit(prompt, options, self._push)
+    def _submit(self, prompt: Prompt, options: SamplingOptions, salt: str) -> Answer:
+        answer = self._engine.submit(prompt, options, self._push, salt=salt)
         with self._lock:
             self.answer = answer
             if self._is_left:

@@ -6,16 +6,17 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.messages import Message, RawPrompt
+from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.runtime.token import Token
 from edge_llava.server.answer_logprobs import AnswerLogprobs
 from edge_llava.server.answers import Answers, TokenStream
 from edge_llava.server.api_form import ApiForm
+from edge_llava.server.cache_salt import own_salt
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
@@ -26,7 +27,7 @@ from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget, Share
 from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.request_body import parse_body, read_body
+from edge_llava.server.request_body import OpenBodies, parse_body, parsing_bytes, read_body
 from edge_llava.server.request_log import note_answer
 from edge_llava.server.responses_form import ResponsesForm
 from edge_llava.server.served_models import ServedModels
@@ -45,10 +46,12 @@ class ChatEndpoint:
         budget: MemoryBudget,
         limits: Limits,
         *,
+        private_cache: bool = False,
         strict: bool = False,
     ) -> None:
         self._answers, self._models, self._images = answers, models, images
-        self._budget, self._limits, self._strict = budget, limits, strict
+        self._budget, self._limits = budget, limits
+        self._private_cache, self._strict = private_cache, strict
         self._ignored = IgnoredLog()
 
     async def complete(self, request: Request) -> Response:
@@ -79,7 +82,7 @@ class ChatEndpoint:
             held.callback(self._answers.close, stream)
             share = held.enter_context(self._budget.open())
             body = await read_body(request, self._limits, share, any_type=form.takes_any_type)
-            begun = await while_present(request.receive, self._begin(body, stream, share, form))
+            begun = await while_present(request.receive, self._begin(request, body, stream, share, form))
             if begun is None:
                 return JSONResponse(form.reply)
             wanted, answer = begun
@@ -101,22 +104,27 @@ class ChatEndpoint:
             return JSONResponse(form.whole(_write_whole(tokens, completion, wanted)), headers=headers)
 
     async def _begin(
-        self, body: bytes, stream: TokenStream, share: Share, form: ApiForm
+        self, request: Request, body: bytearray, stream: TokenStream, share: Share, form: ApiForm
     ) -> tuple[ChatRequest, Answer] | None:
-        wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
+        with share.borrow(parsing_bytes(body)):
+            wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
+        body.clear()  # what it took is what the texts take that were read from it
         if wanted is None:
             return None
         try:
             self._models.check(wanted.model)
             addresses = [image for message in wanted.messages for image in message.images]
-            pictures = await self._images.open(addresses, share)
+            bodies: OpenBodies = request.app.state.bodies
+            with bodies.reading():
+                pictures = await self._images.open(addresses, share)
             prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, pictures)
-            return wanted, await stream.begin(prompt, wanted.options)
+            salt = wanted.salt or (own_salt() if self._private_cache else "")
+            return wanted, await stream.begin(prompt, wanted.options, salt)
         except RequestFault as fault:
             raise form.renamed(fault) from fault
 
 
-def _parse(body: bytes, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
+def _parse(body: bytearray, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
     chat = form.read(parse_body(body))
     if chat is None:
         return None
@@ -126,7 +134,7 @@ def _parse(body: bytes, limits: Limits, form: ApiForm, strict: bool) -> ChatRequ
         raise form.renamed(fault) from fault
 
 
-def _place(messages: Iterable[ChatMessage], pictures: Sequence[Image.Image]) -> list[Message]:
+def _place(messages: Iterable[ChatMessage], pictures: Sequence[OpenedImage]) -> list[Message]:
     coming = iter(pictures)
     return [Message(m.role, m.text, tuple(next(coming) for _ in m.images), m.places) for m in messages]
 

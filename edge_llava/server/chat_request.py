@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.server.cache_salt import read_salt
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.chat_sampling import SAMPLING_FIELDS, read_sampling
 from edge_llava.server.ignored_fields import IgnoredFields
@@ -14,7 +15,7 @@ from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
 from edge_llava.server.request_fields import RequestFields
 
-# taken without effect on the answer: they are about OpenAI's own service
+# taken without effect on the answer: they are about OpenAI's own service, or decide what the cache shares
 _SERVICE_TEXTS = (
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "verbosity",
 )  # fmt: skip
@@ -63,6 +64,7 @@ class ChatRequest:
         options: How to sample the answer.
         stream: Whether to send the answer as it grows.
         include_usage: Whether the stream ends with counts.
+        salt: What is computed for it is shared with requests of the same salt only; "" where the client gave none.
         ignored: Names of the fields that have no effect.
     """
 
@@ -71,6 +73,7 @@ class ChatRequest:
     options: SamplingOptions
     stream: bool
     include_usage: bool
+    salt: str = ""
     ignored: tuple[str, ...] = ()
 
 
@@ -98,7 +101,7 @@ def read_chat_request(data: Mapping[str, Any], limits: Limits, *, strict: bool =
     include_usage = _read_stream_options(fields, stream)
     options = read_sampling(fields)
     faults.check()
-    return ChatRequest(model, messages, options, stream, include_usage, tuple(ignored.names))
+    return ChatRequest(model, messages, options, stream, include_usage, read_salt(fields), tuple(ignored.names))
 
 
 def _refuse_unsupported(fields: RequestFields) -> None:

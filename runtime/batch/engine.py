@@ -25,7 +25,9 @@ from edge_llava.runtime.conversation import ImageRun, Run
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
+from edge_llava.runtime.image_placement import OpenedImage, open_image
 from edge_llava.runtime.late_encoder import make_tower
+from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
 
@@ -78,6 +80,7 @@ class BatchEngine:
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
+        self._visual_tokens = options.visual_tokens
         self._decoder = BatchDecoder(
             bundle.file("language"),
             bundle.manifest.language,
@@ -106,7 +109,16 @@ class BatchEngine:
     ) -> None:
         self.close()
 
-    def submit(self, prompt: Prompt, options: SamplingOptions, on_token: TokenCallback) -> Answer:
+    def open_image(self, source: PictureSource) -> OpenedImage:
+        """Decodes an image for a message: what `submit` does itself with other sources, for callers that want to do
+        it elsewhere or sooner. Does not keep `close` waiting.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        return open_image(source, self.bundle, self._visual_tokens)
+
+    def submit(self, prompt: Prompt, options: SamplingOptions, on_token: TokenCallback, *, salt: str = "") -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
@@ -115,6 +127,8 @@ class BatchEngine:
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
+            salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
+                and timings, clients learn nothing about conversations of other salts.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
@@ -126,7 +140,7 @@ class BatchEngine:
         """
         with self._gate.inside():
             self._queue.check_room()
-            runs, start = self._plan(prompt)
+            runs, start = self._plan(prompt, salt)
             if start.ids and options.grammar is not None:
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
             stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
@@ -138,7 +152,7 @@ class BatchEngine:
                 on_token,
                 on_cancel=lambda: self._queue.cancel(job),
             )
-            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start)
+            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start, salt=salt)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
                 job.sampler.remember(start.ids)
@@ -146,12 +160,12 @@ class BatchEngine:
                 undo.pop_all()
             return answer
 
-    def _plan(self, prompt: Prompt) -> tuple[list[Run], AnswerStart]:
+    def _plan(self, prompt: Prompt, salt: str) -> tuple[list[Run], AnswerStart]:
         if isinstance(prompt, RawPrompt):
             return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True)
         dialogue = read_messages(prompt)
-        runs = self._planner.plan(dialogue)
-        return runs, self._planner.plan_start(dialogue.answer_start, runs)
+        runs = self._planner.plan(dialogue, salt)
+        return runs, self._planner.plan_start(dialogue.answer_start, runs, salt)
 
     @property
     def is_open(self) -> bool:

@@ -46,7 +46,7 @@ def test_health_says_what_is_served(client: httpx.Client, server: Any) -> None:
     answer = client.get("/health")
     assert answer.status_code == 200
     assert answer.json() == {
-        "status": "ok", "model": server.app.models.name, "running": 0, "queued": 0, "parallel": 2,
+        "status": "ok", "model": server.app.models.name, "running": 0, "queued": 0, "parallel": 2, "busy": False,
     }  # fmt: skip
     assert answer.headers["x-request-id"].startswith("req_")
 
@@ -339,11 +339,30 @@ def test_a_body_that_does_not_come(run_server: Callable[..., Any], check_error: 
 def test_what_all_requests_hold_together_is_limited(
     run_server: Callable[..., Any], check_error: Check, ask_user: Any, data_uri: Any
 ) -> None:
-    server = run_server(ServerOptions(limits=Limits(held_bytes=20_000)))
+    server = run_server(ServerOptions(limits=Limits(held_bytes=1_000_000)))
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    messages = [ask_user("What?", data_uri(size=(90, 90)))]
+    with server.client() as client:
+        with socket.create_connection(address, timeout=60) as other:
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            other.sendall(f"{head}Content-Length: 700000\r\n\r\n".encode() + b" " * 600_000)
+            while "edge_llava_held_bytes 900000\n" not in client.get("/metrics").text:
+                pass
+            answer = server.ask(client, messages=messages)
+            check_error(answer, 429, "rate_limit_exceeded")
+            assert int(answer.headers["retry-after"]) >= 1
+        server.wait_until(lambda: "edge_llava_held_bytes 0\n" in client.get("/metrics").text)
+        assert server.ask(client, messages=messages).status_code == 200
+
+
+def test_what_a_request_takes_alone_is_limited(
+    run_server: Callable[..., Any], check_error: Check, ask_user: Any, data_uri: Any
+) -> None:
+    """Trying again would not help: no 429."""
+    server = run_server(ServerOptions(limits=Limits(held_bytes=100_000)))
     with server.client() as client:
         answer = server.ask(client, messages=[ask_user("What?", data_uri(size=(90, 90)))])
-        check_error(answer, 429, "rate_limit_exceeded")
-        assert int(answer.headers["retry-after"]) >= 1
+        check_error(answer, 413, "request_too_large")
         assert server.ask(client).status_code == 200
         assert "edge_llava_held_bytes 0\n" in client.get("/metrics").text
 
