@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from PIL import Image, UnidentifiedImageError
 
+from edge_llava.errors import ImageError
+from edge_llava.images.formats import FORMATS, open_image_file
 from edge_llava.server.chat_messages import ImageAddress
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
@@ -17,8 +19,6 @@ from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages
 from edge_llava.server.thread_call import call_on_thread
 
-# Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
 _MAX_HEAD = 256
 _RGB_BYTES = 3
@@ -96,9 +96,11 @@ class ImageParts:
 
     def _read_header(self, data: bytes, param: str) -> Image.Image:
         try:
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            return open_image_file(io.BytesIO(data), "the image")
+        except ImageError as error:
+            raise _refused(param, str(error).rstrip(".")) from error
         except UnidentifiedImageError as error:
-            raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
+            raise _refused(param, f"the data is not an image of type {', '.join(FORMATS)} or HEIC") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _refused(param, "the picture has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
