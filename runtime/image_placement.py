@@ -7,26 +7,29 @@ from edge_llava.errors import ImageError
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key, tower_digest
-from edge_llava.runtime.picture import PictureSource, open_picture
+from edge_llava.runtime.picture import Alpha, PictureSource, is_truncated, open_picture
 from edge_llava.runtime.tiles import count_tokens
 
 
-def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageRun:
+def place_image(
+    image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None, alpha: Alpha = "white"
+) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
 
     Args:
         image: What to place.
         bundle: Whose tower will see it, or has.
-        visual_tokens: As `EngineOptions.visual_tokens`.
+        visual_tokens, alpha: As in `EngineOptions`.
 
     Raises:
         ImageError: If the picture cannot be read or the embedding belongs to another bundle.
     """
     if isinstance(image, ImageEmbedding):
         return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
-    picture = open_picture(image)
+    picture = open_picture(image, alpha=alpha)
     key = image_key(picture, bundle.manifest, visual_tokens)
-    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision, visual_tokens), picture)
+    n_tokens = count_tokens(picture.size, bundle.manifest.vision, visual_tokens)
+    return ImageRun(key, key, n_tokens, picture, truncated=is_truncated(picture))
 
 
 def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from edge_llava.progress import ProgressCallback, ProgressEvent
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 _LINE_EVERY_S = 10.0
@@ -20,6 +24,15 @@ _SPEED_OVER_S = 300.0  # a picture may take a minute
 def note(text: str) -> None:
     """A line for people, on stderr."""
     click.echo(text, err=True)
+
+
+def note_truncated(pictures: Iterable[tuple[str, Image.Image]]) -> None:
+    """A line for every opened image, given with its name, whose file ended early."""
+    from edge_llava.runtime.picture import is_truncated
+
+    for name, picture in pictures:
+        if is_truncated(picture):
+            note(f"edge-llava: {name} is truncated: its file ends early, and a part of the image is missing.")
 
 
 def format_bytes(n_bytes: int) -> str:
