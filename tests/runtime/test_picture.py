@@ -247,7 +247,7 @@ def test_paths_that_no_system_accepts(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA"])
 def test_changed_bytes(format_):
     """Whatever is in the file, it opens as RGB or is an ImageError."""
     data, random = encode(Image.new("RGB", (24, 17), (5, 6, 7)), format_), np.random.default_rng(0)
