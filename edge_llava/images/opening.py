@@ -80,7 +80,8 @@ def open_picture(source: PictureSource, *, apply_exif: bool = True, alpha: Alpha
     with _decoding(what), ExitStack() as files:
         image = _open(source, what, files)
         check_size(image, what)
-        reduce_jpeg(image)
+        if image is not source:  # a caller's own image keeps its size
+            reduce_jpeg(image)
         fix_transparent_level(image)
         is_cut = _load(image) or bool(image.info.get(TRUNCATED))
         orientation = _orientation(image) if apply_exif else None  # it decodes a PNG, and must not be the first to
