@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
 
 import numpy as np
@@ -48,6 +49,17 @@ def test_scans_are_counted_and_the_end_is_found(data):
     structure = read_structure(data)
     assert (structure.n_scans, structure.is_complete) == (expected, True)
     assert expected == (10 if data is PROGRESSIVE else 1)
+
+
+def test_scans_of_a_jpeg_in_a_tiff_are_bounded_by_libtiff():
+    def tiff(jpeg):
+        tags = [(256, 160), (257, 120), (258, 8), (259, 7), (262, 6), (273, 8), (277, 3), (278, 120), (279, len(jpeg))]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        return b"II*\0" + struct.pack("<I", 8 + len(jpeg)) + jpeg + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+    assert open_picture(tiff(with_scans(PROGRESSIVE, 50))).size == (160, 120)
+    with pytest.raises(ImageError):
+        open_picture(tiff(with_scans(PROGRESSIVE, 200)))
 
 
 def test_what_is_within_segments_does_not_count():
