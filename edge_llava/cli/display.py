@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.printable import printable
 from edge_llava.progress import ProgressCallback, ProgressEvent
 
 if TYPE_CHECKING:
@@ -23,7 +24,12 @@ _SPEED_OVER_S = 300.0  # a picture may take a minute
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
+
+
+def show(text: str) -> None:
+    """A line for people, on stdout; what programs read is printed as it is."""
+    click.echo(printable(text))
 
 
 def note_truncated(pictures: Iterable[tuple[str, Image.Image]]) -> None:
@@ -89,7 +95,7 @@ def _bars() -> Iterator[ProgressCallback]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[amount]}"),
         TextColumn("{task.fields[time]}"),
@@ -101,7 +107,8 @@ def _bars() -> Iterator[ProgressCallback]:
 
         def draw(event: ProgressEvent) -> None:
             if event.stage not in tasks:
-                tasks[event.stage] = progress.add_task(event.stage, amount="", time="left", total=event.total)
+                stage = printable(event.stage)
+                tasks[event.stage] = progress.add_task(stage, amount="", time="left", total=event.total)
             task = tasks[event.stage]
             time = "took" if event.done == event.total else "left"
             progress.update(task, completed=event.done, total=event.total, time=time)

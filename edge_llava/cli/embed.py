@@ -42,7 +42,7 @@ def command(
     from edge_llava.home import find_bundle
     from edge_llava.runtime.picture import open_picture
     from edge_llava.runtime.picture_encoder import PictureEncoder
-    from edge_llava.runtime.threads import count_cores
+    from edge_llava.runtime.threads import usable_threads
 
     picture = open_picture(sys.stdin.buffer.read() if image == "-" else image, alpha=EngineChoice.said().alpha)
     note_truncated([(image, picture)])
@@ -50,7 +50,7 @@ def command(
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
     options = EngineChoice.said().options(bundle)
-    n_threads = options.n_vision_threads or count_cores()
+    n_threads = usable_threads(options.n_vision_threads)
     with PictureEncoder(
         opened,
         n_threads,
