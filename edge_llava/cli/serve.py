@@ -201,10 +201,10 @@ def _body_bytes(max_image_mb: int) -> int:
 
 
 def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
-    """A gigabyte for all requests together; more where the largest one alone takes more."""
-    from edge_llava.server.limits import PIXEL_BYTES
+    """A gigabyte for all requests together; more where one with the largest WebP image takes more by itself."""
+    from edge_llava.runtime.picture import decoding_bytes
 
-    return max(1 << 30, max_megapixels * 1_000_000 * PIXEL_BYTES + 4 * _body_bytes(max_image_mb))
+    return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
 
 
 def _open_engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -23,7 +24,7 @@ from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.client_presence import while_present
 from edge_llava.server.event_stream import EventStream
 from edge_llava.server.ignored_fields import IgnoredLog, ignored_headers
-from edge_llava.server.image_parts import ImageParts
+from edge_llava.server.image_parts import ImageParts, truncated_headers
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget, Share
 from edge_llava.server.openai_errors import RequestFault
@@ -33,6 +34,15 @@ from edge_llava.server.responses_form import ResponsesForm
 from edge_llava.server.served_models import ServedModels
 from edge_llava.server.text_completion import TextCompletionForm
 from edge_llava.server.thread_call import call_on_thread
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A request that is being answered."""
+
+    wanted: ChatRequest
+    images: Sequence[OpenedImage]
+    answer: Answer
 
 
 class ChatEndpoint:
@@ -85,12 +95,12 @@ class ChatEndpoint:
             begun = await while_present(request.receive, self._begin(request, body, stream, share, form))
             if begun is None:
                 return JSONResponse(form.reply)
-            wanted, answer = begun
+            wanted = begun.wanted
             note_answer(request, stream)
             ignored = tuple(dict.fromkeys((*form.ignored, *wanted.ignored)))
             self._ignored.note(ignored)
-            headers = ignored_headers(ignored)
-            completion = ChatCompletion(self._models.name, answer)
+            headers = ignored_headers(ignored) | truncated_headers(begun.images)
+            completion = ChatCompletion(self._models.name, begun.answer)
             if wanted.stream:
                 return EventStream(
                     form.events(_list_chunks(stream, completion, wanted, form)),
@@ -105,7 +115,7 @@ class ChatEndpoint:
 
     async def _begin(
         self, request: Request, body: bytearray, stream: TokenStream, share: Share, form: ApiForm
-    ) -> tuple[ChatRequest, Answer] | None:
+    ) -> _Begun | None:
         with share.borrow(parsing_bytes(body)):
             wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
         body.clear()  # what it took is what the texts take that were read from it
@@ -116,10 +126,10 @@ class ChatEndpoint:
             addresses = [image for message in wanted.messages for image in message.images]
             bodies: OpenBodies = request.app.state.bodies
             with bodies.reading():
-                pictures = await self._images.open(addresses, share)
-            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, pictures)
+                images = await self._images.open(addresses, share)
+            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, images)
             salt = wanted.salt or (own_salt() if self._private_cache else "")
-            return wanted, await stream.begin(prompt, wanted.options, salt)
+            return _Begun(wanted, images, await stream.begin(prompt, wanted.options, salt))
         except RequestFault as fault:
             raise form.renamed(fault) from fault
 
@@ -134,8 +144,8 @@ def _parse(body: bytearray, limits: Limits, form: ApiForm, strict: bool) -> Chat
         raise form.renamed(fault) from fault
 
 
-def _place(messages: Iterable[ChatMessage], pictures: Sequence[OpenedImage]) -> list[Message]:
-    coming = iter(pictures)
+def _place(messages: Iterable[ChatMessage], images: Sequence[OpenedImage]) -> list[Message]:
+    coming = iter(images)
     return [Message(m.role, m.text, tuple(next(coming) for _ in m.images), m.places) for m in messages]
 
 

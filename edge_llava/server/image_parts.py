@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from PIL import Image, UnidentifiedImageError
 
 from edge_llava.errors import ImageError
+from edge_llava.images.formats import FORMATS, open_image_file
 from edge_llava.runtime.image_placement import OpenedImage
+from edge_llava.runtime.picture import OPENED_BYTES_PER_PIXEL, decoding_bytes
 from edge_llava.server.image_data import ImageDataError, decode_image_data, find_scheme
 from edge_llava.server.image_forms import ImageAddress
 from edge_llava.server.image_threads import ImageThreads
-from edge_llava.server.limits import PIXEL_BYTES, Limits
+from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages
 from edge_llava.server.thread_call import call_on_thread
 
-# Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_KEPT_BYTES = 4  # per pixel: an RGB image of PIL
+TRUNCATED_HEADER = "x-edge-llava-truncated-images"
 _N_TEXT_COPIES = 3  # of an image's base64, while it is decoded
 # what PIL's readers raise on damaged headers
 _HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
@@ -46,7 +46,7 @@ class _ImageFile:
 
     @property
     def kept_bytes(self) -> int:
-        return self.n_pixels * _KEPT_BYTES
+        return self.n_pixels * OPENED_BYTES_PER_PIXEL
 
 
 class ImageParts:
@@ -113,11 +113,14 @@ class ImageParts:
 
     def _read_header(self, data: bytes, param: str) -> _ImageFile:
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                n_pixels = image.width * image.height
-                return _ImageFile(data, param, n_pixels, n_pixels * PIXEL_BYTES)
+            with open_image_file(io.BytesIO(data), "the image") as image:
+                return _ImageFile(
+                    data, param, image.width * image.height, decoding_bytes(image.width, image.height, image.format)
+                )
+        except ImageError as error:
+            raise _refused(param, str(error).rstrip(".")) from error
         except UnidentifiedImageError as error:
-            raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
+            raise _refused(param, f"the data is not an image of type {', '.join(FORMATS)} or HEIC") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _refused(param, "the picture has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
@@ -129,7 +132,13 @@ class ImageParts:
             with share.borrow(file.peak_bytes - file.kept_bytes):
                 return self._opener(file.data)
         except ImageError as error:
-            raise _refused(file.param, str(error)) from error
+            raise _refused(file.param, str(error).rstrip(".")) from error
+
+
+def truncated_headers(images: Sequence[OpenedImage]) -> dict[str, str]:
+    """The header that lists the images of a request whose files lack their end, counted from 1; none without any."""
+    numbers = [str(number) for number, image in enumerate(images, 1) if image.truncated]
+    return {TRUNCATED_HEADER: ", ".join(numbers)} if numbers else {}
 
 
 def _refused(param: str, why: str) -> RequestFault:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-PIXEL_BYTES = 17  # the most that decoding, converting and hashing an image take at a time, per pixel
-
 
 @dataclass(frozen=True)
 class Limits:

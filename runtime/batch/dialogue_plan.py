@@ -11,6 +11,7 @@ from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
 from edge_llava.runtime.conversation import Run, TokenRun
 from edge_llava.runtime.image_placement import place_image
 from edge_llava.runtime.language_model import LanguageModel
+from edge_llava.runtime.picture import Alpha
 from edge_llava.runtime.prompt import build_turn
 from edge_llava.runtime.turn_plan import check_length, check_room, check_text, plan_turn
 from edge_llava.templates import find_template
@@ -25,18 +26,25 @@ class DialoguePlanner:
             computed of the conversation can be used again.
     """
 
-    def __init__(self, bundle: Bundle, language: LanguageModel, n_ctx: int, visual_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        language: LanguageModel,
+        n_ctx: int,
+        visual_tokens: int | None = None,
+        alpha: Alpha = "white",
+    ) -> None:
         """
         Args:
             bundle: Whose template and pictures.
             language: Its tokenizer.
             n_ctx: Positions that a conversation may take.
-            visual_tokens: As `EngineOptions.visual_tokens`.
+            visual_tokens, alpha: As in `EngineOptions`.
         """
         self.template = find_template(bundle.manifest.language.template)
         self.said = SaidAnswers()
         self._bundle, self._language = bundle, language
-        self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
+        self._n_ctx, self._visual_tokens, self._alpha = n_ctx, visual_tokens, alpha
 
     def plan(self, dialogue: Dialogue, salt: str = "") -> list[Run]:
         """The runs of a dialogue, up to where the answer begins.
@@ -56,7 +64,10 @@ class DialoguePlanner:
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
             question = exchange.question
-            images = [place_image(image, self._bundle, self._visual_tokens, salt=salt) for image in question.images]
+            images = [
+                place_image(image, self._bundle, self._visual_tokens, self._alpha, salt=salt)
+                for image in question.images
+            ]
             segments = build_turn(
                 template,
                 question.text,

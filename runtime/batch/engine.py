@@ -80,7 +80,7 @@ class BatchEngine:
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
-        self._visual_tokens = options.visual_tokens
+        self._visual_tokens, self._alpha = options.visual_tokens, options.alpha
         self._decoder = BatchDecoder(
             bundle.file("language"),
             bundle.manifest.language,
@@ -90,7 +90,7 @@ class BatchEngine:
             kept_bytes=kept_bytes,
         )
         self.n_ctx = self._decoder.n_ctx
-        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens)
+        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
         self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)
@@ -116,7 +116,7 @@ class BatchEngine:
         Raises:
             ImageError: If it cannot be read.
         """
-        return open_image(source, self.bundle, self._visual_tokens)
+        return open_image(source, self.bundle, self._visual_tokens, self._alpha)
 
     def submit(self, prompt: Prompt, options: SamplingOptions, on_token: TokenCallback, *, salt: str = "") -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
