@@ -269,7 +269,8 @@ def test_an_image_processor_inside_processor_config(read):
 def test_two_image_processors_must_agree(refusal, read):
     same = {"preprocessor_config": PROCESSOR, "processor_config": {"image_processor": PROCESSOR}}
     assert read(HF, **same).aspect == "crop"
-    text = refusal(HF, preprocessor_config=PROCESSOR, processor_config={"image_processor": PROCESSOR | {"do_pad": True}})
+    inside = {"image_processor": PROCESSOR | {"do_pad": True}}
+    text = refusal(HF, preprocessor_config=PROCESSOR, processor_config=inside)
     assert "do_pad is False in preprocessor_config.json and True in processor_config.json" in text
 
 

@@ -29,6 +29,8 @@ CONTRACT = {
 DOORS = {"__init__", "calibration", "conversion", "parity", "verify"}
 CONVERTER_PACKAGES = ("torch", "transformers", "optimum", "onnx")
 ENGINES = ("numpy", "llama_cpp", "onnxruntime", "PIL", "rich", "click")
+# The files that may catch everything, each in one place.
+BORDERS = ["converters/blame.py"]
 MAX_LINES = 340
 
 SOURCES = sorted(
@@ -205,7 +207,9 @@ def test_the_library_prints_nothing() -> None:
 
 
 def test_nothing_catches_everything() -> None:
-    assert found_in(SOURCES, broad_handlers) == []
+    """But the borders, where whatever a reader raises on a stranger's file is that file's fault."""
+    found = found_in(SOURCES, broad_handlers)
+    assert [name.partition(":")[0] for name in found] == BORDERS
 
 
 def test_every_option_has_a_name() -> None:
