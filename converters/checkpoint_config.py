@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.converters.config_keys import find_code_keys, find_unknown_keys
-from edge_llava.converters.json_file import read_json, shorten, shown
+from edge_llava.converters.json_file import plain, read_json, shorten, shown
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig, read_language, read_tower
 from edge_llava.converters.preprocessor import check_preprocessor, read_preprocessor
 from edge_llava.errors import CheckpointError, list_faults
@@ -130,7 +130,7 @@ def _check_sections(config: Mapping[str, Any], directory: Path) -> None:
 def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     """First match wins; every family that is refused is refused by name."""
     model_type, architecture = (
-        str(value)[:80] for value in (config.get("model_type", ""), (config.get("architectures") or [""])[0])
+        plain(str(value)) for value in (config.get("model_type", ""), (config.get("architectures") or [""])[0])
     )
     vision_type = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
     family = architecture or model_type or "an unknown family"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edge_llava.converters.json_file import shown
+from edge_llava.converters.json_file import plain, shown
 
 
 def _words(text: str) -> frozenset[str]:
@@ -107,14 +107,14 @@ def find_unknown_keys(section: Mapping[str, Any], kind: str, prefix: str = "") -
             why = f"expected {_NEUTRAL[key]}"
         else:
             why = "this key is not known here and may change what the model computes"
-        faults.append(f"{prefix}{key[:80]} is {shown(value)}: {why}")
+        faults.append(f"{prefix}{plain(key)} is {shown(value)}: {why}")
     return faults
 
 
 def find_code_keys(config: Mapping[str, Any]) -> list[str]:
     """Keys anywhere in a config that make transformers fetch or run code, and private ones that nobody writes."""
     return [
-        f"{place} is {shown(value)}: a config must not choose the code that runs"
+        f"{plain(place)} is {shown(value)}: a config must not choose the code that runs"
         for place, key, value in _walk(config)
         if value is not None and value is not False and _runs_code(key, value)
     ]

@@ -29,6 +29,8 @@ _MISTRAL = _LLAMA | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_
 _MISTRAL_WINDOW = 4096
 _RMS_EPS, _ROPE_THETA = 1e-6, 10000.0
 _MAX_NUMBER = 1e12
+_MAX_COUNT = (1 << 31) - 1
+_MAX_LAYERS = 512  # of llama.cpp (LLAMA_MAX_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,10 @@ def _count(section: Mapping[str, Any], key: str, default: int, faults: list[str]
     value = section.get(key)
     if value is None:
         return default
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31:
+    most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_COUNT
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
         return value
-    faults.append(f"{prefix}{key} is {shown(value)}, expected a positive integer")
+    faults.append(f"{prefix}{key} is {shown(value)}, expected a positive integer up to {most}")
     return default
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge_llava.converters.json_file import shown
+from edge_llava.converters.json_file import plain, shown
 
 # What a section of parameters may say besides its type, without effect on the types that are converted.
 _UNUSED_PARAMETERS = ("original_max_position_embeddings",)
@@ -77,7 +77,9 @@ def _read(value: Any, key: str, faults: list[str]) -> list[_Statement]:
     inner = {layers: section for layers, section in value.items() if isinstance(section, dict)}
     if inner and len(inner) == len(value):
         return [
-            statement for layers, section in inner.items() for statement in _read(section, f"{key}.{layers}", faults)
+            statement
+            for layers, section in inner.items()
+            for statement in _read(section, f"{key}.{plain(layers)}", faults)
         ]
     return [_read_parameters(value, key, faults)]
 
@@ -91,7 +93,7 @@ def _read_parameters(section: Mapping[str, Any], key: str, faults: list[str]) ->
     known = {"rope_type", "type", "rope_theta", "factor", *_UNUSED_PARAMETERS}
     for name, value in section.items():
         if name not in known and value is not None and value != _NEUTRAL_PARAMETERS.get(name):
-            faults.append(f"{key}.{name[:80]} is {shown(value)}, which is not supported for the type {kind!r}")
+            faults.append(f"{key}.{plain(name)} is {shown(value)}, which is not supported for the type {kind!r}")
     theta = _positive(section, "rope_theta", f"{key}.", faults) if section.get("rope_theta") is not None else None
     if kind == "linear":
         return _Statement(key, theta, _positive(section, "factor", f"{key}.", faults))

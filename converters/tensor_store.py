@@ -20,13 +20,12 @@ from safetensors import SafetensorError, safe_open
 from edge_llava.converters.blame import blame
 from edge_llava.converters.json_file import plain, shorten, shown
 from edge_llava.converters.tensor_names import is_of_adapter, is_unused, own_name, unwrap_name
-from edge_llava.converters.weight_files import find_weights
+from edge_llava.converters.weight_files import find_shards
 from edge_llava.errors import CheckpointError, list_faults
 
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # by safetensors' names
 _TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")  # where trainers put the weights in a .bin
-_MUCH_LARGER = 4  # more than two precisions apart
 _UNMERGED = (
     "It holds an adapter that was never merged. Merge it (peft's merge_and_unload), or save the adapter alone and "
     "convert that with --base."
@@ -88,24 +87,10 @@ class TensorStore:
     def open(cls, directory: Path, layout: str) -> TensorStore:
         """The tensors of a checkpoint or tower directory of layout "hf", "original" or "clip".
 
-        Where several groups of files look whole, the preferred one is read, unless it is the rest of an interrupted
-        save beside one that is much larger.
-
         Raises:
             CheckpointError: If there are no weights, or as the constructor.
         """
-
-        def name_of(source_name: str) -> str | None:
-            return own_name(unwrap_name(source_name), layout)
-
-        preferred, *others = find_weights(directory)
-        store = cls(preferred, name_of)
-        larger = [files for files in others if _count_bytes(files) > _MUCH_LARGER * _count_bytes(preferred)]
-        for files in larger:
-            other = cls(files, name_of)
-            if len(other.infos) > len(store.infos):
-                return other
-        return store
+        return cls(find_shards(directory), lambda source_name: own_name(unwrap_name(source_name), layout))
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor in memory of its own, with the dtype of the file.
@@ -131,10 +116,6 @@ def refuse_unread(directory: Path, names: Sequence[str], why: str) -> None:
         advice = _UNMERGED if any(map(is_of_adapter, names)) else ""
         headline = f"{directory} holds tensors that {why}; a bundle would lose them:"
         raise CheckpointError(list_faults(headline, shorten([plain(name) for name in names]), advice))
-
-
-def _count_bytes(files: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
 
 
 def _read_infos(files: Sequence[Path], name_of: Callable[[str], str | None]) -> dict[str, TensorInfo]:

@@ -12,17 +12,27 @@ from edge_llava.errors import CheckpointError, list_faults
 
 # transformers puts a variant ("fp16") before the suffix of a file, and behind the index's
 _KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))
+_MUCH_LARGER = 4  # more than float32 against half precision
 _VARIANT = r"[A-Za-z0-9_]+"
 
 
-def find_weights(directory: Path) -> list[list[Path]]:
-    """Groups of files that each look like all weights, the preferred one first.
+def find_shards(directory: Path) -> list[Path]:
+    """The files that hold all weights.
 
-    An index decides over names, safetensors come before pickles, and a variant counts only where nothing else lies.
+    An index decides over names, safetensors come before pickles, and a variant counts only where nothing else lies. Of
+    several groups of files that look whole the first is taken, unless it is the rest of an interrupted save beside one
+    that is much larger.
 
     Raises:
         CheckpointError: If there are none, or some are missing.
     """
+    preferred, *others = _find_groups(directory)
+    larger = (files for files in others if _count_bytes(files) > _MUCH_LARGER * _count_bytes(preferred))
+    return next(larger, preferred)
+
+
+def _find_groups(directory: Path) -> list[list[Path]]:
+    """Groups of files that each look like all weights, the preferred one first."""
     names = sorted(path.name for path in directory.iterdir() if path.is_file())
     groups = [group for stem, suffix in _KINDS for group in _find_kind(directory, names, stem, suffix, "")]
     if not groups:
@@ -53,6 +63,10 @@ def list_weights(directory: Path) -> list[Path]:
     suffix = rf"(?:\.{_VARIANT})?(?:-\d+-of-\d+)?\.(?:safetensors|bin)(?:\.index\.json)?"
     pattern = re.compile(rf"(?:pytorch_)?model{suffix}")
     return sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name) and path.is_file())
+
+
+def _count_bytes(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _find_kind(directory: Path, names: list[str], stem: str, suffix: str, variant: str) -> list[list[Path]]:
