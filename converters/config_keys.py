@@ -83,7 +83,9 @@ KNOWN_KEYS: Mapping[str, frozenset[str]] = {
 }
 # transformers loads code from the hub for these: `_attn_implementation: "owner/name"` imports a kernel (CVE-2026-4372).
 _CODE_KEYS = frozenset({"attn_implementation", "experts_implementation", "kernels", "use_kernels", "kernel_config"})
-_BUILTIN_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention")
+# LLaVA's own configs state flash attention without the underscore; training and conversion name theirs themselves.
+_BUILTIN_ATTENTION = ("eager", "sdpa")
+_STATED_ATTENTION = (*_BUILTIN_ATTENTION, "flash_attention_2", "flex_attention")
 _HARMLESS_PRIVATE = frozenset(
     {"_name_or_path", "_commit_hash", "_attn_implementation_autoset", "_flash_attn_2_enabled", "_diffusers_version"}
 )
@@ -121,7 +123,9 @@ def find_code_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _runs_code(key: str, value: Any) -> bool:
-    if key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+    if key == "attn_implementation":
+        return value not in _STATED_ATTENTION
+    if key in ("_attn_implementation", "_attn_implementation_internal"):
         return value not in _BUILTIN_ATTENTION
     return key in _CODE_KEYS or (key.startswith("_") and key not in _HARMLESS_PRIVATE)
 

@@ -74,14 +74,9 @@ def _read(value: Any, key: str, faults: list[str]) -> list[_Statement]:
     if not isinstance(value, dict):
         faults.append(f"{key} is {shown(value)}, expected an object of type 'default' or 'linear'")
         return []
-    inner = {layers: section for layers, section in value.items() if isinstance(section, dict)}
-    if inner and len(inner) == len(value):
-        return [
-            statement
-            for layers, section in inner.items()
-            for statement in _read(section, f"{key}.{plain(layers)}", faults)
-        ]
-    return [_read_parameters(value, key, faults)]
+    if not all(isinstance(section, dict) for section in value.values()):
+        return [_read_parameters(value, key, faults)]
+    return [_read_parameters(section, f"{key}.{plain(layers)}", faults) for layers, section in value.items()]
 
 
 def _read_parameters(section: Mapping[str, Any], key: str, faults: list[str]) -> _Statement:

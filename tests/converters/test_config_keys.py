@@ -127,6 +127,7 @@ def test_rotary_positions(read, changes, theta, factor, layout):
         ({"rope_parameters": V5 | {"factor": 4.0}}, "rope_parameters is of type 'default' and has the factor 4.0"),
         ({"rope_parameters": V5 | {"mrope_section": [16, 24, 24]}}, "rope_parameters.mrope_section is [16, 24, 24]"),
         ({"rope_parameters": V5 | {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {"a": {"b": V5}}}, "rope_parameters.a.b is {'rope_theta': 1000000.0"),
         ({"rope_parameters": [1]}, "rope_parameters is [1], expected an object"),
         ({"rope_parameters": {"full_attention": V5, "rope_theta": 1e6}}, "rope_parameters.full_attention is {"),
         ({"partial_rotary_factor": 0.5}, "text_config.partial_rotary_factor is 0.5: expected 1"),
@@ -213,6 +214,7 @@ def test_a_list_of_one_feature_layer(read, layer, expected):
     [
         ("_attn_implementation", "owner/name"),
         ("_attn_implementation", {"text_config": "owner/name"}),
+        ("_attn_implementation", "flash_attention_2"),
         ("_attn_implementation_internal", "owner/name@main:flash"),
         ("attn_implementation", "owner/name"),
         ("_experts_implementation", "owner/name"),
