@@ -11,7 +11,7 @@ import torch
 
 from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
 from edge_llava.converters.hub import download, find_snapshot, is_hub_id
-from edge_llava.converters.json_file import shorten
+from edge_llava.converters.json_file import plain, shorten, shown
 from edge_llava.converters.licenses import find_licenses
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.sources import find_kind, open_sources
@@ -313,6 +313,6 @@ def _locate_tower(
     if is_hub_id(reference) and (may_download or vision_tower is not None):
         return download(reference, progress)[0]
     raise CheckpointError(
-        f"{directory} holds no vision tower; it names {reference!r}, which is no directory here. "
-        f"Give it: --vision-tower DIR (or --vision-tower {reference} to download it)."
+        f"{directory} holds no vision tower; it names {shown(reference)}, which is no directory here. "
+        f"Give it: --vision-tower DIR (or --vision-tower {plain(reference)} to download it)."
     )

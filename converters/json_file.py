@@ -21,7 +21,7 @@ _REPR.maxlevel = 4
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; a byte order mark, as Windows' Notepad and PowerShell write it, is skipped.
+    """Reads a JSON object in UTF-8, or in what a byte order mark says, as Windows' Notepad and PowerShell write it.
 
     Raises:
         CheckpointError: If the file is missing or is not a JSON object.
@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is not a regular file.")
         if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(f"{path} is larger than {_MAX_BYTES >> 20} MB; this is not a file of a checkpoint.")
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_bytes())
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds no JSON object.")
     return data

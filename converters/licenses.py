@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from edge_llava.converters.hub import find_snapshot
+
 _STEMS = ("license", "licence", "use_policy", "notice", "copying")
 _MAX_BYTES = 1 << 20
 _TEXT = bytes({*b"\t\n\f\r", *range(0x20, 0x100)} - {0x7F})  # in UTF-8 or Latin-1
@@ -26,8 +28,7 @@ def find_licenses(directory: Path) -> list[Path]:
 
 def _fault(path: Path, directory: Path) -> str | None:
     # a snapshot of the hub's cache holds links to `../../blobs`
-    home = directory.parents[1] if directory.parent.name == "snapshots" else directory
-    allowed = (directory, home / "blobs")
+    allowed = (directory, directory.parents[1] / "blobs") if find_snapshot(directory) else (directory,)
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):
         return "it is a link that leaves the checkpoint"

@@ -97,7 +97,7 @@ def _is_partial(group: list[Path]) -> bool:
 
 def _shards_of_index(index: Path) -> list[Path]:
     with blame(index, "is no shard index"):
-        data = json.loads(index.read_text(encoding="utf-8-sig"))
+        data = json.loads(index.read_bytes())
         names = sorted({str(name) for name in data["weight_map"].values()})
         outside = [name for name in names if Path(name).name != name]
         missing = [name for name in names if name not in outside and not (index.parent / name).is_file()]

@@ -190,6 +190,55 @@ def test_originals_open_with_all_their_keys(read):
     assert read(mistral | {"rope_theta": 1e6, "max_position_embeddings": 32768}).language.n_ctx_train == 32768
 
 
+# Key by key as published: llava-1.5-7b-hf (4.36), bakLlava-v1-hf, llava-v1.6-mistral-7b-hf, and a fine-tune of 4.47.
+PUBLISHED = {
+    "llava-1.5-7b-hf": HF | {
+        "ignore_index": -100, "image_token_index": 32000, "pad_token_id": 32001, "projector_hidden_act": "gelu",
+        "text_config": {
+            "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+            "max_position_embeddings": 4096, "rms_norm_eps": 1e-05, "torch_dtype": "float16", "vocab_size": 32064,
+        },
+        "tie_word_embeddings": False, "torch_dtype": "float16", "transformers_version": "4.36.0.dev0",
+        "vision_config": VISION | {"image_size": 336, "patch_size": 14, "projection_dim": 768, "vocab_size": 32000},
+        "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": 32064,
+        "image_seq_length": 576,
+    },
+    "bakLlava-v1-hf": HF | {
+        "text_config": {
+            "_name_or_path": "mistralai/Mistral-7B-v0.1", "architectures": ["MistralForCausalLM"],
+            "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",
+            "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "sliding_window": 4096, "torch_dtype": "float16",
+            "vocab_size": 32064,
+        },
+    },
+    "llava-v1.6-mistral-7b-hf": HF | {
+        "architectures": ["LlavaNextForConditionalGeneration"], "model_type": "llava_next", "torch_dtype": "float16",
+        "image_grid_pinpoints": [[336, 672], [672, 336]], "use_image_newline_parameter": True,
+        "text_config": {
+            "_name_or_path": "mistralai/Mistral-7B-Instruct-v0.2", "model_type": "mistral", "rope_theta": 1000000.0,
+            "intermediate_size": 14336, "max_position_embeddings": 32768, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05, "sliding_window": None, "torch_dtype": "bfloat16", "vocab_size": 32064,
+        },
+    },
+    "a fine-tune": HF | {
+        "_attn_implementation_autoset": True, "_name_or_path": "/data/out", "hidden_size": 4096, "use_cache": False,
+        "text_config": TEXT | {
+            "_attn_implementation_autoset": True, "attention_bias": False, "mlp_bias": False, "head_dim": 16,
+            "bad_words_ids": None, "chunk_size_feed_forward": 0, "diversity_penalty": 0.0, "id2label": {"0": "LABEL_0"},
+            "label2id": {"LABEL_0": 0}, "length_penalty": 1.0, "max_length": 20, "num_beams": 1, "pruned_heads": {},
+            "pretraining_tp": 1, "problem_type": None, "temperature": 1.0, "top_k": 50, "torchscript": False,
+            "typical_p": 1.0, "use_bfloat16": False, "exponential_decay_length_penalty": None, "prefix": None,
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_open(read, name):
+    config = PUBLISHED[name]
+    assert read(config).language.n_rows == config["text_config"]["vocab_size"]
+
+
 def test_sparse_mistral_takes_mistrals_defaults(read):
     from transformers import MistralConfig
 
@@ -253,7 +302,14 @@ def test_private_keys_that_programs_write(read, changes):
     assert read(HF | changes) == read(HF)
 
 
-def test_long_values_are_shortened(refusal):
+def test_long_values_are_shortened(refusal, tmp_path):
+    from edge_llava.converters.checkpoint import Checkpoint
+
+    (tmp_path / "config.json").write_text(json.dumps(ORIGINAL | {"mm_vision_tower": "\x1b]" + "x" * 4_000_000}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint.open(str(tmp_path))
+    assert len(str(error.value)) < 1000
     text = refusal(with_text(unknown="x" * 4_000_000, model_type=[["y" * 4_000_000] * 3]))
     assert len(text) < 2000
     assert len(refusal(HF | {"text_config": TEXT | {f"key_{i}": i + 1 for i in range(5000)}})) < 5000

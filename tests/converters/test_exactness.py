@@ -61,7 +61,7 @@ def compare(bundle: Path, truth: Any, picture: np.ndarray, aspect: str = "pad") 
 
 @pytest.mark.family(
     "LLaVA-1.5, Hugging Face",
-    "LlavaForConditionalGeneration, safetensors or .bin, one file or shards, names before and since transformers 4.52",
+    "LlavaForConditionalGeneration, safetensors or .bin, one file or shards, names of transformers 4 and 5",
     "pixels 0.0, embeddings < 1e-4, greedy tokens equal",
 )
 def test_grouped_query_heads(make_llava, convert_to, shape, reference, picture):

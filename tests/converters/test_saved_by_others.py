@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shutil
 from collections.abc import Callable
@@ -337,13 +338,33 @@ def test_an_adapter_config_left_beside_merged_weights(tiny, copy_of):
 @pytest.mark.parametrize(
     "name", ["config.json", "preprocessor_config.json", "added_tokens.json", "tokenizer_config.json"]
 )
-def test_a_byte_order_mark(tiny, copy_of, name):
+@pytest.mark.parametrize(("encoding", "mark"), [("utf-8-sig", b"\xef\xbb\xbf"), ("utf-16", codecs.BOM_UTF16)])
+def test_a_byte_order_mark(tiny, copy_of, name, encoding, mark):
     copy = copy_of(tiny)
     path = copy / name
     text = path.read_text(encoding="utf-8") if path.is_file() else "{}"
-    path.write_text(text, encoding="utf-8-sig", newline="\r\n")
-    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    path.write_text(text, encoding=encoding, newline="\r\n")
+    assert path.read_bytes().startswith(mark)
     assert_same(copy, tiny)
+
+
+def test_a_tokenizer_json_with_a_byte_order_mark(tiny, copy_of, tmp_path):
+    from transformers import LlamaTokenizerFast
+
+    from edge_llava.converters.reference import reference_ids
+
+    copy = copy_of(tiny)
+    LlamaTokenizerFast(vocab_file=str(copy / "tokenizer.model"), legacy=True).save_pretrained(tmp_path / "fast")
+    text = (tmp_path / "fast" / "tokenizer.json").read_text(encoding="utf-8")
+    (copy / "tokenizer.model").unlink()
+    ids, tokens = [], []
+    for encoding in ("utf-8", "utf-8-sig"):
+        (copy / "tokenizer.json").write_text(text, encoding=encoding)
+        opened = Checkpoint.open(str(copy))
+        ids += reference_ids(opened, ["What is shown?"])
+        tokens.append(opened.vocabulary.tokens)
+    assert ids[0] == ids[1] != []
+    assert tokens[0] == tokens[1]
 
 
 def test_a_snapshot_of_the_hubs_cache_is_named_after_its_model(tiny, tmp_path, monkeypatch):
