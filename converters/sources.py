@@ -75,13 +75,13 @@ def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
     if kind == "delta":
         return Sources(kind, (DeltaStore(TensorStore.open(directory, layout), own, directory, base),), tokenizer)
     if kind == "projector":
-        projector = TensorStore([directory / _PROJECTOR], _projector_name)
+        projector = TensorStore.read([directory / _PROJECTOR], _projector_name)
         return Sources(kind, (projector, own), tokenizer)
     stores: tuple[TensorSource, ...] = (own,)
     if (directory / _ADAPTER).is_file():
         stores = (LoraStore(directory, own, layout),)
     if (directory / _TRAINABLES).is_file():
-        stores = (TensorStore([directory / _TRAINABLES], trainables_name), *stores)
+        stores = (TensorStore.read([directory / _TRAINABLES], trainables_name), *stores)
     return Sources(kind, stores, tokenizer)
 
 

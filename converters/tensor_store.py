@@ -67,6 +67,7 @@ class TensorStore:
 
     Attributes:
         infos: What the files hold of the model.
+        foreign: Names in the files of what no part of the model has, and is not known to be unused.
         files: Where it is read from.
     """
 
@@ -77,20 +78,31 @@ class TensorStore:
             name_of: Our name of a tensor, None for one that no part of the model has.
 
         Raises:
-            CheckpointError: If a file is missing or damaged, a tensor occurs twice, or one belongs to no part of the
-                model and is not known to be unused (see `tensor_names.is_unused`).
+            CheckpointError: If a file is missing or damaged, or a tensor occurs twice.
         """
-        self.infos: Mapping[str, TensorInfo] = _read_infos(files, name_of)
         self.files = tuple(files)
+        self.infos: Mapping[str, TensorInfo]
+        self.infos, self.foreign = _read_infos(files, name_of)
 
     @classmethod
     def open(cls, directory: Path, layout: str) -> TensorStore:
         """The tensors of a checkpoint or tower directory of layout "hf", "original" or "clip".
 
         Raises:
-            CheckpointError: If there are no weights, or as the constructor.
+            CheckpointError: If there are no weights, a tensor belongs to no part of the model, or as the constructor.
         """
-        return cls(find_shards(directory), lambda source_name: own_name(unwrap_name(source_name), layout))
+        return cls.read(find_shards(directory), lambda source_name: own_name(unwrap_name(source_name), layout))
+
+    @classmethod
+    def read(cls, files: Sequence[Path], name_of: Callable[[str], str | None]) -> TensorStore:
+        """The tensors of files whose every tensor must have a use (but see `tensor_names.is_unused`).
+
+        Raises:
+            CheckpointError: If a tensor belongs to no part of the model, or as the constructor.
+        """
+        store = cls(files, name_of)
+        refuse_unread(files[0].parent, store.foreign, "belong to no part of a LLaVA that is known here")
+        return store
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor in memory of its own, with the dtype of the file.
@@ -118,7 +130,9 @@ def refuse_unread(directory: Path, names: Sequence[str], why: str) -> None:
         raise CheckpointError(list_faults(headline, shorten([plain(name) for name in names]), advice))
 
 
-def _read_infos(files: Sequence[Path], name_of: Callable[[str], str | None]) -> dict[str, TensorInfo]:
+def _read_infos(
+    files: Sequence[Path], name_of: Callable[[str], str | None]
+) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
     infos: dict[str, TensorInfo] = {}
     foreign, doubled = list[str](), list[str]()
     for shard in files:
@@ -143,8 +157,7 @@ def _read_infos(files: Sequence[Path], name_of: Callable[[str], str | None]) -> 
     if doubled:
         headline = f"{files[0].parent} holds the same tensor more than once:"
         raise CheckpointError(list_faults(headline, shorten(doubled)))
-    refuse_unread(files[0].parent, foreign, "belong to no part of a LLaVA that is known here")
-    return infos
+    return infos, tuple(foreign)
 
 
 def _read_shard_header(shard: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:

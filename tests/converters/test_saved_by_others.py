@@ -164,6 +164,22 @@ def test_a_tower_of_its_own_is_read_whole(tiny, original_layout, tmp_path):
     assert "  - vision_model.encoder.layers.0.gate" in refusal(directory)
 
 
+@pytest.mark.parametrize("name", ["mm_projector.bin", "non_lora_trainables.bin"])
+def test_a_tensor_without_a_use_beside_an_adapter_or_projector(tiny, original_layout, copy_of, name):
+    base = original_layout(tiny)
+    directory = copy_of(base)
+    (directory / "pytorch_model.bin").unlink()
+    whole = torch.load(base / "pytorch_model.bin", weights_only=True)
+    tensors = {key: tensor for key, tensor in whole.items() if "mm_projector" in key}
+    torch.save({key: tensor for key, tensor in whole.items() if "mm_projector" not in key}, base / "pytorch_model.bin")
+    torch.save(tensors, directory / name)
+    assert Checkpoint.open(str(directory), base=str(base)).has("projector.0.weight")
+    torch.save(tensors | {"model.vision_resampler.query": torch.ones(4)}, directory / name)
+    assert "  - model.vision_resampler.query" in refusal(directory, base=str(base))
+    torch.save(tensors | {"model.layers.0.self_attn.q_norm.weight": torch.ones(4)}, directory / name)
+    assert "  - model.layers.0.self_attn.q_norm.weight" in refusal(directory, base=str(base))
+
+
 @pytest.mark.parametrize(
     "names",
     [
