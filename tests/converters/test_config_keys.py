@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_tower_config
+from edge_llava.converters.config_keys import find_unknown_keys
 from edge_llava.errors import CheckpointError
 
 pytestmark = pytest.mark.convert
@@ -237,6 +238,20 @@ PUBLISHED = {
 def test_published_configs_open(read, name):
     config = PUBLISHED[name]
     assert read(config).language.n_rows == config["text_config"]["vocab_size"]
+
+
+def test_every_key_of_transformers_own_configs_is_known():
+    from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaNextConfig, MistralConfig
+
+    kinds = (
+        (LlamaConfig, "language"), (MistralConfig, "language"), (CLIPVisionConfig, "tower"), (CLIPConfig, "clip"),
+        (LlavaConfig, "hf"), (LlavaNextConfig, "hf"),
+    )  # fmt: skip
+    for make, kind in kinds:
+        settings = make().to_dict()
+        assert len(settings) > 15
+        assert find_unknown_keys(settings, kind) == []
+        assert len(find_unknown_keys(settings | {"one_more": 1}, kind)) == 1
 
 
 def test_sparse_mistral_takes_mistrals_defaults(read):

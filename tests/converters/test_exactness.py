@@ -152,9 +152,8 @@ def test_last_layer_class_row_and_stretched_positions(make_llava, convert_to, sh
         assert model.embed_image(picture(80, 64, 9)).data.shape == (17, 64)
 
 
-@pytest.mark.parametrize("by_layer_type", [True, False])
 def test_rotary_positions_as_transformers_5_writes_them(
-    make_llava, convert_to, shape, reference, picture, edit_config, copy_of, by_layer_type
+    make_llava, convert_to, shape, reference, picture, edit_config, copy_of
 ):
     checkpoint = make_llava(shape(), seed=21)
     rope = {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 4.0}
@@ -162,7 +161,7 @@ def test_rotary_positions_as_transformers_5_writes_them(
     scaling = {"rope_type": "linear", "factor": 4.0}
     edit_config(old, {"text_config.rope_theta": 1000000.0, "text_config.rope_scaling": scaling})
     new = copy_of(checkpoint)
-    parameters = {"text_config.rope_parameters": {"full_attention": rope} if by_layer_type else rope}
+    parameters = {"text_config.rope_parameters": {"full_attention": rope}}
     present = json.loads((new / "config.json").read_text())["text_config"]
     edit_config(new, parameters, [f"text_config.{key}" for key in ("rope_theta", "rope_scaling") if key in present])
     truth, shown = reference(old), picture(70, 64, 21)
