@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_llava.errors import BackendError
 from edge_llava.runtime.token_ranking import TokenRanking, rank_token
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class Sampler:
         """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
 
         Raises:
-            BackendError: If the grammar allows no token, or takes too long to say.
+            BackendError: If the grammar allows no token, or takes too long to say; if the logits are not numbers.
         """
+        self._check_logits(context, index)
         if self._grammar is None:
             return int(self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
         # Asking about one token is a hundred times cheaper than about all, and the chances stay the same: what is
@@ -158,6 +160,15 @@ class Sampler:
             self._chain = None
         if self._grammar is not None:
             self._grammar.close()
+
+    def _check_logits(self, context: Any, index: int) -> None:
+        """Refuses what damaged weights, or a damaged cache, give; llama.cpp would sample some token all the same."""
+        logits = self._logits(context, index)
+        if not np.isfinite(logits[logits.argmax()]):  # argmax finds the first NaN, where there is one
+            raise BackendError(
+                "the model returned NaN logits; no token can be sampled. Check the bundle with 'edge-llava verify', "
+                "and empty the cache with 'edge-llava cache clear'."
+            )
 
     def _draw(self, context: Any, index: int, grammar: Grammar | None) -> int:
         """Draws among all tokens, or among those that a grammar allows, and remembers nothing."""

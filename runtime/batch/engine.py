@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from edge_llava.bundle import Bundle
+from edge_llava.llama_limits import MAX_SEQUENCES
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer, TokenCallback
@@ -28,7 +29,7 @@ from edge_llava.runtime.late_encoder import make_tower
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
 
-_MAX_PARALLEL = 128  # llama.cpp knows 256 sequences, and as many conversations are remembered as run
+_MAX_PARALLEL = MAX_SEQUENCES // 2  # as many conversations are remembered as run
 
 
 class BatchEngine:
