@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -78,6 +78,8 @@ class Checkpoint:
         is_described = (directory / "config.json").is_file() or base_directory is None
         config = read_checkpoint_config(directory if is_described else base_directory)  # type: ignore[arg-type]
         sources = open_sources(directory, config.layout, base_directory)
+        if sources.n_rows is not None:
+            config = replace(config, language=replace(config.language, n_rows=sources.n_rows))
         stores = list(sources.stores)
         tower = config.tower
         holds_tower = tower is not None or any(_PATCHES in store.infos for store in stores)

@@ -191,7 +191,10 @@ def _load_bin(shard: Path) -> dict[str, torch.Tensor]:
         warnings.simplefilter("ignore")  # torch warns of old files and then reads or refuses them
         # Files older than torch 1.6 are not zip archives and cannot be mapped.
         data = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
-    if not isinstance(data, dict) or not all(isinstance(value, torch.Tensor) for value in data.values()):
+    is_state_dict = isinstance(data, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in data.items()
+    )
+    if not is_state_dict:
         raise CheckpointError(f"{shard} is no state dict: it must map names to tensors.")
     return data
 
