@@ -70,8 +70,12 @@ def adapt(base: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any
 
 
 def compare(directory: Path, base: Path, merged: dict[str, Any]) -> set[str]:
-    """Every tensor of the checkpoint against peft's. Returns the names of those that the adapter changed."""
+    """Every tensor of the checkpoint against peft's. Returns the names of those that the adapter changed.
+
+    What a conversion is compared with must agree, too.
+    """
     from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.reference_model import ReferenceModel
 
     opened, plain = Checkpoint.open(str(directory), base=str(base)), Checkpoint.open(str(base))
     changed = set()
@@ -85,6 +89,8 @@ def compare(directory: Path, base: Path, merged: dict[str, Any]) -> set[str]:
         before = plain.load(name).float()
         if before.shape != found.shape or float((before - found).abs().max()) > 1e-3:
             changed.add(name)
+    reference = ReferenceModel(opened)
+    reference.compare(reference.deployed_names())
     assert opened.config.language.n_rows == len(merged["language.embed_tokens.weight"])
     return changed
 
