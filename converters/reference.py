@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import CLIPImageProcessor, LlamaTokenizer
-from transformers.models.llava.image_processing_llava import LlavaImageProcessor
-from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor, select_best_resolution
+from transformers import LlamaTokenizer
+from transformers.image_processing_utils import select_best_resolution
 
 from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
+from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor, LlavaNextImageProcessor
 from edge_llava.converters.reference_config import build_rotary
 from edge_llava.converters.reference_model import ReferenceModel
 from edge_llava.converters.tower import TrimmedTower

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from transformers import CLIPImageProcessor
-from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
+from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor
 from edge_llava.errors import DataError
 from edge_llava.progress import ProgressCallback, ProgressEvent
 from edge_llava.training.llava import Llava, patch_features

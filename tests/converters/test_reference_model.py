@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -256,19 +258,29 @@ def _parameters(model: Any) -> dict[str, str]:
     return {theirs: ours for ours, theirs in model._names.items()}
 
 
-def test_no_code_is_loaded_by_a_config(llava, tmp_path, monkeypatch):
-    """transformers fetches and imports a kernel by this key where the package is installed (CVE-2026-4372)."""
-    package = tmp_path / "packages" / "kernels"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise SystemError('kernels was imported')\n")
-    monkeypatch.syspath_prepend(str(package.parent))
-    checkpoint = open_checkpoint(llava)
-    config = json.loads((llava / "config.json").read_text())
-    keys = {"_attn_implementation": "owner/name", "_attn_implementation_internal": "owner/name"}
-    sections = {name: config[name] | keys for name in ("text_config", "vision_config")}
-    (llava / "config.json").write_text(json.dumps(config | keys | sections))
-    check(checkpoint)
-    assert "kernels" not in sys.modules
+READ_POISONED = """
+import json, sys
+from pathlib import Path
+from transformers.utils import is_kernels_available
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.reference_model import check_reading
+assert is_kernels_available()
+checkpoint = Checkpoint.open(sys.argv[1])
+path = Path(sys.argv[1]) / "config.json"
+config = json.loads(path.read_text())
+keys = {"_attn_implementation": "owner/name", "_attn_implementation_internal": "owner/name"}
+sections = {name: config[name] | keys for name in ("text_config", "vision_config")}
+path.write_text(json.dumps(config | keys | sections))  # after our own reader, which refuses them
+check_reading(checkpoint)
+print("read")
+"""
+
+
+def test_no_code_is_loaded_by_a_config(llava, kernels_stand_in):
+    command = [sys.executable, "-W", "ignore", "-c", READ_POISONED, str(llava)]
+    environment = os.environ | {"PYTHONPATH": str(kernels_stand_in)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout == "read\n", ended.stderr
 
 
 def test_what_is_shown_is_shortened(llava, weights_of, put_weights):
