@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_llava.converters.checkpoint_config import read_json
+from edge_llava.converters.json_file import read_json
 from edge_llava.errors import CheckpointError, list_faults
 
 # Who made the adapter, how it was trained, and which modules it has: the tensors show that themselves.

@@ -230,18 +230,11 @@ def find_adapter_file(directory: Path) -> Path:
     raise CheckpointError(f"{directory} has neither adapter_model.safetensors nor adapter_model.bin.")
 
 
-def trainables_name(source_name: str) -> str:
-    """Our name of a tensor in non_lora_trainables.bin, whose names carry one or two prefixes too many.
-
-    Raises:
-        CheckpointError: If it is not part of a LLaVA.
-    """
+def trainables_name(source_name: str) -> str | None:
+    """Our name of a tensor in non_lora_trainables.bin, whose names carry one or two prefixes too many."""
     name = source_name.removeprefix("base_model.")
     name = name.removeprefix("model.") if name.startswith("model.model.") else name
-    own = own_name(name, "original")
-    if own is None:
-        raise CheckpointError(f"non_lora_trainables.bin holds {source_name!r}, which is not part of a LLaVA.")
-    return own
+    return own_name(name, "original")
 
 
 def _naming(layout: str) -> Callable[[str], str]:

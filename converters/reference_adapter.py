@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edge_llava.converters.checkpoint_config import read_json
+from edge_llava.converters.json_file import read_json
 from edge_llava.converters.lora import find_adapter_file
 from edge_llava.converters.tensor_store import TensorInfo, TensorStore
 from edge_llava.errors import ConversionError

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from edge_llava.converters.checkpoint import Checkpoint
-from edge_llava.converters.checkpoint_config import read_json
+from edge_llava.converters.json_file import read_json
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.errors import CheckpointError, ConversionError, list_faults
 
@@ -43,14 +43,12 @@ class ReferenceConfigs:
         language: Of the language model.
         tower: Of the vision tower.
         projector: Of the original layout, "linear" or "mlp2x_gelu".
-        has_newline: Whether the original layout has image_newline.
     """
 
     llava: LlavaConfig | LlavaNextConfig | None
     language: LlamaConfig | MistralConfig
     tower: CLIPVisionConfig
     projector: str
-    has_newline: bool
 
     @property
     def is_tied(self) -> bool:
@@ -77,8 +75,7 @@ class ReferenceConfigs:
         )
         core.vision_tower = nn.Module()
         core.vision_tower.vision_tower = CLIPVisionModel(self.tower)
-        if self.has_newline:
-            core.image_newline = nn.Parameter(torch.empty(n_embd))
+        core.image_newline = nn.Parameter(torch.empty(n_embd))  # of 1.6; others may keep the row
         return model
 
 
@@ -131,7 +128,7 @@ def _read_hf(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int | None)
         settings.pop("vision_config", None)
     is_next = raw.get("model_type") == "llava_next" or "image_grid_pinpoints" in raw
     llava = (LlavaNextConfig if is_next else LlavaConfig)(**settings)
-    return ReferenceConfigs(llava, llava.text_config, llava.vision_config, "mlp2x_gelu", is_next)
+    return ReferenceConfigs(llava, llava.text_config, llava.vision_config, "mlp2x_gelu")
 
 
 def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int | None) -> ReferenceConfigs:
@@ -144,7 +141,6 @@ def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int |
         language,
         _read_tower(checkpoint),
         str(raw.get("mm_projector_type", "linear")),
-        raw.get("image_aspect_ratio") == "anyres" and "unpad" in str(raw.get("mm_patch_merge_type")),
     )
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
 from edge_llava.converters.lora import find_adapter_file
 from edge_llava.converters.reference_adapter import ReferenceAdapter
 from edge_llava.converters.reference_config import ReferenceConfigs, read_reference_configs
-from edge_llava.converters.tensor_store import TensorInfo, TensorStore, find_shards
+from edge_llava.converters.tensor_names import unwrap_name
+from edge_llava.converters.tensor_store import TensorInfo, TensorStore
+from edge_llava.converters.weight_files import find_shards
 from edge_llava.errors import CheckpointError, ConversionError, list_faults
 
 # transformers' names of the parts, and ours (see `tensor_names`). First match wins.
@@ -38,12 +40,6 @@ _OURS = (
     ("model.", "language."),
 )
 _HEAD = "lm_head.weight"
-_WRAPPERS = re.compile(r"\A(?:(?:_orig_mod|module|base_model\.model)\.)+")
-# Tensors of files that are computed from the config, or belong to what no LLaVA runs (the rest of a whole CLIP).
-_HARMLESS = re.compile(
-    r"(\.rotary_emb\.inv_freq|\.embeddings\.position_ids)\Z"
-    r"|\A(text_model\.|text_projection|visual_projection|logit_scale)"
-)
 # Embeddings that an adapter brings whole.
 _EMBEDDING = re.compile(r"\bembed_tokens(\.token_adapter)?(\.base_layer|\.modules_to_save)?\.weight\Z")
 _ROUNDING = 1e-6  # largest difference of two merges in float32, which may add in another order
@@ -182,13 +178,10 @@ class ReferenceModel:
         return [*stores, tower] if checkpoint.tower_directory is not None else stores
 
     def _open(self, paths: list[Path]) -> TensorStore:
-        return TensorStore(paths, lambda name: None if _HARMLESS.search(name) else self._rename(name))
+        return TensorStore(paths, self._rename)
 
-    def _tower_name(self, name: str) -> str | None:
-        plain = _WRAPPERS.sub("", name)
-        if _HARMLESS.search(plain):
-            return None
-        return self._rename(f"model.vision_tower.vision_tower.{plain}")
+    def _tower_name(self, name: str) -> str:
+        return self._rename(f"model.vision_tower.vision_tower.{unwrap_name(name)}")
 
     def _check_names(self) -> None:
         stores = [*self._stores, *([] if self._base is None else [self._base])]
@@ -218,8 +211,10 @@ class ReferenceModel:
         return [f"{name} is missing"]
 
     def _is_deployed(self, name: str) -> bool:
-        """Blocks of the tower after the one that feeds the projector are not."""
+        """Blocks of the tower after the one that feeds the projector are not, nor a row that nothing is put after."""
         ours = _our_name(name)
+        if ours == NEWLINE:
+            return self._checkpoint.config.has_newline
         block = re.match(r"vision\.encoder\.layers\.(\d+)\.", ours)
         return not ours.startswith("vision.post_layernorm.") and (
             block is None or int(block[1]) < self._checkpoint.n_blocks
@@ -279,12 +274,11 @@ def _renaming(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Callab
     rules = _transformers_rules(model)
 
     def rename(name: str) -> str:
-        plain = _WRAPPERS.sub("", name).replace(".base_layer.", ".")
-        plain = rules(plain)
+        plain = rules(unwrap_name(name))
         # transformers 5.6 took the inner vision_model away; 4 does not read its names, nor 5 the names of a bare CLIP
         candidates = (
             plain,
-            plain.replace("vision_tower.", "vision_tower.vision_model.", 1),
+            re.sub(r"((?:vision_tower\.)+)", r"\1vision_model.", plain, count=1),
             plain.replace("vision_model.", "", 1),
             re.sub(r"\A(?:model\.)*mm_projector\.", "model.mm_projector.", plain),
             plain.removeprefix("model."),

@@ -139,7 +139,7 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
     if "-" in images:
         raise click.UsageError("stdin is the picture: give the question with -p")
     try:
-        question = _read_stdin().decode().strip()
+        question = _read_stdin().decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise click.UsageError("the question on stdin is not UTF-8 text") from error
     if not question:
