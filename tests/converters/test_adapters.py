@@ -297,6 +297,48 @@ def test_rows_where_peft_may_change_the_head_too(base, tmp_path):
     assert "tie_word_embeddings" in refusal(directory, other)
 
 
+WEIGHTS = "adapter_model.safetensors"
+SOURCES = {
+    "projector.2.bias": "linear_2.bias",
+    "vision.encoder.layers.0.self_attn.q_proj.bias": "encoder.layers.0.self_attn.q_proj.base_layer.bias",
+}
+FC1 = "vision.encoder.layers.1.mlp.fc1.weight"
+FACTORS = "language.layers.1.self_attn.v_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "changed"),
+    [
+        ("peft-0.13", "projector.2.bias", FACTORS),
+        ("peft-0.21", None, EMBEDDING),
+        ("transformers-5.24", "vision.encoder.layers.0.self_attn.q_proj.bias", EMBEDDING),
+    ],
+)
+def test_adapters_that_other_versions_wrote(base, name, whole, changed):
+    """Written by tests/data/adapters/write.py. The reference, which peft merges, reads the same."""
+    import torch
+    from safetensors.torch import load_file
+
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.reference_model import ReferenceModel
+
+    directory = Path(__file__).parents[1] / "data" / "adapters" / name
+    opened, plain = Checkpoint.open(str(directory), base=str(base)), Checkpoint.open(str(base))
+    reference = ReferenceModel(opened)
+    reference.compare(reference.deployed_names())
+    assert not torch.equal(opened.load(changed).float(), plain.load(changed).float())
+    tensors = {key.removeprefix("base_model.model."): t.float() for key, t in load_file(directory / WEIGHTS).items()}
+    if whole is not None:
+        expected = next(t for key, t in tensors.items() if SOURCES[whole] in key)
+        assert torch.equal(opened.load(whole).float(), expected)
+    if name != "peft-0.21":  # which rescales rows
+        for source, ours in (("layers.1.self_attn.v_proj", FACTORS), ("encoder.layers.1.mlp.fc1", FC1)):
+            part = "language" if ours == FACTORS else "vision"
+            a, b = (next(t for key, t in tensors.items() if f"{source}.lora_{f}" in key and part in key) for f in "AB")
+            scale = 5 / len(a) ** 0.5 if name == "peft-0.13" else 5 / len(a)
+            torch.testing.assert_close(opened.load(ours), plain.load(ours).float() + scale * b @ a)
+
+
 def test_rows_beyond_the_embedding(base, tmp_path):
     import torch
 
