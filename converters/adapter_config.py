@@ -108,8 +108,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     if not _is_finite(alpha):
         faults.append(f"lora_alpha is {_show(alpha)}, expected a number")
     result = AdapterConfig(
-        rank=rank if _is_rank(rank) else 1,
-        alpha=float(alpha) if _is_finite(alpha) else 1.0,
+        rank=rank if isinstance(rank, int) else 1,
+        alpha=float(alpha) if isinstance(alpha, (int, float)) and _is_finite(alpha) else 1.0,
         rank_pattern=_read_pattern(config, "rank_pattern", _is_rank, "positive integers", faults),
         alpha_pattern=_read_pattern(config, "alpha_pattern", _is_finite, "numbers", faults),
         is_rank_stabilized=_read_switch(config, "use_rslora", faults),

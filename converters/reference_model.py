@@ -143,7 +143,7 @@ class ReferenceModel:
         ours = self._checkpoint.load(name)
         if ours.shape != expected.shape:
             return f"{name} has shape {tuple(expected.shape)}, read as {tuple(ours.shape)}"
-        for some, others in zip(ours.split(_ROWS), expected.split(_ROWS), strict=True):
+        for some, others in zip(torch.split(ours, _ROWS), torch.split(expected, _ROWS), strict=True):
             if not torch.allclose(some.float(), others, rtol=0.0, atol=_ROUNDING, equal_nan=True):
                 return f"{name} differs by {float((some.float() - others).abs().max()):.3g}"
         return None
@@ -296,7 +296,7 @@ def _transformers_rules(model: nn.Module) -> Callable[[str], str]:
         mapping: Mapping[str, str] = getattr(model, "_checkpoint_conversion_mapping", None) or {}
         return lambda name: _first_substitution(mapping, name)
     renamings = get_model_conversion_mapping(model)
-    return lambda name: rename_source_key(name, renamings, [])[0]  # type: ignore[no-any-return]
+    return lambda name: str(rename_source_key(name, renamings, [])[0])
 
 
 def _first_substitution(mapping: Mapping[str, str], name: str) -> str:

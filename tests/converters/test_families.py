@@ -144,7 +144,7 @@ def test_delta_with_rows_of_new_tokens(make_llava, original_layout, llama_direct
 
 @pytest.mark.family(
     "LoRA",
-    "--base, adapter_model, non_lora_trainables.bin; rank, alpha, rslora, patterns",
+    "--base, adapter_model, non_lora_trainables.bin; settings as listed below",
     "merge as peft's, embeddings < 1e-4, greedy tokens equal",
 )
 @pytest.mark.parametrize(
