@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -13,15 +12,16 @@ from edge_llava.llama_limits import MAX_SEQUENCES
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer, TokenCallback
+from edge_llava.runtime.batch.answer_start import AnswerStart
 from edge_llava.runtime.batch.decoder import BatchDecoder
 from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
 from edge_llava.runtime.batch.job import Job
 from edge_llava.runtime.batch.job_queue import JobQueue
-from edge_llava.runtime.batch.messages import Message, read_messages
+from edge_llava.runtime.batch.messages import Prompt, RawPrompt, read_messages
 from edge_llava.runtime.batch.metrics import EngineMetrics
 from edge_llava.runtime.batch.picture_queue import PictureQueue
 from edge_llava.runtime.batch.worker import BatchWorker
-from edge_llava.runtime.conversation import ImageRun
+from edge_llava.runtime.conversation import ImageRun, Run
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
@@ -106,11 +106,12 @@ class BatchEngine:
     ) -> None:
         self.close()
 
-    def submit(self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback) -> Answer:
+    def submit(self, prompt: Prompt, options: SamplingOptions, on_token: TokenCallback) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
-            messages: The conversation. Where its last message is the assistant's, the answer continues that.
+            prompt: The conversation. Where its last message is the assistant's, the answer continues that. Or a text,
+                which is continued as it is.
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
@@ -125,12 +126,10 @@ class BatchEngine:
         """
         with self._gate.inside():
             self._queue.check_room()
-            dialogue = read_messages(messages)
-            runs = self._planner.plan(dialogue)
-            start = self._planner.plan_start(dialogue.answer_start, runs)
+            runs, start = self._plan(prompt)
             if start.ids and options.grammar is not None:
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
-            stops = (self._planner.template.stop, *options.stop)
+            stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
             tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=start.keeps_space)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
@@ -146,6 +145,13 @@ class BatchEngine:
                 self._queue.put(job)
                 undo.pop_all()
             return answer
+
+    def _plan(self, prompt: Prompt) -> tuple[list[Run], AnswerStart]:
+        if isinstance(prompt, RawPrompt):
+            return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True)
+        dialogue = read_messages(prompt)
+        runs = self._planner.plan(dialogue)
+        return runs, self._planner.plan_start(dialogue.answer_start, runs)
 
     @property
     def is_open(self) -> bool:
