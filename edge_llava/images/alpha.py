@@ -19,6 +19,8 @@ _KEY = "transparency"  # of `Image.info`: a transparent colour, grey level or pa
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 # grey of 2 and 4 bits is spread over 8, its transparent level is left as it is in the file
 _SPREAD = {"L;2": 85, "L;4": 17}
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_STRIP_PIXELS = 1 << 20
 
 
 def fix_transparent_level(image: Image.Image) -> None:
@@ -43,12 +45,13 @@ def to_rgb(image: Image.Image, alpha: Alpha, what: str) -> Image.Image:
         what: Names the image in errors.
 
     Raises:
-        ImageError: If its pixels have no defined range (float, 32-bit).
+        ImageError: If its pixels have no defined range (float, 32-bit, signed).
     """
-    if image.mode in ("I", "F"):
+    is_pnm_16 = image.mode == "I" and image.format == "PPM"  # Pillow scales its maximum to 65535
+    if image.mode in ("I", "F") and not is_pnm_16:
         raise ImageError(f"{what} has {'float' if image.mode == 'F' else '32-bit'} pixels. Save it with 8 or 16 bits.")
     key = image.info.get(_KEY)
-    if image.mode.startswith("I;16"):
+    if is_pnm_16 or image.mode.startswith("I;16"):
         return _grey_16(image, key if alpha == "white" else None)
     if alpha == "white" and (image.mode in _ALPHA_MODES or _has_key(image)):
         return _on_white(image)
@@ -64,7 +67,7 @@ def to_rgb(image: Image.Image, alpha: Alpha, what: str) -> Image.Image:
 
 def _has_key(image: Image.Image) -> bool:
     key = image.info.get(_KEY)
-    if image.mode == "P" and isinstance(key, bytes):
+    if image.mode == "P" and (isinstance(key, bytes) or (image.palette is not None and image.palette.mode == "RGBA")):
         return True
     if image.mode == "RGB":
         return isinstance(key, tuple) and len(key) == 3 and all(0 <= level <= 255 for level in key)
@@ -84,9 +87,17 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _grey_16(image: Image.Image, transparent: object) -> Image.Image:
-    """16-bit grey scaled to 8 bits (65535 -> 255); Pillow alone would clip it to white."""
-    grey = np.asarray(image)
-    levels = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    if isinstance(transparent, int):
-        levels[grey == transparent] = 255
+    """Grey of 12 or 16 bits scaled to 8 (65535 -> 255); Pillow alone would clip it to white."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    top = 4095 if tags.get(_TIFF_BITS) == (12,) else 65535
+    levels = np.empty((image.height, image.width), np.uint8)
+    n_rows = max(1, _STRIP_PIXELS // image.width)
+    for first in range(0, image.height, n_rows):
+        grey = np.asarray(image.crop((0, first, image.width, min(first + n_rows, image.height))))
+        strip = levels[first : first + n_rows]
+        strip[:] = (np.minimum(grey, top).astype(np.uint32) * 255 + top // 2) // top
+        if isinstance(transparent, int):
+            strip[grey == transparent] = 255
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0; Pillow inverts what has up to 8 bits only
+        np.subtract(255, levels, out=levels)
     return Image.fromarray(levels).convert("RGB")

@@ -3,7 +3,7 @@
 What becomes of each kind:
     alpha                  put on white, as viewers show it; or dropped, as LLaVA's own `convert("RGB")` does
     palette, 1-bit, L      expanded; grey is replicated
-    16-bit grey            scaled to 8 bits (65535 -> 255); Pillow alone would clip it to white
+    12- and 16-bit grey    scaled to 8 bits (65535 -> 255); Pillow alone would clip it to white
     CMYK, YCbCr, Lab, HSV  converted by Pillow
     animated               the first frame
     EXIF orientation       applied, unless asked not to (LLaVA's training code ignored it)

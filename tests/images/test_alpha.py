@@ -162,3 +162,17 @@ def test_the_callers_image_is_left_alone():
     before = image.tobytes()
     open_picture(image)
     assert (image.mode, image.tobytes()) == ("RGBA", before)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda image: image, lambda image: encode(image, "PNG"), lambda image: encode(image, "TGA")]
+)
+def test_a_palette_of_rgba(write):
+    """As Pillow's `quantize()` makes one of an RGBA image, and as a TGA file holds one."""
+    image = Image.new("RGBA", (8, 4), (200, 10, 10, 0))
+    image.paste((200, 10, 10, 255), (0, 0, 4, 4))
+    source = write(image.quantize())
+    expected = np.full((4, 8, 3), 255)
+    expected[:, :4] = [200, 10, 10]
+    np.testing.assert_array_equal(pixels(source), expected)
+    np.testing.assert_array_equal(pixels(source, "drop"), np.broadcast_to([200, 10, 10], (4, 8, 3)))
