@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -29,10 +30,13 @@ UNREADABLE_SUFFIXES = frozenset(
 # dot are passed over, too, and directories that begin with "@" (Synology and QNAP).
 _SYSTEM_DIRECTORIES = frozenset(
     (
-        "#recycle", "#snapshot", "$recycle.bin", "recycler", "lost+found", "system volume information", "thumbs",
-        "__macosx",
+        "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "lost+found", "lost.dir",
+        "system volume information", "network trash folder", "temporary items", "thumbs", "thumbs.db", "thumbnails",
+        "__macosx", "_vti_cnf",
     )
 )  # fmt: skip
+_SYSTEM_SUFFIXES = (".lrdata", ".lrcat-data")  # Lightroom's previews
+_RESCUED = re.compile(r"found\.\d{3}")  # by CHKDSK of Windows
 _CHUNK_BYTES = 1 << 20
 
 
@@ -77,6 +81,7 @@ def common_folder(sources: tuple[Path, ...]) -> Path:
     """
     if len(sources) == 1 and sources[0].is_dir():
         return sources[0]
+    sources = _without_dots(sources)
     homes = [str(source if source.is_dir() else source.parent) for source in sources]
     try:
         return Path(homes[0] if len(set(homes)) == 1 else os.path.commonpath([os.path.abspath(home) for home in homes]))
@@ -97,7 +102,7 @@ def find_pictures(*sources: Path, leave_out: Path) -> Folder:
     Raises:
         ImageError: If there is no image at all.
     """
-    walk = _Walk(sources, os.path.realpath(leave_out))
+    walk = _Walk(sources if len(sources) == 1 else _without_dots(sources), os.path.realpath(leave_out))
     walk.run()
     folder = walk.folder
     folder.names = sorted(set(folder.names))
@@ -219,8 +224,26 @@ class _Walk:
         return Path(os.path.relpath(os.path.abspath(path), os.path.abspath(self.folder.directory))).as_posix()
 
 
+def _without_dots(sources: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The same files and folders by paths without "..", so that what is named twice has one name."""
+    return tuple(
+        source
+        if os.pardir not in source.parts
+        else Path(os.path.realpath(source))
+        if source.name == os.pardir
+        else Path(os.path.realpath(source.parent)) / source.name
+        for source in sources
+    )
+
+
 def _is_system_directory(name: str) -> bool:
-    return name.startswith("@") or name.lower() in _SYSTEM_DIRECTORIES
+    lower = name.lower()
+    return (
+        name.startswith("@")
+        or lower in _SYSTEM_DIRECTORIES
+        or lower.endswith(_SYSTEM_SUFFIXES)
+        or _RESCUED.fullmatch(lower) is not None
+    )
 
 
 def _is_junction(path: str) -> bool:

@@ -81,7 +81,9 @@ def test_a_folder_that_is_itself_a_link_is_walked_through(tmp_path):
 
 LEFTOVERS = [
     "@eaDir", "@tmp", "@Recently-Snapshot", "#recycle", "#snapshot", "#Recycle", "$RECYCLE.BIN", "$Recycle.Bin",
-    "lost+found", "System Volume Information", "Thumbs", "__MACOSX",
+    "lost+found", "System Volume Information", "Thumbs", "__MACOSX", "~snapshot", "RECYCLED", "FOUND.000", "LOST.DIR",
+    "Network Trash Folder", "Temporary Items", "Thumbs.db", "Thumbnails", "_vti_cnf", "Catalog Previews.lrdata",
+    "Catalog.lrcat-data",
 ]  # fmt: skip
 
 
@@ -94,8 +96,21 @@ def test_what_systems_leave_in_folders_is_passed_over(tmp_path, name):
 
 
 def test_names_that_only_look_like_leftovers_are_taken(tmp_path):
-    fill(tmp_path, "@friend.jpg", "#1.jpg", "recycle/a.jpg", "thumbs.jpg", "lost/b.jpg")
-    assert names(tmp_path) == ["#1.jpg", "@friend.jpg", "lost/b.jpg", "recycle/a.jpg", "thumbs.jpg"]
+    fill(tmp_path, "@friend.jpg", "#1.jpg", "recycle/a.jpg", "thumbs.jpg", "lost/b.jpg", "found.2024/c.jpg")
+    expected = ["#1.jpg", "@friend.jpg", "found.2024/c.jpg", "lost/b.jpg", "recycle/a.jpg", "thumbs.jpg"]
+    assert names(tmp_path) == expected
+
+
+def test_what_is_named_twice_in_different_ways_has_one_name(tmp_path):
+    fill(tmp_path, "trip/a.jpg", "trip/day/b.jpg", "far/day/c.jpg")
+    (tmp_path / "link").symlink_to("far/day")
+    trip = tmp_path / "trip"
+    folder = find_pictures(trip / "day" / "..", trip / "a.jpg", trip / "day" / ".." / "a.jpg", leave_out=NOWHERE)
+    assert (folder.names, folder.directory) == (["a.jpg", "day/b.jpg"], trip)
+    # ".." of a link is the directory above what it leads to
+    assert find_pictures(tmp_path / "link" / "..", trip, leave_out=NOWHERE).names == [
+        "far/day/c.jpg", "trip/a.jpg", "trip/day/b.jpg",
+    ]  # fmt: skip
 
 
 def test_a_named_folder_is_taken_whatever_its_name(tmp_path):
