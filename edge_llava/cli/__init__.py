@@ -50,8 +50,10 @@ def cli(debug: bool) -> None:
     edge-llava chat img.jpg -p "What is on the table?"
     """
     if debug:
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
-        sys.excepthook = sys.__excepthook__
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Printable("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+        sys.excepthook = _show_traceback
     else:
         warnings.simplefilter("ignore")  # what a user must know is an error or a note, in our words
 
@@ -81,12 +83,12 @@ def run_command(command: click.Command, arguments: list[str] | None, name: str) 
         sys.exit(error.exit_code)
     except OSError as error:  # a path or a stream that the system refuses, outside what the library translates
         if sys.excepthook is not _report_bug:
-            traceback.print_exc()
+            _say(traceback.format_exc())
         _say(f"{name}: {error}")
         sys.exit(1)
     except EdgeLlavaError as error:
         if sys.excepthook is not _report_bug:
-            traceback.print_exc()
+            _say(traceback.format_exc())
         _say(f"{name}: {error}")
         sys.exit(error.exit_code)
 
@@ -96,11 +98,21 @@ def _say(text: str) -> None:
         click.echo(printable(text), err=True)
 
 
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """The record, with a traceback if it has one, without control characters."""
+        return printable(super().format(record))
+
+
 def _open_closed_streams() -> None:
     """A stream that the caller closed is None in Python; reading it gives nothing and writing goes nowhere."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _say("".join(traceback.format_exception(kind, error, trace)))
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

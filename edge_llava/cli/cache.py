@@ -6,8 +6,9 @@ import json
 
 import click
 
-from edge_llava.cli.display import format_bytes, note
+from edge_llava.cli.display import format_bytes, note, show_result
 from edge_llava.cli.options import json_option
+from edge_llava.cli.printable import printable_line
 
 
 @click.group("cache")
@@ -38,8 +39,8 @@ def info_command(as_json: bool) -> None:
         }
         click.echo(json.dumps(facts, indent=2))
         return
-    click.echo(store.directory)
-    click.echo(f"{_count(len(files))}, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
+    show_result(store.directory)
+    show_result(f"{_count(len(files))}, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
 
 
 @command.command("clear")
@@ -51,7 +52,8 @@ def clear_command(yes: bool) -> None:
 
     store = PrefixStore(cache_directory())
     n_entries = len(store.files())
-    if not yes and n_entries and not click.confirm(f"Delete {_count(n_entries)} in {store.directory}?", err=True):
+    question = printable_line(f"Delete {_count(n_entries)} in {store.directory}?")
+    if not yes and n_entries and not click.confirm(question, err=True):
         note("kept")
         return
     note(f"deleted {_count(store.clear())}")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.printable import printable_line
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def command(
     if as_json:
         click.echo(json.dumps(_describe(report), indent=2))
     elif has_captions:
-        click.echo(str(report.out))
+        show_result(report.out)
     if not has_captions:
         note("edge-llava: no picture has a caption.")
         sys.exit((job.first_failure or ImageError()).exit_code)
@@ -199,11 +200,11 @@ def _tell(report: CaptionReport) -> None:
         note(f"{_count(report.n_links_out, 'link')} to something outside not followed.")
     if report.passed_over:
         shown = ", ".join(report.passed_over[:_MAX_FOLDERS]) + ", ..." * (len(report.passed_over) > _MAX_FOLDERS)
-        note(f"{_count(len(report.passed_over), 'system folder')} passed over: {shown}")
+        note(f"{_count(len(report.passed_over), 'system folder')} passed over: {printable_line(shown)}")
     if report.faults:
         note(f"{_count(len(report.faults), 'file')} could not be used:")
         for fault in report.faults[:_MAX_TOLD]:
-            note(f"  {fault.path}: {fault.reason}")
+            note(f"  {printable_line(f'{fault.path}: {fault.reason}')}")
         if len(report.faults) > _MAX_TOLD:
             note(f"  and {len(report.faults) - _MAX_TOLD:,} more; --json has all of them.")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_llava.cli.display import format_bytes, note, show_progress
+from edge_llava.cli.display import format_bytes, note, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.home import home_directory
 from edge_llava.manifest import QUANTS
@@ -140,7 +140,7 @@ def command(
         click.echo(json.dumps(result, indent=2, sort_keys=True))
         return
     _summarize(bundle, seconds, is_default=out is None)
-    click.echo(str(bundle.path))
+    show_result(bundle.path)
 
 
 def _suggest(quant: str, place: Path, *, yes: bool) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_llava.cli.display import note, show, show_progress
+from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
+from edge_llava.cli.printable import printable_line
 
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
@@ -64,7 +65,7 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
     with show_progress() as progress:
         write_scenes(directory, split, n, seed, side, progress)
     annotations = str(directory / ANNOTATIONS_NAME)
-    click.echo(json.dumps({"annotations": annotations, "n": n}) if as_json else annotations)
+    show_result(json.dumps({"annotations": annotations, "n": n}) if as_json else annotations)
 
 
 @command.command("instruct")
@@ -135,7 +136,7 @@ def instruct_command(
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
         return
     _tell_report(report, cost)
-    click.echo(str(out))
+    show_result(out)
 
 
 @command.command("captions")
@@ -160,7 +161,7 @@ def captions_command(source: Path, out: Path, images: Path | None, skip_faulty: 
     annotations = read_annotations(source, images, skip_faulty=skip_faulty)
     _tell_faults(annotations.faults)
     write_conversations(out, pair_captions(annotations.pictures, seed), seed)
-    click.echo(json.dumps({"out": str(out), "n": len(annotations.pictures)}) if as_json else str(out))
+    show_result(json.dumps({"out": str(out), "n": len(annotations.pictures)}) if as_json else out)
 
 
 @command.command("stats")
@@ -243,7 +244,7 @@ def _tell_how_to_go_on(out: Path) -> Iterator[None]:
 
 def _tell_faults(faults: tuple[str, ...]) -> None:
     for fault in faults[:_MAX_TOLD]:
-        note(f"left out: {fault}")
+        note(f"left out: {printable_line(str(fault))}")
     if len(faults) > _MAX_TOLD:
         note(f"left out: {len(faults) - _MAX_TOLD} more faults")
 

@@ -32,6 +32,11 @@ def show(text: str) -> None:
     click.echo(printable(text))
 
 
+def show_result(text: object) -> None:
+    """What a command made, on stdout: as it is for programs, its control characters visible on a terminal."""
+    click.echo(printable(str(text)) if sys.stdout.isatty() else str(text))
+
+
 def note_truncated(pictures: Iterable[tuple[str, Image.Image]]) -> None:
     """A line for every opened image, given with its name, whose file ended early."""
     from edge_llava.runtime.picture import is_truncated

@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from edge_llava.cli.display import note, note_truncated, show_progress
+from edge_llava.cli.display import note, note_truncated, show_progress, show_result
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 
 
@@ -66,4 +66,4 @@ def command(
         return
     seconds = embedding.vision_s + embedding.projector_s
     note(f"{embedding.n_tokens} image tokens in {seconds:.2f} s")
-    click.echo(out)
+    show_result(out)

@@ -8,6 +8,7 @@ import click
 
 from edge_llava.cli.display import format_bytes, show
 from edge_llava.cli.options import json_option
+from edge_llava.cli.printable import printable_line
 from edge_llava.vision_spec import VisionSpec
 
 
@@ -54,7 +55,7 @@ def command(bundle: str | None, as_json: bool) -> None:
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
     lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
     for label, text in lines:
-        show(f"{label:<10} {text}")
+        show(f"{label:<10} {printable_line(text)}")
 
 
 def _count_tokens(vision: VisionSpec) -> str:

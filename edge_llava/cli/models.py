@@ -9,6 +9,7 @@ import click
 
 from edge_llava.cli.display import format_bytes, note, show
 from edge_llava.cli.options import json_option
+from edge_llava.cli.printable import printable_line
 from edge_llava.errors import BundleError
 
 
@@ -52,7 +53,7 @@ def list_command(as_json: bool) -> None:
     for row in rows:
         star = "*" if row["default"] else " "
         facts = f"damaged: {row['error']}" if "error" in row else _facts(row)
-        show(f"{star} {row['name']:<{width}}  {facts}")
+        show(printable_line(f"{star} {row['name']:<{width}}  {facts}"))
 
 
 def _facts(row: dict[str, object]) -> str:
@@ -68,7 +69,7 @@ def rm_command(name: str, yes: bool) -> None:
     from edge_llava.home import own_bundle, remove_bundle
 
     directory = own_bundle(name)
-    if not yes and not click.confirm(f"Delete {directory}?", err=True):
+    if not yes and not click.confirm(printable_line(f"Delete {directory}?"), err=True):
         note("kept")
         return
     note(f"deleted {remove_bundle(name)}")

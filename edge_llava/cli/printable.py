@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(_name, text)
 
 
+def printable_line(text: str) -> str:
+    """The text as a part of one line: its line feeds and tabs are written as Python does, too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _name(match: re.Match[str]) -> str:
     number = ord(match[0])
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"

@@ -7,6 +7,7 @@ import json
 import click
 
 from edge_llava.cli import run_command
+from edge_llava.cli.display import show
 from edge_llava.errors import BackendError
 
 
@@ -32,7 +33,7 @@ def command(bundle: str | None, as_json: bool) -> None:
     for check in run_selftest(opened):
         checks.append(check)
         if not as_json:
-            click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<12}  {check.detail}")
+            show(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<12}  {check.detail}")
     ok = all(check.ok for check in checks)
     if as_json:
         click.echo(json.dumps({"ok": ok, "checks": [check.to_dict() for check in checks]}, indent=2))

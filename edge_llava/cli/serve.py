@@ -14,7 +14,7 @@ import click
 
 from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options
-from edge_llava.cli.printable import printable
+from edge_llava.cli.printable import printable_line
 from edge_llava.errors import MissingExtra
 from edge_llava.home import find_bundle
 
@@ -256,7 +256,7 @@ class _OneLine(logging.Formatter):
         line = f"{self.formatTime(record, self.datefmt)} {record.getMessage()}"
         if error is not None:
             line = f"{line}: {type(error).__name__}: {error}"
-        return printable(line).replace("\n", "\\n").replace("\t", " ")
+        return printable_line(line)
 
 
 def _serve(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.errors import TrainingError
 from edge_llava.templates import TRAINED_TEMPLATES
@@ -220,4 +220,4 @@ def _report(result: TrainResult, as_json: bool) -> None:
         click.echo(json.dumps(figures | {"n_samples": result.n_samples, "n_cut": result.n_cut}))
         return
     note(f"last loss {result.last_loss:.3f}; the curve is in {result.checkpoint / 'loss.png'}")
-    click.echo(str(result.checkpoint))
+    show_result(result.checkpoint)

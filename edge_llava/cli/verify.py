@@ -8,6 +8,7 @@ import click
 
 from edge_llava.cli.display import show, show_progress
 from edge_llava.cli.options import json_option
+from edge_llava.cli.printable import printable_line
 from edge_llava.errors import BundleError
 
 
@@ -50,6 +51,6 @@ def command(
         for title, report in reports.items():
             show(f"{opened.name} {title}:")
             for check in report.checks:
-                show(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {check.detail}")
+                show(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {printable_line(check.detail)}")
     if not ok:
         raise BundleError(f"{opened.path} failed its verification. Copy it again, or convert the checkpoint again.")

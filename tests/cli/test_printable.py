@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from edge_llava.cli.display import show_progress
 from edge_llava.cli.printable import printable
@@ -88,6 +89,72 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == f"checking {SHOWN}: 1 B\n"
 
 
+PROGRAM = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
+NAME = "a\x1b]0;title\x07\u202e\nb\x9b2J"
+NAME_SHOWN = r"a\x1b]0;title\x07\u202e"
+
+
+def run_on_terminal(*arguments: object, **environment: str) -> tuple[str, str]:
+    """What a command writes to stdout, a terminal, and to stderr, a pipe."""
+    ours, theirs = os.openpty()
+    command = [*PROGRAM, *map(str, arguments)]
+    result = subprocess.run(
+        command, stdout=theirs, stderr=subprocess.PIPE, env={**os.environ, **environment}, check=False, text=True
+    )
+    os.close(theirs)
+    try:
+        return os.read(ours, 10_000).decode().replace("\r\n", "\n"), result.stderr
+    except OSError:  # nothing was written
+        return "", result.stderr
+    finally:
+        os.close(ours)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals of that kind")
+def test_results_on_a_terminal(tiny: Path, tmp_path: Path) -> None:
+    """Paths that a command prints, faults of files, and questions."""
+    folder = tmp_path / NAME
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / f"{NAME}.png")
+    (folder / f"{NAME}.jpg").write_bytes(b"no image")
+    said, notes = run_on_terminal("caption", folder, "-m", tiny, "-n", 1, "-t", 1)
+    assert NAME_SHOWN in said
+    assert printable(said + notes) == said + notes
+    assert f"  {NAME_SHOWN}\\nb\\x9b2J.jpg: it is not an image" in notes  # one line
+    said, notes = run_on_terminal("cache", "info", EDGE_LLAVA_CACHE=str(folder))
+    assert NAME_SHOWN in said
+    assert printable(said + notes) == said + notes
+    said, notes = run_on_terminal("embed", folder / f"{NAME}.png", "-o", folder / "e.safetensors", "-m", tiny)
+    assert NAME_SHOWN in said
+    assert printable(said + notes) == said + notes
+
+
+def test_a_program_gets_paths_as_they_are(tiny: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
+    folder = tmp_path / NAME
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    assert run("caption", folder, "-m", tiny, "-n", 1, "-t", 1).out == f"{folder / 'captions.jsonl'}\n"
+
+
+def test_a_name_makes_no_second_line(tiny: Path, home: Path, run: Callable[..., Any]) -> None:
+    """A line feed in a manifest could forge a line of `inspect`, or a bundle of `models list`."""
+    edit(tiny, lambda data: data["source"].update(name="x\nparity     equal"))
+    (home / "bundles").mkdir()
+    (home / "bundles" / "b").symlink_to(tiny)
+    for command in (("inspect", tiny), ("models", "list")):
+        lines = run(*command).out.splitlines()
+        assert any(r"x\nparity     equal" in line for line in lines)
+        assert not any(line.startswith("parity     equal") for line in lines)
+
+
+def test_debugging_shows_none_either(tiny: Path) -> None:
+    edit(tiny, lambda data: data["files"].update({EVIL: {}}))
+    command = [*PROGRAM, "--debug", "inspect", str(tiny)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" in result.stderr
+    assert printable(result.stderr) == result.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals of that kind")
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
@@ -96,8 +163,7 @@ def test_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bo
     monkeypatch.setattr(tiny_bundle, "ANSWER", answer)
     (tmp_path / "b").mkdir()
     tiny_bundle.write_tiny_bundle(tmp_path / "b")
-    program = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
-    command = [*program, "chat", "-m", str(tmp_path / "b"), "-p", "x", "--temp", "0", "-t", "1"]
+    command = [*PROGRAM, "chat", "-m", str(tmp_path / "b"), "-p", "x", "--temp", "0", "-t", "1"]
     if not is_terminal:
         result = subprocess.run(command, capture_output=True, check=False)
         assert result.stdout.decode() == answer + os.linesep
