@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,7 +20,7 @@ from PIL import Image
 from edge_llava.bundle import Bundle
 from edge_llava.home import cache_directory, find_bundle
 from edge_llava.progress import ProgressCallback, silent
-from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.cancel import Cancelled, StopFlag
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.engine_options import EngineOptions, tuned_options
@@ -48,6 +50,7 @@ class LlavaModel:
         bundle, manifest: What was opened.
         decoder: The language model.
         prefixes: What it has computed before.
+        gate: Says which threads use the engines, and frees them.
         visual_tokens: Of its options: tokens that a picture is reduced to; None: all are kept.
     """
 
@@ -79,18 +82,20 @@ class LlavaModel:
         self.visual_tokens = options.visual_tokens
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
-        self._gate = Gate("this model")
         self._answering: set[threading.Event] = set()
         store = PrefixStore(cache_directory()) if options.cache else None
         self._tower = make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
-        self._leaving = threading.Event()
+        self._leaving = StopFlag()
         with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
             begun.callback(self._tower.close)
             begun.callback(self._leaving.set)
             self._encode_early(first_pictures, store)
             self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
-            begun.pop_all()
+            begun.callback(self.decoder.close)
+            engines = begun.pop_all()
+        self.gate = Gate("this model", partial(_stop, self._leaving, self._answering), engines.close)
+        weakref.finalize(self, self.gate.abandon).atexit = False  # the gate itself sees to the end of the process
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
         self._language_load_s = time.perf_counter() - started
 
@@ -105,7 +110,7 @@ class LlavaModel:
     @property
     def closed(self) -> bool:
         """Whether `close()` was called."""
-        return self._gate.closed
+        return self.gate.closed
 
     @property
     def tower_is_open(self) -> bool:
@@ -201,7 +206,7 @@ class LlavaModel:
         try:
             return wait_for(work, self._leaving)
         except Cancelled:
-            self._gate.check_open()
+            self.gate.check_open()
             raise
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
@@ -230,17 +235,17 @@ class LlavaModel:
     def check_open(self) -> None:
         """
         Raises:
-            EdgeLlavaError: If the model is closed.
+            EdgeLlavaError: If the model is closed, or was opened by the process that forked this one.
         """
-        self._gate.check_open()
+        self.gate.check_open()
 
     def in_use(self) -> AbstractContextManager[None]:
-        """While inside, the engines stay open: `close()` of another thread waits. For short work outside a turn.
+        """While inside, the engines stay open: `close()` of another thread waits.
 
         Raises:
             EdgeLlavaError: If the model is closed.
         """
-        return self._gate.inside()
+        return self.gate.inside()
 
     @contextmanager
     def answering(self, cancel: threading.Event) -> Iterator[None]:
@@ -257,16 +262,18 @@ class LlavaModel:
             self._answering.discard(cancel)
 
     def close(self) -> None:
-        """Frees the engines; stops answers of other threads, and waits until they have. Safe to call twice."""
-        if not self._gate.shut():
-            return
-        self._leaving.set()
-        for cancel in self._answering.copy():
-            cancel.set()
-        with self.turns.last():
-            self._gate.close()
-            self.decoder.close()
-            self._tower.close()
+        """Frees the engines; stops answers of other threads, and waits until they have. Safe to call twice.
+
+        On a thread that is itself computing, which a signal handler can bring about, it returns at once, and the
+        engines are freed when that computation has stopped. In a forked child it does nothing.
+        """
+        self.gate.close()
+
+
+def _stop(leaving: StopFlag, answering: Iterable[threading.Event]) -> None:
+    leaving.set()
+    for cancel in tuple(answering):
+        cancel.set()
 
 
 def load(

@@ -78,11 +78,13 @@ class Sampler:
         import llama_cpp
 
         from edge_llava.runtime.grammar import Grammar
+        from edge_llava.runtime.native import freed_with
 
         self._llama = llama_cpp
         self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
         self._candidates = np.empty(llama_cpp.llama_vocab_n_tokens(vocabulary) if self._grammar else 0, _CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self._free_chain = freed_with(self, llama_cpp.llama_sampler_free, self._chain)
         if options.repeat_penalty != 1:
             n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
             self._add(
@@ -120,9 +122,8 @@ class Sampler:
 
     def close(self) -> None:
         """Frees the chain; safe to call twice."""
-        if self._chain:
-            self._llama.llama_sampler_free(self._chain)
-            self._chain = None
+        self._free_chain()
+        self._chain = None
         if self._grammar is not None:
             self._grammar.close()
 

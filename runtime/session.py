@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.runtime.answer_reader import AnswerReader
 from edge_llava.runtime.answer_tokens import AnswerTokens
-from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.cancel import Cancelled, StopFlag
 from edge_llava.runtime.conversation import ImageRun, Run, TokenRun, image_ends
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture import PictureSource
@@ -45,7 +46,7 @@ class Session:
         self._history: list[Run] = []
         self._beginning: list[Run] = []  # of the history, up to the last picture of the first question
         self._carry = ""  # answer text that is not in the history as tokens, see `plan_turn`
-        self._cancel = threading.Event()
+        self._cancel: threading.Event = StopFlag()
         self._busy = False
         self._asked: Turn | None = None  # the question that may be answered next
         self._abandoned: Future[None] | None = None  # a thread that may still be leaving its answer
@@ -67,14 +68,13 @@ class Session:
             EdgeLlavaError: If this session is still answering, or its model is closed.
             ValueError: If the question is no valid Unicode.
         """
-        self._model.check_open()
-        self._check_idle()
-        check_text(question, "the question")
-        started = time.perf_counter()
-        self._cancel = threading.Event()  # what an earlier question began may not have seen its own yet
         with self._model.in_use():
+            self._check_idle()
+            check_text(question, "the question")
+            started = time.perf_counter()
+            self._cancel = StopFlag()  # what an earlier question began may not have seen its own yet
             self._asked = self._plan(question, _as_list(image), started)
-        return self._answer(self._asked)
+            return AnswerReader(self._model.gate, self._answer(self._asked))
 
     def ask_async(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> AsyncAnswer:
         """As `ask`, for `async for`: a thread computes the answer, and the event loop is never blocked."""
@@ -87,9 +87,8 @@ class Session:
 
         A picture shows as "<image: 576 positions>". Arguments and errors as `ask`.
         """
-        self._model.check_open()
-        self._check_idle()
         with self._model.in_use():
+            self._check_idle()
             turn = self._plan(question, _as_list(image), time.perf_counter())
             shown = [
                 f"<image: {run.n_tokens} positions>".encode()
@@ -114,6 +113,7 @@ class Session:
         Raises:
             EdgeLlavaError: If this session is still answering.
         """
+        self.check_process()
         self._check_idle()
         self._asked = None
         self._history.clear()
@@ -125,6 +125,18 @@ class Session:
     def n_positions(self) -> int:
         """Context positions that the conversation takes so far."""
         return sum(run.n_tokens for run in self._history)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a forked child of the process that opened the model."""
+        return self._model.gate.is_elsewhere
+
+    def check_process(self) -> None:
+        """
+        Raises:
+            EdgeLlavaError: In a forked child of the process that opened the model.
+        """
+        self._model.gate.check_process()
 
     def _check_idle(self) -> None:
         if self._abandoned is not None:
@@ -143,7 +155,7 @@ class Session:
         check_room(runs, self.n_positions, decoder.n_ctx, spec)
         return Turn(runs, started)
 
-    def _answer(self, turn: Turn) -> Iterator[Token]:
+    def _answer(self, turn: Turn) -> Generator[Token, None, None]:
         if self._asked is not turn or self._busy:
             raise EdgeLlavaError("this question was given up: the session was asked again, or cleared, meanwhile.")
         self._busy = True
@@ -170,18 +182,22 @@ class Session:
                 self._model.check_open()
             yield answer.end("cancelled")
         finally:
-            turn.decode_tokens = len(answer.ids)
-            if answer.ids:
-                self._history.append(TokenRun(answer.whole_ids()))
-                self._carry = answer.remainder()
-            elif turn.prefill_tokens:
-                self._carry = ""
-            if held_turn:
-                self._model.turns.release()
-            for image, _ in image_ends(self._history + turn.runs):
-                image.stop_encoding()
-            self.timings = turn.measure(self._model.load_s)
-            self._busy, self._asked = False, None
+            if not self.is_elsewhere:  # a forked child inherits answers, and locks that it must not touch
+                self._end(turn, answer, held_turn=held_turn)
+
+    def _end(self, turn: Turn, answer: AnswerTokens, *, held_turn: bool) -> None:
+        turn.decode_tokens = len(answer.ids)
+        if answer.ids:
+            self._history.append(TokenRun(answer.whole_ids()))
+            self._carry = answer.remainder()
+        elif turn.prefill_tokens:
+            self._carry = ""
+        if held_turn:
+            self._model.turns.release()
+        for image, _ in image_ends(self._history + turn.runs):
+            image.stop_encoding()
+        self.timings = turn.measure(self._model.load_s)
+        self._busy, self._asked = False, None
 
     def _encode(self, turn: Turn, n_cached: int) -> list[ImageRun]:
         """Has the rows computed of the pictures that reach beyond the first `n_cached` positions, where nobody has yet.

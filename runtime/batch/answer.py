@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.token import FinishReason, Token
 
 TokenCallback = Callable[[Token], None]
@@ -46,7 +47,12 @@ class Answer:
     """
 
     def __init__(
-        self, n_prompt_tokens: int, n_image_tokens: int, on_token: TokenCallback, on_cancel: Callable[[], None]
+        self,
+        n_prompt_tokens: int,
+        n_image_tokens: int,
+        on_token: TokenCallback,
+        on_cancel: Callable[[], None],
+        gate: Gate,
     ) -> None:
         """
         Args:
@@ -54,7 +60,9 @@ class Answer:
             n_image_tokens: Those of pictures.
             on_token: Told every token.
             on_cancel: Told that nobody waits for more.
+            gate: Of the engine.
         """
+        self._gate = gate
         self.n_prompt_tokens, self.n_image_tokens = n_prompt_tokens, n_image_tokens
         self.n_cached_tokens: int | None = None
         self._is_counted = False
@@ -69,15 +77,22 @@ class Answer:
 
     def cancel(self) -> None:
         """Ends the answer, from any thread; its last token says "cancelled". An answer that is over stays as it is."""
-        self._on_cancel()
+        if not self._gate.is_elsewhere:
+            with self._gate.visiting():
+                self._on_cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until the answer is over and its last token was told.
 
         Returns:
             Whether it is.
+
+        Raises:
+            EdgeLlavaError: In a forked child, where it never ends.
         """
-        return self._over.wait(timeout_s)
+        self._gate.check_process()
+        with self._gate.visiting():
+            return self._over.wait(timeout_s)
 
     @property
     def timings(self) -> AnswerTimings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -91,11 +91,15 @@ class BatchEngine:
         self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)
         self._worker = BatchWorker(self._decoder, self._queue, self._pictures, self._planner.said, n_parallel)
-        self._gate = Gate("this engine")
-        self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._worker.run, name="edge-llava-batch", daemon=True)
+        with ExitStack() as engines:
+            engines.callback(self._decoder.close)
+            engines.callback(self._tower.close)
+            self._gate = Gate("this engine", self._queue.close, engines.pop_all().close)
+        weakref.finalize(self, self._gate.abandon).atexit = False  # the gate itself sees to the end of the process
+        self._thread = threading.Thread(
+            target=_work, args=(self._gate, self._worker), name="edge-llava-batch", daemon=True
+        )
         self._thread.start()
-        atexit.register(self.close)  # a thread inside llama.cpp must not be torn down with the process
 
     def __enter__(self) -> BatchEngine:
         return self
@@ -120,7 +124,7 @@ class BatchEngine:
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
             ValueError: If the messages are no conversation.
-            EdgeLlavaError: If the engine is closed.
+            EdgeLlavaError: If the engine is closed, or was opened by the process that forked this one.
         """
         with self._gate.inside():
             self._queue.check_room()
@@ -128,7 +132,11 @@ class BatchEngine:
             tokens = AnswerTokens(self._decoder, (self._planner.template.stop, *options.stop), options.max_new_tokens)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
-                sum(run.n_tokens for run in runs), n_image, on_token, on_cancel=lambda: self._queue.cancel(job)
+                sum(run.n_tokens for run in runs),
+                n_image,
+                on_token,
+                on_cancel=lambda: self._queue.cancel(job),
+                gate=self._gate,
             )
             job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary))
             with ExitStack() as undo:
@@ -140,7 +148,7 @@ class BatchEngine:
     @property
     def is_open(self) -> bool:
         """Whether it takes conversations: not after `close`, nor after a fault that ended its thread."""
-        return not self._queue.is_closed
+        return not self._queue.is_closed and not self._gate.is_elsewhere
 
     @property
     def metrics(self) -> EngineMetrics:
@@ -171,17 +179,15 @@ class BatchEngine:
     def close(self) -> None:
         """Ends running and waiting answers as cancelled and frees the engines; safe to call twice, from any thread.
 
-        From within a token's callback it returns at once, and the engines are freed by the next call, or at exit.
+        From within a token's callback, and from a signal handler that interrupts one of these methods, it returns at
+        once, and the engines are freed when the last thread has left them. In a forked child it does nothing.
         """
-        self._queue.close()
-        if threading.current_thread() is self._thread:
-            return
-        self._thread.join()
-        with self._closing:
-            self._gate.close()
-            self._tower.close()
-            self._decoder.close()
-        atexit.unregister(self.close)
+        self._gate.close()
+
+
+def _work(gate: Gate, worker: BatchWorker) -> None:
+    with gate.visiting():
+        worker.run()
 
 
 def _check_numbers(n_parallel: int, n_queued: int, kept_bytes: int, n_positions: int | None, n_ctx: int) -> None:
