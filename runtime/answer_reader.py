@@ -32,7 +32,9 @@ class AnswerReader(Iterator[Token]):
             return next(self._tokens)
 
     def close(self) -> None:
-        """Ends the answer here; safe to call twice."""
+        """Ends the answer here; safe to call twice. In a forked child it does nothing."""
+        if self._gate.is_elsewhere:
+            return
         with self._gate.visiting():
             self._tokens.close()
         self._finalizer.detach()

@@ -168,4 +168,6 @@ def _close_all() -> None:
 
 
 _gates = weakref.WeakSet[Gate]()
+# the first finalizer registers weakref's own exit function; ours comes after it, and so runs before it
+weakref.finalize(_close_all, int)
 atexit.register(_close_all)

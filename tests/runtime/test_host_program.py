@@ -201,3 +201,292 @@ model.close()
 """
     )
     assert out.splitlines() == ["cancelled True", "cancelled True", "True ['cancelled']"]
+
+
+FORK = """
+def in_child(action):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        action()
+        sys.exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+def is_refused(action):
+    says = refused(action)
+    assert says is not None and "was opened in another process" in says, (action, says)
+"""
+
+
+def test_a_model_in_a_forked_child(program):
+    """Also while another thread of the parent is answering, and holds whatever it holds."""
+    out = program(
+        FORK
+        + """
+model = load()
+chat, paused = model.session(SHORT), model.session(LONG).ask("What?")
+embedding = model.embed_image(image)
+waiting = chat.ask("Why?")
+async_answer = chat.ask_async("Why?")
+
+def child():
+    for action in (
+        lambda: chat.ask("What?"), lambda: chat.ask("What?", image=embedding), model.session, chat.clear,
+        lambda: model.embed_image(image), lambda: model.patch_features(image), lambda: chat.show_prompt("What?"),
+        lambda: next(waiting), lambda: next(paused), lambda: list(paused), model.check_open,
+        lambda: asyncio.run(anext(async_answer)), lambda: asyncio.run(async_answer.aclose()),
+        lambda: edge_llava.caption_folder(model, "."),
+    ):
+        is_refused(action)
+    chat.cancel()
+    paused.close()
+    model.close()
+    with model:
+        pass
+
+in_child(child)                       # before any answer
+busy = threading.Thread(target=lambda: list(paused))
+busy.start()
+while model.decoder.n_past < 10:
+    time.sleep(0.001)
+for _ in range(8):
+    in_child(child)                   # during one
+model.close()
+busy.join()
+in_child(lambda: is_refused(model.session))
+with load() as model:                 # a child that only ends, with answers open
+    answers = [model.session(LONG).ask("What?")]
+    next(answers[0])
+    in_child(lambda: None)
+    in_child(answers.clear)
+    in_child(gc.collect)
+    assert len(list(answers.pop())) > 3
+    assert len(list(model.session(SHORT).ask("What?", image=image))) == 4
+print("parent answered")
+"""
+    )
+    assert out == "parent answered\n"
+
+
+def test_a_child_loads_its_own_model(program):
+    program(
+        FORK
+        + """
+def answer(model):
+    with model:
+        assert len(list(model.session(SHORT).ask("What?", image=image))) == 4
+model = load()
+in_child(lambda: answer(load()))  # the parent's was never used
+"""
+    )
+
+
+def test_an_engine_in_a_forked_child(program):
+    out = program(
+        FORK
+        + """
+engine = open_engine()
+begun = threading.Event()
+answer = ask(engine, lambda token: begun.set())
+begun.wait(20)
+
+def child():
+    assert not engine.is_open
+    is_refused(lambda: ask(engine))
+    is_refused(answer.wait)
+    engine.metrics
+    answer.cancel()
+    engine.close()
+    with engine:
+        pass
+
+for _ in range(8):
+    in_child(child)
+answer.cancel()
+assert answer.wait(20)
+second = ask(engine, options=SHORT)
+assert second.wait(20)
+print(second.finish_reason)
+engine.close()
+"""
+    )
+    assert out == "length\n"
+
+
+def test_workers_of_multiprocessing(program):
+    out = program(
+        """
+model = load()
+list(model.session(SHORT).ask("What?", image=image))
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+child = context.Process(target=lambda: queue.put(refused(lambda: model.session(SHORT).ask("What?"))))
+child.start()
+print(queue.get(timeout=30))
+child.join(30)
+print(child.exitcode)
+"""
+    )
+    assert out.splitlines() == [
+        "this model was opened in another process, which forked this one. Load it in this process.",
+        "0",
+    ]
+
+
+LEFT_AT_EXIT = {
+    "answer": "answer = load().session(LONG).ask('What?', image=image); next(answer)",
+    "answer of a model that is kept": "model = load(); answer = model.session(LONG).ask('What?'); next(answer)",
+    "unread": "answer = load().session(LONG).ask('What?')",
+    "in a function": "model = load()\ndef f():\n    for token in model.session(LONG).ask('What?'): sys.exit(0)\nf()",
+    "with a grammar": (
+        "how = edge_llava.SamplingOptions(grammar='root ::= [a-z]+', max_new_tokens=99)\n"
+        "answer = load().session(how).ask('What?'); next(answer)"
+    ),
+    "in a cycle": (
+        "class App:\n    pass\napp = App(); app.me = app; app.model = load(); app.chat = app.model.session(LONG)\n"
+        "app.chat.reader = app.chat.ask('What?'); next(app.chat.reader)"
+    ),
+    "async": (
+        "async def main():\n    global answer\n    answer = load().session(LONG).ask_async('What?', image=image)\n"
+        "    await anext(answer)\nasyncio.run(main())"
+    ),
+    "async, kept loop": (
+        "loop, model = asyncio.new_event_loop(), load()\nanswer = model.session(LONG).ask_async('What?')\n"
+        "loop.run_until_complete(answer.__anext__())\nloop.close()"
+    ),
+    "daemon thread": (
+        "model, begun = load(), threading.Event()\ndef work():\n    while True:\n"
+        "        for token in model.session(LONG).ask('word ' * 99): begun.set()\n"
+        "def quiet():\n    try: work()\n    except edge_llava.EdgeLlavaError: pass\n"
+        "threading.Thread(target=quiet, daemon=True).start(); begun.wait(20)"
+    ),
+    "thread that goes on": (
+        "model = load()\ndef work():\n    time.sleep(0.3)\n"
+        "    print(len(list(model.session(SHORT).ask('What?', image=image))), flush=True)\n"
+        "threading.Thread(target=work).start()"
+    ),
+    "image": (
+        "model = load()\ndef encode():\n    try:\n        while True: model.embed_image(image)\n"
+        "    except edge_llava.EdgeLlavaError: pass\n"
+        "threading.Thread(target=encode, daemon=True).start(); time.sleep(0.2)"
+    ),
+    "early image": "model = edge_llava.load(bundle, small, first_pictures=[image])",
+    "engine": (
+        "engine, begun = open_engine(), threading.Event()\n"
+        "answers = [ask(engine, lambda token: begun.set(), str(n)) for n in range(5)]\nbegun.wait(20)"
+    ),
+    "engine that prints": "engine = open_engine()\nask(engine, lambda token: print(token.text, flush=True))",
+    "interrupted": (
+        "model = load()\nsignal.signal(signal.SIGALRM, lambda *_: sys.exit(0))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
+        "while True: answer = model.session(LONG).ask('word ' * 99); list(answer)"
+    ),
+}
+
+
+# llama-cpp-python never closes its own handles of /dev/null
+STRICT = ("-O", "-W", "error", "-W", "ignore:unclosed file <_io.TextIOWrapper name='/dev/null'")
+
+
+@pytest.mark.parametrize("left", LEFT_AT_EXIT)
+@pytest.mark.parametrize("options", [(), STRICT], ids=["plain", "strict"])
+def test_what_is_left_when_the_program_ends(program, left, options):
+    out = program(LEFT_AT_EXIT[left], *options)
+    assert out == "4\n" if left == "thread that goes on" else out == "" or left == "engine that prints"
+
+
+def test_dropped_models_are_freed(program):
+    """Without the collector of cycles, so that none delays it."""
+    out = program(
+        """
+import warnings
+gc.disable()
+import ctypes
+def resident():
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def drop(n):
+    for index in range(n):
+        model = load()
+        answer = model.session(SHORT).ask("What?", image=image if index % 10 == 0 else None)
+        next(answer)
+        if index % 2:
+            list(answer)
+warnings.simplefilter("ignore")
+drop(20)
+before = resident()
+drop(100)
+grown = resident() - before
+with warnings.catch_warnings(record=True) as caught:
+    warnings.filterwarnings("always", message="this model")
+    drop(3)
+print(grown // 1_000_000, {(w.category.__name__, str(w.message)) for w in caught}, len(caught))
+"""
+    )
+    grown, rest = out.split(" ", 1)
+    assert int(grown) < 15
+    assert rest == "{('ResourceWarning', 'this model was dropped without close()')} 3\n"
+
+
+def test_what_is_read_keeps_its_model(program):
+    out = program(
+        """
+answer = load().session(SHORT).ask("What?", image=image)
+gc.collect()
+print(len(list(answer)))
+chat = load().session(SHORT)
+gc.collect()
+print(len(list(chat.ask("What?"))))
+async def main():
+    return [token async for token in load().session(SHORT).ask_async("What?")]
+print(len(asyncio.run(main())))
+over = threading.Event()
+answer = ask(open_engine(), lambda token: token.finish_reason and over.set(), options=SHORT)
+gc.collect()
+print(answer.wait(20), answer.finish_reason)
+"""
+    )
+    assert out.splitlines() == ["4", "4", "4", "True length"]
+
+
+def test_an_engine_that_is_dropped_ends_its_threads(program):
+    program(
+        """
+engine = open_engine()
+ask(engine, options=SHORT).wait(20)
+gc.disable()
+del engine
+deadline = time.monotonic() + 20
+while [thread for thread in threading.enumerate() if thread.name.startswith("edge-llava")]:
+    assert time.monotonic() < deadline, threading.enumerate()
+    time.sleep(0.005)
+"""
+    )
+
+
+def test_the_collector_frees_models_in_the_middle_of_other_work(program):
+    """On any thread, the tower's and the worker's included."""
+    program(
+        """
+import warnings
+warnings.simplefilter("ignore")
+class Node:
+    pass
+def leave_cycle(make):
+    node = Node()
+    node.me, node.it = node, make()
+gc.set_threshold(50)
+engine = open_engine()
+model = load()
+for n in range(12):
+    leave_cycle(load if n % 3 else open_engine)
+    answers = [ask(engine, text=str(n), options=SHORT) for _ in range(2)]
+    assert len(list(model.session(SHORT).ask(f"{n}", image=image))) == 4
+    model.embed_image(np.roll(image, n))
+    assert all(answer.wait(20) for answer in answers)
+model.close()
+engine.close()
+"""
+    )
