@@ -29,6 +29,7 @@ from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key
 from edge_llava.runtime.image_placement import check_embedding, place_image
 from edge_llava.runtime.late_encoder import make_tower, wait_for
+from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.prefix_cache import PrefixCache, picture_mark
 from edge_llava.runtime.prefix_store import PrefixStore
@@ -127,10 +128,18 @@ class LlavaModel:
         """Seconds that opening the engines took so far."""
         return self._language_load_s + self._tower.open_s
 
-    def session(self, options: SamplingOptions | None = None) -> Session:
-        """Begins a conversation."""
+    def session(self, options: SamplingOptions | None = None, *, on_full: OnFull = "error") -> Session:
+        """Begins a conversation.
+
+        Args:
+            options: How answers are drawn.
+            on_full: What happens when a question does not fit in the context, see `Session.on_full`.
+
+        Raises:
+            EdgeLlavaError: If the model is closed, or was opened by the process that forked this one.
+        """
         self.check_open()
-        return Session(self, options or SamplingOptions())
+        return Session(self, options or SamplingOptions(), on_full)
 
     def embed_image(self, source: PictureSource, *, apply_exif: bool = True) -> ImageEmbedding:
         """Encodes a picture once, to be used in many questions.
