@@ -11,6 +11,7 @@ from edge_llava.errors import EdgeLlavaError, QueueFull
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.engine import BatchEngine
 from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.token import FinishReason, Token
 from edge_llava.server.openai_errors import RequestFault, engine_fault, too_busy, unavailable
@@ -36,14 +37,16 @@ class TokenStream:
         self._lock = threading.Lock()
         self._is_left = False
 
-    async def begin(self, messages: Sequence[Message], options: SamplingOptions) -> Answer:
+    async def begin(
+        self, messages: Sequence[Message], options: SamplingOptions, on_full: OnFull | None = None
+    ) -> Answer:
         """Hands the conversation to the engine; pictures are decoded on the way, on another thread.
 
         Raises:
             RequestFault: If the engine refuses it.
         """
         try:
-            return await call_on_thread(self._submit, messages, options)
+            return await call_on_thread(self._submit, messages, options, on_full)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:
@@ -74,8 +77,8 @@ class TokenStream:
             if self.answer is not None:
                 self.answer.cancel()
 
-    def _submit(self, messages: Sequence[Message], options: SamplingOptions) -> Answer:
-        answer = self._engine.submit(messages, options, self._push)
+    def _submit(self, messages: Sequence[Message], options: SamplingOptions, on_full: OnFull | None) -> Answer:
+        answer = self._engine.submit(messages, options, self._push, on_full=on_full)
         with self._lock:
             self.answer = answer
             if self._is_left:

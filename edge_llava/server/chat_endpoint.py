@@ -50,19 +50,25 @@ class ChatEndpoint:
             body = await read_body(request, self._limits, share)
             wanted, answer = await while_present(request.receive, self._begin(body, stream, share))
             note_answer(request, stream)
+            headers = _dropped_header(answer)
             completion = ChatCompletion(self._models.name, answer)
             if wanted.stream:
                 parts = _write_events(stream, completion, wanted.include_usage)
-                return EventStream(parts, held.pop_all().close, stalled_s=self._limits.stalled_s)
+                return EventStream(parts, held.pop_all().close, stalled_s=self._limits.stalled_s, headers=headers)
             text = await while_present(request.receive, _read_whole(stream))
-            return JSONResponse(completion.whole(text, stream.finish_reason))
+            return JSONResponse(completion.whole(text, stream.finish_reason), headers=headers)
 
     async def _begin(self, body: bytes, stream: TokenStream, share: Share) -> tuple[ChatRequest, Answer]:
         wanted = await call_on_thread(_parse, body, self._limits)
         self._models.check(wanted.model)
         addresses = [image for message in wanted.messages for image in message.images]
         pictures = await self._images.open(addresses, share)
-        return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options)
+        return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options, wanted.on_full)
+
+
+def _dropped_header(answer: Answer) -> dict[str, str]:
+    """Says how many earlier questions the model does not see, where the context was full."""
+    return {"X-Edge-Llava-Dropped-Turns": str(answer.n_dropped)} if answer.n_dropped else {}
 
 
 def _parse(body: bytes, limits: Limits) -> ChatRequest:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.unicode_text import is_unicode
 from edge_llava.server.chat_messages import ChatMessage, read_messages
@@ -43,10 +44,12 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "reasoning_effort": (),
     "moderation": (),
 }
+# OpenAI's words, of its Responses API, for what becomes of a conversation that does not fit
+_TRUNCATIONS: Mapping[str, OnFull] = {"auto": "drop-oldest", "disabled": "error"}
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed", "stop")
 _KNOWN = (
     "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "response_format",
-    "metadata", *_SAMPLING, *_IGNORED_TEXTS, *_IGNORED_FLAGS, *_UNSUPPORTED,
+    "metadata", "truncation", *_SAMPLING, *_IGNORED_TEXTS, *_IGNORED_FLAGS, *_UNSUPPORTED,
 )  # fmt: skip
 
 
@@ -60,6 +63,7 @@ class ChatRequest:
         options: How to draw the answer.
         stream: Whether to send the answer as it grows.
         include_usage: Whether the stream ends with counts.
+        on_full: What becomes of a conversation that does not fit; None: as the server was told.
     """
 
     model: str | None
@@ -67,6 +71,7 @@ class ChatRequest:
     options: SamplingOptions
     stream: bool
     include_usage: bool
+    on_full: OnFull | None = None
 
 
 def read_chat_request(data: Mapping[str, Any], limits: Limits) -> ChatRequest:
@@ -85,8 +90,10 @@ def read_chat_request(data: Mapping[str, Any], limits: Limits) -> ChatRequest:
     stream = bool(fields.boolean("stream"))
     include_usage = _read_stream_options(fields, stream)
     options = _read_sampling(fields)
+    truncation = fields.text("truncation", tuple(_TRUNCATIONS))
     faults.check()
-    return ChatRequest(model, messages, options, stream, include_usage)
+    on_full = None if truncation is None else _TRUNCATIONS[truncation]
+    return ChatRequest(model, messages, options, stream, include_usage, on_full)
 
 
 def _refuse_unsupported(fields: RequestFields) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -37,6 +37,7 @@ class EventStream(Response):
         *,
         stalled_s: float,
         beat_s: float = _BEAT_S,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -44,10 +45,11 @@ class EventStream(Response):
             on_end: Called when nothing more is sent, for whatever reason.
             stalled_s: Seconds after which a client that takes nothing is given up.
             beat_s: Seconds of silence after which a comment is sent, for proxies that close silent connections.
+            headers: To send beside those of every stream.
         """
         self.status_code, self.background = 200, None
         self._parts, self._on_end, self._stalled_s, self._beat_s = parts, on_end, stalled_s, beat_s
-        self.init_headers(_HEADERS)
+        self.init_headers({**_HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

@@ -38,6 +38,7 @@ class Answer:
     Attributes:
         n_prompt_tokens: Positions of the prompt, those of pictures among them.
         n_image_tokens: Positions of pictures.
+        n_dropped: Earlier questions, with their answers, that were dropped because the context was full.
         n_cached_tokens: Positions of the prompt that were computed before, or are for another answer at the same
             time; None while it has no place, and complete with the first token. What an answer that gave its place up
             finds of its own does not count.
@@ -64,6 +65,7 @@ class Answer:
         """
         self._gate = gate
         self.n_prompt_tokens, self.n_image_tokens = n_prompt_tokens, n_image_tokens
+        self.n_dropped = 0
         self.n_cached_tokens: int | None = None
         self._is_counted = False
         self.n_tokens = 0

@@ -19,12 +19,14 @@ from edge_llava.runtime.batch.job_queue import JobQueue
 from edge_llava.runtime.batch.messages import Message, read_messages
 from edge_llava.runtime.batch.metrics import EngineMetrics
 from edge_llava.runtime.batch.picture_queue import PictureQueue
+from edge_llava.runtime.batch.shortening import DialogueShortener
 from edge_llava.runtime.batch.worker import BatchWorker
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.late_encoder import make_tower
+from edge_llava.runtime.past_turns import OnFull, check_on_full
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
 
@@ -41,6 +43,7 @@ class BatchEngine:
     Attributes:
         bundle: What was opened.
         n_ctx: Positions that one conversation may take, its answer among them.
+        on_full: What happens to a conversation that does not fit, as `Session.on_full`; "error" until it is replaced.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class BatchEngine:
         )
         self.n_ctx = self._decoder.n_ctx
         self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens)
+        self.on_full: OnFull = "error"
+        self._shortener = DialogueShortener(bundle, self._decoder, self.n_ctx, options.visual_tokens)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
         self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)
@@ -109,7 +114,14 @@ class BatchEngine:
     ) -> None:
         self.close()
 
-    def submit(self, messages: Sequence[Message], options: SamplingOptions, on_token: TokenCallback) -> Answer:
+    def submit(
+        self,
+        messages: Sequence[Message],
+        options: SamplingOptions,
+        on_token: TokenCallback,
+        *,
+        on_full: OnFull | None = None,
+    ) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
@@ -117,18 +129,25 @@ class BatchEngine:
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
+            on_full: What happens if the conversation does not fit; None: what the engine's own `on_full` says.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
             ContextOverflow: If the conversation does not fit.
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
-            ValueError: If the messages are no conversation.
+            ValueError: If the messages are no conversation, or `on_full` is unknown.
             EdgeLlavaError: If the engine is closed, or was opened by the process that forked this one.
         """
+        wanted = on_full or self.on_full
+        check_on_full(wanted)
         with self._gate.inside():
             self._queue.check_room()
-            runs = self._planner.plan(read_messages(messages))
+            dialogue = read_messages(messages)
+            n_exchanges = len(dialogue.exchanges)
+            if wanted == "drop-oldest":
+                dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
+            runs = self._planner.plan(dialogue)
             tokens = AnswerTokens(self._decoder, (self._planner.template.stop, *options.stop), options.max_new_tokens)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
@@ -138,6 +157,7 @@ class BatchEngine:
                 on_cancel=lambda: self._queue.cancel(job),
                 gate=self._gate,
             )
+            answer.n_dropped = n_exchanges - len(dialogue.exchanges)
             job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary))
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
