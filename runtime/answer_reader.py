@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Generator, Iterator
 
@@ -42,5 +43,5 @@ class AnswerReader(Iterator[Token]):
 
 def _close_idle(gate: Gate, tokens: Generator[Token, None, None]) -> None:
     with gate.visiting():
-        if not tokens.gi_running:  # by a daemon thread, when the process ends
+        if inspect.getgeneratorstate(tokens) != inspect.GEN_RUNNING:  # by a daemon thread, when the process ends
             tokens.close()
