@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_HOME := $(CURDIR)/$(VENV)/demo-home
 DEMO_WORK ?= build/demo-checkpoint
+FLOORS := .venv-floors
 
-.PHONY: setup demo ask demo-checkpoint test lint types slow clean
+.PHONY: setup demo ask demo-checkpoint test test-floors lint types slow clean
 
 setup: $(STAMP)
 
@@ -61,8 +62,16 @@ types: setup
 	rm -rf build/lib build/bdist.*
 	cd $(VENV)/types && ../bin/mypy --config-file ../../pyproject.toml -p edge_llava
 
+# the same tests with the oldest versions that pyproject.toml allows: a lower bound is a promise
+test-floors:
+	$(PYTHON) -m venv --clear $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip packaging
+	$(FLOORS)/bin/python .ci/floors.py cpu convert train serve > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/floors.txt --editable '.[cpu,convert,train,serve,dev]'
+	$(FLOORS)/bin/python -m pytest
+
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(FLOORS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
