@@ -19,13 +19,13 @@ class PastTurn:
     Attributes:
         question: The user's text.
         runs: The turn's tokens and images, up to where the model writes.
-        answer: Tokens of the answer; nothing of a stop text.
+        answer: Tokens of the answer, without a stop text; None while there is none.
         carry: Text of the answer that is not in them, see `AnswerText.remainder`.
     """
 
     question: str
     runs: tuple[Run, ...]
-    answer: tuple[int, ...] = ()
+    answer: tuple[int, ...] | None = None
     carry: str = ""
 
     @property
@@ -36,12 +36,12 @@ class PastTurn:
     @property
     def n_tokens(self) -> int:
         """Positions in the context."""
-        return sum(run.n_tokens for run in self.runs) + len(self.answer)
+        return sum(run.n_tokens for run in self.runs) + len(self.answer or ())
 
 
 def list_runs(turns: Sequence[PastTurn]) -> list[Run]:
     """The conversation of these turns."""
-    return [run for turn in turns for run in (*turn.runs, *([TokenRun(turn.answer)] if turn.answer else []))]
+    return [run for turn in turns for run in (*turn.runs, *([] if turn.answer is None else [TokenRun(turn.answer)]))]
 
 
 def first_images(turns: Sequence[PastTurn]) -> list[Run]:

@@ -76,7 +76,7 @@ def closing_at_line(n, file, model):
     [
         ("session.py", 25),
         ("gate.py", 101),
-        ("turn_lock.py", 13),
+        ("turn_lock.py", 7),
         pytest.param("session.py", 1, marks=pytest.mark.slow),
         pytest.param("decoder.py", 7, marks=pytest.mark.slow),
         pytest.param("gate.py", 11, marks=pytest.mark.slow),
@@ -258,7 +258,7 @@ busy = threading.Thread(target=lambda: list(paused))
 busy.start()
 while model.decoder.n_past < 10:
     time.sleep(0.001)
-for _ in range(8):
+for _ in range(4):
     in_child(child)                   # during one
 model.close()
 busy.join()
@@ -309,7 +309,7 @@ def child():
     with engine:
         pass
 
-for _ in range(8):
+for _ in range(4):
     in_child(child)
 answer.cancel()
 assert answer.wait(20)
