@@ -38,6 +38,7 @@ from edge_llava.manifest import (
 from edge_llava.memory import return_freed_memory
 from edge_llava.parity_record import ParityRecord, make_reference_pictures
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.regular_file import share_permissions
 from edge_llava.templates import TEMPLATES
 from edge_llava.vision_spec import VisionSpec
 
@@ -157,6 +158,7 @@ def convert(
     Raises:
         ConversionError: If `out` is in the way, the disk is full, or a weight cannot be represented.
     """
+    out = out.resolve() if out.is_symlink() else out  # the link stays, and what it points to is replaced
     check_target(out, overwrite=options.overwrite)
     if options.mmproj:
         check_mmproj(checkpoint)
@@ -261,7 +263,7 @@ def _seal(directory: Path, manifest: Manifest, parity: Mapping[str, StageParity]
     text = replace(manifest, files=files, parity=parity).to_json()
     Manifest.from_json(text, "the new manifest")  # nothing is published that cannot be read
     (directory / MANIFEST_NAME).write_text(text, encoding="utf-8")
-    _share_permissions(directory)
+    share_permissions(directory, like=directory / MANIFEST_NAME)
 
 
 def _describe_files(directory: Path) -> dict[str, FileEntry]:
@@ -304,11 +306,3 @@ def _check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> N
     if free < needed:
         sizes = f"{free / 1e6:,.0f} MB free; the bundle needs {needed / 1e6:,.0f} MB"
         raise ConversionError(f"{parent} has {sizes}. Choose another place with -o.")
-
-
-def _share_permissions(directory: Path) -> None:
-    """Gives every file the permissions of an ordinary new file; onnx and safetensors make theirs private."""
-    mode = (directory / MANIFEST_NAME).stat().st_mode
-    for path in directory.iterdir():
-        if path.is_file():
-            path.chmod(mode)

@@ -1,32 +1,42 @@
-"""Where a bundle grows: `<out>.partial`, which becomes `<out>` whole or goes away."""
+"""Where a bundle grows: `<out>.partial`, which becomes `<out>` whole or goes away.
+
+Whenever the process is killed, `<out>` is the older bundle or the new one, or `edge_llava.leftovers` puts the older
+one back; what lies beside it bears a marker, by which the next conversion knows that it may be removed.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edge_llava.converters.exchange import exchange
 from edge_llava.errors import ConversionError
 from edge_llava.home import MANIFEST_NAME
+from edge_llava.leftovers import growing, is_at_work, is_marked, mark, mend, remove_marked, superseded, unmark
 
-_MARKER = ".edge-llava-converting"  # holds the process id: what lies here is ours, and whether somebody works on it
 _FULL_BYTES = 1 << 20  # a disk with less free than this is called full
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuses a target that is in the way.
+    """Refuses a target that is in the way, after mending what a killed conversion left.
 
     Raises:
-        ConversionError: If `out` holds something that is no bundle, or a bundle that must not be replaced.
+        ConversionError: If `out` holds something that is not a bundle, a bundle that must not be replaced, or cannot
+            be a name.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST_NAME).is_file():
+    mend(out)
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+    except OSError as error:
+        raise ConversionError(
+            f"{out} cannot be written: {error.strerror}. Choose another directory with -o."
+        ) from error
+    if not os.path.isfile(out / MANIFEST_NAME):
         raise ConversionError(f"{out} exists and is no bundle; it is left alone. Choose another directory with -o.")
     if not overwrite:
         raise ConversionError(f"{out} exists already. Replace it with --force, or choose another directory with -o.")
@@ -34,19 +44,19 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def staging_directory(out: Path) -> Iterator[Path]:
-    """The directory `<out>.partial`, empty at first, gone afterwards whatever happens.
+    """The directory `<out>.partial`, empty at first but for a marker, gone afterwards whatever happens.
 
     Raises:
         ConversionError: If somebody else's directory is in the way, another conversion is at work there, the disk is
             full or cannot be written.
     """
-    directory = out.with_name(f"{out.name}.partial")
+    directory = growing(out)
     is_ours = False
     try:
         _clear_leftovers(directory)
         directory.mkdir(parents=True)
         is_ours = True
-        (directory / _MARKER).write_text(str(os.getpid()), encoding="utf-8")
+        mark(directory)
         yield directory
     except OSError as error:
         # numpy reports a short write without an errno
@@ -56,50 +66,55 @@ def staging_directory(out: Path) -> Iterator[Path]:
         raise ConversionError(f"{directory} cannot be written: {reason}. Choose another directory with -o.") from error
     finally:
         if is_ours:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_marked(directory)
 
 
 def publish(directory: Path, out: Path) -> None:
-    """Renames the finished directory to its place; an older bundle there is moved aside first and deleted last.
+    """Gives the finished directory its place; an older bundle there is deleted last.
 
     Raises:
-        ConversionError: If the new one cannot take its place; the older one is put back.
+        ConversionError: If the new one cannot take its place; the older one is still there.
     """
-    (directory / _MARKER).unlink()
+    if os.path.isdir(out) and not any(out.iterdir()):
+        out.rmdir()  # Windows would not rename onto it
     if not out.exists():
         directory.rename(out)
+        unmark(out)
         return
-    old = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}.partial")
-    out.rename(old)
     try:
-        directory.rename(out)
+        mark(out)  # it is about to be a leftover
+        if exchange(directory, out):
+            old = directory
+        else:
+            old = superseded(out)
+            _replace_in_two_steps(directory, out, old)
     except OSError as error:
-        old.rename(out)
+        unmark(out)
         raise ConversionError(
             f"{out} cannot be replaced: {error.strerror}. The older bundle is still there."
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
+    unmark(out)
+    remove_marked(old)
+
+
+def _replace_in_two_steps(directory: Path, out: Path, old: Path) -> None:
+    """Between the two there is no bundle; a command that finds none puts the older one back."""
+    out.rename(old)
+    try:
+        directory.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
 
 
 def _clear_leftovers(directory: Path) -> None:
     """Removes what a killed conversion left; refuses anything else."""
     if not directory.exists():
         return
-    if not directory.is_dir() or (any(directory.iterdir()) and not (directory / _MARKER).is_file()):
+    if not directory.is_dir() or (any(directory.iterdir()) and not is_marked(directory)):
         raise ConversionError(f"{directory} is in the way; no conversion left it. Move it, or choose another -o.")
-    if _is_at_work(directory / _MARKER):
+    if is_at_work(directory):
         raise ConversionError(f"another conversion is writing {directory}. Wait for it, or choose another -o.")
-    shutil.rmtree(directory)
-
-
-def _is_at_work(marker: Path) -> bool:
-    if sys.platform == "win32":
-        return False  # asking with signal 0 would end the process there
-    try:
-        process = int(marker.read_text(encoding="utf-8"))
-        os.kill(process, 0)
-    except PermissionError:
-        return True  # it lives, and is somebody else's
-    except (OSError, ValueError, OverflowError):
-        return False
-    return process != os.getpid()
+    remove_marked(directory)
+    if directory.exists():
+        raise ConversionError(f"{directory} cannot be removed. Move it, or choose another -o.")

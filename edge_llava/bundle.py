@@ -22,8 +22,10 @@ from pathlib import Path
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.home import MANIFEST_NAME, home_directory, write_atomically
+from edge_llava.leftovers import restore
 from edge_llava.manifest import FileEntry, Manifest
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.regular_file import open_regular, read_text
 
 _CHUNK_BYTES = 1 << 22
 
@@ -49,8 +51,9 @@ class Bundle:
         """
         directory = Path(path).absolute()
         manifest_path = directory / MANIFEST_NAME
+        restore(directory)
         try:
-            text = manifest_path.read_text(encoding="utf-8")
+            text = read_text(manifest_path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(
                 f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_what_next(directory)}"
@@ -121,8 +124,8 @@ class Bundle:
 
     def _size_fault(self, entry: FileEntry) -> str | None:
         path = self.path / entry.path
-        if not path.is_file():
-            return f"{entry.path} is missing"
+        if not os.path.isfile(path):  # pathlib's own raises where a name is too long
+            return f"{entry.path[:200]} is missing"
         size = path.stat().st_size
         return None if size == entry.bytes else f"{entry.path} has {size} bytes, expected {entry.bytes}"
 
@@ -136,19 +139,19 @@ def describe_file(path: Path, root: Path) -> FileEntry:
 
 
 def _read_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
 def _what_next(directory: Path) -> str:
-    if (directory / "config.json").is_file():
+    if os.path.isfile(directory / "config.json"):
         return f"It looks like a checkpoint: edge-llava convert {directory}"
     return "Make one: edge-llava convert CHECKPOINT -o DIR"
 
 
 def _is_known(path: Path, entry: FileEntry, checked: dict[str, list[int | str]]) -> bool:
-    return str(path) in checked and path.is_file() and checked[str(path)] == _fingerprint(path, entry.sha256)
+    return str(path) in checked and os.path.isfile(path) and checked[str(path)] == _fingerprint(path, entry.sha256)
 
 
 def _fingerprint(path: Path, sha256: str) -> list[int | str]:
@@ -162,7 +165,7 @@ def _checked_path() -> Path:
 
 def _read_checked() -> dict[str, list[int | str]]:
     try:
-        data = json.loads(_checked_path().read_text(encoding="utf-8"))
+        data = json.loads(read_text(_checked_path()))
     except (OSError, ValueError, RecursionError):
         return {}  # a lost or damaged memory only costs reading the files once more
     return data if isinstance(data, dict) else {}
@@ -170,7 +173,7 @@ def _read_checked() -> dict[str, list[int | str]]:
 
 def _remember_checked(fingerprints: dict[str, list[int | str]]) -> None:
     try:
-        known = {path: print_ for path, print_ in _read_checked().items() if Path(path).exists()}
+        known = {path: print_ for path, print_ in _read_checked().items() if os.path.exists(path)}
         write_atomically(_checked_path(), json.dumps(known | fingerprints, indent=1, sort_keys=True) + "\n")
     except OSError:
         return  # a read-only home: the files are verified again next time

@@ -6,6 +6,7 @@ Knows the runtime, whose reading of picture files is the one that counts.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +48,8 @@ def list_pictures(directory: Path) -> list[Path]:
     Raises:
         ImageError: If there are none.
     """
-    found = (
-        sorted(path for path in directory.iterdir() if path.suffix.lower() in _SUFFIXES) if directory.is_dir() else []
-    )
+    is_directory = os.path.isdir(directory)  # pathlib's own raises where a name is too long
+    found = sorted(path for path in directory.iterdir() if path.suffix.lower() in _SUFFIXES) if is_directory else []
     if not found:
         raise ImageError(f"{directory} holds no pictures to calibrate with. Name a directory of JPEG or PNG files.")
     chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MAX_PICTURES)).astype(int))

@@ -120,9 +120,14 @@ class QueueFull(EdgeLlavaError):
         self.retry_after_s = retry_after_s
 
 
+_MAX_FAULTS, _MAX_FAULT_CHARACTERS = 100, 1000  # of one message; a hostile file may hold millions
+
+
 def list_faults(headline: str, faults: Sequence[str], advice: str = "") -> str:
     """Formats all faults of one border check as one message: headline, one line per fault, advice."""
-    lines = [headline, *(f"  - {fault}" for fault in faults)]
+    lines = [headline, *(f"  - {fault[:_MAX_FAULT_CHARACTERS]}" for fault in faults[:_MAX_FAULTS])]
+    if len(faults) > _MAX_FAULTS:
+        lines.append(f"  - and {len(faults) - _MAX_FAULTS:,} more")
     if advice:
         lines.append(advice)
     return "\n".join(lines)

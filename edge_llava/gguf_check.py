@@ -1,18 +1,23 @@
 """Refuses a corrupt GGUF file before a C library can crash on it.
 
-Reads the header only: magic, version, metadata, tensor shapes, types and offsets, against the file's size.
+Reads the header only: magic, version, metadata, tensor shapes, types and offsets, against the file's size. The header
+itself is bounded, because a sparse file may claim any length and take no space.
 Source: the GGUF version 3 container as written by llama.cpp.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from edge_llava.border import blaming_file
 from edge_llava.errors import BundleError
+from edge_llava.llama_limits import MAX_TENSOR_AXES, MAX_TENSOR_NAME_BYTES, TENSOR_ALIGNMENT
+from edge_llava.regular_file import open_regular
 
 # ggml type id -> (elements per block, bytes per block), for every type that a bundle may hold.
 BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
@@ -22,7 +27,9 @@ BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MAX_STRING_BYTES, _MAX_COUNT, _MAX_DIMS, _MAX_NAME = 1 << 24, 1 << 20, 4, 128
+_MAX_HEADER_BYTES = 64 << 20  # a vocabulary of 256,000 tokens takes about 7 MB
+_MAX_ITEMS = 1 << 20  # of all arrays together
+_MAX_STRING_BYTES, _MAX_TENSORS, _MAX_KEYS, _MAX_KEY_BYTES, _MAX_ALIGNMENT = 1 << 24, 1 << 14, 1 << 10, 128, 1 << 16
 
 MetadataValue = int | float | bool | str
 
@@ -47,11 +54,12 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufArray:
-    """One array of the metadata: type id of its items, their number, and the items themselves if they are strings."""
+    """One array of the metadata: type id of its items, their number, and the items: strings, or the others' bytes."""
 
     type_id: int
     length: int
     strings: tuple[bytes, ...] = ()
+    data: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,12 @@ def read_gguf_header(path: Path) -> GgufHeader:
     Raises:
         BundleError: If the file cannot be a GGUF that llama.cpp reads safely; says what is wrong.
     """
-    try:
-        with path.open("rb") as file:
-            return _Reader(file, path.stat().st_size).header()
-    except _Corrupt as error:
-        raise BundleError(f"{path} is not a usable GGUF file: {error}. Convert the checkpoint again.") from error
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}.") from error
+    advice = "Convert the checkpoint again."
+    with blaming_file(BundleError, path, advice), open_regular(path) as file:
+        try:
+            return _Reader(file, os.fstat(file.fileno()).st_size).header()
+        except _Corrupt as error:
+            raise BundleError(f"{path} is not a usable GGUF file: {error}. {advice}") from error
 
 
 class _Corrupt(Exception):
@@ -85,6 +92,7 @@ class _Corrupt(Exception):
 class _Reader:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
+        self._n_bytes = self._n_items = 0  # read so far
 
     def header(self) -> GgufHeader:
         if self._bytes(4) != b"GGUF":
@@ -92,11 +100,11 @@ class _Reader:
         version = self._scalar("I")
         if version != 3:
             raise _Corrupt(f"container version {version}, expected 3")
-        n_tensors, n_metadata = self._count("tensors"), self._count("metadata entries")
+        n_tensors, n_metadata = self._count("tensors", _MAX_TENSORS), self._count("metadata entries", _MAX_KEYS)
         metadata: dict[str, MetadataValue] = {}
         arrays: dict[str, GgufArray] = {}
         for _ in range(n_metadata):
-            key = self._name()
+            key = self._name(_MAX_KEY_BYTES)
             if key in metadata or key in arrays:
                 raise _Corrupt(f"metadata key {key!r} occurs twice")
             type_id = self._scalar("I")
@@ -106,7 +114,7 @@ class _Reader:
                 metadata[key] = self._value(type_id, key)
         tensors: dict[str, GgufTensor] = {}
         for _ in range(n_tensors):
-            name = self._name()
+            name = self._name(MAX_TENSOR_NAME_BYTES)
             if name in tensors:
                 raise _Corrupt(f"tensor {name!r} occurs twice")
             tensors[name] = self._tensor(name)
@@ -114,6 +122,9 @@ class _Reader:
         return GgufHeader(metadata, arrays, tensors)
 
     def _bytes(self, n: int) -> bytes:
+        self._n_bytes += n
+        if self._n_bytes > _MAX_HEADER_BYTES:
+            raise _Corrupt(f"its header is longer than {_MAX_HEADER_BYTES:,} bytes")
         data = self._file.read(n) if n <= self._size else b""
         if len(data) != n:
             raise _Corrupt("it ends inside its header")
@@ -123,9 +134,9 @@ class _Reader:
         value: int = struct.unpack("<" + code, self._bytes(struct.calcsize("<" + code)))[0]
         return value
 
-    def _count(self, what: str) -> int:
+    def _count(self, what: str, most: int) -> int:
         value = self._scalar("Q")
-        if value > _MAX_COUNT:
+        if value > most:
             raise _Corrupt(f"it claims {value} {what}")
         return value
 
@@ -141,10 +152,10 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise _Corrupt("a text in its header is not UTF-8") from error
 
-    def _name(self) -> str:
+    def _name(self, max_bytes: int) -> str:
         name = self._text()
-        if not 0 < len(name) <= _MAX_NAME or "\0" in name:  # C reads up to the zero, so two names could be one
-            raise _Corrupt(f"its header holds the name {name[:_MAX_NAME]!r}")
+        if not 0 < len(name.encode()) <= max_bytes or "\0" in name:  # C reads up to the zero: two names could be one
+            raise _Corrupt(f"its header holds the name {name[:max_bytes]!r}")
         return name
 
     def _value(self, type_id: int, key: str) -> MetadataValue:
@@ -155,17 +166,18 @@ class _Reader:
         return self._scalar(_SCALARS[type_id])
 
     def _array(self, key: str) -> GgufArray:
-        type_id, length = self._scalar("I"), self._count(f"items in {key!r}")
+        type_id = self._scalar("I")
+        length = self._count(f"items in {key!r}", _MAX_ITEMS - self._n_items)
+        self._n_items += length
         if type_id == _STRING:
             return GgufArray(type_id, length, tuple(self._string() for _ in range(length)))
         if type_id not in _SCALARS:
             raise _Corrupt(f"metadata key {key!r} is an array of the unknown type {type_id}")
-        self._bytes(length * struct.calcsize("<" + _SCALARS[type_id]))
-        return GgufArray(type_id, length)
+        return GgufArray(type_id, length, data=self._bytes(length * struct.calcsize("<" + _SCALARS[type_id])))
 
     def _tensor(self, name: str) -> GgufTensor:
         n_dims = self._scalar("I")
-        if not 1 <= n_dims <= _MAX_DIMS:
+        if not 1 <= n_dims <= MAX_TENSOR_AXES:
             raise _Corrupt(f"tensor {name!r} claims {n_dims} dimensions")
         shape = tuple(self._scalar("Q") for _ in range(n_dims))
         type_id, offset = self._scalar("I"), self._scalar("Q")
@@ -178,8 +190,9 @@ class _Reader:
         return GgufTensor(shape, type_id, offset)
 
     def _check_extents(self, tensors: Mapping[str, GgufTensor], metadata: Mapping[str, MetadataValue]) -> None:
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1) or alignment > 1 << 16:
+        alignment = metadata.get("general.alignment", TENSOR_ALIGNMENT)
+        is_size = isinstance(alignment, int) and TENSOR_ALIGNMENT <= alignment <= _MAX_ALIGNMENT
+        if not isinstance(alignment, int) or not is_size or alignment & (alignment - 1):
             raise _Corrupt(f"its alignment is {alignment}")
         data_start = -(-self._file.tell() // alignment) * alignment
         expected = 0

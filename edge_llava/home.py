@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from edge_llava.errors import BundleError, EdgeLlavaError
+from edge_llava.leftovers import mark, remove_doomed, remove_marked, restore, restore_all
+from edge_llava.regular_file import read_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MANIFEST_NAME = "manifest.json"
@@ -91,18 +92,26 @@ def check_bundle_name(name: str) -> str:
 
 
 def list_bundles() -> list[Path]:
-    """The directories of the home that look like bundles, by name. Their contents are not checked."""
+    """The directories of the home that look like bundles, by name. Their contents are not checked.
+
+    Raises:
+        BundleError: If the home cannot be read.
+    """
     directory = bundles_directory()
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         return []
-    found = (path for path in directory.iterdir() if os.path.isfile(path / MANIFEST_NAME))
+    restore_all(directory)
+    try:
+        found = [path for path in directory.iterdir() if os.path.isfile(path / MANIFEST_NAME)]
+    except OSError as error:
+        raise BundleError(f"{directory} cannot be read: {error.strerror}.") from error
     return sorted(path for path in found if not path.name.endswith(".partial"))
 
 
 def default_bundle() -> str | None:
     """Name or absolute path of the default bundle, or None when none was chosen."""
     try:
-        text = (home_directory() / "default").read_text(encoding="utf-8").strip()
+        text = read_text(home_directory() / "default").strip()
     except (OSError, UnicodeDecodeError):
         return None  # no choice was made, or it was lost: the user is asked to choose
     return text or None
@@ -115,7 +124,7 @@ def set_default_bundle(name_or_path: str) -> None:
         BundleError: If there is no such bundle, or the choice cannot be kept.
     """
     directory = find_bundle(name_or_path)
-    if not (directory / MANIFEST_NAME).is_file():
+    if not os.path.isfile(directory / MANIFEST_NAME):
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_available()}")
     text = directory.name if directory.parent == bundles_directory() else str(directory)
     with _changing_home():
@@ -136,6 +145,9 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     # os.path's functions, because pathlib's raise where a name is too long or names no user
     as_path = Path(os.path.expanduser(name_or_path))
     named = bundles_directory() / as_path
+    restore(as_path.absolute())
+    if len(as_path.parts) == 1:
+        restore(named)
     is_named = len(as_path.parts) == 1 and os.path.isdir(named)
     # a directory that merely has a bundle's name does not hide the bundle
     if os.path.isdir(as_path) and (not is_named or os.path.isfile(as_path / MANIFEST_NAME)):
@@ -168,11 +180,15 @@ def remove_bundle(name: str) -> Path:
     # Renamed first: a half-deleted directory must not look like a bundle.
     doomed = directory.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
     with _changing_home():
-        directory.rename(doomed)
-        if doomed.is_symlink():
-            doomed.unlink()  # the bundle it points to lies outside the home and is not ours to delete
+        remove_doomed(bundles_directory())  # of an earlier command that was killed
+        if directory.is_symlink():
+            directory.unlink()  # the bundle it points to lies outside the home and is not ours to delete
         else:
-            shutil.rmtree(doomed)
+            mark(directory)
+            directory.rename(doomed)
+            remove_marked(doomed)
+            if doomed.exists():
+                raise BundleError(f"{doomed} cannot be deleted whole. Delete the rest of it.")
         if was_default:
             (home_directory() / "default").unlink(missing_ok=True)
     return directory
@@ -219,6 +235,7 @@ def _find_default() -> Path:
     name_or_path = default_bundle()
     if name_or_path is None:
         raise BundleError(f"no bundle was named and there is no default. {_available()}")
+    restore(bundles_directory() / name_or_path)
     directory = bundles_directory() / name_or_path  # a name is one of the home, whatever the current directory holds
     if not os.path.isdir(directory):
         raise BundleError(f"the default bundle {name_or_path!r} is gone. {_available()}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+_SHOWN_CHARACTERS = 200  # of a field's name
 _MAX_NUMBER = 1e300  # beyond it an integer of JSON may not fit a float
 
 
@@ -62,28 +63,28 @@ class JsonFields:
             self._get(key, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "strings", [])
         )
 
-    def triple(self, key: str, positive: bool) -> tuple[float, float, float]:
-        """A list of three finite numbers."""
+    def triple(self, key: str, low: float, high: float) -> tuple[float, float, float]:
+        """A list of three numbers from low to high."""
+
+        def accept(value: Any) -> bool:
+            return (
+                isinstance(value, list) and len(value) == 3 and all(_is_number(x) and low <= x <= high for x in value)
+            )
+
+        red, green, blue = self._get(key, accept, f"three numbers from {low:g} to {high:g}", [1.0, 1.0, 1.0])
+        return float(red), float(green), float(blue)
+
+    def sizes(self, key: str, max_count: int) -> tuple[tuple[int, int], ...]:
+        """A list of at most `max_count` [width, height], each at least 1."""
 
         def accept(value: Any) -> bool:
             return (
                 isinstance(value, list)
-                and len(value) == 3
-                and all(_is_number(x) and (x > 0 or not positive) for x in value)
+                and len(value) <= max_count
+                and all(isinstance(x, list) and len(x) == 2 and all(_is_int(y) and y > 0 for y in x) for x in value)
             )
 
-        red, green, blue = self._get(key, accept, "three numbers", [1.0, 1.0, 1.0])
-        return float(red), float(green), float(blue)
-
-    def sizes(self, key: str) -> tuple[tuple[int, int], ...]:
-        """A list of [width, height], each at least 1."""
-
-        def accept(value: Any) -> bool:
-            return isinstance(value, list) and all(
-                isinstance(x, list) and len(x) == 2 and all(_is_int(y) and y > 0 for y in x) for x in value
-            )
-
-        return tuple((w, h) for w, h in self._get(key, accept, "a list of [width, height]", []))
+        return tuple((w, h) for w, h in self._get(key, accept, f"a list of [width, height], at most {max_count}", []))
 
     def optional_number(self, key: str) -> float | None:
         """A finite number or null."""
@@ -112,12 +113,15 @@ class JsonFields:
 
     def _get(self, key: str, accept: Callable[[Any], bool], expected: str, harmless: Any) -> Any:
         if key not in self._data:
-            self.faults.append(f"{self._prefix}{key} is missing ({expected})")
+            self.faults.append(f"{self._where(key)} is missing ({expected})")
             return harmless
         if not accept(self._data[key]):
-            self.faults.append(f"{self._prefix}{key} is {_shown(self._data[key])[:80]}, expected {expected}")
+            self.faults.append(f"{self._where(key)} is {_shown(self._data[key])[:80]}, expected {expected}")
             return harmless
         return self._data[key]
+
+    def _where(self, key: str) -> str:
+        return f"{self._prefix}{key}"[:_SHOWN_CHARACTERS]
 
 
 def _is_int(value: Any) -> bool:

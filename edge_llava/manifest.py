@@ -15,6 +15,7 @@ from pathlib import PureWindowsPath
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.json_fields import JsonFields
+from edge_llava.llama_limits import MAX_BLOCKS, MAX_INT32
 from edge_llava.vision_spec import VisionSpec, find_vision_faults, read_vision
 
 FORMAT_VERSION = 1
@@ -210,20 +211,20 @@ def _read_source(fields: JsonFields) -> SourceInfo:
 def _read_projector(fields: JsonFields) -> ProjectorSpec:
     return ProjectorSpec(
         kind=fields.text("kind", PROJECTOR_KINDS),
-        in_features=fields.integer("in_features", 1),
-        out_features=fields.integer("out_features", 1),
+        in_features=fields.integer("in_features", 1, MAX_INT32),
+        out_features=fields.integer("out_features", 1, MAX_INT32),
         quant=fields.text("quant"),
     )
 
 
 def _read_language(fields: JsonFields) -> LanguageSpec:
     return LanguageSpec(
-        n_embd=fields.integer("n_embd", 1),
-        n_layer=fields.integer("n_layer", 1, 10_000),
-        n_head=fields.integer("n_head", 1),
-        n_head_kv=fields.integer("n_head_kv", 1),
-        n_vocab=fields.integer("n_vocab", 1),
-        n_ctx_train=fields.integer("n_ctx_train", 1),
+        n_embd=fields.integer("n_embd", 1, MAX_INT32),
+        n_layer=fields.integer("n_layer", 1, MAX_BLOCKS),
+        n_head=fields.integer("n_head", 1, MAX_INT32),
+        n_head_kv=fields.integer("n_head_kv", 1, MAX_INT32),
+        n_vocab=fields.integer("n_vocab", 1, MAX_INT32),
+        n_ctx_train=fields.integer("n_ctx_train", 1, MAX_INT32),
         quant=fields.text("quant", QUANTS),
         template=fields.text("template"),
         image_marks=fields.boolean("image_marks"),
@@ -237,12 +238,12 @@ def _read_files(fields: JsonFields) -> dict[str, FileEntry]:
     entries = {}
     for role in fields.names():
         if role not in ROLES:
-            faults.append(f"files.{role} is not a known role ({', '.join(ROLES)})")
+            faults.append(f"files.{role[:80]} is not a known role ({', '.join(ROLES)})")
             continue
         entry = fields.object(role)
         entries[role] = FileEntry(entry.text("path"), entry.integer("bytes", 0, 2**50), entry.text("sha256"))
         if not _stays_inside(entries[role].path):
-            faults.append(f"files.{role}.path {entries[role].path!r} leaves the bundle directory")
+            faults.append(f"files.{role}.path {entries[role].path[:200]!r} leaves the bundle directory")
         if not _SHA256.fullmatch(entries[role].sha256):
             faults.append(f"files.{role}.sha256 is not 64 lower-case hex digits")
     faults += [f"files.{role} is missing" for role in REQUIRED_ROLES if role not in fields.names()]
@@ -279,6 +280,8 @@ def _disagreements(manifest: Manifest) -> list[str]:
         faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")
     if projector.out_features != language.n_embd:
         faults.append(f"projector.out_features {projector.out_features} != language.n_embd {language.n_embd}")
+    if language.n_head % language.n_head_kv:  # llama.cpp ends the process
+        faults.append(f"language.n_head {language.n_head} is not a multiple of n_head_kv {language.n_head_kv}")
     for name in ("bos", "eos"):
         if getattr(language, name) >= language.n_vocab:
             faults.append(f"language.{name} {getattr(language, name)} is outside the vocabulary of {language.n_vocab}")

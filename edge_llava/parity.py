@@ -19,6 +19,7 @@ from edge_llava.runtime.preprocess import pixel_values
 from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.threads import count_cores
 from edge_llava.runtime.vision import VisionEncoder
+from edge_llava.runtime.vision_file import check_vision_file
 
 _NEVER = threading.Event()
 
@@ -43,6 +44,7 @@ class BundleEngines:
 
     def features(self, pixels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Patch features (T, P, D) of each pixel values (T, 3, S, S)."""
+        check_vision_file(self._bundle)
         encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, count_cores())
         try:
             return [np.concatenate([encoder(square[None]) for square in values]) for values in pixels]

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from edge_llava.border import blaming_file
 from edge_llava.errors import BundleError
+from edge_llava.regular_file import open_regular
 
+MAX_BYTES = 16 << 20
 N_SAMPLED_ROWS = 16
 N_TOKENS = 16
 PIXEL_STRIDE = 8
@@ -75,11 +78,12 @@ class ParityRecord:
         Raises:
             BundleError: If the file is damaged or a tensor is missing or of the wrong kind.
         """
-        try:
+        with blaming_file(BundleError, path, "Convert the checkpoint again."):
+            open_regular(path, MAX_BYTES).close()
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             n_pictures = sum(name.startswith("picture.") for name in tensors)
-            record = cls(
+            return cls(
                 pictures=tuple(_typed(tensors, f"picture.{i}", _U8, 3) for i in range(n_pictures)),
                 pixels=tuple(_typed(tensors, f"pixels.{i}", _F32, 4) for i in range(n_pictures)),
                 rows=_typed(tensors, "rows", _I64, 1),
@@ -91,16 +95,16 @@ class ParityRecord:
                 reference_tokens=_typed(tensors, "reference_tokens", _I64, 1),
                 logits=_typed(tensors, "logits", _F32, 1),
             )
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            # the last two: safetensors, of a type that numpy does not have
-            raise BundleError(f"{path} is damaged: {error}. Convert the checkpoint again.") from error
-        return record
 
 
 def _typed(tensors: dict[str, NDArray[np.generic]], name: str, dtype: type[np.generic], n_dims: int) -> NDArray:  # type: ignore[type-arg]
     tensor = tensors[name]
     if tensor.dtype != dtype or tensor.ndim != n_dims:
         raise ValueError(f"{name} is {tensor.dtype} with {tensor.ndim} axes")
+    if dtype == _U8 and (tensor.shape[-1] != 3 or 0 in tensor.shape):
+        raise ValueError(f"{name} has the shape {tensor.shape}, which is not an image's")
+    if dtype == _F32 and not np.isfinite(tensor).all():
+        raise ValueError(f"{name} holds infinite or undefined numbers")
     return tensor
 
 

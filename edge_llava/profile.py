@@ -20,6 +20,7 @@ from edge_llava.errors import BundleError, list_faults
 from edge_llava.home import check_home, home_directory, write_atomically
 from edge_llava.json_fields import JsonFields
 from edge_llava.manifest import Manifest
+from edge_llava.regular_file import read_text
 
 FORMAT_VERSION = 1
 GOALS = ("total", "ttft", "throughput", "memory")
@@ -113,7 +114,7 @@ def find_profile(
     device = device or this_device()
     path = profile_path(manifest, device)
     try:
-        return _parse(path.read_text(encoding="utf-8"), manifest, device)
+        return _parse(read_text(path), manifest, device)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -15,6 +15,7 @@ from PIL import Image
 from edge_llava.bundle import Bundle
 from edge_llava.check import Check, VerifyReport
 from edge_llava.errors import BundleError, CheckpointError, list_faults
+from edge_llava.gguf_check import read_gguf_header
 from edge_llava.manifest import StageParity
 from edge_llava.parity import BundleEngines, GreedyRun, compare_rows
 from edge_llava.parity_record import (
@@ -176,6 +177,7 @@ def _compare_mmproj(bundle: Bundle, truth: VisionTruth) -> StageParity:
     """llama.cpp's rows begin with the second patch and end with the class token's, which has no reference."""
     from edge_llava.mtmd import encode_with_mtmd
 
+    read_gguf_header(bundle.file("mmproj"))  # llama.cpp ends the process at some faults
     spec = bundle.manifest.vision
     squares = [np.asarray(cut_squares(Image.fromarray(picture), spec)[0]) for picture in truth.pictures]
     ours = encode_with_mtmd(bundle.file("mmproj"), bundle.file("language"), squares, count_cores())

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_llava.json_fields import JsonFields
+from edge_llava.llama_limits import MAX_INT32
 
 ASPECTS = ("pad", "crop", "anyres")
 MERGES = ("flat", "spatial", "spatial_unpad", "spatial_unpad_rounded")
 VISION_PRECISIONS = ("fp32", "fp16", "int8")
+MAX_PINPOINTS = 1024  # published ones have at most 36; every picture looks at all
+MAX_TILES = 1024  # of one canvas; published ones have at most 36
+_STRANGEST_MEAN, _SMALLEST_STD = 1000.0, 1e-6  # of pixel values from 0 to 1: beyond, the padding is no colour
 MATMUL_KINDS = ("int8", "blockwise8", "float")
 
 
@@ -103,13 +107,13 @@ def read_vision(fields: JsonFields) -> VisionSpec:
     return VisionSpec(
         image_size=fields.integer("image_size", 1, 4096),
         patch_size=fields.integer("patch_size", 1, 4096),
-        hidden_size=fields.integer("hidden_size", 1),
+        hidden_size=fields.integer("hidden_size", 1, MAX_INT32),
         feature_layer=fields.integer("feature_layer", -1000, 1000),
         drop_cls=fields.boolean("drop_cls"),
-        image_mean=fields.triple("image_mean", positive=False),
-        image_std=fields.triple("image_std", positive=True),
+        image_mean=fields.triple("image_mean", -_STRANGEST_MEAN, _STRANGEST_MEAN),
+        image_std=fields.triple("image_std", _SMALLEST_STD, _STRANGEST_MEAN),
         aspect=fields.text("aspect", ASPECTS),
-        grid_pinpoints=fields.sizes("grid_pinpoints"),
+        grid_pinpoints=fields.sizes("grid_pinpoints", MAX_PINPOINTS),
         merge=fields.text("merge", MERGES),
         has_newline=fields.boolean("has_newline"),
         precision=fields.text("precision", VISION_PRECISIONS),
@@ -139,6 +143,9 @@ def find_vision_faults(vision: VisionSpec) -> list[str]:
         faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
     if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
         faults.append(f"vision.grid_pinpoints are no multiples of image_size {vision.image_size}")
+    n_tiles = max((w * h // vision.image_size**2 for w, h in vision.grid_pinpoints), default=0)
+    if n_tiles > MAX_TILES:
+        faults.append(f"vision.grid_pinpoints hold a canvas of {n_tiles} tiles, at most {MAX_TILES} are supported")
     if vision.merge == "flat" and vision.has_newline:
         faults.append("vision.has_newline is true, and vision.merge is 'flat', which has no rows to end")
     if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.drop_cls):

@@ -19,12 +19,17 @@ class AnswerText:
         stopped: Whether a stop text was found; nothing may be pushed after that.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], *, keeps_space: bool = False) -> None:
+        """
+        Args:
+            stop: Texts that end the answer.
+            keeps_space: Whether white space before the first word is kept: the answer continues a given text.
+        """
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""  # all decoded text, leading white space included
         self._n_shown = 0
-        self._started = False
+        self._started = keeps_space
         self._ends: list[int] = []  # length of _text after each token; _INSIDE where a character is incomplete
         self.stopped = False
 
@@ -64,12 +69,12 @@ class AnswerText:
         return max(0, len(self._text) - longest)
 
     def _held_back(self) -> int:
-        longest = max(map(len, self._stop), default=0)
-        for n in range(min(longest - 1, len(self._text)), 0, -1):
-            tail = self._text[-n:]
-            if any(stop.startswith(tail) for stop in self._stop):
-                return n
-        return 0
+        return max((self._n_begun(stop) for stop in self._stop), default=0)
+
+    def _n_begun(self, stop: str) -> int:
+        """How many characters at the end of the text could be the beginning of a stop text."""
+        n_most = min(len(stop) - 1, len(self._text))
+        return next((n for n in range(n_most, 0, -1) if self._text.endswith(stop[:n])), 0)
 
     def _show(self, end: int) -> str:
         shown, self._n_shown = self._text[self._n_shown : end], end

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edge_llava.runtime.answer_text import AnswerText
 from edge_llava.runtime.language_model import LanguageModel
-from edge_llava.runtime.token import FinishReason, Token
+from edge_llava.runtime.token import FinishReason, Token, TokenLogprob
+from edge_llava.runtime.token_ranking import TokenRanking
 
 
 class AnswerTokens:
@@ -16,24 +18,34 @@ class AnswerTokens:
         ids: The tokens of the answer; the one that ended the sequence is not among them.
     """
 
-    def __init__(self, language: LanguageModel, stop: Sequence[str], n_max: int) -> None:
+    def __init__(self, language: LanguageModel, stop: Sequence[str], n_max: int, *, keeps_space: bool = False) -> None:
         """
         Args:
             language: Its vocabulary turns ids into bytes.
             stop: Texts that end the answer, the template's own among them.
             n_max: Tokens that end it.
+            keeps_space: As `AnswerText`.
         """
         self.ids: list[int] = []
         self._language, self._n_max = language, n_max
-        self._text = AnswerText(stop)
+        self._text = AnswerText(stop, keeps_space=keeps_space)
 
-    def take(self, id: int, *, is_full: bool) -> Token:
+    def take(self, id: int, *, is_full: bool, ranking: TokenRanking | None = None) -> Token:
         """Adds a drawn token.
 
         Args:
             id: The token.
             is_full: Whether the context has no position left for another.
+            ranking: How likely it was, and which tokens were likelier; None where nobody asks.
         """
+        token = self._take(id, is_full)
+        if ranking is None:
+            return token
+        piece = self._language.piece
+        top = tuple(TokenLogprob(other, piece(other, special=True), logprob) for other, logprob in ranking.top)
+        return replace(token, piece=piece(id), logprob=ranking.logprob, top_logprobs=top)
+
+    def _take(self, id: int, is_full: bool) -> Token:
         if self._language.is_end(id):
             return Token(id, self._text.finish(), "stop")
         self.ids.append(id)

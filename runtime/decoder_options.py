@@ -10,7 +10,7 @@ import llama_cpp
 from edge_llava.manifest import LanguageSpec
 from edge_llava.profile import KvType
 from edge_llava.runtime.kv_state import N_SEQUENCES
-from edge_llava.runtime.threads import count_cores
+from edge_llava.runtime.threads import usable_threads
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 _MAX_COUNT = 1 << 20  # far beyond any LLaVA; llama.cpp's own counts would wrap around
@@ -22,7 +22,7 @@ class DecoderOptions:
 
     Attributes:
         n_ctx: Positions of the context; None takes the trained length, at most 4,096.
-        n_threads: CPU threads; None takes the physical cores.
+        n_threads: CPU threads, at most one for each CPU of this process; None takes the physical cores.
         n_batch: Positions computed at a time while prefilling.
         n_gpu_layers: Blocks on the GPU, for CUDA and Metal builds; -1 all, 0 none. CPU builds ignore it.
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others. "q8_0" takes half
@@ -90,7 +90,7 @@ def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = n_ctx(spec, options)
     params.n_batch = params.n_ubatch = options.n_batch
-    params.n_threads = params.n_threads_batch = options.n_threads or count_cores()
+    params.n_threads = params.n_threads_batch = usable_threads(options.n_threads)
     params.type_k = params.type_v = _GGML_TYPES[kv_type]
     params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
     params.no_perf = True

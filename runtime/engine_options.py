@@ -22,7 +22,8 @@ class EngineOptions:
 
     Attributes:
         decoder: Settings of the language model.
-        n_vision_threads: CPU threads of tower and projector; None takes the physical cores.
+        n_vision_threads: CPU threads of tower and projector, at most one for each CPU of this process; None takes the
+            physical cores.
         vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
         vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
         cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,

@@ -14,11 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from edge_llava.border import blaming_file
 from edge_llava.errors import ImageError
+from edge_llava.regular_file import open_regular
 
 _FORMAT = "edge-llava image embedding 1"
+_MAX_BYTES = 1 << 30  # 50,000 rows of the widest model
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +114,14 @@ class ImageEmbedding:
         }
         try:
             target = Path(path).resolve()
-            if target.exists() and not target.is_file():
+            if os.path.exists(target) and not os.path.isfile(target):
                 raise ImageError(f"{target} is no file that could be replaced. Name another file with -o.")
-            if not target.parent.is_dir():
+            if not os.path.isdir(target.parent):
                 raise ImageError(f"{path}: there is no directory {target.parent}. Name another file with -o.")
             partial = target.with_name(f"{uuid.uuid4().hex[:16]}.partial")
             try:
-                save_file({"embedding": rows}, partial, metadata)
-                partial.chmod(0o644)  # safetensors makes it private
+                # safetensors' own files are private whatever the umask
+                partial.write_bytes(save({"embedding": rows}, metadata))
                 partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
@@ -134,7 +137,8 @@ class ImageEmbedding:
         """
         if not os.path.isfile(path):
             raise ImageError(f"there is no file {path}.")
-        try:
+        with blaming_file(ImageError, path, "Make it again with 'edge-llava embed'."):
+            open_regular(path, _MAX_BYTES).close()
             with safe_open(path, framework="numpy") as file:
                 metadata, names = file.metadata() or {}, set(file.keys())
                 if metadata.get("format") != _FORMAT or names != {"embedding"}:
@@ -142,13 +146,13 @@ class ImageEmbedding:
                         f"{path} is no image embedding. Make one: edge-llava embed IMAGE -o FILE.safetensors"
                     )
                 rows = file.get_tensor("embedding")
+            if rows.dtype.kind != "f":
+                raise ValueError(f"its numbers are {rows.dtype}, expected float32 or float16")
             grid, size = json.loads(metadata["grid"]), json.loads(metadata["image_size"])
             digests = metadata["vision_sha256"], metadata["projector_sha256"]
             with np.errstate(over="ignore"):
                 data = np.array(rows, np.float32, order="C")
             return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ImageError(f"{path} is damaged: {error}. Make it again with 'edge-llava embed'.") from error
 
 
 def _reason(error: Exception) -> str:

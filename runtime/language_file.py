@@ -2,32 +2,44 @@
 
 llama.cpp ends the process, without an error that could be caught, at several faults that a damaged header can hold:
 a token that occurs twice, a byte without a token, a negative epsilon, an unknown RoPE scaling, experts in a model that
-has none, norms that are not float32. Each is looked for here.
+has none, norms that are not float32, heads of odd width, a token of type byte that does not name one. Each is looked
+for here. Every key is one that the converters write: llama.cpp acts upon many others, and `split.count` makes it read
+further files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.gguf_check import GgufHeader, read_gguf_header
+from edge_llava.llama_limits import MAX_TOKEN_BYTES
 from edge_llava.manifest import LanguageSpec
 
 _INT32, _FLOAT32, _STRING = 5, 6, 8
 _VOCABULARY_TYPES = {"tokens": _STRING, "scores": _FLOAT32, "token_type": _INT32}
 _BYTE_TOKENS = frozenset(b"<0x%02X>" % byte for byte in range(256))
 _ROPE_SCALINGS = ("none", "linear")
-# What llama.cpp acts upon is known here, or the file is refused.
-_KNOWN_KEYS = frozenset(
-    f"llama.{key}"
-    for key in (
-        "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
-        "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
-        "attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.dimension_count", "rope.scaling.type",
-        "rope.scaling.factor",
-    )
-)  # fmt: skip
+_BYTE = 6  # LLAMA_TOKEN_TYPE_BYTE
+# Every key that may be there, with the type of its value; a list where it is an array.
+_KEYS: Mapping[str, type] = {
+    "general.architecture": str, "general.type": str, "general.name": str, "general.file_type": int,
+    "general.quantization_version": int, "general.alignment": int,
+    "llama.block_count": int, "llama.context_length": int, "llama.embedding_length": int,
+    "llama.feed_forward_length": int, "llama.vocab_size": int,
+    "llama.attention.head_count": int, "llama.attention.head_count_kv": int, "llama.attention.key_length": int,
+    "llama.attention.value_length": int, "llama.attention.layer_norm_rms_epsilon": float,
+    "llama.rope.freq_base": float, "llama.rope.dimension_count": int, "llama.rope.scaling.type": str,
+    "llama.rope.scaling.factor": float,
+    "tokenizer.ggml.model": str, "tokenizer.ggml.pre": str, "tokenizer.ggml.tokens": list,
+    "tokenizer.ggml.scores": list, "tokenizer.ggml.token_type": list, "tokenizer.ggml.bos_token_id": int,
+    "tokenizer.ggml.eos_token_id": int, "tokenizer.ggml.unknown_token_id": int, "tokenizer.ggml.padding_token_id": int,
+    "tokenizer.ggml.add_bos_token": bool, "tokenizer.ggml.add_eos_token": bool,
+    "tokenizer.ggml.add_space_prefix": bool,
+}  # fmt: skip
 _F32 = 0  # ggml's type of a tensor
 
 
@@ -38,7 +50,12 @@ def check_language_file(path: Path, spec: LanguageSpec) -> None:
         BundleError: If the file is damaged, or is not the model that the manifest describes; all faults at once.
     """
     header = read_gguf_header(path)
-    faults = [*_metadata_faults(header, spec), *_vocabulary_faults(header, spec), *_tensor_faults(header, spec)]
+    faults = [
+        *_key_faults(header),
+        *_metadata_faults(header, spec),
+        *_vocabulary_faults(header, spec),
+        *_tensor_faults(header, spec),
+    ]
     if faults:
         raise BundleError(list_faults(f"{path} does not match its manifest:", faults, "Convert the checkpoint again."))
 
@@ -65,8 +82,32 @@ def _metadata_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:
     scaling = header.metadata.get("llama.rope.scaling.type", "none")
     if scaling not in _ROPE_SCALINGS:
         yield f"llama.rope.scaling.type is {_shown(scaling)}, expected one of {', '.join(_ROPE_SCALINGS)}"
-    keys = (key for key in (*header.metadata, *header.arrays) if key.startswith("llama."))
-    yield from (f"{key!r} is not part of a LLaMA model's description" for key in keys if key not in _KNOWN_KEYS)
+    for key in ("llama.rope.freq_base", "llama.rope.scaling.factor"):
+        number = header.metadata.get(key, 1.0)
+        if not isinstance(number, float) or not 0 < number < float("inf"):
+            yield f"{key} is {_shown(number)}, expected a number above 0"
+    width = _head_width(header, spec)
+    if width < 2 or width % 2:
+        yield f"heads have the width {width}, expected an even one"
+    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
+        if header.metadata.get(key, width) != width:
+            yield f"{key} is {_shown(header.metadata[key])}, expected the heads' width, {width}"
+    if header.metadata.get("llama.vocab_size", spec.n_vocab) != spec.n_vocab:
+        yield f"llama.vocab_size is {_shown(header.metadata['llama.vocab_size'])}, expected {spec.n_vocab}"
+
+
+def _key_faults(header: GgufHeader) -> Iterator[str]:
+    for key in (*header.metadata, *header.arrays):
+        kind = type(header.metadata[key]) if key in header.metadata else list
+        if key not in _KEYS:
+            yield f"{key!r} is not part of a LLaMA model's description"
+        elif kind is not _KEYS[key]:
+            yield f"{key} is of the type {kind.__name__}, expected {_KEYS[key].__name__}"
+
+
+def _head_width(header: GgufHeader, spec: LanguageSpec) -> int:
+    width = header.metadata.get("llama.attention.key_length", spec.n_embd // spec.n_head)
+    return width if isinstance(width, int) else 0
 
 
 def _shown(value: object) -> str:
@@ -88,6 +129,22 @@ def _vocabulary_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:
                 yield f"tokenizer.ggml.tokens holds {len(texts) - len(set(texts))} tokens twice"
             if not _BYTE_TOKENS.issubset(texts):
                 yield f"tokenizer.ggml.tokens lacks {len(_BYTE_TOKENS - set(texts))} of the 256 byte tokens"
+            if max(map(len, texts)) > MAX_TOKEN_BYTES:
+                yield f"tokenizer.ggml.tokens holds a token of more than {MAX_TOKEN_BYTES} bytes"
+            yield from _byte_faults(header, texts)
+        elif key == "scores" and not np.isfinite(np.frombuffer(array.data, "<f4")).all():
+            yield "tokenizer.ggml.scores holds infinite or undefined numbers"
+
+
+def _byte_faults(header: GgufHeader, texts: list[bytes]) -> Iterator[str]:
+    """Tokens of type byte whose text does not name a byte: llama.cpp reads two digits there without looking."""
+    types = header.arrays.get("tokenizer.ggml.token_type")
+    if types is None or types.type_id != _INT32 or types.length != len(texts):
+        return  # reported already
+    bytes_ = np.flatnonzero(np.frombuffer(types.data, "<i4") == _BYTE)
+    wrong = [texts[i] for i in bytes_ if texts[i] not in _BYTE_TOKENS]
+    if wrong:
+        yield f"tokenizer.ggml.token_type calls {len(wrong)} tokens bytes that are none, the first {wrong[0][:40]!r}"
 
 
 def _tensor_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:
@@ -111,9 +168,9 @@ def _tensor_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:
 def _expected_shapes(header: GgufHeader, spec: LanguageSpec) -> dict[str, tuple[int, ...]]:
     """Shapes, fastest axis first, of every tensor that must be there."""
     n_ff = header.metadata.get("llama.feed_forward_length", 0)
-    head_width = header.metadata.get("llama.attention.key_length", spec.n_embd // spec.n_head)
-    if not isinstance(n_ff, int) or not isinstance(head_width, int):
-        n_ff = head_width = 0
+    if not isinstance(n_ff, int):
+        n_ff = 0
+    head_width = _head_width(header, spec)
     n_query, n_key = spec.n_head * head_width, spec.n_head_kv * head_width
     block: dict[str, tuple[int, ...]] = {
         "attn_norm": (spec.n_embd,),

@@ -17,7 +17,7 @@ from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.threads import count_cores
+from edge_llava.runtime.threads import usable_threads
 from edge_llava.runtime.work_thread import WorkThread
 
 _LOOK_S = 0.05
@@ -94,7 +94,7 @@ class LateEncoder:
 
 def make_tower(bundle: Bundle, options: EngineOptions) -> LateEncoder:
     """The tower of a bundle, opened for its first picture."""
-    n_threads = options.n_vision_threads or count_cores()
+    n_threads = usable_threads(options.n_vision_threads)
 
     def opener() -> PictureEncoder:
         return PictureEncoder(

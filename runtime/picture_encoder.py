@@ -21,6 +21,7 @@ from edge_llava.runtime.projector import Projector
 from edge_llava.runtime.tiles import kept_patches, merge_tiles
 from edge_llava.runtime.token_reduction import check_visual_tokens, reduce_tokens
 from edge_llava.runtime.vision import VisionEncoder, VisionProvider
+from edge_llava.runtime.vision_file import check_vision_file
 
 _TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
 
@@ -59,6 +60,7 @@ class PictureEncoder:
         manifest = bundle.manifest
         self._manifest, self._spec, self._visual_tokens = manifest, manifest.vision, visual_tokens
         check_visual_tokens(visual_tokens, manifest.vision)
+        check_vision_file(bundle)
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
             self._vision = VisionEncoder(
                 bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning, mapped=mapped

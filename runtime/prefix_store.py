@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.regular_file import open_regular
 from edge_llava.runtime.cancel import Cancelled
 
 MAX_BYTES = 2_000_000_000
@@ -65,7 +66,7 @@ class PrefixStore:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry; it may turn out to be damaged."""
-        return self._path(key).is_file()
+        return os.path.isfile(self._path(key))
 
     def has_any(self, mark: str) -> bool:
         """Whether there is an entry whose key begins with `mark`."""
@@ -83,7 +84,7 @@ class PrefixStore:
         """
         path = self._path(key)
         try:
-            with path.open("rb") as file:
+            with open_regular(path, self.max_bytes) as file:
                 state = _read_entry(file, key, cancel)
         except FileNotFoundError:
             return None

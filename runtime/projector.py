@@ -12,6 +12,14 @@ from edge_llava.gguf_check import read_gguf_header
 from edge_llava.manifest import ProjectorSpec
 from edge_llava.runtime.ggml import Graph, TensorFile
 
+# ggml acts upon the alignment alone; the converters write the others.
+_KEYS = frozenset(
+    (
+        "general.architecture", "general.type", "general.name", "general.file_type", "general.quantization_version",
+        "general.alignment", "edge_llava.projector.kind",
+    )
+)  # fmt: skip
+
 
 class Projector:
     """y = W2 gelu(W1 x + b1) + b2 ("mlp2x_gelu") or y = W x + b ("linear"); the GELU is the exact erf form.
@@ -68,14 +76,19 @@ def _layers(spec: ProjectorSpec) -> tuple[str, ...]:
 
 
 def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
-    tensors = read_gguf_header(path).tensors
+    header = read_gguf_header(path)
+    tensors = header.tensors
     expected, width = dict[str, tuple[int, ...]](), spec.in_features
     for layer in _layers(spec):
         expected |= {f"{layer}.weight": (width, spec.out_features), f"{layer}.bias": (spec.out_features,)}
         width = spec.out_features
     if has_newline:
         expected["image_newline"] = (spec.out_features,)
-    faults = []
+    faults = [
+        f"{key!r} is not part of a projector's description"
+        for key in (*header.metadata, *header.arrays)
+        if key not in _KEYS
+    ]
     for name, shape in expected.items():
         found = tensors.get(name)
         if found is None:

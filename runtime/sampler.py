@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.errors import BackendError
+from edge_llava.runtime.token_ranking import TokenRanking, rank_token
 
 if TYPE_CHECKING:
     from edge_llava.runtime.grammar import Grammar
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one
-_PENALTY_WINDOW = 64
+_REPEAT_WINDOW = 64
+_WHOLE_ANSWER = 65_536  # tokens; no context is longer
+_MAX_TOP_LOGPROBS = 20
+_MAX_BIASES = 1024
 _COLDEST = 1e-4  # dividing by less says nothing else, and overflows in the end
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -26,11 +34,17 @@ class SamplingOptions:
         top_k: Keep the k likeliest; 0 keeps all.
         top_p: Keep the likeliest whose probabilities reach this sum, in (0, 1]; 1 keeps all.
         min_p: Drop tokens below this share of the likeliest's probability, in [0, 1); 0 drops none.
-        repeat_penalty: Divides the logits of the last 64 tokens; 1 leaves them.
+        repeat_penalty: Divides the positive logits, and multiplies the negative ones, of the answer's last 64 tokens;
+            1 leaves them.
+        frequency_penalty: Subtracted from a token's logit for every time that the answer contains it, -2 to 2.
+        presence_penalty: Subtracted from the logits of all tokens that the answer contains, -2 to 2.
+        logit_bias: (token id, what to add to its logit), at most 1,024 of them; the ids are the model's own.
         seed: 0 to 2**32 - 2; None draws one.
         max_new_tokens: At least 1; the context may end an answer earlier.
         stop: Texts that end the answer, beside the template's own; they are not part of it.
         grammar: A GBNF grammar that the answer must follow, or None.
+        logprobs: How many of the likeliest tokens to report with every token, 0 to 20, beside its own probability;
+            None reports none.
 
     Raises:
         ValueError: If a value is out of range; all faults at once.
@@ -41,22 +55,34 @@ class SamplingOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         rules = (
-            (0 <= self.temperature < 100, "temperature must be from 0 to 100"),
+            (0 <= self.temperature <= 100, "temperature must be from 0 to 100"),
             (self.top_k >= 0, "top_k must not be negative"),
             (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
             (0 <= self.min_p < 1, "min_p must be at least 0 and below 1"),
             (0 < self.repeat_penalty < 100, "repeat_penalty must be above 0"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty must be from -2 to 2"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty must be from -2 to 2"),
+            (len(self.logit_bias) <= _MAX_BIASES, f"logit_bias must name at most {_MAX_BIASES} tokens"),
+            (all(-100 <= bias <= 100 for _, bias in self.logit_bias), "logit_bias must be from -100 to 100"),
             (self.seed is None or 0 <= self.seed < _RANDOM_SEED, f"seed must be from 0 to {_RANDOM_SEED - 1}"),
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
             (self.grammar is None or bool(self.grammar.strip()), "grammar must not be empty"),
             (not isinstance(self.stop, str) and all(self.stop), "stop must be a sequence of non-empty texts"),
+            (
+                self.logprobs is None or 0 <= self.logprobs <= _MAX_TOP_LOGPROBS,
+                f"logprobs must be from 0 to {_MAX_TOP_LOGPROBS}",
+            ),
         )
         faults = [message for holds, message in rules if not holds]
         if faults:
@@ -74,22 +100,21 @@ class Sampler:
 
         Raises:
             BackendError: If the grammar does not compile.
+            ValueError: If `logit_bias` names a token that the vocabulary does not contain.
         """
         import llama_cpp
 
         from edge_llava.runtime.grammar import Grammar
         from edge_llava.runtime.native import freed_with
 
-        self._llama = llama_cpp
+        self._llama, self._n_top = llama_cpp, options.logprobs
+        self._n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        _check_biases(options.logit_bias, self._n_vocab)
         self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
-        self._candidates = np.empty(llama_cpp.llama_vocab_n_tokens(vocabulary) if self._grammar else 0, _CANDIDATE)
+        self._candidates = np.empty(self._n_vocab if self._grammar else 0, _CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._free_chain = freed_with(self, llama_cpp.llama_sampler_free, self._chain)
-        if options.repeat_penalty != 1:
-            n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
-            self._add(
-                llama_cpp.llama_sampler_init_penalties(n_vocab, _PENALTY_WINDOW, options.repeat_penalty, 0.0, 0.0)
-            )
+        self._add_logit_changes(options)
         if options.temperature < _COLDEST:
             self._add(llama_cpp.llama_sampler_init_greedy())
             return
@@ -106,8 +131,9 @@ class Sampler:
         """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
 
         Raises:
-            BackendError: If the grammar allows no token, or takes too long to say.
+            BackendError: If the grammar allows no token, or takes too long to say; if the logits are not numbers.
         """
+        self._check_logits(context, index)
         if self._grammar is None:
             return int(self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
         # Asking about one token is a hundred times cheaper than about all, and the chances stay the same: what is
@@ -120,6 +146,15 @@ class Sampler:
         self._grammar.accept(token)
         return token
 
+    def rank(self, context: Any, token: int, index: int = -1) -> TokenRanking | None:
+        """How likely a token was at a position of the last batch, if the options ask for it; else None."""
+        return None if self._n_top is None else rank_token(self._logits(context, index), token, self._n_top)
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Lets penalties count tokens that the answer begins with, and that were not sampled here."""
+        for token in tokens:
+            self._llama.llama_sampler_accept(self._chain, token)
+
     def close(self) -> None:
         """Frees the chain; safe to call twice."""
         self._free_chain()
@@ -127,17 +162,54 @@ class Sampler:
         if self._grammar is not None:
             self._grammar.close()
 
+    def _check_logits(self, context: Any, index: int) -> None:
+        """Refuses what damaged weights, or a damaged cache, give; llama.cpp would sample some token all the same."""
+        logits = self._logits(context, index)
+        if not np.isfinite(logits[logits.argmax()]):  # argmax finds the first NaN, where there is one
+            raise BackendError(
+                "the model returned NaN logits; no token can be sampled. Check the bundle with 'edge-llava verify', "
+                "and empty the cache with 'edge-llava cache clear'."
+            )
+
     def _draw(self, context: Any, index: int, grammar: Grammar | None) -> int:
         """Draws among all tokens, or among those that a grammar allows, and remembers nothing."""
-        table, n_vocab = self._candidates, len(self._candidates)
-        table["id"] = np.arange(n_vocab)
-        table["logit"] = np.ctypeslib.as_array(self._llama.llama_get_logits_ith(context, index), (n_vocab,))
+        table = self._candidates
+        table["id"] = np.arange(self._n_vocab)
+        table["logit"] = self._logits(context, index)
         data = table.ctypes.data_as(ctypes.POINTER(self._llama.llama_token_data))
-        candidates = self._llama.llama_token_data_array(data, n_vocab, -1, False)
+        candidates = self._llama.llama_token_data_array(data, self._n_vocab, -1, False)
         if grammar is not None:
             grammar.mask(candidates, table["logit"])
         self._llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         return int(candidates.data[candidates.selected].id)
 
+    def _logits(self, context: Any, index: int) -> NDArray[np.float32]:
+        """llama.cpp's own, float32 (V,); samplers change a copy of them."""
+        return np.ctypeslib.as_array(self._llama.llama_get_logits_ith(context, index), (self._n_vocab,))
+
+    def _add_logit_changes(self, options: SamplingOptions) -> None:
+        """Biases first, then penalties, which is llama.cpp's own order."""
+        llama = self._llama
+        if options.logit_bias:
+            biases = (llama.llama_logit_bias * len(options.logit_bias))(*options.logit_bias)
+            self._add(llama.llama_sampler_init_logit_bias(self._n_vocab, len(biases), biases))
+        if options.repeat_penalty != 1:
+            self._add(
+                llama.llama_sampler_init_penalties(self._n_vocab, _REPEAT_WINDOW, options.repeat_penalty, 0.0, 0.0)
+            )
+        if options.frequency_penalty or options.presence_penalty:
+            window = min(options.max_new_tokens, _WHOLE_ANSWER)
+            self._add(
+                llama.llama_sampler_init_penalties(
+                    self._n_vocab, window, 1.0, options.frequency_penalty, options.presence_penalty
+                )
+            )
+
     def _add(self, sampler: Any) -> None:
         self._llama.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _check_biases(biases: Sequence[tuple[int, float]], n_vocab: int) -> None:
+    unknown = [token for token, _ in biases if not 0 <= token < n_vocab]
+    if unknown:
+        raise ValueError(f"logit_bias names token {unknown[0]}; the model's tokens are 0 to {n_vocab - 1}")

@@ -277,7 +277,8 @@ class Session:
         decoder, started = self._model.decoder, time.perf_counter()
         while True:
             id = sampler.sample(decoder.context)
-            token = answer.take(id, is_full=decoder.n_past >= decoder.n_ctx)
+            ranking = sampler.rank(decoder.context, id)
+            token = answer.take(id, is_full=decoder.n_past >= decoder.n_ctx, ranking=ranking)
             yield self._time(turn, token, started)
             if token.finish_reason is not None:
                 return

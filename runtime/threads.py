@@ -26,6 +26,14 @@ def count_cores() -> int:
     return max(1, len(siblings))
 
 
+def usable_threads(n_wanted: int | None) -> int:
+    """Threads for a wish: the physical cores where there is none, and never more than the CPUs of this process.
+
+    More threads than CPUs wait for each other: an answer takes minutes instead of seconds.
+    """
+    return count_cores() if n_wanted is None else min(n_wanted, count_cpus())
+
+
 def thread_choices() -> list[int]:
     """Numbers of threads worth a measurement: the physical cores, the big ones among them, the logical ones.
 

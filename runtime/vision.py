@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_llava.border import blaming_file
 from edge_llava.errors import BackendError, BundleError, MissingExtra
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.token_reduction import RankedPatches
@@ -70,12 +71,15 @@ class VisionEncoder:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if mapped:
             options.add_session_config_entry("session.disable_prepacking", "1")
-        self._session: Any = _open_session(path, options, provider, onnxruntime)
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
         self._new_run_options = onnxruntime.RunOptions
+        with blaming_file(BundleError, path, "Convert the checkpoint again."):
+            self._session: Any = _open_session(path, options, provider, onnxruntime)
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            self._check_signature(path, {i.name: i for i in inputs}, {o.name: o for o in outputs})
         self.provider = "cuda" if _PROVIDER_NAMES["cuda"] in self._session.get_providers() else "cpu"
         if provider == "cuda" and self.provider != "cuda":
             raise BackendError("ONNX Runtime could not start CUDA on this device. Check the driver, or use the CPU.")
-        self._check_signature(path)
 
     def __call__(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """Encodes pixel values (B, 3, S, S) float32 to patch features (B, P, D) float32.
@@ -85,6 +89,9 @@ class VisionEncoder:
             BackendError: If ONNX Runtime fails.
         """
         (features,) = self._run(["patch_features"], pixels, cancel)
+        expected = (len(pixels), self.spec.n_features, self.spec.hidden_size)
+        if features.shape != expected:  # a model may promise one shape and give another
+            raise BackendError(f"the vision tower gave features {features.shape}, expected {expected}.")
         return features
 
     def rank(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> RankedPatches:
@@ -113,10 +120,10 @@ class VisionEncoder:
                 raise BackendError(f"ONNX Runtime could not encode the picture: {error}") from error
         return outputs
 
-    def _check_signature(self, path: Path) -> None:
+    def _check_signature(self, path: Path, taken: dict[str, Any], given: dict[str, Any]) -> None:
         size = self.spec.image_size
-        inputs = {entry.name: entry.shape for entry in self._session.get_inputs()}
-        outputs = {entry.name: entry.shape for entry in self._session.get_outputs()}
+        inputs = {name: entry.shape for name, entry in taken.items()}
+        outputs = {name: entry.shape for name, entry in given.items()}
         if list(inputs) != ["pixel_values"] or "patch_features" not in outputs:
             raise BundleError(
                 f"{path} maps {list(inputs)} to {list(outputs)}, expected pixel_values to patch_features."
@@ -127,6 +134,9 @@ class VisionEncoder:
                 f"{path} maps {inputs['pixel_values'][1:]} to {outputs['patch_features'][1:]}, "
                 f"the manifest says {wanted_input} to {wanted_output}. Convert the checkpoint again."
             )
+        types = {name: entry.type for name, entry in (taken | given).items() if entry.type != "tensor(float)"}
+        if types:
+            raise BundleError(f"{path} has {types}, expected numbers of float32. Convert the checkpoint again.")
         ranks = [outputs.get(name, [])[1:2] for name in _RANKING]
         if self.spec.has_ranking and ranks != [[self.spec.n_features]] * len(_RANKING):
             raise BundleError(

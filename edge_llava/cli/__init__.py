@@ -17,6 +17,7 @@ from types import TracebackType
 import click
 
 from edge_llava.cli.display import INTERRUPTED
+from edge_llava.cli.printable import printable
 from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = (
@@ -74,7 +75,9 @@ def run_command(command: click.Command, arguments: list[str] | None, name: str) 
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _say(shown.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except OSError as error:  # a path or a stream that the system refuses, outside what the library translates
         if sys.excepthook is not _report_bug:
@@ -90,7 +93,7 @@ def run_command(command: click.Command, arguments: list[str] | None, name: str) 
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody can be told that stderr is full
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def _open_closed_streams() -> None:
@@ -101,5 +104,5 @@ def _open_closed_streams() -> None:
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    click.echo(f"edge-llava: internal error: {kind.__name__}: {error}", err=True)
+    click.echo(printable(f"edge-llava: internal error: {kind.__name__}: {error}"), err=True)
     click.echo("This is a bug. Run again with: edge-llava --debug ... and report what it prints.", err=True)

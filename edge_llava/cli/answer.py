@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.printable import printable
+
 if TYPE_CHECKING:
     from edge_llava.runtime.session import ImageInput, Session
     from edge_llava.runtime.turn import Timings
@@ -46,7 +48,8 @@ def read_answer(session: Session, question: str, images: Sequence[ImageInput], *
                 tokens.append(token.id)
             finish_reason = token.finish_reason or finish_reason
             if stream and token.text:
-                click.echo(token.text, nl=False)
+                # a pipe gets the answer as it is
+                click.echo(printable(token.text) if sys.stdout.isatty() else token.text, nl=False)
                 sys.stdout.flush()
     if stream:
         click.echo()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import format_bytes, show_progress
+from edge_llava.cli.display import format_bytes, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 from edge_llava.home import find_bundle
 
@@ -72,7 +72,7 @@ def command(
         settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines)}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
-    click.echo("\n".join(_draw(benchmark, opened.name, runs)))
+    show("\n".join(_draw(benchmark, opened.name, runs)))
 
 
 def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
@@ -84,11 +84,11 @@ def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
 def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
     """What the figures belong to."""
     from edge_llava.device import this_device
-    from edge_llava.runtime.threads import count_cores
+    from edge_llava.runtime.threads import usable_threads
 
     engines = asdict(options)
-    engines["n_vision_threads"] = options.n_vision_threads or count_cores()
-    engines["decoder"]["n_threads"] = options.decoder.n_threads or count_cores()
+    engines["n_vision_threads"] = usable_threads(options.n_vision_threads)
+    engines["decoder"]["n_threads"] = usable_threads(options.decoder.n_threads)
     return {
         "bundle": str(bundle.path),
         "image": str(image),

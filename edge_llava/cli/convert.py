@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -146,7 +147,9 @@ def command(
 
 def _suggest(quant: str, place: Path, *, yes: bool) -> str:
     """Explains what a conversion without a name would do, and asks."""
-    free = shutil.disk_usage(next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())).free
+    free = shutil.disk_usage(
+        next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))
+    ).free
     bundle_bytes = _LANGUAGE_GIB[quant] * 2**30 + _TOWER_BYTES
     needed = _DOWNLOAD_BYTES + bundle_bytes
     note(f"No checkpoint was named. This would download {_SUGGESTION} and convert it to {quant}:")

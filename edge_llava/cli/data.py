@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def stats_command(file: Path, images: Path | None, sheet: Path | None, seed: int
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
         return
     for label, text in _describe(statistics):
-        click.echo(f"{label:<15} {text}")
+        show(f"{label:<15} {text}")
 
 
 def _parse_types(text: str) -> tuple[str, ...]:

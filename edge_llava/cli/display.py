@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import click
 
+from edge_llava.cli.printable import printable
 from edge_llava.progress import ProgressCallback, ProgressEvent
 
 INTERRUPTED = 130  # exit code after Ctrl-C
@@ -19,7 +20,12 @@ _SPEED_OVER_S = 300.0  # a picture may take a minute
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
+
+
+def show(text: str) -> None:
+    """A line for people, on stdout; what programs read is printed as it is."""
+    click.echo(printable(text))
 
 
 def format_bytes(n_bytes: int) -> str:
@@ -76,7 +82,7 @@ def _bars() -> Iterator[ProgressCallback]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[amount]}"),
         TextColumn("{task.fields[time]}"),
@@ -88,7 +94,8 @@ def _bars() -> Iterator[ProgressCallback]:
 
         def draw(event: ProgressEvent) -> None:
             if event.stage not in tasks:
-                tasks[event.stage] = progress.add_task(event.stage, amount="", time="left", total=event.total)
+                stage = printable(event.stage)
+                tasks[event.stage] = progress.add_task(stage, amount="", time="left", total=event.total)
             task = tasks[event.stage]
             time = "took" if event.done == event.total else "left"
             progress.update(task, completed=event.done, total=event.total, time=time)

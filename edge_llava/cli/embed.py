@@ -42,14 +42,14 @@ def command(
     from edge_llava.home import find_bundle
     from edge_llava.runtime.picture import open_picture
     from edge_llava.runtime.picture_encoder import PictureEncoder
-    from edge_llava.runtime.threads import count_cores
+    from edge_llava.runtime.threads import usable_threads
 
     picture = open_picture(sys.stdin.buffer.read() if image == "-" else image)
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
     options = EngineChoice.said().options(bundle)
-    n_threads = options.n_vision_threads or count_cores()
+    n_threads = usable_threads(options.n_vision_threads)
     with PictureEncoder(
         opened,
         n_threads,

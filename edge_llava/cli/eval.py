@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def scenes_command(
             exam = {"seed": seed, "visual_tokens": EngineChoice.said().visual_tokens, "bundle": str(path)}
             click.echo(json.dumps(scores.to_dict() | exam, indent=2))
         else:
-            click.echo("\n".join(_draw(scores, path.name, seed)))
+            show("\n".join(_draw(scores, path.name, seed)))
         if file is not None:
             file.writelines(f"{json.dumps(_failure(reply))}\n" for reply in scores.wrong)
     if failures:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edge_llava.cli.display import format_bytes
+from edge_llava.cli.display import format_bytes, show
 from edge_llava.cli.options import json_option
 from edge_llava.vision_spec import VisionSpec
 
@@ -54,7 +54,7 @@ def command(bundle: str | None, as_json: bool) -> None:
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
     lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
     for label, text in lines:
-        click.echo(f"{label:<10} {text}")
+        show(f"{label:<10} {text}")
 
 
 def _count_tokens(vision: VisionSpec) -> str:

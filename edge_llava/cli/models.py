@@ -7,7 +7,7 @@ import os
 
 import click
 
-from edge_llava.cli.display import format_bytes, note
+from edge_llava.cli.display import format_bytes, note, show
 from edge_llava.cli.options import json_option
 from edge_llava.errors import BundleError
 
@@ -53,7 +53,7 @@ def list_command(as_json: bool) -> None:
     for row in rows:
         star = "*" if row["default"] else " "
         facts = f"damaged: {row['error']}" if "error" in row else _facts(row)
-        click.echo(f"{star} {row['name']:<{width}}  {facts}")
+        show(f"{star} {row['name']:<{width}}  {facts}")
 
 
 def _facts(row: dict[str, object]) -> str:
@@ -86,4 +86,4 @@ def default_command(name: str | None) -> None:
     current = default_bundle()
     if current is None:
         raise BundleError("there is no default bundle. Choose one: edge-llava models default NAME")
-    click.echo(current)
+    show(current)

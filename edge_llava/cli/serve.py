@@ -73,6 +73,7 @@ _MIB = 2**20
     "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Name that a proxy calls it by; repeatable."
 )
 @click.option("--allow-remote-images", is_flag=True, help="Fetch pictures from public http(s) addresses.")
+@click.option("--strict", is_flag=True, help="Refuse fields of requests that have no effect.")
 @click.option(
     "--max-images", type=click.IntRange(1, 256), default=16, metavar="N", show_default=True, help="A request."
 )
@@ -108,6 +109,7 @@ def command(
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
+    strict: bool,
     max_images: int,
     max_image_mb: int,
     max_megapixels: int,
@@ -138,6 +140,7 @@ def command(
             cors_origins=tuple(origin.rstrip("/") for origin in cors_origins),
             allowed_hosts=allowed_hosts if is_local else None,
             remote_images=allow_remote_images,
+            strict=strict,
             limits=Limits(
                 body_bytes=_body_bytes(max_image_mb),
                 n_images=max_images,

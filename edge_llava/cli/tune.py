@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import format_bytes, note, show_progress
+from edge_llava.cli.display import format_bytes, note, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 from edge_llava.device import this_device
 from edge_llava.home import check_home, find_bundle, write_atomically
@@ -79,7 +79,7 @@ def command(bundle: str | None, goal: Goal, seconds: float, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(_report(tuning, opened.path, path), indent=2))
         return
-    click.echo("\n".join(_draw(tuning, opened.name)))
+    show("\n".join(_draw(tuning, opened.name)))
     note(f"kept in {path}")
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edge_llava.cli.display import show_progress
+from edge_llava.cli.display import show, show_progress
 from edge_llava.cli.options import json_option
 from edge_llava.errors import BundleError
 
@@ -48,8 +48,8 @@ def command(
         click.echo(json.dumps({"ok": ok, "checks": checks}, indent=2))
     else:
         for title, report in reports.items():
-            click.echo(f"{opened.name} {title}:")
+            show(f"{opened.name} {title}:")
             for check in report.checks:
-                click.echo(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {check.detail}")
+                show(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {check.detail}")
     if not ok:
         raise BundleError(f"{opened.path} failed its verification. Copy it again, or convert the checkpoint again.")

@@ -65,7 +65,8 @@ class ServerApp:
         self.answers = Answers(engine)
         self.models = ServedModels(engine.bundle, engine.n_ctx, options.aliases)
         self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
-        self._chat = ChatEndpoint(self.answers, self.models, ImageParts(limits, remote), self._budget, limits)
+        images = ImageParts(limits, remote)
+        self._chat = ChatEndpoint(self.answers, self.models, images, self._budget, limits, strict=options.strict)
         self._description = describe_api(limits, has_key=options.api_key is not None)
         self.asgi = Starlette(
             routes=self._routes(),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.token import FinishReason
+
+Logprobs = Sequence[dict[str, Any]] | None
+"""Entries of `AnswerLogprobs`; None where they were not asked for."""
 
 
 class ChatCompletion:
@@ -18,10 +22,10 @@ class ChatCompletion:
         self._id, self._created, self._model = f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model
         self._answer = answer
 
-    def whole(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
+    def whole(self, text: str, finish_reason: FinishReason | None, logprobs: Logprobs = None) -> dict[str, Any]:
         """The completion at once."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": 0, "message": message, "logprobs": _wrap(logprobs), "finish_reason": finish_reason}
         return self._frame("chat.completion", [choice]) | {
             "usage": usage(self._answer),
             "timings": timings(self._answer),
@@ -31,9 +35,9 @@ class ChatCompletion:
         """The first chunk: who speaks."""
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
 
-    def piece(self, text: str) -> dict[str, Any]:
+    def piece(self, text: str, logprobs: Logprobs = None) -> dict[str, Any]:
         """A part of the text."""
-        return self._chunk({"content": text})
+        return self._chunk({"content": text}, logprobs=logprobs)
 
     def closing(self, finish_reason: FinishReason | None) -> dict[str, Any]:
         """The last chunk of the text: why it ended, and where the time went."""
@@ -43,12 +47,18 @@ class ChatCompletion:
         """The chunk after it, where usage was asked for."""
         return self._frame("chat.completion.chunk", []) | {"usage": usage(self._answer)}
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None = None, *, logprobs: Logprobs = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": _wrap(logprobs), "finish_reason": finish_reason}
         return self._frame("chat.completion.chunk", [choice])
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
+
+
+def _wrap(logprobs: Logprobs) -> dict[str, Any] | None:
+    return None if logprobs is None else {"content": [*logprobs], "refusal": None}
 
 
 def usage(answer: Answer) -> dict[str, Any]:

@@ -1,48 +1,79 @@
-"""The messages of a chat request: roles, texts, and addresses of pictures."""
+"""The messages of a chat request: roles, texts, and images as clients send them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
 from typing import Literal
 
+from edge_llava.server.image_forms import IMAGE_PARTS, ImageAddress, read_image_list, read_image_part
 from edge_llava.server.limits import Limits
 from edge_llava.server.request_fields import RequestFields, kind_of
 
 Role = Literal["system", "user", "assistant"]
+Part = str | ImageAddress
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_UNSUPPORTED_ROLES = ("tool", "function")
-_MESSAGE_FIELDS = ("role", "content", "name", "refusal", "annotations", "audio", "tool_calls", "function_call")
-_UNSUPPORTED_PARTS = ("input_audio", "file", "video_url", "refusal")
-_DETAILS = ("auto", "low", "high", "original")
-
-
-@dataclass(frozen=True)
-class ImageAddress:
-    """A picture as a client names it.
-
-    Attributes:
-        url: What was sent; not yet looked at.
-        param: Where it stands in the request.
-    """
-
-    url: str
-    param: str
+_TOOL_ROLES = ("tool", "function")
+# "prefix" and "partial": Mistral's and Moonshot's words for a last message that is to be continued, which it is anyway
+_MESSAGE_FIELDS = (
+    "role", "content", "name", "refusal", "annotations", "images", "tool_calls", "function_call", "prefix", "partial",
+)  # fmt: skip
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+# what other models have thought and called: the history is read without it
+_PASSED_PARTS = ("thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result", "tool_call", "function_call")
 
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One turn: its text, and its pictures in order."""
+    """One turn: its texts and images, in order.
+
+    Attributes:
+        role: Who says it.
+        parts: Texts that are not empty, and images.
+    """
 
     role: Role
-    text: str
-    images: tuple[ImageAddress, ...] = ()
+    parts: tuple[Part, ...]
+
+    @property
+    def images(self) -> tuple[ImageAddress, ...]:
+        """Its images."""
+        return tuple(part for part in self.parts if isinstance(part, ImageAddress))
+
+    @property
+    def text(self) -> str:
+        """Its texts, each on its own line."""
+        return self._lay_out()[0]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """As `runtime.batch.messages.Message.places`: images keep their places where text stands between them."""
+        return self._lay_out()[1]
+
+    def _lay_out(self) -> tuple[str, tuple[int, ...]]:
+        if not self._is_mixed():
+            return "\n".join(part for part in self.parts if isinstance(part, str)), ()
+        text, places = "", []
+        for part, following in zip_longest(self.parts, self.parts[1:]):
+            if isinstance(part, str):
+                text += part if following is None else f"{part}\n"
+            else:
+                places.append(len(text))
+        return text, tuple(places)
+
+    def _is_mixed(self) -> bool:
+        at = [index for index, part in enumerate(self.parts) if isinstance(part, ImageAddress)]
+        between = self.parts[at[0] : at[-1]] if at else ()
+        return any(isinstance(part, str) and not part.isspace() for part in between)
 
 
 def read_messages(request: RequestFields, limits: Limits) -> tuple[ChatMessage, ...]:
-    """The conversation: a system message or none, then user and assistant in turn, the user last.
+    """The conversation: a system message or none, then user and assistant in turn.
 
-    Neighbours of one role are joined. What is wrong is noted in the request's faults.
+    Neighbours of one role are joined, and system messages, wherever they stand, into the first message. A greeting of
+    the assistant may come first, and what the assistant is to continue last. What is wrong is noted in the request's
+    faults.
     """
     if not request.require("messages"):
         return ()
@@ -51,84 +82,84 @@ def read_messages(request: RequestFields, limits: Limits) -> tuple[ChatMessage, 
         message = _read_message(item, limits)
         if message is not None:
             found.append(message)
-    n_chars, n_images = sum(len(m.text) for m in found), sum(len(m.images) for m in found)
+    n_chars = sum(len(part) for message in found for part in message.parts if isinstance(part, str))
+    n_images = sum(len(message.images) for message in found)
     if n_chars > limits.text_chars:
         request.note("messages", f"hold {n_chars} characters; the limit is {limits.text_chars}", "string_too_long")
     if n_images > limits.n_images:
         request.note("messages", f"hold {n_images} pictures; the limit is {limits.n_images}", "too_many_images")
-    messages = _join_neighbours(found)
-    if not request.faults.found:
-        _check_order(request, messages)
-    return messages
+    if not request.faults.found and not any(message.role == "user" for message in found):
+        request.note("messages", "must contain a message of the user")
+    return _join_neighbours([message for message in found if message.role == "system"]) + _join_neighbours(
+        [message for message in found if message.role != "system"]
+    )
 
 
 def _read_message(item: RequestFields, limits: Limits) -> ChatMessage | None:
-    item.refuse_unknown(_MESSAGE_FIELDS)
-    for key in ("tool_calls", "function_call", "audio"):
+    if item.raw("role") in _TOOL_ROLES:
+        item.ignore("role", "of tools is not supported", "unsupported_value")
+        return None
+    item.ignore_unknown(_MESSAGE_FIELDS)
+    for key in ("tool_calls", "function_call"):
         if item.has(key) and item.raw(key) != []:
-            item.note(key, "is not supported", "unsupported_parameter")
+            item.ignore(key)
     item.text("name")  # OpenAI's label of a speaker: taken, and not shown to the model
-    if item.raw("role") in _UNSUPPORTED_ROLES:
-        item.note("role", "of tools is not supported", "unsupported_value")
-        return None
     name = item.text("role", tuple(_ROLES)) if item.require("role") else None
-    if name is None or not item.require("content"):
+    if name is None:
         return None
-    role, content = _ROLES[name], item.raw("content")
+    role, images = _ROLES[name], read_image_list(item, limits.n_parts)
+    parts = _read_content(item, role, limits)
+    if images and role != "user":
+        item.note("images", "belong into messages of the user", "unsupported_value")
+    return None if parts is None else ChatMessage(role, (*images, *parts))
+
+
+def _read_content(item: RequestFields, role: Role, limits: Limits) -> list[Part] | None:
+    """The parts of a message; None for one that says nothing, or whose content is wrong."""
+    content = item.raw("content")
+    if content is None and (role != "user" or item.raw("images")):
+        return [] if item.raw("images") else None
+    if not item.require("content"):
+        return None
+    called = any(item.raw(key) for key in ("tool_calls", "function_call"))
+    if called and content in ("", []):
+        return None
     if isinstance(content, str):
         text = item.text("content")
-        return None if text is None else ChatMessage(role, text)
+        return [text] if text else []
     if not isinstance(content, list):
         item.note("content", f"must be a string or an array of parts, not {kind_of(content)}", "invalid_type")
         return None
-    return _read_parts(role, item.objects("content", limits.n_parts))
+    found = item.objects("content", limits.n_parts)
+    parts = [read for part in found for read in _read_part(role, part)]
+    is_passed = any(part.raw("type") in _PASSED_PARTS for part in found)
+    return None if is_passed and not parts else parts
 
 
-def _read_parts(role: Role, parts: Sequence[RequestFields]) -> ChatMessage:
-    texts, images = [], []
-    for part in parts:
-        if part.raw("type") in _UNSUPPORTED_PARTS:
-            part.note("type", f"{part.raw('type')!r} is not supported: text and image_url are", "unsupported_value")
-            continue
-        kind = part.text("type", ("text", "image_url")) if part.require("type") else None
-        if kind == "text" and part.require("text"):
-            part.refuse_unknown(("type", "text"))
-            texts.append(part.text("text") or "")
-        elif kind == "image_url" and part.require("image_url"):
-            part.refuse_unknown(("type", "image_url"))
-            if role != "user":
-                part.note("type", "image_url belongs into messages of the user", "unsupported_value")
-            images += _read_address(part)
-    return ChatMessage(role, "\n".join(texts), tuple(images))
-
-
-def _read_address(part: RequestFields) -> list[ImageAddress]:
-    address = part.object("image_url")
-    if address is None or not address.require("url"):
-        return []
-    address.refuse_unknown(("url", "detail"))
-    address.text("detail", _DETAILS)  # LLaVA sees every picture the same way
-    url = address.text("url")
-    return [] if url is None else [ImageAddress(url, address.place("url"))]
+def _read_part(role: Role, part: RequestFields) -> list[Part]:
+    kind = part.raw("type")
+    if kind in _PASSED_PARTS:
+        part.ignore("type", f"{kind!r} is not supported: texts and images are", "unsupported_value")
+    elif not isinstance(kind, str):
+        if part.require("type"):
+            part.text("type")
+    elif kind in _TEXT_PARTS:
+        part.ignore_unknown(("type", _TEXT_PARTS[kind]))
+        text = part.text(_TEXT_PARTS[kind]) if part.require(_TEXT_PARTS[kind]) else None
+        return [text] if text else []
+    elif kind in IMAGE_PARTS:
+        if role != "user":
+            part.note("type", "image_url belongs into messages of the user", "unsupported_value")
+        image = read_image_part(part, kind)
+        return [] if image is None else [image]
+    else:
+        known = ", ".join((*_TEXT_PARTS, *IMAGE_PARTS))
+        part.note("type", f"must be one of {known}", "unsupported_value")
+    return []
 
 
 def _join_neighbours(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    joined: list[ChatMessage] = []
-    for message in messages:
-        if joined and joined[-1].role == message.role:
-            last = joined[-1]
-            text = "\n".join(text for text in (last.text, message.text) if text)
-            joined[-1] = replace(last, text=text, images=last.images + message.images)
-        else:
-            joined.append(message)
-    return tuple(joined)
-
-
-def _check_order(request: RequestFields, messages: Sequence[ChatMessage]) -> None:
-    turns = messages[1:] if messages[0].role == "system" else messages
-    if any(message.role == "system" for message in turns):
-        request.note("messages", "may have a system message only at their beginning")
-    elif not turns or turns[0].role != "user":
-        request.note("messages", "must begin with the user, after the system message if there is one")
-    elif turns[-1].role != "user":
-        request.note("messages", "must end with the user's, which is answered")
+    return tuple(
+        ChatMessage(role, tuple(part for message in neighbours for part in message.parts))
+        for role, neighbours in groupby(messages, key=lambda message: message.role)
+    )

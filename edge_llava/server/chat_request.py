@@ -2,54 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
-from edge_llava.runtime.unicode_text import is_unicode
 from edge_llava.server.chat_messages import ChatMessage, read_messages
+from edge_llava.server.chat_sampling import SAMPLING_FIELDS, read_sampling
+from edge_llava.server.ignored_fields import IgnoredFields
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
 from edge_llava.server.request_fields import RequestFields
-from edge_llava.server.response_format import read_grammar
 
-_MAX_TOKENS = 2**31 - 1
-_MAX_STOPS, _MAX_STOP_CHARS = 4, 256  # the longer, the more of an answer is held back and compared
-_SEEDS = 2**32 - 1  # llama.cpp's; its largest means "draw one"
-_SMALLEST_TOP_P = 1e-6  # keeps the likeliest token, as 0 does
-_DEFAULTS = SamplingOptions()
-
-# taken without effect: they are about OpenAI's own service
-_IGNORED_TEXTS = (
+# taken without effect on the answer: they are about OpenAI's own service
+_SERVICE_TEXTS = (
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "verbosity",
 )  # fmt: skip
-_IGNORED_FLAGS = ("store", "parallel_tool_calls")
-# refused unless they ask for nothing: the values that do
+_SERVICE_FLAGS = ("store", "parallel_tool_calls")
+# ignored unless fields that have no effect are refused
+_IGNORED = ("reasoning_effort", "prediction", "moderation")
+# What changes the form of an answer, or says what it is about, is refused unless it asks for nothing: the values that
+# do. Empty texts, arrays and objects always do.
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "modalities": (["text"],),
     "audio": (),
-    "prediction": (),
     "web_search_options": (),
-    "reasoning_effort": (),
-    "moderation": (),
+    # older and other APIs: completions, llama.cpp, Ollama, vLLM
+    "best_of": (0, 1),
+    "echo": (False,),
+    "suffix": (),
+    "grammar": (),
+    "json_schema": (),
+    "format": (),
+    "n_probs": (0,),
+    "prompt_logprobs": (0, False),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "images": (),
+    "documents": (),
 }
 # OpenAI's words, of its Responses API, for what becomes of a conversation that does not fit
 _TRUNCATIONS: Mapping[str, OnFull] = {"auto": "drop-oldest", "disabled": "error"}
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed", "stop")
+_TOOLS = ("tools", "functions")
+_TOOL_CHOICES = ("tool_choice", "function_call")
 _KNOWN = (
-    "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "response_format",
-    "metadata", "truncation", *_SAMPLING, *_IGNORED_TEXTS, *_IGNORED_FLAGS, *_UNSUPPORTED,
+    "model", "messages", "n", "stream", "stream_options", "metadata", "truncation", "continue_final_message",
+    "add_generation_prompt", *SAMPLING_FIELDS, *_SERVICE_TEXTS, *_SERVICE_FLAGS, *_IGNORED, *_UNSUPPORTED, *_TOOLS,
+    *_TOOL_CHOICES,
 )  # fmt: skip
 
 
@@ -59,11 +62,12 @@ class ChatRequest:
 
     Attributes:
         model: The name that was asked for, or None.
-        messages: The conversation; pictures are addresses still.
-        options: How to draw the answer.
+        messages: The conversation; images are addresses still.
+        options: How to sample the answer.
         stream: Whether to send the answer as it grows.
         include_usage: Whether the stream ends with counts.
         on_full: What becomes of a conversation that does not fit; None: as the server was told.
+        ignored: Names of the fields that have no effect.
     """
 
     model: str | None
@@ -72,105 +76,101 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     on_full: OnFull | None = None
+    ignored: tuple[str, ...] = ()
 
 
-def read_chat_request(data: Mapping[str, Any], limits: Limits) -> ChatRequest:
-    """Reads the JSON object of a request.
+def read_chat_request(data: Mapping[str, Any], limits: Limits, *, strict: bool = False) -> ChatRequest:
+    """Reads the JSON object of a request. A field that is null is as if not given.
+
+    Args:
+        data: The object.
+        limits: Caps of the request.
+        strict: Whether fields that have no effect are refused, instead of named in `ChatRequest.ignored`.
 
     Raises:
         RequestFault: 400 with everything that is wrong with it.
     """
-    faults = Faults()
-    fields = RequestFields(data, "", faults)
-    fields.refuse_unknown(_KNOWN)
+    faults, ignored = Faults(), IgnoredFields()
+    fields = RequestFields(data, "", faults, None if strict else ignored)
+    fields.ignore_unknown(_KNOWN)
     _refuse_unsupported(fields)
+    _refuse_tools(fields)
     _check_ignored(fields)
     model = fields.text("model")
     messages = read_messages(fields, limits)
+    _check_end(fields, messages)
     stream = bool(fields.boolean("stream"))
     include_usage = _read_stream_options(fields, stream)
-    options = _read_sampling(fields)
+    options = read_sampling(fields)
     truncation = fields.text("truncation", tuple(_TRUNCATIONS))
     faults.check()
     on_full = None if truncation is None else _TRUNCATIONS[truncation]
-    return ChatRequest(model, messages, options, stream, include_usage, on_full)
+    return ChatRequest(model, messages, options, stream, include_usage, on_full, tuple(ignored.names))
 
 
 def _refuse_unsupported(fields: RequestFields) -> None:
     for key, harmless in _UNSUPPORTED.items():
-        if fields.has(key) and not any(_same(fields.raw(key), value) for value in harmless):
+        if fields.has(key) and fields.raw(key) not in ("", [], {}) and not _is_one_of(fields.raw(key), harmless):
             fields.note(key, "is not supported", "unsupported_parameter")
     n = fields.integer("n", 1, 128)
     if n is not None and n > 1:
         fields.note("n", "must be 1: one answer is made per request", "unsupported_value")
 
 
+def _refuse_tools(fields: RequestFields) -> None:
+    """In words that clients look for: many send their tools anyway, and ask again without them."""
+    is_none = any(fields.raw(key) == "none" for key in _TOOL_CHOICES)
+    for key in _TOOLS:
+        if not fields.has(key) or fields.raw(key) == []:
+            continue
+        if is_none:
+            fields.ignore(key)
+        else:
+            fields.faults.note(
+                key,
+                f"This model does not support tools. Leave out '{key}', or send 'tool_choice': \"none\"",
+                "tools_not_supported",
+            )
+    for key in _TOOL_CHOICES:
+        if fields.has(key) and not _is_one_of(fields.raw(key), ("none", "auto")):
+            fields.note(key, "is not supported: this model does not support tools", "tools_not_supported")
+
+
 def _check_ignored(fields: RequestFields) -> None:
-    for key in _IGNORED_TEXTS:
+    for key in _IGNORED:
+        if fields.has(key):
+            fields.ignore(key)
+    for key in _SERVICE_TEXTS:
         fields.text(key)
-    for key in _IGNORED_FLAGS:
+    for key in _SERVICE_FLAGS:
         fields.boolean(key)
     fields.object("metadata")
 
 
-def _same(value: Any, harmless: Any) -> bool:
-    """Whether a value is the harmless one, and not True for 1."""
-    return isinstance(value, bool) == isinstance(harmless, bool) and bool(value == harmless)
+def _check_end(fields: RequestFields, messages: Sequence[ChatMessage]) -> None:
+    """A last message of the assistant is continued; vLLM's and transformers' two flags may say so, too."""
+    continues, opens = fields.boolean("continue_final_message"), fields.boolean("add_generation_prompt")
+    if not messages or fields.faults.found:
+        return
+    if messages[-1].role == "assistant":
+        if continues is False:
+            fields.note("messages", "must end with the user's where 'continue_final_message' is false")
+    elif continues or opens is False:
+        key = "continue_final_message" if continues else "add_generation_prompt"
+        fields.note(key, "needs a last message of the assistant, which is continued")
+
+
+def _is_one_of(value: Any, harmless: Sequence[Any]) -> bool:
+    """Whether a value is a harmless one, and not True for 1."""
+    return any(isinstance(value, bool) == isinstance(one, bool) and bool(value == one) for one in harmless)
 
 
 def _read_stream_options(fields: RequestFields, stream: bool) -> bool:
     options = fields.object("stream_options")
     if options is None:
         return False
-    options.refuse_unknown(("include_usage", "include_obfuscation"))
+    options.ignore_unknown(("include_usage", "include_obfuscation"))
     options.boolean("include_obfuscation")
     if not stream:
-        fields.note("stream_options", "may be given only where 'stream' is true")
+        fields.ignore("stream_options", "may be given only where 'stream' is true", "invalid_value")
     return bool(options.boolean("include_usage"))
-
-
-def _read_sampling(fields: RequestFields) -> SamplingOptions:
-    given = {
-        "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1),
-        "top_k": fields.integer("top_k", 0, 2**31 - 1),
-        "min_p": fields.number("min_p", 0, 0.999),
-        "repeat_penalty": fields.number("repeat_penalty", 0.01, 99),
-    }
-    numbers = {name: getattr(_DEFAULTS, name) if value is None else value for name, value in given.items()}
-    seed = fields.integer("seed", -(2**63), 2**64 - 1)
-    return SamplingOptions(
-        temperature=numbers["temperature"],
-        top_k=int(numbers["top_k"]),
-        top_p=max(numbers["top_p"], _SMALLEST_TOP_P),
-        min_p=numbers["min_p"],
-        repeat_penalty=numbers["repeat_penalty"],
-        seed=None if seed is None else seed % _SEEDS,
-        max_new_tokens=_read_max_tokens(fields),
-        stop=_read_stop(fields),
-        grammar=read_grammar(fields),
-    )
-
-
-def _read_max_tokens(fields: RequestFields) -> int:
-    given = [fields.integer(key, 1, _MAX_TOKENS) for key in ("max_tokens", "max_completion_tokens")]
-    if fields.has("max_tokens") and fields.has("max_completion_tokens"):
-        fields.note("max_tokens", "and 'max_completion_tokens' say the same: give one of them")
-    return given[0] or given[1] or _MAX_TOKENS  # the context ends every answer
-
-
-def _read_stop(fields: RequestFields) -> tuple[str, ...]:
-    value = fields.raw("stop")
-    if value is None:
-        return ()
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        fields.note("stop", "must be a string or an array of strings", "invalid_type")
-        return ()
-    if len(texts) > _MAX_STOPS:
-        fields.note("stop", f"has {len(texts)} texts; the limit is {_MAX_STOPS}", "array_above_max_length")
-        return ()
-    if not all(0 < len(text) <= _MAX_STOP_CHARS and is_unicode(text) for text in texts):
-        fields.note("stop", f"must hold texts of 1 to {_MAX_STOP_CHARS} characters")
-        return ()
-    return tuple(texts)

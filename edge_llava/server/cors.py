@@ -9,7 +9,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from edge_llava.server.ignored_fields import IGNORED_HEADER
 from edge_llava.server.openai_errors import RequestFault
+
+EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER)
 
 
 class AllowOrigins(CORSMiddleware):
@@ -21,7 +24,7 @@ class AllowOrigins(CORSMiddleware):
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=EXPOSED_HEADERS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

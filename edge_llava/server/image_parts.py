@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image, UnidentifiedImageError
 
-from edge_llava.server.chat_messages import ImageAddress
+from edge_llava.server.image_data import ImageDataError, decode_image_data, find_scheme
+from edge_llava.server.image_forms import ImageAddress
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
@@ -19,8 +18,6 @@ from edge_llava.server.thread_call import call_on_thread
 
 # Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_HEAD = re.compile(r"data:image/[a-z0-9.+-]{1,40}(;[a-z0-9-]+=[^;,]{0,80})*;base64,", re.IGNORECASE)
-_MAX_HEAD = 256
 _RGB_BYTES = 3
 # what PIL's readers raise on damaged headers
 _HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
@@ -64,35 +61,26 @@ class ImageParts:
         return pictures
 
     async def _fetch(self, address: ImageAddress, share: Share) -> bytes:
-        scheme = address.url[:8].partition(":")[0].lower()
-        if scheme == "data":
+        scheme = find_scheme(address.url)
+        if scheme in ("", "data"):
             return await call_on_thread(self._decode, address)
-        if scheme in ("http", "https"):
+        if scheme in ("http", "https") and address.may_fetch:
             if self._remote is None:
                 raise _refused(
                     address.param,
                     "pictures are not fetched from the web. Send a data: URI, or start the server with "
                     "--allow-remote-images",
                 )
-            data = await self._remote.fetch(address)
+            data = await self._remote.fetch(replace(address, url=address.url.strip()))
             share.take(len(data))
             return data
-        raise _refused(address.param, "a picture must be a data: URI of base64, 'data:image/jpeg;base64,...'")
+        raise _refused(address.param, "an image must be a data: URI, 'data:image/jpeg;base64,...', or base64")
 
     def _decode(self, address: ImageAddress) -> bytes:
-        head = _HEAD.match(address.url[:_MAX_HEAD])
-        if head is None:
-            raise _refused(address.param, "a data: URI must begin with 'data:image/jpeg;base64,' or another image type")
-        text = address.url[head.end() :]
-        if len(text) * 3 // 4 > self.limits.image_bytes + 2:
-            raise _refused(address.param, f"a picture may have at most {self.limits.image_bytes} bytes")
         try:
-            data = base64.b64decode(text.encode("ascii"), validate=True)
-        except (binascii.Error, UnicodeEncodeError) as error:
-            raise _refused(address.param, "the data: URI holds no valid base64") from error
-        if not data:
-            raise _refused(address.param, "the picture is empty")
-        return data
+            return decode_image_data(address.url, self.limits.image_bytes)
+        except ImageDataError as error:
+            raise _refused(address.param, str(error)) from error
 
     def _read_header(self, data: bytes, param: str) -> Image.Image:
         try:

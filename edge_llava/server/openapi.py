@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from edge_llava.server.chat_sampling import MAX_STOP_CHARS, MAX_STOPS, MAX_TOKENS
 from edge_llava.server.limits import Limits
 
 _Schema = dict[str, Any]
@@ -51,7 +52,7 @@ def _chat_operation(limits: Limits) -> _Schema:
         [400, 403, 404, 408, 413, 415, 429, 500, 503],
     )
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}}
-    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {}}
     return operation
 
 
@@ -112,21 +113,29 @@ def _schemas(limits: Limits) -> _Schema:
 
 
 def _chat_request(limits: Limits) -> _Schema:
-    most_tokens = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
-    stop = {"type": "string", "minLength": 1, "maxLength": 256}
+    most_tokens = {"type": "integer", "minimum": -1, "maximum": MAX_TOKENS}
+    penalty = {"type": "number", "minimum": -2, "maximum": 2, "default": 0}
+    repeat = {"type": "number", "minimum": 0.01, "maximum": 99}
+    stop = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
     optional: _Schema = {
-        "model": {"type": "string", "description": "The bundle's name, 'default', or none."},
+        "model": {
+            "type": "string",
+            "description": "The bundle's name, an alias, 'default', or none; any name without aliases.",
+        },
         "stream": {"type": "boolean"},
         "stream_options": _object({"include_usage": {"type": "boolean"}}, required=[]),
         "max_tokens": most_tokens,
         "max_completion_tokens": most_tokens,
-        "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 0.2},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 100, "default": 0.2},
         "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1},
-        "top_k": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+        "top_k": {"type": "integer", "minimum": -1, "maximum": 2**31 - 1},
         "min_p": {"type": "number", "minimum": 0, "maximum": 0.999},
-        "repeat_penalty": {"type": "number", "minimum": 0.01, "maximum": 99},
+        "repeat_penalty": repeat,
+        "frequency_penalty": penalty,
+        "presence_penalty": penalty,
+        "logprobs": {"type": "boolean"},
         "seed": {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1},
-        "stop": {"anyOf": [stop, {"type": "array", "maxItems": 4, "items": stop}]},
+        "stop": {"anyOf": [stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}]},
         "response_format": _ref("ResponseFormat"),
         "n": {"type": "integer", "minimum": 1, "maximum": 1},
         "truncation": {"enum": ["auto", "disabled"]},
@@ -145,19 +154,22 @@ def _chat_request(limits: Limits) -> _Schema:
             }
         ]
     }
-    return _object(properties, required=["messages"]) | {"additionalProperties": False, "examples": [example]}
+    return _object(properties, required=["messages"]) | {"examples": [example]}
 
 
 def _message(limits: Limits) -> _Schema:
-    text = _object({"type": {"const": "text"}, "text": {"type": "string"}}) | {"additionalProperties": False}
+    text = _object({"type": {"const": "text"}, "text": {"type": "string"}})
     address = _object(
         {
-            "url": {"type": "string", "description": f"A data: URI of at most {limits.image_bytes} bytes, decoded."},
-            "detail": _nullable({"enum": ["auto", "low", "high", "original"]}),
+            "url": {
+                "type": "string",
+                "description": f"A data: URI or base64 of at most {limits.image_bytes} bytes, decoded.",
+            },
+            "detail": {},
         },
         required=["url"],
     )
-    image = _object({"type": {"const": "image_url"}, "image_url": address}) | {"additionalProperties": False}
+    image = _object({"type": {"const": "image_url"}, "image_url": {"anyOf": [address, {"type": "string"}]}})
     parts = {"type": "array", "minItems": 1, "maxItems": limits.n_parts, "items": {"anyOf": [text, image]}}
     return _object(
         {

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import anyio
 import h11
 
-from edge_llava.server.chat_messages import ImageAddress
+from edge_llava.server.image_forms import ImageAddress
 from edge_llava.server.openai_errors import RequestFault
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]

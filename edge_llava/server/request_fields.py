@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_llava.runtime.unicode_text import is_unicode
+from edge_llava.server.ignored_fields import IgnoredFields
 from edge_llava.server.openai_errors import Faults
 
 _MAX_NUMBER = 1e300  # beyond it an integer of JSON may not fit a float
@@ -20,16 +21,25 @@ class RequestFields:
 
     Attributes:
         faults: What was wrong so far, shared with the objects inside.
+        ignored: What has no effect, shared with the objects inside; None refuses it.
     """
 
-    def __init__(self, data: Mapping[str, Any], place: str, faults: Faults) -> None:
+    def __init__(
+        self, data: Mapping[str, Any], place: str, faults: Faults, ignored: IgnoredFields | None = None
+    ) -> None:
         """
         Args:
             data: The object.
             place: Where it stands: "" for the request itself, "messages[0]".
             faults: Notes what is wrong.
+            ignored: Notes what has no effect; None refuses it.
         """
-        self._data, self._place, self.faults = data, place, faults
+        self._data, self._place, self.faults, self.ignored = data, place, faults, ignored
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether fields that have no effect are refused."""
+        return self.ignored is None
 
     def place(self, key: str) -> str:
         """Where a field stands: "messages[0].role"."""
@@ -39,6 +49,10 @@ class RequestFields:
         """Whether a field is there and is not null."""
         return self._data.get(key) is not None
 
+    def keys(self) -> Sequence[str]:
+        """The names of the fields that are not null."""
+        return [key for key, value in self._data.items() if value is not None]
+
     def raw(self, key: str) -> Any:
         """The field as it came."""
         return self._data.get(key)
@@ -47,12 +61,30 @@ class RequestFields:
         """Notes a fault of a field; the message follows its place: "'seed' must be ..."."""
         self.faults.note(self.place(key), f"'{self.place(key)}' {message}", code)
 
+    def ignore(self, key: str, message: str = "is not supported", code: str = "unsupported_parameter") -> None:
+        """Notes that a field has no effect; where that is refused, as a fault."""
+        if self.ignored is None:
+            self.note(key, message, code)
+        else:
+            self.ignored.note(self._place, key)
+
+    def ignore_unknown(self, known: Sequence[str]) -> None:
+        """Notes that every field that is none of `known`, nor null, has no effect; of thousands, the first few."""
+        if self.ignored is None:
+            self.refuse_unknown(known)
+            return
+        for key, value in self._data.items():
+            if self.ignored.is_full:
+                return
+            if value is not None and key not in known:
+                self.ignored.note(self._place, key)
+
     def refuse_unknown(self, known: Sequence[str]) -> None:
-        """Notes every field that is none of `known`, in their order; of thousands, the first few."""
-        for key in self._data:
+        """Notes every field that is none of `known`, nor null, as a fault; of thousands, the first few."""
+        for key, value in self._data.items():
             if self.faults.is_full:
                 return
-            if key in known:
+            if value is None or key in known:
                 continue
             shown = self.place(key)[:100]
             self.faults.note(shown, f"Unknown parameter: '{shown}'", "unknown_parameter")
@@ -125,7 +157,27 @@ class RequestFields:
         if not isinstance(value, dict):
             self._note_type(key, "an object")
             return None
-        return RequestFields(value, self.place(key), self.faults)
+        return RequestFields(value, self.place(key), self.faults, self.ignored)
+
+    def object_if_any(self, key: str) -> RequestFields | None:
+        """The object inside; None, without a fault, where the field is something else."""
+        return self.object(key) if isinstance(self._data.get(key), dict) else None
+
+    def texts(self, key: str, at_most: int) -> list[str]:
+        """The strings of an array; none of them where there are too many."""
+        value = self._data.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.note(key, "must be an array of strings", "invalid_type")
+            return []
+        if len(value) > at_most:
+            self.note(key, f"has {len(value)} items; the limit is {at_most}", "array_above_max_length")
+            return []
+        if not all(map(is_unicode, value)):
+            self.note(key, "contains unpaired surrogates, which are not valid text")
+            return []
+        return value
 
     def objects(self, key: str, at_most: int) -> list[RequestFields]:
         """The objects of an array that is not empty; none of them where there are too many."""
@@ -142,7 +194,7 @@ class RequestFields:
         for index, item in enumerate(value):
             place = f"{self.place(key)}[{index}]"
             if isinstance(item, dict):
-                objects.append(RequestFields(item, place, self.faults))
+                objects.append(RequestFields(item, place, self.faults, self.ignored))
             else:
                 self.faults.note(place, f"'{place}' must be an object, not {kind_of(item)}", "invalid_type")
         return objects

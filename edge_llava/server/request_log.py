@@ -1,4 +1,4 @@
-"""One line per request, and counts of them. Neither holds anything that a client wrote."""
+"""One line per request, and counts of them. Neither contains anything that a client wrote."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ class ServedModels:
             aliases: Names that clients may use beside the bundle's.
         """
         self.name = aliases[0] if aliases else bundle.name
+        self._has_aliases = bool(aliases)
         names = dict.fromkeys((*aliases, bundle.name))
         created = int((bundle.path / MANIFEST_NAME).stat().st_mtime)
         self._entries = {
@@ -44,19 +45,20 @@ class ServedModels:
         Raises:
             RequestFault: 404 if there is none of that name.
         """
-        self.check(name)
+        if name != _ANY and name not in self._entries:
+            raise self._unknown(name)
         return self._entries.get(name, self._entries[self.name])
 
     def check(self, name: str | None) -> None:
-        """
+        """Checks the name in a question. Without aliases, every name means the one model there is.
+
         Raises:
-            RequestFault: 404 if a request names a model that is not served. None and "default" name the one there is.
+            RequestFault: 404 if there are aliases, and the name is not among them, nor the bundle's, nor "default".
         """
-        if name is not None and name != _ANY and name not in self._entries:
-            served = ", ".join(self._entries)
-            raise RequestFault(
-                404,
-                f"The model {name[:100]!r} does not exist. Served: {served}; --alias NAME adds names.",
-                code="model_not_found",
-                param="model",
-            )
+        if self._has_aliases and name is not None and name != _ANY and name not in self._entries:
+            raise self._unknown(name)
+
+    def _unknown(self, name: str) -> RequestFault:
+        served = ", ".join(self._entries)
+        message = f"The model {name[:100]!r} does not exist. Served: {served}; --alias NAME adds names."
+        return RequestFault(404, message, code="model_not_found", param="model")

@@ -17,6 +17,7 @@ class ServerOptions:
         cors_origins: Origins of web pages that may use the API from elsewhere: "https://app.example".
         allowed_hosts: Names that a Host header may say beside loopback ones; None does not look at it.
         remote_images: Whether pictures are fetched from the web.
+        strict: Whether fields of a request that have no effect are refused.
         limits: Caps of requests.
     """
 
@@ -25,4 +26,5 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] | None = ()
     remote_images: bool = False
+    strict: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -10,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from edge_llava.converters.exchange import exchange
 from edge_llava.errors import TrainingError
+from edge_llava.regular_file import share_permissions
 from edge_llava.training.llava import Llava
 
 _SHARD = "5GB"
@@ -45,12 +47,16 @@ def write_checkpoint(llava: Llava, out: Path, extra_files: tuple[Path, ...] = ()
         for path in extra_files:
             if path.is_file():
                 shutil.copyfile(path, unfinished / path.name)
+        share_permissions(unfinished, like=unfinished / "preprocessor_config.json")
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk comes as any of them
         shutil.rmtree(unfinished, ignore_errors=True)
         raise TrainingError(
             f"the trained checkpoint cannot be written to {out}: {error}. Make room and run the same command again: "
             "the last saved step is kept."
         ) from error
+    if out.exists() and exchange(unfinished, out):  # a kill leaves the older one or the new one
+        shutil.rmtree(unfinished)
+        return
     if out.exists():
         shutil.rmtree(out)
     unfinished.rename(out)

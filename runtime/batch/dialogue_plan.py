@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edge_llava.bundle import Bundle
+from edge_llava.runtime.batch.answer_start import NO_START, AnswerStart
 from edge_llava.runtime.batch.messages import Dialogue
 from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
 from edge_llava.runtime.conversation import Run, TokenRun
@@ -36,7 +39,7 @@ class DialoguePlanner:
         self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
 
     def plan(self, dialogue: Dialogue) -> list[Run]:
-        """The runs of a dialogue, up to where the model writes.
+        """The runs of a dialogue, up to where the answer begins.
 
         Raises:
             ImageError: If a picture cannot be read, or an embedding belongs to another bundle.
@@ -50,7 +53,14 @@ class DialoguePlanner:
         for exchange in dialogue.exchanges:
             question = exchange.question
             images = [place_image(image, self._bundle, self._visual_tokens) for image in question.images]
-            segments = build_turn(template, question.text, len(images), is_first=is_first, image_marks=spec.image_marks)
+            segments = build_turn(
+                template,
+                question.text,
+                len(images),
+                is_first=is_first,
+                image_marks=spec.image_marks,
+                places=question.places,
+            )
             turn = plan_turn(self._language, template, segments, images, is_first=is_first, carry=carry)
             check_room(turn, sum(run.n_tokens for run in runs), self._n_ctx, spec)
             runs += turn
@@ -61,6 +71,33 @@ class DialoguePlanner:
             is_first = False
         return runs
 
+    def plan_start(self, text: str, runs: Sequence[Run]) -> AnswerStart:
+        """What the answer begins with.
+
+        Args:
+            text: As the client gave it; of white space alone, the answer begins anew.
+            runs: What `plan` gave.
+
+        Raises:
+            ContextOverflow: If it does not fit behind them.
+        """
+        if not text.strip():
+            return NO_START
+        said = self.said.find(runs, text)
+        if said is not None and self._spell(said).lstrip() == text.lstrip():
+            # continued exactly as it was sampled, which may be in other tokens than the text alone would have
+            ids = (*said.ids, *self._language.tokenize_within(said.carry)) if said.carry else said.ids
+            start = AnswerStart(text, ids, keeps_space=True)
+        else:
+            start = AnswerStart(text, self._tokenize_answer(text.rstrip(" ")).ids, keeps_space=text[-1] != " ")
+        n_earlier = sum(run.n_tokens for run in runs)
+        check_room([TokenRun(start.ids)], n_earlier, self._n_ctx, self._bundle.manifest.language)
+        return start
+
+    def _spell(self, answer: SaidAnswer) -> str:
+        pieces = b"".join(map(self._language.piece, answer.ids))
+        return pieces.decode("utf-8", "surrogateescape") + answer.carry
+
     def _tokenize_answer(self, text: str) -> SaidAnswer:
         """An answer of somebody else, as training would have had it."""
         written = f"{self.template.before_answer}{text}" if text else ""
@@ -69,4 +106,4 @@ class DialoguePlanner:
 
 def _texts(dialogue: Dialogue) -> list[str]:
     said = [text for exchange in dialogue.exchanges for text in (exchange.question.text, exchange.answer or "")]
-    return [dialogue.system, *said]
+    return [dialogue.system, *said, dialogue.answer_start]

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from edge_llava.bundle import Bundle
+from edge_llava.llama_limits import MAX_SEQUENCES
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer, TokenCallback
@@ -30,7 +31,7 @@ from edge_llava.runtime.past_turns import OnFull, check_on_full
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
 
-_MAX_PARALLEL = 128  # llama.cpp knows 256 sequences, and as many conversations are remembered as run
+_MAX_PARALLEL = MAX_SEQUENCES // 2  # as many conversations are remembered as run
 
 
 class BatchEngine:
@@ -125,7 +126,7 @@ class BatchEngine:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
-            messages: The conversation, a user's message last.
+            messages: The conversation. Where its last message is the assistant's, the answer continues that.
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
@@ -136,7 +137,7 @@ class BatchEngine:
             ContextOverflow: If the conversation does not fit.
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
-            ValueError: If the messages are no conversation, or `on_full` is unknown.
+            ValueError: If the messages are not a conversation, the options do not go with them, or `on_full` is not one.
             EdgeLlavaError: If the engine is closed, or was opened by the process that forked this one.
         """
         wanted = on_full or self.on_full
@@ -148,19 +149,24 @@ class BatchEngine:
             if wanted == "drop-oldest":
                 dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
             runs = self._planner.plan(dialogue)
-            tokens = AnswerTokens(self._decoder, (self._planner.template.stop, *options.stop), options.max_new_tokens)
+            start = self._planner.plan_start(dialogue.answer_start, runs)
+            if start.ids and options.grammar is not None:
+                raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
+            stops = (self._planner.template.stop, *options.stop)
+            tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=start.keeps_space)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
-                sum(run.n_tokens for run in runs),
+                sum(run.n_tokens for run in runs) + len(start.ids),
                 n_image,
                 on_token,
                 on_cancel=lambda: self._queue.cancel(job),
                 gate=self._gate,
             )
             answer.n_dropped = n_exchanges - len(dialogue.exchanges)
-            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary))
+            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
+                job.sampler.remember(start.ids)
                 self._queue.put(job)
                 undo.pop_all()
             return answer

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer
+from edge_llava.runtime.batch.answer_start import NO_START, AnswerStart
 from edge_llava.runtime.batch.decoder import Chunk, RowChunk, TokenChunk
 from edge_llava.runtime.batch.kv_sequences import KvSequence
 from edge_llava.runtime.conversation import ImageRun, Run, count_common, list_positions
@@ -25,16 +26,25 @@ class Job:
         wanted: What every position stands for.
         tokens: What was drawn.
         text: What was told of it.
+        start: What the answer began with before the model wrote: part of the conversation, not of `tokens`.
         sampler: Draws.
         sequence: Its place in the KV cache; None while it waits.
         number: Smaller ones came before; the queue gives it.
         is_cancelled: Whether nobody waits for it any more.
     """
 
-    def __init__(self, answer: Answer, runs: Sequence[Run], tokens: AnswerTokens, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        runs: Sequence[Run],
+        tokens: AnswerTokens,
+        sampler: Sampler,
+        start: AnswerStart = NO_START,
+    ) -> None:
         self.answer, self.runs, self.tokens, self.sampler = answer, runs, tokens, sampler
         self.number = 0
-        self.wanted = list_positions(runs)
+        self.start = start
+        self.wanted = [*list_positions(runs), *start.ids]
         self.text = ""
         self.sequence: KvSequence | None = None
         self.is_cancelled = False

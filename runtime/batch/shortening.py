@@ -42,6 +42,7 @@ class DialogueShortener:
         """
         template = self._template.with_system(dialogue.system) if dialogue.system.strip() else self._template
         n_room = room_for_prompt(self._n_ctx, max_new_tokens) - self._count(template.opening)
+        n_room -= self._count(dialogue.answer_start)
         sizes = [self._size(exchange) for exchange in dialogue.exchanges]
         have_images = [bool(exchange.question.images) for exchange in dialogue.exchanges]
         dropped = turns_to_drop(sizes, have_images, n_room)

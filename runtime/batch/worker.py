@@ -234,7 +234,8 @@ class BatchWorker:
         except BackendError as error:  # its grammar's
             self._end(job, "error", error)
             return
-        token = job.tokens.take(id, is_full=job.n_computed >= self._decoder.n_ctx)
+        ranking = job.sampler.rank(self._decoder.context, id, index)
+        token = job.tokens.take(id, is_full=job.n_computed >= self._decoder.n_ctx, ranking=ranking)
         self.done.tokens += 1
         if token.finish_reason is not None:
             self._end(job, token.finish_reason, last=token)
@@ -265,7 +266,8 @@ class BatchWorker:
         if caught.error is not None:
             reason, error = "error", caught.error
         if job.tokens.ids:
-            self._said.remember(job.runs, job.text, SaidAnswer(job.tokens.whole_ids(), job.tokens.remainder()))
+            answer = SaidAnswer((*job.start.ids, *job.tokens.whole_ids()), job.tokens.remainder())
+            self._said.remember(job.runs, job.start.text + job.text, answer)
         if error is not None:
             _log.error("an answer failed", exc_info=error)
         self.done.count_end(reason)

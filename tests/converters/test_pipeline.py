@@ -250,22 +250,34 @@ def test_somebody_elses_directory_is_left_alone(tiny, tmp_path):
     assert (tmp_path / "b.partial" / "diary.txt").read_text() == "mine"
 
 
-def test_an_older_bundle_comes_back_when_the_new_one_cannot_take_its_place(tmp_path):
-    from edge_llava.converters.staging import publish
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_older_bundle_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, at_once):
+    from edge_llava.converters import staging
 
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "old").write_text("old")
     (tmp_path / "b.partial").mkdir()
-    marker = tmp_path / "b.partial" / ".edge-llava-converting"
-    marker.write_text("1")
-    real_unlink = type(marker).unlink
+    real = staging.mark
     with pytest.MonkeyPatch.context() as patch:
-        # the finished directory vanishes between the two renames, as a virus scanner or an open handle would have it
-        patch.setattr(type(marker), "unlink", lambda path: (real_unlink(path), (tmp_path / "b.partial").rmdir()))
+        # the finished directory vanishes before it is renamed, as a virus scanner or an open handle would have it
+        patch.setattr(staging, "mark", lambda path: (real(path), (tmp_path / "b.partial").rmdir()))
+        if not at_once:
+            patch.setattr(staging, "exchange", lambda first, second: False)
         with pytest.raises(ConversionError, match="The older bundle is still there"):
-            publish(tmp_path / "b.partial", tmp_path / "b")
+            staging.publish(tmp_path / "b.partial", tmp_path / "b")
     assert (tmp_path / "b" / "old").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_files_obey_umask(tiny, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        convert(tiny, tmp_path / "b", F32)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "b").rglob("*") if path.is_file()} == {mode}
+    assert (tmp_path / "b").stat().st_mode & 0o077 == mode & 0o077 | (mode & 0o044) >> 2
 
 
 def test_an_empty_directory_may_be_filled(tiny, tmp_path):

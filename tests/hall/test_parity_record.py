@@ -106,7 +106,8 @@ def refuse(path: Path) -> str:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    refuse(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="nowhere cannot be read: No such file or directory"):
+        ParityRecord.load(tmp_path / "nowhere")
 
 
 def test_missing_tensor(tmp_path: Path) -> None:
@@ -175,3 +176,18 @@ def test_file_that_is_something_else(tmp_path: Path) -> None:
     path = tmp_path / "r"
     path.write_bytes(b"GGUF" + bytes(1000))
     refuse(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "reason"),
+    [
+        ("picture.0", np.zeros((9, 16, 8), np.uint8), "picture.0 has the shape (9, 16, 8), which is not an image's"),
+        ("picture.1", np.zeros((0, 16, 3), np.uint8), "picture.1 has the shape (0, 16, 3), which is not an image's"),
+        ("features", np.full((2, 16, 32), np.nan, np.float32), "features holds infinite or undefined numbers"),
+        ("logits", np.full(100, -np.inf, np.float32), "logits holds infinite or undefined numbers"),
+    ],
+)
+def test_values_that_cannot_be_compared(tmp_path: Path, name: str, tensor: np.ndarray, reason: str) -> None:
+    make_record().save(tmp_path / "r")
+    save_file(load_file(tmp_path / "r") | {name: tensor}, tmp_path / "r")
+    assert refuse(tmp_path / "r") == f"{tmp_path / 'r'} is damaged: {reason}. Convert the checkpoint again."

@@ -46,6 +46,33 @@ def test_first_turn():
     ]
 
 
+def test_images_keep_their_places():
+    """Each is followed by a newline; what is not said between two stays away."""
+    question = "First:\nSecond:\nWhich?"
+    segments = build_turn(find_template("llava_v1"), question, 2, is_first=True, places=(7, 15))
+    assert segments == [
+        TextSegment(f"{HUMAN} USER: First:\n"),
+        ImageSegment(0),
+        TextSegment("\nSecond:\n"),
+        ImageSegment(1),
+        TextSegment("\nWhich? ASSISTANT:"),
+    ]
+    marked = build_turn(find_template("llava_v1"), "a\n", 2, is_first=False, image_marks=True, places=(0, 2))
+    assert marked == [
+        TextSegment("</s>USER: <im_start>"),
+        ImageSegment(0),
+        TextSegment("<im_end>\na\n<im_start>"),
+        ImageSegment(1),
+        TextSegment("<im_end>\n ASSISTANT:"),
+    ]
+
+
+def test_places_before_the_text_are_as_in_training():
+    assert build_turn(find_template("llava_v1"), "What?", 2, is_first=True, places=(0, 0)) == build_turn(
+        find_template("llava_v1"), "What?", 2, is_first=True
+    )
+
+
 def test_later_turn():
     assert turn(0, is_first=False) == [TextSegment("</s>USER: What is this? ASSISTANT:")]
     assert turn(2, is_first=False) == [

@@ -17,7 +17,8 @@ def test_defaults_are_llavas_command_line():
     options = SamplingOptions()
     assert (options.temperature, options.top_k, options.top_p, options.min_p) == (0.2, 0, 1.0, 0.0)
     assert (options.repeat_penalty, options.seed, options.max_new_tokens) == (1.0, None, 512)
-    assert (options.stop, options.grammar) == ((), None)
+    assert (options.stop, options.grammar, options.logprobs) == ((), None, None)
+    assert (options.frequency_penalty, options.presence_penalty, options.logit_bias) == (0.0, 0.0, ())
 
 
 def test_all_faults_at_once():
@@ -28,10 +29,14 @@ def test_all_faults_at_once():
             top_p=0,
             min_p=1,
             repeat_penalty=0,
+            frequency_penalty=2.1,
+            presence_penalty=-2.1,
+            logit_bias=((5, 101.0),),
             seed=-1,
             max_new_tokens=0,
             stop="###",
             grammar=" ",
+            logprobs=21,
         )
     assert str(caught.value).split("; ") == [
         "temperature must be from 0 to 100",
@@ -39,10 +44,14 @@ def test_all_faults_at_once():
         "top_p must be above 0 and at most 1",
         "min_p must be at least 0 and below 1",
         "repeat_penalty must be above 0",
+        "frequency_penalty must be from -2 to 2",
+        "presence_penalty must be from -2 to 2",
+        "logit_bias must be from -100 to 100",
         "seed must be from 0 to 4294967294",
         "max_new_tokens must be at least 1",
         "grammar must not be empty",
         "stop must be a sequence of non-empty texts",
+        "logprobs must be from 0 to 20",
     ]
 
 
@@ -55,6 +64,10 @@ def test_all_faults_at_once():
         {"top_p": float("nan")},
         {"min_p": -0.1},
         {"repeat_penalty": float("inf")},
+        {"frequency_penalty": float("nan")},
+        {"logit_bias": ((1, float("nan")),)},
+        {"logit_bias": ((1, 1.0),) * 1025},
+        {"logprobs": -1},
         {"seed": 2**32 - 1},
         {"stop": ("a", "")},
         {"grammar": ""},
@@ -68,6 +81,7 @@ def test_one_fault(fault):
 def test_borders_are_allowed():
     options = SamplingOptions(temperature=0, top_p=1, min_p=0, seed=2**32 - 2, max_new_tokens=1, stop=["a"])
     assert options.seed == 4294967294
+    assert SamplingOptions(temperature=100, frequency_penalty=-2, presence_penalty=2, logprobs=20).logprobs == 20
 
 
 def ask(model, question="What is this?", **options):
@@ -107,6 +121,95 @@ def test_repeat_penalty_changes_a_repeating_answer(model):
     penalized = ask(model, temperature=0, repeat_penalty=50.0)
     assert penalized[0] == greedy[0]
     assert len(set(penalized)) > len(set(greedy))
+
+
+def logits_of(decoder):
+    """The engine's own, of its last position; float32 (V,)."""
+    n_vocab = llama_cpp.llama_vocab_n_tokens(decoder.vocabulary)
+    return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(decoder.context, -1), (n_vocab,)).copy()
+
+
+def penalize(logits, drawn, repeat, frequency, presence):
+    """What OpenAI's and CTRL's papers say, in numpy."""
+    logits = logits.astype(np.float64)
+    for token in set(drawn[-64:]):
+        logits[token] = logits[token] / repeat if logits[token] > 0 else logits[token] * repeat
+    for token in set(drawn):
+        logits[token] -= frequency * drawn.count(token) + presence
+    return logits
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize(
+    ("repeat", "frequency", "presence"),
+    [(1.0, 0.7, 0.0), (1.0, 0.0, 1.5), (1.3, 0.0, 0.0), (1.1, 1.9, -0.5), (1.0, -2.0, -2.0), (1.2, 0.1, 0.3)],
+)
+def test_penalties_are_what_numpy_computes(model, repeat, frequency, presence):
+    """Beyond 64 tokens, too: the frequency and presence of the whole answer count, and repetition in its last 64."""
+    list(model.session(SamplingOptions(max_new_tokens=1, temperature=0)).ask("What is this?"))
+    options = SamplingOptions(
+        temperature=0, repeat_penalty=repeat, frequency_penalty=frequency, presence_penalty=presence
+    )
+    drawn, n_changed = [], 0
+    with closing(Sampler(options, model.decoder.vocabulary)) as sampler:
+        for _ in range(90):
+            logits = logits_of(model.decoder)
+            expected = int(penalize(logits, drawn, repeat, frequency, presence).argmax())
+            n_changed += expected != int(logits.argmax())
+            assert sampler.sample(model.decoder.context) == expected
+            drawn.append(expected)
+            model.decoder.decode(expected)
+    assert n_changed > 0
+
+
+@pytest.mark.convert
+def test_penalties_count_what_an_answer_begins_with(model):
+    (first,) = ask(model, temperature=0, max_new_tokens=1)
+    with closing(Sampler(SamplingOptions(temperature=0, presence_penalty=2.0), model.decoder.vocabulary)) as sampler:
+        sampler.remember([first])
+        expected = int(penalize(logits_of(model.decoder), [first], 1.0, 0.0, 2.0).argmax())
+        assert sampler.sample(model.decoder.context) == expected
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("grammar", [None, "root ::= [a-z]+"])
+def test_biases_are_added_to_logits(model, grammar):
+    (letter,) = model.decoder.tokenize_within("q")
+    assert ask(model, temperature=0, logit_bias=((letter, 100.0),), grammar=grammar)[:4] == [letter] * 4
+    greedy = ask(model, temperature=0, max_new_tokens=1)[0]
+    assert greedy not in ask(model, temperature=1.0, seed=1, logit_bias=((greedy, -100.0),))
+    for beyond in (-1, llama_cpp.llama_vocab_n_tokens(model.decoder.vocabulary)):
+        with pytest.raises(ValueError, match=f"logit_bias names token {beyond}; the model's tokens are 0 to"):
+            ask(model, logit_bias=((beyond, 1.0),))
+
+
+@pytest.mark.convert
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.5, "seed": 3, "repeat_penalty": 2.0}])
+def test_logprobs_are_the_log_softmax_of_the_engines_logits(model, options):
+    chat = model.session(SamplingOptions(max_new_tokens=12, logprobs=5, **options))
+    n_seen = 0
+    for token in chat.ask("What is this?"):  # read in step with the engine
+        logits = logits_of(model.decoder).astype(np.float64)
+        expected = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+        assert token.logprob == pytest.approx(expected[token.id], abs=1e-12)
+        assert [top.id for top in token.top_logprobs] == np.argsort(-expected, kind="stable")[:5].tolist()
+        assert [top.logprob for top in token.top_logprobs] == pytest.approx(sorted(expected)[:-6:-1], abs=1e-12)
+        assert token.piece == model.decoder.piece(token.id)
+        assert [top.piece for top in token.top_logprobs] == [
+            model.decoder.piece(top.id, special=True) for top in token.top_logprobs
+        ]
+        n_seen += 1
+    assert n_seen == 12
+
+
+@pytest.mark.convert
+def test_logprobs_are_reported_where_they_are_asked_for(model):
+    plain = next(model.session(SamplingOptions(temperature=0)).ask("What?"))
+    assert (plain.logprob, plain.top_logprobs, plain.piece) == (None, (), b"")
+    alone = next(model.session(SamplingOptions(temperature=0, logprobs=0)).ask("What?"))
+    assert alone.logprob is not None
+    assert alone.logprob < 0
+    assert alone.top_logprobs == ()
 
 
 @pytest.mark.convert

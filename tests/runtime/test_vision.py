@@ -279,3 +279,30 @@ def test_onnx_runtime_tells_nobody_of_this_device(seeded_f32, tmp_path):
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "EDGE_LLAVA_HOME": "elsewhere"}
     subprocess.run([sys.executable, "-c", code, str(seeded_f32)], check=True, env=environment, cwd=tmp_path)
     assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
+
+
+@pytest.mark.parametrize("name", [b"pixel_values", b"patch_features"])
+def test_names_that_are_not_utf8(tmp_path, name):
+    """Python cannot show them; that is an error of the file, too."""
+    from edge_llava.selftest.tiny_bundle import write_tiny_bundle
+
+    bundle = write_tiny_bundle(tmp_path)
+    path = bundle.file("vision")
+    path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
+    with pytest.raises(BundleError, match=r"vision\.onnx"):
+        VisionEncoder(path, bundle.manifest.vision, 1)
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "INT64", "STRING"])
+def test_outputs_that_are_not_float32(tmp_path, spec, kind):
+    path = write_average(tmp_path / "a.onnx")
+    import onnx
+
+    kind, model = getattr(onnx.TensorProto, kind), onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("Cast", ["patch_features"], ["cast"], to=kind))
+    model.graph.node[-2].output[0], model.graph.node[-1].input[0] = "before", "before"
+    model.graph.node[-1].output[0] = "patch_features"
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    onnx.save(model, path)
+    with pytest.raises(BundleError, match="expected numbers of float32"):
+        VisionEncoder(path, spec, 1)

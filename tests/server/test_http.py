@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import struct
 import zlib
@@ -14,6 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.server import cors
+from edge_llava.server.ignored_fields import IgnoredLog
 from edge_llava.server.limits import Limits
 from edge_llava.server.server_options import ServerOptions
 
@@ -53,17 +58,23 @@ def test_models_are_openais(client: httpx.Client, server: Any, check_error: Chec
     assert model["n_ctx"] == 1024
     assert client.get(f"/v1/models/{name}").json() == model
     check_error(client.get("/v1/models/gpt-4o"), 404, "model_not_found", "model")
-    check_error(server.ask(client, model="gpt-4o"), 404, "model_not_found", "model")
-    assert server.ask(client, model=name).json()["model"] == name
-    assert server.ask(client, model="default").json()["model"] == name
 
 
-def test_aliases_are_served(run_server: Callable[..., Any], engine: Any) -> None:
+@pytest.mark.parametrize("asked", [None, "default", "gpt-4o-mini", "", "latest", "a/b:c", "x" * 5000])
+def test_every_name_means_the_one_model(client: httpx.Client, server: Any, asked: str | None) -> None:
+    name = server.app.models.name
+    assert server.ask(client, model=asked).json()["model"] == name
+    assert server.ask(client, model=f"{name}:latest").json()["model"] == name
+
+
+def test_aliases_are_served(run_server: Callable[..., Any], engine: Any, check_error: Check) -> None:
     server = run_server(ServerOptions(aliases=("gpt-4o", "vision")))
     with server.client() as client:
         names = [model["id"] for model in client.get("/v1/models").json()["data"]]
         assert names == ["gpt-4o", "vision", engine.bundle.name]
         assert {server.ask(client, model=name).json()["model"] for name in names} == {"gpt-4o"}
+        for name in ("gpt-4o-mini", ""):
+            check_error(server.ask(client, model=name), 404, "model_not_found", "model")
 
 
 def test_an_answer_is_openais(client: httpx.Client, server: Any, ask_user: Any, data_uri: Any) -> None:
@@ -161,7 +172,7 @@ def test_what_is_not_served(
         (b'{"a":' * 100_000, JSON, 400, "invalid_json"),
         (b"[" * 90_000, JSON, 400, "invalid_json"),
         (b"[" * 1_000_000, JSON, 413, "request_too_large"),
-        (b'{"\\ud800": 1}', JSON, 400, "unknown_parameter"),
+        (b'{"\\ud800": 1}', JSON, 400, "missing_required_parameter"),
         (b"{}", {}, 415, "unsupported_media_type"),
         (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
         (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
@@ -174,6 +185,93 @@ def test_bodies_that_are_no_request(
     client: httpx.Client, check_error: Check, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
     check_error(client.post(CHAT, content=body, headers=headers), status, code)
+
+
+IGNORED = "x-edge-llava-ignored"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_fields_without_effect_are_named_in_a_header(client: httpx.Client, server: Any, stream: bool) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What?", "cache_control": {"type": "x"}}]}]
+    answer = server.ask(client, messages=messages, stream=stream, cache_prompt=True, reasoning_effort="none", seed=1)
+    assert answer.status_code == 200
+    assert answer.headers[IGNORED] == "cache_prompt, reasoning_effort, messages[].content[].cache_control"
+    assert IGNORED not in server.ask(client, stream=stream, cache_prompt=None).headers
+
+
+def test_names_of_fields_cannot_forge_headers_or_log_lines(
+    client: httpx.Client, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "edge_llava.server")
+    names = ["a\r\nx-evil: 1", "\x1b[2J", "\x00", "naïve", "secret value", "my_own_field"]
+    for _ in range(2):
+        answer = server.ask(client, **dict.fromkeys(names, "value"))
+        assert answer.headers[IGNORED] == "?, my_own_field"
+        assert "x-evil" not in answer.headers
+    answer = server.ask(client, **{f"own_field_{n}" + "x" * 40: 1 for n in range(1000)})
+    assert answer.headers[IGNORED].endswith(", ...")
+    assert len(answer.headers[IGNORED]) < 1400
+    logged = [record.getMessage() for record in caplog.records if "no effect" in record.getMessage()]
+    assert sum("my_own_field" in line for line in logged) == 1
+    assert not any(forged in "".join(logged) for forged in ("evil", "\x1b", "\n", "\x00", "secret", "value"))
+
+
+def test_the_log_of_names_is_bounded() -> None:
+    log, names = IgnoredLog(), [f"k{n}" for n in range(10_000)]
+    log.note(names)
+    log.note(names)
+    assert len(log._logged) == 200
+
+
+def test_a_strict_server_refuses_fields_without_effect(run_server: Callable[..., Any], check_error: Check) -> None:
+    server = run_server(ServerOptions(strict=True))
+    with server.client() as client:
+        check_error(server.ask(client, cache_prompt=True), 400, "unknown_parameter", "cache_prompt")
+        check_error(server.ask(client, reasoning_effort="none"), 400, "unsupported_parameter", "reasoning_effort")
+        assert server.ask(client, cache_prompt=None, temperature=0).status_code == 200
+
+
+def test_pages_of_elsewhere_can_read_every_header(run_server: Callable[..., Any]) -> None:
+    """Whatever header of ours the sources name."""
+    sources = Path(cors.__file__).parent.rglob("*.py")
+    ours = {name for path in sources for name in re.findall(r'"(x-edge-llava-[a-z-]+)"', path.read_text())}
+    assert IGNORED in ours
+    server = run_server(ServerOptions(cors_origins=("https://app.example",)))
+    with server.client(headers={"Origin": "https://app.example"}) as client:
+        answer = server.ask(client, cache_prompt=True)
+        exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+        assert ours <= exposed
+
+
+def test_a_bias_beyond_the_vocabulary(client: httpx.Client, server: Any, check_error: Check) -> None:
+    error = check_error(server.ask(client, logit_bias={"99999999": 1}), 400, "invalid_value")
+    assert "logit_bias names token 99999999" in error["message"]
+
+
+def test_a_beginning_that_a_schema_cannot_continue(client: httpx.Client, server: Any, check_error: Check) -> None:
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "{"}]
+    answer = server.ask(client, messages=messages, response_format={"type": "json_object"})
+    assert "cannot continue" in check_error(answer, 400, "invalid_value")["message"]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_labels_stand_beside_their_images(
+    client: httpx.Client, server: Any, data_uri: Any, picture_file: Any, order: tuple[int, int]
+) -> None:
+    """As the library's message with places says it, to the last position."""
+    content: list[dict[str, Any]] = []
+    for number, seed in enumerate(order, 1):
+        content.append({"type": "text", "text": f"Image {number}:"})
+        content.append({"type": "image_url", "image_url": {"url": data_uri(seed=seed)}})
+    content.append({"type": "text", "text": "Which?"})
+    images = tuple(picture_file(seed=seed) for seed in order)
+    message = Message("user", "Image 1:\nImage 2:\nWhich?", images, (9, 18))
+    told = server.engine.submit([message], SamplingOptions(temperature=0, max_new_tokens=4), lambda token: None)
+    assert told.wait(60)
+    answer = server.ask(client, messages=[{"role": "user", "content": content}], temperature=0)
+    usage = answer.json()["usage"]
+    assert usage["prompt_tokens"] == told.n_prompt_tokens
+    assert usage["prompt_tokens_details"]["cached_tokens"] == told.n_prompt_tokens - 1
 
 
 def test_ten_thousand_parts(client: httpx.Client, server: Any, check_error: Check) -> None:
@@ -246,13 +344,14 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpa
         ("data:image/png;base64,AAAA", "no picture"),
         ("data:image/png;base64,", "is empty"),
         ("data:image/png;base64,!!!!", "no valid base64"),
-        ("data:image/png;base64,AAA", "no valid base64"),
+        ("data:image/png;base64,AAA", "no picture"),
+        ("data:image/png;base64,A", "no valid base64"),
         ("data:image/png;base64,é", "no valid base64"),
-        ("data:image/png,AAAA", "must begin with"),
-        ("data:text/html;base64,AAAA", "must begin with"),
-        ("data:", "must begin with"),
-        ("", "must be a data: URI"),
-        ("cat.png", "must be a data: URI"),
+        ("data:image/png,AAAA", "no picture"),
+        ("data:text/html;base64,AAAA", "no picture"),
+        ("data:", "must have a comma"),
+        ("", "is empty"),
+        ("cat.png", "no valid base64"),
         ("file:///etc/passwd", "must be a data: URI"),
         ("FILE:///etc/passwd", "must be a data: URI"),
         ("ftp://example.com/cat.png", "must be a data: URI"),

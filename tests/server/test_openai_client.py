@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -128,10 +129,95 @@ def test_structured_output(openai_client: openai.OpenAI, ask_user: Any) -> None:
         assert isinstance(json.loads(mode.choices[0].message.content or ""), dict)
 
 
+def test_probabilities_whole_and_streamed(openai_client: openai.OpenAI, engine: Any, ask_user: Any) -> None:
+    wanted: dict[str, Any] = {
+        "model": "gpt-4o", "messages": [ask_user("What?")], "max_tokens": 12, "temperature": 0, "logprobs": True,
+        "top_logprobs": 3,
+    }  # fmt: skip
+    (choice,) = openai_client.chat.completions.create(**wanted).choices
+    assert choice.logprobs is not None
+    entries = choice.logprobs.content
+    assert entries is not None
+    assert len(entries) == 12
+    for entry in entries:
+        assert entry.bytes is not None
+        assert entry.token == bytes(entry.bytes).decode("utf-8", "replace")
+        assert [top.logprob for top in entry.top_logprobs] == sorted(t.logprob for t in entry.top_logprobs)[::-1]
+        # greedily, the token is the likeliest; its own probability and that in the list are the same
+        assert (entry.token, entry.logprob) == (entry.top_logprobs[0].token, entry.top_logprobs[0].logprob)
+        assert sum(math.exp(top.logprob) for top in entry.top_logprobs) <= 1
+    text = b"".join(bytes(entry.bytes or ()) for entry in entries).decode("utf-8", "replace")
+    assert text.lstrip() == choice.message.content
+    with openai_client.chat.completions.create(stream=True, **wanted) as stream:
+        chunks = [chunk.choices[0] for chunk in stream]
+    streamed = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content or ()]
+    assert [entry.bytes for entry in streamed] == [entry.bytes for entry in entries]
+    # what was computed before is not computed in the same batches again
+    assert [entry.logprob for entry in streamed] == pytest.approx([entry.logprob for entry in entries], abs=1e-4)
+    plain = openai_client.chat.completions.create(**wanted | {"logprobs": None, "top_logprobs": None})
+    assert plain.choices[0].logprobs is None
+
+
+def test_probabilities_say_nothing_of_what_ended_the_answer(openai_client: openai.OpenAI, ask_user: Any) -> None:
+    wanted: dict[str, Any] = {
+        "model": "gpt-4o", "messages": [ask_user("What?")], "max_tokens": 30, "seed": 5, "temperature": 1,
+        "logprobs": True,
+    }  # fmt: skip
+    whole = openai_client.chat.completions.create(**wanted).choices[0].message.content or ""
+    (choice,) = openai_client.chat.completions.create(**wanted, stop=whole[8:14]).choices
+    assert choice.finish_reason == "stop"
+    assert choice.message.content == whole[:8]
+    assert choice.logprobs is not None
+    shown = b"".join(bytes(entry.bytes or ()) for entry in choice.logprobs.content or ()).decode("utf-8", "replace")
+    assert shown.lstrip().startswith(whole[:8])
+    assert whole[8:14] not in shown
+
+
+def test_an_answer_is_continued(openai_client: openai.OpenAI, ask_user: Any, data_uri: Any) -> None:
+    question = ask_user("What?", data_uri(seed=31))
+    create = openai_client.chat.completions.create
+    whole = create(model="gpt-4o", messages=[question], max_tokens=16, temperature=0)
+    first = create(model="gpt-4o", messages=[question], max_tokens=6, temperature=0)
+    start = first.choices[0].message.content or ""
+    for extra in ({}, {"continue_final_message": True, "add_generation_prompt": False}):
+        rest = create(
+            model="gpt-4o",
+            messages=[question, {"role": "assistant", "content": [{"type": "text", "text": start}]}],
+            max_tokens=10,
+            temperature=0,
+            extra_body=extra,
+        )
+        assert rest.usage is not None
+        assert rest.usage.completion_tokens == 10
+        if "\ufffd" not in start:
+            assert start + (rest.choices[0].message.content or "") == whole.choices[0].message.content
+        assert (rest.choices[0].message.content or "")[:2] != start[:2]
+
+
+def test_penalties_change_an_answer(openai_client: openai.OpenAI, ask_user: Any) -> None:
+    wanted: dict[str, Any] = {
+        "model": "gpt-4o", "messages": [ask_user("What?")], "max_tokens": 60, "temperature": 0,
+    }  # fmt: skip
+    create = openai_client.chat.completions.create
+    plain = create(**wanted).choices[0].message.content
+    answers = [
+        create(**wanted, **penalty).choices[0].message.content  # type: ignore[arg-type]
+        for penalty in (
+            {"frequency_penalty": 2},
+            {"presence_penalty": -2},
+            {"extra_body": {"repetition_penalty": 1.5}},
+        )
+    ]
+    assert plain not in answers
+    assert len(set(answers)) > 1
+    same = create(**wanted, extra_body={"repeat_penalty": 1.5}).choices[0].message.content
+    assert same == create(**wanted, extra_body={"repetition_penalty": 1.5}).choices[0].message.content
+
+
 def test_errors_are_the_clients_own(guarded: Any, openai_client: openai.OpenAI, ask_user: Any) -> None:
     create = openai_client.chat.completions.create
     with pytest.raises(openai.BadRequestError) as bad:
-        create(model="gpt-4o", messages=[ask_user("What?")], temperature=5)
+        create(model="gpt-4o", messages=[ask_user("What?")], temperature=101)
     assert (bad.value.param, bad.value.code, bad.value.type) == (
         "temperature",
         "invalid_value",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.chat_messages import ImageAddress
+from edge_llava.server.image_forms import ImageAddress
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions, is_public
 from edge_llava.server.server_options import ServerOptions

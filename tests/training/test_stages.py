@@ -115,6 +115,8 @@ def test_linear_projector_converts(material, options, convert_to):
     llava = start(material, "linear")
     before = parts(llava)
     align(llava, options)
+    modes = {path.stat().st_mode & 0o777 for path in options.out.rglob("*") if path.is_file()}
+    assert modes == {(options.out / "config.json").stat().st_mode & 0o777}, "some are private whatever the umask"
     tensors = load_file(options.out / "model.safetensors")
     name = "model.multi_modal_projector.linear.weight"
     assert tensors["model.mm_projector.weight"].shape == before[name].shape == (64, 64)

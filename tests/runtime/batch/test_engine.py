@@ -66,6 +66,21 @@ def test_answers_are_those_of_a_session(open_engine, seeded_f32, model, ask, pic
     assert engine.metrics.answers_total == 2 * len(asked)
 
 
+def test_logprobs_side_by_side_are_those_of_a_session(open_engine, seeded_f32, model, ask, pictures):
+    asked, how = questions(pictures), options(5, logprobs=3)
+    engine = open_engine(seeded_f32, n_parallel=8)
+    answers = [ask(engine, question, how, *images) for question, images in asked]
+    for answer, (question, images) in zip(answers, asked, strict=True):
+        model.decoder.truncate(0)
+        alone = list(model.session(how).ask(question, image=list(images)))
+        assert [token.piece for token in answer.wait().tokens] == [token.piece for token in alone]
+        for token, other in zip(answer.tokens, alone, strict=True):
+            assert token.logprob == pytest.approx(other.logprob, abs=1e-3)
+            assert [top.logprob for top in token.top_logprobs] == pytest.approx(
+                [top.logprob for top in other.top_logprobs], abs=1e-3
+            )
+
+
 def test_each_with_its_own_options(engine, model, ask, pictures):
     asked = [
         ("What is this?", options(40, temperature=1, seed=5)),

@@ -4,7 +4,8 @@ import pytest
 
 from edge_llava.runtime.batch.messages import Exchange, Message, read_messages
 
-ADVICE = "A system message may come first; then 'user' and 'assistant' take turns, and 'user' is the last."
+ADVICE = "A system message may come first; then 'user' and 'assistant' take turns."
+NO_USER = "none of the messages is of role 'user'"
 
 
 def said(*roles):
@@ -30,24 +31,47 @@ def test_questions_with_their_answers():
 @pytest.mark.parametrize(
     ("roles", "faults"),
     [
-        ((), ["the last message must be of role 'user'"]),
-        (("system",), ["the last message must be of role 'user'"]),
-        (("user", "assistant"), ["the last message must be of role 'user'"]),
-        (("assistant",), ["message 1 is of role 'assistant', expected 'user'"]),
+        ((), [NO_USER]),
+        (("system",), [NO_USER]),
+        (("assistant",), [NO_USER]),
+        (("system", "assistant"), [NO_USER]),
+        (("assistant", "assistant", "user"),
+         ["message 2 is of role 'assistant', expected 'user'", "message 3 is of role 'user', expected 'assistant'"]),
         (("user", "system", "user"), ["message 2 is of role 'system', expected 'assistant'"]),
         (
             ("system", "system", "user"),
-            ["message 2 is of role 'system', expected 'user'", "message 3 is of role 'user', expected 'assistant'",
-             "the last message must be of role 'user'"],
+            ["message 2 is of role 'system', expected 'user'", "message 3 is of role 'user', expected 'assistant'"],
         ),
         (("user", "tool", "user"), ["message 2 is of role 'tool', expected 'assistant'"]),
     ],
 )  # fmt: skip
 def test_what_is_no_conversation(roles, faults):
-    with pytest.raises(ValueError, match=r"^these messages are no conversation:") as caught:
+    with pytest.raises(ValueError, match=r"^these messages are not a conversation:") as caught:
         read_messages(said(*roles))
     lines = str(caught.value).splitlines()
     assert lines[1:] == [*(f"  - {fault}" for fault in faults), ADVICE]
+
+
+def test_a_last_message_of_the_assistant_begins_the_answer():
+    messages = said("user", "assistant", "user", "assistant")
+    dialogue = read_messages(messages)
+    assert dialogue.exchanges == (Exchange(messages[0], "assistant 2"), Exchange(messages[2], None))
+    assert dialogue.answer_start == "assistant 4"
+
+
+def test_a_greeting_answers_an_empty_question():
+    messages = said("system", "assistant", "user")
+    dialogue = read_messages(messages)
+    assert dialogue.exchanges == (Exchange(Message("user", ""), "assistant 2"), Exchange(messages[2], None))
+    assert (dialogue.system, dialogue.answer_start) == ("system 1", "")
+    both = read_messages(said("assistant", "user", "assistant"))
+    assert (len(both.exchanges), both.exchanges[0].answer, both.answer_start) == (2, "assistant 1", "assistant 3")
+
+
+@pytest.mark.parametrize("places", [(0,), (3, 2), (0, 5), (-1, 0), (0, 1, 2)])
+def test_places_are_in_the_text(places):
+    with pytest.raises(ValueError, match=r"message 1 has places \(.*\) for 2 images and 4 characters"):
+        read_messages([Message("user", "text", (b"", b""), places)])
 
 
 def test_only_users_show_pictures():

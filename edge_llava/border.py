@@ -1,0 +1,39 @@
+"""One rule for every border at which a file of unknown origin is read: what fails there is the fault of that file.
+
+A parser may raise anything on a damaged file: its own errors, AttributeError, OverflowError, RecursionError. A list of
+exceptions per reader is never complete, so that readers use this instead of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge_llava.errors import EdgeLlavaError
+
+_SHOWN_CHARACTERS = 500  # of a parser's own message, which may quote the file
+
+
+@contextmanager
+def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str) -> Iterator[None]:
+    """While inside, every exception but our own becomes `kind`; only for code that reads the one file.
+
+    Args:
+        kind: Error class of this border.
+        what: The file, for the message.
+        advice: What to do next, a sentence.
+
+    Raises:
+        kind: If anything but an EdgeLlavaError was raised inside.
+    """
+    try:
+        yield
+    except EdgeLlavaError:
+        raise
+    except OSError as error:
+        raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}") from error
+    except MemoryError as error:
+        raise kind(f"{what} needs more memory than there is. {advice}") from error
+    except Exception as error:
+        reason = f"{error}"[:_SHOWN_CHARACTERS] or type(error).__name__
+        raise kind(f"{what} is damaged: {reason}. {advice}") from error

@@ -1,0 +1,109 @@
+"""No control character of a file, or of an answer, reaches a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_llava.cli.display import show_progress
+from edge_llava.cli.printable import printable
+from edge_llava.progress import ProgressEvent
+from edge_llava.selftest import tiny_bundle
+
+EVIL = "a\x1b]0;title\x07\x1b]52;c;Zm9v\x1b\\\x1b[2J\x9b1m\u202eb\rc\x7f"
+SHOWN = r"a\x1b]0;title\x07\x1b]52;c;Zm9v\x1b" + "\\" + r"\x1b[2J\x9b1m\u202eb\x0dc\x7f"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (EVIL, SHOWN),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("café 三个 שלום \u200f 👩\u200d👩 नि\u200d", "café 三个 שלום \u200f 👩\u200d👩 नि\u200d"),
+        ("\x00\x9f\u2028\u2066\u2069\udce9", r"\x00\x9f\u2028\u2066\u2069\udce9"),
+    ],
+)
+def test_controls_become_visible(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_every_control_is_known() -> None:
+    """By its category: other controls, lines, paragraphs; and the formats that turn the direction."""
+    import unicodedata
+
+    wanted = {
+        character
+        for character in map(chr, range(sys.maxunicode + 1))
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
+        or unicodedata.bidirectional(character) in ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+    } - {"\t", "\n"}
+    found = {character for character in map(chr, range(sys.maxunicode + 1)) if printable(character) != character}
+    assert found == wanted
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    (tmp_path / "b").mkdir()
+    tiny_bundle.write_tiny_bundle(tmp_path / "b")
+    return tmp_path / "b"
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    data = json.loads((bundle / "manifest.json").read_text())
+    change(data)
+    (bundle / "manifest.json").write_text(json.dumps(data))
+
+
+def test_inspect_and_list(tiny: Path, home: Path, run: Callable[..., Any]) -> None:
+    edit(tiny, lambda data: (data["source"].update(name=EVIL, license_files=[EVIL]), data.update(created_by=EVIL)))
+    (home / "bundles").mkdir()
+    (home / "bundles" / "evil").symlink_to(tiny)
+    for command in (("inspect", tiny), ("models", "list")):
+        result = run(*command)
+        assert result.code == 0
+        assert SHOWN in result.out
+        assert printable(result.out) == result.out
+    assert json.loads(run("inspect", tiny, "--json").out)["manifest"]["source"]["name"] == EVIL
+
+
+def test_errors(tiny: Path, run: Callable[..., Any]) -> None:
+    edit(tiny, lambda data: data["files"].update({EVIL: {}}))
+    for command in (("inspect", tiny), ("inspect", EVIL), ("chat", EVIL, "-m", tiny, "-p", "x")):
+        result = run(*command)
+        assert result.code != 0
+        assert printable(result.err) == result.err
+        assert r"\x1b]0;" in result.err
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress() as progress:
+        progress(ProgressEvent(f"checking {EVIL}", 1, 1))
+    assert capsys.readouterr().err == f"checking {SHOWN}: 1 B\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals of that kind")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    """A terminal shows them; a pipe gets the answer's own bytes."""
+    answer = "a\x1b[2Jb"
+    monkeypatch.setattr(tiny_bundle, "ANSWER", answer)
+    (tmp_path / "b").mkdir()
+    tiny_bundle.write_tiny_bundle(tmp_path / "b")
+    program = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
+    command = [*program, "chat", "-m", str(tmp_path / "b"), "-p", "x", "--temp", "0", "-t", "1"]
+    if not is_terminal:
+        result = subprocess.run(command, capture_output=True, check=False)
+        assert result.stdout.decode() == answer + os.linesep
+        return
+    ours, theirs = os.openpty()
+    result = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    assert os.read(ours, 10_000).decode().split() == [r"a\x1b[2Jb"], result.stderr
+    os.close(ours)

@@ -1,0 +1,39 @@
+"""The file of `edge-llava embed`, asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from damage import damage_safetensors
+from frame import Kind
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import ImageError
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_placement import check_embedding
+from edge_llava.selftest.tiny_bundle import write_tiny_bundle
+
+
+def make(directory: Path) -> Sequence[bytes]:
+    """One of rows that the tiny bundle could give, in both kinds of numbers."""
+    bundle = write_tiny_bundle(directory)
+    manifest, path = bundle.manifest, directory / "embedding.safetensors"
+    digests = manifest.files["vision"].sha256, manifest.files["projector"].sha256
+    embedding = ImageEmbedding(np.ones((4, manifest.language.n_embd), np.float32), "0" * 64, (2, 2), (9, 16), *digests)
+    seeds = []
+    for dtype in ("float32", "float16"):
+        embedding.save(path, dtype)  # type: ignore[arg-type]
+        seeds.append(path.read_bytes())
+    return seeds
+
+
+def read(directory: Path, content: bytes) -> None:
+    """Loads it and checks that it belongs to the bundle."""
+    path = directory / "embedding.safetensors"
+    path.write_bytes(content)
+    check_embedding(ImageEmbedding.load(path), Bundle.open(directory), None)
+
+
+KIND = Kind(n_cases=1500, make=make, damage=damage_safetensors, read=read, errors=(ImageError,))

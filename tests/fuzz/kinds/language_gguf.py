@@ -1,0 +1,49 @@
+"""language.gguf with the digest that its manifest names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from damage import damage_gguf
+from frame import Kind
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BackendError, BundleError
+from edge_llava.runtime.decoder import Decoder
+from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.selftest.tiny_bundle import write_tiny_bundle
+
+_NEVER = threading.Event()
+
+
+def make(directory: Path) -> Sequence[bytes]:
+    """A tiny bundle's."""
+    return [write_tiny_bundle(directory).file("language").read_bytes()]
+
+
+def read(directory: Path, content: bytes) -> None:
+    """Loads it, reads a prompt and rows of an image, and samples in both ways."""
+    path, spec = directory / "damaged.gguf", Bundle.open(directory).manifest.language
+    path.write_bytes(content)
+    decoder = Decoder(path, spec, DecoderOptions(n_ctx=64, n_threads=1))
+    try:
+        tokens = decoder.tokenize("USER: caf\u00e9 \U0001f600\n</s> ASSISTANT:", add_bos=True)[:40]
+        decoder.prefill_embedding(np.ones((4, spec.n_embd), np.float32), "key", 0, _NEVER)
+        decoder.prefill_tokens(tokens, _NEVER)
+        for temperature in (0, 0.8):
+            sampler = Sampler(SamplingOptions(temperature=temperature, seed=1), decoder.vocabulary)
+            try:
+                decoder.decode(sampler.sample(decoder.context))
+            finally:
+                sampler.close()
+        for token in range(spec.n_vocab):
+            decoder.piece(token), decoder.is_end(token)
+    finally:
+        decoder.close()
+
+
+KIND = Kind(n_cases=800, make=make, damage=damage_gguf, read=read, errors=(BundleError, BackendError))

@@ -1,0 +1,43 @@
+"""manifest.json of a bundle that is opened, shown and asked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from damage import damage_json
+from frame import Kind
+
+import edge_llava
+from edge_llava.bundle import Bundle
+from edge_llava.cli.inspect import command
+from edge_llava.errors import BackendError, BundleError, ContextOverflow, ImageError
+from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.selftest.tiny_bundle import write_tiny_bundle
+
+_OPTIONS = EngineOptions(DecoderOptions(n_ctx=256, n_threads=1), n_vision_threads=1)
+_IMAGE = np.zeros((9, 16, 3), np.uint8)
+
+
+def make(directory: Path) -> Sequence[bytes]:
+    """A tiny bundle's."""
+    return [write_tiny_bundle(directory).path.joinpath("manifest.json").read_bytes()]
+
+
+def read(directory: Path, content: bytes) -> None:
+    """Opens the bundle, shows it as `inspect` does, and asks one question."""
+    (directory / "manifest.json").write_bytes(content)
+    Bundle.open(directory)
+    with contextlib.redirect_stdout(io.StringIO()):
+        command.main([str(directory)], standalone_mode=False)
+    with edge_llava.load(directory, _OPTIONS) as model:
+        options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=2)
+        list(model.session(options).ask("x", image=_IMAGE))
+
+
+_ERRORS = (BundleError, BackendError, ContextOverflow, ImageError)
+KIND = Kind(n_cases=400, make=make, damage=damage_json, read=read, errors=_ERRORS)

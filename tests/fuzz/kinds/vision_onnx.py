@@ -1,0 +1,43 @@
+"""vision.onnx with the digest that its manifest names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from damage import damage_protobuf
+from frame import Kind
+from PIL import Image
+
+from edge_llava.bundle import Bundle
+from edge_llava.errors import BackendError, BundleError, ImageError
+from edge_llava.manifest import Manifest
+from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.selftest.tiny_bundle import write_tiny_bundle
+
+
+def make(directory: Path) -> Sequence[bytes]:
+    """A tiny bundle's."""
+    return [write_tiny_bundle(directory).file("vision").read_bytes()]
+
+
+def read(directory: Path, content: bytes) -> None:
+    """Opens it and encodes an image; a graph without end is stopped, as Ctrl-C does."""
+    (directory / "vision.onnx").write_bytes(content)
+    manifest = Manifest.from_json((directory / "manifest.json").read_text(encoding="utf-8"), "manifest.json")
+    cancel = threading.Event()
+    watch = threading.Timer(5.0, cancel.set)
+    watch.start()
+    try:
+        with PictureEncoder(Bundle(directory, manifest), 1) as encoder:
+            encoder.encode(Image.fromarray(np.zeros((9, 16, 3), np.uint8)), cancel)
+    except Cancelled:
+        return
+    finally:
+        watch.cancel()
+
+
+KIND = Kind(n_cases=800, make=make, damage=damage_protobuf, read=read, errors=(BundleError, BackendError, ImageError))
