@@ -137,7 +137,7 @@ class BatchEngine:
             ContextOverflow: If the conversation does not fit.
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
-            ValueError: If the messages are not a conversation, the options do not go with them, or `on_full` is not one.
+            ValueError: If the messages are not a conversation, or the options do not go with them.
             EdgeLlavaError: If the engine is closed, or was opened by the process that forked this one.
         """
         wanted = on_full or self.on_full
