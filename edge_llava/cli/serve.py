@@ -1,10 +1,12 @@
-"""edge-llava serve: the bundle behind OpenAI's API."""
+"""edge-llava serve: the bundle behind OpenAI's and Ollama's APIs."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,13 @@ _MIB = 2**20
 
 @click.command("serve")
 @bundle_option
-@click.option("--host", default="127.0.0.1", metavar="NAME", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    metavar="NAME",
+    show_default=True,
+    help="Address to listen on; localhost is 127.0.0.1 and ::1.",
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", show_default=True, help="0 takes a free one."
 )
@@ -115,7 +123,9 @@ def command(
     max_megapixels: int,
     quiet: bool,
 ) -> None:
-    """Serve a bundle over HTTP, as OpenAI's chat API, to this machine alone unless --host says otherwise.
+    """Serve a bundle over HTTP to this machine alone, unless --host says otherwise.
+
+    It answers OpenAI's chat, Responses and completions APIs, and Ollama's.
 
     \b
     edge-llava serve
@@ -130,14 +140,15 @@ def command(
     from edge_llava.server.server_options import ServerOptions
 
     _check_key(api_key)
-    listener = listen(host, port)
-    with listener:
-        is_local = is_loopback_socket(listener)
+    origins = _read_origins(cors_origins)
+    with ExitStack() as held:
+        listeners = [held.enter_context(listener) for listener in listen(host, port)]
+        is_local = all(map(is_loopback_socket, listeners))
         drawn_key = None if is_local or api_key is not None else ApiKey.generate()
         options = ServerOptions(
             api_key=api_key or drawn_key,
             aliases=aliases,
-            cors_origins=tuple(origin.rstrip("/") for origin in cors_origins),
+            cors_origins=origins,
             allowed_hosts=allowed_hosts if is_local else None,
             remote_images=allow_remote_images,
             strict=strict,
@@ -152,7 +163,7 @@ def command(
         with _open_engine(bundle, parallel, queue, kv_positions, kept_bytes) as engine:
             engine.on_full = on_full
             _show_requests(quiet)
-            _serve(engine, options, listener, drawn_key)
+            _serve(engine, options, listeners, drawn_key)
     note("stopped")
 
 
@@ -170,6 +181,20 @@ def _check_key(key: str | None) -> None:
             ApiKey(key)
         except ValueError as error:
             raise click.UsageError(f"--api-key: {error}") from error
+
+
+def _read_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    from edge_llava.server.cors import read_origin
+
+    read, faults = [], []
+    for origin in origins:
+        try:
+            read.append(read_origin(origin))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise click.UsageError(f"--cors-origin: {'; '.join(faults)}")
+    return tuple(read)
 
 
 def _body_bytes(max_image_mb: int) -> int:
@@ -226,7 +251,9 @@ class _OneLine(logging.Formatter):
         return line if error is None else f"{line}: {type(error).__name__}: {error}"
 
 
-def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket, drawn_key: str | None) -> None:
+def _serve(
+    engine: BatchEngine, options: ServerOptions, listeners: Sequence[socket.socket], drawn_key: str | None
+) -> None:
     from edge_llava.server.app import ServerApp
     from edge_llava.server.listening import url_of
     from edge_llava.server.serving import serve
@@ -234,7 +261,7 @@ def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket,
     app = ServerApp(engine, options)
 
     def announce() -> None:
-        url = url_of(listener)
+        url = url_of(listeners[0])
         note(f"{app.models.name} is served. Ctrl-C ends it.")
         note(f"  API:  {url}/v1")
         if drawn_key is None:
@@ -243,7 +270,7 @@ def _serve(engine: BatchEngine, options: ServerOptions, listener: socket.socket,
             note(f"  key:  {drawn_key}")
             note(f"  page: {url}/#key={drawn_key}")
 
-    serve(app, listener, announce, _end_at_once)
+    serve(app, listeners, announce, _end_at_once)
 
 
 def _end_at_once() -> None:

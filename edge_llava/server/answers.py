@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from edge_llava.errors import EdgeLlavaError, QueueFull
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.batch.messages import Prompt
 from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.token import FinishReason, Token
@@ -37,16 +37,14 @@ class TokenStream:
         self._lock = threading.Lock()
         self._is_left = False
 
-    async def begin(
-        self, messages: Sequence[Message], options: SamplingOptions, on_full: OnFull | None = None
-    ) -> Answer:
+    async def begin(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull | None = None) -> Answer:
         """Hands the conversation to the engine; pictures are decoded on the way, on another thread.
 
         Raises:
             RequestFault: If the engine refuses it.
         """
         try:
-            return await call_on_thread(self._submit, messages, options, on_full)
+            return await call_on_thread(self._submit, prompt, options, on_full)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:
@@ -77,8 +75,8 @@ class TokenStream:
             if self.answer is not None:
                 self.answer.cancel()
 
-    def _submit(self, messages: Sequence[Message], options: SamplingOptions, on_full: OnFull | None) -> Answer:
-        answer = self._engine.submit(messages, options, self._push, on_full=on_full)
+    def _submit(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull | None) -> Answer:
+        answer = self._engine.submit(prompt, options, self._push, on_full=on_full)
         with self._lock:
             self.answer = answer
             if self._is_left:

@@ -24,9 +24,11 @@ from edge_llava.server.host_check import CheckHost
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
+from edge_llava.server.ollama_api import OllamaApi
 from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
 from edge_llava.server.openapi import describe_api
 from edge_llava.server.page_files import page_routes
+from edge_llava.server.path_aliases import AllowAliases
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions
 from edge_llava.server.request_body import OpenBodies
 from edge_llava.server.request_counts import RequestCounts
@@ -67,6 +69,7 @@ class ServerApp:
         self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
         images = ImageParts(limits, remote)
         self._chat = ChatEndpoint(self.answers, self.models, images, self._budget, limits, strict=options.strict)
+        self._ollama = OllamaApi(self._chat, self.models, engine.bundle, self._budget, limits)
         self._description = describe_api(limits, has_key=options.api_key is not None)
         self.asgi = Starlette(
             routes=self._routes(),
@@ -85,8 +88,11 @@ class ServerApp:
     def _routes(self) -> list[Route]:
         return [
             Route("/v1/chat/completions", self._chat.complete, methods=["POST"]),
+            Route("/v1/completions", self._chat.continue_text, methods=["POST"]),
+            Route("/v1/responses", self._chat.respond, methods=["POST"]),
             Route("/v1/models", self._list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", self._show_model, methods=["GET"]),
+            *self._ollama.routes(),
             Route("/health", self._show_health, methods=["GET"]),
             Route("/metrics", self._show_metrics, methods=["GET"]),
             Route("/openapi.json", self._describe, methods=["GET"]),
@@ -121,7 +127,7 @@ class ServerApp:
 
 def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middleware]:
     """The first is the outermost."""
-    layers = []
+    layers = [Middleware(AllowAliases)]
     if options.cors_origins:
         layers.append(Middleware(AllowOrigins, options.cors_origins))
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))

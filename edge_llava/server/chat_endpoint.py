@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: a request is read, checked, handed to the engine, and answered."""
+"""A request is read, checked, handed to the engine, and answered, in the form of the API that it came by."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.runtime.batch.answer import Answer
-from edge_llava.runtime.batch.messages import Message
+from edge_llava.runtime.batch.messages import Message, RawPrompt
 from edge_llava.runtime.token import Token
 from edge_llava.server.answer_logprobs import AnswerLogprobs
 from edge_llava.server.answers import Answers, TokenStream
+from edge_llava.server.api_form import ApiForm
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.client_presence import while_present
-from edge_llava.server.event_stream import DONE, EventStream, event
+from edge_llava.server.event_stream import EventStream
 from edge_llava.server.ignored_fields import IgnoredLog, ignored_headers
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.limits import Limits
@@ -27,7 +28,9 @@ from edge_llava.server.memory_budget import MemoryBudget, Share
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.request_body import parse_body, read_body
 from edge_llava.server.request_log import note_answer
+from edge_llava.server.responses_form import ResponsesForm
 from edge_llava.server.served_models import ServedModels
+from edge_llava.server.text_completion import TextCompletionForm
 from edge_llava.server.thread_call import call_on_thread
 
 
@@ -49,7 +52,23 @@ class ChatEndpoint:
         self._ignored = IgnoredLog()
 
     async def complete(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return await self.answer(request, ApiForm())
+
+    async def respond(self, request: Request) -> Response:
+        """POST /v1/responses."""
+        return await self.answer(request, ResponsesForm())
+
+    async def continue_text(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self.answer(request, TextCompletionForm())
+
+    async def answer(self, request: Request, form: ApiForm) -> Response:
         """The answer, at once or as a stream.
+
+        Args:
+            request: What was sent.
+            form: A new one of the API that it came by.
 
         Raises:
             RequestFault: If the request cannot be answered.
@@ -59,24 +78,42 @@ class ChatEndpoint:
             stream = self._answers.open()
             held.callback(self._answers.close, stream)
             share = held.enter_context(self._budget.open())
-            body = await read_body(request, self._limits, share)
-            wanted, answer = await while_present(request.receive, self._begin(body, stream, share))
+            body = await read_body(request, self._limits, share, any_type=form.takes_any_type)
+            begun = await while_present(request.receive, self._begin(body, stream, share, form))
+            if begun is None:
+                return JSONResponse(form.reply)
+            wanted, answer = begun
             note_answer(request, stream)
-            self._ignored.note(wanted.ignored)
-            headers = ignored_headers(wanted.ignored) | _dropped_header(answer)
+            ignored = tuple(dict.fromkeys((*form.ignored, *wanted.ignored)))
+            self._ignored.note(ignored)
+            headers = ignored_headers(ignored) | _dropped_header(answer)
             completion = ChatCompletion(self._models.name, answer)
             if wanted.stream:
-                parts = _write_events(stream, completion, wanted)
-                return EventStream(parts, held.pop_all().close, stalled_s=self._limits.stalled_s, headers=headers)
+                return EventStream(
+                    form.events(_list_chunks(stream, completion, wanted, form)),
+                    held.pop_all().close,
+                    stalled_s=self._limits.stalled_s,
+                    media_type=form.media_type,
+                    beat=form.beat,
+                    headers=headers,
+                )
             tokens = await while_present(request.receive, _read_whole(stream))
-            return JSONResponse(_write_whole(tokens, completion, wanted), headers=headers)
+            return JSONResponse(form.whole(_write_whole(tokens, completion, wanted)), headers=headers)
 
-    async def _begin(self, body: bytes, stream: TokenStream, share: Share) -> tuple[ChatRequest, Answer]:
-        wanted = await call_on_thread(_parse, body, self._limits, self._strict)
-        self._models.check(wanted.model)
-        addresses = [image for message in wanted.messages for image in message.images]
-        pictures = await self._images.open(addresses, share)
-        return wanted, await stream.begin(_place(wanted.messages, pictures), wanted.options, wanted.on_full)
+    async def _begin(
+        self, body: bytes, stream: TokenStream, share: Share, form: ApiForm
+    ) -> tuple[ChatRequest, Answer] | None:
+        wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
+        if wanted is None:
+            return None
+        try:
+            self._models.check(wanted.model)
+            addresses = [image for message in wanted.messages for image in message.images]
+            pictures = await self._images.open(addresses, share)
+            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, pictures)
+            return wanted, await stream.begin(prompt, wanted.options, wanted.on_full)
+        except RequestFault as fault:
+            raise form.renamed(fault) from fault
 
 
 def _dropped_header(answer: Answer) -> dict[str, str]:
@@ -84,8 +121,14 @@ def _dropped_header(answer: Answer) -> dict[str, str]:
     return {"X-Edge-Llava-Dropped-Turns": str(answer.n_dropped)} if answer.n_dropped else {}
 
 
-def _parse(body: bytes, limits: Limits, strict: bool) -> ChatRequest:
-    return read_chat_request(parse_body(body), limits, strict=strict)
+def _parse(body: bytes, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
+    chat = form.read(parse_body(body))
+    if chat is None:
+        return None
+    try:
+        return read_chat_request(chat, limits, strict=strict)
+    except RequestFault as fault:
+        raise form.renamed(fault) from fault
 
 
 def _place(messages: Iterable[ChatMessage], pictures: Sequence[Image.Image]) -> list[Message]:
@@ -106,26 +149,25 @@ def _write_whole(tokens: Sequence[Token], completion: ChatCompletion, wanted: Ch
     return completion.whole(text, tokens[-1].finish_reason, entries)
 
 
-async def _write_events(
-    stream: TokenStream, completion: ChatCompletion, wanted: ChatRequest
-) -> AsyncGenerator[bytes, None]:
+async def _list_chunks(
+    stream: TokenStream, completion: ChatCompletion, wanted: ChatRequest, form: ApiForm
+) -> AsyncGenerator[list[dict[str, Any]], None]:
     # where usage is asked for, every chunk has the field
     extra = {"usage": None} if wanted.include_usage else {}
     logprobs = None if wanted.options.logprobs is None else AnswerLogprobs()
-    yield event(completion.opening() | extra)
+    yield [completion.opening() | extra]
     try:
         async for tokens in stream.read():
-            events = []
+            pieces = []
             for token in tokens:
                 entries = None if logprobs is None else logprobs.push(token)
                 if token.text or entries:
-                    events.append(event(completion.piece(token.text, entries) | extra))
-            if events:
-                yield b"".join(events)
+                    pieces.append(completion.piece(token.text, entries) | extra)
+            if pieces:
+                yield pieces
     except RequestFault as fault:  # too late for a status
-        yield event(fault.body)
+        yield [form.renamed(fault).body]
         return
-    yield event(completion.closing(stream.finish_reason) | extra)
+    yield [completion.closing(stream.finish_reason) | extra]
     if wanted.include_usage:
-        yield event(completion.counts())
-    yield DONE
+        yield [completion.counts()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -13,6 +15,34 @@ from edge_llava.server.ignored_fields import IGNORED_HEADER
 from edge_llava.server.openai_errors import RequestFault
 
 EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER)
+_HOST = re.compile(r"[a-z0-9._:-]+")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def read_origin(text: str) -> str:
+    """An origin as browsers write it: in lower case, without the usual port or a slash at the end. "*" is every one.
+
+    Raises:
+        ValueError: If no browser sends such an origin, so that it would never match.
+    """
+    if text in ("*", "null"):
+        return text
+    try:
+        split = urlsplit(text.lower())
+        port = split.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} has no valid host and port: a port is a number, and each is named") from error
+    if not (split.scheme and split.hostname):
+        raise ValueError(f"{text!r} is not an origin: write its scheme, too, as in 'http://localhost:3000'")
+    if split.path.strip("/") or split.query or split.fragment or "@" in split.netloc:
+        raise ValueError(f"{text!r} is more than an origin: give only the scheme, host and port")
+    if not _HOST.fullmatch(split.hostname):
+        raise ValueError(
+            f"the host of {text!r} can never match: wildcards are not supported, and browsers send only ASCII"
+        )
+    host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
+    shown_port = "" if port in (None, _DEFAULT_PORTS.get(split.scheme)) else f":{port}"
+    return f"{split.scheme}://{host}{shown_port}"
 
 
 class AllowOrigins(CORSMiddleware):

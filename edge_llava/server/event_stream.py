@@ -1,4 +1,4 @@
-"""A response that is sent as server-sent events while it is made."""
+"""A response that is sent while it is made: server-sent events, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from edge_llava.server.client_presence import while_present
 
 DONE = b"data: [DONE]\n\n"
-_BEAT = b": still here\n\n"
+BEAT = b": still here\n\n"
 _BEAT_S = 15.0
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -28,14 +28,14 @@ def event(data: dict[str, Any]) -> bytes:
 class EventStream(Response):
     """Sends what a generator gives, until it ends or the client leaves. Says something when nothing comes for long."""
 
-    media_type = "text/event-stream"
-
     def __init__(
         self,
         parts: AsyncGenerator[bytes, None],
         on_end: Callable[[], None],
         *,
         stalled_s: float,
+        media_type: str = "text/event-stream",
+        beat: bytes = BEAT,
         beat_s: float = _BEAT_S,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -44,11 +44,14 @@ class EventStream(Response):
             parts: Whole events.
             on_end: Called when nothing more is sent, for whatever reason.
             stalled_s: Seconds after which a client that takes nothing is given up.
-            beat_s: Seconds of silence after which a comment is sent, for proxies that close silent connections.
+            media_type: Of what is sent.
+            beat: Sent after silence, for proxies that close silent connections; readers pass over it.
+            beat_s: Seconds of silence.
             headers: To send beside those of every stream.
         """
-        self.status_code, self.background = 200, None
-        self._parts, self._on_end, self._stalled_s, self._beat_s = parts, on_end, stalled_s, beat_s
+        self.status_code, self.background, self.media_type = 200, None, media_type
+        self._parts, self._on_end, self._stalled_s = parts, on_end, stalled_s
+        self._beat, self._beat_s = beat, beat_s
         self.init_headers({**_HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +69,7 @@ class EventStream(Response):
         try:
             while True:
                 await asyncio.wait({coming}, timeout=self._beat_s)
-                part = coming.result() if coming.done() else _BEAT
+                part = coming.result() if coming.done() else self._beat
                 if part is None:
                     break
                 if coming.done():

@@ -7,11 +7,14 @@ this server; the Host header still says that name.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_llava.server.openai_errors import RequestFault
+
+_SHOWN = re.compile(r"[a-z0-9_:][a-z0-9._:-]{0,252}")
 
 
 class CheckHost:
@@ -25,18 +28,22 @@ class CheckHost:
         if scope["type"] == "http":
             hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
             if not hosts or not self._is_allowed(hosts[0]):
-                fault = RequestFault(
-                    403,
-                    "This server is called by another name than it knows. Start it with --allow-host NAME to allow it.",
-                    code="host_not_allowed",
-                )
-                await fault.response()(scope, receive, send)
+                await _refusal(hosts[0] if hosts else "").response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _is_allowed(self, header: str) -> bool:
         name = _name_of(header)
         return name == "localhost" or name.endswith(".localhost") or name in self._allowed or is_loopback(name)
+
+
+def _refusal(header: str) -> RequestFault:
+    name = _name_of(header)
+    if _SHOWN.fullmatch(name):
+        named = f"The Host header {name!r} is not allowed. If it is a name of this server, start it with"
+    else:  # what is not a name is not repeated
+        name, named = "NAME", "The Host header is missing or not a name. Allow the name of this server with"
+    return RequestFault(403, f"{named} --allow-host {name}.", code="host_not_allowed")
 
 
 def is_loopback(name: str) -> bool:

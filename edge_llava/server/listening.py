@@ -1,4 +1,4 @@
-"""A socket to listen on: opened before the model is loaded, so that a port in use is known at once."""
+"""Sockets to listen on: opened before the model is loaded, so that a port in use is known at once."""
 
 from __future__ import annotations
 
@@ -6,30 +6,73 @@ import errno
 import ipaddress
 import os
 import socket
+from typing import Any
 
 from edge_llava.errors import EdgeLlavaError
+
+_LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine does not have IPv4, or IPv6
+_N_TRIES = 10  # for a free port that both addresses have
 
 # by family: an address of nobody (RFC 5737, RFC 3849), and the loopback one
 _ELSEWHERE = {socket.AF_INET: ("192.0.2.1", "127.0.0.1"), socket.AF_INET6: ("2001:db8::1", "::1")}
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> list[socket.socket]:
     """Listens at a TCP port. Nothing is accepted yet: clients that come early wait.
 
     Args:
-        host: A name or an address.
+        host: A name or an address; "localhost" is 127.0.0.1 and ::1, each where this machine has it, since some clients
+            try only one of them.
         port: 0 takes any that is free.
+
+    Returns:
+        The sockets, at least one; all have the same port.
 
     Raises:
         EdgeLlavaError: If that is not possible; says why, and what to do.
     """
+    if host.lower().rstrip(".") != "localhost":
+        return [_listen_at(host, port)]
+    reason = OSError()
+    for _ in range(1 if port else _N_TRIES):
+        try:
+            return _listen_at_loopback(port)
+        except OSError as error:
+            reason = error
+            if error.errno != errno.EADDRINUSE:
+                break
+    raise EdgeLlavaError(_explain(reason, host, port)) from reason
+
+
+def _listen_at_loopback(port: int) -> list[socket.socket]:
+    listeners: list[socket.socket] = []
+    for family, address in _LOOPBACK:
+        try:
+            listeners.append(_bind(family, (address, listeners[0].getsockname()[1] if listeners else port)))
+        except OSError as error:
+            is_last_hope = not listeners and family == _LOOPBACK[-1][0]
+            if error.errno in _NO_FAMILY and not is_last_hope:
+                continue
+            for listener in listeners:
+                listener.close()
+            raise
+    return listeners
+
+
+def _listen_at(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise EdgeLlavaError(f"--host {host}: there is no such name or address on this machine.") from error
-    listener = socket.socket(family, kind, protocol)
+    try:
+        return _bind(family, address)
+    except OSError as error:
+        raise EdgeLlavaError(_explain(error, host, port)) from error
+
+
+def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # Windows would let a second server take the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -37,9 +80,9 @@ def listen(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen()
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise EdgeLlavaError(_explain(error, host, port)) from error
+        raise
     return listener
 
 

@@ -1,7 +1,8 @@
-"""What a client is told when a request fails: a status, and OpenAI's error object."""
+"""What a client is told when a request fails: a status, and the error object of the API that it uses."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.runtime.grammar import GrammarFault
@@ -57,7 +59,20 @@ class RequestFault(Exception):
 
     def response(self) -> JSONResponse:
         """What is sent."""
-        return JSONResponse(self.body, self.status, self.headers)
+        return _ErrorResponse(self.body, self.status, self.headers)
+
+
+class _ErrorResponse(JSONResponse):
+    """An error as the API of the path has it: OpenAI's object, below /api/ Ollama's, whose error is a text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["path"].startswith("/api/"):
+            error = json.loads(bytes(self.body))["error"]
+            headers = {name: value for name, value in self.headers.items() if not name.startswith("content-")}
+            await JSONResponse({"error": error["message"]}, self.status_code, headers)(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
 
 
 @dataclass

@@ -13,6 +13,27 @@ _Schema = dict[str, Any]
 # a PNG of one pixel
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
+_STREAMED = ("/v1/responses", "/v1/completions", "/api/chat", "/api/generate")
+_NOT_OFFERED = "Not offered: there is one model, and it does not change."
+_OTHERS = (
+    ("/v1/responses", "post", "createResponse", "OpenAI's Responses API, for text and images."),
+    ("/v1/completions", "post", "createCompletion", "Continues a text without the conversation template."),
+    ("/api/chat", "post", "ollamaChat", "Ollama's chat; a stream by default."),
+    ("/api/generate", "post", "ollamaGenerate", "Ollama's answer to a prompt; a stream by default."),
+    ("/api/tags", "get", "ollamaTags", "The model, as Ollama lists it."),
+    ("/api/show", "post", "ollamaShow", "The model, as Ollama describes it."),
+    ("/api/ps", "get", "ollamaPs", "The model, which is always loaded."),
+    ("/api/version", "get", "ollamaVersion", "The version of Ollama's API."),
+    ("/api/pull", "post", "ollamaPull", "Succeeds for the model that is served."),
+    ("/api/embed", "post", "ollamaEmbed", _NOT_OFFERED),
+    ("/api/embeddings", "post", "ollamaEmbeddings", _NOT_OFFERED),
+    ("/api/create", "post", "ollamaCreate", _NOT_OFFERED),
+    ("/api/copy", "post", "ollamaCopy", _NOT_OFFERED),
+    ("/api/push", "post", "ollamaPush", _NOT_OFFERED),
+    ("/api/delete", "delete", "ollamaDelete", _NOT_OFFERED),
+    ("/api/blobs/{digest}", "post", "ollamaBlob", _NOT_OFFERED),
+)
+
 
 def describe_api(limits: Limits, *, has_key: bool) -> dict[str, Any]:
     """The description of a server.
@@ -30,6 +51,7 @@ def describe_api(limits: Limits, *, has_key: bool) -> dict[str, Any]:
         },
         "paths": {
             "/v1/chat/completions": {"post": _chat_operation(limits)},
+            **_other_apis(),
             "/v1/models": {"get": _operation("listModels", "The models served.", _ref("Models"))},
             "/v1/models/{model}": {"get": _model_operation()},
             "/health": {"get": _operation("showHealth", "Whether the server answers.", _ref("Health"), [503])},
@@ -42,6 +64,25 @@ def describe_api(limits: Limits, *, has_key: bool) -> dict[str, Any]:
         document["security"] = [{"key": []}]
         document["paths"]["/health"]["get"]["security"] = []
     return document
+
+
+def _other_apis() -> _Schema:
+    """Paths of other APIs, whose requests their own documentation describes."""
+    paths: _Schema = {}
+    for path, method, name, words in _OTHERS:
+        is_ollama = path.startswith("/api/")
+        error = {"application/json": {"schema": _ref("OllamaError" if is_ollama else "Error")}}
+        responses: _Schema = {"default": {"description": "An error.", "content": error}}
+        if words != _NOT_OFFERED:
+            stream = "application/x-ndjson" if is_ollama else "text/event-stream"
+            streamed: _Schema = {stream: {"schema": {}}} if path in _STREAMED else {}
+            answer = {"application/json": {"schema": {"type": "object"}}} | streamed
+            responses["200"] = {"description": words, "content": answer}
+        operation: _Schema = {"operationId": name, "summary": words, "responses": responses}
+        if "{" in path:
+            operation["parameters"] = [{"name": "digest", "in": "path", "required": True, "schema": {"type": "string"}}]
+        paths[path] = {method: operation}
+    return paths
 
 
 def _chat_operation(limits: Limits) -> _Schema:
@@ -97,6 +138,7 @@ def _schemas(limits: Limits) -> _Schema:
             }
         ),
         "Health": _object({"status": {"const": "ok"}, "model": {"type": "string"}}),
+        "OllamaError": _object({"error": {"type": "string"}}),
         "Error": _object(
             {
                 "error": _object(

@@ -46,8 +46,14 @@ class OpenBodies:
             scope.cancel()
 
 
-async def read_body(request: Request, limits: Limits, share: Share) -> bytes:
+async def read_body(request: Request, limits: Limits, share: Share, *, any_type: bool = False) -> bytes:
     """Reads a body of JSON.
+
+    Args:
+        request: Whose body.
+        limits: How large it may be, and how late.
+        share: Counts it.
+        any_type: Whether programs, but not web pages, may leave out that it is JSON, or say something else.
 
     Raises:
         RequestFault: 415 if it says that it is something else, 413 if it is too large or holds too many
@@ -55,7 +61,7 @@ async def read_body(request: Request, limits: Limits, share: Share) -> bytes:
             503 if the server stops before it has.
         ClientDisconnect: If the client leaves.
     """
-    _check_type(request)
+    _check_type(request, any_type=any_type)
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
         raise _too_large(limits)
@@ -101,10 +107,10 @@ async def _collect(request: Request, limits: Limits, share: Share) -> bytes:
     return b"".join(parts)
 
 
-def _check_type(request: Request) -> None:
+def _check_type(request: Request, *, any_type: bool) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # a web page of anybody may send every other type to a local server, without asking
-    if kind != "application/json":
+    if kind != "application/json" and not (any_type and not _is_from_page(request)):
         raise RequestFault(
             415,
             f"The body must be JSON with the header 'Content-Type: application/json', not {kind[:80] or 'none'!r}.",
@@ -112,6 +118,11 @@ def _check_type(request: Request) -> None:
         )
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise RequestFault(415, "Compressed bodies are not taken. Send it as it is.", code="unsupported_media_type")
+
+
+def _is_from_page(request: Request) -> bool:
+    """Whether a browser sent it: since 2020 all of them name the origin on a POST, an opaque one as "null"."""
+    return any(name in request.headers for name in ("origin", "referer", "sec-fetch-site", "sec-fetch-mode"))
 
 
 def _too_large(limits: Limits) -> RequestFault:

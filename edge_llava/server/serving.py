@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -47,12 +47,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None], give_up: Callable[[], None]) -> None:
+def serve(
+    app: ServerApp, listeners: Sequence[socket.socket], on_ready: Callable[[], None], give_up: Callable[[], None]
+) -> None:
     """Serves until SIGINT or SIGTERM. For the main thread.
 
     Args:
         app: The application; its engine stays open.
-        listener: A bound socket; closed at the end.
+        listeners: Bound sockets; closed at the end.
         on_ready: Called once requests are answered.
         give_up: Called at a second signal: whoever runs the process ends it, since threads may be busy for long.
     """
@@ -73,11 +75,11 @@ def serve(app: ServerApp, listener: socket.socket, on_ready: Callable[[], None],
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    asyncio.run(_run(_Server(config, app.stop, give_up), listener, on_ready))
+    asyncio.run(_run(_Server(config, app.stop, give_up), listeners, on_ready))
 
 
-async def _run(server: _Server, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+async def _run(server: _Server, listeners: Sequence[socket.socket], on_ready: Callable[[], None]) -> None:
+    serving = asyncio.ensure_future(server.serve(sockets=[*listeners]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     if server.started:

@@ -12,7 +12,7 @@ from edge_llava.runtime.conversation import Run, TokenRun
 from edge_llava.runtime.image_placement import place_image
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.prompt import build_turn
-from edge_llava.runtime.turn_plan import check_length, check_room, plan_turn
+from edge_llava.runtime.turn_plan import check_length, check_room, check_text, plan_turn
 from edge_llava.templates import find_template
 
 
@@ -97,6 +97,19 @@ class DialoguePlanner:
     def _spell(self, answer: SaidAnswer) -> str:
         pieces = b"".join(map(self._language.piece, answer.ids))
         return pieces.decode("utf-8", "surrogateescape") + answer.carry
+
+    def plan_text(self, text: str) -> list[Run]:
+        """The run of a text that is continued without a template.
+
+        Raises:
+            ValueError: If it is not valid Unicode.
+            ContextOverflow: If it does not fit.
+        """
+        check_text(text, "the prompt")
+        check_length([text], self._language, self._n_ctx)
+        runs: list[Run] = [TokenRun(tuple(self._language.tokenize(text, add_bos=True)))]
+        check_room(runs, 0, self._n_ctx, self._bundle.manifest.language)
+        return runs
 
     def _tokenize_answer(self, text: str) -> SaidAnswer:
         """An answer of somebody else, as training would have had it."""

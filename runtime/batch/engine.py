@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -13,16 +12,17 @@ from edge_llava.llama_limits import MAX_SEQUENCES
 from edge_llava.progress import ProgressCallback, silent
 from edge_llava.runtime.answer_tokens import AnswerTokens
 from edge_llava.runtime.batch.answer import Answer, TokenCallback
+from edge_llava.runtime.batch.answer_start import AnswerStart
 from edge_llava.runtime.batch.decoder import BatchDecoder
 from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
 from edge_llava.runtime.batch.job import Job
 from edge_llava.runtime.batch.job_queue import JobQueue
-from edge_llava.runtime.batch.messages import Message, read_messages
+from edge_llava.runtime.batch.messages import Prompt, RawPrompt, read_messages
 from edge_llava.runtime.batch.metrics import EngineMetrics
 from edge_llava.runtime.batch.picture_queue import PictureQueue
 from edge_llava.runtime.batch.shortening import DialogueShortener
 from edge_llava.runtime.batch.worker import BatchWorker
-from edge_llava.runtime.conversation import ImageRun
+from edge_llava.runtime.conversation import ImageRun, Run
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
@@ -117,7 +117,7 @@ class BatchEngine:
 
     def submit(
         self,
-        messages: Sequence[Message],
+        prompt: Prompt,
         options: SamplingOptions,
         on_token: TokenCallback,
         *,
@@ -126,7 +126,8 @@ class BatchEngine:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
-            messages: The conversation. Where its last message is the assistant's, the answer continues that.
+            prompt: The conversation. Where its last message is the assistant's, the answer continues that. Or a text,
+                which is continued as it is.
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
@@ -144,15 +145,10 @@ class BatchEngine:
         check_on_full(wanted)
         with self._gate.inside():
             self._queue.check_room()
-            dialogue = read_messages(messages)
-            n_exchanges = len(dialogue.exchanges)
-            if wanted == "drop-oldest":
-                dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
-            runs = self._planner.plan(dialogue)
-            start = self._planner.plan_start(dialogue.answer_start, runs)
+            runs, start, n_dropped = self._plan(prompt, options, wanted)
             if start.ids and options.grammar is not None:
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
-            stops = (self._planner.template.stop, *options.stop)
+            stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
             tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=start.keeps_space)
             n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
             answer = Answer(
@@ -162,7 +158,7 @@ class BatchEngine:
                 on_cancel=lambda: self._queue.cancel(job),
                 gate=self._gate,
             )
-            answer.n_dropped = n_exchanges - len(dialogue.exchanges)
+            answer.n_dropped = n_dropped
             job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
@@ -170,6 +166,18 @@ class BatchEngine:
                 self._queue.put(job)
                 undo.pop_all()
             return answer
+
+    def _plan(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull) -> tuple[list[Run], AnswerStart, int]:
+        """Also how many earlier questions were dropped."""
+        if isinstance(prompt, RawPrompt):
+            return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True), 0
+        dialogue = read_messages(prompt)
+        n_exchanges = len(dialogue.exchanges)
+        if on_full == "drop-oldest":
+            dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
+        runs = self._planner.plan(dialogue)
+        start = self._planner.plan_start(dialogue.answer_start, runs)
+        return runs, start, n_exchanges - len(dialogue.exchanges)
 
     @property
     def is_open(self) -> bool:

@@ -34,6 +34,21 @@ class Message:
 
 
 @dataclass(frozen=True)
+class RawPrompt:
+    """A text that is continued as it is: without a conversation template, images, or the template's stop text.
+
+    Attributes:
+        text: Special tokens written in it are recognized; the one that begins every text is added.
+    """
+
+    text: str
+
+
+Prompt = Sequence[Message] | RawPrompt
+"""What can be answered."""
+
+
+@dataclass(frozen=True)
 class Exchange:
     """A question and its answer; None while it has none."""
 

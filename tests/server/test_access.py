@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from edge_llava.server.api_key import ApiKey
+from edge_llava.server.cors import read_origin
 from edge_llava.server.host_check import is_loopback
 from edge_llava.server.server_options import ServerOptions
 
@@ -81,6 +83,50 @@ def test_a_local_server_knows_its_names(server: Any, check_error: Check, host: s
             assert answer.status_code == 200
         else:
             check_error(answer, 403, "host_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("host", "advice"),
+    [
+        ("host.docker.internal:8080", "'host.docker.internal' is not allowed"),
+        ("Host.Docker.Internal", "--allow-host host.docker.internal."),
+        ("[2001:db8::1]:80", "--allow-host 2001:db8::1."), ("10.0.0.7", "--allow-host 10.0.0.7."),
+        ("<script>", "--allow-host NAME."), ("a b", "--allow-host NAME."), ("$(reboot)", "--allow-host NAME."),
+        ("--allow-host", "--allow-host NAME."), ("", "--allow-host NAME."), ("x" * 300, "--allow-host NAME."),
+    ],
+)  # fmt: skip
+def test_a_refused_name_is_named(server: Any, check_error: Check, host: str, advice: str) -> None:
+    with server.client() as client:
+        error = check_error(client.get("/v1/models", headers={"Host": host}), 403, "host_not_allowed")
+    assert advice in error["message"]
+    assert "<" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://app.example/", "https://app.example"), ("HTTPS://App.Example", "https://app.example"),
+        ("https://app.example:443", "https://app.example"), ("http://app.example:80/", "http://app.example"),
+        ("http://localhost:3000", "http://localhost:3000"), ("http://[::1]:3000", "http://[::1]:3000"),
+        ("app://obsidian.md", "app://obsidian.md"), ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("https://app.example:80", "https://app.example:80"), ("*", "*"), ("null", "null"),
+    ],
+)  # fmt: skip
+def test_origins_are_read_as_browsers_write_them(given: str, origin: str) -> None:
+    assert read_origin(given) == origin
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://name:*", "http://*.example", "https://*", "localhost:3000", "localhost", "app.example", "", "http://",
+        "http://app.example/path", "http://app.example?x", "http://me@app.example", "http://a b", "http://exämple.de",
+        "http://app.example:99999", "http://[::1", "file:///home",
+    ],
+)  # fmt: skip
+def test_origins_that_never_match_are_refused(given: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(given))):
+        read_origin(given)
 
 
 def test_other_names_are_allowed_by_option(run_server: Callable[..., Any]) -> None:

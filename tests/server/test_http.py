@@ -143,7 +143,7 @@ def test_stop_and_seed_and_schema(client: httpx.Client, server: Any) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
-        ("POST", "/v1/completions", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
         ("GET", "/health/", 404, "unknown_url"),
         ("GET", "/page/../app.py", 404, "unknown_url"),
         ("GET", "/page/%2e%2e/app.py", 404, "unknown_url"),
@@ -159,6 +159,29 @@ def test_what_is_not_served(
     answer = client.request(method, path, json={})
     check_error(answer, status, code)
     assert ("allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+def test_paths_without_v1_and_with_a_slash(server: Any, client: httpx.Client, prefix: str, slash: str) -> None:
+    name = server.app.models.name
+    wanted = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    assert client.post(f"{prefix}/chat/completions{slash}", json=wanted).json()["object"] == "chat.completion"
+    text = {"prompt": "x", "max_tokens": 1}
+    assert client.post(f"{prefix}/completions{slash}", json=text).json()["object"] == "text_completion"
+    response = {"input": "x", "max_output_tokens": 1}
+    assert client.post(f"{prefix}/responses{slash}", json=response).json()["object"] == "response"
+    assert client.get(f"{prefix}/models{slash}").json()["data"][0]["id"] == name
+    assert client.get(f"{prefix}/models/{name}{slash}").json()["id"] == name
+    assert client.get(f"/api/tags{slash}").json()["models"][0]["name"] == f"{name}:latest"
+    assert 'path="/chat/completions"' not in client.get("/metrics").text
+
+
+def test_other_ways_to_write_a_path_need_the_key_too(run_server: Callable[..., Any], check_error: Check) -> None:
+    with run_server(ServerOptions(api_key="sk-0123456789")).client() as client:
+        for path in ("/models", "/models/", "/v1/models//", "/models/x", "/api/tags/"):
+            assert client.get(path).status_code == 401
+        assert client.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
+from edge_llava.errors import EdgeLlavaError
 from edge_llava.server.listening import is_loopback_socket, listen, url_of
 
 
@@ -19,8 +21,9 @@ def listen_at() -> Iterator[Callable[[str], socket.socket]]:
     def open_(host: str) -> socket.socket:
         if ":" in host and not _has_ipv6():
             pytest.skip("this machine has no IPv6")
-        opened.append(listen(host, 0))
-        return opened[-1]
+        (listener,) = listen(host, 0)
+        opened.append(listener)
+        return listener
 
     yield open_
     for listener in opened:
@@ -52,3 +55,53 @@ def test_everywhere_is_shown_as_an_address_that_can_be_opened(
     shown = urlsplit(url_of(listener))
     assert shown.hostname not in (None, "0.0.0.0", "::")
     socket.create_connection((shown.hostname, shown.port), timeout=10).close()
+
+
+@pytest.mark.parametrize("port", [0, None])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST."])
+def test_localhost_is_both_addresses(host: str, port: int | None) -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    listeners = listen(host, port)
+    try:
+        assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1", "::1"]
+        (shared,) = {listener.getsockname()[1] for listener in listeners}
+        assert port in (0, shared)
+        assert all(map(is_loopback_socket, listeners))
+        assert url_of(listeners[0]) == f"http://127.0.0.1:{shared}"
+        for address in ("127.0.0.1", "::1"):
+            socket.create_connection((address, shared), timeout=10).close()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+@pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
+def test_localhost_needs_the_port_at_both_addresses(taken: str) -> None:
+    if not _has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    (other,) = listen(taken, 0)
+    port = other.getsockname()[1]
+    try:
+        with pytest.raises(EdgeLlavaError, match=f"port {port} of localhost is in use"):
+            listen("localhost", port)
+    finally:
+        other.close()
+    for listener in listen("localhost", port):  # the one that was free is free again
+        listener.close()
+
+
+def test_localhost_without_ipv6_is_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(family: int, address: tuple[str, int]) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
+        return socket.create_server(address)
+
+    monkeypatch.setattr("edge_llava.server.listening._bind", bind)
+    (listener,) = listen("localhost", 0)
+    with listener:
+        assert listener.getsockname()[0] == "127.0.0.1"

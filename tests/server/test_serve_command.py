@@ -152,6 +152,29 @@ def test_hosts_that_are_none_of_this_machine(run: Callable[..., Any], host: str)
     assert f"--host {host}" in result.err
 
 
+def test_localhost_is_both_addresses_and_shows_one(start: Callable[..., Served]) -> None:
+    served = start("--host", "localhost")
+    port = served.url.rpartition(":")[2]
+    assert served.url == f"http://127.0.0.1:{port}"
+    with socket.socket(socket.AF_INET6) as tried:
+        has_ipv6 = tried.connect_ex(("::1", int(port))) == 0
+    for address in ("127.0.0.1", "localhost", *(["[::1]"] if has_ipv6 else [])):
+        assert ask(f"http://{address}:{port}").status_code == 200
+    assert not [line for line in served.lines if "key:" in line]
+    assert served.end(signal.SIGTERM) == 0
+
+
+def test_origins_that_never_match_are_refused_at_the_start(run: Callable[..., Any], tmp_path: Path) -> None:
+    result = run(
+        "serve", "-m", tmp_path / "no bundle", "--port", 0, "--cors-origin", "http://name:*",
+        "--cors-origin", "https://app.example", "--cors-origin", "localhost:3000",
+    )  # fmt: skip
+    assert (result.code, result.out) == (2, "")
+    assert "--cors-origin: 'http://name:*'" in result.err
+    assert "'localhost:3000'" in result.err
+    assert "app.example" not in result.err
+
+
 def on_loopback(url: str) -> str:
     return f"http://127.0.0.1:{url.rpartition(':')[2]}"
 

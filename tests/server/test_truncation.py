@@ -60,3 +60,15 @@ def test_what_the_server_was_told(narrow: Any, ask_user: Any, data_uri: Any, che
 def test_other_words(narrow: Any, check_error: Any) -> None:
     with narrow.client() as client:
         check_error(narrow.ask(client, truncation="middle"), 400, None, "truncation")
+
+
+def test_responses(narrow: Any, ask_user: Any) -> None:
+    body = {"input": talk(ask_user("Who?"), range(20))[1:], "max_output_tokens": 2, "temperature": 0}
+    body["input"][0]["content"] = "Who?"
+    with narrow.client() as client:
+        assert client.post("/v1/responses", json=body).status_code == 400
+        answer = client.post("/v1/responses", json=body | {"truncation": "auto"})
+        assert answer.status_code == 200, answer.text
+        assert int(answer.headers[HEADER]) > 0
+        assert answer.json()["truncation"] == "auto"
+        assert "x-edge-llava-ignored" not in answer.headers

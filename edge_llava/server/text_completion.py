@@ -1,0 +1,99 @@
+"""OpenAI's completions API: a text is continued as it is, without the conversation template and without images."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from edge_llava.server.api_form import ApiForm
+from edge_llava.server.event_stream import DONE, event
+from edge_llava.server.openai_errors import Faults
+from edge_llava.server.request_fields import RequestFields
+from edge_llava.server.translation import Json, Translation
+
+_N_TOKENS = 16  # OpenAI's default: a text without a template need not come to an end
+_MOVED = ("prompt", "echo", "suffix", "best_of", "logprobs", "max_tokens")
+
+
+def translate_completion(data: Json) -> Translation:
+    """A body of /v1/completions.
+
+    Raises:
+        RequestFault: If it asks for what this server cannot do; all faults at once.
+    """
+    faults, made = Faults(), Translation(is_raw=True)
+    fields = RequestFields(data, "", faults)
+    prompt = _read_prompt(fields)
+    made.chat["messages"] = [{"role": "user", "content": prompt}]
+    made.places |= {"messages": "prompt", "messages[0].content": "prompt"}
+    made.chat["max_tokens"] = _N_TOKENS if data.get("max_tokens") is None else data["max_tokens"]
+    if fields.boolean("echo"):
+        fields.note("echo", "is not supported: only the continuation is returned", "unsupported_parameter")
+    if fields.text("suffix"):
+        fields.note("suffix", "is not supported: this model does not support insert", "unsupported_parameter")
+    if (fields.integer("best_of", 0, 20) or 1) > 1:
+        fields.note("best_of", "must be 1: one answer is made per request", "unsupported_value")
+    if data.get("logprobs"):
+        fields.note("logprobs", "is not supported here; /v1/chat/completions has it", "unsupported_parameter")
+    for key, value in data.items():
+        if key not in _MOVED:
+            made.hand_on(key, key, value)
+    faults.check()
+    return made
+
+
+def _read_prompt(fields: RequestFields) -> str:
+    if not fields.require("prompt"):
+        return ""
+    prompt: Any = fields.raw("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        (prompt,) = prompt
+    if isinstance(prompt, str):
+        return prompt
+    fields.note("prompt", "must be one text: a string, or an array of one string", "invalid_type")
+    return ""
+
+
+class TextCompletionForm(ApiForm):
+    """One request of /v1/completions, and its answer."""
+
+    def read(self, data: Json) -> Json:
+        """As of `ApiForm`."""
+        made = translate_completion(data)
+        self.places, self.ignored, self.is_raw = made.places, made.ignored, made.is_raw
+        return made.chat
+
+    def whole(self, completion: Json) -> Json:
+        """As of `ApiForm`."""
+        (choice,) = completion["choices"]
+        text = _choice(choice["message"]["content"], choice["finish_reason"])
+        return _renamed(completion) | {"choices": [text]}
+
+    async def events(self, batches: AsyncIterator[list[Json]]) -> AsyncGenerator[bytes, None]:
+        """As of `ApiForm`."""
+        async for chunks in batches:
+            if "error" in chunks[-1]:
+                yield b"".join(map(event, chunks))
+                return
+            sent = [_translate(chunk) for chunk in chunks if not _is_opening(chunk)]
+            if sent:
+                yield b"".join(map(event, sent))
+        yield DONE
+
+
+def _is_opening(chunk: Json) -> bool:
+    return any("role" in choice["delta"] for choice in chunk["choices"])
+
+
+def _translate(chunk: Json) -> Json:
+    choices = [_choice(choice["delta"].get("content") or "", choice["finish_reason"]) for choice in chunk["choices"]]
+    return _renamed(chunk) | {"choices": choices}
+
+
+def _renamed(completion: Json) -> Json:
+    id = completion["id"].replace("chatcmpl-", "cmpl-", 1)
+    return completion | {"id": id, "object": "text_completion"}
+
+
+def _choice(text: str, finish_reason: str | None) -> Json:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
