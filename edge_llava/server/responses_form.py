@@ -12,9 +12,9 @@ from edge_llava.server.responses_request import translate_response
 from edge_llava.server.translation import Json
 
 _ERROR_CODES = {"rate_limit_exceeded": "rate_limit_exceeded", "invalid_image": "invalid_image"}
-_ECHOED = ("truncation",
+_ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier",
-    "temperature", "top_p", "user",
+    "temperature", "top_p", "truncation", "user",
 )  # fmt: skip
 
 
