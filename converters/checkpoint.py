@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 
 from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
-from edge_llava.converters.hub import download, is_hub_id
+from edge_llava.converters.hub import download, find_snapshot, is_hub_id
+from edge_llava.converters.json_file import plain, shorten, shown
+from edge_llava.converters.licenses import find_licenses
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.sources import find_kind, open_sources
-from edge_llava.converters.tensor_store import TensorSource, TensorStore
+from edge_llava.converters.tensor_store import TensorSource, TensorStore, refuse_unread
 from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
+from edge_llava.converters.weight_files import list_weights
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.progress import ProgressCallback, silent
 
@@ -22,7 +25,7 @@ _CLIP_HEAD_WIDTH = 64
 _LEAST_NORM = 0.05
 _PATCHES = "vision.embeddings.patch_embedding.weight"
 NEWLINE = "projector.image_newline"
-_LICENSE_STEMS = ("license", "licence", "use_policy", "notice", "copying")
+_UNUSED_VISION = ("vision.post_layernorm.weight", "vision.post_layernorm.bias")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Checkpoint:
             tower = read_tower_config(tower_directory)
             stores.append(TensorStore.open(tower_directory, "clip"))
         name = source if is_hub_id(source) else directory.resolve().name
+        name, revision = find_snapshot(directory) or (name, revision)
         n_blocks = count_blocks(config.feature_layer, tower.n_layers)
         vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token)
         checkpoint = cls(
@@ -134,8 +138,7 @@ class Checkpoint:
 
     def license_files(self) -> list[Path]:
         """Files of the checkpoint that state its licence."""
-        files = (path for path in self.directory.iterdir() if path.is_file())
-        return sorted(path for path in files if path.name.lower().startswith(_LICENSE_STEMS))
+        return find_licenses(self.directory)
 
     def _store(self, name: str) -> TensorSource:
         # The checkpoint before the tower's own directory: a tower that was trained on is saved with the rest.
@@ -152,13 +155,33 @@ class Checkpoint:
                 if self._needs(name)
             }
         )
+        self._refuse_unread(expected)
         faults = [f"{name} is missing" for name in expected if not self.has(name)]
         present = [name for name in expected if self.has(name)]
         faults += [
             f"{n} has shape {self.shape(n)}, expected {expected[n]}" for n in present if self.shape(n) != expected[n]
         ]
         if faults:
-            raise CheckpointError(list_faults(f"{self.directory} is incomplete or does not match its config:", faults))
+            headline = f"{self.directory} is incomplete or does not match its config:"
+            raise CheckpointError(list_faults(headline, shorten(faults), self._name_other_files()))
+
+    def _refuse_unread(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Every tensor must have a use, or be known to have none: a part of the model must not get lost unseen."""
+        used = {*expected, *expected_vision_shapes(self.tower, self.tower.n_layers), *_UNUSED_VISION}
+        used.add("language.lm_head.weight")  # of a tied model
+        if self.config.layout == "original":  # a 1.6 that was trained on without tiles keeps the row
+            used.add(NEWLINE)
+        unread = {info.source_name for store in self._stores for name, info in store.infos.items() if name not in used}
+        refuse_unread(self.directory, sorted(unread), "the model that config.json describes does not have")
+
+    def _name_other_files(self) -> str:
+        """What lies beside the files that were read, since the missing tensors may be in it."""
+        read = {file for store in self._stores if isinstance(store, TensorStore) for file in store.files}
+        others = [file.name for file in list_weights(self.directory) if file.suffix != ".json" and file not in read]
+        if not read or not others:
+            return ""
+        names = ", ".join(sorted(file.name for file in read if file.parent == self.directory))
+        return f"Read: {names}. Not read: {', '.join(shorten(others))}. Keep the whole ones only."
 
     def _check_that_it_is_no_delta(self) -> None:
         # a config does not tell; a trained norm is near 1, and the difference of two is near 0
@@ -290,6 +313,6 @@ def _locate_tower(
     if is_hub_id(reference) and (may_download or vision_tower is not None):
         return download(reference, progress)[0]
     raise CheckpointError(
-        f"{directory} holds no vision tower; it names {reference!r}, which is no directory here. "
-        f"Give it: --vision-tower DIR (or --vision-tower {reference} to download it)."
+        f"{directory} holds no vision tower; it names {shown(reference)}, which is no directory here. "
+        f"Give it: --vision-tower DIR (or --vision-tower {plain(reference)} to download it)."
     )

@@ -6,14 +6,15 @@ Source: transformers' LlavaConfig, and the config keys of LLaVA's own LlavaConfi
 from __future__ import annotations
 
 import ast
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_llava.converters.config_keys import find_code_keys, find_unknown_keys
+from edge_llava.converters.json_file import plain, read_json, shorten, shown
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig, read_language, read_tower
+from edge_llava.converters.preprocessor import check_preprocessor, read_preprocessor
 from edge_llava.errors import CheckpointError, list_faults
 
 SUPPORTED = (
@@ -29,6 +30,8 @@ _HF_ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGe
 # "llama": the deltas of v0, from before LLaVA had a type of its own
 _ORIGINAL_MODEL_TYPES = ("llava", "llava_llama", "llava_mistral", "llama")
 _FIRST_TOWER = "openai/clip-vit-large-patch14"  # of v0, whose 7B config does not name it
+# Pixels lie between 0 and 1 when they are normalized.
+_BOUNDS = {"image_mean": (0.0, 1.0), "image_std": (1e-6, 1e6)}
 # Keys that everything else is decided by, with their JSON types.
 _SECTIONS = (
     ("architectures", list, "a list"), ("text_config", dict, "an object"), ("vision_config", dict, "an object"),
@@ -85,11 +88,10 @@ def read_checkpoint_config(directory: Path) -> CheckpointConfig:
     layout = _detect_layout(config, directory)
     faults: list[str] = []
     read = _read_hf if layout == "hf" else _read_original
-    result = read(config, _read_preprocessor(directory), faults)
+    result = read(config, read_preprocessor(directory, faults), faults)
     if faults:
-        raise CheckpointError(
-            list_faults(f"{directory / 'config.json'} cannot be converted:", faults, f"Supported: {SUPPORTED}.")
-        )
+        advice = f"Supported: {SUPPORTED}. A key without effect on what the model computes may be removed."
+        raise CheckpointError(list_faults(f"{directory / 'config.json'} cannot be converted:", shorten(faults), advice))
     return result
 
 
@@ -106,48 +108,37 @@ def read_tower_config(directory: Path) -> TowerConfig:
     if config.get("model_type") not in ("clip", "clip_vision_model"):
         faults.append(f"model_type is {config.get('model_type')!r}, expected a CLIP model")
     tower = read_tower(section, faults, is_inside_llava=False)
+    faults += find_unknown_keys(config, "clip")
+    if section is not config:
+        faults += find_unknown_keys(section, "tower", "vision_config.")
     if faults:
-        raise CheckpointError(list_faults(f"{directory} is no usable vision tower:", faults))
+        raise CheckpointError(list_faults(f"{directory} is no usable vision tower:", shorten(faults)))
     return tower
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CheckpointError: If the file is missing or no JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} is not a checkpoint: it has no {path.name}.") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object.")
-    return data
 
 
 def _check_sections(config: Mapping[str, Any], directory: Path) -> None:
     faults = [
-        f"{key} is {config[key]!r}, expected {expected}"
+        f"{key} is {shown(config[key])}, expected {expected}"
         for key, type_, expected in _SECTIONS
-        if config.get(key) is not None and not isinstance(config[key], type_)
+        if config.get(key) is not None and (not isinstance(config[key], type_) or isinstance(config[key], bool))
     ]
+    faults += find_code_keys(config)
     if faults:
-        raise CheckpointError(list_faults(f"{directory / 'config.json'} cannot be converted:", faults))
+        raise CheckpointError(list_faults(f"{directory / 'config.json'} cannot be converted:", shorten(faults)))
 
 
 def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     """First match wins; every family that is refused is refused by name."""
-    model_type, architecture = str(config.get("model_type", "")), str((config.get("architectures") or [""])[0])
+    model_type, architecture = (
+        plain(str(value)) for value in (config.get("model_type", ""), (config.get("architectures") or [""])[0])
+    )
     vision_type = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
     family = architecture or model_type or "an unknown family"
     is_hf = architecture in _HF_ARCHITECTURES or model_type == "llava_next"
     if is_hf or (model_type == "llava" and "text_config" in config):
         if vision_type != "clip_vision_model":
             raise CheckpointError(
-                f"{directory} has a {vision_type!r} tower (Pixtral and others), not CLIP. Supported: {SUPPORTED}."
+                f"{directory} has a {shown(vision_type)} tower (Pixtral and others), not CLIP. Supported: {SUPPORTED}."
             )
         return "hf"
     if model_type in _ORIGINAL_MODEL_TYPES and (
@@ -162,27 +153,33 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
 def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
     text = config.get("text_config") or {}
     if text.get("model_type", "llama") not in ("llama", "mistral"):
-        faults.append(f"text_config.model_type is {text['model_type']!r}, expected 'llama' or 'mistral'")
+        faults.append(f"text_config.model_type is {shown(text['model_type'])}, expected 'llama' or 'mistral'")
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
-        faults.append(f"vision_feature_select_strategy is {strategy!r}, expected 'default' or 'full'")
+        faults.append(f"vision_feature_select_strategy is {shown(strategy)}, expected 'default' or 'full'")
     if config.get("projector_hidden_act", "gelu") != "gelu":
-        faults.append(f"projector_hidden_act is {config['projector_hidden_act']!r}, expected 'gelu'")
+        faults.append(f"projector_hidden_act is {shown(config['projector_hidden_act'])}, expected 'gelu'")
     if config.get("multimodal_projector_bias", True) is not True:
         faults.append("multimodal_projector_bias is false, expected true")
     vision = config.get("vision_config") or {}
+    faults += find_unknown_keys(config, "hf")
+    faults += find_unknown_keys(text, "language", "text_config.")
+    faults += find_unknown_keys(vision, "tower", "vision_config.")
     # early ports of 1.6 carry 1.5's architecture, and the pinpoints
     is_next = str(config.get("model_type")) == "llava_next" or "image_grid_pinpoints" in config
     pinpoints = _pinpoints(config.get("image_grid_pinpoints", _HF_PINPOINTS), faults) if is_next else ()
+    # The hub's processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
+    aspect = "anyres" if is_next else "crop" if preprocessor.get("do_pad") is False else "pad"
+    tower = read_tower(vision, faults, is_inside_llava=True)
+    check_preprocessor(preprocessor, aspect, tower.image_size, faults)
     return CheckpointConfig(
         layout="hf",
-        tower=read_tower(vision, faults, is_inside_llava=True),
+        tower=tower,
         tower_reference=None,
         projector_kind="mlp2x_gelu",
         feature_layer=_feature_layer(config.get("vision_feature_layer", -2), "vision_feature_layer", faults),
         drop_cls=strategy == "default",
-        # The hub's processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
-        aspect="anyres" if is_next else "crop" if preprocessor.get("do_pad") is False else "pad",
+        aspect=aspect,
         grid_pinpoints=tuple((width, height) for height, width in pinpoints),
         merge="spatial_unpad_rounded" if is_next else "flat",
         has_newline=is_next and config.get("use_image_newline_parameter", True) is True,
@@ -190,27 +187,32 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
         image_std=_triple(preprocessor, "image_std", _CLIP_STD, faults),
         template="mistral_instruct" if text.get("model_type") == "mistral" else "llava_v1",
         image_marks=False,
-        image_token=config.get("image_token_index", config.get("image_token_id")),
-        language=read_language(text, faults),
+        image_token=_image_token(config, faults),
+        language=read_language(text, faults, is_mistral=text.get("model_type") == "mistral", prefix="text_config."),
     )
 
 
 def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
     kind = config.get("mm_projector_type", "linear")
     if kind not in ("linear", "mlp2x_gelu"):
-        faults.append(f"mm_projector_type is {kind!r}, expected 'linear' or 'mlp2x_gelu'")
+        faults.append(f"mm_projector_type is {shown(kind)}, expected 'linear' or 'mlp2x_gelu'")
     if config.get("s2", False):
         faults.append("s2 (multi-scale towers) is not supported")
     feature = config.get("mm_vision_select_feature", "patch")
     if feature not in ("patch", "cls_patch"):
-        faults.append(f"mm_vision_select_feature is {feature!r}, expected 'patch' or 'cls_patch'")
+        faults.append(f"mm_vision_select_feature is {shown(feature)}, expected 'patch' or 'cls_patch'")
     ratio = config.get("image_aspect_ratio") or "square"
     if ratio not in ("square", "pad", "anyres"):
-        faults.append(f"image_aspect_ratio is {ratio!r}, expected 'square', 'pad' or 'anyres'")
+        faults.append(f"image_aspect_ratio is {shown(ratio)}, expected 'square', 'pad' or 'anyres'")
     merge = config.get("mm_patch_merge_type") or "flat"
     if merge not in ("flat", "spatial", "spatial_unpad"):
-        faults.append(f"mm_patch_merge_type is {merge!r}, expected 'flat', 'spatial' or 'spatial_unpad'")
+        faults.append(f"mm_patch_merge_type is {shown(merge)}, expected 'flat', 'spatial' or 'spatial_unpad'")
+    if config.get("use_mm_proj", True) is not True:
+        faults.append(f"use_mm_proj is {shown(config['use_mm_proj'])}, expected true")
+    faults += find_unknown_keys(config, "original")
     is_tiled = ratio == "anyres"
+    aspect = str(ratio) if ratio in ("pad", "anyres") else "crop"
+    check_preprocessor(preprocessor, aspect, None, faults)
     return CheckpointConfig(
         layout="original",
         tower=None,
@@ -218,7 +220,7 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
         projector_kind=str(kind),
         feature_layer=_feature_layer(config.get("mm_vision_select_layer", -2), "mm_vision_select_layer", faults),
         drop_cls=feature == "patch",
-        aspect=str(ratio) if ratio in ("pad", "anyres") else "crop",
+        aspect=aspect,
         grid_pinpoints=_pinpoints(config.get("image_grid_pinpoints"), faults) if is_tiled else (),
         merge=str(merge) if is_tiled else "flat",
         has_newline=is_tiled and merge == "spatial_unpad",
@@ -227,7 +229,7 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
         template=_original_template(config),
         image_marks=bool(config.get("mm_use_im_start_end", "mm_hidden_size" not in config)),
         image_token=None,
-        language=read_language(config, faults),
+        language=read_language(config, faults, is_mistral=config.get("model_type") == "llava_mistral"),
     )
 
 
@@ -251,30 +253,40 @@ def _pinpoints(value: Any, faults: list[str]) -> tuple[tuple[int, int], ...]:
         found = ()
     if found and all(type(x) is int and 0 < x < 1 << 16 for pair in found for x in pair):
         return found
-    faults.append(f"image_grid_pinpoints is {value!r}, expected a list of pairs of pixels")
+    faults.append(f"image_grid_pinpoints is {shown(value)}, expected a list of pairs of pixels")
     return ()
 
 
 def _feature_layer(value: Any, key: str, faults: list[str]) -> int:
+    """One index; transformers also takes a list, whose only entry is the same."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    faults.append(f"{key} is {value!r}, expected one integer")
+    faults.append(f"{key} is {shown(value)}, expected one integer")
     return -2
+
+
+def _image_token(config: Mapping[str, Any], faults: list[str]) -> int | None:
+    """transformers 4 names it `image_token_index`, some configs of transformers 5 `image_token_id`."""
+    ids = {key: config[key] for key in ("image_token_index", "image_token_id") if config.get(key) is not None}
+    if len(set(ids.values())) > 1:
+        faults.append(f"image_token_index is {ids['image_token_index']} and image_token_id {ids['image_token_id']}")
+    return next(iter(ids.values()), None)
 
 
 def _triple(
     section: Mapping[str, Any], key: str, default: tuple[float, float, float], faults: list[str]
 ) -> tuple[float, float, float]:
     value = section.get(key, default)
-    if isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(x, (int, float)) for x in value):
+    low, high = _BOUNDS[key]
+    if isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_number(x, low, high) for x in value):
         red, green, blue = (float(x) for x in value)
-        if all(math.isfinite(x) for x in (red, green, blue)) and (key != "image_std" or min(red, green, blue) > 0):
-            return red, green, blue
-    expected = "three positive numbers" if key == "image_std" else "three numbers"
-    faults.append(f"preprocessor_config.json: {key} is {value!r}, expected {expected}")
+        return red, green, blue
+    expected = "three positive numbers" if key == "image_std" else "three numbers from 0 to 1"
+    faults.append(f"preprocessor_config.json: {key} is {shown(value)}, expected {expected}")
     return default
 
 
-def _read_preprocessor(directory: Path) -> Mapping[str, Any]:
-    path = directory / "preprocessor_config.json"
-    return read_json(path) if path.is_file() else {}
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high

@@ -24,6 +24,15 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.fullmatch(source)) and not os.path.exists(source)
 
 
+def find_snapshot(directory: Path) -> tuple[str, str] | None:
+    """The hub id and the commit of a directory inside the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`."""
+    snapshot = directory.resolve()
+    repository = snapshot.parent.parent.name
+    if snapshot.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/", 1), snapshot.name
+
+
 def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
     """Downloads what a conversion needs; an interrupted download goes on where it stopped.
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from edge_llava.converters.checkpoint_config import read_json
+from edge_llava.converters.json_file import read_json
 from edge_llava.converters.tensor_names import own_name
 from edge_llava.converters.tensor_store import TensorInfo, TensorSource, TensorStore
 from edge_llava.errors import CheckpointError, list_faults

@@ -1,14 +1,16 @@
 """The two models inside a LLaVA, as trained: a CLIP vision tower and a LLaMA. Read from their config sections.
 
-Source: transformers' LlavaConfig, CLIPVisionConfig and LlamaConfig, whose defaults fill sparse sections.
+Source: transformers' LlavaConfig, CLIPVisionConfig, LlamaConfig and MistralConfig, whose defaults fill sparse sections.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from edge_llava.converters.json_file import shown
+from edge_llava.converters.rope import read_rope
 
 # LlavaConfig's own tower when vision_config is absent, and CLIPVisionConfig's defaults when it is sparse.
 _LLAVA_TOWER = {
@@ -21,8 +23,14 @@ _CLIP_TOWER = {
 }  # fmt: skip
 _LLAMA = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+    "vocab_size": 32000, "max_position_embeddings": 2048,
 }  # fmt: skip
+_MISTRAL = _LLAMA | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+_MISTRAL_WINDOW = 4096
+_RMS_EPS, _ROPE_THETA = 1e-6, 10000.0
+_MAX_NUMBER = 1e12
+_MAX_COUNT = (1 << 31) - 1
+_MAX_LAYERS = 512  # of llama.cpp (LLAMA_MAX_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,10 @@ def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava
         faults.append(
             f"vision hidden_size {sizes['hidden_size']} is no multiple of its {sizes['num_attention_heads']} heads"
         )
+    if _count(section, "num_channels", 3, faults, "vision_config.") != 3:
+        faults.append(f"vision_config.num_channels is {section['num_channels']}, expected 3")
+    if not isinstance(section.get("hidden_act", ""), str):
+        faults.append(f"vision_config.hidden_act is {shown(section['hidden_act'])}, expected a string")
     return TowerConfig(
         hidden_size=sizes["hidden_size"],
         intermediate_size=sizes["intermediate_size"],
@@ -85,15 +97,21 @@ def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava
     )
 
 
-def read_language(section: Mapping[str, Any], faults: list[str]) -> LanguageConfig:
-    """Reads a LLaMA section, which may be sparse; what is wrong is added to `faults`."""
-    counts = {
-        key: _count(section, key, int(default), faults)
-        for key, default in _LLAMA.items()
-        if default > 1 and key != "rope_theta"
-    }
+def read_language(
+    section: Mapping[str, Any], faults: list[str], *, is_mistral: bool = False, prefix: str = ""
+) -> LanguageConfig:
+    """Reads a LLaMA or Mistral section, which may be sparse; what is wrong is added to `faults`.
+
+    Args:
+        section: `text_config`, or a whole config in LLaVA's original layout.
+        faults: List to add to.
+        is_mistral: Mistral's defaults then fill it, and a sliding window counts.
+        prefix: Where the section stands, for messages: "text_config.".
+    """
+    defaults = _MISTRAL if is_mistral else _LLAMA
+    counts = {key: _count(section, key, default, faults) for key, default in defaults.items()}
     n_embd, n_head = counts["hidden_size"], counts["num_attention_heads"]
-    n_head_kv = _count(section, "num_key_value_heads", n_head, faults)
+    n_head_kv = counts.get("num_key_value_heads") or _count(section, "num_key_value_heads", n_head, faults)
     head_dim = _count(section, "head_dim", max(1, n_embd // n_head), faults)
     if not section.get("head_dim") and n_embd % n_head:
         faults.append(f"hidden_size {n_embd} is no multiple of num_attention_heads {n_head}")
@@ -102,8 +120,15 @@ def read_language(section: Mapping[str, Any], faults: list[str]) -> LanguageConf
     if head_dim % 2:
         faults.append(f"head_dim {head_dim} is odd, which rotary positions do not allow")
     if section.get("hidden_act", "silu") != "silu":
-        faults.append(f"hidden_act is {section['hidden_act']!r}, expected 'silu'")
-    faults += [f"{key} is true, expected false" for key in ("attention_bias", "mlp_bias") if section.get(key)]
+        faults.append(f"hidden_act is {shown(section['hidden_act'])}, expected 'silu'")
+    faults += [
+        f"{prefix}{key} is {'true' if section[key] is True else shown(section[key])}, expected false"
+        for key in ("attention_bias", "mlp_bias")
+        if section.get(key)
+    ]
+    window = section.get("sliding_window", _MISTRAL_WINDOW) if is_mistral else None
+    faults += _find_layer_faults(section, counts["num_hidden_layers"], prefix, has_window=window is not None)
+    rope = read_rope(section, _ROPE_THETA, faults)
     return LanguageConfig(
         n_embd=n_embd,
         n_ff=counts["intermediate_size"],
@@ -112,45 +137,43 @@ def read_language(section: Mapping[str, Any], faults: list[str]) -> LanguageConf
         n_head_kv=n_head_kv,
         head_dim=head_dim,
         n_rows=counts["vocab_size"],
-        n_ctx_train=_context(section, counts["max_position_embeddings"]),
-        rms_eps=_number(section, "rms_norm_eps", _LLAMA["rms_norm_eps"], faults),
-        rope_theta=_number(section, "rope_theta", _LLAMA["rope_theta"], faults),
-        rope_factor=_rope_factor(section.get("rope_scaling"), faults),
+        n_ctx_train=_context(counts["max_position_embeddings"], window, section.get("max_sequence_length")),
+        rms_eps=_number(section, "rms_norm_eps", _RMS_EPS, faults),
+        rope_theta=rope.theta,
+        rope_factor=rope.factor,
         tied=bool(section.get("tie_word_embeddings", False)),
     )
 
 
-def _context(section: Mapping[str, Any], n_positions: int) -> int:
+def _context(n_positions: int, window: Any, max_sequence_length: Any) -> int:
     """Mistral's blocks look back a window at most; within it they are LLaMA's. v0 named its context otherwise."""
-    lengths = [section.get(key) for key in ("sliding_window", "max_sequence_length")]
-    return min([n_positions, *(n for n in lengths if isinstance(n, int) and n > 0)])
+    lengths = (window, max_sequence_length)
+    return min([n_positions, *(n for n in lengths if isinstance(n, int) and not isinstance(n, bool) and n > 0)])
 
 
-def _rope_factor(scaling: Any, faults: list[str]) -> float | None:
-    if scaling is None:
-        return None
-    kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else scaling
-    if kind == "default":
-        return None
-    if kind != "linear":
-        faults.append(f"rope_scaling is {kind!r}, expected none or 'linear'")
-        return None
-    return _number(scaling, "factor", 0.0, faults)
+def _find_layer_faults(section: Mapping[str, Any], n_layers: int, prefix: str, *, has_window: bool) -> list[str]:
+    """All blocks must be of one kind: each sees everything, or the window within which the context stays."""
+    types = section.get("layer_types")
+    kinds = ("full_attention", "sliding_attention") if has_window else ("full_attention",)
+    if types is None or (isinstance(types, list) and any(types == [kind] * n_layers for kind in kinds)):
+        return []
+    return [f"{prefix}layer_types is {shown(types)}, expected {n_layers} times {' or '.join(map(repr, kinds))}"]
 
 
 def _count(section: Mapping[str, Any], key: str, default: int, faults: list[str], prefix: str = "") -> int:
     value = section.get(key)
     if value is None:
         return default
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31:
+    most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_COUNT
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
         return value
-    faults.append(f"{prefix}{key} is {value!r}, expected a positive integer")
+    faults.append(f"{prefix}{key} is {shown(value)}, expected a positive integer up to {most}")
     return default
 
 
 def _number(section: Mapping[str, Any], key: str, default: float, faults: list[str]) -> float:
     value = section.get(key, default)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MAX_NUMBER:
         return float(value)
-    faults.append(f"{key} is {value!r}, expected a positive number")
+    faults.append(f"{key} is {shown(value)}, expected a positive number")
     return 1.0

@@ -293,7 +293,7 @@ def _copy_licenses(checkpoint: Checkpoint, directory: Path) -> SourceInfo:
     names = []
     for path in checkpoint.license_files():
         (directory / "licenses").mkdir(exist_ok=True)
-        shutil.copyfile(path, directory / "licenses" / path.name)
+        (directory / "licenses" / path.name).write_bytes(path.read_bytes())  # a new file's permissions, not its own
         names.append(path.name)
     return SourceInfo(checkpoint.name, checkpoint.revision, checkpoint.config.layout, tuple(names))
 

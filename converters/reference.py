@@ -59,7 +59,7 @@ def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int
     if model.is_file():
         slow = LlamaTokenizer(vocab_file=str(model), legacy=True)
         return [slow.encode(text, add_special_tokens=False) for text in texts]
-    fast = Tokenizer.from_file(str(tokenizer_json))
+    fast = Tokenizer.from_str(tokenizer_json.read_text(encoding="utf-8-sig"))
     return [fast.encode(text, add_special_tokens=False).ids for text in texts]
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from edge_llava.converters.delta import DeltaStore
 from edge_llava.converters.lora import LoraStore, trainables_name
-from edge_llava.converters.tensor_names import own_name
-from edge_llava.converters.tensor_store import TensorSource, TensorStore, find_shards
+from edge_llava.converters.tensor_names import own_name, unwrap_name
+from edge_llava.converters.tensor_store import TensorSource, TensorStore
+from edge_llava.converters.weight_files import list_weights
 from edge_llava.errors import CheckpointError
 
 _ADAPTER, _TRAINABLES, _PROJECTOR = "adapter_config.json", "non_lora_trainables.bin", "mm_projector.bin"
+_FACTORS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,18 @@ def find_kind(directory: Path, base: Path | None) -> str:
     """What a directory holds, by its files; see `Sources.kind`.
 
     Raises:
-        CheckpointError: If it needs a base and there is none.
+        CheckpointError: If it needs a base and there is none, or it may be read in two ways.
     """
-    if (directory / _ADAPTER).is_file() or (directory / _TRAINABLES).is_file():
+    is_whole = bool(list_weights(directory))
+    adapter = [name for name in (*_FACTORS, _TRAINABLES) if (directory / name).is_file()]
+    if is_whole and adapter and base is None:
+        raise CheckpointError(
+            f"{directory} holds whole weights and {adapter[0]}. Move that away to convert the whole weights, "
+            "or give the model that the adapter belongs to: --base DIR"
+        )
+    if adapter or ((directory / _ADAPTER).is_file() and not is_whole):  # merged models keep adapter_config.json
         kind = "lora"
-    elif (directory / _PROJECTOR).is_file() and not _has_shards(directory):
+    elif (directory / _PROJECTOR).is_file() and not is_whole:
         kind = "projector"
     else:
         kind = "whole" if base is None else "delta"
@@ -67,27 +75,20 @@ def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
     if kind == "delta":
         return Sources(kind, (DeltaStore(TensorStore.open(directory, layout), own, directory, base),), tokenizer)
     if kind == "projector":
-        projector = TensorStore([directory / _PROJECTOR], _projector_name)
+        projector = TensorStore.read([directory / _PROJECTOR], _projector_name)
         return Sources(kind, (projector, own), tokenizer)
     stores: tuple[TensorSource, ...] = (own,)
     if (directory / _ADAPTER).is_file():
         stores = (LoraStore(directory, own, layout),)
     if (directory / _TRAINABLES).is_file():
-        stores = (TensorStore([directory / _TRAINABLES], trainables_name), *stores)
+        stores = (TensorStore.read([directory / _TRAINABLES], trainables_name), *stores)
     return Sources(kind, stores, tokenizer)
 
 
 def _projector_name(source_name: str) -> str | None:
     if "mm_projector." not in source_name:
-        return partial(own_name, layout="original")(source_name)
+        return own_name(unwrap_name(source_name), "original")
     return own_name(f"model.mm_projector.{source_name.rpartition('mm_projector.')[2]}", "original")
-
-
-def _has_shards(directory: Path) -> bool:
-    try:
-        return bool(find_shards(directory))
-    except CheckpointError:
-        return False
 
 
 def _has_tokenizer(directory: Path) -> bool:

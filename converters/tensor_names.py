@@ -10,6 +10,7 @@ Our names say which part a tensor belongs to:
 from __future__ import annotations
 
 # First match wins. Old and new HF prefixes: transformers renamed them in 4.52; hub files carry the old ones.
+# Version 5.6 removed the inner `vision_model`.
 _HF_PREFIXES = (
     ("language_model.model.", "language."),
     ("language_model.lm_head.", "language.lm_head."),
@@ -17,6 +18,8 @@ _HF_PREFIXES = (
     ("lm_head.", "language.lm_head."),
     ("vision_tower.vision_model.", "vision."),
     ("model.vision_tower.vision_model.", "vision."),
+    ("vision_tower.", "vision."),
+    ("model.vision_tower.", "vision."),
     ("multi_modal_projector.linear_1.", "projector.0."),
     ("multi_modal_projector.linear_2.", "projector.2."),
     ("model.multi_modal_projector.linear_1.", "projector.0."),
@@ -30,16 +33,29 @@ _ORIGINAL_PREFIXES = (
     ("model.mm_projector.", "projector."),
     ("model.image_newline", "projector.image_newline"),
     ("model.vision_tower.vision_tower.vision_model.", "vision."),
+    ("model.vision_tower.vision_tower.", "vision."),
     ("model.embed_tokens.", "language.embed_tokens."),
     ("model.layers.", "language.layers."),
     ("model.norm.", "language.norm."),
     ("lm_head.", "language.lm_head."),
 )
-_CLIP_PREFIXES = (("vision_model.", "vision."),)
+_CLIP_PREFIXES = (
+    ("vision_model.", "vision."),
+    ("embeddings.", "vision.embeddings."),
+    ("pre_layrnorm.", "vision.pre_layrnorm."),
+    ("encoder.", "vision.encoder."),
+    ("post_layernorm.", "vision.post_layernorm."),
+)
 PREFIXES = {"hf": _HF_PREFIXES, "original": _ORIGINAL_PREFIXES, "clip": _CLIP_PREFIXES}
 
 # Buffers that older files carry; they are computed from the config.
-_BUFFER_SUFFIXES = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+_BUFFER_SUFFIXES = (".rotary_emb.inv_freq", "embeddings.position_ids")
+# The half of a whole CLIP that compares pictures with texts.
+_UNUSED_PREFIXES = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+# What programs put around a module: torch.compile, DistributedDataParallel, FSDP, activation checkpoints, peft.
+_WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
+_PEFT_PREFIX = "base_model.model."
+_ADAPTER_PARTS = ("lora_", "modules_to_save", "original_module")
 
 _GGUF_TOP = {
     "embed_tokens.weight": "token_embd.weight",
@@ -72,6 +88,24 @@ def own_name(source_name: str, layout: str) -> str | None:
         if source_name.startswith(prefix):
             return ours + source_name[len(prefix) :]
     return None
+
+
+def is_unused(source_name: str) -> bool:
+    """Whether no LLaVA computes with a tensor: buffers made from the config, and the text half of a whole CLIP."""
+    return source_name.endswith(_BUFFER_SUFFIXES) or source_name.startswith(_UNUSED_PREFIXES)
+
+
+def unwrap_name(source_name: str) -> str:
+    """A tensor's name without what the program that saved it put around the model and its modules."""
+    name = ".".join(part for part in source_name.split(".") if part not in _WRAPPERS)
+    while name.startswith(_PEFT_PREFIX):
+        name = name[len(_PEFT_PREFIX) :]
+    return name
+
+
+def is_of_adapter(source_name: str) -> bool:
+    """Whether peft keeps what it trained in a tensor of this name, beside the layer that it belongs to."""
+    return any(part.startswith(_ADAPTER_PARTS) for part in source_name.split("."))
 
 
 def gguf_name(name: str) -> str:

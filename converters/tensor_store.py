@@ -5,34 +5,31 @@ A shard is reopened for every tensor: a mapping that stays open keeps each page 
 
 from __future__ import annotations
 
-import json
 import pickle
-import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from edge_llava.converters.tensor_names import own_name
+from edge_llava.converters.blame import blame
+from edge_llava.converters.json_file import plain, shorten, shown
+from edge_llava.converters.tensor_names import is_of_adapter, is_unused, own_name, unwrap_name
+from edge_llava.converters.weight_files import find_shards
 from edge_llava.errors import CheckpointError, list_faults
 
-_BIN_SHARD = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
-_SAFETENSORS_SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # by safetensors' names
-# What torch's readers raise on damaged files.
-_DAMAGE = (
-    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, struct.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
 _TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")  # where trainers put the weights in a .bin
+_UNMERGED = (
+    "It holds an adapter that was never merged. Merge it (peft's merge_and_unload), or save the adapter alone and "
+    "convert that with --base."
+)
 
 
 @dataclass(frozen=True)
@@ -70,27 +67,42 @@ class TensorStore:
 
     Attributes:
         infos: What the files hold of the model.
+        foreign: Names in the files of what no part of the model has, and is not known to be unused.
+        files: Where it is read from.
     """
 
     def __init__(self, files: Sequence[Path], name_of: Callable[[str], str | None]) -> None:
         """
         Args:
             files: Shards, safetensors or pickles.
-            name_of: Our name of a tensor, None for one that is not part of the model.
+            name_of: Our name of a tensor, None for one that no part of the model has.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or a tensor occurs twice.
         """
-        self.infos: Mapping[str, TensorInfo] = _read_infos(files, name_of)
+        self.files = tuple(files)
+        self.infos: Mapping[str, TensorInfo]
+        self.infos, self.foreign = _read_infos(files, name_of)
 
     @classmethod
     def open(cls, directory: Path, layout: str) -> TensorStore:
         """The tensors of a checkpoint or tower directory of layout "hf", "original" or "clip".
 
         Raises:
-            CheckpointError: If there are no weights, a shard is missing or damaged, or a tensor occurs twice.
+            CheckpointError: If there are no weights, a tensor belongs to no part of the model, or as the constructor.
         """
-        return cls(find_shards(directory), partial(own_name, layout=layout))
+        return cls.read(find_shards(directory), lambda source_name: own_name(unwrap_name(source_name), layout))
+
+    @classmethod
+    def read(cls, files: Sequence[Path], name_of: Callable[[str], str | None]) -> TensorStore:
+        """The tensors of files whose every tensor must have a use (but see `tensor_names.is_unused`).
+
+        Raises:
+            CheckpointError: If a tensor belongs to no part of the model, or as the constructor.
+        """
+        store = cls(files, name_of)
+        refuse_unread(files[0].parent, store.foreign, "belong to no part of a LLaVA that is known here")
+        return store
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor in memory of its own, with the dtype of the file.
@@ -107,70 +119,45 @@ class TensorStore:
             return _load_bin(info.shard)[info.source_name].clone()
 
 
-def _read_infos(files: Sequence[Path], name_of: Callable[[str], str | None]) -> dict[str, TensorInfo]:
+def refuse_unread(directory: Path, names: Sequence[str], why: str) -> None:
+    """
+    Raises:
+        CheckpointError: If there are tensors that the bundle would lose.
+    """
+    if names:
+        advice = _UNMERGED if any(map(is_of_adapter, names)) else ""
+        headline = f"{directory} holds tensors that {why}; a bundle would lose them:"
+        raise CheckpointError(list_faults(headline, shorten([plain(name) for name in names]), advice))
+
+
+def _read_infos(
+    files: Sequence[Path], name_of: Callable[[str], str | None]
+) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
     infos: dict[str, TensorInfo] = {}
-    faults = []
+    foreign, doubled = list[str](), list[str]()
     for shard in files:
         for source_name, shape, dtype in _read_shard_header(shard):
+            if is_unused(unwrap_name(source_name)):
+                continue
             name = name_of(source_name)
             if name is None:
+                foreign.append(source_name)
                 continue
             if dtype not in _DTYPE_BYTES:
                 raise CheckpointError(
-                    f"{shard}: {source_name} is {dtype}; quantized checkpoints cannot be converted. "
+                    f"{shard}: {plain(source_name)} is {dtype}; quantized checkpoints cannot be converted. "
                     "Convert the one that it was made from."
                 )
             if name in infos:
-                faults.append(
-                    f"{source_name} in {shard.name} and {infos[name].source_name} in {infos[name].shard.name}"
+                other = infos[name]
+                doubled.append(
+                    f"{plain(source_name)} in {shard.name} and {plain(other.source_name)} in {other.shard.name}"
                 )
             infos[name] = TensorInfo(source_name, shard, shape, torch.Size(shape).numel() * _DTYPE_BYTES[dtype])
-    if faults:
-        raise CheckpointError(list_faults(f"{files[0].parent} holds the same tensor more than once:", faults))
-    return infos
-
-
-def find_shards(directory: Path) -> list[Path]:
-    """Weight files by the index, else by name; safetensors preferred where both kinds exist.
-
-    Raises:
-        CheckpointError: If there are none, or some are missing.
-    """
-    for kind, index_name, pattern in (
-        ("safetensors", "model.safetensors.index.json", _SAFETENSORS_SHARD),
-        ("bin", "pytorch_model.bin.index.json", _BIN_SHARD),
-    ):
-        index = directory / index_name
-        if index.is_file():
-            return _shards_of_index(index)
-        found = sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name) and path.is_file())
-        if found:
-            return _complete_series(found, kind)
-    raise CheckpointError(f"{directory} has no weights (model.safetensors, pytorch_model.bin, or their shards).")
-
-
-def _shards_of_index(index: Path) -> list[Path]:
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no shard index: it has no weight_map. Download it again.") from error
-    if not names:
-        raise CheckpointError(f"{index} is no shard index: its weight_map is empty. Download it again.")
-    outside = [name for name in names if Path(name).name != name]
-    missing = [name for name in names if name not in outside and not (index.parent / name).is_file()]
-    if missing or outside:
-        faults = [f"{name} is missing" for name in missing] + [f"{name} leaves the directory" for name in outside]
-        raise CheckpointError(list_faults(f"{index.parent} is incomplete:", faults, "Download the files again."))
-    return [index.parent / name for name in names]
-
-
-def _complete_series(shards: list[Path], kind: str) -> list[Path]:
-    """Shards without an index must at least be the whole series that their names promise."""
-    counts = {match.group(1) for path in shards if (match := re.search(r"-of-(\d+)\.", path.name))}
-    if len(counts) > 1 or (counts and len(shards) != int(next(iter(counts)))):
-        names = ", ".join(path.name for path in shards)
-        raise CheckpointError(f"{shards[0].parent} has only some {kind} shards ({names}). Download the others.")
-    return shards
+    if doubled:
+        headline = f"{files[0].parent} holds the same tensor more than once:"
+        raise CheckpointError(list_faults(headline, shorten(doubled)))
+    return infos, tuple(foreign)
 
 
 def _read_shard_header(shard: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -191,21 +178,32 @@ def _load_bin(shard: Path) -> dict[str, torch.Tensor]:
         warnings.simplefilter("ignore")  # torch warns of old files and then reads or refuses them
         # Files older than torch 1.6 are not zip archives and cannot be mapped.
         data = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
-    if not isinstance(data, dict) or not all(isinstance(value, torch.Tensor) for value in data.values()):
+    tensors = _unnest(data)
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise CheckpointError(f"{shard} is no state dict: it must map names to tensors.")
-    return data
+    faults = [f"the name {shown(name)} is not text" for name in tensors if not isinstance(name, str)]
+    faults += [f"{shown(name)} has no data (device meta)" for name, tensor in tensors.items() if tensor.is_meta]
+    faults += [f"{shown(name)} is sparse" for name, tensor in tensors.items() if tensor.layout != torch.strided]
+    if faults:
+        raise CheckpointError(list_faults(f"{shard} is no state dict:", shorten(faults), "Save the weights again."))
+    return tensors
+
+
+def _unnest(data: Any) -> Any:
+    """The state dict inside what a trainer saved, where it holds no tensors beside it."""
+    if not isinstance(data, dict) or any(isinstance(value, torch.Tensor) for value in data.values()):
+        return data
+    return next((data[key] for key in _NESTED_KEYS if isinstance(data.get(key), dict)), data)
 
 
 @contextmanager
 def _reading(shard: Path) -> Iterator[None]:
-    try:
-        yield
-    except SafetensorError as error:
-        raise CheckpointError(f"{shard} is damaged or cut short ({error}). Download it again.") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{shard} holds more than weights, or is damaged; it is not opened. Use safetensors."
-        ) from error
-    except _DAMAGE as error:
-        reason = next(iter(str(error).splitlines()), "it ends too early")
-        raise CheckpointError(f"{shard} cannot be read: {reason}. Download it again.") from error
+    with blame(shard, "cannot be read"):
+        try:
+            yield
+        except SafetensorError as error:
+            raise CheckpointError(f"{shard} is damaged or cut short ({error}). Download it again.") from error
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{shard} holds more than weights, or is damaged; it is not opened. Use safetensors."
+            ) from error

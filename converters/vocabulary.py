@@ -8,14 +8,15 @@ pictures arrive as embeddings. Tokens that somebody added and trained are kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from edge_llava.converters.checkpoint_config import read_json
+from edge_llava.converters.blame import blame
+from edge_llava.converters.json_file import read_json, shorten, shown
 from edge_llava.errors import CheckpointError, list_faults
 
 _UNMERGED_SCORE = -1e9
@@ -93,16 +94,15 @@ def _read_sentencepiece(path: Path) -> Vocabulary:
     from sentencepiece import sentencepiece_model_pb2
 
     processor = sentencepiece.SentencePieceProcessor()
-    try:
+    with blame(path, "is no SentencePiece model"):
         data = path.read_bytes()
         processor.LoadFromSerializedProto(data)
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path} is no SentencePiece model: {error}. Download it again.") from error
-    model = sentencepiece_model_pb2.ModelProto.FromString(data)
-    _check_normalizer(model, path)
-    vocabulary = Vocabulary(bos=processor.bos_id(), eos=processor.eos_id(), unk=processor.unk_id())
-    for piece in model.pieces:
-        vocabulary.append(piece.piece, piece.score, TokenType(piece.type))
+        model = sentencepiece_model_pb2.ModelProto.FromString(data)
+        _check_normalizer(model, path)
+        vocabulary = Vocabulary(bos=processor.bos_id(), eos=processor.eos_id(), unk=processor.unk_id())
+        for piece in model.pieces:
+            text = piece.piece if isinstance(piece.piece, str) else piece.piece.decode()  # bytes: not UTF-8, refused
+            vocabulary.append(text, piece.score, TokenType(piece.type))
     if min(vocabulary.bos, vocabulary.eos, vocabulary.unk) < 0:
         raise CheckpointError(f"{path} lacks a beginning, end or unknown token; LLaMA's tokenizer has all three.")
     return vocabulary
@@ -111,10 +111,15 @@ def _read_sentencepiece(path: Path) -> Vocabulary:
 def _check_tokens(vocabulary: Vocabulary, directory: Path) -> None:
     """What llama.cpp takes for granted and would abort on."""
     n_uses = Counter(vocabulary.tokens)
-    faults = [f"the token {token!r} occurs {n} times" for token, n in n_uses.items() if n > 1]
+    faults = [f"the token {shown(token)} occurs {n} times" for token, n in n_uses.items() if n > 1]
+    faults += [
+        f"the token {shown(token)} contains unpaired surrogates, which are not valid text"
+        for token in n_uses
+        if any("\ud800" <= letter <= "\udfff" for letter in token)
+    ]
     faults += [f"the byte token <0x{byte:02X}> is missing" for byte in range(256) if f"<0x{byte:02X}>" not in n_uses]
     if faults:
-        raise CheckpointError(list_faults(f"the tokenizer of {directory} cannot be used:", faults))
+        raise CheckpointError(list_faults(f"the tokenizer of {directory} cannot be used:", shorten(faults)))
 
 
 def _check_normalizer(model: Any, path: Path) -> None:
@@ -162,14 +167,8 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
     return vocabulary
 
 
-@contextmanager
-def _reading_json(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is not what a tokenizer's file looks like: {error}. Download it again."
-        ) from error
+def _reading_json(path: Path) -> AbstractContextManager[None]:
+    return blame(path, "is not what a tokenizer's file looks like")
 
 
 def _read_added(directory: Path) -> dict[int, tuple[str, bool]]:

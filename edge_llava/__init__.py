@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_llava.bundle import Bundle
-    from edge_llava.captioning.job import CaptionReport, caption_folder
+    from edge_llava.captioning.job import caption_folder
     from edge_llava.captioning.options import CaptionOptions
+    from edge_llava.captioning.report import CaptionReport
     from edge_llava.conversion import convert
     from edge_llava.converters.pipeline import ConvertOptions
     from edge_llava.errors import (
@@ -55,7 +56,7 @@ _HOMES = {
     "Bundle": "bundle",
     "BundleError": "errors",
     "CaptionOptions": "captioning.options",
-    "CaptionReport": "captioning.job",
+    "CaptionReport": "captioning.report",
     "CheckpointError": "errors",
     "ContextOverflow": "errors",
     "ConversionError": "errors",

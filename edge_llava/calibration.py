@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from edge_llava.errors import ImageError
+from edge_llava.images.formats import SUFFIXES
 from edge_llava.scenes.drawing import draw_scene
 from edge_llava.scenes.scene import sample_scenes
 
 MAX_PICTURES = 64  # of the user's: more say little and take time
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _SIDE = 448  # pixels
 
 
@@ -49,7 +49,8 @@ def list_pictures(directory: Path) -> list[Path]:
         ImageError: If there are none.
     """
     is_directory = os.path.isdir(directory)  # pathlib's own raises where a name is too long
-    found = sorted(path for path in directory.iterdir() if path.suffix.lower() in _SUFFIXES) if is_directory else []
+    entries = directory.iterdir() if is_directory else ()
+    found = sorted(path for path in entries if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if not found:
         raise ImageError(f"{directory} holds no pictures to calibrate with. Name a directory of JPEG or PNG files.")
     chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MAX_PICTURES)).astype(int))

@@ -89,7 +89,11 @@ def open_checkpoint(
 
 def default_output(source: str, quant: str) -> Path:
     """Where a bundle goes when no directory is given: named after the checkpoint, in letters that a name may have."""
-    name = Path(os.path.expanduser(source)).absolute().name
+    from edge_llava.converters.hub import find_snapshot
+
+    directory = Path(os.path.expanduser(source)).absolute()
+    snapshot = find_snapshot(directory)  # the hub's cache calls a model's directory by its commit
+    name = directory.name if snapshot is None else snapshot[0].rpartition("/")[2]
     plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100]
     return bundles_directory() / f"{plain or 'llava'}-{quant.lower()}"
 

@@ -44,6 +44,7 @@ class ImageRun:
         picture: Upright RGB; None once the rows are there.
         embedding: The rows; None while nobody needed them.
         encoding: The rows on their way; None before and after.
+        truncated: Whether the image's file ended early, so that a part of it is missing.
     """
 
     key: str
@@ -52,6 +53,7 @@ class ImageRun:
     picture: Image.Image | None
     embedding: ImageEmbedding | None = None
     encoding: Future[ImageEmbedding] | None = None
+    truncated: bool = False
 
     @classmethod
     def of_embedding(cls, embedding: ImageEmbedding) -> ImageRun:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from edge_llava.bundle import Bundle
 from edge_llava.home import find_bundle
+from edge_llava.images.alpha import ALPHAS, Alpha
 from edge_llava.profile import DeviceSettings, find_profile
 from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.vision import VisionProvider
@@ -31,6 +32,8 @@ class EngineOptions:
             pictures; they are readable by this user only.
         visual_tokens: Tokens that a picture is reduced to, from 2 up to one less than it has: less to prefill, and
             less seen. None keeps all.
+        alpha: What becomes of transparency in images: "white" puts them on white, as viewers show them; "drop" ignores
+            it, as LLaVA's own code does, and shows whatever colour lies under it.
         low_memory: Give the tower's memory back after every picture, and map its weights instead of copying them;
             encoding takes a little longer. `DecoderOptions.repack` is the language model's part.
 
@@ -45,6 +48,7 @@ class EngineOptions:
     cache: bool = False
     visual_tokens: int | None = None
     low_memory: bool = False
+    alpha: Alpha = "white"
 
     def __post_init__(self) -> None:
         faults = []
@@ -54,6 +58,8 @@ class EngineOptions:
             faults.append("vision_provider must be auto, cpu or cuda")
         if self.visual_tokens is not None and self.visual_tokens < 2:
             faults.append("visual_tokens must be at least 2")
+        if self.alpha not in ALPHAS:
+            faults.append(f"alpha must be {' or '.join(ALPHAS)}")
         if faults:
             raise ValueError("; ".join(faults))
 

@@ -2,31 +2,75 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
+from PIL import Image
+
 from edge_llava.bundle import Bundle
 from edge_llava.errors import ImageError
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key, tower_digest
-from edge_llava.runtime.picture import PictureSource, open_picture
+from edge_llava.runtime.picture import Alpha, PictureSource, is_truncated, open_picture
 from edge_llava.runtime.tiles import count_tokens
 
 
-def place_image(image: PictureSource | ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageRun:
+@dataclass(frozen=True, eq=False)
+class OpenedImage:
+    """An image that was decoded and identified for one bundle: the slow part of placing it.
+
+    Attributes:
+        picture: Upright RGB.
+        key: Its `image_key`.
+        truncated: Whether the file's end is missing.
+    """
+
+    picture: Image.Image
+    key: str
+    truncated: bool
+
+
+def open_image(source: PictureSource, bundle: Bundle, visual_tokens: int | None, alpha: Alpha = "white") -> OpenedImage:
+    """Decodes an image and computes its key.
+
+    Args:
+        source: What to open.
+        bundle: Whose tower will see it.
+        visual_tokens, alpha: As in `EngineOptions`.
+
+    Raises:
+        ImageError: If it cannot be read.
+    """
+    picture = open_picture(source, alpha=alpha)
+    return OpenedImage(picture, image_key(picture, bundle.manifest, visual_tokens), is_truncated(picture))
+
+
+def place_image(
+    image: PictureSource | ImageEmbedding | OpenedImage,
+    bundle: Bundle,
+    visual_tokens: int | None,
+    alpha: Alpha = "white",
+    *,
+    salt: str = "",
+) -> ImageRun:
     """A picture, or an embedding, as a part of a conversation.
 
     Args:
         image: What to place.
         bundle: Whose tower will see it, or has.
-        visual_tokens: As `EngineOptions.visual_tokens`.
+        visual_tokens, alpha: As in `EngineOptions`.
+        salt: The same image with another salt counts as another image; its rows are computed again.
 
     Raises:
         ImageError: If the picture cannot be read or the embedding belongs to another bundle.
     """
     if isinstance(image, ImageEmbedding):
         return ImageRun.of_embedding(check_embedding(image, bundle, visual_tokens))
-    picture = open_picture(image)
-    key = image_key(picture, bundle.manifest, visual_tokens)
-    return ImageRun(key, key, count_tokens(picture.size, bundle.manifest.vision, visual_tokens), picture)
+    opened = image if isinstance(image, OpenedImage) else open_image(image, bundle, visual_tokens, alpha)
+    n_tokens = count_tokens(opened.picture.size, bundle.manifest.vision, visual_tokens)
+    identity = hashlib.sha256(f"{opened.key} {salt}".encode()).hexdigest() if salt else opened.key
+    return ImageRun(opened.key, identity, n_tokens, opened.picture, truncated=opened.truncated)
 
 
 def check_embedding(embedding: ImageEmbedding, bundle: Bundle, visual_tokens: int | None) -> ImageEmbedding:

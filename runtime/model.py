@@ -53,6 +53,7 @@ class LlavaModel:
         prefixes: What it has computed before.
         gate: Says which threads use the engines, and frees them.
         visual_tokens: Of its options: tokens that a picture is reduced to; None: all are kept.
+        alpha: Of its options: what becomes of transparency.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class LlavaModel:
         self.bundle, self.manifest = bundle, bundle.manifest
         self.template = find_template(self.manifest.language.template)
         check_visual_tokens(options.visual_tokens, self.manifest.vision)
-        self.visual_tokens = options.visual_tokens
+        self.visual_tokens, self.alpha = options.visual_tokens, options.alpha
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._answering: set[threading.Event] = set()
@@ -145,14 +146,14 @@ class LlavaModel:
         """Encodes a picture once, to be used in many questions.
 
         Args:
-            source: A path, bytes, PIL image or uint8 array (H, W, 3).
+            source: What `open_picture` takes: a path, the bytes of a file, a file object, a Pillow image or an array.
             apply_exif: Rotate by the EXIF orientation.
 
         Raises:
             ImageError: If the picture cannot be read.
             EdgeLlavaError: If the model is closed, also meanwhile.
         """
-        picture = open_picture(source, apply_exif=apply_exif)
+        picture = open_picture(source, apply_exif=apply_exif, alpha=self.alpha)
         with self.in_use():
             return self._wait_for(self._tower.start(picture, cancel=self._leaving))
 
@@ -163,7 +164,7 @@ class LlavaModel:
             ImageError: If the picture cannot be read.
             EdgeLlavaError: If the model is closed, also meanwhile.
         """
-        picture = open_picture(source, apply_exif=apply_exif)
+        picture = open_picture(source, apply_exif=apply_exif, alpha=self.alpha)
         with self.in_use():
             features = self._wait_for(self._tower.start_features(picture, self._leaving))
         return features.reshape(-1, features.shape[-1])
@@ -174,7 +175,7 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read or the embedding belongs to another bundle.
         """
-        return place_image(image, self.bundle, self.visual_tokens)
+        return place_image(image, self.bundle, self.visual_tokens, self.alpha)
 
     def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
         """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
@@ -219,7 +220,8 @@ class LlavaModel:
             raise
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
-        for picture in map(open_picture, sources):
+        for source in sources:
+            picture = open_picture(source, alpha=self.alpha)
             key = image_key(picture, self.manifest, self.visual_tokens)
             if store is None or not store.has_any(picture_mark(key)):
                 self._early[key] = self._tower.start(picture, key, self._leaving)
@@ -238,7 +240,7 @@ class LlavaModel:
         Raises:
             ImageError: If the picture cannot be read.
         """
-        picture = open_picture(source)
+        picture = open_picture(source, alpha=self.alpha)
         return lay_out(cut_squares(picture, self.manifest.vision), picture.size, self.manifest.vision)
 
     def check_open(self) -> None:

@@ -68,8 +68,9 @@ class Session:
 
         Args:
             question: The user's text. Special tokens written in it are recognized, as in training.
-            image: Pictures that belong to this question: one or several, each a path, bytes, PIL image, uint8 array
-                (H, W, 3) or ImageEmbedding. Pictures of earlier turns stay in the conversation.
+            image: Images that belong to this question: one or several, each an ImageEmbedding or what `open_picture`
+                takes: a path, the bytes of a file, a file object, a Pillow image or an array. Images of earlier turns
+                stay in the conversation.
 
         Returns:
             An iterator of tokens. Closing it early ends the answer there; the conversation can go on.

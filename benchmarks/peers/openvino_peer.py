@@ -59,7 +59,7 @@ class OpenVinoPeer:
         if picture is not None:
             self._history = genai.ChatHistory()
             self._history.append({"role": "system", "content": SYSTEM})
-            with Image.open(picture) as opened:
+            with Image.open(picture, formats=("JPEG", "PNG")) as opened:
                 pictures.append(openvino.Tensor(np.asarray(opened.convert("RGB"))[None]))
         self._history.append({"role": "user", "content": question})
         config = genai.GenerationConfig()

@@ -61,7 +61,7 @@ class TransformersPeer:
             self._text += f"USER: {question} ASSISTANT:"
         else:
             self._text = f"{SYSTEM} USER: <image>\n{question} ASSISTANT:"
-            with Image.open(picture) as opened:
+            with Image.open(picture, formats=("JPEG", "PNG")) as opened:
                 self._picture = opened.convert("RGB")
         inputs = self._processor(images=self._picture, text=self._text, return_tensors="pt").to(self._dtype)
         with torch.inference_mode():

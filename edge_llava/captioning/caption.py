@@ -20,6 +20,7 @@ class Caption:
         n_tokens: Tokens of the answer.
         seconds: Time that encoding the picture and answering took; 0 for a duplicate.
         duplicate_of: Path of the picture with the same bytes that was asked about; None for the first.
+        truncated: Whether the file ends early, so that a part of the picture was missing.
     """
 
     path: str
@@ -29,6 +30,7 @@ class Caption:
     n_tokens: int
     seconds: float
     duplicate_of: str | None = None
+    truncated: bool = False
 
     def for_duplicate(self, path: str) -> Caption:
         """The same answer for another file with the same bytes."""
@@ -59,7 +61,7 @@ class Provenance:
         found = [f"{key}: {record[key]!r} then, {now!r} now" for key, now in named.items() if record[key] != now]
         if self.kind not in record:
             found.append(f"answers: {'text' if self.kind == 'json' else 'JSON'} then, {self.kind} now")
-        return found or ["the bundle's files, the sampling, the schema or the visual tokens are others"]
+        return found or ["the bundle's files, the sampling, the schema, the visual tokens or --alpha differ"]
 
     def to_line(self, caption: Caption) -> bytes:
         """A line of the output, with its end. UTF-8; bytes of a path that are no text become \\udc80 to \\udcff."""
@@ -73,6 +75,8 @@ class Provenance:
         }
         if caption.duplicate_of is not None:
             record["duplicate_of"] = caption.duplicate_of
+        if caption.truncated:
+            record["truncated"] = True
         record |= {"model": self.model, "prompt": self.prompt, "settings": self.settings}
         return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -105,4 +109,5 @@ def read_caption(record: Mapping[str, Any], kind: str) -> Caption:
         n_tokens=record["n_tokens"],
         seconds=float(record.get("seconds") or 0),
         duplicate_of=record.get("duplicate_of"),
+        truncated=record.get("truncated") is True,
     )

@@ -6,63 +6,32 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from edge_llava.bundle import Bundle
 from edge_llava.captioning.caption import Caption, Provenance
 from edge_llava.captioning.caption_file import CaptionFile
-from edge_llava.captioning.folder import Fault, digest_file, find_pictures
+from edge_llava.captioning.folder import OUTPUT_NAME, Fault, common_folder, digest_file, find_pictures
 from edge_llava.captioning.one_ahead import work_one_ahead
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unread
+from edge_llava.captioning.report import CaptionReport
 from edge_llava.captioning.sidecar import Sidecars
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.grammar import GrammarFault
 from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.picture import open_picture
+from edge_llava.runtime.picture import Alpha, is_truncated, open_picture
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
 
-OUTPUT_NAME = "captions.jsonl"
-
-
-@dataclass(frozen=True)
-class CaptionReport:
-    """What a run did.
-
-    Attributes:
-        out: The output.
-        n_pictures: Pictures in the folder.
-        n_captioned: Asked about in this run.
-        n_duplicates: Given the answer of a picture with the same bytes in this run.
-        n_earlier: Had their line before this run.
-        n_tokens: Tokens of this run's answers.
-        n_sidecars, n_sidecars_kept: Files written beside pictures; files that were there with another text.
-        seconds: Time that the run took so far.
-        faults: Files and directories that could not be used, and why.
-    """
-
-    out: Path
-    n_pictures: int
-    n_captioned: int
-    n_duplicates: int
-    n_earlier: int
-    n_tokens: int
-    n_sidecars: int
-    n_sidecars_kept: int
-    seconds: float
-    faults: tuple[Fault, ...]
-
 
 class CaptionJob:
-    """One run over a folder. Open it, `check()` what earlier runs left, then `caption()` the pictures of `todo`.
+    """One run. Open it, `check()` what earlier runs left, then `caption()` the pictures of `todo`.
 
     Attributes:
         todo: Paths of the pictures that have no line yet, relative to the folder.
@@ -70,30 +39,42 @@ class CaptionJob:
     """
 
     def __init__(
-        self, directory: Path, out: Path, bundle: Bundle, options: CaptionOptions, *, visual_tokens: int | None = None
+        self,
+        sources: Path | Sequence[Path],
+        out: Path | None,
+        bundle: Bundle,
+        options: CaptionOptions,
+        *,
+        visual_tokens: int | None = None,
+        alpha: Alpha = "white",
     ) -> None:
         """
         Args:
-            directory: The folder.
-            out: The output; see `CaptionFile`.
+            sources: A folder; or several folders and files.
+            out: The output; see `CaptionFile`. None is captions.jsonl in the folder, or in the innermost one that holds
+                all sources. Paths in it are relative to that folder.
             bundle: Whose answers they will be; no engine is opened.
             options: What to ask.
-            visual_tokens: As `EngineOptions.visual_tokens`, of the model that will answer.
+            visual_tokens, alpha: As in `EngineOptions`, of the model that will answer.
 
         Raises:
             ImageError: If the folder holds no picture.
             EdgeLlavaError: If the output cannot be written, was begun otherwise, or is the file beside a picture.
         """
         self._started = time.perf_counter()
-        self._folder = find_pictures(directory, leave_out=out)
+        named = (sources,) if isinstance(sources, Path) else tuple(sources)
+        if not named:
+            raise ValueError("there is nothing to caption")
+        out = common_folder(named) / OUTPUT_NAME if out is None else out
+        self._folder = find_pictures(*named, leave_out=out)
         self._options = options
         kind = "caption" if options.schema is None else "json"
-        settings = options.digest(bundle.manifest, visual_tokens)
+        settings = options.digest(bundle.manifest, visual_tokens, alpha)
         provenance = Provenance(kind, bundle.name, options.prompt, settings)
         names = self._folder.names
         suffix = ".txt" if options.schema is None else ".json"
         with_sidecar = names if options.sidecars else ()
-        self._sidecars = Sidecars(directory, with_sidecar, out, suffix=suffix, overwrite=options.overwrite)
+        self._sidecars = Sidecars(self._folder.directory, with_sidecar, out, suffix=suffix, overwrite=options.overwrite)
         self._file = CaptionFile(out, provenance, overwrite=options.overwrite)
         self.todo = list(names)
         self._faults = list(self._folder.faults)
@@ -101,7 +82,8 @@ class CaptionJob:
         self._reasons: dict[str, str] = {}  # by sha256: why a picture gave no answer in this run
         self._engine_failed = False  # with the last picture that it was given
         self._claimed: set[str] = set()  # sha256 of pictures that are asked about in this run
-        self._n_captioned = self._n_duplicates = self._n_earlier = self._n_tokens = 0
+        self._n_captioned = self._n_duplicates = self._n_earlier = self._n_tokens = self._n_truncated = 0
+        self._alpha = alpha
 
     def __enter__(self) -> CaptionJob:
         return self
@@ -123,6 +105,10 @@ class CaptionJob:
             n_sidecars_kept=self._sidecars.n_kept,
             seconds=time.perf_counter() - self._started,
             faults=tuple(self._faults),
+            unsupported=dict(self._folder.unsupported),
+            n_truncated=self._n_truncated,
+            n_links_out=self._folder.n_links_out,
+            passed_over=tuple(self._folder.passed_over),
         )
 
     def check(self, progress: ProgressCallback = silent) -> None:
@@ -173,7 +159,7 @@ class CaptionJob:
             sha256 = digest_file(path)
             if sha256 in self._claimed or self._file.knows(sha256):
                 return Seen(sha256)
-            picture = _open(path, sha256)
+            picture = _open(path, sha256, self._alpha)
             after = os.stat(path)
         except OSError as error:
             return Unread(f"it cannot be read: {error.strerror}.")
@@ -194,9 +180,10 @@ class CaptionJob:
                 self._keep(self._file.find(sha256).for_duplicate(name))
             case Damaged(sha256, fault):
                 self._blame(name, sha256, fault)
-            case Ready(sha256, image):
+            case Ready():
+                sha256 = picture.sha256
                 try:
-                    self._ask(model, name, sha256, image)
+                    self._ask(model, name, picture)
                 except (ImageError, ContextOverflow, BackendError, _Unfinished) as error:
                     self._blame(name, sha256, error)
 
@@ -218,20 +205,21 @@ class CaptionJob:
         self.first_failure = self.first_failure or failure
         self._faults.append(Fault(name, reason))
 
-    def _ask(self, model: LlavaModel, name: str, sha256: str, picture: Image.Image | ImageEmbedding) -> None:
+    def _ask(self, model: LlavaModel, name: str, picture: Ready) -> None:
         session, started = model.session(self._options.drawing), time.perf_counter()
-        tokens = list(session.ask(self._options.prompt, image=picture))
+        tokens = list(session.ask(self._options.prompt, image=picture.image))
         model.check_open()  # an answer that another thread cut off by closing the model
         self._engine_failed = False
         seconds = time.perf_counter() - started
-        if isinstance(picture, ImageEmbedding):
-            seconds += picture.vision_s + picture.projector_s
+        if isinstance(picture.image, ImageEmbedding):
+            seconds += picture.image.vision_s + picture.image.projector_s
         text, reason = "".join(token.text for token in tokens).strip(), str(tokens[-1].finish_reason)
         n_tokens = session.timings.decode_tokens if session.timings is not None else len(tokens)
         answer = text if self._options.schema is None else _parse(text, n_tokens)
         self._n_captioned += 1
         self._n_tokens += n_tokens
-        self._keep(Caption(name, sha256, answer, reason, n_tokens, seconds))
+        self._n_truncated += picture.truncated
+        self._keep(Caption(name, picture.sha256, answer, reason, n_tokens, seconds, truncated=picture.truncated))
 
     def _keep(self, caption: Caption) -> None:
         self._file.append(caption)
@@ -250,9 +238,10 @@ class _Unfinished(EdgeLlavaError):
     """An answer that ended before its JSON did. Never leaves this file."""
 
 
-def _open(path: Path, sha256: str) -> Damaged | Ready:
+def _open(path: Path, sha256: str, alpha: Alpha) -> Damaged | Ready:
     try:
-        return Ready(sha256, open_picture(path))
+        picture = open_picture(path, alpha=alpha)
+        return Ready(sha256, picture, is_truncated(picture))
     except ImageError as error:
         return Damaged(sha256, error)
 
@@ -261,7 +250,7 @@ def _encode(model: LlavaModel, picture: Ready, stop: threading.Event) -> Damaged
     run = model.place_image(picture.image)
     model.start_encoding(run, stop)
     try:
-        return Ready(picture.sha256, model.finish_encoding(run, stop))
+        return Ready(picture.sha256, model.finish_encoding(run, stop), picture.truncated)
     except BackendError as error:
         return Damaged(picture.sha256, error)
 
@@ -278,18 +267,18 @@ def _parse(text: str, n_tokens: int) -> object:
 
 def caption_folder(
     model: LlavaModel,
-    directory: str | os.PathLike[str],
+    directory: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
     options: CaptionOptions | None = None,
     *,
     progress: ProgressCallback = silent,
 ) -> CaptionReport:
-    """Captions every picture of a folder, and goes on where an earlier run stopped.
+    """Captions every image of a folder, or of several folders and files; resumes where an earlier run stopped.
 
     Args:
         model: An opened bundle.
-        directory: The folder; everything below it, too.
-        out: The output, JSON lines; None is captions.jsonl in the folder.
+        directory: The folder, with everything below it; or a list of folders and files.
+        out: The output, JSON lines; None is captions.jsonl in the folder, or in the innermost one that holds them all.
         options: What to ask.
         progress: Told the pictures done; what it raises stops the run, and the next one goes on.
 
@@ -300,10 +289,15 @@ def caption_folder(
         ImageError: If the folder holds no picture.
         EdgeLlavaError: If the output cannot be written or was begun with other settings, or an engine fails.
     """
-    directory = Path(directory)
-    out = directory / OUTPUT_NAME if out is None else Path(out)
-    options = options or CaptionOptions()
-    with CaptionJob(directory, out, model.bundle, options, visual_tokens=model.visual_tokens) as job:
+    sources = [directory] if isinstance(directory, (str, os.PathLike)) else directory
+    with CaptionJob(
+        [Path(source) for source in sources],
+        None if out is None else Path(out),
+        model.bundle,
+        options or CaptionOptions(),
+        visual_tokens=model.visual_tokens,
+        alpha=model.alpha,
+    ) as job:
         job.check(progress)
         job.caption(model, progress)
         return job.report

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from edge_llava.images.alpha import Alpha
 from edge_llava.manifest import Manifest
 from edge_llava.runtime.sampler import SamplingOptions
 
@@ -65,19 +66,21 @@ class CaptionOptions:
             raise ValueError(f"{where} {fault}") from fault
         return dataclasses.replace(self.sampling, grammar=grammar)
 
-    def digest(self, manifest: Manifest, visual_tokens: int | None) -> str:
+    def digest(self, manifest: Manifest, visual_tokens: int | None, alpha: Alpha = "white") -> str:
         """A digest (16 hex digits) of everything that decides an answer: the bundle, the prompt, the drawing.
 
         The largest number of tokens is left out: an answer that ended earlier is the same with any other.
 
         Args:
             manifest: Of the bundle.
-            visual_tokens: As `EngineOptions.visual_tokens`.
+            visual_tokens, alpha: As in `EngineOptions`.
         """
         parts = dataclasses.asdict(manifest)
         decisive = {name: parts[name] for name in ("vision", "projector", "language")}
         decisive["files"] = {role: entry.sha256 for role, entry in manifest.files.items()}
         decisive["visual_tokens"] = visual_tokens
+        if alpha != "drop":  # as all were before there was a choice
+            decisive["alpha"] = alpha
         decisive["prompt"] = self.prompt
         decisive["sampling"] = dataclasses.asdict(dataclasses.replace(self.drawing, max_new_tokens=1))
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -38,6 +38,7 @@ class Ready:
 
     sha256: str
     image: Image.Image | ImageEmbedding
+    truncated: bool = False
 
 
 Prepared = Unread | Seen | Damaged | Ready

@@ -1,4 +1,4 @@
-"""edge-llava caption: every picture of a folder, one JSON line each."""
+"""edge-llava caption: every image of folders, or of a list of files, one JSON line each."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, 
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
-    from edge_llava.captioning.job import CaptionJob, CaptionReport
+    from edge_llava.captioning.job import CaptionJob
     from edge_llava.captioning.options import CaptionOptions
+    from edge_llava.captioning.report import CaptionReport
     from edge_llava.runtime.sampler import SamplingOptions
 
+_MAX_FOLDERS = 3
 _MAX_TOLD = 20  # faults; --json has all of them
 
 
 @click.command("caption")
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "sources", metavar="FOLDER_OR_IMAGE...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+)
 @click.option(
     "-o",
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.jsonl",
-    help="File to write, or to go on with. Default: captions.jsonl in DIRECTORY.",
+    help="File to write, or to resume. Default: captions.jsonl in the folder that holds all that is named.",
 )
 @click.option(
     "-p", "--prompt", metavar="TEXT", help="Asked about every picture. Default: Describe the picture in detail."
@@ -65,7 +69,7 @@ _MAX_TOLD = 20  # faults; --json has all of them
 @engine_options()
 @json_option
 def command(
-    directory: Path,
+    sources: tuple[Path, ...],
     out: Path | None,
     prompt: str | None,
     json_schema: Path | None,
@@ -78,29 +82,32 @@ def command(
     bundle: str | None,
     as_json: bool,
 ) -> None:
-    """Caption every picture in a folder and everything below it.
+    """Caption every image in folders, with everything below them, or a list of images.
 
-    Each gets a JSON line: path, sha256, caption, and where it came from. After a stop the same command goes on where
-    it was; new and changed pictures are added. Pictures with the same bytes are asked about once. Files that cannot be
-    used are told at the end; the exit code is 0 unless no picture has a caption.
+    Each gets a JSON line: path, sha256, caption, and where it came from. After a stop the same command resumes; new and
+    changed images are added. Images with the same bytes are asked about once. Files that cannot be used are reported at
+    the end; the exit code is 0 unless no image has a caption.
 
     \b
     edge-llava caption photos
     edge-llava caption photos -o photos.jsonl -p "What is this, in one sentence?"
+    edge-llava caption a.jpg b.jpg holiday
     edge-llava caption receipts --json-schema receipt.json --sidecar
     """
+    if str(out) == "-":
+        raise click.UsageError("--out: captions go to a file that a later run resumes, not to stdout. Name a file.")
     sampling = _make_sampling(max_tokens, temp, seed)
     options = _make_options(prompt, json_schema, sampling, sidecar=sidecar, ahead=ahead, force=force)
     from edge_llava.bundle import Bundle
-    from edge_llava.captioning.job import OUTPUT_NAME, CaptionJob
+    from edge_llava.captioning.job import CaptionJob
     from edge_llava.home import find_bundle
     from edge_llava.runtime.token_reduction import check_visual_tokens
 
     opened = Bundle.open(find_bundle(bundle))
-    engines, out = EngineChoice.said().options(bundle), out or directory / OUTPUT_NAME
+    engines = EngineChoice.said().options(bundle)
     check_visual_tokens(engines.visual_tokens, opened.manifest.vision)  # before the output is begun
     with (
-        CaptionJob(directory, out, opened, options, visual_tokens=engines.visual_tokens) as job,
+        CaptionJob(sources, out, opened, options, visual_tokens=engines.visual_tokens, alpha=engines.alpha) as job,
         _tell_how_to_go_on(job),
     ):
         with show_progress() as progress:
@@ -181,6 +188,18 @@ def _tell(report: CaptionReport) -> None:
         kept = _count(report.n_sidecars_kept, "file")
         stayed = "stayed as it was" if report.n_sidecars_kept == 1 else "stayed as they were"
         note(f"{kept} beside pictures with another text {stayed}; --force replaces them.")
+    if report.n_truncated:
+        note(f"{_count(report.n_truncated, 'picture')} truncated: a part is missing.")
+    if report.unsupported:
+        from edge_llava.captioning.folder import describe_unsupported
+
+        n_files = _count(sum(report.unsupported.values()), "image file")
+        note(f"{n_files} of kinds that are not read: {describe_unsupported(report.unsupported)}")
+    if report.n_links_out:
+        note(f"{_count(report.n_links_out, 'link')} to something outside not followed.")
+    if report.passed_over:
+        shown = ", ".join(report.passed_over[:_MAX_FOLDERS]) + ", ..." * (len(report.passed_over) > _MAX_FOLDERS)
+        note(f"{_count(len(report.passed_over), 'system folder')} passed over: {shown}")
     if report.faults:
         note(f"{_count(len(report.faults), 'file')} could not be used:")
         for fault in report.faults[:_MAX_TOLD]:

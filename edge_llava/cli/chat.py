@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.cli.display import INTERRUPTED, note
+from edge_llava.cli.display import INTERRUPTED, note, note_truncated
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     # opened before the engines: a wrong path must not cost their loading
-    pictures = [open_picture(_read_stdin() if path == "-" else path) for path in images]
+    alpha = EngineChoice.said().alpha
+    pictures = [open_picture(_read_stdin() if path == "-" else path, alpha=alpha) for path in images]
+    note_truncated(zip(images, pictures, strict=True))
     inputs: list[ImageInput] = [*pictures, *(ImageEmbedding.load(path) for path in embeddings)]
     names = [*images, *embeddings]
     if show_input is not None and len(images) != 1:
@@ -148,7 +150,7 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
     if "-" in images:
         raise click.UsageError("stdin is the picture: give the question with -p")
     try:
-        question = _read_stdin().decode().strip()
+        question = _read_stdin().decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise click.UsageError("the question on stdin is not UTF-8 text") from error
     if not question:
@@ -182,6 +184,7 @@ def _answer_once(
     if as_json:
         images = [
             {"path": name, "n_tokens": image.n_tokens, "key": image.key}
+            | ({"truncated": True} if image.truncated else {})
             for name, image in zip(names, session.images, strict=False)
         ]
         result = {

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from edge_llava.cli.printable import printable
 from edge_llava.progress import ProgressCallback, ProgressEvent
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 _LINE_EVERY_S = 10.0
@@ -26,6 +30,15 @@ def note(text: str) -> None:
 def show(text: str) -> None:
     """A line for people, on stdout; what programs read is printed as it is."""
     click.echo(printable(text))
+
+
+def note_truncated(pictures: Iterable[tuple[str, Image.Image]]) -> None:
+    """A line for every opened image, given with its name, whose file ended early."""
+    from edge_llava.runtime.picture import is_truncated
+
+    for name, picture in pictures:
+        if is_truncated(picture):
+            note(f"edge-llava: {name} is truncated: its file ends early, and a part of the image is missing.")
 
 
 def format_bytes(n_bytes: int) -> str:

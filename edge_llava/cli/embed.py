@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.display import note, note_truncated, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 
 
@@ -23,7 +23,7 @@ from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, 
     help="Numbers in the file.",
 )
 @bundle_option
-@engine_options("threads", "provider", "visual_tokens", "low_memory", "no_profile")
+@engine_options("threads", "provider", "visual_tokens", "alpha", "low_memory", "no_profile")
 @json_option
 def command(
     image: str,
@@ -44,7 +44,8 @@ def command(
     from edge_llava.runtime.picture_encoder import PictureEncoder
     from edge_llava.runtime.threads import usable_threads
 
-    picture = open_picture(sys.stdin.buffer.read() if image == "-" else image)
+    picture = open_picture(sys.stdin.buffer.read() if image == "-" else image, alpha=EngineChoice.said().alpha)
+    note_truncated([(image, picture)])
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)

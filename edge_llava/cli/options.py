@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edge_llava.images.alpha import Alpha
     from edge_llava.runtime.engine_options import EngineOptions
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.picture import PictureSource
@@ -36,6 +37,7 @@ class EngineChoice:
     provider: VisionProvider = "auto"
     visual_tokens: int | None = None
     low_memory: bool = False
+    alpha: Alpha = "white"
     no_profile: bool = False
 
     @classmethod
@@ -68,6 +70,7 @@ class EngineChoice:
             vision_provider=self.provider,
             visual_tokens=self.visual_tokens,
             low_memory=self.low_memory,
+            alpha=self.alpha,
         )
 
     def arguments(self) -> list[str]:
@@ -80,7 +83,12 @@ class EngineChoice:
             "--visual-tokens": self.visual_tokens,
         }
         texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-        return texts + ["--low-memory"] * self.low_memory + ["--no-profile"] * self.no_profile
+        return (
+            texts
+            + ["--low-memory"] * self.low_memory
+            + ["--alpha", "drop"] * (self.alpha == "drop")
+            + ["--no-profile"] * self.no_profile
+        )
 
 
 _ENGINE_OPTIONS = {
@@ -126,6 +134,15 @@ _ENGINE_OPTIONS = {
         metavar="N",
         help="Tokens of a picture, fewer than it has: 288, 192, 144 or 64 of a tower of 336 px, which has 576. "
         "Less to prefill, and less seen. Default: all.",
+        expose_value=False,
+        callback=_note_choice,
+    ),
+    "alpha": click.option(
+        "--alpha",
+        type=click.Choice(["white", "drop"]),
+        default="white",
+        show_default=True,
+        help="Transparent images: on white, as viewers show them, or as LLaVA's own code has them.",
         expose_value=False,
         callback=_note_choice,
     ),

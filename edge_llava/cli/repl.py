@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_llava.cli.answer import read_answer
-from edge_llava.cli.display import note
+from edge_llava.cli.display import note, note_truncated
+from edge_llava.cli.options import EngineChoice
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def _add_image(conversation: _Conversation, argument: str) -> None:
     if not argument:
         note("which picture? /image PATH")
         return
-    conversation.pending.append((path, open_picture(path)))
+    picture = open_picture(path, alpha=EngineChoice.said().alpha)
+    note_truncated([(path, picture)])
+    conversation.pending.append((path, picture))
     note(f"{len(conversation.pending)} picture(s) go with the next question")
 
 

@@ -14,6 +14,7 @@ import click
 
 from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options
+from edge_llava.cli.printable import printable
 from edge_llava.errors import MissingExtra
 from edge_llava.home import find_bundle
 
@@ -83,6 +84,11 @@ _MIB = 2**20
 @click.option("--allow-remote-images", is_flag=True, help="Fetch pictures from public http(s) addresses.")
 @click.option("--strict", is_flag=True, help="Refuse fields of requests that have no effect.")
 @click.option(
+    "--private-cache",
+    is_flag=True,
+    help="Share computed prompts only between requests of one prompt_cache_key or user.",
+)
+@click.option(
     "--max-images", type=click.IntRange(1, 256), default=16, metavar="N", show_default=True, help="A request."
 )
 @click.option(
@@ -117,6 +123,7 @@ def command(
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
+    private_cache: bool,
     strict: bool,
     max_images: int,
     max_image_mb: int,
@@ -151,12 +158,14 @@ def command(
             cors_origins=origins,
             allowed_hosts=allowed_hosts if is_local else None,
             remote_images=allow_remote_images,
+            private_cache=private_cache,
             strict=strict,
             limits=Limits(
                 body_bytes=_body_bytes(max_image_mb),
                 n_images=max_images,
                 image_bytes=max_image_mb * _MIB,
                 image_pixels=max_megapixels * 1_000_000,
+                held_bytes=_held_bytes(max_image_mb, max_megapixels),
             ),
         )
         kept_bytes = keep_mb * _MIB
@@ -202,6 +211,13 @@ def _body_bytes(max_image_mb: int) -> int:
     return max_image_mb * _MIB * 4 // 3 + 8 * _MIB
 
 
+def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
+    """A gigabyte for all requests together; more where one with the largest WebP image takes more by itself."""
+    from edge_llava.runtime.picture import decoding_bytes
+
+    return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
+
+
 def _open_engine(
     bundle: str | None, n_parallel: int, n_queued: int, n_positions: int | None, kept_bytes: int
 ) -> BatchEngine:
@@ -238,17 +254,20 @@ def _show_requests(quiet: bool) -> None:
         handler.setFormatter(_OneLine(datefmt="%H:%M:%S"))
         handler.addFilter(lambda record: record.name != "edge_llava.llama_cpp")
         log.addHandler(handler)
+        logging.getLogger("asyncio").addHandler(handler)
         log.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 class _OneLine(logging.Formatter):
-    """Of an error, its kind and its words instead of a traceback."""
+    """Of an error, its kind and its words instead of a traceback; no control character reaches the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
         error = record.exc_info[1] if record.exc_info else None
         line = f"{self.formatTime(record, self.datefmt)} {record.getMessage()}"
-        return line if error is None else f"{line}: {type(error).__name__}: {error}"
+        if error is not None:
+            line = f"{line}: {type(error).__name__}: {error}"
+        return printable(line).replace("\n", "\\n").replace("\t", " ")
 
 
 def _serve(

@@ -85,7 +85,7 @@ def run_benchmark(
         BackendError: If a process of its own failed; says what it said.
     """
     check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
-    picture = open_picture(image)
+    picture = open_picture(image, alpha=options.alpha)
     bundle.verify_digests(trust_earlier=True, progress=progress)
     samples: dict[str, list[float]] = {name: [] for name in (*FIGURES, "projector_s")}
     with tempfile.TemporaryDirectory() as directory:

@@ -27,7 +27,7 @@ def draw_scene(scene: Scene, side: int = SIDE) -> Image.Image:
     Returns:
         RGB picture, decoded from the JPEG that it was.
     """
-    return Image.open(io.BytesIO(encode_scene(scene, side))).convert("RGB")
+    return Image.open(io.BytesIO(encode_scene(scene, side)), formats=("JPEG",)).convert("RGB")
 
 
 def encode_scene(scene: Scene, side: int = SIDE) -> bytes:

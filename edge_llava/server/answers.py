@@ -37,14 +37,22 @@ class TokenStream:
         self._lock = threading.Lock()
         self._is_left = False
 
-    async def begin(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull | None = None) -> Answer:
-        """Hands the conversation to the engine; pictures are decoded on the way, on another thread.
+    async def begin(
+        self, prompt: Prompt, options: SamplingOptions, salt: str = "", on_full: OnFull | None = None
+    ) -> Answer:
+        """Hands the conversation to the engine, on another thread.
+
+        Args:
+            prompt: The conversation, whose images were opened, or a text to continue.
+            options: How the answer is sampled.
+            salt: What is computed for it is shared within this salt only.
+            on_full: What happens if it does not fit; None: what the engine's own `on_full` says.
 
         Raises:
             RequestFault: If the engine refuses it.
         """
         try:
-            return await call_on_thread(self._submit, prompt, options, on_full)
+            return await call_on_thread(self._submit, prompt, options, salt, on_full)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:
@@ -75,8 +83,8 @@ class TokenStream:
             if self.answer is not None:
                 self.answer.cancel()
 
-    def _submit(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull | None) -> Answer:
-        answer = self._engine.submit(prompt, options, self._push, on_full=on_full)
+    def _submit(self, prompt: Prompt, options: SamplingOptions, salt: str, on_full: OnFull | None) -> Answer:
+        answer = self._engine.submit(prompt, options, self._push, salt=salt, on_full=on_full)
         with self._lock:
             self.answer = answer
             if self._is_left:

@@ -27,6 +27,7 @@ from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
 from edge_llava.server.ollama_api import OllamaApi
 from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
 from edge_llava.server.openapi import describe_api
+from edge_llava.server.origin_check import CheckOrigin
 from edge_llava.server.page_files import page_routes
 from edge_llava.server.path_aliases import AllowAliases
 from edge_llava.server.remote_images import RemoteImages, RemoteOptions
@@ -46,6 +47,7 @@ class ServerApp:
         asgi: The application, for any ASGI server; it does not close the engine.
         answers: What is being computed.
         models: Under which names.
+        limits: Caps of requests and connections.
     """
 
     def __init__(
@@ -61,14 +63,22 @@ class ServerApp:
             ValueError: If the API key is too short.
         """
         options = options or ServerOptions()
-        limits = options.limits
+        self.limits = limits = options.limits
         if remote is None and options.remote_images:
             remote = RemoteImages(RemoteOptions(max_bytes=limits.image_bytes))
         self.answers = Answers(engine)
         self.models = ServedModels(engine.bundle, engine.n_ctx, options.aliases)
         self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
-        images = ImageParts(limits, remote)
-        self._chat = ChatEndpoint(self.answers, self.models, images, self._budget, limits, strict=options.strict)
+        images = ImageParts(limits, remote, engine.open_image)
+        self._chat = ChatEndpoint(
+            self.answers,
+            self.models,
+            images,
+            self._budget,
+            limits,
+            private_cache=options.private_cache,
+            strict=options.strict,
+        )
         self._ollama = OllamaApi(self._chat, self.models, engine.bundle, self._budget, limits)
         self._description = describe_api(limits, has_key=options.api_key is not None)
         self.asgi = Starlette(
@@ -79,6 +89,11 @@ class ServerApp:
         )
         self.asgi.router.redirect_slashes = False
         self.asgi.state.bodies = self._bodies = OpenBodies()
+
+    @property
+    def n_open_requests(self) -> int:
+        """Requests that are read, waiting or answered."""
+        return self._counts.n_open
 
     def stop(self) -> None:
         """Ends what is being answered and what is still arriving: clients are told. For the event loop's thread."""
@@ -114,11 +129,12 @@ class ServerApp:
         if self.answers.is_stopping or not self._engine.is_open:
             raise unavailable("The server stops, or its engine has failed.")
         engine = self._engine.metrics
-        state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel}
+        is_busy = self._counts.n_open > self.limits.n_requests  # this one is among them
+        state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel, "busy": is_busy}
         return JSONResponse({"status": "ok", "model": self.models.name, **state})
 
     async def _show_metrics(self, request: Request) -> Response:
-        text = write_metrics(self._engine.metrics, self._counts, self._budget.n_held)
+        text = write_metrics(self._engine.metrics, self._counts, self._budget)
         return Response(text, media_type=None, headers={"Content-Type": CONTENT_TYPE})
 
     async def _describe(self, request: Request) -> Response:
@@ -133,9 +149,10 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
     # inside of what counts requests and names them: Starlette's own handler of errors is outside of everything
     layers.append(Middleware(ExceptionMiddleware, {Exception: _show_bug, ClientDisconnect: _leave}))
-    layers.append(Middleware(CheckFraming))
+    layers.append(Middleware(CheckFraming, options.limits))
     if options.allowed_hosts is not None:
         layers.append(Middleware(CheckHost, options.allowed_hosts))
+    layers.append(Middleware(CheckOrigin, options.cors_origins, options.allowed_hosts or ()))
     if options.api_key is not None:
         layers.append(Middleware(RequireKey, ApiKey(options.api_key)))
     return layers

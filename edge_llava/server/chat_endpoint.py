@@ -4,34 +4,45 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.messages import Message, RawPrompt
+from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.runtime.token import Token
 from edge_llava.server.answer_logprobs import AnswerLogprobs
 from edge_llava.server.answers import Answers, TokenStream
 from edge_llava.server.api_form import ApiForm
+from edge_llava.server.cache_salt import own_salt
 from edge_llava.server.chat_completion import ChatCompletion
 from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.client_presence import while_present
 from edge_llava.server.event_stream import EventStream
 from edge_llava.server.ignored_fields import IgnoredLog, ignored_headers
-from edge_llava.server.image_parts import ImageParts
+from edge_llava.server.image_parts import ImageParts, truncated_headers
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget, Share
 from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.request_body import parse_body, read_body
+from edge_llava.server.request_body import OpenBodies, parse_body, parsing_bytes, read_body
 from edge_llava.server.request_log import note_answer
 from edge_llava.server.responses_form import ResponsesForm
 from edge_llava.server.served_models import ServedModels
 from edge_llava.server.text_completion import TextCompletionForm
 from edge_llava.server.thread_call import call_on_thread
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A request that is being answered."""
+
+    wanted: ChatRequest
+    images: Sequence[OpenedImage]
+    answer: Answer
 
 
 class ChatEndpoint:
@@ -45,10 +56,12 @@ class ChatEndpoint:
         budget: MemoryBudget,
         limits: Limits,
         *,
+        private_cache: bool = False,
         strict: bool = False,
     ) -> None:
         self._answers, self._models, self._images = answers, models, images
-        self._budget, self._limits, self._strict = budget, limits, strict
+        self._budget, self._limits = budget, limits
+        self._private_cache, self._strict = private_cache, strict
         self._ignored = IgnoredLog()
 
     async def complete(self, request: Request) -> Response:
@@ -79,15 +92,15 @@ class ChatEndpoint:
             held.callback(self._answers.close, stream)
             share = held.enter_context(self._budget.open())
             body = await read_body(request, self._limits, share, any_type=form.takes_any_type)
-            begun = await while_present(request.receive, self._begin(body, stream, share, form))
+            begun = await while_present(request.receive, self._begin(request, body, stream, share, form))
             if begun is None:
                 return JSONResponse(form.reply)
-            wanted, answer = begun
+            wanted = begun.wanted
             note_answer(request, stream)
             ignored = tuple(dict.fromkeys((*form.ignored, *wanted.ignored)))
             self._ignored.note(ignored)
-            headers = ignored_headers(ignored) | _dropped_header(answer)
-            completion = ChatCompletion(self._models.name, answer)
+            headers = ignored_headers(ignored) | truncated_headers(begun.images) | _dropped_header(begun.answer)
+            completion = ChatCompletion(self._models.name, begun.answer)
             if wanted.stream:
                 return EventStream(
                     form.events(_list_chunks(stream, completion, wanted, form)),
@@ -101,17 +114,22 @@ class ChatEndpoint:
             return JSONResponse(form.whole(_write_whole(tokens, completion, wanted)), headers=headers)
 
     async def _begin(
-        self, body: bytes, stream: TokenStream, share: Share, form: ApiForm
-    ) -> tuple[ChatRequest, Answer] | None:
-        wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
+        self, request: Request, body: bytearray, stream: TokenStream, share: Share, form: ApiForm
+    ) -> _Begun | None:
+        with share.borrow(parsing_bytes(body)):
+            wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
+        body.clear()  # what it took is what the texts take that were read from it
         if wanted is None:
             return None
         try:
             self._models.check(wanted.model)
             addresses = [image for message in wanted.messages for image in message.images]
-            pictures = await self._images.open(addresses, share)
-            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, pictures)
-            return wanted, await stream.begin(prompt, wanted.options, wanted.on_full)
+            bodies: OpenBodies = request.app.state.bodies
+            with bodies.reading():
+                images = await self._images.open(addresses, share)
+            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, images)
+            salt = wanted.salt or (own_salt() if self._private_cache else "")
+            return _Begun(wanted, images, await stream.begin(prompt, wanted.options, salt, wanted.on_full))
         except RequestFault as fault:
             raise form.renamed(fault) from fault
 
@@ -121,7 +139,7 @@ def _dropped_header(answer: Answer) -> dict[str, str]:
     return {"X-Edge-Llava-Dropped-Turns": str(answer.n_dropped)} if answer.n_dropped else {}
 
 
-def _parse(body: bytes, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
+def _parse(body: bytearray, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
     chat = form.read(parse_body(body))
     if chat is None:
         return None
@@ -131,8 +149,8 @@ def _parse(body: bytes, limits: Limits, form: ApiForm, strict: bool) -> ChatRequ
         raise form.renamed(fault) from fault
 
 
-def _place(messages: Iterable[ChatMessage], pictures: Sequence[Image.Image]) -> list[Message]:
-    coming = iter(pictures)
+def _place(messages: Iterable[ChatMessage], images: Sequence[OpenedImage]) -> list[Message]:
+    coming = iter(images)
     return [Message(m.role, m.text, tuple(next(coming) for _ in m.images), m.places) for m in messages]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.server.cache_salt import read_salt
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.chat_sampling import SAMPLING_FIELDS, read_sampling
 from edge_llava.server.ignored_fields import IgnoredFields
@@ -15,7 +16,7 @@ from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
 from edge_llava.server.request_fields import RequestFields
 
-# taken without effect on the answer: they are about OpenAI's own service
+# taken without effect on the answer: they are about OpenAI's own service, or decide what the cache shares
 _SERVICE_TEXTS = (
     "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier", "verbosity",
 )  # fmt: skip
@@ -67,6 +68,7 @@ class ChatRequest:
         stream: Whether to send the answer as it grows.
         include_usage: Whether the stream ends with counts.
         on_full: What becomes of a conversation that does not fit; None: as the server was told.
+        salt: What is computed for it is shared with requests of the same salt only; "" where the client gave none.
         ignored: Names of the fields that have no effect.
     """
 
@@ -76,6 +78,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     on_full: OnFull | None = None
+    salt: str = ""
     ignored: tuple[str, ...] = ()
 
 
@@ -105,7 +108,8 @@ def read_chat_request(data: Mapping[str, Any], limits: Limits, *, strict: bool =
     truncation = fields.text("truncation", tuple(_TRUNCATIONS))
     faults.check()
     on_full = None if truncation is None else _TRUNCATIONS[truncation]
-    return ChatRequest(model, messages, options, stream, include_usage, on_full, tuple(ignored.names))
+    salt = read_salt(fields)
+    return ChatRequest(model, messages, options, stream, include_usage, on_full, salt, tuple(ignored.names))
 
 
 def _refuse_unsupported(fields: RequestFields) -> None:

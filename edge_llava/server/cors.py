@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from edge_llava.server.ignored_fields import IGNORED_HEADER
+from edge_llava.server.image_parts import TRUNCATED_HEADER
 from edge_llava.server.openai_errors import RequestFault
 
-EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER)
+EXPOSED_HEADERS = ("x-request-id", "retry-after", IGNORED_HEADER, TRUNCATED_HEADER)
 _HOST = re.compile(r"[a-z0-9._:-]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

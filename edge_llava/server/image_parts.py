@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from PIL import Image, UnidentifiedImageError
 
+from edge_llava.errors import ImageError
+from edge_llava.images.formats import FORMATS, open_image_file
+from edge_llava.runtime.image_placement import OpenedImage
+from edge_llava.runtime.picture import OPENED_BYTES_PER_PIXEL, decoding_bytes
 from edge_llava.server.image_data import ImageDataError, decode_image_data, find_scheme
 from edge_llava.server.image_forms import ImageAddress
+from edge_llava.server.image_threads import ImageThreads
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import Share
 from edge_llava.server.openai_errors import RequestFault
 from edge_llava.server.remote_images import RemoteImages
 from edge_llava.server.thread_call import call_on_thread
 
-# Of PIL's readers those of the web: others start programs (EPS) or are hardly ever looked at.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_RGB_BYTES = 3
+TRUNCATED_HEADER = "x-edge-llava-truncated-images"
+_N_TEXT_COPIES = 3  # of an image's base64, while it is decoded
 # what PIL's readers raise on damaged headers
 _HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class _ImageFile:
+    """An image as it was sent.
+
+    Attributes:
+        data: The file.
+        param: Where it stands in the request.
+        n_pixels: By its header.
+        peak_bytes, kept_bytes: Memory that decoding it takes, and the decoded image.
+    """
+
+    data: bytes
+    param: str
+    n_pixels: int
+    peak_bytes: int
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.n_pixels * OPENED_BYTES_PER_PIXEL
 
 
 class ImageParts:
@@ -30,40 +56,43 @@ class ImageParts:
         limits: Caps of a request.
     """
 
-    def __init__(self, limits: Limits, remote: RemoteImages | None) -> None:
+    def __init__(self, limits: Limits, remote: RemoteImages | None, opener: Callable[[bytes], OpenedImage]) -> None:
         """
         Args:
             limits: Caps of a request.
             remote: Fetches pictures from the web; None refuses them.
+            opener: Decodes an image file.
         """
         self.limits = limits
-        self._remote = remote
+        self._remote, self._opener, self._threads = remote, opener, ImageThreads()
 
-    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[Image.Image]:
-        """Opens the pictures of one request; their headers are read, their pixels are not.
+    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[OpenedImage]:
+        """Opens the images of one request: all headers are read before the first image is decoded.
 
         Raises:
             RequestFault: 400 if one is not allowed, no picture, or too large; 429 if there is no room for them now.
         """
-        pictures, n_pixels = [], 0
+        files, n_pixels = [], 0
         for address in addresses:
             data = await self._fetch(address, share)
-            picture = await call_on_thread(self._read_header, data, address.param)
-            n_pixels += picture.width * picture.height
+            file = await self._threads.call(share, self._read_header, data, address.param)
+            n_pixels += file.n_pixels
             if n_pixels > self.limits.image_pixels:
                 raise _refused(
                     address.param,
                     f"the pictures have {n_pixels} pixels or more; a request may have {self.limits.image_pixels}. "
                     "Scale them down",
                 )
-            pictures.append(picture)
-        share.take(n_pixels * _RGB_BYTES)
-        return pictures
+            files.append(file)
+        return [await self._threads.call(share, self._decode, file, share) for file in files]
 
     async def _fetch(self, address: ImageAddress, share: Share) -> bytes:
         scheme = find_scheme(address.url)
         if scheme in ("", "data"):
-            return await call_on_thread(self._decode, address)
+            with share.borrow(_N_TEXT_COPIES * sys.getsizeof(address.url)):
+                data = await call_on_thread(self._read_text, address)
+            share.take(len(data))
+            return data
         if scheme in ("http", "https") and address.may_fetch:
             if self._remote is None:
                 raise _refused(
@@ -76,21 +105,40 @@ class ImageParts:
             return data
         raise _refused(address.param, "an image must be a data: URI, 'data:image/jpeg;base64,...', or base64")
 
-    def _decode(self, address: ImageAddress) -> bytes:
+    def _read_text(self, address: ImageAddress) -> bytes:
         try:
             return decode_image_data(address.url, self.limits.image_bytes)
         except ImageDataError as error:
             raise _refused(address.param, str(error)) from error
 
-    def _read_header(self, data: bytes, param: str) -> Image.Image:
+    def _read_header(self, data: bytes, param: str) -> _ImageFile:
         try:
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
+            with open_image_file(io.BytesIO(data), "the image") as image:
+                return _ImageFile(
+                    data, param, image.width * image.height, decoding_bytes(image.width, image.height, image.format)
+                )
+        except ImageError as error:
+            raise _refused(param, str(error).rstrip(".")) from error
         except UnidentifiedImageError as error:
-            raise _refused(param, f"the data is no picture of type {', '.join(_FORMATS)}") from error
+            raise _refused(param, f"the data is not an image of type {', '.join(FORMATS)} or HEIC") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _refused(param, "the picture has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
             raise _refused(param, "the picture's header is damaged") from error
+
+    def _decode(self, file: _ImageFile, share: Share) -> OpenedImage:
+        share.take(file.kept_bytes)
+        try:
+            with share.borrow(file.peak_bytes - file.kept_bytes):
+                return self._opener(file.data)
+        except ImageError as error:
+            raise _refused(file.param, str(error).rstrip(".")) from error
+
+
+def truncated_headers(images: Sequence[OpenedImage]) -> dict[str, str]:
+    """The header that lists the images of a request whose files lack their end, counted from 1; none without any."""
+    numbers = [str(number) for number, image in enumerate(images, 1) if image.truncated]
+    return {TRUNCATED_HEADER: ", ".join(numbers)} if numbers else {}
 
 
 def _refused(param: str, why: str) -> RequestFault:

@@ -18,8 +18,11 @@ class Limits:
         n_images: Pictures of a request.
         image_bytes: Of one picture's file.
         image_pixels: Of all pictures of a request, decoded; a 4:3 photograph of 48 megapixels fits.
-        held_bytes: Of the bodies and decoded pictures of all requests at a time.
+        held_bytes: Of the bodies, image files and decoded images of all requests at a time, with what decoding takes.
         n_requests: Requests that are read, waiting or answered at a time.
+        n_connections: Connections of clients at a time, idle ones among them; more close the longest idle ones.
+        header_s: Seconds from the first byte of a request, or from a client's connecting, to the end of its headers.
+        header_bytes, n_headers: Of a request's line and headers.
         stalled_s: Seconds after which a reader that takes nothing is given up.
 
     Raises:
@@ -37,6 +40,10 @@ class Limits:
     image_pixels: int = 50_000_000
     held_bytes: int = 2**30
     n_requests: int = 256
+    n_connections: int = 512
+    header_s: float = 20.0
+    header_bytes: int = 65_536
+    n_headers: int = 128
     stalled_s: float = 60.0
 
     def __post_init__(self) -> None:

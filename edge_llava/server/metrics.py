@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from edge_llava.memory import peak_rss_bytes
 from edge_llava.runtime.batch.metrics import EngineMetrics
+from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.request_counts import RequestCounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,12 +34,12 @@ _HELP = {
 }
 
 
-def write_metrics(engine: EngineMetrics, counts: RequestCounts, held_bytes: int) -> str:
+def write_metrics(engine: EngineMetrics, counts: RequestCounts, budget: MemoryBudget) -> str:
     """The page."""
-    return "\n".join(_lines(engine, counts, held_bytes)) + "\n"
+    return "\n".join(_lines(engine, counts, budget)) + "\n"
 
 
-def _lines(engine: EngineMetrics, counts: RequestCounts, held_bytes: int) -> Iterator[str]:
+def _lines(engine: EngineMetrics, counts: RequestCounts, budget: MemoryBudget) -> Iterator[str]:
     for name, value in dataclasses.asdict(engine).items():
         kind = "counter" if name.endswith("_total") else "gauge"
         yield from _head(name, kind, _HELP.get(name, "Of the engine."))
@@ -48,7 +49,8 @@ def _lines(engine: EngineMetrics, counts: RequestCounts, held_bytes: int) -> Ite
         yield f'edge_llava_requests_total{{path="{route}",status="{status}"}} {n_requests}'
     for name, value, words in (
         ("requests_open", counts.n_open, "Requests that are read or answered now."),
-        ("held_bytes", held_bytes, "Bodies and decoded pictures of requests that are open now."),
+        ("held_bytes", budget.n_held, "Memory for bodies and images of requests that are open now."),
+        ("held_bytes_peak", budget.n_peak, "The most that it was so far."),
         ("peak_resident_bytes", peak_rss_bytes(), "Largest resident size of the process so far."),
     ):
         yield from _head(name, "gauge", words)

@@ -112,7 +112,7 @@ def _metrics_operation() -> _Schema:
 def _operation(name: str, words: str, answer: _Schema, errors: list[int] | None = None) -> _Schema:
     failed = {"description": "An error.", "content": {"application/json": {"schema": _ref("Error")}}}
     responses: _Schema = {"200": {"description": words, "content": {"application/json": {"schema": answer}}}}
-    responses |= {str(status): failed for status in sorted({401, 403, *(errors or [])})}
+    responses |= {str(status): failed for status in sorted({401, 403, 431, *(errors or [])})}
     return {"operationId": name, "summary": words, "responses": responses}
 
 

@@ -26,6 +26,19 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _PORTS = {"http": 80, "https": 443}
 _READ_BYTES = 65536
 _MAX_HEAD = 32768
+# Of IANA's registries of special addresses, what some version of Python takes for public: documentation (RFC 5737,
+# 3849, 9637), benchmarks (RFC 2544, 5180), protocol assignments (RFC 6890, 2928) with ORCHID, old relays (RFC 7526),
+# AS112 and AMT (RFC 7534, 7535, 7450), segment routing (RFC 9602).
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24",
+            "192.88.99.0/24", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
+            "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20", "5f00::/16",
+        ),
+    )
+)  # fmt: skip
 # Prefixes that carry an IPv4 address which the gateway would reach: NAT64 (RFC 6052).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -144,6 +157,8 @@ def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             return all(map(_is_global, carried))
         if ip.is_site_local:
             return False
+    if any(ip in network for network in _SPECIAL):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,11 @@ from edge_llava.server.openai_errors import RequestFault, unavailable
 from edge_llava.server.value_count import ValueCount
 
 _VALUE_BYTES = 128  # that one takes when it is parsed, about
+_GROWTH = 1.5  # what a buffer takes that grows beside others, for each byte in it; measured
 
 
 class OpenBodies:
-    """Bodies that are on their way. For the event loop's thread."""
+    """Requests that are being read: bodies on their way, images being decoded. For the event loop's thread."""
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
@@ -29,7 +31,7 @@ class OpenBodies:
         """Around the reading of one.
 
         Raises:
-            RequestFault: 503 if the server stops meanwhile.
+            RequestFault: 503 if the server stops before that has ended.
         """
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -38,16 +40,16 @@ class OpenBodies:
             finally:
                 self._scopes.discard(scope)
         if scope.cancelled_caught:
-            raise unavailable("The server stops; the request had not arrived.")
+            raise unavailable("The server is stopping; the request had not been read.")
 
     def stop(self) -> None:
-        """Nobody waits for them any more."""
+        """Ends the waiting for them."""
         for scope in tuple(self._scopes):
             scope.cancel()
 
 
-async def read_body(request: Request, limits: Limits, share: Share, *, any_type: bool = False) -> bytes:
-    """Reads a body of JSON.
+async def read_body(request: Request, limits: Limits, share: Share, *, any_type: bool = False) -> bytearray:
+    """Reads a body of JSON. Clear it once it was parsed.
 
     Args:
         request: Whose body.
@@ -73,7 +75,12 @@ async def read_body(request: Request, limits: Limits, share: Share, *, any_type:
         raise RequestFault(408, f"The body did not arrive within {limits.body_s:g} s.", code="timeout") from error
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
+def parsing_bytes(body: bytearray) -> int:
+    """What `parse_body` takes at most: its text, and the texts in it; of other characters than ASCII, 4 bytes each."""
+    return 2 * len(body) * (1 if body.isascii() else 4)
+
+
+def parse_body(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object that a body holds.
 
     Raises:
@@ -94,17 +101,16 @@ def parse_body(body: bytes) -> dict[str, Any]:
     return data
 
 
-async def _collect(request: Request, limits: Limits, share: Share) -> bytes:
-    parts, n_bytes, values = [], 0, ValueCount()
+async def _collect(request: Request, limits: Limits, share: Share) -> bytearray:
+    body, values = bytearray(), ValueCount()
     async for part in request.stream():
-        n_bytes += len(part)
-        if n_bytes > limits.body_bytes:
+        if len(body) + len(part) > limits.body_bytes:
             raise _too_large(limits)
-        share.take(len(part) + _VALUE_BYTES * values.add(part))
+        share.take(math.ceil(len(part) * _GROWTH) + _VALUE_BYTES * values.add(part))
         if values.n_values > limits.n_values:
             raise _too_many(limits)
-        parts.append(part)
-    return b"".join(parts)
+        body += part
+    return body
 
 
 def _check_type(request: Request, *, any_type: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +16,9 @@ from edge_llava.server.request_counts import RequestCounts
 
 _log = logging.getLogger("edge_llava.server")
 _STREAM = "edge_llava.stream"
-_QUIET = ("/health", "/metrics", "/page/")
+_ALIVE = "/health"
+_QUIET = (_ALIVE, "/metrics", "/page/")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
 def note_answer(request: Request, stream: TokenStream) -> None:
@@ -40,12 +43,12 @@ class LogRequests:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                message["headers"] = _with_own(message.get("headers", ()), request_id)
             await send(message)
 
         self._counts.n_open += 1
         try:
-            if self._counts.n_open > self._n_requests:
+            if self._counts.n_open > self._n_requests and scope["path"] != _ALIVE:  # busy is not dead
                 await unavailable("Too many requests at a time.").response()(scope, receive, note_status)
             else:
                 await self._app(scope, receive, note_status)
@@ -59,6 +62,12 @@ class LogRequests:
             self._counts.note(route, status, seconds, stream.answer if stream is not None else None)
             level = logging.DEBUG if route.startswith(_QUIET) else logging.INFO
             _log.log(level, "%s %s %s %.2f s%s", scope["method"], route, status or "left", seconds, _describe(stream))
+
+
+def _with_own(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, with those that all answers have."""
+    others = [pair for pair in headers if pair[0].lower() != _NO_SNIFFING[0]]
+    return [*others, _NO_SNIFFING, (b"x-request-id", request_id.encode())]
 
 
 def _route(scope: Scope) -> str:

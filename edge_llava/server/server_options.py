@@ -17,6 +17,7 @@ class ServerOptions:
         cors_origins: Origins of web pages that may use the API from elsewhere: "https://app.example".
         allowed_hosts: Names that a Host header may say beside loopback ones; None does not look at it.
         remote_images: Whether pictures are fetched from the web.
+        private_cache: Whether requests that give neither `prompt_cache_key` nor `user` share nothing that was computed.
         strict: Whether fields of a request that have no effect are refused.
         limits: Caps of requests.
     """
@@ -26,5 +27,6 @@ class ServerOptions:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] | None = ()
     remote_images: bool = False
+    private_cache: bool = False
     strict: bool = False
     limits: Limits = field(default_factory=Limits)

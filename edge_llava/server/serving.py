@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -13,12 +14,16 @@ from types import FrameType
 import uvicorn
 
 from edge_llava.server.app import ServerApp
+from edge_llava.server.connections import Connections
+from edge_llava.server.loop_errors import LoopErrors
 
 _GRACE_S = 5
 _KEEP_ALIVE_S = 30
+_BACKLOG = 128
 _SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
-)  # Ctrl-C, a service manager, Ctrl-Break of Windows
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)  # Ctrl-C, a service manager, a terminal that is closed, Ctrl-Break of Windows
+_OWN_HANDLES = 64  # files of the model, of the engines and of Python
 
 
 class _Server(uvicorn.Server):
@@ -39,7 +44,8 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             loop.call_soon_threadsafe(self._stop)
 
-        previous = {number: signal.signal(number, obey) for number in _SIGNALS}
+        obeyed = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's SIGHUP
+        previous = {number: signal.signal(number, obey) for number in obeyed}
         try:
             yield
         finally:
@@ -50,7 +56,7 @@ class _Server(uvicorn.Server):
 def serve(
     app: ServerApp, listeners: Sequence[socket.socket], on_ready: Callable[[], None], give_up: Callable[[], None]
 ) -> None:
-    """Serves until SIGINT or SIGTERM. For the main thread.
+    """Serves until SIGINT, SIGTERM or SIGHUP. For the main thread.
 
     Args:
         app: The application; its engine stays open.
@@ -62,9 +68,15 @@ def serve(
     is_debugging = logging.getLogger("edge_llava.server").isEnabledFor(logging.DEBUG)
     logging.getLogger("uvicorn").setLevel(logging.INFO if is_debugging else logging.CRITICAL)
     logging.getLogger("uvicorn.access").disabled = True  # its lines hold whole addresses
-    config = uvicorn.Config(
+    asyncio.run(_run(_Server(make_config(app), app.stop, give_up), listeners, on_ready))
+
+
+def make_config(app: ServerApp) -> uvicorn.Config:
+    """How uvicorn serves an application: plain HTTP/1.1, bounded."""
+    connections = Connections(app.limits, _spare_handles())
+    return uvicorn.Config(
         app.asgi,
-        http="h11",
+        http=connections.protocol(),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -74,11 +86,23 @@ def serve(
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
+        h11_max_incomplete_event_size=app.limits.header_bytes,
+        backlog=_BACKLOG,
     )
-    asyncio.run(_run(_Server(config, app.stop, give_up), listeners, on_ready))
+
+
+def _spare_handles() -> int | None:
+    """File handles that connections may take; None where there is no such limit."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    n_handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if n_handles == resource.RLIM_INFINITY else max(1, n_handles - _OWN_HANDLES)
 
 
 async def _run(server: _Server, listeners: Sequence[socket.socket], on_ready: Callable[[], None]) -> None:
+    asyncio.get_running_loop().set_exception_handler(LoopErrors())
     serving = asyncio.ensure_future(server.serve(sockets=[*listeners]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)

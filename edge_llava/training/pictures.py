@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import CLIPImageProcessor
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
-from edge_llava.errors import DataError
+from edge_llava.errors import DataError, ImageError
+from edge_llava.images.opening import is_truncated, open_picture
 from edge_llava.progress import ProgressCallback, ProgressEvent
 from edge_llava.training.llava import Llava, patch_features
 
@@ -50,10 +51,12 @@ class PictureFolder:
 
     def _open(self, name: str) -> Image.Image:
         try:
-            with Image.open(self.directory / name) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
-            raise DataError(f"the picture {self.directory / name} cannot be read: {error}.") from error
+            picture = open_picture(self.directory / name)
+        except (ImageError, OSError) as error:
+            raise DataError(f"the picture {self.directory / name} cannot be read: {error}") from error
+        if is_truncated(picture):  # an answer about what is missing would be learned
+            raise DataError(f"the picture {self.directory / name} cannot be read: its file ends early.")
+        return picture
 
 
 class KeptFeatures:

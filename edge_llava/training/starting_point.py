@@ -20,7 +20,8 @@ from transformers import (
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_json, read_tower_config
+from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_tower_config
+from edge_llava.converters.json_file import read_json
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.training.llava import LinearProjector, Llava, Preprocessing, ProjectorKind
 from edge_llava.training.samples import SpecialTokens

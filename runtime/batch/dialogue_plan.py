@@ -11,6 +11,7 @@ from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
 from edge_llava.runtime.conversation import Run, TokenRun
 from edge_llava.runtime.image_placement import place_image
 from edge_llava.runtime.language_model import LanguageModel
+from edge_llava.runtime.picture import Alpha
 from edge_llava.runtime.prompt import build_turn
 from edge_llava.runtime.turn_plan import check_length, check_room, check_text, plan_turn
 from edge_llava.templates import find_template
@@ -25,21 +26,32 @@ class DialoguePlanner:
             computed of the conversation can be used again.
     """
 
-    def __init__(self, bundle: Bundle, language: LanguageModel, n_ctx: int, visual_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        language: LanguageModel,
+        n_ctx: int,
+        visual_tokens: int | None = None,
+        alpha: Alpha = "white",
+    ) -> None:
         """
         Args:
             bundle: Whose template and pictures.
             language: Its tokenizer.
             n_ctx: Positions that a conversation may take.
-            visual_tokens: As `EngineOptions.visual_tokens`.
+            visual_tokens, alpha: As in `EngineOptions`.
         """
         self.template = find_template(bundle.manifest.language.template)
         self.said = SaidAnswers()
         self._bundle, self._language = bundle, language
-        self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
+        self._n_ctx, self._visual_tokens, self._alpha = n_ctx, visual_tokens, alpha
 
-    def plan(self, dialogue: Dialogue) -> list[Run]:
+    def plan(self, dialogue: Dialogue, salt: str = "") -> list[Run]:
         """The runs of a dialogue, up to where the answer begins.
+
+        Args:
+            dialogue: What was said.
+            salt: Answers and images of other salts are not known to it.
 
         Raises:
             ImageError: If a picture cannot be read, or an embedding belongs to another bundle.
@@ -52,7 +64,10 @@ class DialoguePlanner:
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
             question = exchange.question
-            images = [place_image(image, self._bundle, self._visual_tokens) for image in question.images]
+            images = [
+                place_image(image, self._bundle, self._visual_tokens, self._alpha, salt=salt)
+                for image in question.images
+            ]
             segments = build_turn(
                 template,
                 question.text,
@@ -65,25 +80,26 @@ class DialoguePlanner:
             check_room(turn, sum(run.n_tokens for run in runs), self._n_ctx, spec)
             runs += turn
             if exchange.answer is not None:
-                answer = self.said.find(runs, exchange.answer) or self._tokenize_answer(exchange.answer)
+                answer = self.said.find(runs, exchange.answer, salt) or self._tokenize_answer(exchange.answer)
                 runs.append(TokenRun(answer.ids))
                 carry = answer.carry
             is_first = False
         return runs
 
-    def plan_start(self, text: str, runs: Sequence[Run]) -> AnswerStart:
+    def plan_start(self, text: str, runs: Sequence[Run], salt: str = "") -> AnswerStart:
         """What the answer begins with.
 
         Args:
             text: As the client gave it; of white space alone, the answer begins anew.
             runs: What `plan` gave.
+            salt: As in `plan`.
 
         Raises:
             ContextOverflow: If it does not fit behind them.
         """
         if not text.strip():
             return NO_START
-        said = self.said.find(runs, text)
+        said = self.said.find(runs, text, salt)
         if said is not None and self._spell(said).lstrip() == text.lstrip():
             # continued exactly as it was sampled, which may be in other tokens than the text alone would have
             ids = (*said.ids, *self._language.tokenize_within(said.carry)) if said.carry else said.ids

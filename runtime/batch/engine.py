@@ -26,8 +26,10 @@ from edge_llava.runtime.conversation import ImageRun, Run
 from edge_llava.runtime.decoder_options import n_ctx
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
+from edge_llava.runtime.image_placement import OpenedImage, open_image
 from edge_llava.runtime.late_encoder import make_tower
 from edge_llava.runtime.past_turns import OnFull, check_on_full
+from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
 
@@ -81,6 +83,7 @@ class BatchEngine:
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
+        self._visual_tokens, self._alpha = options.visual_tokens, options.alpha
         self._decoder = BatchDecoder(
             bundle.file("language"),
             bundle.manifest.language,
@@ -90,7 +93,7 @@ class BatchEngine:
             kept_bytes=kept_bytes,
         )
         self.n_ctx = self._decoder.n_ctx
-        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens)
+        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
         self.on_full: OnFull = "error"
         self._shortener = DialogueShortener(bundle, self._decoder, self.n_ctx, options.visual_tokens)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
@@ -115,6 +118,15 @@ class BatchEngine:
     ) -> None:
         self.close()
 
+    def open_image(self, source: PictureSource) -> OpenedImage:
+        """Decodes an image for a message: what `submit` does itself with other sources, for callers that want to do
+        it elsewhere or sooner. Does not keep `close` waiting.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        return open_image(source, self.bundle, self._visual_tokens, self._alpha)
+
     def submit(
         self,
         prompt: Prompt,
@@ -122,6 +134,7 @@ class BatchEngine:
         on_token: TokenCallback,
         *,
         on_full: OnFull | None = None,
+        salt: str = "",
     ) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
@@ -132,6 +145,8 @@ class BatchEngine:
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
             on_full: What happens if the conversation does not fit; None: what the engine's own `on_full` says.
+            salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
+                and timings, clients learn nothing about conversations of other salts.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
@@ -145,7 +160,7 @@ class BatchEngine:
         check_on_full(wanted)
         with self._gate.inside():
             self._queue.check_room()
-            runs, start, n_dropped = self._plan(prompt, options, wanted)
+            runs, start, n_dropped = self._plan(prompt, options, wanted, salt)
             if start.ids and options.grammar is not None:
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
             stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
@@ -159,7 +174,7 @@ class BatchEngine:
                 gate=self._gate,
             )
             answer.n_dropped = n_dropped
-            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start)
+            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start, salt=salt)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
                 job.sampler.remember(start.ids)
@@ -167,7 +182,9 @@ class BatchEngine:
                 undo.pop_all()
             return answer
 
-    def _plan(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull) -> tuple[list[Run], AnswerStart, int]:
+    def _plan(
+        self, prompt: Prompt, options: SamplingOptions, on_full: OnFull, salt: str
+    ) -> tuple[list[Run], AnswerStart, int]:
         """Also how many earlier questions were dropped."""
         if isinstance(prompt, RawPrompt):
             return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True), 0
@@ -175,8 +192,8 @@ class BatchEngine:
         n_exchanges = len(dialogue.exchanges)
         if on_full == "drop-oldest":
             dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
-        runs = self._planner.plan(dialogue)
-        start = self._planner.plan_start(dialogue.answer_start, runs)
+        runs = self._planner.plan(dialogue, salt)
+        start = self._planner.plan_start(dialogue.answer_start, runs, salt)
         return runs, start, n_exchanges - len(dialogue.exchanges)
 
     @property

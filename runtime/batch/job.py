@@ -31,6 +31,7 @@ class Job:
         sequence: Its place in the KV cache; None while it waits.
         number: Smaller ones came before; the queue gives it.
         is_cancelled: Whether nobody waits for it any more.
+        salt: Only jobs of the same salt share what was computed.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Job:
         tokens: AnswerTokens,
         sampler: Sampler,
         start: AnswerStart = NO_START,
+        *,
+        salt: str = "",
     ) -> None:
         self.answer, self.runs, self.tokens, self.sampler = answer, runs, tokens, sampler
-        self.number = 0
+        self.number, self.salt = 0, salt
         self.start = start
         self.wanted = [*list_positions(runs), *start.ids]
         self.text = ""
@@ -81,7 +84,8 @@ class Job:
 
     def follow(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
-        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in others]
+        same = [other for other in others if other.salt == self.salt]
+        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in same]
         self._leaders = [
             (n_shared, other) for n_shared, other in shared if n_shared > self.n_computed and other.number < self.number
         ]

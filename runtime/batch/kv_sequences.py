@@ -28,6 +28,7 @@ class KvSequence:
         positions: What each of its positions was computed from.
         is_busy: Whether an answer is being computed in it.
         last_used: Grows with every release: the smallest was not used for longest.
+        salt: Of the conversation in it. Only conversations of the same salt share anything.
     """
 
     id: int
@@ -35,6 +36,7 @@ class KvSequence:
     cells: list[int] = field(default_factory=list)  # a number of ours for each cell, to know the shared ones
     is_busy: bool = False
     last_used: int = 0
+    salt: str = ""
 
 
 class KvSequences:
@@ -69,19 +71,19 @@ class KvSequences:
         """Cells that hold something."""
         return len(self._holders)
 
-    def count_known(self, wanted: Sequence[Position]) -> int:
+    def count_known(self, wanted: Sequence[Position], salt: str = "") -> int:
         """Positions of a conversation that need not be computed; the last one always needs to be."""
-        kept = self.shelf.find(wanted[:-1])
-        in_cache = (count_common(sequence.positions, wanted[:-1]) for sequence in self._sequences)
+        kept = self.shelf.find(wanted[:-1], salt)
+        in_cache = (_count_shared(sequence, wanted, salt) for sequence in self._sequences)
         return max(*in_cache, kept[0] if kept else 0)
 
-    def claim(self, wanted: Sequence[Position]) -> KvSequence:
+    def claim(self, wanted: Sequence[Position], salt: str = "") -> KvSequence:
         """A sequence for a conversation, which begins with what is known of it.
 
         Nobody loses more than must be: a conversation that ends where this one goes on is taken over; any other is
         shared, in an empty sequence, or in the one that was not used for longest.
         """
-        found = {sequence: count_common(sequence.positions, wanted[:-1]) for sequence in self._sequences}
+        found = {sequence: _count_shared(sequence, wanted, salt) for sequence in self._sequences}
         source = max(found, key=lambda sequence: (found[sequence], not sequence.is_busy))
         n_common = found[source]
         if not source.is_busy and n_common == len(source.positions):
@@ -91,8 +93,8 @@ class KvSequences:
             others = [sequence for sequence in idle if sequence is not source] or idle
             target = min(others, key=lambda sequence: (len(sequence.positions) > 0, sequence.last_used))
             self._put_away(target, n_common if target is source else 0)
-        target.is_busy = True
-        kept = self.shelf.find(wanted[:-1])
+        target.is_busy, target.salt = True, salt
+        kept = self.shelf.find(wanted[:-1], salt)
         if kept is None or kept[0] < n_common + _WORTH_RESTORING or not self._restore(target, *kept):
             self.share(source, target, n_common)
         return target
@@ -163,7 +165,7 @@ class KvSequences:
     def _put_away(self, sequence: KvSequence, n_left: int = 0) -> None:
         """Drops a sequence from position `n_left` on; the shelf gets a copy, if it is much that no other holds."""
         if self._count_own(sequence, n_left) >= _WORTH_KEEPING and (state := read_sequence(self._context, sequence.id)):
-            self.shelf.put(KeptConversation(tuple(sequence.positions), state))
+            self.shelf.put(KeptConversation(tuple(sequence.positions), state, sequence.salt))
         self.truncate(sequence, n_left)
 
     def _restore(self, target: KvSequence, n_common: int, kept: KeptConversation) -> bool:
@@ -179,3 +181,8 @@ class KvSequences:
         if n_common == len(kept.positions):
             self.shelf.remove(kept)
         return True
+
+
+def _count_shared(sequence: KvSequence, wanted: Sequence[Position], salt: str) -> int:
+    """Positions that a conversation may share with a sequence: all but its last one, which must be computed."""
+    return count_common(sequence.positions, wanted[:-1]) if sequence.salt == salt else 0

@@ -15,10 +15,12 @@ class KeptConversation:
     Attributes:
         positions: What its positions were computed from.
         state: llama.cpp's copy of them.
+        salt: As `KvSequence.salt`.
     """
 
     positions: tuple[Position, ...]
     state: bytearray
+    salt: str = ""
 
 
 class KvShelf:
@@ -43,16 +45,17 @@ class KvShelf:
     def put(self, conversation: KeptConversation) -> None:
         """Keeps a conversation; forgets those that it goes on from, and the oldest that there is no room for."""
         for kept in tuple(self._kept):
-            if kept.positions == conversation.positions[: len(kept.positions)]:
+            is_beginning = kept.positions == conversation.positions[: len(kept.positions)]
+            if is_beginning and kept.salt == conversation.salt:
                 self.remove(kept)
         self._kept.append(conversation)
         self.n_bytes += len(conversation.state)
         while self.n_bytes > self._n_bytes_max:
             self.remove(self._kept[0])
 
-    def find(self, wanted: Sequence[Position]) -> tuple[int, KeptConversation] | None:
-        """The conversation that begins most like another, and how many positions both begin with."""
-        found = [(count_common(kept.positions, wanted), kept) for kept in self._kept]
+    def find(self, wanted: Sequence[Position], salt: str = "") -> tuple[int, KeptConversation] | None:
+        """The conversation of a salt that begins most like another, and how many positions both begin with."""
+        found = [(count_common(kept.positions, wanted), kept) for kept in self._kept if kept.salt == salt]
         return max(found, key=lambda pair: pair[0], default=None)
 
     def remove(self, conversation: KeptConversation) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from edge_llava.errors import list_faults
 from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_placement import OpenedImage
 from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.turn_plan import check_text
 
@@ -29,7 +30,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    images: tuple[PictureSource | ImageEmbedding, ...] = ()
+    images: tuple[PictureSource | ImageEmbedding | OpenedImage, ...] = ()
     places: tuple[int, ...] = ()
 
 

@@ -44,19 +44,19 @@ class PictureQueue:
 
     def ask(self, run: ImageRun) -> None:
         """Begins to encode a picture, unless its rows are there or on their way."""
-        if run.embedding is None and (rows := self._rows.get(run.key)) is not None:
+        if run.embedding is None and (rows := self._rows.get(run.identity)) is not None:
             run.take(rows)
         if run.embedding is not None or run.picture is None:
             return
-        if run.key not in self._encodings:
+        if run.identity not in self._encodings:
             cancel = threading.Event()
-            self._encodings[run.key] = _Encoding(self._start(run.picture, run.key, cancel), cancel)
-            self._encodings[run.key].work.add_done_callback(lambda _: self._wake())
-        self._encodings[run.key].waiting.add(run)
+            self._encodings[run.identity] = _Encoding(self._start(run.picture, run.key, cancel), cancel)
+            self._encodings[run.identity].work.add_done_callback(lambda _: self._wake())
+        self._encodings[run.identity].waiting.add(run)
 
     def has_news(self, run: ImageRun) -> bool:
         """Whether `ask` or `collect` would do something for it."""
-        encoding = self._encodings.get(run.key)
+        encoding = self._encodings.get(run.identity)
         is_asked = encoding is not None and run in encoding.waiting
         return run.embedding is None and (not is_asked or (encoding is not None and encoding.work.done()))
 
@@ -69,21 +69,21 @@ class PictureQueue:
         Raises:
             EdgeLlavaError: What encoding it raised.
         """
-        encoding = self._encodings.get(run.key)
+        encoding = self._encodings.get(run.identity)
         if encoding is None or run not in encoding.waiting or not encoding.work.done():
             return None
-        is_first = run.key not in self._rows
+        is_first = run.identity not in self._rows
         self._remove(run, encoding)
         rows = encoding.work.result()
         run.take(rows)
         if is_first:
-            self._rows[run.key] = rows
+            self._rows[run.identity] = rows
             self.n_encoded += 1
         return rows
 
     def leave(self, run: ImageRun) -> None:
         """Nobody waits for this run's rows any more; encoding stops if nobody else waits for the picture."""
-        encoding = self._encodings.get(run.key)
+        encoding = self._encodings.get(run.identity)
         if encoding is not None and run in encoding.waiting:
             self._remove(run, encoding)
 
@@ -92,4 +92,4 @@ class PictureQueue:
         if not encoding.waiting:
             encoding.cancel.set()
             encoding.work.cancel()
-            del self._encodings[run.key]
+            del self._encodings[run.identity]

@@ -35,26 +35,26 @@ class SaidAnswers:
         self._lock = threading.Lock()
         self._answers: OrderedDict[bytes, SaidAnswer] = OrderedDict()
 
-    def remember(self, conversation: Sequence[Run], text: str, answer: SaidAnswer) -> None:
+    def remember(self, conversation: Sequence[Run], text: str, answer: SaidAnswer, salt: str = "") -> None:
         """Keeps the answer to a conversation's last question; the oldest is forgotten."""
-        key = _key(conversation, text)
+        key = _key(conversation, text, salt)
         with self._lock:
             self._answers[key] = answer
             self._answers.move_to_end(key)
             if len(self._answers) > self._n_kept:
                 self._answers.popitem(last=False)
 
-    def find(self, conversation: Sequence[Run], text: str) -> SaidAnswer | None:
+    def find(self, conversation: Sequence[Run], text: str, salt: str = "") -> SaidAnswer | None:
         """What was answered, if it is remembered; white space around the text, which clients strip, is ignored."""
-        key = _key(conversation, text)
+        key = _key(conversation, text, salt)
         with self._lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
             return self._answers.get(key)
 
 
-def _key(conversation: Sequence[Run], text: str) -> bytes:
-    digest = hashlib.sha256()
+def _key(conversation: Sequence[Run], text: str, salt: str) -> bytes:
+    digest = hashlib.sha256(f"{len(salt)} {salt}".encode())
     for run in conversation:
         content = run.identity.encode() if isinstance(run, ImageRun) else array("i", run.ids).tobytes()
         digest.update(f"{type(run).__name__} {len(content)} ".encode())

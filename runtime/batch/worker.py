@@ -127,7 +127,7 @@ class BatchWorker:
 
     def _fill_places(self) -> None:
         while self._has_place and (job := self._queue.take()) is not None:
-            job.sequence = self._decoder.sequences.claim(job.wanted)
+            job.sequence = self._decoder.sequences.claim(job.wanted, job.salt)
             job.answer.note_place(job.n_computed)
             job.follow(self.running)
             self.running.append(job)
@@ -140,7 +140,7 @@ class BatchWorker:
                 self._n_looked_ahead = job.number + 1
                 job.follow(self.running)
                 n_shared, _ = job.leader() or (0, None)
-                n_known = max(n_shared, self._decoder.sequences.count_known(job.wanted))
+                n_known = max(n_shared, self._decoder.sequences.count_known(job.wanted, job.salt))
                 for image in job.missing_images(n_known):
                     self._pictures.ask(image)
 
@@ -267,7 +267,7 @@ class BatchWorker:
             reason, error = "error", caught.error
         if job.tokens.ids:
             answer = SaidAnswer((*job.start.ids, *job.tokens.whole_ids()), job.tokens.remainder())
-            self._said.remember(job.runs, job.start.text + job.text, answer)
+            self._said.remember(job.runs, job.start.text + job.text, answer, job.salt)
         if error is not None:
             _log.error("an answer failed", exc_info=error)
         self.done.count_end(reason)

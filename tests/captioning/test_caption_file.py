@@ -149,7 +149,7 @@ def test_a_damaged_line_in_the_middle_is_refused(out, opened):
         ({"prompt": "Why?"}, "prompt: 'What?' then, 'Why?' now"),
         ({"model": "other"}, "model: 'bundle' then, 'other' now"),
         ({"kind": "json"}, "answers: text then, json now"),
-        ({}, "the bundle's files, the sampling, the schema or the visual tokens are others"),
+        ({}, "the bundle's files, the sampling, the schema, the visual tokens or --alpha differ"),
     ],
 )
 def test_other_settings_are_never_mixed(out, opened, changes, says):

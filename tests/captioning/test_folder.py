@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from edge_llava.captioning.folder import Fault, digest_file, find_pictures
+from edge_llava.captioning.folder import Fault, common_folder, describe_unsupported, digest_file, find_pictures
 from edge_llava.errors import ImageError
 
 NOWHERE = Path("no-output")
@@ -42,11 +44,139 @@ def test_loops_and_second_ways_to_a_directory(tmp_path):
     assert names(tmp_path) == ["other.jpg", "z/real/a.jpg"]
 
 
-def test_links_to_the_outside_are_followed(tmp_path):
-    fill(tmp_path, "outside/a.jpg", "outside/deep/b.jpg", "in/c.jpg")
+def test_links_never_leave_the_folder(tmp_path):
+    fill(tmp_path, "outside/a.jpg", "outside/deep/b.jpg", "in/c.jpg", "in/trip/d.jpg", "inside-not/e.jpg")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "outside")
     (tmp_path / "in" / "single.jpg").symlink_to(tmp_path / "outside" / "a.jpg")
-    assert names(tmp_path / "in") == ["c.jpg", "link/a.jpg", "link/deep/b.jpg", "single.jpg"]
+    (tmp_path / "in" / "trip" / "up").symlink_to("../..")
+    (tmp_path / "in" / "trip" / "neighbour").symlink_to(tmp_path / "inside-not")
+    (tmp_path / "in" / "over").symlink_to("link")  # inside, and from there outside
+    folder = find_pictures(tmp_path / "in", leave_out=NOWHERE)
+    assert (folder.names, folder.n_links_out) == (["c.jpg", "trip/d.jpg"], 5)
+    assert folder.faults == []
+
+
+def test_links_within_the_folder_are_followed_once(tmp_path):
+    fill(tmp_path, "a/b.jpg")
+    (tmp_path / "c.jpg").symlink_to("a/b.jpg")
+    (tmp_path / "again").symlink_to("a")
+    (tmp_path / "root").symlink_to(".")
+    folder = find_pictures(tmp_path, leave_out=NOWHERE)
+    assert (folder.names, folder.n_links_out) == (["a/b.jpg", "c.jpg"], 0)
+
+
+def test_links_to_what_is_passed_over_are_passed_over_too(tmp_path):
+    fill(tmp_path, "a.jpg", ".hidden/b.jpg", "@eaDir/c.jpg", "#recycle/d.jpg")
+    for number, target in enumerate((".hidden", "@eaDir", "#recycle", "#recycle/d.jpg", ".hidden/b.jpg")):
+        (tmp_path / f"link{number}.jpg").symlink_to(target)
+    assert names(tmp_path) == ["a.jpg"]
+
+
+def test_a_folder_that_is_itself_a_link_is_walked_through(tmp_path):
+    fill(tmp_path, "real/a.jpg", "real/b/c.jpg")
+    (tmp_path / "real" / "again").symlink_to("b")
+    (tmp_path / "photos").symlink_to("real")
+    assert names(tmp_path / "photos") == ["a.jpg", "b/c.jpg"]
+
+
+LEFTOVERS = [
+    "@eaDir", "@tmp", "@Recently-Snapshot", "#recycle", "#snapshot", "#Recycle", "$RECYCLE.BIN", "$Recycle.Bin",
+    "lost+found", "System Volume Information", "Thumbs", "__MACOSX",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_what_systems_leave_in_folders_is_passed_over(tmp_path, name):
+    fill(tmp_path, "a.jpg", f"{name}/b.jpg", f"trip/{name}/c/d.jpg", "trip/e.jpg")
+    folder = find_pictures(tmp_path, leave_out=NOWHERE)
+    assert folder.names == ["a.jpg", "trip/e.jpg"]
+    assert folder.passed_over == [name, f"trip/{name}"]
+
+
+def test_names_that_only_look_like_leftovers_are_taken(tmp_path):
+    fill(tmp_path, "@friend.jpg", "#1.jpg", "recycle/a.jpg", "thumbs.jpg", "lost/b.jpg")
+    assert names(tmp_path) == ["#1.jpg", "@friend.jpg", "lost/b.jpg", "recycle/a.jpg", "thumbs.jpg"]
+
+
+def test_a_named_folder_is_taken_whatever_its_name(tmp_path):
+    fill(tmp_path, "@eaDir/a.jpg", ".hidden/b.jpg")
+    assert names(tmp_path / "@eaDir") == ["a.jpg"]
+    assert names(tmp_path / ".hidden") == ["b.jpg"]
+
+
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path):
+    fill(tmp_path, "a.jpg", "b.JXL", "c/d.jxl", "e.dng", "f.CR2", "g.psd", "h.svg", "notes.txt", "film.mp4", ".x.dng")
+    folder = find_pictures(tmp_path, leave_out=NOWHERE)
+    assert folder.names == ["a.jpg"]
+    assert folder.unsupported == {".jxl": 2, ".dng": 1, ".cr2": 1, ".psd": 1, ".svg": 1}
+    said = describe_unsupported(folder.unsupported)
+    assert said == "2 .jxl, 1 .cr2, 1 .dng, 1 .psd, 1 .svg. Convert them to JPEG or PNG."
+
+
+def test_a_folder_of_nothing_else_says_so(tmp_path):
+    fill(tmp_path, "a.dng", "b.jxl")
+    with pytest.raises(ImageError, match=r"no image that can be read here, but 1 \.dng, 1 \.jxl\. Convert them"):
+        names(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".mpo", ".MPO", ".jp2", ".tga", ".ppm", ".avif", ".jfif", ".tiff"])
+def test_every_kind_that_is_read_is_found(tmp_path, suffix):
+    fill(tmp_path, f"a{suffix}")
+    assert names(tmp_path) == [f"a{suffix}"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_heic_is_taken_where_its_package_is_installed(tmp_path, installed, monkeypatch):
+    module = types.ModuleType("pillow_heif") if installed else None
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    fill(tmp_path, "a.jpg", "damaged.heic")
+    (tmp_path / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "renamed.heic").write_bytes(b"\xff\xd8\xff\xe0")  # JPEG, as some programs leave it
+    folder = find_pictures(tmp_path, leave_out=NOWHERE)
+    if installed:
+        assert (folder.names, folder.unsupported) == (["a.jpg", "b.HEIC", "damaged.heic", "renamed.heic"], {})
+    else:
+        assert (folder.names, folder.unsupported) == (["a.jpg", "renamed.heic"], {".heic": 2})
+        assert describe_unsupported(folder.unsupported) == "2 .heic. For HEIC: pip install 'edge-llava[heic]'."
+
+
+def test_files_are_taken_whatever_their_names(tmp_path):
+    fill(tmp_path, "IMG_1", "b.jpg", "c.jpg", ".d.jpg")
+    folder = find_pictures(tmp_path / "IMG_1", tmp_path / ".d.jpg", tmp_path / "b.jpg", leave_out=NOWHERE)
+    assert (folder.directory, folder.names) == (tmp_path, [".d.jpg", "IMG_1", "b.jpg"])
+
+
+def test_several_folders_and_files(tmp_path):
+    fill(tmp_path, "one/a.jpg", "two/a.jpg", "two/deep/b.jpg", "c.jpg", "other.jpg", "one/s.jxl")
+    (tmp_path / "one" / "link").symlink_to("../two")  # leads to what was named, too
+    folder = find_pictures(tmp_path / "one", tmp_path / "two", tmp_path / "c.jpg", leave_out=NOWHERE)
+    assert folder.directory == tmp_path
+    assert folder.names == ["c.jpg", "one/a.jpg", "two/a.jpg", "two/deep/b.jpg"]
+    assert (folder.unsupported, folder.n_links_out) == ({".jxl": 1}, 0)
+
+
+def test_what_is_named_twice_is_taken_once(tmp_path):
+    fill(tmp_path, "a.jpg", "in/b.jpg")
+    folder = find_pictures(tmp_path, tmp_path / "in", tmp_path / "a.jpg", tmp_path / "a.jpg", leave_out=NOWHERE)
+    assert (folder.directory, folder.names) == (tmp_path, ["a.jpg", "in/b.jpg"])
+
+
+def test_names_are_relative_to_the_innermost_common_folder(tmp_path, monkeypatch):
+    fill(tmp_path, "x/one/a.jpg", "x/two/b.jpg")
+    monkeypatch.chdir(tmp_path / "x")
+    folder = find_pictures(Path("one/a.jpg"), Path("../x/two"), leave_out=NOWHERE)
+    assert (folder.directory, folder.names) == (tmp_path / "x", ["one/a.jpg", "two/b.jpg"])
+    assert all(folder.path(name).is_file() for name in folder.names)
+    assert common_folder((Path("one"),)) == Path("one")
+    assert common_folder((Path("one/a.jpg"),)) == Path("one")
+    assert common_folder((Path("one/a.jpg"), Path("one"))) == Path("one")
+
+
+def test_a_named_file_that_is_not_a_file_is_a_fault(tmp_path):
+    fill(tmp_path, "a.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    folder = find_pictures(tmp_path / "a.jpg", tmp_path / "pipe", leave_out=NOWHERE)
+    assert (folder.names, folder.faults) == (["a.jpg"], [Fault("pipe", "it is no ordinary file")])
 
 
 def test_names_of_pictures_that_are_no_files_are_faults(tmp_path):
@@ -120,7 +250,7 @@ def test_the_output_is_no_picture_whatever_its_name(tmp_path):
 def test_a_folder_without_pictures_is_refused(tmp_path):
     fill(tmp_path, "notes.txt")
     (tmp_path / "gone.jpg").symlink_to("nothing.jpg")
-    with pytest.raises(ImageError, match=r"holds no pictures \(\.jpg .*gone\.jpg: it is a link that leads nowhere"):
+    with pytest.raises(ImageError, match=r"holds no images \(\.jpg .*gone\.jpg: it is a link that leads nowhere"):
         names(tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_bad_files_are_faults_and_never_the_end(model, album):
     (album / "0.png").write_bytes(b"no picture")
     (album / "0-again.png").write_bytes(b"no picture")
     (album / "empty.jpg").write_bytes(b"")
-    (album / "torn.png").write_bytes((album / "a.png").read_bytes()[:200])
+    (album / "torn.png").write_bytes((album / "a.png").read_bytes()[:60])
     Image.new("F", (4, 4)).save(album / "float.tif")
     report = caption_folder(model, album, options=OPTIONS)
     assert figures(report) == (3, 0, 0)
@@ -163,15 +163,15 @@ def test_only_bad_files(model, tmp_path):
     assert (figures(report), len(report.faults)) == ((0, 0, 0), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ImageError, match="holds no pictures"):
+    with pytest.raises(ImageError, match="holds no images"):
         caption_folder(model, tmp_path)
 
 
 def test_a_picture_that_changes_while_it_is_read_gets_no_caption(model, album, save_noise, monkeypatch):
-    def open_late(path):
+    def open_late(path, alpha):
         if path.name == "c.png":
             save_noise(path, 99)
-        return open_picture(path)
+        return open_picture(path, alpha=alpha)
 
     shutil.copy(album / "b" / "c.png", album / "b" / "same.png")  # as it was, and stays
     open_picture = job_module.open_picture
@@ -181,6 +181,58 @@ def test_a_picture_that_changes_while_it_is_read_gets_no_caption(model, album, s
     assert list(captions(album)) == ["a.png", "b/d.png", "b/same.png"]
     monkeypatch.undo()
     assert figures(caption_folder(model, album, options=OPTIONS)) == (1, 0, 3)
+
+
+@pytest.mark.parametrize("encode_ahead", [True, False])
+def test_truncated_pictures_are_captioned_and_marked(model, album, encode_ahead):
+    data = (album / "a.png").read_bytes()
+    (album / "cut.png").write_bytes(data[: len(data) * 3 // 4])
+    (album / "cut-again.png").write_bytes(data[: len(data) * 3 // 4])
+    options = dataclasses.replace(OPTIONS, encode_ahead=encode_ahead)
+    report = caption_folder(model, album, options=options)
+    assert (figures(report), report.n_truncated, report.faults) == ((4, 1, 0), 1, ())
+    marked = {line["path"]: line.get("truncated") for line in lines(album)}
+    assert marked == {"a.png": None, "b/c.png": None, "b/d.png": None, "cut-again.png": True, "cut.png": True}
+    assert figures(caption_folder(model, album, options=options)) == (0, 0, 5)
+
+
+def test_several_folders_and_files_have_one_output(model, album, save_noise):
+    save_noise(album / "e" / "f.png", 11)
+    report = caption_folder(model, [album / "b", album / "e", album / "a.png"], options=OPTIONS)
+    assert (figures(report), report.out) == ((4, 0, 0), album / "captions.jsonl")
+    assert [line["path"] for line in lines(album)] == ["a.png", "b/c.png", "b/d.png", "e/f.png"]
+    save_noise(album / "g.png", 12)
+    assert figures(caption_folder(model, album, options=OPTIONS)) == (1, 0, 4), (
+        "the folder goes on where its parts ended"
+    )
+    with pytest.raises(ValueError, match="nothing to caption"):
+        caption_folder(model, [], options=OPTIONS)
+
+
+def test_a_nas_folder_with_links(model, album, save_noise):
+    save_noise(album / "@eaDir" / "a.png" / "SYNOPHOTO_THUMB_M.png", 13)
+    (album / "b" / "up").symlink_to("../..")
+    (album / "raw.dng").write_bytes(b"II*")
+    report = caption_folder(model, album, options=OPTIONS)
+    assert figures(report) == (3, 0, 0)
+    assert (report.unsupported, report.n_links_out, report.passed_over) == ({".dng": 1}, 1, ("@eaDir",))
+
+
+def test_answers_about_transparent_pictures_are_kept_apart_by_alpha(model, album):
+    manifest = model.manifest
+    digests = {OPTIONS.digest(manifest, None, alpha) for alpha in ("white", "drop")}
+    assert len(digests) == 2
+    assert OPTIONS.digest(manifest, None) == OPTIONS.digest(manifest, None, "white")
+    noise = np.random.default_rng(5).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    rgba = np.dstack([noise, np.zeros((20, 30), np.uint8)])
+    Image.fromarray(rgba).save(album / "clear.png")
+    caption_folder(model, album, options=OPTIONS)
+    white = "".join(
+        t.text for t in model.session(GREEDY).ask("What?", image=Image.new("RGB", (30, 20), "white"))
+    ).strip()
+    assert captions(album)["clear.png"] == white
+    with pytest.raises(EdgeLlavaError, match="or --alpha differ"):
+        CaptionJob(album, None, model.bundle, OPTIONS, alpha="drop")
 
 
 def test_a_picture_that_is_gone_when_it_is_its_turn(model, album):

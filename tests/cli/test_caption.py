@@ -74,6 +74,10 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(caption, album, tmp_pa
         "n_tokens": 12,
         "n_sidecars": 4,
         "n_sidecars_kept": 0,
+        "unsupported": {},
+        "n_truncated": 0,
+        "n_links_out": 0,
+        "passed_over": [],
     }
     for line in lines(out):
         assert (album / line["path"]).with_suffix(".txt").read_text() == line["caption"] + "\n"
@@ -132,8 +136,9 @@ def test_a_schema_that_cannot_be_used_is_found_before_the_bundle(run, album, tmp
     ("arguments", "code", "says"),
     [
         (("NOWHERE",), 2, "does not exist"),
-        (("ALBUM/000.png",), 2, "is a file"),
-        (("EMPTY",), 7, "holds no pictures"),
+        (("ALBUM", "-o", "-"), 2, "not to stdout"),
+        ((), 2, "Missing argument"),
+        (("EMPTY",), 7, "holds no images"),
         (("ALBUM", "-p", " "), 2, "the prompt is no text"),
         (("ALBUM", "-o", "ALBUM/000.png"), 1, "is no caption file"),
         (("ALBUM", "-o", "ALBUM/000.png", "--force"), 1, "is no caption file"),
@@ -150,6 +155,38 @@ def test_bad_input_leaves_everything_as_it_was(caption, album, tmp_path, argumen
     assert (result.code, result.out) == (code, "")
     assert says in result.err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_files_and_several_folders(caption, album, tmp_path):
+    draw(tmp_path / "more", 4)
+    result = caption(album / "000.png", album / "001.png")
+    assert (result.code, result.out) == (0, f"{album / 'captions.jsonl'}\n")
+    assert [line["path"] for line in lines(album / "captions.jsonl")] == ["000.png", "001.png"]
+    result = caption(album / "000.png", tmp_path / "more", "-o", tmp_path / "out.jsonl", "--sidecar")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'out.jsonl'}\n")
+    names = ["album/000.png", *(f"more/{n:03}.png" for n in range(4))]
+    assert [line["path"] for line in lines(tmp_path / "out.jsonl")] == names
+    assert (tmp_path / "more" / "003.txt").is_file()
+
+
+def test_what_is_left_out_is_reported(caption, album):
+    (album / "scan.jxl").write_bytes(b"\xff\x0a")
+    (album / "raw.dng").write_bytes(b"II*")
+    (album / "@eaDir").mkdir()
+    shutil.copy(album / "000.png", album / "@eaDir" / "THUMB.png")
+    (album / "up").symlink_to("..")
+    data = (album / "001.png").read_bytes()
+    (album / "cut.png").write_bytes(data[: len(data) - 60])
+    result = caption(album)
+    assert result.code == 0
+    for said in (
+        "1 picture truncated: a part is missing.",
+        "2 image files of kinds that are not read: 1 .dng, 1 .jxl. Convert them to JPEG or PNG.",
+        "1 link to something outside not followed.",
+        "1 system folder passed over: @eaDir",
+    ):
+        assert said in result.err
+    assert [line["path"] for line in lines(album / "captions.jsonl") if line.get("truncated")] == ["cut.png"]
 
 
 def test_only_bad_files(caption, tmp_path):

@@ -77,8 +77,9 @@ def test_shows_what_the_tower_sees(run, seeded_q4, photo, tmp_path):
     assert run("chat", photo, "-m", seeded_q4, "-p", "What?", "--show-input", tmp_path / "no" / "x.png").code == 2
 
 
-def test_question_from_a_pipe(run, seeded_q4, photo, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What is this?\n")))
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])  # a byte order mark, as PowerShell puts it before a pipe
+def test_question_from_a_pipe(run, seeded_q4, photo, monkeypatch, mark):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(mark + b"What is this?\n")))
     result = run("chat", photo, "-m", seeded_q4, "-n", 4, "--json")
     assert json.loads(result.out)["prompt"] == "What is this?"
 

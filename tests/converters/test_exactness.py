@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def compare(bundle: Path, truth: Any, picture: np.ndarray, aspect: str = "pad") 
 
 @pytest.mark.family(
     "LLaVA-1.5, Hugging Face",
-    "LlavaForConditionalGeneration, safetensors or .bin, one file or shards, names before and since transformers 4.52",
+    "LlavaForConditionalGeneration, safetensors or .bin, one file or shards, names of transformers 4 and 5",
     "pixels 0.0, embeddings < 1e-4, greedy tokens equal",
 )
 def test_grouped_query_heads(make_llava, convert_to, shape, reference, picture):
@@ -149,6 +150,25 @@ def test_last_layer_class_row_and_stretched_positions(make_llava, convert_to, sh
     compare(bundle, reference(checkpoint), picture(80, 64, 9))
     with edge_llava.load(bundle) as model:
         assert model.embed_image(picture(80, 64, 9)).data.shape == (17, 64)
+
+
+def test_rotary_positions_as_transformers_5_writes_them(
+    make_llava, convert_to, shape, reference, picture, edit_config, copy_of
+):
+    checkpoint = make_llava(shape(), seed=21)
+    rope = {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 4.0}
+    old = copy_of(checkpoint)
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    edit_config(old, {"text_config.rope_theta": 1000000.0, "text_config.rope_scaling": scaling})
+    new = copy_of(checkpoint)
+    parameters = {"text_config.rope_parameters": {"full_attention": rope}}
+    present = json.loads((new / "config.json").read_text())["text_config"]
+    edit_config(new, parameters, [f"text_config.{key}" for key in ("rope_theta", "rope_scaling") if key in present])
+    truth, shown = reference(old), picture(70, 64, 21)
+    compare(convert_to(new, quant="F32"), truth, shown)
+    pixels = truth.pixels(shown, "pad")
+    ids = truth.prompt_ids(PROMPT)
+    assert truth.greedy(ids, [pixels], N_NEW) != reference(checkpoint).greedy(ids, [pixels], N_NEW)
 
 
 def test_heads_wider_than_the_model_divided_by_them(

@@ -28,7 +28,7 @@ def encode(image: Image.Image, format_: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def pixels(source: object, **options: bool) -> np.ndarray:
+def pixels(source: object, **options: object) -> np.ndarray:
     picture = open_picture(source, **options)
     assert picture.mode == "RGB"
     return np.asarray(picture)
@@ -128,17 +128,6 @@ def test_the_source_is_left_alone(rgb):
     assert rgb[0, 0].tolist() != [1, 2, 3]
 
 
-def test_alpha_is_dropped_not_composited(rgb):
-    rgba = np.dstack([rgb, np.full(rgb.shape[:2], 0, np.uint8)])
-    np.testing.assert_array_equal(pixels(encode(Image.fromarray(rgba), "PNG")), rgb)
-
-
-def test_grey_with_alpha(rgb):
-    grey_alpha = Image.merge("LA", [Image.fromarray(rgb[:, :, 0]), Image.new("L", (7, 5), 3)])
-    np.testing.assert_array_equal(pixels(encode(grey_alpha, "PNG")), np.repeat(rgb[:, :, :1], 3, axis=2))
-    np.testing.assert_array_equal(pixels(grey_alpha), np.repeat(rgb[:, :, :1], 3, axis=2))
-
-
 @pytest.mark.parametrize("transparency", [None, 0, bytes([0, 128, 255])])
 def test_palette(transparency):
     image = Image.new("P", (3, 1))
@@ -146,7 +135,7 @@ def test_palette(transparency):
     image.putdata([0, 1, 2])
     options = {} if transparency is None else {"transparency": transparency}
     expected = [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
-    assert pixels(encode(image, "PNG", **options)).tolist() == expected
+    assert pixels(encode(image, "PNG", **options), alpha="drop").tolist() == expected
 
 
 def test_palette_with_alpha():
@@ -162,8 +151,8 @@ def test_one_bit_and_grey(transparency):
     options = {} if transparency is None else {"transparency": transparency}
     bits = Image.fromarray(np.array([[0, 255, 0, 255]], np.uint8)).convert("1")
     grey = Image.fromarray(np.array([[0, 1, 200, 255]], np.uint8))
-    assert pixels(encode(bits, "PNG", **options)).tolist() == [[[v] * 3 for v in (0, 255, 0, 255)]]
-    assert pixels(encode(grey, "PNG", **options)).tolist() == [[[v] * 3 for v in (0, 1, 200, 255)]]
+    assert pixels(encode(bits, "PNG", **options), alpha="drop").tolist() == [[[v] * 3 for v in (0, 255, 0, 255)]]
+    assert pixels(encode(grey, "PNG", **options), alpha="drop").tolist() == [[[v] * 3 for v in (0, 1, 200, 255)]]
 
 
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
@@ -257,21 +246,13 @@ def test_paths_that_no_system_accepts(name):
         open_picture(name)
 
 
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF"])
-def test_truncated(format_, noise):
-    data = encode(Image.fromarray(noise(64, 64)), format_)
-    for end in (len(data) // 2, len(data) - len(data) // 5):
-        with pytest.raises(ImageError, match=r"^the image data cannot be decoded: .* Is the file complete"):
-            open_picture(data[:end])
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA"])
 def test_changed_bytes(format_):
     """Whatever is in the file, it opens as RGB or is an ImageError."""
     data, random = encode(Image.new("RGB", (24, 17), (5, 6, 7)), format_), np.random.default_rng(0)
     n_refused = 0
-    for _ in range(100):
+    for _ in range(400 if format_ == "TGA" else 100):  # most of whose bytes are pixels
         damaged = bytearray(data)
         for position in random.integers(0, len(data), 3):
             damaged[position] = random.integers(0, 256)
@@ -312,27 +293,6 @@ def test_strip_that_is_too_long():
     with pytest.raises(ImageError) as caught:
         open_picture(png_header(1, MAX_SIDE + 1))
     assert str(caught.value) == ("the image data has 1 x 65536 pixels; the longest side is 65535. Cut it into parts.")
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 3), np.int64),
-        np.zeros((4, 4, 3), bool),
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 1), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((3, 4, 4), np.uint8),
-        np.zeros((1, 4, 4, 3), np.uint8),
-        np.zeros((0, 4, 3), np.uint8),
-    ],
-    ids=lambda array: f"{array.dtype} {array.shape}",
-)
-def test_wrong_arrays(array):
-    with pytest.raises(ImageError) as caught:
-        open_picture(array)
-    assert str(caught.value) == f"an array must be uint8 (H, W, 3), not {array.dtype} {array.shape}."
 
 
 def test_pil_image_without_pixels():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -181,3 +182,26 @@ def test_padding_of_long_strips_differs_by_one_level_at_most(side, monkeypatch, 
         monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
         boxed = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
         assert np.abs(boxed - whole).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [((1, 3000), 8), ((1, 4001), 336), ((5, 2911), 24), ((40, 2911), 24), ((3, 3333), 14), ((7, 5000), 64)],
+)
+def test_narrow_strips_are_exact_without_their_padding(size, side, monkeypatch, noise):
+    picture, calls = Image.fromarray(noise(*size)), []
+    whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
+    scale = preprocess._scale_padded_rows
+    monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", 30_000)
+    monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
+    monkeypatch.setattr(preprocess, "_scale_padded_rows", lambda *given: calls.append(1) or scale(*given))
+    np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
+    assert calls
+
+
+def test_the_longest_strip_for_the_smallest_tower_takes_no_time():
+    """With its padding it took 19 s."""
+    started = time.process_time()
+    square = pad_and_resize(Image.new("RGB", (1, 65_535), (0, 0, 0)), (122, 116, 104), 8)
+    assert time.process_time() - started < 5
+    assert np.asarray(square)[:, 0].tolist() == [[122, 116, 104]] * 8

@@ -427,7 +427,7 @@ def test_picture_that_cannot_be_read(model, ids):
     chat = model.session(GREEDY)
     ids(chat.ask(QUESTION))
     n_positions = chat.n_positions
-    for source in (b"nothing", "missing.png", np.zeros((2, 2), np.uint8)):
+    for source in (b"nothing", "missing.png", np.zeros((2, 2), np.int32)):
         with pytest.raises(ImageError):
             chat.ask("And this?", image=source)
     assert chat.n_positions == n_positions

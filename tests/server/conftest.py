@@ -25,6 +25,7 @@ from edge_llava.runtime.decoder_options import DecoderOptions
 from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.server.app import ServerApp
 from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.serving import make_config
 
 PATIENCE_S = 60.0
 
@@ -97,6 +98,17 @@ def data_uri(picture_file: Callable[..., bytes]) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def slow_jpeg() -> bytes:
+    """6 megapixels in 30 kB that take half a second to decode: a progressive JPEG whose last scan comes again."""
+    file = io.BytesIO()
+    Image.new("L", (2500, 2500), 128).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    end = data.rindex(b"\xff\xd9")
+    last_scan = data[data.rindex(b"\xff\xda") : end]
+    return data[:end] + last_scan * (95 - data.count(b"\xff\xda")) + data[end:]
+
+
+@pytest.fixture(scope="session")
 def make_engine(seeded_f32: Path) -> Iterator[Callable[..., BatchEngine]]:
     """make_engine(n_ctx=None, **of BatchEngine) -> an engine, closed at the end of the session.
 
@@ -128,8 +140,7 @@ def run_server(engine: BatchEngine) -> Iterator[Callable[..., Running]]:
     def run(options: ServerOptions | None = None, engine: BatchEngine = engine, remote: Any = None) -> Running:
         app = ServerApp(engine, options, remote=remote)
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app.asgi, http="h11", ws="none", loop="asyncio", log_config=None, access_log=False)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(make_config(app))
         loops: list[asyncio.AbstractEventLoop] = []
 
         async def serve() -> None:

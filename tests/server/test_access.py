@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from edge_llava.server.api_key import ApiKey
@@ -169,6 +170,57 @@ def test_pages_of_others_are_not_let_in(server: Any, guarded: Any, check_error: 
         answer = client.options("/v1/chat/completions", headers=more)
         check_error(answer, 403, "preflight_refused")
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
+
+
+HERE = "http://localhost:8080"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_allowed"),
+    [
+        ({}, True),  # not a browser
+        ({"Origin": HERE}, True),
+        ({"Origin": HERE.upper()}, True),
+        ({"Origin": "https://chat.example", "Host": "chat.example"}, True),  # a proxy that passes the name on
+        ({"Origin": "https://chat.example:8443"}, True),  # one that does not
+        ({"Origin": "https://other.example", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Origin": "https://app.example"}, True),
+        ({"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}, True),
+        ({"Origin": "https://evil.example"}, False),
+        ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Origin": "http://localhost:3000"}, False),  # another program of this machine
+        ({"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}, False),
+        ({"Origin": "https://chat.example.evil.example"}, False),
+        ({"Origin": "https://app.example.evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": ""}, False),
+        ({"Origin": "file://"}, False),
+        ({"Origin": "http://[::1"}, False),
+        ({"Origin": "ftp://localhost:8080"}, False),
+    ],
+)
+def test_what_pages_of_other_origins_send_is_refused(
+    run_server: Callable[..., Any], check_error: Check, headers: dict[str, str], is_allowed: bool
+) -> None:
+    server = run_server(ServerOptions(allowed_hosts=("Chat.Example",), cors_origins=("https://app.example",)))
+    with server.client(headers={"Host": "localhost:8080"} | headers) as client:
+        answer = server.ask(client)
+        assert client.get("/v1/models").status_code == 200  # reading does nothing, and a browser keeps it from the page
+    if is_allowed:
+        assert answer.status_code == 200
+    else:
+        check_error(answer, 403, "origin_not_allowed")
+
+
+def test_all_origins_may_be_allowed(run_server: Callable[..., Any]) -> None:
+    server = run_server(ServerOptions(cors_origins=("*",)))
+    with server.client(headers={"Origin": "https://any.example"}) as client:
+        assert server.ask(client).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/metrics", "/", "/no/such/path"])
+def test_no_answer_is_guessed_to_be_something_else(client: httpx.Client, path: str) -> None:
+    assert client.get(path).headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 def test_the_log_holds_nothing_that_a_client_wrote(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -312,7 +313,7 @@ def test_of_thousands_of_faults_the_first_are_told() -> None:
     ],
 )
 def test_what_asks_for_nothing_is_taken(fields: dict[str, object]) -> None:
-    assert read(**fields) == read()
+    assert replace(read(**fields), salt="") == read()
 
 
 @pytest.mark.parametrize(

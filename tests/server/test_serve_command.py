@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +213,84 @@ def test_a_request_that_is_still_arriving_does_not_hold_up_the_end(start: Callab
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b'"code":"server_unavailable"' in answer
     assert served.end() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP")
+def test_a_closed_terminal_ends_running_streams_too(start: Callable[..., Served]) -> None:
+    served = start("--quiet")
+    wanted = {"messages": [{"role": "user", "content": "What?"}], "temperature": 0, "stream": True}
+    with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=wanted, timeout=PATIENCE_S) as response:
+        lines = response.iter_lines()
+        next(lines)
+        served.process.send_signal(signal.SIGHUP)
+        last = [line for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "server_unavailable"
+    assert served.end() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP")
+def test_nohup_keeps_it_running(start: Callable[..., Served]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup: the process inherits it
+    try:
+        served = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    served.process.send_signal(signal.SIGHUP)
+    assert ask(served.url).status_code == 200
+    assert served.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+def test_without_file_handles_the_log_has_one_line(start: Callable[..., Served]) -> None:
+    import resource
+
+    served = start()
+    host, port = served.url.removeprefix("http://").split(":")
+    n_open = len(list(Path(f"/proc/{served.process.pid}/fd").iterdir()))
+    usual = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (n_open + 4, usual[1]))
+    with ExitStack() as clients:
+        for _ in range(20):
+            clients.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_S))
+        served.read_until("file handle")
+        time.sleep(1.2)  # asyncio tries again every second
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, usual)
+    assert ask(served.url).status_code == 200
+    assert served.end(signal.SIGTERM) == 0
+    (line,) = [line for line in served.lines if "file handle" in line]
+    assert line.endswith("no file handle is left for new connections; raise the limit (ulimit -n)")
+    assert not [line for line in served.lines if "Traceback" in line or "socket" in line]
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    from edge_llava.cli.serve import _OneLine
+
+    try:
+        raise ValueError("\x1b]52;c;aGk=\x07 and\nmore \x9b2J")
+    except ValueError:
+        record = logging.LogRecord("edge_llava", logging.ERROR, "", 1, "\x1b[2J %s", ("é",), sys.exc_info())
+    line = _OneLine().format(record)
+    assert line.isprintable()
+    assert line.endswith(r"\x1b[2J é: ValueError: \x1b]52;c;aGk=\x07 and\nmore \x9b2J")
+
+
+def test_images_that_are_being_decoded_do_not_hold_up_the_end(
+    start: Callable[..., Served], slow_jpeg: bytes, data_uri: Any, ask_user: Any
+) -> None:
+    served = start()
+    messages = [ask_user("What?", data_uri(slow_jpeg, "image/jpeg"))]
+    with ThreadPoolExecutor(16) as clients:
+        asked = [clients.submit(ask, served.url, messages=messages) for _ in range(16)]
+        while "edge_llava_requests_open 17\n" not in httpx.get(f"{served.url}/metrics", timeout=PATIENCE_S).text:
+            pass
+        served.process.send_signal(signal.SIGTERM)
+        answers = [answer.result() for answer in asked]
+    assert served.end() == 0
+    # with the first ones decoded perhaps; the others would have taken eight times as long
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) > 10
+    assert {answer.json()["error"]["code"] for answer in refused} == {"server_unavailable"}
+    assert not [line for line in served.lines if "Traceback" in line or "Error" in line]
 
 
 def test_a_key_is_taken_from_the_environment(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch) -> None:

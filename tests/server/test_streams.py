@@ -90,6 +90,8 @@ def test_too_many_requests_at_a_time_are_503(run_server: Callable[..., Any], che
             answer = other.get("/v1/models")
             check_error(answer, 503, "server_unavailable")
             assert answer.headers["retry-after"]
+            health = other.get("/health")  # busy is not dead: a watchdog must not end it
+            assert (health.status_code, health.json()["busy"]) == (200, True)
         server.wait_until(lambda: other.get("/v1/models").status_code == 200)
 
 

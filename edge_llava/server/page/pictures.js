@@ -2,7 +2,7 @@
 
 const LONG_SIDE = 1344; // pixels: LLaVA-1.6 looks at four tiles of 336 at most, LLaVA-1.5 at one
 const QUALITY = 0.92;
-const SENDABLE = /^image\/(jpeg|png|webp|gif|bmp)$/; // what the server opens; a browser may know more
+const SENDABLE = /^image\/(jpeg|png|webp|gif|bmp)$/; // sent byte for byte; others become JPEG
 
 /**
  * Reads a File as {name, url}: a data: URL, shown and sent. What is small enough stays as it is, byte for byte.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from edge_llava.errors import DataError
+from edge_llava.errors import DataError, ImageError
+from edge_llava.images.opening import open_picture
 from edge_llava.training.instructions.conversations import Conversation
 from edge_llava.training.instructions.statistics import find_type
 
@@ -71,10 +72,8 @@ def choose_samples(conversations: Sequence[Conversation], seed: int) -> list[Con
 def _open(path: Path) -> Image.Image | None:
     """The picture as it is seen, small; None if it cannot be read."""
     try:
-        with Image.open(path) as file:
-            file.draft("RGB", (_WIDTH, _PICTURE_HEIGHT))
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = open_picture(path)
+    except (ImageError, OSError):
         return None
     return ImageOps.contain(picture, (_WIDTH, _PICTURE_HEIGHT))
 

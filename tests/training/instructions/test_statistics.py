@@ -125,7 +125,7 @@ def test_sheet_shows_the_words(images: Path, tmp_path: Path) -> None:
 def test_pictures_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
     (images / "junk.png").write_bytes(b"junk")
     whole = (images / "1.png").read_bytes()
-    (images / "half.png").write_bytes(whole[: len(whole) // 2])
+    (images / "half.png").write_bytes(whole[:40])
     names = ["junk.png", "half.png", "nowhere.png", "1.png", "\0"]
     conversations = [talk(name, name) for name in names]
     assert write_contact_sheet(tmp_path / "s.png", conversations, images) == 4
