@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,8 @@ class Checkpoint:
         vocabulary: Tokens; exactly those whose rows are deployed.
         kind: "whole", "delta", "lora" or "projector", see `sources.Sources`.
         tokenizer: Directory of the tokenizer's files.
+        base: Directory of the model that it is a delta, an adapter or a projector for, or None.
+        tower_directory: Directory of a tower that lies elsewhere, or None.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Checkpoint:
     _stores: tuple[TensorSource, ...]
     kind: str
     tokenizer: Path
+    base: Path | None = None
+    tower_directory: Path | None = None
 
     @classmethod
     def open(
@@ -81,8 +85,10 @@ class Checkpoint:
         is_described = (directory / "config.json").is_file() or base_directory is None
         config = read_checkpoint_config(directory if is_described else base_directory)  # type: ignore[arg-type]
         sources = open_sources(directory, config.layout, base_directory)
+        if sources.n_rows is not None:
+            config = replace(config, language=replace(config.language, n_rows=sources.n_rows))
         stores = list(sources.stores)
-        tower = config.tower
+        tower, tower_directory = config.tower, None
         holds_tower = tower is not None or any(_PATCHES in store.infos for store in stores)
         if holds_tower and vision_tower is not None:
             raise CheckpointError(
@@ -101,8 +107,9 @@ class Checkpoint:
         n_blocks = count_blocks(config.feature_layer, tower.n_layers)
         vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token)
         checkpoint = cls(
-            name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer
-        )
+            name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer,
+            base_directory, tower_directory,
+        )  # fmt: skip
         checkpoint._check_tensors()
         checkpoint._check_that_it_is_no_delta()
         return checkpoint

@@ -1,6 +1,7 @@
-"""A LoRA adapter and its base, merged exactly: W + scale * B A in float32.
+"""An adapter and its base, merged exactly as peft merges them, in float32: W + scale * B A, one tensor at a time.
 
-Source: peft's LoraConfig and adapter files; LLaVA's load_pretrained_model for non_lora_trainables.bin.
+Source: peft's adapter files, its lora.Linear, lora.Embedding, DoraLinearVariant and TrainableTokensLayer; LLaVA's
+load_pretrained_model for non_lora_trainables.bin.
 """
 
 from __future__ import annotations
@@ -9,41 +10,95 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
-from edge_llava.converters.json_file import read_json
+from edge_llava.converters.adapter_config import read_adapter_config
 from edge_llava.converters.tensor_names import own_name
 from edge_llava.converters.tensor_store import TensorInfo, TensorSource, TensorStore
 from edge_llava.errors import CheckpointError, list_faults
 
-_Number = TypeVar("_Number", int, float)
-
 _PEFT_PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+# Ends of peft's names, what each does, and the parameter of the module that it does it to.
+_CHANGES = (
+    (re.compile(r"\.lora_A(\.default)?\.weight\Z"), "A", "weight"),
+    (re.compile(r"\.lora_B(\.default)?\.weight\Z"), "B", "weight"),
+    (re.compile(r"\.lora_embedding_A(\.default)?\Z"), "embedding A", "weight"),
+    (re.compile(r"\.lora_embedding_B(\.default)?\Z"), "embedding B", "weight"),
+    (re.compile(r"\.lora_magnitude_vector(\.default)?(\.weight)?\Z"), "magnitude", "weight"),
+    (re.compile(r"\.token_adapter\.trainable_tokens_delta(\.default)?\Z"), "rows", "weight"),
+    (re.compile(r"\.lora_B(\.default)?\.bias\Z"), "bias", "bias"),
+    (re.compile(r"((\.token_adapter)?\.base_layer|\.modules_to_save(\.default)?)\.weight\Z"), "", "weight"),
+    (re.compile(r"(\.base_layer|\.modules_to_save(\.default)?)\.bias\Z"), "", "bias"),
+)
+# Tensors whose rows may be more than the base's: the adapter was trained with added tokens.
+EMBEDDINGS = ("language.embed_tokens.weight", "language.lm_head.weight")
+_ROWS_OF_TWO = (
+    "trainable_token_indices is set and the base's config.json does not say tie_word_embeddings false: depending "
+    "on the version of transformers, peft changes the head's rows, too. Merge the adapter with peft and convert the "
+    "merged model"
+)
+# Changes of one tensor that are complete.
+_COMPLETE = (
+    {"A", "B"}, {"A", "B", "magnitude"}, {"embedding A", "embedding B"}, {"rows"}, {"bias"},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LoraConfig:
-    """How factors are scaled.
+class AdapterTensor:
+    """What a tensor of an adapter file does.
 
     Attributes:
-        rank, alpha: Of all modules but those in the patterns.
-        rank_pattern, alpha_pattern: Of modules whose name ends as the key (a regular expression) says.
-        is_rank_stabilized: Scale alpha / sqrt(rank) instead of alpha / rank.
+        module: Name of the module, as the adapter has it.
+        target: Our name of the tensor that it changes.
+        change: "A", "B", "embedding A", "embedding B", "magnitude", "rows" (of an embedding), "bias" (of B),
+            or "" where it replaces the target.
     """
 
-    rank: int
-    alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-    is_rank_stabilized: bool
+    module: str
+    target: str
+    change: str
 
-    def scale(self, module: str) -> float:
-        """Of a module, by its name in the base."""
-        rank, alpha = _find(self.rank_pattern, module, self.rank), _find(self.alpha_pattern, module, self.alpha)
-        return alpha / rank**0.5 if self.is_rank_stabilized else alpha / rank
+    @property
+    def key(self) -> str:
+        """A name for it that no other tensor has."""
+        return f"{self.target}|{self.change}" if self.change else self.target
+
+    @classmethod
+    def parse(cls, source_name: str, layout: str) -> AdapterTensor:
+        """Reads a name of an adapter file whose base is in layout "hf" or "original".
+
+        Raises:
+            CheckpointError: If it changes what is not part of a LLaVA.
+        """
+        name = source_name.removeprefix(_PEFT_PREFIX)
+        module, change, target_name = name, "", name
+        for pattern, what, parameter in _CHANGES:
+            match = pattern.search(name)
+            if match is not None:
+                module, change = name[: match.start()], what
+                target_name = f"{module}.{parameter}"
+                break
+        target = own_name(target_name, layout)
+        if target is None:
+            raise CheckpointError(f"the adapter changes {name!r}, which is not part of a LLaVA in {layout} layout.")
+        return cls(module, target, change)
+
+
+class TrainedStore:
+    """A base, some of whose tensors were trained as a whole.
+
+    Attributes:
+        infos: Of the result.
+    """
+
+    def __init__(self, trained: TensorSource, base: TensorSource) -> None:
+        self._trained, self._base = trained, base
+        self.infos: Mapping[str, TensorInfo] = {**base.infos, **trained.infos}
+
+    def load(self, name: str) -> torch.Tensor:
+        """The trained tensor, else the base's."""
+        return (self._trained if name in self._trained.infos else self._base).load(name)
 
 
 class LoraStore:
@@ -51,56 +106,128 @@ class LoraStore:
 
     Attributes:
         infos: Of the result.
+        n_rows: Rows of the embedding where the adapter brings its own, for added tokens; else None.
     """
 
-    def __init__(self, directory: Path, base: TensorSource, layout: str) -> None:
+    def __init__(self, directory: Path, base: TensorSource, layout: str, *, has_own_head: bool) -> None:
         """
         Args:
             directory: Holds adapter_config.json and adapter_model.safetensors or .bin.
             base: What was adapted.
             layout: Whose names the adapter uses: "hf" or "original".
+            has_own_head: Whether the base's config says that the head is not tied to the embedding.
 
         Raises:
             CheckpointError: If the adapter cannot be read, or belongs to another base; all faults at once.
         """
-        self._config, self._base = _read_config(directory), base
-        name_of = _naming(layout)
-        self._adapter = TensorStore([_adapter_file(directory)], name_of)
-        found = self._adapter.infos
-        self._modules = {name.rpartition("|")[0]: name for name in found if name.endswith("|A")}
-        self.infos: Mapping[str, TensorInfo] = {**base.infos, **{n: i for n, i in found.items() if "|" not in n}}
-        faults = [fault for name in self._modules for fault in self._faults(name)]
-        lonely = [name for name in found if name.endswith("|B") and name.rpartition("|")[0] not in self._modules]
-        faults += [f"{name.rpartition('|')[0]} has lora_B and no lora_A" for name in lonely]
-        if not self._modules:
-            faults.append("it holds no pair of lora_A and lora_B")
+        self._directory = directory
+        self._config = read_adapter_config(directory / "adapter_config.json")
+        self._adapter = TensorStore([find_adapter_file(directory)], _naming(layout))
+        found = {key: AdapterTensor.parse(info.source_name, layout) for key, info in self._adapter.infos.items()}
+        whole = {key for key, tensor in found.items() if not tensor.change}
+        self._base = TrainedStore(_Part(self._adapter, whole), base)
+        self.infos: Mapping[str, TensorInfo] = self._base.infos
+        self._changes: dict[str, dict[str, str]] = {}  # target -> change -> module
+        for tensor in found.values():
+            if tensor.change:
+                self._changes.setdefault(tensor.target, {})[tensor.change] = tensor.module
+        faults = [*_whole_faults(whole, base.infos, self.infos), *self._faults()]
+        if not has_own_head and any("rows" in changes for changes in self._changes.values()):
+            faults.append(_ROWS_OF_TWO)
+        if not found:
+            faults.append(f"{find_adapter_file(directory).name} contains no tensors")
         if faults:
             raise CheckpointError(
                 list_faults(f"{directory} does not fit its base:", faults, "Give the model that it was trained on.")
             )
+        self.n_rows = self.infos[EMBEDDINGS[0]].shape[0] if whole & set(EMBEDDINGS) else None
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor; float32 where the adapter changed it."""
-        if name in self._adapter.infos:
-            return self._adapter.load(name)
-        tensor = self._base.load(name)
-        if name not in self._modules:
-            return tensor
-        a, b = (self._adapter.load(f"{name}|{factor}").float() for factor in "AB")
-        module = self._adapter.infos[f"{name}|A"].source_name.partition(".lora_")[0].removeprefix(_PEFT_PREFIX)
-        return tensor.float() + self._config.scale(module) * (b @ a)
+        """One tensor; float32 where the adapter changed it.
 
-    def _faults(self, name: str) -> list[str]:
-        found = self._adapter.infos
-        if f"{name}|B" not in found:
-            return [f"{name} has lora_A and no lora_B"]
-        if name not in self._base.infos:
+        Raises:
+            CheckpointError: If the result holds infinite or undefined numbers.
+        """
+        tensor = self._base.load(name)
+        changes = self._changes.get(name)
+        if changes is None:
+            return tensor
+        tensor = self._merge(name, tensor.float(), changes)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{self._directory}: merged, {name} holds infinite or undefined numbers.")
+        return tensor
+
+    def _merge(self, name: str, tensor: torch.Tensor, changes: Mapping[str, str]) -> torch.Tensor:
+        scale = self._config.scale(next(iter(changes.values())))
+        if "A" in changes:
+            tensor += (self._part(name, "B") @ self._part(name, "A")) * scale
+        if "magnitude" in changes:
+            tensor *= (self._part(name, "magnitude").flatten() / torch.linalg.norm(tensor, dim=1))[:, None]
+        if "embedding A" in changes:
+            tensor += (self._part(name, "embedding B") @ self._part(name, "embedding A")).T * scale
+        if "rows" in changes:
+            tensor[list(self._rows(changes["rows"]) or ())] = self._part(name, "rows")
+        if "bias" in changes:
+            tensor += self._part(name, "bias") * scale
+        return tensor
+
+    def _part(self, name: str, change: str) -> torch.Tensor:
+        return self._adapter.load(f"{name}|{change}").float()
+
+    def _rows(self, module: str) -> tuple[int, ...] | None:
+        """Which rows of an embedding are replaced, None where the config does not say."""
+        names = self._config.token_rows
+        return next((rows for name, rows in names.items() if f".{module}".endswith(f".{name}")), None)
+
+    def _faults(self) -> list[str]:
+        return [fault for name, changes in self._changes.items() for fault in self._faults_of(name, changes)]
+
+    def _faults_of(self, name: str, changes: Mapping[str, str]) -> list[str]:
+        if name not in self.infos:
             return [f"{name} is not in the base"]
-        (rank, n_in), (n_out, rank_b) = found[f"{name}|A"].shape, found[f"{name}|B"].shape
-        shape = self._base.infos[name].shape
-        if rank != rank_b or (n_out, n_in) != shape:
-            return [f"{name} has shape {shape} in the base, and factors of ({n_out}, {rank_b}) and ({rank}, {n_in})"]
-        return []
+        if set(changes) not in _COMPLETE:
+            return [f"{name} has {' and '.join(sorted(changes))} in the adapter, which do not make a whole change"]
+        if "A" in changes and ("magnitude" in changes) != self._config.is_dora:
+            return [f"{name} does not fit use_dora, which is {str(self._config.is_dora).lower()}"]
+        if "bias" in changes and not self._config.has_bias:
+            return [f"{name} does not fit lora_bias, which is false"]
+        shape, module = self.infos[name].shape, next(iter(changes.values()))
+        expected = _expected_shapes(shape, self._config.rank_of(module), self._rows(module))
+        return [
+            f"{name} has shape {shape}, and in the adapter {change} of {found}, expected {expected.get(change)}"
+            for change in changes
+            if (found := self._adapter.infos[f"{name}|{change}"].shape) != expected.get(change)
+        ] + [
+            f"{name} has {shape[0]} rows, and trainable_token_indices names row {row}"
+            for row in self._rows(module) or ()
+            if "rows" in changes and row >= shape[0]
+        ]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of a store's tensors."""
+
+    store: TensorStore
+    names: set[str]
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {name: info for name, info in self.store.infos.items() if name in self.names}
+
+    def load(self, name: str) -> torch.Tensor:
+        return self.store.load(name)
+
+
+def find_adapter_file(directory: Path) -> Path:
+    """
+    Raises:
+        CheckpointError: If there is no adapter_model.safetensors or .bin.
+    """
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        if (directory / name).is_file():
+            return directory / name
+    raise CheckpointError(f"{directory} has neither adapter_model.safetensors nor adapter_model.bin.")
 
 
 def trainables_name(source_name: str) -> str | None:
@@ -110,50 +237,35 @@ def trainables_name(source_name: str) -> str | None:
     return own_name(name, "original")
 
 
-def _naming(layout: str) -> Callable[[str], str | None]:
-    def name_of(source_name: str) -> str | None:
-        factor = _FACTOR.fullmatch(source_name)
-        plain = (factor[1] + ".weight" if factor else source_name).removeprefix(_PEFT_PREFIX)
-        name = own_name(plain, layout)
-        if name is None:
-            raise CheckpointError(f"the adapter changes {plain!r}, which is not part of a LLaVA in {layout} layout.")
-        return f"{name}|{factor[2]}" if factor else name
-
-    return name_of
+def _naming(layout: str) -> Callable[[str], str]:
+    return lambda source_name: AdapterTensor.parse(source_name, layout).key
 
 
-def _adapter_file(directory: Path) -> Path:
-    for name in ("adapter_model.safetensors", "adapter_model.bin"):
-        if (directory / name).is_file():
-            return directory / name
-    raise CheckpointError(f"{directory} has neither adapter_model.safetensors nor adapter_model.bin.")
+def _whole_faults(names: set[str], base: Mapping[str, TensorInfo], merged: Mapping[str, TensorInfo]) -> list[str]:
+    """What is wrong with the tensors that replace the base's."""
+    faults = [f"{name} is not in the base" for name in sorted(names) if name not in base]
+    for name in sorted(names & base.keys()):
+        ours, theirs = merged[name].shape, base[name].shape
+        if ours != theirs and not (name in EMBEDDINGS and ours[1:] == theirs[1:]):
+            faults.append(f"{name} has shape {ours} in the adapter, and {theirs} in the base")
+    rows = {name: merged[name].shape[0] for name in EMBEDDINGS if name in merged and merged[name].shape}
+    if len(set(rows.values())) > 1 and names & set(EMBEDDINGS):
+        counts = " and ".join(f"{name} {n} rows" for name, n in rows.items())
+        faults.append(f"with the adapter {counts}; both need the rows of the added tokens")
+    return faults
 
 
-def _read_config(directory: Path) -> LoraConfig:
-    path = directory / "adapter_config.json"
-    config, faults = read_json(path), list[str]()
-    if config.get("peft_type", "LORA") != "LORA":
-        faults.append(f"peft_type is {config['peft_type']!r}, expected 'LORA'")
-    faults += [f"{key} is set, which cannot be merged" for key in ("use_dora", "fan_in_fan_out") if config.get(key)]
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not (type(rank) is int and rank > 0):
-        faults.append(f"r is {rank!r}, expected a positive integer")
-    if not (isinstance(alpha, (int, float)) and not isinstance(alpha, bool)):
-        faults.append(f"lora_alpha is {alpha!r}, expected a number")
-    patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
-    for key, pattern in patterns.items():
-        if not (isinstance(pattern, dict) and all(isinstance(v, (int, float)) and v > 0 for v in pattern.values())):
-            faults.append(f"{key} is {pattern!r}, expected names with positive numbers")
-    if faults:
-        raise CheckpointError(list_faults(f"{path} cannot be used:", faults))
-    return LoraConfig(
-        rank=int(rank),  # type: ignore[arg-type]
-        alpha=float(alpha),  # type: ignore[arg-type]
-        rank_pattern=patterns["rank_pattern"],
-        alpha_pattern=patterns["alpha_pattern"],
-        is_rank_stabilized=bool(config.get("use_rslora", False)),
-    )
-
-
-def _find(patterns: Mapping[str, _Number], module: str, default: _Number) -> _Number:
-    return next((v for key, v in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{key})", module)), default)
+def _expected_shapes(shape: tuple[int, ...], rank: int, rows: tuple[int, ...] | None) -> dict[str, tuple[int, ...]]:
+    """Of each change of a tensor of this shape."""
+    if len(shape) == 1:
+        return {"bias": shape}
+    if len(shape) != 2:
+        return {}
+    n_out, n_in = shape
+    return {
+        "A": (rank, n_in),
+        "B": (n_out, rank),
+        "magnitude": (n_out,),
+        "embedding A": (rank, n_out),
+        "embedding B": (n_in, rank),
+    } | ({"rows": (len(rows), n_in)} if rows is not None else {})

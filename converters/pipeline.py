@@ -21,6 +21,7 @@ from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.mmproj_gguf import check_mmproj, write_mmproj
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder, encoded_bytes, projector_type
+from edge_llava.converters.reference_model import check_reading
 from edge_llava.converters.staging import check_target, publish, staging_directory
 from edge_llava.converters.tower import TrimmedTower, build_tower
 from edge_llava.converters.vision_int8 import BUDGET_MIN, has_cuda, is_worthwhile, write_int8
@@ -156,10 +157,13 @@ def convert(
         progress: Told stages and bytes.
 
     Raises:
-        ConversionError: If `out` is in the way, the disk is full, or a weight cannot be represented.
+        CheckpointError: If transformers or peft would read other tensors from the checkpoint's files.
+        ConversionError: If `out` is in the way, the disk is full, a weight cannot be represented, or transformers and
+            peft read another model than the converters do.
     """
     out = out.resolve() if out.is_symlink() else out  # the link stays, and what it points to is replaced
     check_target(out, overwrite=options.overwrite)
+    check_reading(checkpoint)
     if options.mmproj:
         check_mmproj(checkpoint)
     _check_disk(checkpoint, out, options)

@@ -5,6 +5,7 @@ Independent of the runtime: transformers' slow image processors, its CLIP, its L
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
-from transformers import CLIPImageProcessor, LlamaConfig, LlamaTokenizer
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
-from transformers.models.llava.image_processing_llava import LlavaImageProcessor
-from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor, select_best_resolution
+from transformers import LlamaTokenizer
+from transformers.image_processing_utils import select_best_resolution
 
 from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
+from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor, LlavaNextImageProcessor
+from edge_llava.converters.reference_config import build_rotary
+from edge_llava.converters.reference_model import ReferenceModel
 from edge_llava.converters.tower import TrimmedTower
 from edge_llava.progress import ProgressCallback, ProgressEvent, silent
 
@@ -133,7 +135,9 @@ def reference_logits(
     n_last: int,
     progress: ProgressCallback = silent,
 ) -> NDArray[np.float32]:
-    """Logits of the last positions of one sequence, by transformers' LLaMA blocks in float32.
+    """Logits of the last positions of one sequence, by the blocks of transformers' own model in float32.
+
+    All weights of the language model are compared with those that the converters load.
 
     Args:
         checkpoint: Read block by block; a 7B model needs about 2 GB.
@@ -144,68 +148,41 @@ def reference_logits(
 
     Returns:
         float32 (n_last, V); V counts the deployed tokens.
+
+    Raises:
+        CheckpointError, ConversionError: If the converters read another model, as `check_reading`.
     """
-    config = _llama_config(checkpoint)
-    table = checkpoint.load("language.embed_tokens.weight")
-    parts = [table[list(before)].float(), torch.from_numpy(image_rows), table[list(after)].float()]
+    model = ReferenceModel(checkpoint)
+    table = model.load_compared("language.embed_tokens.weight")
+    parts = [table[list(before)], torch.from_numpy(image_rows), table[list(after)]]
     hidden = torch.cat(parts)[None]
     del table
     n = hidden.shape[1]
     positions = torch.arange(n)[None]
-    rotary = LlamaRotaryEmbedding(config)(hidden, positions)
+    rotary = build_rotary(model.configs.language)(hidden, positions)
     mask = torch.full((n, n), float("-inf")).triu(1)[None, None]
-    for index in range(config.num_hidden_layers):
-        hidden = _run_block(checkpoint, config, index, hidden, mask, positions, rotary)
-        progress(ProgressEvent("checking against the checkpoint", index + 1, config.num_hidden_layers, "items"))
-    norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
-    norm.weight.data = checkpoint.load("language.norm.weight").float()
-    return _head(checkpoint, norm(hidden[0, n - n_last :]))
+    n_layer = model.configs.language.num_hidden_layers
+    for index in range(n_layer):
+        block = _load_part(model, f"layers.{index}")
+        output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+        hidden = output[0] if isinstance(output, tuple) else output
+        progress(ProgressEvent("checking against the checkpoint", index + 1, n_layer, "items"))
+    return _head(model, len(checkpoint.vocabulary), _load_part(model, "norm")(hidden[0, n - n_last :]))
 
 
-def _llama_config(checkpoint: Checkpoint) -> LlamaConfig:
-    language = checkpoint.config.language
-    scaling = None if language.rope_factor is None else {"rope_type": "linear", "factor": language.rope_factor}
-    return LlamaConfig(
-        hidden_size=language.n_embd,
-        intermediate_size=language.n_ff,
-        num_hidden_layers=language.n_layer,
-        num_attention_heads=language.n_head,
-        num_key_value_heads=language.n_head_kv,
-        head_dim=language.head_dim,
-        vocab_size=language.n_rows,
-        max_position_embeddings=language.n_ctx_train,
-        rms_norm_eps=language.rms_eps,
-        rope_theta=language.rope_theta,
-        rope_scaling=scaling,
-        attn_implementation="eager",
+def _load_part(model: ReferenceModel, path: str) -> torch.nn.Module:
+    """A block or norm of transformers' language model with its weights, which are compared with the converters'."""
+    part = copy.deepcopy(model.language.get_submodule(path))
+    part.load_state_dict(
+        {name: model.load_compared(f"language.{path}.{name}") for name in part.state_dict()}, assign=True
     )
+    return part.eval()
 
 
-def _run_block(
-    checkpoint: Checkpoint,
-    config: LlamaConfig,
-    index: int,
-    hidden: torch.Tensor,
-    mask: torch.Tensor,
-    positions: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
-) -> torch.Tensor:
-    with torch.device("meta"):
-        block = LlamaDecoderLayer(config, layer_idx=index)
-    names = list(block.state_dict())
-    weights = {name: checkpoint.load(f"language.layers.{index}.{name}").float() for name in names}
-    block.load_state_dict(weights, assign=True)
-    output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-    result: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return result
-
-
-def _head(checkpoint: Checkpoint, hidden: torch.Tensor) -> NDArray[np.float32]:
-    name = "language.lm_head.weight"
-    head = checkpoint.load(name if name in checkpoint.language_tensors() else "language.embed_tokens.weight")
-    n_vocab = len(checkpoint.vocabulary)
+def _head(model: ReferenceModel, n_vocab: int, hidden: torch.Tensor) -> NDArray[np.float32]:
+    head = model.load_compared(model.head_name)
     chunks = [
-        torch.nn.functional.linear(hidden, head[start : min(start + _HEAD_ROWS, n_vocab)].float())
+        torch.nn.functional.linear(hidden, head[start : min(start + _HEAD_ROWS, n_vocab)])
         for start in range(0, n_vocab, _HEAD_ROWS)
     ]
     logits: NDArray[np.float32] = torch.cat(chunks, -1).numpy()

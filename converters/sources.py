@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.converters.delta import DeltaStore
-from edge_llava.converters.lora import LoraStore, trainables_name
+from edge_llava.converters.json_file import read_json
+from edge_llava.converters.lora import LoraStore, TrainedStore, trainables_name
 from edge_llava.converters.tensor_names import own_name, unwrap_name
 from edge_llava.converters.tensor_store import TensorSource, TensorStore
 from edge_llava.converters.weight_files import list_weights
@@ -24,11 +25,13 @@ class Sources:
         kind: "whole", "delta", "lora" or "projector" (a base LLM with a trained projector).
         stores: In the order in which a tensor is looked for.
         tokenizer: Directory of the tokenizer.
+        n_rows: Rows of the embedding where an adapter changed their number; else None, and the config says.
     """
 
     kind: str
     stores: tuple[TensorSource, ...]
     tokenizer: Path
+    n_rows: int | None = None
 
 
 def find_kind(directory: Path, base: Path | None) -> str:
@@ -77,12 +80,15 @@ def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
     if kind == "projector":
         projector = TensorStore.read([directory / _PROJECTOR], _projector_name)
         return Sources(kind, (projector, own), tokenizer)
-    stores: tuple[TensorSource, ...] = (own,)
-    if (directory / _ADAPTER).is_file():
-        stores = (LoraStore(directory, own, layout),)
+    store: TensorSource = own
     if (directory / _TRAINABLES).is_file():
-        stores = (TensorStore.read([directory / _TRAINABLES], trainables_name), *stores)
-    return Sources(kind, stores, tokenizer)
+        store = TrainedStore(TensorStore.read([directory / _TRAINABLES], trainables_name), own)
+    if not (directory / _ADAPTER).is_file():
+        return Sources(kind, (store,), tokenizer)
+    # LLaVA's classes in transformers 4 read a missing value as true, LLaMA's as false
+    has_own_head = read_json(base / "config.json").get("tie_word_embeddings", layout == "hf") is False
+    lora = LoraStore(directory, store, layout, has_own_head=has_own_head)
+    return Sources(kind, (lora,), tokenizer, lora.n_rows)
 
 
 def _projector_name(source_name: str) -> str | None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import torch
 from transformers import CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPPreTrainedModel, CLIPVisionTransformer
+from transformers.models.clip.modeling_clip import CLIPPreTrainedModel
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.errors import CheckpointError, list_faults
+
+try:
+    from transformers.models.clip.modeling_clip import CLIPVisionTransformer
+except ImportError:  # transformers 5.6 made one class of the two
+    from transformers import CLIPVisionModel as CLIPVisionTransformer
 
 
 class TrimmedTower(CLIPPreTrainedModel):

@@ -105,7 +105,7 @@ def require_converters() -> None:
     """
     from importlib.util import find_spec
 
-    for package in ("torch", "transformers", "optimum", "onnx", "sentencepiece", "gguf", "huggingface_hub"):
+    for package in ("torch", "transformers", "optimum", "onnx", "peft", "sentencepiece", "gguf", "huggingface_hub"):
         if find_spec(package) is None:
             raise MissingExtra("convert", "converting a checkpoint", package)
     if find_spec("onnxruntime") is None:  # the result is compared with the checkpoint

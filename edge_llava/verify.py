@@ -81,9 +81,11 @@ def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCal
         CheckpointError: If the checkpoint is of another size than the bundle.
     """
     from edge_llava.converters import pipeline, reference
+    from edge_llava.converters.reference_model import check_reading
     from edge_llava.converters.tower import build_tower
 
     _check_sizes(bundle, checkpoint)
+    check_reading(checkpoint)
     record = ParityRecord.load(bundle.file("parity"))
     truth = pipeline.vision_truth(checkpoint, build_tower(checkpoint), record.pictures, bundle.manifest.vision.aspect)
     _, parity = measure(bundle, checkpoint, truth, progress)

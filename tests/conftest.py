@@ -68,6 +68,32 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
+def kernels_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for PYTHONPATH with a package `kernels` that says what it is asked for, and ends the process.
+
+    transformers calls it for code that a checkpoint's config names (CVE-2026-4372).
+    """
+    directory = tmp_path_factory.mktemp("packages")
+    (directory / "kernels").mkdir()
+    (directory / "kernels" / "__init__.py").write_text(
+        "import os\n"
+        "class _Any:\n"
+        "    def __call__(self, *arguments, **options):\n"
+        "        return arguments[0] if arguments and isinstance(arguments[0], type) else self\n"
+        "    def __getattr__(self, name): return self\n"
+        "    def __or__(self, other): return self\n"
+        "def get_kernel(*arguments, **options):\n"
+        "    print('a kernel was fetched', arguments, flush=True)\n"
+        "    os._exit(3)\n"
+        "def __getattr__(name): return _Any()\n"
+    )
+    information = directory / "kernels-0.18.2.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n")
+    return directory
+
+
+@pytest.fixture(scope="session")
 def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint in Hugging Face layout with random weights: it answers noise, always the same."""
     from seeded_checkpoint import write_tiny_checkpoint  # of benchmarks/

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
-from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
+from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor
 from edge_llava.errors import DataError, ImageError
 from edge_llava.images.opening import is_truncated, open_picture
 from edge_llava.progress import ProgressCallback, ProgressEvent

@@ -138,7 +138,10 @@ def _train(
     folder = PictureFolder(options.images, llava)
     names = [sample.picture for sample in samples if sample.picture is not None]
     if options.gradient_checkpointing:
-        llava.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        language = llava.model.model.language_model
+        # transformers 5 renamed it
+        enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     with one_process_first():
         _claim(work, _fingerprint(stage, llava, options), restart=options.restart and is_first_process())
         reader = KeptFeatures(folder, names, options.features or work, progress) if options.keep_features else folder

@@ -27,6 +27,8 @@ from edge_llava.training.llava import LinearProjector, Llava, Preprocessing, Pro
 from edge_llava.training.samples import SpecialTokens
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
+# Named everywhere: a checkpoint's config may name a hub repository instead, whose code transformers would load.
+_ATTENTION = "sdpa"
 _ROW_MULTIPLE = 64  # embedding rows are a multiple of it, as in llava-hf files
 
 
@@ -42,7 +44,9 @@ def open_llava(directory: Path) -> Llava:
     if config.aspect == "anyres":
         raise CheckpointError(f"{directory} is LLaVA-1.6; training starts from LLaVA-1.5 (one square a picture).")
     with _as_checkpoint_error(directory):
-        model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+        model = LlavaForConditionalGeneration.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation=_ATTENTION, local_files_only=True
+        )
         tokenizer = _open_tokenizer(directory)
     size = model.config.vision_config.image_size
     preprocessing = Preprocessing(size, config.image_mean, config.image_std, config.aspect)
@@ -66,9 +70,13 @@ def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Ll
     if found != "llama":
         raise CheckpointError(f"{language} holds a model of type {found!r}, expected 'llama' (LLaMA, Vicuna).")
     with _as_checkpoint_error(tower):
-        clip = CLIPVisionModel.from_pretrained(tower, dtype=torch.float32, local_files_only=True)
+        clip = CLIPVisionModel.from_pretrained(
+            tower, dtype=torch.float32, attn_implementation=_ATTENTION, local_files_only=True
+        )
     with _as_checkpoint_error(language):
-        llama = LlamaForCausalLM.from_pretrained(language, dtype=torch.float32, local_files_only=True)
+        llama = LlamaForCausalLM.from_pretrained(
+            language, dtype=torch.float32, attn_implementation=_ATTENTION, local_files_only=True
+        )
         tokenizer = _open_tokenizer(language)
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": AddedToken(PAD_TOKEN, special=True, normalized=False)})
@@ -80,6 +88,7 @@ def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Ll
         pad_token_id=tokenizer.pad_token_id,
         image_seq_length=(clip.config.image_size // clip.config.patch_size) ** 2,
         tie_word_embeddings=llama.config.tie_word_embeddings,
+        attn_implementation=_ATTENTION,
     )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)

@@ -177,7 +177,7 @@ class _Trainer(Trainer):
             weight_decay=schedule.weight_decay,
             adam_beta2=schedule.beta2,
             lr_scheduler_type="cosine",
-            warmup_ratio=schedule.warmup_ratio,
+            warmup_steps=math.ceil(_n_steps(job, schedule) * schedule.warmup_ratio),
             max_grad_norm=schedule.max_grad_norm,
             bf16=use_bf16(schedule.precision),
             use_cpu=not torch.cuda.is_available(),

@@ -144,7 +144,7 @@ def test_delta_with_rows_of_new_tokens(make_llava, original_layout, llama_direct
 
 @pytest.mark.family(
     "LoRA",
-    "--base, adapter_model, non_lora_trainables.bin; rank, alpha, rslora, patterns",
+    "--base, adapter_model, non_lora_trainables.bin; settings as listed below",
     "merge as peft's, embeddings < 1e-4, greedy tokens equal",
 )
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_a_base_with_more_tokens(delta_and_base, put_weights):
     [
         ({"r": 0}, "r is 0, expected a positive integer"),
         ({"lora_alpha": None}, "lora_alpha is None, expected a number"),
-        ({"use_dora": True}, "use_dora is set, which cannot be merged"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out is True, which cannot be merged here"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
         ({"rank_pattern": {"q_proj": "many"}}, "rank_pattern is {'q_proj': 'many'}, expected names with positive"),
     ],

@@ -1,0 +1,16 @@
+"""transformers' image processors that compute with PIL and numpy: "slow" in transformers 4, "PIL" in 5."""
+
+from __future__ import annotations
+
+try:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as CLIPImageProcessor
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil as LlavaImageProcessor
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil as LlavaNextImageProcessor,
+    )
+except ImportError:
+    from transformers import CLIPImageProcessor
+    from transformers.models.llava.image_processing_llava import LlavaImageProcessor
+    from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
+
+__all__ = ["CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor"]

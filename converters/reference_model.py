@@ -1,0 +1,307 @@
+"""The model that transformers and peft make of a checkpoint's files: what a conversion is compared with.
+
+Independent of the converters' own reading: transformers reads the config, its model says which parameters there are,
+its rules map the files' names to them, and peft merges adapters. The model has no weights; each is loaded on its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
+from edge_llava.converters.lora import find_adapter_file
+from edge_llava.converters.reference_adapter import ReferenceAdapter
+from edge_llava.converters.reference_config import ReferenceConfigs, read_reference_configs
+from edge_llava.converters.tensor_names import unwrap_name
+from edge_llava.converters.tensor_store import TensorInfo, TensorStore
+from edge_llava.converters.weight_files import find_shards
+from edge_llava.errors import CheckpointError, ConversionError, list_faults
+
+# transformers' names of the parts, and ours (see `tensor_names`). First match wins.
+_OURS = (
+    ("model.vision_tower.vision_tower.vision_model.", "vision."),
+    ("model.vision_tower.vision_tower.", "vision."),
+    ("model.vision_tower.vision_model.", "vision."),
+    ("model.vision_tower.", "vision."),
+    ("model.multi_modal_projector.linear_1.", "projector.0."),
+    ("model.multi_modal_projector.linear_2.", "projector.2."),
+    ("model.mm_projector.weight", "projector.0.weight"),
+    ("model.mm_projector.bias", "projector.0.bias"),
+    ("model.mm_projector.", "projector."),
+    ("model.image_newline", "projector.image_newline"),
+    ("model.language_model.", "language."),
+    ("lm_head.", "language.lm_head."),
+    ("model.", "language."),
+)
+_HEAD = "lm_head.weight"
+# Embeddings that an adapter brings whole.
+_EMBEDDING = re.compile(r"\bembed_tokens(\.token_adapter)?(\.base_layer|\.modules_to_save)?\.weight\Z")
+_ROUNDING = 1e-6  # largest difference of two merges in float32, which may add in another order
+_ROWS = 1024  # compared at a time
+_SHOWN = 12  # differences that a message names
+
+
+class ReferenceModel:
+    """A checkpoint as transformers and peft read it.
+
+    Attributes:
+        model: Without weights: LLaVA's class of transformers, or a language model with LLaVA's other parts attached.
+        configs: transformers' own.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        """
+        Args:
+            checkpoint: Says where files lie, and of which kind they are.
+
+        Raises:
+            CheckpointError: If files hold tensors that the model does not have, or lack some; all at once.
+            ConversionError: If a config value differs from the converters'; all at once.
+        """
+        self._checkpoint = checkpoint
+        adapter_rows = _adapter_rows(checkpoint)
+        self.configs: ReferenceConfigs = read_reference_configs(checkpoint, adapter_rows)
+        with torch.device("meta"):
+            self.model: nn.Module = self.configs.build_model()
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        self._rename = _renaming(self.model, self._shapes)
+        self._adapter = _open_adapter(checkpoint, self._rename)
+        self._base: TensorStore | None = None
+        self._stores = self._open_stores()
+        self._names = {_our_name(name): name for name in self._shapes}
+        self._check_names()
+
+    @property
+    def language(self) -> nn.Module:
+        """The language model without its head and without weights."""
+        core = self.model.get_submodule("model")
+        return core.get_submodule("language_model") if hasattr(core, "language_model") else core
+
+    @property
+    def head_name(self) -> str:
+        """Our name of the tensor that serves as the head."""
+        has_head = any(_HEAD in store.infos for store in self._stores)
+        is_own = has_head and not self.configs.language.tie_word_embeddings
+        return "language.lm_head.weight" if is_own else "language.embed_tokens.weight"
+
+    def load(self, name: str) -> torch.Tensor:
+        """A tensor by our name (see `tensor_names`), float32, merged.
+
+        Raises:
+            ConversionError: If there is none, or peft does not merge it.
+        """
+        if name not in self._names:
+            raise ConversionError(f"transformers' model of {self._checkpoint.directory} has no {name}.")
+        parameter = self._names[name]
+        module_name, _, leaf = parameter.rpartition(".")
+        if self._adapter is None or module_name not in self._adapter.modules:
+            return self._read(parameter)
+        module = copy.deepcopy(self.model.get_submodule(module_name))
+        weights = {key: self._read(f"{module_name}.{key}") for key in module.state_dict()}
+        module.load_state_dict(weights, assign=True)
+        merged: torch.Tensor = self._adapter.merge(module_name, module).state_dict()[leaf]
+        return merged.float()
+
+    def deployed_names(self) -> list[str]:
+        """Our names of the tensors that a bundle is made of."""
+        has_head = any(_HEAD in store.infos for store in self._stores)
+        return [ours for ours, name in self._names.items() if self._is_deployed(name) and (name != _HEAD or has_head)]
+
+    def compare(self, names: Iterable[str]) -> None:
+        """Compares what the converters load with this model.
+
+        Args:
+            names: Our names of tensors.
+
+        Raises:
+            ConversionError: If values differ; all at once.
+        """
+        faults = [fault for name in names if (fault := self.difference(name, self.load(name))) is not None]
+        if faults:
+            raise ConversionError(_differences(self._checkpoint, faults))
+
+    def load_compared(self, name: str) -> torch.Tensor:
+        """A tensor by our name, as `load`.
+
+        Raises:
+            ConversionError: If it differs from what the converters load.
+        """
+        expected = self.load(name)
+        fault = self.difference(name, expected)
+        if fault is not None:
+            raise ConversionError(_differences(self._checkpoint, [fault]))
+        return expected
+
+    def difference(self, name: str, expected: torch.Tensor) -> str | None:
+        """What differs between a tensor of this model and the one that the converters load, None if nothing does."""
+        ours = self._checkpoint.load(name)
+        if ours.shape != expected.shape:
+            return f"{name} has shape {tuple(expected.shape)}, read as {tuple(ours.shape)}"
+        for some, others in zip(torch.split(ours, _ROWS), torch.split(expected, _ROWS), strict=True):
+            if not torch.allclose(some.float(), others, rtol=0.0, atol=_ROUNDING, equal_nan=True):
+                return f"{name} differs by {float((some.float() - others).abs().max()):.3g}"
+        return None
+
+    def _read(self, parameter: str) -> torch.Tensor:
+        store = next(store for store in self._stores if parameter in store.infos)
+        tensor = store.load(parameter)
+        if self._base is not None and parameter in self._base.infos:
+            base = self._base.load(parameter)
+            tensor[: len(base)] += base.to(tensor.dtype)
+        return tensor.float()
+
+    def _open_stores(self) -> list[TensorStore]:
+        """In the order in which a parameter is looked for."""
+        checkpoint, files = self._checkpoint, self._open
+        stores = [] if self._adapter is None else [self._adapter.whole]
+        if checkpoint.tower_directory is not None:
+            # a tower that was trained on lies with the rest, and comes before its own directory
+            tower = TensorStore(find_shards(checkpoint.tower_directory), self._tower_name)
+        if checkpoint.kind == "whole":
+            stores.append(files(find_shards(checkpoint.directory)))
+        elif checkpoint.base is not None:
+            base = files(find_shards(checkpoint.base))
+            if checkpoint.kind == "delta":
+                self._base = base
+                stores.append(files(find_shards(checkpoint.directory)))
+            for name in ("mm_projector.bin", "non_lora_trainables.bin"):
+                if checkpoint.kind != "delta" and (checkpoint.directory / name).is_file():
+                    stores.append(files([checkpoint.directory / name]))
+            if checkpoint.kind != "delta":
+                stores.append(base)
+        return [*stores, tower] if checkpoint.tower_directory is not None else stores
+
+    def _open(self, paths: list[Path]) -> TensorStore:
+        return TensorStore(paths, self._rename)
+
+    def _tower_name(self, name: str) -> str:
+        return self._rename(f"model.vision_tower.vision_tower.{unwrap_name(name)}")
+
+    def _check_names(self) -> None:
+        stores = [*self._stores, *([] if self._base is None else [self._base])]
+        unknown = {
+            info.source_name: store.infos[name].shard.name
+            for store in stores
+            for name, info in store.infos.items()
+            if name not in self._shapes
+        }
+        faults = [f"{name} in {file} is not part of the model" for name, file in unknown.items()]
+        modules = {} if self._adapter is None else self._adapter.modules
+        known = {name.rpartition(".")[0] for name in self._shapes}
+        faults += [
+            f"the adapter's {path} is not part of the model" for name, path in modules.items() if name not in known
+        ]
+        for name, shape in self._shapes.items():
+            found = next((store.infos[name] for store in self._stores if name in store.infos), None)
+            faults += self._name_faults(name, shape, found)
+        if faults:
+            raise CheckpointError(_differences(self._checkpoint, faults))
+
+    def _name_faults(self, name: str, shape: tuple[int, ...], found: TensorInfo | None) -> list[str]:
+        if found is not None:
+            return [] if found.shape == shape else [f"{name} has shape {found.shape}, expected {shape}"]
+        if (name == _HEAD and self.configs.is_tied) or not self._is_deployed(name):
+            return []
+        return [f"{name} is missing"]
+
+    def _is_deployed(self, name: str) -> bool:
+        """Blocks of the tower after the one that feeds the projector are not, nor a row that nothing is put after."""
+        ours = _our_name(name)
+        if ours == NEWLINE:
+            return self._checkpoint.config.has_newline
+        block = re.match(r"vision\.encoder\.layers\.(\d+)\.", ours)
+        return not ours.startswith("vision.post_layernorm.") and (
+            block is None or int(block[1]) < self._checkpoint.n_blocks
+        )
+
+
+def _adapter_rows(checkpoint: Checkpoint) -> int | None:
+    """Rows of the embedding that an adapter brings for added tokens, None where it brings none."""
+    if not _has_adapter(checkpoint):
+        return None
+    store = TensorStore([find_adapter_file(checkpoint.directory)], lambda name: name)
+    rows = [info.shape[0] for name, info in store.infos.items() if _EMBEDDING.search(name) and info.shape]
+    return rows[0] if rows else None
+
+
+def _open_adapter(checkpoint: Checkpoint, rename: Callable[[str], str]) -> ReferenceAdapter | None:
+    return ReferenceAdapter(checkpoint.directory, rename) if _has_adapter(checkpoint) else None
+
+
+def _has_adapter(checkpoint: Checkpoint) -> bool:
+    return checkpoint.kind == "lora" and (checkpoint.directory / "adapter_config.json").is_file()
+
+
+def check_reading(checkpoint: Checkpoint) -> None:
+    """Compares the converters' reading of a checkpoint with that of transformers and peft, before any slow work.
+
+    Config values, the names and shapes of all tensors, and the values of tower and projector. Those of the language
+    model are compared block by block when its reference is computed.
+
+    Raises:
+        CheckpointError: If files hold what the model does not have, or lack something; all at once.
+        ConversionError: If the converters read another model; all differences at once.
+    """
+    reference = ReferenceModel(checkpoint)
+    names = [name for name in reference.deployed_names() if not name.startswith("language.")]
+    reference.compare(names)
+
+
+def _differences(checkpoint: Checkpoint, faults: list[str]) -> str:
+    more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    return list_faults(
+        f"{checkpoint.directory}: transformers does not read the model that would be converted:",
+        faults[:_SHOWN] + more,
+        "Nothing is converted.",
+    )
+
+
+def _our_name(name: str) -> str:
+    for theirs, ours in _OURS:
+        if name.startswith(theirs):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def _renaming(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], str]:
+    """transformers' own rules from names in files to names of parameters; and wrappers that savers left around them."""
+    rules = _transformers_rules(model)
+
+    def rename(name: str) -> str:
+        plain = rules(unwrap_name(name))
+        # transformers 5.6 took the inner vision_model away; 4 does not read its names, nor 5 the names of a bare CLIP
+        candidates = (
+            plain,
+            re.sub(r"((?:vision_tower\.)+)", r"\1vision_model.", plain, count=1),
+            plain.replace("vision_model.", "", 1),
+            re.sub(r"\A(?:model\.)*mm_projector\.", "model.mm_projector.", plain),
+            plain.removeprefix("model."),
+        )
+        return next((candidate for candidate in candidates if candidate in shapes), plain)
+
+    return rename
+
+
+def _transformers_rules(model: nn.Module) -> Callable[[str], str]:
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping  # transformers 5
+        from transformers.core_model_loading import rename_source_key
+    except ImportError:
+        mapping: Mapping[str, str] = getattr(model, "_checkpoint_conversion_mapping", None) or {}
+        return lambda name: _first_substitution(mapping, name)
+    renamings = get_model_conversion_mapping(model)
+    return lambda name: str(rename_source_key(name, renamings, [])[0])
+
+
+def _first_substitution(mapping: Mapping[str, str], name: str) -> str:
+    for pattern, replacement in mapping.items():
+        renamed, n = re.subn(pattern, replacement, name)
+        if n:
+            return renamed
+    return name
