@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+_Owner = TypeVar("_Owner")
 
 
 def freed_with(owner: object, free: Callable[..., object], *handles: Any) -> Callable[[], object]:
@@ -29,3 +32,23 @@ def freed_with(owner: object, free: Callable[..., object], *handles: Any) -> Cal
     finalizer = weakref.finalize(owner, free_here)
     finalizer.atexit = False
     return finalizer
+
+
+def kept_in_children(owner: _Owner) -> _Owner:
+    """The object, which forked children never destroy: for engines that free themselves and wait for their threads.
+
+    ONNX Runtime's thread pool waits for threads that a child does not have: the child would hang when it drops the
+    session, at the latest when it ends.
+    """
+    _kept_in_children.add(owner)
+    return owner
+
+
+def _keep_all() -> None:
+    for owner in list(_kept_in_children):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))  # a list of them would be cleared when the child ends
+
+
+_kept_in_children = weakref.WeakSet[Any]()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_all)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge_llava.border import blaming_file
 from edge_llava.errors import BackendError, BundleError, MissingExtra
 from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.native import kept_in_children
 from edge_llava.runtime.token_reduction import RankedPatches
 from edge_llava.vision_spec import VisionSpec
 
@@ -163,7 +164,8 @@ def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntim
     attempts = [chosen, chosen[-1:]] if provider == "auto" and len(chosen) > 1 else [chosen]
     for providers in attempts:
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
+            return kept_in_children(session)
         except _session_errors() as error:
             failure = error
             _log.info("ONNX Runtime cannot load %s with %s: %s", path, providers, error)

@@ -277,6 +277,30 @@ print("parent answered")
     assert out == "parent answered\n"
 
 
+@pytest.mark.parametrize("use", ["model.embed_image(image)", "list(model.session(SHORT).ask('What?', image=image))"])
+def test_a_child_outlives_the_threads_of_the_vision_engine(program, use):
+    """ONNX Runtime waits for its threads when a session is destroyed; a child has none of them."""
+    out = program(
+        FORK
+        + f"""
+model = edge_llava.load(bundle, edge_llava.EngineOptions(decoder, n_vision_threads=4, cache=False))
+{use}
+for _ in range(3):
+    in_child(lambda: None)
+def drop():
+    global model
+    del model
+    gc.collect()
+in_child(drop)
+in_child(model.close)
+{use}
+model.close()
+print("parent answered")
+"""
+    )
+    assert out == "parent answered\n"
+
+
 def test_a_child_loads_its_own_model(program):
     program(
         FORK
