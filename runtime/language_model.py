@@ -17,6 +17,7 @@ from edge_llava.runtime.kept_interrupt import KeptInterrupt
 from edge_llava.runtime.language_file import check_language_file
 from edge_llava.runtime.llama_log import last_error, route_log
 from edge_llava.runtime.native import freed_with
+from edge_llava.runtime.openmp import end_threads_before_forks
 
 
 class LanguageModel:
@@ -40,6 +41,7 @@ class LanguageModel:
         check_language_file(path, spec)
         route_log()
         llama_cpp.llama_backend_init()
+        end_threads_before_forks()
         self.spec = spec
         params = model_params(options)
         self._weight_settings = weight_settings(params)

@@ -314,6 +314,34 @@ in_child(lambda: answer(load()))  # the parent's was never used
     )
 
 
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_child_of_a_process_that_answered_loads_its_own_model(program, closes):
+    """GNU's OpenMP keeps the threads of a computation for the next one; a child has none of them."""
+    out = program(
+        FORK
+        + f"""
+two = edge_llava.EngineOptions(edge_llava.DecoderOptions(n_threads=2, n_batch=32), n_vision_threads=2, cache=False)
+def answer(model):
+    assert len(list(model.session(SHORT).ask("What?", image=image))) == 4
+def answer_anew():
+    with edge_llava.load(bundle, two) as model:
+        answer(model)
+model = edge_llava.load(bundle, two)
+answer(model)
+if {closes}:
+    model.close()
+in_child(answer_anew)
+in_child(lambda: in_child(answer_anew))
+answer_anew()
+if not {closes}:
+    answer(model)
+    model.close()
+print("parent answered")
+"""
+    )
+    assert out == "parent answered\n"
+
+
 def test_an_engine_in_a_forked_child(program):
     out = program(
         FORK
