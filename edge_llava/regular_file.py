@@ -51,6 +51,22 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         return file.read(max_bytes).decode("utf-8")
 
 
+def read_input(path: Path, max_bytes: int | None = None) -> bytes:
+    """Reads a file that a user names: a regular one, or a pipe as of a shell's `<(command)`.
+
+    Raises:
+        OSError: If there is no such file, it is a device, which may never end, or it is too large.
+    """
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise OSError(errno.EINVAL, "it is a device", str(path))
+        data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes, the limit", str(path))
+    return data
+
+
 def share_permissions(directory: Path, *, like: Path) -> None:
     """Gives every file of a directory, at any depth, the permissions of one that was written in the ordinary way.
 

@@ -157,8 +157,10 @@ def _make_options(
 
 
 def _read_schema(path: Path) -> Any:
+    from edge_llava.regular_file import MAX_TEXT_BYTES, read_input
+
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_input(path, MAX_TEXT_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise click.UsageError(f"--json-schema: {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +19,15 @@ from safetensors.numpy import save_file
 
 from edge_llava.border import blaming_file
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BundleError, CheckpointError, ImageError
+from edge_llava.errors import BundleError, CheckpointError, DataError, ImageError
 from edge_llava.gguf_check import read_gguf_header
 from edge_llava.home import cache_directory, default_bundle, find_bundle, list_bundles
 from edge_llava.llama_limits import MAX_BLOCKS
 from edge_llava.manifest import Manifest
 from edge_llava.profile import find_profile, profile_path
-from edge_llava.regular_file import open_regular, read_text, share_permissions
+from edge_llava.regular_file import open_regular, read_input, read_text, share_permissions
 from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.training.instructions.json_files import read_json
 
 MIB = 1 << 20
 LONG = "x" * 300  # no file system takes such a name
@@ -270,3 +272,34 @@ def test_commands_give_the_codes_of_their_errors(run: Callable[..., Any], small_
     assert run("chat", "-m", small_bundle / LONG, "-p", "x").code == 6
     assert run("chat", "-m", small_bundle, "--embedding", LONG, "-p", "x").code == 7
     assert run("chat", "-m", small_bundle, LONG, "-p", "x").code == 7
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="this system has no /dev/zero")
+def test_a_device_that_a_user_names(tmp_path: Path, run: Callable[..., Any]) -> None:
+    """It would be read until memory is full."""
+    endless = tmp_path / "input.json"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="it is a device"):
+        read_input(endless)
+    with pytest.raises(DataError, match=r"input\.json cannot be read: it is a device"):
+        read_json(endless)
+    (tmp_path / "a.jpg").touch()
+    result = run("caption", tmp_path, "--json-schema", endless)
+    assert result.code == 2
+    assert "--json-schema: " in result.err
+    assert "cannot be read: it is a device" in result.err
+
+
+@needs_fifo
+def test_a_pipe_that_a_user_names(tmp_path: Path) -> None:
+    """As a shell's <(command) gives it."""
+    os.mkfifo(tmp_path / "pipe")
+    for text, limit in ((b"[1]", None), (b"[1]", 3), (b"[1] ", 3)):
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(text,))
+        writer.start()
+        if text == b"[1]":
+            assert read_input(tmp_path / "pipe", limit) == text
+        else:
+            with pytest.raises(OSError, match="it has more than 3 bytes"):
+                read_input(tmp_path / "pipe", limit)
+        writer.join()

@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.home import write_atomically
+from edge_llava.regular_file import read_input
 
 _MAX_TOLD = 20
 
@@ -20,7 +21,7 @@ def read_text(path: Path) -> str:
         DataError: If it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_input(path).decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
