@@ -95,7 +95,7 @@ class BatchEngine:
         self.n_ctx = self._decoder.n_ctx
         self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
         self.on_full: OnFull = "error"
-        self._shortener = DialogueShortener(bundle, self._decoder, self.n_ctx, options.visual_tokens)
+        self._shortener = DialogueShortener(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
         self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from edge_llava.bundle import Bundle
 from edge_llava.runtime.batch.messages import Dialogue, Exchange
-from edge_llava.runtime.image_placement import place_image
+from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.image_placement import OpenedImage, open_image, place_image
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.past_turns import room_for_prompt, turns_to_drop
+from edge_llava.runtime.picture import Alpha
 from edge_llava.runtime.turn_plan import count_quickly
 from edge_llava.templates import find_template
 
@@ -18,20 +20,29 @@ _SEAM = 4  # tokens that a text may have more in its place, where it is tokenize
 class DialogueShortener:
     """Drops what a session with `on_full="drop-oldest"` would drop. Thread-safe."""
 
-    def __init__(self, bundle: Bundle, language: LanguageModel, n_ctx: int, visual_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        language: LanguageModel,
+        n_ctx: int,
+        visual_tokens: int | None = None,
+        alpha: Alpha = "white",
+    ) -> None:
         """
         Args:
             bundle: Whose template and images.
             language: Its tokenizer.
             n_ctx: Positions that a conversation may take.
-            visual_tokens: As `EngineOptions.visual_tokens`.
+            visual_tokens, alpha: As in `EngineOptions`.
         """
         self._template = find_template(bundle.manifest.language.template)
         self._bundle, self._language = bundle, language
-        self._n_ctx, self._visual_tokens = n_ctx, visual_tokens
+        self._n_ctx, self._visual_tokens, self._alpha = n_ctx, visual_tokens, alpha
 
     def shorten(self, dialogue: Dialogue, max_new_tokens: int) -> Dialogue:
         """The dialogue without its oldest exchanges, so that it fits with an answer; see `turns_to_drop`.
+
+        Its images are opened: a file object can be read only once.
 
         Args:
             dialogue: Of any length.
@@ -43,11 +54,21 @@ class DialogueShortener:
         template = self._template.with_system(dialogue.system) if dialogue.system.strip() else self._template
         n_room = room_for_prompt(self._n_ctx, max_new_tokens) - self._count(template.opening)
         n_room -= self._count(dialogue.answer_start)
-        sizes = [self._size(exchange) for exchange in dialogue.exchanges]
-        have_images = [bool(exchange.question.images) for exchange in dialogue.exchanges]
+        exchanges = [self._open_images(exchange) for exchange in dialogue.exchanges]
+        sizes = [self._size(exchange) for exchange in exchanges]
+        have_images = [bool(exchange.question.images) for exchange in exchanges]
         dropped = turns_to_drop(sizes, have_images, n_room)
-        kept = [exchange for index, exchange in enumerate(dialogue.exchanges) if index not in dropped]
+        kept = [exchange for index, exchange in enumerate(exchanges) if index not in dropped]
         return replace(dialogue, exchanges=tuple(kept))
+
+    def _open_images(self, exchange: Exchange) -> Exchange:
+        images = tuple(
+            image
+            if isinstance(image, (ImageEmbedding, OpenedImage))
+            else open_image(image, self._bundle, self._visual_tokens, self._alpha)
+            for image in exchange.question.images
+        )
+        return replace(exchange, question=replace(exchange.question, images=images))
 
     def _size(self, exchange: Exchange) -> int:
         """Positions of an exchange, or a few more."""
