@@ -151,7 +151,11 @@ def _decoding(what: str) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # where warnings are errors
         raise ImageError(f"{what} is too large: {error}. Scale it down.") from error
     except _DECODE_ERRORS as error:
-        raise ImageError(f"{what} cannot be decoded: {error}. Is the file complete?") from error
+        if isinstance(error, OSError) and error.strerror is not None:  # by the system, and not by Pillow
+            raise ImageError(f"{what} cannot be read: {error.strerror}.") from error
+        raise ImageError(
+            f"{what} cannot be decoded: {str(error) or type(error).__name__}. Is the file complete?"
+        ) from error
 
 
 def _open(source: PictureSource, what: str, files: ExitStack) -> Image.Image:
@@ -190,6 +194,8 @@ def _open_path(path: Path, what: str) -> IO[bytes]:
 
 
 def _read(file: IO[bytes], what: str) -> bytes:
+    if getattr(file, "closed", False):
+        raise ImageError(f"{what} is closed. Open it again.")
     data = file.read()
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise ImageError(f"{what} gives {type(data).__name__}, not bytes. Open it with mode 'rb'.")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -296,3 +297,17 @@ def test_large_pnms_that_pillow_reads_in_python_are_refused():
 def test_the_header_alone_is_read_on_opening():
     image = open_image_file(io.BytesIO(encode(Image.fromarray(RGB), "PNG")), "it")
     assert (image.size, len(image.tile)) == ((7, 5), 1)
+
+
+def test_what_the_system_refuses_is_said_to_be_unread_and_not_damaged(tmp_path):
+    name = tmp_path / ("x" * 300)
+    with pytest.raises(ImageError) as caught:
+        open_picture(name)
+    assert str(caught.value) == f"{name} cannot be read: {os.strerror(errno.ENAMETOOLONG)}."
+
+
+def test_a_closed_file_is_named():
+    file = io.BytesIO(encode(Image.fromarray(RGB), "PNG"))
+    file.close()
+    with pytest.raises(ImageError, match=r"^the image file is closed. Open it again.$"):
+        open_picture(file)
