@@ -8,7 +8,7 @@ from edge_llava.server.request_fields import RequestFields
 
 _DETAILS = ("auto", "low", "high", "original")
 # what may stand beside an image without effect: the content says which type it is, and LLaVA sees all of it
-_DESCRIPTIONS = ("type", "detail", "mimeType", "mediaType", "media_type", "format")
+_DESCRIPTIONS = ("type", "detail", "mimeType", "mediaType", "media_type", "mime_type", "format", "filename")
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,19 @@ _FORMS = (
     _Form("image", ("source", "data"), may_fetch=False),  # Anthropic
     _Form("image", ("source", "url")),
     _Form("image", ("image",)),  # Vercel's AI SDK, transformers
+    _Form("image", ("image", "url")),
     _Form("image", ("url",)),  # transformers
     _Form("image", ("base64",), may_fetch=False),
     _Form("image", ("image_url", "url")),
     _Form("image", ("image_url",)),
+    _Form("image_base64", ("image_base64",), may_fetch=False),
+    # files, of which only images are read
+    _Form("file", ("file", "file_data"), may_fetch=False),  # OpenAI, chat completions
+    _Form("file", ("data",), may_fetch=False),  # Vercel's AI SDK
+    _Form("file", ("url",)),
+    _Form("input_file", ("file_data",), may_fetch=False),  # OpenAI, Responses
+    _Form("input_file", ("file_url",)),
+    _Form("media", ("data",), may_fetch=False),  # LangChain for Gemini
 )
 IMAGE_PARTS = tuple(dict.fromkeys(form.part for form in _FORMS))
 
