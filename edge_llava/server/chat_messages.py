@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import Any, Literal
 
-from edge_llava.server.image_forms import IMAGE_PARTS, ImageAddress, read_image_list, read_image_part
+from edge_llava.server.image_forms import (
+    IMAGE_PARTS,
+    ImageAddress,
+    read_image_list,
+    read_image_part,
+    refuse_stray_images,
+)
 from edge_llava.server.limits import Limits
 from edge_llava.server.request_fields import RequestFields, kind_of
 
@@ -101,6 +107,7 @@ def _read_message(item: RequestFields, limits: Limits) -> ChatMessage | None:
     if item.raw("role") in _TOOL_ROLES:
         item.ignore("role", "of tools is not supported", "unsupported_value")
         return None
+    refuse_stray_images(item)
     item.ignore_unknown(_MESSAGE_FIELDS)
     for key in ("tool_calls", "function_call"):
         if item.has(key) and item.raw(key) != []:
@@ -159,6 +166,7 @@ def _read_part(role: Role, part: RequestFields) -> list[Part]:
         if part.require("type"):
             part.text("type")
     elif kind in _TEXT_PARTS:
+        refuse_stray_images(part)
         part.ignore_unknown(("type", _TEXT_PARTS[kind]))
         text = part.text(_TEXT_PARTS[kind]) if part.require(_TEXT_PARTS[kind]) else None
         return [text] if text else []

@@ -11,6 +11,7 @@ from edge_llava.server.cache_salt import read_salt
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.chat_sampling import SAMPLING_FIELDS, read_sampling
 from edge_llava.server.ignored_fields import IgnoredFields
+from edge_llava.server.image_forms import STRAY_IMAGES
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
 from edge_llava.server.request_fields import RequestFields
@@ -51,6 +52,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "structured_outputs": (),
     "images": (),
+    **dict.fromkeys(STRAY_IMAGES, ()),
     "documents": (),
 }
 _TOOLS = ("tools", "functions")

@@ -11,6 +11,10 @@ _DETAILS = ("auto", "low", "high", "original")
 _DESCRIPTIONS = ("type", "detail", "mimeType", "mediaType", "media_type", "mime_type", "format", "filename")
 
 
+# where some clients put images, and where they are not read: ignoring them would answer another question
+STRAY_IMAGES = ("image", "image_url", "image_data", "image_base64", "attachments", "experimental_attachments")
+
+
 @dataclass(frozen=True)
 class ImageAddress:
     """An image as a client sent it.
@@ -93,8 +97,16 @@ def read_image_part(part: RequestFields, kind: str) -> ImageAddress | None:
     holder, path = part, forms[0].path
     while len(path) > 1 and (inside := holder.object_if_any(path[0])) is not None:
         holder, path = inside, path[1:]
-    holder.require(path[0])
+    if holder.require(path[0]):
+        holder.note(path[0], "contains no image in a form that is known here", "invalid_type")
     return None
+
+
+def refuse_stray_images(fields: RequestFields) -> None:
+    """Notes the images of an object that is not a part for one."""
+    for key in STRAY_IMAGES:
+        if fields.raw(key) not in (None, "", [], {}):
+            fields.note(key, "is not read here: send images as parts of 'content'", "unsupported_parameter")
 
 
 def read_image_list(message: RequestFields, at_most: int) -> list[ImageAddress]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from edge_llava.server.chat_messages import ChatMessage
 from edge_llava.server.chat_request import ChatRequest, read_chat_request
 from edge_llava.server.image_data import ImageDataError, decode_image_data
-from edge_llava.server.image_forms import ImageAddress
+from edge_llava.server.image_forms import IMAGE_PARTS, ImageAddress
 from edge_llava.server.limits import Limits
 from edge_llava.server.ollama_request import translate_chat
 from edge_llava.server.openai_errors import RequestFault
+from edge_llava.server.request_body import parse_body
 from edge_llava.server.responses_request import translate_response
 
 HELLO = {"role": "user", "content": "Hello"}
@@ -58,6 +60,43 @@ def test_other_parts_are_refused(part: object) -> None:
     with pytest.raises(RequestFault) as caught:
         parts_of("x", part)
     assert caught.value.body["error"]["param"].startswith("messages[0].content[1]")
+
+
+@pytest.mark.parametrize("kind", IMAGE_PARTS)
+@pytest.mark.parametrize(
+    "value", ["x", {}, {"a": "x"}, {"url": {}}, {"data": {}}, {"file_id": "x"}, [], ["x"], 5, None]
+)
+def test_no_image_is_dropped_in_silence(kind: str, value: object) -> None:
+    """Whatever a part for an image holds, and wherever: an image is read, or a fault is found."""
+    for key in ("image_url", "image", "data", "source", "url", "base64", "file", "file_data", "file_url", kind):
+        with suppress(RequestFault):
+            assert len(parts_of("What?", {"type": kind, key: value})) == 2
+
+
+@pytest.mark.parametrize("key", ["image", "image_url", "image_data", "image_base64"])
+@pytest.mark.parametrize("value", ["AAAA", {"url": IMAGE}, [{"data": "AAAA", "id": 1}]])
+def test_no_image_is_dropped_where_it_is_not_read(key: str, value: object) -> None:
+    text = {"type": "text", "text": "x"}
+    requests: list[dict[str, object]] = [
+        {key: value},
+        {"messages": [HELLO | {key: value}]},
+        {"messages": [{"role": "user", "content": [text | {key: value}]}]},
+        {"messages": [{"role": "user", "content": [{"type": None, "text": "x", key: value}]}]},
+    ]
+    for fields in requests:
+        with pytest.raises(RequestFault) as caught:
+            read(**fields)
+        assert key in caught.value.body["error"]["message"]
+    for empty in (None, "", [], {}):
+        read(**{key: empty}, messages=[HELLO | {key: empty}, {"role": "user", "content": [text | {key: empty}]}])
+    with pytest.raises(RequestFault):
+        read(messages=[HELLO | {"experimental_attachments": [{"url": IMAGE}]}])
+
+
+def test_a_body_may_begin_with_a_byte_order_mark() -> None:
+    assert parse_body(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    with pytest.raises(RequestFault):
+        parse_body('{"a": 1}'.encode("utf-16"))
 
 
 def test_a_file_that_is_not_an_image_is_refused(client: httpx.Client, server: Any, check_error: Any) -> None:
