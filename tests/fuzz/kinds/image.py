@@ -27,6 +27,8 @@ from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.openai_errors import RequestFault
 
 _LIMITS = Limits(image_pixels=4_000_000)
+_IMAGES = ImageParts(_LIMITS, None, open_picture)  # type: ignore[arg-type]
+_LOOP = asyncio.new_event_loop()
 _PHONE = Path(__file__).parents[2] / "data" / "phone.heic"
 _PNG_HEAD = 8
 # Format, mode and how it is written.
@@ -38,7 +40,7 @@ _WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GIF", "P", {"transparency": 3}), ("GIF", "P", {"save_all": True}), ("BMP", "RGB", {}), ("BMP", "P", {}),
     ("TIFF", "RGB", {}), ("TIFF", "RGB", {"compression": "tiff_lzw"}), ("TIFF", "RGB", {"compression": "jpeg"}),
     ("TIFF", "1", {"compression": "group4"}), ("TIFF", "LA", {"compression": "tiff_adobe_deflate"}),
-    ("AVIF", "RGBA", {}), ("AVIF", "RGB", {"save_all": True}), ("JPEG2000", "RGB", {}), ("JPEG2000", "LA", {}),
+    ("AVIF", "RGBA", {}), ("AVIF", "L", {}), ("JPEG2000", "RGB", {}), ("JPEG2000", "LA", {}),
     ("PPM", "RGB", {}), ("PPM", "1", {}), ("TGA", "RGBA", {"compression": "tga_rle"}), ("TGA", "P", {}),
 )  # fmt: skip
 
@@ -90,10 +92,9 @@ def read(directory: Path, content: bytes) -> None:
     """Sends it to the server, whose limit of pixels holds, and opens it as a file."""
     path = directory / "image"
     path.write_bytes(content)
-    images = ImageParts(_LIMITS, None, open_picture)  # type: ignore[arg-type]
     address = ImageAddress(base64.b64encode(content).decode(), "image")
     with MemoryBudget(_LIMITS.held_bytes).open() as share:
-        asyncio.run(images.open([address], share))
+        _LOOP.run_until_complete(_IMAGES.open([address], share))
     assert open_picture(path).mode == "RGB"
 
 
