@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from edge_llava.converters.bundle_specs import describe_language
+from edge_llava.converters.bundle_specs import check_specs, describe_language
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import write_language
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
@@ -89,6 +89,7 @@ def weights(layout: str) -> dict[str, torch.Tensor]:
 def use(directory: Path, base: Path | None = None) -> Checkpoint:
     """Opens a checkpoint, and reads every weight for the deployed parts as a conversion does."""
     checkpoint = Checkpoint.open(str(directory), base=None if base is None else str(base))
+    check_specs(checkpoint, "F32", checkpoint.config.aspect, checkpoint.config.template)
     build_tower(checkpoint)
     encoder = Encoder(1)
     try:
@@ -99,10 +100,10 @@ def use(directory: Path, base: Path | None = None) -> Checkpoint:
     return checkpoint
 
 
-def tokenize(checkpoint: Path) -> None:
-    """Converts the language model, and tokenizes a text with it."""
+def tokenize(checkpoint: Path) -> Checkpoint:
+    """Converts the language model and tokenizes a text with it: the runtime must not refuse what is converted."""
     opened = use(checkpoint)
-    spec = describe_language(opened, "F32", "llava_v1")
+    spec = describe_language(opened, "F32", opened.config.template)
     decoder = Decoder(checkpoint / "language.gguf", spec, DecoderOptions(n_ctx=64, n_threads=1))
     try:
         decoder.tokenize(_TEXT, add_bos=True)
@@ -110,6 +111,7 @@ def tokenize(checkpoint: Path) -> None:
             decoder.piece(token), decoder.is_end(token)
     finally:
         decoder.close()
+    return opened
 
 
 def write_files(directory: Path, content: bytes, first: str) -> None:

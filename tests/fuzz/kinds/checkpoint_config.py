@@ -32,11 +32,11 @@ def make(directory: Path) -> Sequence[bytes]:
 
 
 def read(directory: Path, content: bytes) -> None:
-    """Reads the checkpoint as a conversion does, and compares the reading with transformers' own."""
+    """Converts the checkpoint but for its tower, loads the result, and compares the reading with transformers' own."""
     layout = "original" if b'"mm_' in content else "next" if b'"llava_next' in content else "hf"
     place = directory / layout
     tiny_checkpoint.write_files(place, content, "config.json")
-    check_reading(tiny_checkpoint.use(place))
+    check_reading(tiny_checkpoint.tokenize(place))
 
 
 KIND = Kind(n_cases=100, make=make, damage=damage_json, read=read, errors=(CheckpointError, ConversionError))
