@@ -22,17 +22,14 @@ from _pytest.mark.structures import ParameterSet
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memory of the child is limited as POSIX does")
 HERE = Path(__file__).parent
-_PACKAGES = {"torch": "(torch|tiny_checkpoint)", "starlette": r"edge_llava\.server"}  # what kinds import that need one
+# What the kinds import that needs a package of an extra, by package.
+_USES = {"torch": r"torch|tiny_checkpoint", "starlette": r"edge_llava\.server"}
 
 
 def _param(path: Path) -> ParameterSet:
     """A kind, skipped where a package of an extra is missing."""
     text = path.read_text(encoding="utf-8")
-    needed = [
-        package for package, module in _PACKAGES.items() if f"import {module}" in text or f"from {module}" in text
-    ]
-    if "import torch" in text:
-        needed.append("torch")
+    needed = [package for package, use in _USES.items() if re.search(rf"^(from|import) ({use})\b", text, re.MULTILINE)]
     marks = [pytest.mark.skipif(find_spec(package) is None, reason=f"needs {package}") for package in needed]
     return pytest.param(path.stem, marks=[*marks, pytest.mark.convert] if "torch" in needed else marks)
 
