@@ -98,4 +98,4 @@ def read(directory: Path, content: bytes) -> None:
     assert open_picture(path).mode == "RGB"
 
 
-KIND = Kind(n_cases=600, make=make, damage=damage, read=read, errors=(ImageError, RequestFault))
+KIND = Kind(n_cases=1500, make=make, damage=damage, read=read, errors=(ImageError, RequestFault))

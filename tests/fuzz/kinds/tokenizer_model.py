@@ -23,4 +23,4 @@ def read(directory: Path, content: bytes) -> None:
     tiny_checkpoint.tokenize(directory / "checkpoint")
 
 
-KIND = Kind(n_cases=100, make=make, damage=damage_protobuf, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=60, make=make, damage=damage_protobuf, read=read, errors=(CheckpointError, ConversionError))

@@ -23,4 +23,4 @@ def read(directory: Path, content: bytes) -> None:
     tiny_checkpoint.use(directory / "checkpoint")
 
 
-KIND = Kind(n_cases=150, make=make, damage=damage_safetensors, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=100, make=make, damage=damage_safetensors, read=read, errors=(CheckpointError, ConversionError))
