@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from edge_llava.border import blaming_file
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BundleError, CheckpointError, ImageError
+from edge_llava.errors import BundleError, CheckpointError, EdgeLlavaError, ImageError
 from edge_llava.gguf_check import read_gguf_header
 from edge_llava.home import cache_directory, default_bundle, find_bundle, list_bundles
 from edge_llava.llama_limits import MAX_BLOCKS
@@ -175,7 +175,8 @@ def test_name_that_no_file_system_takes(
 
 def test_cache_of_a_user_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_LLAVA_CACHE", "~nobody-of-this-name/x")
-    assert cache_directory() == Path("~nobody-of-this-name/x")
+    with pytest.raises(EdgeLlavaError, match="EDGE_LLAVA_CACHE is '~nobody-of-this-name/x'"):
+        cache_directory()
 
 
 def _embedding() -> ImageEmbedding:
