@@ -167,10 +167,11 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
 
 
 async def _show_bug(request: Request, error: Exception) -> Response:
+    is_short = is_out_of_memory(error)
     # its message may hold what a client wrote
-    _log.error("internal error: %s", type(error).__name__)
+    _log.error("%s: %s", "not enough memory" if is_short else "internal error", type(error).__name__)
     _log.debug("internal error", exc_info=error)
-    return (no_memory() if is_out_of_memory(error) else internal_fault()).response()
+    return (no_memory() if is_short else internal_fault()).response()
 
 
 async def _leave(request: Request, error: Exception) -> Response:

@@ -71,11 +71,14 @@ async def _take_too_much(request: Request) -> Response:
     return Response(bytes(1 << 60))
 
 
-def test_too_little_memory_is_503(run_server: Callable[..., Any], check_error: Check) -> None:
+def test_too_little_memory_is_503(
+    run_server: Callable[..., Any], check_error: Check, caplog: pytest.LogCaptureFixture
+) -> None:
     server = run_server()
     server.app.asgi.router.routes.append(Route("/large", _take_too_much))
     with server.client() as client:
         check_error(client.get("/large"), 503, "server_unavailable")
+    assert "not enough memory: MemoryError" in [record.getMessage() for record in caplog.records]
     for error in (MemoryError(), RuntimeError("can't start new thread"), BackendError("Cannot allocate memory")):
         assert engine_fault(error).status == 503
     assert engine_fault(BackendError("x")).status == 500
