@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_llava.errors import CheckpointError
+from edge_llava.memory import is_out_of_memory
 
 _MAX_REASON = 300  # characters
 
@@ -31,5 +32,7 @@ def blame(path: Path, verdict: str, advice: str = "Download it again.") -> Itera
     except CheckpointError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise CheckpointError(f"{path} needs more memory than there is: it is damaged or too large.") from error
         reason = next(iter(str(error).splitlines()), "").strip().rstrip(".") or type(error).__name__
         raise CheckpointError(f"{path} {verdict}: {reason[:_MAX_REASON]}. {advice}".rstrip()) from error

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.quantize import projector_type
-from edge_llava.manifest import LanguageSpec, ProjectorSpec
+from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.manifest import (
+    FORMAT_VERSION,
+    REQUIRED_ROLES,
+    FileEntry,
+    LanguageSpec,
+    Manifest,
+    ProjectorSpec,
+    SourceInfo,
+)
 from edge_llava.vision_spec import VisionQuantization, VisionSpec
 
 
@@ -55,3 +64,24 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
         bos=vocabulary.bos,
         eos=vocabulary.eos,
     )
+
+
+def check_specs(checkpoint: Checkpoint, quant: str, aspect: str, template: str) -> None:
+    """Finds before the work what no reader of the finished manifest would accept.
+
+    Raises:
+        CheckpointError: If a number of the checkpoint is outside of what the runtime computes with; all faults at once.
+    """
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        created_by="edge-llava",
+        source=SourceInfo(checkpoint.name, checkpoint.revision, checkpoint.config.layout, ()),
+        vision=describe_vision(checkpoint, "fp32", aspect),
+        projector=describe_projector(checkpoint, quant),
+        language=describe_language(checkpoint, quant, template),
+        files={role: FileEntry(role, 1, "0" * 64) for role in REQUIRED_ROLES},
+        parity={},
+    )
+    faults = manifest.find_faults()
+    if faults:
+        raise CheckpointError(list_faults(f"{checkpoint.directory} cannot be described by a bundle:", faults))

@@ -7,6 +7,7 @@ pictures arrive as embeddings. Tokens that somebody added and trained are kept.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -116,6 +117,11 @@ def _check_tokens(vocabulary: Vocabulary, directory: Path) -> None:
         f"the token {shown(token)} contains unpaired surrogates, which are not valid text"
         for token in n_uses
         if any("\ud800" <= letter <= "\udfff" for letter in token)
+    ]
+    faults += [
+        f"the score of the token {shown(token)} is not a finite number"
+        for token, score in zip(vocabulary.tokens, vocabulary.scores, strict=True)
+        if not math.isfinite(score)
     ]
     faults += [f"the byte token <0x{byte:02X}> is missing" for byte in range(256) if f"<0x{byte:02X}>" not in n_uses]
     if faults:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.memory import is_out_of_memory
 
 _SHOWN_CHARACTERS = 500  # of a parser's own message, which may quote the file
 
@@ -30,10 +31,10 @@ def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str) -> Itera
         yield
     except EdgeLlavaError:
         raise
-    except OSError as error:
-        raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}") from error
-    except MemoryError as error:
-        raise kind(f"{what} needs more memory than there is. {advice}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise kind(f"{what} needs more memory than there is: it is damaged or too large. {advice}") from error
+        if isinstance(error, OSError):
+            raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}") from error
         reason = f"{error}"[:_SHOWN_CHARACTERS] or type(error).__name__
         raise kind(f"{what} is damaged: {reason}. {advice}") from error

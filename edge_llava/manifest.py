@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
+from typing import Any
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.json_fields import JsonFields
@@ -177,13 +178,21 @@ class Manifest:
             raise BundleError(
                 f"{where} has format_version {version}; this edge-llava reads {FORMAT_VERSION}. Upgrade edge-llava."
             )
-        faults: list[str] = []
-        manifest = _read_manifest(JsonFields(data, "", faults))
-        if not faults:
-            faults += _disagreements(manifest)
+        manifest, faults = _read_whole(data)
         if faults:
             raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Convert the checkpoint again."))
         return manifest
+
+    def find_faults(self) -> list[str]:
+        """What a reader of this manifest would refuse."""
+        return _read_whole(json.loads(self.to_json()))[1]
+
+
+def _read_whole(data: dict[str, Any]) -> tuple[Manifest, list[str]]:
+    """A manifest and what is wrong with it."""
+    faults: list[str] = []
+    manifest = _read_manifest(JsonFields(data, "", faults))
+    return manifest, faults or _disagreements(manifest)
 
 
 def _read_manifest(fields: JsonFields) -> Manifest:

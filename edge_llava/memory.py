@@ -1,8 +1,9 @@
-"""The memory of this process."""
+"""The memory of this process, and errors that say that there is no more."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import sys
 
@@ -50,3 +51,25 @@ def return_freed_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+# How loaders of libraries, torch, safetensors and Python's threads word it; their errors have no type of their own.
+_WORDS = (
+    "failed to map segment", "annot allocate memory", "an't allocate memory", "out of memory", "not enough memory",
+    "can't start new thread",
+)  # fmt: skip
+_MAX_WORDS = 300  # characters of a message that are looked at
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that the system had no more memory to give."""
+    seen = set[int]()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            return True
+        if any(word in str(cause)[:_MAX_WORDS] for word in _WORDS):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

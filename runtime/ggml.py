@@ -51,8 +51,9 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            BackendError: If ggml cannot load the file.
+            BackendError: If ggml cannot load the file, or there is no room for it.
         """
+        _make_room(path.stat().st_size if path.is_file() else 0)  # freed at once: ggml takes its own
         self._context = _POINTER()
         init = bind("gguf_init_from_file", _POINTER, [ctypes.c_char_p, _GgufInitParams])
         gguf = init(os.fsencode(path), _GgufInitParams(False, ctypes.pointer(self._context)))
@@ -98,7 +99,9 @@ class Graph:
                 callers pass an upper bound. The work memory of a run comes on top, see `compute`.
         """
         overhead = bind("ggml_graph_overhead", _SIZE, [])() + 64 * bind("ggml_tensor_overhead", _SIZE, [])()
-        params = _GgmlInitParams(n_bytes + overhead + (1 << 20), None, False)
+        n_all = n_bytes + overhead + (1 << 20)
+        self._room = _make_room(n_all)  # must live as long as the context
+        params = _GgmlInitParams(n_all, self._room.ctypes.data, False)
         self._context = bind("ggml_init", _POINTER, [_GgmlInitParams])(params)
         if not self._context:
             raise BackendError(f"ggml cannot allocate {n_bytes} bytes for the projector. Close other programs.")
@@ -156,6 +159,18 @@ class Graph:
     def _binary(self, name: str, left: int, right: int) -> int:
         result: int = bind(name, _POINTER, [_POINTER, _POINTER, _POINTER])(self._context, left, right)
         return result
+
+
+def _make_room(n_bytes: int) -> NDArray[np.uint8]:
+    """Memory that is not touched yet. ggml itself would end the process where there is none.
+
+    Raises:
+        BackendError: If there is none.
+    """
+    try:
+        return np.empty(n_bytes, np.uint8)
+    except MemoryError as error:
+        raise BackendError(f"the projector needs {n_bytes} bytes of memory. Close other programs.") from error
 
 
 def _data(tensor: int, rows: int, columns: int) -> NDArray[np.float32]:

@@ -58,12 +58,14 @@ class VisionEncoder:
         Raises:
             MissingExtra: If onnxruntime is not installed.
             BundleError: If the file is no ONNX model or does not have the declared inputs and outputs.
-            BackendError: If "cuda" was asked for and is not there.
+            BackendError: If onnxruntime cannot be loaded, or "cuda" was asked for and is not there.
         """
         try:
             import onnxruntime
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise MissingExtra("cpu", "the vision encoder", "onnxruntime") from error
+        except ImportError as error:  # a library that it needs, or the memory for one
+            raise BackendError(f"onnxruntime is installed and cannot be loaded: {error}.") from error
         self.spec = spec
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads

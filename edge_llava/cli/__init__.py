@@ -19,6 +19,7 @@ import click
 from edge_llava.cli.display import INTERRUPTED
 from edge_llava.cli.printable import printable
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.memory import is_out_of_memory
 
 _COMMANDS = (
     "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval",
@@ -116,5 +117,10 @@ def _show_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if is_out_of_memory(error):
+        _say(
+            "edge-llava: there is not enough memory. Close other programs, or choose a smaller model, image or context."
+        )
+        return
     click.echo(printable(f"edge-llava: internal error: {kind.__name__}: {error}"), err=True)
     click.echo("This is a bug. Run again with: edge-llava --debug ... and report what it prints.", err=True)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from edge_llava.memory import is_out_of_memory
 from edge_llava.runtime.batch.engine import BatchEngine
 from edge_llava.server.answers import Answers
 from edge_llava.server.api_key import ApiKey, RequireKey
@@ -25,7 +26,14 @@ from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
 from edge_llava.server.ollama_api import OllamaApi
-from edge_llava.server.openai_errors import RequestFault, internal_fault, show_fault, show_http_error, unavailable
+from edge_llava.server.openai_errors import (
+    RequestFault,
+    internal_fault,
+    no_memory,
+    show_fault,
+    show_http_error,
+    unavailable,
+)
 from edge_llava.server.openapi import describe_api
 from edge_llava.server.origin_check import CheckOrigin
 from edge_llava.server.page_files import page_routes
@@ -159,10 +167,11 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
 
 
 async def _show_bug(request: Request, error: Exception) -> Response:
+    is_short = is_out_of_memory(error)
     # its message may hold what a client wrote
-    _log.error("internal error: %s", type(error).__name__)
+    _log.error("%s: %s", "not enough memory" if is_short else "internal error", type(error).__name__)
     _log.debug("internal error", exc_info=error)
-    return internal_fault().response()
+    return (no_memory() if is_short else internal_fault()).response()
 
 
 async def _leave(request: Request, error: Exception) -> Response:

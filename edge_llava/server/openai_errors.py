@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.memory import is_out_of_memory
 from edge_llava.runtime.grammar import GrammarFault
 
 _MAX_LISTED = 10  # faults in one message
@@ -137,9 +138,16 @@ def engine_fault(error: BaseException) -> RequestFault:
         return RequestFault(400, str(error), code="invalid_value", param="messages")
     if type(error) is EdgeLlavaError:  # it is closed, or has failed for good
         return unavailable(str(error))
+    if is_out_of_memory(error):
+        return no_memory()
     if isinstance(error, EdgeLlavaError):
         return RequestFault(500, str(error), code="engine_error")
     return internal_fault()
+
+
+def no_memory() -> RequestFault:
+    """503: another time there may be enough."""
+    return unavailable("There is not enough memory for this request now.")
 
 
 def internal_fault() -> RequestFault:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from edge_llava.memory import is_out_of_memory
+
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
 
 
@@ -221,3 +223,30 @@ def test_the_model_variable_serves_every_command(run, seeded_q4, monkeypatch):
     monkeypatch.setenv("EDGE_LLAVA_MODEL", str(seeded_q4))
     assert run("inspect").code == 0
     assert run("verify").code == 0
+
+
+def test_too_little_memory_is_not_called_a_bug() -> None:
+    code = """
+import click
+from edge_llava.cli import run_command
+run_command(click.Command("x", callback=lambda: bytearray(1 << 60)), [], "edge-llava")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith("edge-llava: there is not enough memory. Close other programs")
+    assert "bug" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_how_too_little_memory_is_worded(cause: Exception) -> None:
+    error = LookupError("x")
+    assert not is_out_of_memory(error)
+    error.__cause__ = cause
+    assert is_out_of_memory(error)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from edge_llava.converters.blame import blame
 from edge_llava.converters.checkpoint import Checkpoint
@@ -41,12 +42,23 @@ class Odd(Exception):
     """One that no reader is known to raise."""
 
 
-@pytest.mark.parametrize(
-    "error", [Odd("first\nsecond"), RecursionError("first."), KeyError("first"), MemoryError("first")]
-)
+@pytest.mark.parametrize("error", [Odd("first\nsecond"), RecursionError("first."), KeyError("first"), OSError("first")])
 def test_everything_is_the_files_fault(error):
     expected = r"^a\.bin cannot be read: '?first'?\. Download it again\.$"
     with pytest.raises(CheckpointError, match=expected), blame(Path("a.bin"), "cannot be read"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        SafetensorError("Cannot allocate memory (os error 12)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_called_so(error):
+    with pytest.raises(CheckpointError, match=r"^a\.bin needs more memory than there is"), blame(Path("a.bin"), "x"):
         raise error
 
 

@@ -476,3 +476,20 @@ def test_a_bundle_is_no_checkpoint(tiny, made, tmp_path):
         convert(made, tmp_path / "c")
     with pytest.raises(BundleError, match=f"It looks like a checkpoint: edge-llava convert {tiny}"):
         Bundle.open(tiny)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "fault"),
+    [
+        ("preprocessor_config.json", {"image_std": [65535.0, 0.5, 0.5]}, "vision.image_std is"),
+        ("config.json", {"model_type": "llava_next", "image_grid_pinpoints": [[57, 112]],
+                         "use_image_newline_parameter": False}, "no multiples of image_size 56"),
+    ],
+)  # fmt: skip
+def test_what_no_manifest_may_say_is_refused_before_the_work(copy_of, tiny, tmp_path, name, keys, fault):
+    directory = copy_of(tiny)
+    path = directory / name
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | keys))
+    with pytest.raises(CheckpointError, match=fault):
+        convert(directory, tmp_path / "out", F32)
+    assert not list(tmp_path.glob("out*"))

@@ -164,6 +164,18 @@ def test_tokenizer_model_is_preferred(checkpoint):
     assert len(read(checkpoint)) == 512
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_numbers_are_refused(checkpoint, tmp_path, score):
+    """The runtime refuses them: a conversion must not make what cannot be loaded."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString((checkpoint / "tokenizer.model").read_bytes())
+    model.pieces[300].score = score
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"the score of the token '.+' is not a finite number"):
+        read_vocabulary(tmp_path, 1024, None)
+
+
 def test_types_scores_and_specials(checkpoint):
     vocabulary = read(checkpoint)
     assert vocabulary.tokens[:4] == ["<unk>", "<s>", "</s>", "<0x00>"]

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_llava.errors import EdgeLlavaError
-
 Random = random.Random
 
 
@@ -30,7 +28,7 @@ class Kind:
     make: Callable[[Path], Sequence[bytes]]
     damage: Callable[[bytes, Random], bytes]
     read: Callable[[Path, bytes], None]
-    errors: tuple[type[EdgeLlavaError], ...]
+    errors: tuple[type[Exception], ...]
 
     def case(self, name: str, seeds: Sequence[bytes], number: int) -> bytes:
         """The content of a case; the first ones are the good files themselves."""

@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="memory of the child is limited as POSIX does")
 HERE = Path(__file__).parent
-KINDS = sorted(path.stem for path in (HERE / "kinds").glob("*.py"))
+# What the kinds import that needs a package of an extra, by package.
+_USES = {"torch": r"torch|tiny_checkpoint", "starlette": r"edge_llava\.server"}
+
+
+def _param(path: Path) -> ParameterSet:
+    """A kind, skipped where a package of an extra is missing."""
+    text = path.read_text(encoding="utf-8")
+    needed = [package for package, use in _USES.items() if re.search(rf"^(from|import) ({use})\b", text, re.MULTILINE)]
+    marks = [pytest.mark.skipif(find_spec(package) is None, reason=f"needs {package}") for package in needed]
+    return pytest.param(path.stem, marks=[*marks, pytest.mark.convert] if "torch" in needed else marks)
+
+
+KINDS = [_param(path) for path in sorted((HERE / "kinds").glob("*.py"))]
 LIMIT_S = 60.0  # for one case, on a busy machine
 DEEP = 100  # times the cases of a default run
 MORE = int(os.environ.get("EDGE_LLAVA_FUZZ_CASES", "1"))

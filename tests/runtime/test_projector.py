@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -198,3 +199,29 @@ def test_no_threads_stay_behind(seeded_f32):
             time.sleep(0.01)
         assert set(os.listdir("/proc/self/task")) <= before
     projector.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_too_little_memory_is_an_error_and_not_an_abort(tmp_path):
+    """ggml asserts that it gets its memory."""
+    write(tmp_path / "projector.gguf", {"mm.0.weight": np.zeros((4096, 8192), np.float32)})
+    code = """
+import resource, sys
+from pathlib import Path
+from edge_llava.errors import BackendError
+from edge_llava.runtime.ggml import Graph, TensorFile
+
+with Graph(1 << 20):
+    pass
+n = 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) + (64 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (n, n))
+for make in (lambda: Graph(1 << 30), lambda: TensorFile(Path(sys.argv[1]))):
+    try:
+        make()
+    except BackendError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "projector.gguf")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("bytes of memory. Close other programs.") == 2

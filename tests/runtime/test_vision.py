@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_llava.bundle import Bundle
-from edge_llava.errors import BackendError, BundleError
+from edge_llava.errors import BackendError, BundleError, MissingExtra
 from edge_llava.runtime.cancel import Cancelled
 from edge_llava.runtime.vision import VisionEncoder
 
@@ -189,6 +189,21 @@ def test_ranking_comes_with_the_same_features(bundle, encoder, pixels):
     cancel.set()
     with pytest.raises(Cancelled):
         encoder.rank(pixels, cancel)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        ("raise ImportError('libx.so.1: failed to map segment from shared object')", BackendError, "cannot be loaded"),
+        ("raise ModuleNotFoundError('no onnxruntime')", MissingExtra, "Install it"),
+    ],
+)
+def test_a_runtime_that_cannot_be_loaded_is_not_a_missing_one(bundle, spec, tmp_path, monkeypatch, code, error, said):
+    (tmp_path / "onnxruntime.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(error, match=said):
+        VisionEncoder(bundle.file("vision"), spec, 1)
 
 
 def test_cuda_where_there_is_none(bundle, spec):

@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edge_llava.errors import BackendError
 from edge_llava.server.limits import Limits
+from edge_llava.server.openai_errors import engine_fault
 from edge_llava.server.server_options import ServerOptions
 
 CHAT = "/v1/chat/completions"
@@ -63,6 +65,23 @@ def test_an_error_of_the_servers_own_is_counted_named_and_shown_to_pages(
     assert "internal error: LookupError" in lines
     assert any(line.startswith("GET /broken 500 ") for line in lines)
     assert not any("secret" in line for line in lines)
+
+
+async def _take_too_much(request: Request) -> Response:
+    return Response(bytes(1 << 60))
+
+
+def test_too_little_memory_is_503(
+    run_server: Callable[..., Any], check_error: Check, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = run_server()
+    server.app.asgi.router.routes.append(Route("/large", _take_too_much))
+    with server.client() as client:
+        check_error(client.get("/large"), 503, "server_unavailable")
+    assert "not enough memory: MemoryError" in [record.getMessage() for record in caplog.records]
+    for error in (MemoryError(), RuntimeError("can't start new thread"), BackendError("Cannot allocate memory")):
+        assert engine_fault(error).status == 503
+    assert engine_fault(BackendError("x")).status == 500
 
 
 def test_a_client_that_leaves_is_counted_with_status_0(
