@@ -255,8 +255,13 @@ def test_a_missing_head_is_the_embedding(tiny, checkpoint, weights_of, put_weigh
     assert "language.lm_head.weight" in Checkpoint.open(str(tiny)).language_tensors()
 
 
-def test_a_tied_head_is_left_out_though_the_file_has_it(checkpoint, edit_config):
+def test_a_tied_head_is_left_out_though_the_file_has_it(tiny, checkpoint, weights_of, put_weights, edit_config):
     edit_config(checkpoint, {"text_config.tie_word_embeddings": True})
+    # transformers 4 would use the embedding, and 5 the head
+    assert "tie_word_embeddings true in config.json, and a head of its own" in open_error(checkpoint)
+    weights = weights_of(tiny)
+    weights["language_model.lm_head.weight"] = weights["language_model.model.embed_tokens.weight"].clone()
+    put_weights(checkpoint, weights)
     opened = Checkpoint.open(str(checkpoint))
     assert opened.has("language.lm_head.weight")
     assert "language.lm_head.weight" not in opened.language_tensors()
