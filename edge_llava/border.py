@@ -11,17 +11,18 @@ from contextlib import contextmanager
 
 from edge_llava.errors import EdgeLlavaError
 
-_SHOWN_CHARACTERS = 500  # of a parser's own message, which may quote the file
+_SHOWN_CHARACTERS = 300  # of a parser's own message, which may quote the file
 
 
 @contextmanager
-def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str) -> Iterator[None]:
+def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str, verdict: str = "is damaged") -> Iterator[None]:
     """While inside, every exception but our own becomes `kind`; only for code that reads the one file.
 
     Args:
         kind: Error class of this border.
         what: The file, for the message.
-        advice: What to do next, a sentence.
+        advice: What to do next, a sentence; or nothing.
+        verdict: What the file then is, for the message.
 
     Raises:
         kind: If anything but an EdgeLlavaError was raised inside.
@@ -31,9 +32,10 @@ def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str) -> Itera
     except EdgeLlavaError:
         raise
     except OSError as error:
-        raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}") from error
+        raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}".rstrip()) from error
     except MemoryError as error:
-        raise kind(f"{what} needs more memory than there is. {advice}") from error
+        raise kind(f"{what} needs more memory than there is. {advice}".rstrip()) from error
     except Exception as error:
-        reason = f"{error}"[:_SHOWN_CHARACTERS] or type(error).__name__
-        raise kind(f"{what} is damaged: {reason}. {advice}") from error
+        line = next(iter(str(error).splitlines()), "").strip().rstrip(".")
+        reason = line[:_SHOWN_CHARACTERS] or type(error).__name__
+        raise kind(f"{what} {verdict}: {reason}. {advice}".rstrip()) from error

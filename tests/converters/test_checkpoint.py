@@ -137,7 +137,7 @@ def test_an_index_cannot_leave_the_directory(checkpoint, outside):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {}}'])
 def test_a_broken_index(checkpoint, text):
     (checkpoint / "model.safetensors.index.json").write_text(text)
-    assert "model.safetensors.index.json is no shard index" in open_error(checkpoint)
+    assert "model.safetensors.index.json is not a shard index" in open_error(checkpoint)
 
 
 def test_an_index_of_strange_names(checkpoint):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge_llava.converters.blame import blame
+from edge_llava.border import blaming_file
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.errors import CheckpointError
 
@@ -42,17 +42,18 @@ class Odd(Exception):
 
 
 @pytest.mark.parametrize(
-    "error", [Odd("first\nsecond"), RecursionError("first."), KeyError("first"), MemoryError("first")]
+    "error", [Odd("first\nsecond"), RecursionError("first."), KeyError("first"), OverflowError("first")]
 )
 def test_everything_is_the_files_fault(error):
     expected = r"^a\.bin cannot be read: '?first'?\. Download it again\.$"
-    with pytest.raises(CheckpointError, match=expected), blame(Path("a.bin"), "cannot be read"):
+    border = blaming_file(CheckpointError, Path("a.bin"), "Download it again.", "cannot be read")
+    with pytest.raises(CheckpointError, match=expected), border:
         raise error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_the_users_interrupt_is_nobodys_fault(error):
-    with pytest.raises(error), blame(Path("a.bin"), "cannot be read"):
+    with pytest.raises(error), blaming_file(CheckpointError, Path("a.bin"), "Download it again."):
         raise error
 
 
