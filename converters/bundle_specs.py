@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from edge_llava.converters.checkpoint import Checkpoint
+from typing import TYPE_CHECKING
+
 from edge_llava.converters.quantize import projector_type
-from edge_llava.manifest import LanguageSpec, ProjectorSpec
+from edge_llava.manifest import LanguageSpec, ProjectorSpec, find_section_faults
 from edge_llava.vision_spec import VisionQuantization, VisionSpec
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint  # which looks for faults here when it is opened
 
 
 def describe_vision(
@@ -54,4 +58,14 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
         image_marks=checkpoint.config.image_marks,
         bos=vocabulary.bos,
         eos=vocabulary.eos,
+    )
+
+
+def find_limit_faults(checkpoint: Checkpoint) -> list[str]:
+    """What the manifest of a bundle of this checkpoint would be refused for."""
+    config = checkpoint.config
+    return find_section_faults(
+        describe_vision(checkpoint, "fp32", config.aspect),
+        describe_projector(checkpoint, "F32"),
+        describe_language(checkpoint, "F32", config.template),
     )

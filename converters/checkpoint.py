@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from edge_llava.converters.bundle_specs import find_limit_faults
 from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
 from edge_llava.converters.hub import download, find_snapshot, is_hub_id
 from edge_llava.converters.json_file import plain, shorten, shown
@@ -110,6 +111,9 @@ class Checkpoint:
             name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer,
             base_directory, tower_directory,
         )  # fmt: skip
+        faults = find_limit_faults(checkpoint)
+        if faults:
+            raise CheckpointError(list_faults(f"{directory} is beyond the limits of a bundle:", shorten(faults)))
         checkpoint._check_tensors()
         checkpoint._check_that_it_is_no_delta()
         checkpoint._check_head()

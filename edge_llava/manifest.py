@@ -180,7 +180,7 @@ class Manifest:
         faults: list[str] = []
         manifest = _read_manifest(JsonFields(data, "", faults))
         if not faults:
-            faults += _disagreements(manifest)
+            faults += _disagreements(manifest.vision, manifest.projector, manifest.language)
         if faults:
             raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Convert the checkpoint again."))
         return manifest
@@ -272,9 +272,20 @@ def _read_parity(fields: JsonFields) -> StageParity:
     )
 
 
-def _disagreements(manifest: Manifest) -> list[str]:
+def find_section_faults(vision: VisionSpec, projector: ProjectorSpec, language: LanguageSpec) -> list[str]:
+    """Why a manifest with these sections would be refused; for a conversion, before its slow work."""
+    faults: list[str] = []
+    sections = {"vision": vision, "projector": projector, "language": language}
+    text = json.dumps({name: dataclasses.asdict(section) for name, section in sections.items()})
+    fields = JsonFields(json.loads(text), "", faults)
+    read_vision(fields.object("vision"))
+    _read_projector(fields.object("projector"))
+    _read_language(fields.object("language"))
+    return faults or _disagreements(vision, projector, language)
+
+
+def _disagreements(vision: VisionSpec, projector: ProjectorSpec, language: LanguageSpec) -> list[str]:
     """Fields that are each valid and yet cannot be true together."""
-    vision, projector, language = manifest.vision, manifest.projector, manifest.language
     faults = find_vision_faults(vision)
     if projector.in_features != vision.hidden_size:
         faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")

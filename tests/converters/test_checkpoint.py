@@ -443,3 +443,20 @@ class TestTower:
         tensor = opened.load("vision.encoder.layers.0.mlp.fc1.weight")
         assert not torch.equal(opened.load("vision.encoder.layers.1.mlp.fc1.weight"), tensor)  # from the directory
         assert torch.equal(tensor, 2 * weights_of(tiny)[name])
+
+
+@pytest.mark.parametrize(
+    ("pinpoints", "std", "fault"),
+    [
+        ([[56, 112]] * 1025, 0.3, "expected a list of [width, height], at most 1024"),
+        ([[33 * 56, 33 * 56]], 0.3, "vision.grid_pinpoints hold a canvas of 1089 tiles, at most 1024 are supported"),
+        ([[60, 112]], 0.3, "vision.grid_pinpoints are no multiples of image_size 56"),
+        ([[56, 112]], 2000.0, "vision.image_std is [2000.0, 2000.0, 2000.0], expected three numbers"),
+    ],
+)
+def test_limits_of_the_manifest_are_those_of_a_checkpoint(checkpoint, edit_config, pinpoints, std, fault):
+    edit_config(checkpoint, {"model_type": "llava_next", "image_grid_pinpoints": pinpoints})
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps({"image_std": [std] * 3}))
+    text = open_error(checkpoint)
+    assert "is beyond the limits of a bundle:" in text
+    assert fault in text
