@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_llava.bundle import Bundle
 from edge_llava.errors import MissingExtra
-from edge_llava.home import bundles_directory, set_default_bundle
+from edge_llava.home import bundles_directory, check_home, set_default_bundle
 from edge_llava.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def convert(
     from edge_llava.verify import measure
 
     options = options or pipeline.ConvertOptions()
+    if out is None:
+        check_home(", or name the bundle's directory with -o")
     target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
     own = list_pictures(Path(options.calibrate)) if options.calibrate is not None else None

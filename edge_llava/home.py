@@ -1,5 +1,8 @@
 """Where bundles live: one directory per user, moved by the environment variable EDGE_LLAVA_HOME.
 
+A user without a home directory (a container's user id without an entry, HOME not set) has none: nothing is found there,
+and nothing is kept.
+
 <home>/bundles/<name>/   bundles made without an explicit output directory
 <home>/default           name or absolute path of the default bundle, one line
 <home>/checked.json      digests already verified, by (path, size, mtime)
@@ -18,18 +21,43 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from edge_llava.errors import BundleError
+from edge_llava.errors import BundleError, EdgeLlavaError
 from edge_llava.leftovers import mark, remove_doomed, remove_marked, restore, restore_all
 from edge_llava.regular_file import read_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MANIFEST_NAME = "manifest.json"
+_NOWHERE = Path(os.devnull, "edge-llava")  # below a file: nothing is there, and nothing can be put there
 
 
 def home_directory() -> Path:
-    """The directory that holds everything edge-llava keeps for this user; it may not exist yet."""
-    override = os.environ.get("EDGE_LLAVA_HOME")
-    return Path(os.path.expanduser(override)).absolute() if override else user_data_path("edge-llava", appauthor=False)
+    """The directory that holds everything edge-llava keeps for this user; it may not exist yet, and see `has_home`.
+
+    Raises:
+        EdgeLlavaError: If EDGE_LLAVA_HOME names the home of a user who has none.
+    """
+    moved = os.environ.get("EDGE_LLAVA_HOME")
+    return _expand("EDGE_LLAVA_HOME", moved) if moved else _user_directory()
+
+
+def has_home() -> bool:
+    """Whether there is a place for what is kept; the directory may still refuse it."""
+    return home_directory() != _NOWHERE
+
+
+def check_home(otherwise: str = "") -> None:
+    """
+    Args:
+        otherwise: What else the user can do, for the message.
+
+    Raises:
+        BundleError: If there is no place for what is kept.
+    """
+    if not has_home():
+        raise BundleError(
+            "there is no data directory, because this user has no home directory. "
+            f"Set EDGE_LLAVA_HOME to a directory of yours{otherwise}."
+        )
 
 
 def bundles_directory() -> Path:
@@ -38,9 +66,18 @@ def bundles_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Where computed prefixes of conversations are kept; EDGE_LLAVA_CACHE moves it. It may not exist yet."""
+    """Where computed prefixes of conversations are kept; EDGE_LLAVA_CACHE moves it. It may not exist yet.
+
+    Raises:
+        EdgeLlavaError: As `home_directory`, for either variable.
+    """
     moved = os.environ.get("EDGE_LLAVA_CACHE")
-    return Path(os.path.expanduser(moved)) if moved else home_directory() / "cache"
+    return _expand("EDGE_LLAVA_CACHE", moved) if moved else home_directory() / "cache"
+
+
+def has_cache() -> bool:
+    """Whether there is a place for computed prefixes."""
+    return has_home() or bool(os.environ.get("EDGE_LLAVA_CACHE"))
 
 
 def check_bundle_name(name: str) -> str:
@@ -159,6 +196,7 @@ def remove_bundle(name: str) -> Path:
 
 @contextmanager
 def _changing_home() -> Iterator[None]:
+    check_home()
     try:
         yield
     except OSError as error:
@@ -176,6 +214,21 @@ def write_atomically(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _user_directory() -> Path:
+    try:
+        directory = user_data_path("edge-llava", appauthor=False)
+    except RuntimeError:  # from platformdirs, where it finds no home directory; its older versions leave the "~"
+        return _NOWHERE
+    return directory if directory.is_absolute() else _NOWHERE
+
+
+def _expand(variable: str, value: str) -> Path:
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        raise EdgeLlavaError(f"{variable} is {value!r}: there is no such home directory. Write the whole path.")
+    return Path(expanded).absolute()
 
 
 def _find_default() -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 from edge_llava.device import DeviceFacts, this_device
 from edge_llava.errors import BundleError, list_faults
-from edge_llava.home import home_directory, write_atomically
+from edge_llava.home import check_home, home_directory, write_atomically
 from edge_llava.json_fields import JsonFields
 from edge_llava.manifest import Manifest
 from edge_llava.regular_file import read_text
@@ -89,6 +89,7 @@ def save_profile(profile: Profile, manifest: Manifest) -> Path:
     Raises:
         BundleError: If the home cannot be written.
     """
+    check_home()
     path = profile_path(manifest, profile.device)
     data = asdict(profile) | {"format_version": FORMAT_VERSION, "settings": profile.settings.to_dict()}
     try:

@@ -28,6 +28,7 @@ class Abortable:
 
     def __exit__(self, *_: object) -> None:
         llama_cpp.llama_set_abort_callback(self._context, llama_cpp.ggml_abort_callback(0), None)
+        del self._callback  # it refers to this
         self._interrupt.__exit__()
 
     def _ask(self, _: object) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
+
+from edge_llava.runtime.work_thread import WorkThread
 
 if TYPE_CHECKING:
     from edge_llava.runtime.session import Session
@@ -40,6 +42,7 @@ class AsyncAnswer(AsyncIterator["Token"]):
     async def __anext__(self) -> Token:
         if self._has_ended:
             raise StopAsyncIteration
+        self._session.check_process()
         if self._work is None:
             self._work = self._reading.start(asyncio.get_running_loop(), self._arrived)
         try:
@@ -55,6 +58,7 @@ class AsyncAnswer(AsyncIterator["Token"]):
 
     async def aclose(self) -> None:
         """Ends the answer, and waits until its thread has; from any task of the loop."""
+        self._session.check_process()
         self._leave()
         while self._work is not None and not self._has_ended:
             self._has_ended = await self._receive() is None
@@ -70,6 +74,8 @@ class AsyncAnswer(AsyncIterator["Token"]):
         self._leave()
 
     def _leave(self) -> None:
+        if self._session.is_elsewhere:  # a forked child has neither the thread nor the loop
+            return
         if self._work is not None and not self._work.done():
             self._reading.is_stopped = True
             if self._reading.is_answering:
@@ -97,10 +103,10 @@ class _Reading:
             except RuntimeError:  # the loop was closed
                 self.is_stopped = True
 
-        thread = ThreadPoolExecutor(1, "edge-llava-answer")
+        thread = WorkThread("edge-llava-answer")
         work = thread.submit(self._read, hand_over)
         work.add_done_callback(lambda _: hand_over(None))
-        thread.shutdown(wait=False)
+        thread.close(wait=False)
         return work
 
     def _read(self, hand_over: Callable[[Token], None]) -> None:

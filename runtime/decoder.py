@@ -22,6 +22,7 @@ from edge_llava.runtime.decoder_options import DecoderOptions, context_params, c
 from edge_llava.runtime.kv_state import read_state, write_state
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.llama_log import last_error
+from edge_llava.runtime.native import freed_with
 
 _ABORTED = 2
 
@@ -47,8 +48,6 @@ class Decoder(LanguageModel):
         """
         super().__init__(path, spec, options)
         self._positions: list[Position] = []
-        self._batch: Any = None
-        self._context: Any = None
         self._open_context(options)
 
     def reconfigure(self, options: DecoderOptions) -> None:
@@ -65,11 +64,13 @@ class Decoder(LanguageModel):
         spec = self.spec
         params = context_params(spec, options)
         self.settings = self._weight_settings | context_settings(params)
-        self._context = self._new_context(params, "Try a smaller one with -c.")
+        self._context: Any = self._new_context(params, "Try a smaller one with -c.")
+        self._free_context = freed_with(self, llama_cpp.llama_free, self._context)
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         self.n_ctx = min(n_ctx(spec, options), int(llama_cpp.llama_n_ctx(self._context)))
         self._n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self._context)), int(params.n_threads)
-        self._batch = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
+        self._batch: Any = llama_cpp.llama_batch_init(self._n_batch, 0, 1)
+        self._free_batch = freed_with(self, llama_cpp.llama_batch_free, self._batch)
         self._memory = llama_cpp.llama_get_memory(self._context)
 
     @property
@@ -201,12 +202,9 @@ class Decoder(LanguageModel):
         super().close()
 
     def _close_context(self) -> None:
-        if self._batch is not None:
-            llama_cpp.llama_batch_free(self._batch)
-            self._batch = None
-        if self._context:
-            llama_cpp.llama_free(self._context)
-            self._context = None
+        self._free_batch()
+        self._free_context()
+        self._batch = self._context = None
 
     def _place(self, batch: Any, i: int) -> None:
         batch.pos[i] = len(self._positions) + i

@@ -1,64 +1,173 @@
-"""Closing what several threads use: no sooner than they are done."""
+"""Engines that several threads use, and when they are freed: once, and not before every thread has left them."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
-from collections.abc import Iterator
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edge_llava.errors import EdgeLlavaError
 
+_EXIT_S = 10.0  # how long the end of the process waits for threads that are inside
+
 
 class Gate:
-    """Lets threads in while it is open; closing waits until they have left. For short work only.
+    """Knows which threads are inside. Closing stops them; the engines are freed when the last one has left.
+
+    `close` may be called anywhere: by another thread, by a thread that is inside, by a signal handler in the middle of
+    any of these methods. A thread never waits for itself, so the lock is re-entrant, and everything a handler could
+    see half done is written in an order that is safe at each step.
 
     Attributes:
-        closed: Whether `shut` or `close` was called.
+        closed: Whether `close` or `abandon` was called.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stop: Callable[[], object], free: Callable[[], object]) -> None:
         """
         Args:
-            name: What lies behind it, for the message: "this model".
+            name: What lies behind it, for messages: "this model".
+            stop: Called on closing, perhaps several times, always before `free`: those inside should leave soon. Must
+                not wait.
+            free: Called once, when nobody is inside.
         """
         self.closed = False
-        self._name = name
+        self._name, self._process = name, os.getpid()
+        self._stop, self._free = stop, free
         self._changed = threading.Condition()
-        self._n_inside = 0
+        self._inside = Counter[int]()  # how many times each thread is
+        self._n_closing = 0  # threads that wait in `close`, one of which will free
+        self._is_taken = self._is_freed = False
+        _gates.add(self)
 
-    @contextmanager
-    def inside(self) -> Iterator[None]:
-        """While inside, `close` of another thread waits.
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is a forked child of the process that the engines belong to."""
+        return os.getpid() != self._process
 
-        Raises:
-            EdgeLlavaError: If it is closed.
+    def check_process(self) -> None:
         """
-        with self._changed:
-            self.check_open()
-            self._n_inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._n_inside -= 1
-                self._changed.notify_all()
+        Raises:
+            EdgeLlavaError: In a forked child.
+        """
+        if self.is_elsewhere:
+            raise EdgeLlavaError(
+                f"{self._name} was opened in another process, which forked this one. Load it in this process."
+            )
 
     def check_open(self) -> None:
         """
         Raises:
-            EdgeLlavaError: If it is closed.
+            EdgeLlavaError: If it is closed, or in a forked child.
         """
+        self.check_process()
         if self.closed:
             raise EdgeLlavaError(f"{self._name} is closed. Load it again.")
 
-    def shut(self) -> bool:
-        """Lets nobody in any more, and does not wait. Returns whether it was open."""
-        with self._changed:
-            was_open, self.closed = not self.closed, True
-        return was_open
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """While inside, the engines stay.
 
-    def close(self) -> None:
-        """Lets nobody in any more and waits for those inside; safe to call twice."""
-        self.shut()
+        Raises:
+            EdgeLlavaError: If it is closed, or in a forked child.
+        """
+        self.check_process()
+        with self.visiting():
+            self.check_open()
+            yield
+
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """As `inside`, also where it is closed: for what ends then, or holds a lock that those inside may need."""
+        if self.is_elsewhere:
+            yield
+            return
+        is_counted = False
+        try:
+            with self._changed:
+                self._inside[threading.get_ident()] += 1
+                is_counted = True
+            yield
+        finally:
+            if is_counted:
+                self._leave()
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stops those inside and returns when the engines are freed; a thread that is inside returns at once.
+
+        In a forked child it does nothing. Safe to call any number of times.
+
+        Args:
+            timeout_s: The longest wait.
+        """
+        if self.is_elsewhere:
+            return
+        self.closed = True
+        self._stop()
         with self._changed:
-            self._changed.wait_for(lambda: self._n_inside == 0)
+            if threading.get_ident() in self._inside:
+                return
+            self._n_closing += 1
+            try:
+                self._changed.wait_for(lambda: self._is_freed or not self._inside, timeout_s)
+            finally:
+                self._n_closing -= 1
+        self._free_if_empty()
+        with self._changed:
+            if threading.get_ident() not in self._inside:
+                self._changed.wait_for(lambda: self._is_freed, timeout_s)
+
+    def abandon(self) -> None:
+        """What is left to do where the owner was dropped, on whatever thread: stops the work, and waits for nothing.
+
+        The engines free themselves when the last reference to them is gone.
+        """
+        if self.closed or self.is_elsewhere:
+            return
+        self.closed = True
+        self._stop()
+        warnings.warn(f"{self._name} was dropped without close()", ResourceWarning, stacklevel=2)
+
+    def _leave(self) -> None:
+        self._forget_thread()
+        if self.closed and not self._n_closing:
+            self._free_if_empty()
+
+    def _forget_thread(self) -> None:
+        thread = threading.get_ident()
+        with self._changed:
+            self._inside[thread] -= 1
+            if not self._inside[thread]:
+                del self._inside[thread]
+            self._changed.notify_all()
+
+    def _free_if_empty(self) -> None:
+        with self._changed:
+            if self._inside or self._is_taken:
+                return
+            # first: from here on a signal handler on this thread sees it inside, and does not wait for it
+            self._inside[threading.get_ident()] += 1
+            is_mine, self._is_taken = not self._is_taken, True
+        try:
+            if is_mine:
+                self._free()
+        finally:
+            with self._changed:
+                self._is_freed = self._is_freed or is_mine
+                self._forget_thread()
+
+
+def _close_all() -> None:
+    """A thread inside an engine must not be torn down with the process."""
+    for gate in list(_gates):
+        gate.close(_EXIT_S)
+
+
+_gates = weakref.WeakSet[Gate]()
+# the first finalizer registers weakref's own exit function; ours comes after it, and so runs before it
+weakref.finalize(_close_all, int)
+atexit.register(_close_all)

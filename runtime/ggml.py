@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
 from edge_llava.ggml_library import bind
+from edge_llava.runtime.native import freed_with
+from edge_llava.runtime.work_thread import WorkThread
 
 _F32 = 0
 _POINTER, _SIZE, _INT64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
@@ -57,6 +59,7 @@ class TensorFile:
         if not gguf:
             raise BackendError(f"ggml cannot load {path}: out of memory, or the file was damaged while it was read.")
         bind("gguf_free", None, [_POINTER])(gguf)
+        self._free = freed_with(self, bind("ggml_free", None, [_POINTER]), self._context)
         self._get_tensor = bind("ggml_get_tensor", _POINTER, [_POINTER, ctypes.c_char_p])
 
     def tensor(self, name: str) -> int:
@@ -81,9 +84,8 @@ class TensorFile:
 
     def close(self) -> None:
         """Frees the tensors; safe to call twice."""
-        context, self._context = self._context, _POINTER()
-        if context:
-            bind("ggml_free", None, [_POINTER])(context)
+        self._free()
+        self._context = _POINTER()
 
 
 class Graph:
@@ -145,7 +147,7 @@ class Graph:
         compute = bind("ggml_graph_compute", ctypes.c_int, [_POINTER, ctypes.POINTER(_Plan)])
         # OpenMP keeps a team for every thread that once computed. As soon as all teams together outnumber the cores,
         # each waits asleep between operations: decode on another thread loses a fifth. A team ends with its thread.
-        with ThreadPoolExecutor(1, "edge-llava-ggml") as once:
+        with closing(WorkThread("edge-llava-ggml")) as once:
             status = once.submit(compute, graph, ctypes.byref(plan)).result()
         if status != 0:
             raise BackendError(f"ggml could not compute the projector (status {status}). Close other programs.")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
+from edge_llava.runtime.native import freed_with
 
 # llama.cpp follows every way to read an answer; where ways double with each token, no answer would ever end.
 _MAX_STEP_S = 1.0
@@ -37,6 +38,7 @@ class Grammar:
         self._sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
         if not self._sampler:
             raise GrammarFault("the grammar does not compile. It must be GBNF with a rule named 'root'.")
+        self._free = freed_with(self, llama_cpp.llama_sampler_free, self._sampler)
         self._one = (llama_cpp.llama_token_data * 1)()
 
     def allows(self, token: int) -> bool:
@@ -82,9 +84,8 @@ class Grammar:
 
     def close(self) -> None:
         """Frees it; safe to call twice."""
-        if self._sampler:
-            llama_cpp.llama_sampler_free(self._sampler)
-            self._sampler = None
+        self._free()
+        self._sampler = None
 
     def _apply(self, candidates: Any) -> None:
         with _limited():

@@ -1,4 +1,4 @@
-"""Ctrl-C that comes while C calls Python back."""
+"""What a signal handler raises while C calls Python back."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 
 class KeptInterrupt:
-    """While inside, a Ctrl-C in a callback from C is kept, and raised on leaving.
+    """While inside, what a signal handler raises in a callback from C is kept, and raised on leaving.
 
-    Python delivers Ctrl-C wherever it runs code on the main thread, so also in a callback, where ctypes would swallow
-    it: at any point, the first instruction included. That is why it is caught here and not in the callback.
+    Python runs signal handlers wherever it runs code on the main thread, so also in a callback, where ctypes would
+    swallow what they raise (Ctrl-C, SystemExit, a time limit): at any point, the first instruction included. That is
+    why it is caught here and not in the callback.
     """
 
     def __init__(self) -> None:
@@ -36,8 +37,14 @@ class KeptInterrupt:
             raise self._interrupt
 
     def _catch(self, unraisable: Any) -> None:
-        """What ctypes could not raise: an interrupt is kept, anything else goes where it would have gone."""
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        """What Python could not raise: a handler's is kept, anything else goes where it would have gone."""
+        is_ours = threading.current_thread() is threading.main_thread() and "ctypes callback" in str(unraisable.err_msg)
+        if is_ours and self._is_of_handler(unraisable):
             self._interrupt = unraisable.exc_value
         elif self._previous_hook is not None:
             self._previous_hook(unraisable)
+
+    def _is_of_handler(self, unraisable: Any) -> bool:
+        """The callbacks raise nothing themselves, but logging's handlers, which are the program's, may."""
+        is_log = "_log_message" in f"{unraisable.err_msg} {unraisable.object!r}"
+        return not (is_log and isinstance(unraisable.exc_value, Exception))

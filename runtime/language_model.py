@@ -16,6 +16,7 @@ from edge_llava.runtime.decoder_options import DecoderOptions, model_params, wei
 from edge_llava.runtime.kept_interrupt import KeptInterrupt
 from edge_llava.runtime.language_file import check_language_file
 from edge_llava.runtime.llama_log import last_error, route_log
+from edge_llava.runtime.native import freed_with
 
 
 class LanguageModel:
@@ -46,6 +47,7 @@ class LanguageModel:
             self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
+        self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)
         self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
 
     def _new_context(self, params: Any, advice: str) -> Any:
@@ -57,7 +59,7 @@ class LanguageModel:
         with KeptInterrupt():
             context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
-            self.close()
+            LanguageModel.close(self)  # there is no context to be freed before
             raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
         return context
 
@@ -107,6 +109,5 @@ class LanguageModel:
 
     def close(self) -> None:
         """Frees the weights; safe to call twice. Contexts on them must be freed before."""
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+        self._free_weights()
+        self._model = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.picture_encoder import PictureEncoder
 from edge_llava.runtime.threads import usable_threads
+from edge_llava.runtime.work_thread import WorkThread
 
 _LOOK_S = 0.05
 _Result = TypeVar("_Result")
@@ -40,7 +41,7 @@ class LateEncoder:
         self.open_s, self.on_gpu = 0.0, False
         self._opener, self._stays_open = opener, stays_open
         self._encoder: PictureEncoder | None = None  # the thread's own
-        self._thread = ThreadPoolExecutor(1, "edge-llava-tower")
+        self._thread = WorkThread("edge-llava-tower")
 
     @property
     def is_open(self) -> bool:
@@ -67,7 +68,7 @@ class LateEncoder:
 
     def close(self) -> None:
         """Frees the engines after what is being encoded; safe to call twice. Nobody may ask for pictures any more."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()
         self._release()
 
     def _work(self, use: Callable[[PictureEncoder], _Result]) -> _Result:

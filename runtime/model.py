@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,7 +20,7 @@ from PIL import Image
 from edge_llava.bundle import Bundle
 from edge_llava.home import cache_directory, find_bundle
 from edge_llava.progress import ProgressCallback, silent
-from edge_llava.runtime.cancel import Cancelled
+from edge_llava.runtime.cancel import Cancelled, StopFlag
 from edge_llava.runtime.conversation import ImageRun
 from edge_llava.runtime.decoder import Decoder
 from edge_llava.runtime.engine_options import EngineOptions, tuned_options
@@ -27,6 +29,7 @@ from edge_llava.runtime.image_embedding import ImageEmbedding
 from edge_llava.runtime.image_key import image_key
 from edge_llava.runtime.image_placement import check_embedding, place_image
 from edge_llava.runtime.late_encoder import make_tower, wait_for
+from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.picture import PictureSource, open_picture
 from edge_llava.runtime.prefix_cache import PrefixCache, picture_mark
 from edge_llava.runtime.prefix_store import PrefixStore
@@ -48,6 +51,7 @@ class LlavaModel:
         bundle, manifest: What was opened.
         decoder: The language model.
         prefixes: What it has computed before.
+        gate: Says which threads use the engines, and frees them.
         visual_tokens: Of its options: tokens that a picture is reduced to; None: all are kept.
         alpha: Of its options: what becomes of transparency.
     """
@@ -80,18 +84,20 @@ class LlavaModel:
         self.visual_tokens, self.alpha = options.visual_tokens, options.alpha
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
-        self._gate = Gate("this model")
         self._answering: set[threading.Event] = set()
         store = PrefixStore(cache_directory()) if options.cache else None
         self._tower = make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
-        self._leaving = threading.Event()
+        self._leaving = StopFlag()
         with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
             begun.callback(self._tower.close)
             begun.callback(self._leaving.set)
             self._encode_early(first_pictures, store)
             self.decoder = Decoder(bundle.file("language"), self.manifest.language, options.decoder)
-            begun.pop_all()
+            begun.callback(self.decoder.close)
+            engines = begun.pop_all()
+        self.gate = Gate("this model", partial(_stop, self._leaving, self._answering), engines.close)
+        weakref.finalize(self, self.gate.abandon).atexit = False  # the gate itself sees to the end of the process
         self.prefixes = PrefixCache(self.decoder, self.manifest.files["language"].sha256, store)
         self._language_load_s = time.perf_counter() - started
 
@@ -106,7 +112,7 @@ class LlavaModel:
     @property
     def closed(self) -> bool:
         """Whether `close()` was called."""
-        return self._gate.closed
+        return self.gate.closed
 
     @property
     def tower_is_open(self) -> bool:
@@ -123,10 +129,18 @@ class LlavaModel:
         """Seconds that opening the engines took so far."""
         return self._language_load_s + self._tower.open_s
 
-    def session(self, options: SamplingOptions | None = None) -> Session:
-        """Begins a conversation."""
+    def session(self, options: SamplingOptions | None = None, *, on_full: OnFull = "error") -> Session:
+        """Begins a conversation.
+
+        Args:
+            options: How answers are drawn.
+            on_full: What happens when a question does not fit in the context, see `Session.on_full`.
+
+        Raises:
+            EdgeLlavaError: If the model is closed, or was opened by the process that forked this one.
+        """
         self.check_open()
-        return Session(self, options or SamplingOptions())
+        return Session(self, options or SamplingOptions(), on_full)
 
     def embed_image(self, source: PictureSource, *, apply_exif: bool = True) -> ImageEmbedding:
         """Encodes a picture once, to be used in many questions.
@@ -202,7 +216,7 @@ class LlavaModel:
         try:
             return wait_for(work, self._leaving)
         except Cancelled:
-            self._gate.check_open()
+            self.gate.check_open()
             raise
 
     def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
@@ -232,17 +246,17 @@ class LlavaModel:
     def check_open(self) -> None:
         """
         Raises:
-            EdgeLlavaError: If the model is closed.
+            EdgeLlavaError: If the model is closed, or was opened by the process that forked this one.
         """
-        self._gate.check_open()
+        self.gate.check_open()
 
     def in_use(self) -> AbstractContextManager[None]:
-        """While inside, the engines stay open: `close()` of another thread waits. For short work outside a turn.
+        """While inside, the engines stay open: `close()` of another thread waits.
 
         Raises:
             EdgeLlavaError: If the model is closed.
         """
-        return self._gate.inside()
+        return self.gate.inside()
 
     @contextmanager
     def answering(self, cancel: threading.Event) -> Iterator[None]:
@@ -259,16 +273,18 @@ class LlavaModel:
             self._answering.discard(cancel)
 
     def close(self) -> None:
-        """Frees the engines; stops answers of other threads, and waits until they have. Safe to call twice."""
-        if not self._gate.shut():
-            return
-        self._leaving.set()
-        for cancel in self._answering.copy():
-            cancel.set()
-        with self.turns.last():
-            self._gate.close()
-            self.decoder.close()
-            self._tower.close()
+        """Frees the engines; stops answers of other threads, and waits until they have. Safe to call twice.
+
+        On a thread that is itself computing, which a signal handler can bring about, it returns at once, and the
+        engines are freed when that computation has stopped. In a forked child it does nothing.
+        """
+        self.gate.close()
+
+
+def _stop(leaving: StopFlag, answering: Iterable[threading.Event]) -> None:
+    leaving.set()
+    for cancel in tuple(answering):
+        cancel.set()
 
 
 def load(

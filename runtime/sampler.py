@@ -105,6 +105,7 @@ class Sampler:
         import llama_cpp
 
         from edge_llava.runtime.grammar import Grammar
+        from edge_llava.runtime.native import freed_with
 
         self._llama, self._n_top = llama_cpp, options.logprobs
         self._n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
@@ -112,6 +113,7 @@ class Sampler:
         self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
         self._candidates = np.empty(self._n_vocab if self._grammar else 0, _CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self._free_chain = freed_with(self, llama_cpp.llama_sampler_free, self._chain)
         self._add_logit_changes(options)
         if options.temperature < _COLDEST:
             self._add(llama_cpp.llama_sampler_init_greedy())
@@ -155,9 +157,8 @@ class Sampler:
 
     def close(self) -> None:
         """Frees the chain; safe to call twice."""
-        if self._chain:
-            self._llama.llama_sampler_free(self._chain)
-            self._chain = None
+        self._free_chain()
+        self._chain = None
         if self._grammar is not None:
             self._grammar.close()
 

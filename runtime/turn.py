@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edge_llava.memory import peak_rss_bytes
 from edge_llava.runtime.conversation import Run
+from edge_llava.runtime.past_turns import PastTurn, list_runs
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,18 @@ class Timings:
 
 @dataclass
 class Turn:
-    """One question on its way: what the plan found, and what answering it measured."""
+    """One question on its way: what the plan found, and what answering it measured.
 
+    Attributes:
+        question: The user's text.
+        runs: Its tokens and images.
+        past: The turns before it, without those that are dropped for it.
+        started: When it was asked.
+    """
+
+    question: str
     runs: list[Run]
+    past: list[PastTurn]
     started: float
     vision_s: float = 0.0
     projector_s: float = 0.0
@@ -53,6 +63,11 @@ class Turn:
     decode_tokens: int = 0
     decode_s: float = 0.0
     cached_tokens: int = 0
+
+    @property
+    def conversation(self) -> list[Run]:
+        """Everything up to where the model writes."""
+        return list_runs(self.past) + self.runs
 
     @contextmanager
     def prefilling(self) -> Iterator[None]:

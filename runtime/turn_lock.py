@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from edge_llava.errors import EdgeLlavaError
 from edge_llava.runtime.cancel import Cancelled
@@ -50,16 +48,3 @@ class TurnLock:
         with self._condition:
             self._owner = None
             self._condition.notify_all()
-
-    @contextmanager
-    def last(self) -> Iterator[None]:
-        """The turn for whoever shuts down: waits for another thread's, and takes over one that this thread holds."""
-        with self._condition:
-            mine = self._owner == threading.get_ident()
-        if not mine:
-            self.acquire(threading.Event())
-        try:
-            yield
-        finally:
-            if not mine:
-                self.release()

@@ -69,6 +69,13 @@ def check_length(texts: Iterable[str], language: LanguageModel, n_ctx: int) -> N
         raise ContextOverflow(n_needed, n_ctx, "or more, of text alone", "Use a shorter prompt.")
 
 
+def count_quickly(text: str, language: LanguageModel) -> int:
+    """Tokens of a text; of one that is far too long, only what it has at least."""
+    if len(text) > _READ_AT_ONCE:
+        return language.count_at_least(text)
+    return len(language.tokenize(text, add_bos=False))
+
+
 def check_room(runs: Sequence[Run], n_earlier: int, n_ctx: int, spec: LanguageSpec) -> None:
     """
     Args:

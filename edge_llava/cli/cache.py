@@ -23,7 +23,7 @@ def command() -> None:
 @json_option
 def info_command(as_json: bool) -> None:
     """Where it is, and how large."""
-    from edge_llava.home import cache_directory
+    from edge_llava.home import cache_directory, has_cache
     from edge_llava.runtime.prefix_store import PrefixStore
 
     store = PrefixStore(cache_directory())
@@ -31,14 +31,16 @@ def info_command(as_json: bool) -> None:
     n_bytes = sum(file.n_bytes for file in files)
     if as_json:
         facts = {
-            "directory": str(store.directory),
+            "directory": str(store.directory) if has_cache() else None,
             "entries": len(files),
             "bytes": n_bytes,
             "max_bytes": store.max_bytes,
         }
         click.echo(json.dumps(facts, indent=2))
         return
-    click.echo(store.directory)
+    click.echo(
+        store.directory if has_cache() else "none: this user has no home directory, and EDGE_LLAVA_CACHE is not set"
+    )
     click.echo(f"{_count(len(files))}, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
 
 

@@ -15,6 +15,7 @@ from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, 
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
+    from edge_llava.runtime.past_turns import OnFull
     from edge_llava.runtime.sampler import SamplingOptions
     from edge_llava.runtime.session import ImageInput, Session
     from edge_llava.runtime.turn import Timings
@@ -50,6 +51,13 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer. Default: drawn.")
 @click.option("--stop", multiple=True, help="Text that ends the answer; repeatable.")
+@click.option(
+    "--on-full",
+    type=click.Choice(["error", "drop-oldest"]),
+    default="error",
+    show_default=True,
+    help="When a conversation fills the context: refuse the question, or drop the oldest ones, images last.",
+)
 @click.option("--show-prompt", is_flag=True, help="Write what the model reads to stderr, special tokens by name.")
 @click.option(
     "--show-input", type=click.Path(dir_okay=False), metavar="FILE.png", help="Save what the tower sees of the picture."
@@ -72,6 +80,7 @@ def command(
     top_p: float,
     seed: int | None,
     stop: tuple[str, ...],
+    on_full: OnFull,
     show_prompt: bool,
     show_input: str | None,
     no_cache: bool,
@@ -115,7 +124,7 @@ def command(
 
             if not EngineChoice.said().no_profile:
                 suggest_tuning(model.bundle, bundle)
-            run_repl(model, options, inputs, names)
+            run_repl(model, options, inputs, names, on_full)
         else:
             _answer_once(model, options, question, inputs, names, as_json=as_json)
 

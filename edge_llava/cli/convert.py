@@ -15,7 +15,7 @@ import click
 
 from edge_llava.cli.display import format_bytes, note, show_progress
 from edge_llava.cli.options import json_option
-from edge_llava.home import home_directory
+from edge_llava.home import check_home, home_directory
 from edge_llava.manifest import QUANTS
 from edge_llava.templates import TEMPLATES
 
@@ -106,6 +106,8 @@ def command(
     require_converters()
     if calibrate is not None and vision in ("fp32", "fp16"):
         raise click.UsageError(f"--calibrate measures int8; --vision {vision} needs no pictures")
+    if out is None:
+        check_home(", or name the bundle's directory with -o")
     if checkpoint is None:
         checkpoint = _suggest(quant, Path(out) if out else home_directory(), yes=yes)
     started = time.perf_counter()

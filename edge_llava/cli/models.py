@@ -22,7 +22,7 @@ def command() -> None:
 def list_command(as_json: bool) -> None:
     """List the bundles; the default is marked with a star."""
     from edge_llava.bundle import Bundle
-    from edge_llava.home import bundles_directory, default_bundle, list_bundles
+    from edge_llava.home import bundles_directory, default_bundle, has_home, list_bundles
 
     default = default_bundle()
     rows = []
@@ -42,7 +42,8 @@ def list_command(as_json: bool) -> None:
             }
         )
     if as_json:
-        click.echo(json.dumps({"directory": str(bundles_directory()), "bundles": rows}, indent=2))
+        directory = str(bundles_directory()) if has_home() else None
+        click.echo(json.dumps({"directory": directory, "bundles": rows}, indent=2))
         return
     if not rows:
         note("No bundles yet. Make one: edge-llava convert CHECKPOINT (or 'edge-llava convert demo').")

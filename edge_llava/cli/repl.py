@@ -15,10 +15,11 @@ import click
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.display import note, note_truncated
 from edge_llava.cli.options import EngineChoice
-from edge_llava.errors import EdgeLlavaError
+from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
+    from edge_llava.runtime.past_turns import OnFull
     from edge_llava.runtime.sampler import SamplingOptions
     from edge_llava.runtime.session import ImageInput, Session
 
@@ -30,6 +31,10 @@ _HELP = """\
 Ctrl-C        stop the answer
 /exit, Ctrl-D leave"""
 
+_WAY_OUT: dict[OnFull, str] = {
+    "error": "/clear begins a new conversation here; chat --on-full drop-oldest drops the oldest questions instead.",
+    "drop-oldest": "Even without the earlier questions it does not fit. /clear begins a new conversation here.",
+}
 _LEAVE = ("/exit", "/quit", "/bye")
 
 
@@ -40,20 +45,26 @@ class _Conversation:
     transcript: list[str] = field(default_factory=list)
 
 
-def run_repl(model: LlavaModel, options: SamplingOptions, inputs: list[ImageInput], names: list[str]) -> None:
+def run_repl(
+    model: LlavaModel, options: SamplingOptions, inputs: list[ImageInput], names: list[str], on_full: OnFull
+) -> None:
     """Asks on the terminal until Ctrl-D.
 
     Args:
         model: An open model.
         options: How answers are drawn.
         inputs, names: Pictures of the first question, and how the user named them.
+        on_full: What happens when the context is full.
     """
     _enable_line_editing()
-    conversation = _Conversation(model.session(options), list(zip(names, inputs, strict=True)))
+    conversation = _Conversation(model.session(options, on_full=on_full), list(zip(names, inputs, strict=True)))
     note(f"{model.bundle.name}. Type a question, /help for commands, Ctrl-D to leave.")
     while (line := _read_line(conversation)) is not None and line not in _LEAVE:
         try:
             _handle(conversation, line)
+        except ContextOverflow as error:
+            note(f"edge-llava: {error}")
+            note(_WAY_OUT[on_full])
         except EdgeLlavaError as error:
             note(f"edge-llava: {error}")
 
@@ -73,7 +84,11 @@ def _handle(conversation: _Conversation, line: str) -> None:
 
 
 def _ask(conversation: _Conversation, question: str) -> None:
+    n_before = conversation.session.n_dropped
     answer = read_answer(conversation.session, question, [image for _, image in conversation.pending], stream=True)
+    if n_dropped := conversation.session.n_dropped - n_before:
+        questions = "question" if n_dropped == 1 else f"{n_dropped} questions"
+        note(f"The context was full: the model no longer sees the oldest {questions}, with the answers.")
     if answer.finish_reason == "cancelled" and not answer.tokens:
         return  # stopped before the first token: the question was not heard, its pictures wait for the next
     pictures = "".join(f"![]({name})\n\n" for name, _ in conversation.pending)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
 
     from edge_llava.runtime.batch.engine import BatchEngine
+    from edge_llava.runtime.past_turns import OnFull
     from edge_llava.server.server_options import ServerOptions
 
 _MIB = 2**20
@@ -67,6 +68,14 @@ _MIB = 2**20
     help="Memory for conversations that wait for their next question.",
 )
 @click.option(
+    "--on-full",
+    type=click.Choice(["error", "drop-oldest"]),
+    default="error",
+    show_default=True,
+    help="When a conversation does not fit: refuse it, or drop its oldest questions, images last. "
+    'A request may say "truncation": "disabled" or "auto".',
+)
+@click.option(
     "--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Web page that may use the API; repeatable."
 )
 @click.option(
@@ -110,6 +119,7 @@ def command(
     queue: int,
     kv_positions: int | None,
     keep_mb: int,
+    on_full: OnFull,
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
     allow_remote_images: bool,
@@ -160,6 +170,7 @@ def command(
         )
         kept_bytes = keep_mb * _MIB
         with _open_engine(bundle, parallel, queue, kv_positions, kept_bytes) as engine:
+            engine.on_full = on_full
             _show_requests(quiet)
             _serve(engine, options, listeners, drawn_key)
     note("stopped")

@@ -15,7 +15,7 @@ import click
 from edge_llava.cli.display import format_bytes, note, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
 from edge_llava.device import this_device
-from edge_llava.home import find_bundle, write_atomically
+from edge_llava.home import check_home, find_bundle, write_atomically
 from edge_llava.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def command(bundle: str | None, goal: Goal, seconds: float, as_json: bool) -> No
     from edge_llava.runtime.decoder_options import DecoderOptions
     from edge_llava.runtime.engine_options import EngineOptions
 
+    check_home()  # where the result goes
     opened = Bundle.open(find_bundle(bundle))
     engines = EngineChoice.said()
     base = EngineOptions(DecoderOptions(n_gpu_layers=engines.gpu_layers), vision_provider=engines.provider)

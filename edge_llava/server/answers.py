@@ -11,6 +11,7 @@ from edge_llava.errors import EdgeLlavaError, QueueFull
 from edge_llava.runtime.batch.answer import Answer
 from edge_llava.runtime.batch.engine import BatchEngine
 from edge_llava.runtime.batch.messages import Prompt
+from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.runtime.token import FinishReason, Token
 from edge_llava.server.openai_errors import RequestFault, engine_fault, too_busy, unavailable
@@ -36,19 +37,22 @@ class TokenStream:
         self._lock = threading.Lock()
         self._is_left = False
 
-    async def begin(self, prompt: Prompt, options: SamplingOptions, salt: str = "") -> Answer:
+    async def begin(
+        self, prompt: Prompt, options: SamplingOptions, salt: str = "", on_full: OnFull | None = None
+    ) -> Answer:
         """Hands the conversation to the engine, on another thread.
 
         Args:
             prompt: The conversation, whose images were opened, or a text to continue.
             options: How the answer is sampled.
             salt: What is computed for it is shared within this salt only.
+            on_full: What happens if it does not fit; None: what the engine's own `on_full` says.
 
         Raises:
             RequestFault: If the engine refuses it.
         """
         try:
-            return await call_on_thread(self._submit, prompt, options, salt)
+            return await call_on_thread(self._submit, prompt, options, salt, on_full)
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:
@@ -79,8 +83,8 @@ class TokenStream:
             if self.answer is not None:
                 self.answer.cancel()
 
-    def _submit(self, prompt: Prompt, options: SamplingOptions, salt: str) -> Answer:
-        answer = self._engine.submit(prompt, options, self._push, salt=salt)
+    def _submit(self, prompt: Prompt, options: SamplingOptions, salt: str, on_full: OnFull | None) -> Answer:
+        answer = self._engine.submit(prompt, options, self._push, salt=salt, on_full=on_full)
         with self._lock:
             self.answer = answer
             if self._is_left:

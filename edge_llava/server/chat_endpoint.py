@@ -99,7 +99,7 @@ class ChatEndpoint:
             note_answer(request, stream)
             ignored = tuple(dict.fromkeys((*form.ignored, *wanted.ignored)))
             self._ignored.note(ignored)
-            headers = ignored_headers(ignored) | truncated_headers(begun.images)
+            headers = ignored_headers(ignored) | truncated_headers(begun.images) | _dropped_header(begun.answer)
             completion = ChatCompletion(self._models.name, begun.answer)
             if wanted.stream:
                 return EventStream(
@@ -129,9 +129,14 @@ class ChatEndpoint:
                 images = await self._images.open(addresses, share)
             prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, images)
             salt = wanted.salt or (own_salt() if self._private_cache else "")
-            return _Begun(wanted, images, await stream.begin(prompt, wanted.options, salt))
+            return _Begun(wanted, images, await stream.begin(prompt, wanted.options, salt, wanted.on_full))
         except RequestFault as fault:
             raise form.renamed(fault) from fault
+
+
+def _dropped_header(answer: Answer) -> dict[str, str]:
+    """Says how many earlier questions the model does not see, where the context was full."""
+    return {"X-Edge-Llava-Dropped-Turns": str(answer.n_dropped)} if answer.n_dropped else {}
 
 
 def _parse(body: bytearray, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edge_llava.runtime.past_turns import OnFull
 from edge_llava.runtime.sampler import SamplingOptions
 from edge_llava.server.cache_salt import read_salt
 from edge_llava.server.chat_messages import ChatMessage, read_messages
@@ -45,10 +46,12 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "images": (),
     "documents": (),
 }
+# OpenAI's words, of its Responses API, for what becomes of a conversation that does not fit
+_TRUNCATIONS: Mapping[str, OnFull] = {"auto": "drop-oldest", "disabled": "error"}
 _TOOLS = ("tools", "functions")
 _TOOL_CHOICES = ("tool_choice", "function_call")
 _KNOWN = (
-    "model", "messages", "n", "stream", "stream_options", "metadata", "continue_final_message",
+    "model", "messages", "n", "stream", "stream_options", "metadata", "truncation", "continue_final_message",
     "add_generation_prompt", *SAMPLING_FIELDS, *_SERVICE_TEXTS, *_SERVICE_FLAGS, *_IGNORED, *_UNSUPPORTED, *_TOOLS,
     *_TOOL_CHOICES,
 )  # fmt: skip
@@ -64,6 +67,7 @@ class ChatRequest:
         options: How to sample the answer.
         stream: Whether to send the answer as it grows.
         include_usage: Whether the stream ends with counts.
+        on_full: What becomes of a conversation that does not fit; None: as the server was told.
         salt: What is computed for it is shared with requests of the same salt only; "" where the client gave none.
         ignored: Names of the fields that have no effect.
     """
@@ -73,6 +77,7 @@ class ChatRequest:
     options: SamplingOptions
     stream: bool
     include_usage: bool
+    on_full: OnFull | None = None
     salt: str = ""
     ignored: tuple[str, ...] = ()
 
@@ -100,8 +105,11 @@ def read_chat_request(data: Mapping[str, Any], limits: Limits, *, strict: bool =
     stream = bool(fields.boolean("stream"))
     include_usage = _read_stream_options(fields, stream)
     options = read_sampling(fields)
+    truncation = fields.text("truncation", tuple(_TRUNCATIONS))
     faults.check()
-    return ChatRequest(model, messages, options, stream, include_usage, read_salt(fields), tuple(ignored.names))
+    on_full = None if truncation is None else _TRUNCATIONS[truncation]
+    salt = read_salt(fields)
+    return ChatRequest(model, messages, options, stream, include_usage, on_full, salt, tuple(ignored.names))
 
 
 def _refuse_unsupported(fields: RequestFields) -> None:

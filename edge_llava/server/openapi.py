@@ -180,6 +180,7 @@ def _chat_request(limits: Limits) -> _Schema:
         "stop": {"anyOf": [stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}]},
         "response_format": _ref("ResponseFormat"),
         "n": {"type": "integer", "minimum": 1, "maximum": 1},
+        "truncation": {"enum": ["auto", "disabled"]},
         "user": {},
     }
     messages = {"type": "array", "minItems": 1, "maxItems": limits.n_messages, "items": _ref("Message")}

@@ -14,7 +14,7 @@ from edge_llava.server.translation import Json
 _ERROR_CODES = {"rate_limit_exceeded": "rate_limit_exceeded", "invalid_image": "invalid_image"}
 _ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "prompt_cache_key", "safety_identifier",
-    "temperature", "top_p", "user",
+    "temperature", "top_p", "truncation", "user",
 )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ class ResponsesForm(ApiForm):
             "store": False,
             "tool_choice": "auto",
             "tools": [],
-            "truncation": "disabled",
+            "truncation": self._about["truncation"] or "disabled",
             "usage": None if usage is None else _usage(usage),
         }
 

@@ -14,7 +14,7 @@ from edge_llava.server.translation import Json, Translation
 _MOVED = ("input", "instructions", "max_output_tokens", "text", "stream", "stream_options")
 # state that OpenAI's service keeps, and this server does not
 _KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt")
-_IDLE = ("include", "truncation", "reasoning", "max_tool_calls", "context_management", "prompt_cache_options")
+_IDLE = ("include", "reasoning", "max_tool_calls", "context_management", "prompt_cache_options")
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "input_image": "image_url"}
 _IDLE_ITEM_FIELDS = ("id", "type", "status", "phase")
 _IDLE_PART_FIELDS = ("annotations", "logprobs")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.token import FinishReason, Token
 
 TokenCallback = Callable[[Token], None]
@@ -37,6 +38,7 @@ class Answer:
     Attributes:
         n_prompt_tokens: Positions of the prompt, those of pictures among them.
         n_image_tokens: Positions of pictures.
+        n_dropped: Earlier questions, with their answers, that were dropped because the context was full.
         n_cached_tokens: Positions of the prompt that were computed before, or are for another answer at the same
             time; None while it has no place, and complete with the first token. What an answer that gave its place up
             finds of its own does not count.
@@ -46,7 +48,12 @@ class Answer:
     """
 
     def __init__(
-        self, n_prompt_tokens: int, n_image_tokens: int, on_token: TokenCallback, on_cancel: Callable[[], None]
+        self,
+        n_prompt_tokens: int,
+        n_image_tokens: int,
+        on_token: TokenCallback,
+        on_cancel: Callable[[], None],
+        gate: Gate,
     ) -> None:
         """
         Args:
@@ -54,8 +61,11 @@ class Answer:
             n_image_tokens: Those of pictures.
             on_token: Told every token.
             on_cancel: Told that nobody waits for more.
+            gate: Of the engine.
         """
+        self._gate = gate
         self.n_prompt_tokens, self.n_image_tokens = n_prompt_tokens, n_image_tokens
+        self.n_dropped = 0
         self.n_cached_tokens: int | None = None
         self._is_counted = False
         self.n_tokens = 0
@@ -69,15 +79,22 @@ class Answer:
 
     def cancel(self) -> None:
         """Ends the answer, from any thread; its last token says "cancelled". An answer that is over stays as it is."""
-        self._on_cancel()
+        if not self._gate.is_elsewhere:
+            with self._gate.visiting():
+                self._on_cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until the answer is over and its last token was told.
 
         Returns:
             Whether it is.
+
+        Raises:
+            EdgeLlavaError: In a forked child, where it never ends.
         """
-        return self._over.wait(timeout_s)
+        self._gate.check_process()
+        with self._gate.visiting():
+            return self._over.wait(timeout_s)
 
     @property
     def timings(self) -> AnswerTimings:

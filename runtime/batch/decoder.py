@@ -22,6 +22,7 @@ from edge_llava.runtime.conversation import Position
 from edge_llava.runtime.decoder_options import DecoderOptions, context_params, n_ctx
 from edge_llava.runtime.language_model import LanguageModel
 from edge_llava.runtime.llama_log import last_error
+from edge_llava.runtime.native import freed_with
 
 _NO_CELLS, _ABORTED = 1, 2
 
@@ -124,8 +125,8 @@ class BatchDecoder(LanguageModel):
         params = context_params(spec, options)
         params.n_seq_max, params.n_ctx = n_sequences, n_cells or n_parallel * self.n_ctx
         params.n_batch = params.n_ubatch = max(options.n_batch, n_sequences)  # llama.cpp plans for one token of each
-        self._context: Any = None
-        self._context = self._new_context(params, "Try a smaller one, or fewer at a time.")
+        self._context: Any = self._new_context(params, "Try a smaller one, or fewer at a time.")
+        self._free_context = freed_with(self, _free, self._context, self._batches)
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self._context)))
         self.n_batch = int(llama_cpp.llama_n_batch(self._context))
@@ -174,12 +175,8 @@ class BatchDecoder(LanguageModel):
 
     def close(self) -> None:
         """Frees context and weights; safe to call twice."""
-        for batch in self._batches:
-            llama_cpp.llama_batch_free(batch)
-        self._batches.clear()
-        if self._context:
-            llama_cpp.llama_free(self._context)
-            self._context = None
+        self._free_context()
+        self._context = None
         super().close()
 
     def _place(self, batch: Any, chunks: Sequence[Chunk]) -> list[int]:
@@ -209,3 +206,10 @@ class BatchDecoder(LanguageModel):
         if status == _ABORTED:
             raise Cancelled
         raise BackendError(f"llama.cpp failed to decode (status {status}): {last_error()}.")
+
+
+def _free(context: Any, batches: list[Any]) -> None:
+    for batch in batches:
+        llama_cpp.llama_batch_free(batch)
+    batches.clear()
+    llama_cpp.llama_free(context)

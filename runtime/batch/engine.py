@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
+import weakref
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -20,6 +20,7 @@ from edge_llava.runtime.batch.job_queue import JobQueue
 from edge_llava.runtime.batch.messages import Prompt, RawPrompt, read_messages
 from edge_llava.runtime.batch.metrics import EngineMetrics
 from edge_llava.runtime.batch.picture_queue import PictureQueue
+from edge_llava.runtime.batch.shortening import DialogueShortener
 from edge_llava.runtime.batch.worker import BatchWorker
 from edge_llava.runtime.conversation import ImageRun, Run
 from edge_llava.runtime.decoder_options import n_ctx
@@ -27,6 +28,7 @@ from edge_llava.runtime.engine_options import EngineOptions
 from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.image_placement import OpenedImage, open_image
 from edge_llava.runtime.late_encoder import make_tower
+from edge_llava.runtime.past_turns import OnFull, check_on_full
 from edge_llava.runtime.picture import PictureSource
 from edge_llava.runtime.sampler import Sampler, SamplingOptions
 from edge_llava.runtime.token_reduction import check_visual_tokens
@@ -44,6 +46,7 @@ class BatchEngine:
     Attributes:
         bundle: What was opened.
         n_ctx: Positions that one conversation may take, its answer among them.
+        on_full: What happens to a conversation that does not fit, as `Session.on_full`; "error" until it is replaced.
     """
 
     def __init__(
@@ -91,15 +94,21 @@ class BatchEngine:
         )
         self.n_ctx = self._decoder.n_ctx
         self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
+        self.on_full: OnFull = "error"
+        self._shortener = DialogueShortener(bundle, self._decoder, self.n_ctx, options.visual_tokens)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
         self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)
         self._worker = BatchWorker(self._decoder, self._queue, self._pictures, self._planner.said, n_parallel)
-        self._gate = Gate("this engine")
-        self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._worker.run, name="edge-llava-batch", daemon=True)
+        with ExitStack() as engines:
+            engines.callback(self._decoder.close)
+            engines.callback(self._tower.close)
+            self._gate = Gate("this engine", self._queue.close, engines.pop_all().close)
+        weakref.finalize(self, self._gate.abandon).atexit = False  # the gate itself sees to the end of the process
+        self._thread = threading.Thread(
+            target=_work, args=(self._gate, self._worker), name="edge-llava-batch", daemon=True
+        )
         self._thread.start()
-        atexit.register(self.close)  # a thread inside llama.cpp must not be torn down with the process
 
     def __enter__(self) -> BatchEngine:
         return self
@@ -118,7 +127,15 @@ class BatchEngine:
         """
         return open_image(source, self.bundle, self._visual_tokens, self._alpha)
 
-    def submit(self, prompt: Prompt, options: SamplingOptions, on_token: TokenCallback, *, salt: str = "") -> Answer:
+    def submit(
+        self,
+        prompt: Prompt,
+        options: SamplingOptions,
+        on_token: TokenCallback,
+        *,
+        on_full: OnFull | None = None,
+        salt: str = "",
+    ) -> Answer:
         """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
 
         Args:
@@ -127,6 +144,7 @@ class BatchEngine:
             options: How the answer is drawn.
             on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
                 What it raises ends this answer alone. The last token has a `finish_reason`.
+            on_full: What happens if the conversation does not fit; None: what the engine's own `on_full` says.
             salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
                 and timings, clients learn nothing about conversations of other salts.
 
@@ -136,11 +154,13 @@ class BatchEngine:
             ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
             ValueError: If the messages are not a conversation, or the options do not go with them.
-            EdgeLlavaError: If the engine is closed.
+            EdgeLlavaError: If the engine is closed, or was opened by the process that forked this one.
         """
+        wanted = on_full or self.on_full
+        check_on_full(wanted)
         with self._gate.inside():
             self._queue.check_room()
-            runs, start = self._plan(prompt, salt)
+            runs, start, n_dropped = self._plan(prompt, options, wanted, salt)
             if start.ids and options.grammar is not None:
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
             stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
@@ -151,7 +171,9 @@ class BatchEngine:
                 n_image,
                 on_token,
                 on_cancel=lambda: self._queue.cancel(job),
+                gate=self._gate,
             )
+            answer.n_dropped = n_dropped
             job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start, salt=salt)
             with ExitStack() as undo:
                 undo.callback(job.sampler.close)
@@ -160,17 +182,24 @@ class BatchEngine:
                 undo.pop_all()
             return answer
 
-    def _plan(self, prompt: Prompt, salt: str) -> tuple[list[Run], AnswerStart]:
+    def _plan(
+        self, prompt: Prompt, options: SamplingOptions, on_full: OnFull, salt: str
+    ) -> tuple[list[Run], AnswerStart, int]:
+        """Also how many earlier questions were dropped."""
         if isinstance(prompt, RawPrompt):
-            return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True)
+            return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True), 0
         dialogue = read_messages(prompt)
+        n_exchanges = len(dialogue.exchanges)
+        if on_full == "drop-oldest":
+            dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
         runs = self._planner.plan(dialogue, salt)
-        return runs, self._planner.plan_start(dialogue.answer_start, runs, salt)
+        start = self._planner.plan_start(dialogue.answer_start, runs, salt)
+        return runs, start, n_exchanges - len(dialogue.exchanges)
 
     @property
     def is_open(self) -> bool:
         """Whether it takes conversations: not after `close`, nor after a fault that ended its thread."""
-        return not self._queue.is_closed
+        return not self._queue.is_closed and not self._gate.is_elsewhere
 
     @property
     def metrics(self) -> EngineMetrics:
@@ -201,17 +230,15 @@ class BatchEngine:
     def close(self) -> None:
         """Ends running and waiting answers as cancelled and frees the engines; safe to call twice, from any thread.
 
-        From within a token's callback it returns at once, and the engines are freed by the next call, or at exit.
+        From within a token's callback, and from a signal handler that interrupts one of these methods, it returns at
+        once, and the engines are freed when the last thread has left them. In a forked child it does nothing.
         """
-        self._queue.close()
-        if threading.current_thread() is self._thread:
-            return
-        self._thread.join()
-        with self._closing:
-            self._gate.close()
-            self._tower.close()
-            self._decoder.close()
-        atexit.unregister(self.close)
+        self._gate.close()
+
+
+def _work(gate: Gate, worker: BatchWorker) -> None:
+    with gate.visiting():
+        worker.run()
 
 
 def _check_numbers(n_parallel: int, n_queued: int, kept_bytes: int, n_positions: int | None, n_ctx: int) -> None:

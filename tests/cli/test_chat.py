@@ -231,6 +231,24 @@ def test_conversation_on_a_terminal(seeded_q4, photo, tmp_path):
     assert f"![]({photo})" in text
 
 
+@pytest.mark.parametrize("on_full", ["error", "drop-oldest"])
+def test_a_conversation_that_fills_the_context(seeded_q4, photo, on_full):
+    terminal = Terminal("chat", photo, "-m", seeded_q4, "-n", 4, "--temp", 0, "-c", 160, "--on-full", on_full)
+    terminal.read_until(r"\[1 image\] > ")
+    terminal.type("What is this?\n")
+    terminal.read_until(r"\n> ")
+    for _ in range(6):
+        terminal.type("And what else is to be seen?\n")
+        terminal.read_until(r"\n> ")
+    dropped = "The context was full: the model no longer sees the oldest question, with the answers."
+    refused = "/clear begins a new conversation here; chat --on-full drop-oldest drops the oldest questions instead."
+    assert (dropped in terminal.text, refused in terminal.text) == (on_full != "error", on_full == "error")
+    terminal.type("What is this? " * 40 + "\n")
+    assert "/clear begins a new conversation here" in terminal.read_until(r"begins a new.*\n> ")
+    terminal.type("\x04")
+    assert terminal.close() == 0
+
+
 def test_tuning_is_suggested_once_and_only_in_a_conversation(run, seeded_q4, photo, home):
     assert "tune" not in run("chat", photo, "-m", seeded_q4, "-p", "x", "-n", 1).err
     said = []

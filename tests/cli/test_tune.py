@@ -12,7 +12,7 @@ import pytest
 import edge_llava
 from edge_llava.bundle import Bundle
 from edge_llava.cli.options import EngineChoice
-from edge_llava.device import this_device
+from edge_llava.device import count_cpus, this_device
 from edge_llava.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
 
 pytestmark = pytest.mark.convert
@@ -119,7 +119,7 @@ def test_no_profile_gives_the_defaults(profiled):
 def test_the_python_interface_takes_it_unless_options_are_given(profiled):
     bundle, _ = profiled
     assert chosen(edge_llava.tuned_options(bundle)) == SETTINGS
-    for options, n_batch, n_threads in ((None, 96, 5), (edge_llava.EngineOptions(), 512, 1)):
+    for options, n_batch, n_threads in ((None, 96, min(5, count_cpus())), (edge_llava.EngineOptions(), 512, 1)):
         with edge_llava.load(bundle, options) as model:
             assert llama_cpp.llama_n_batch(model.decoder.context) == n_batch
             assert llama_cpp.llama_n_threads(model.decoder.context) == n_threads

@@ -91,7 +91,7 @@ def test_nothing_happens_before_it_is_read(model):
     ("question", "image", "error"),
     [
         (QUESTION, "missing.png", ImageError),
-        (QUESTION, np.zeros((2, 2), np.uint8), ImageError),
+        (QUESTION, np.zeros((2, 2, 2, 2), np.uint8), ImageError),
         ("word " * 20_000, None, ContextOverflow),
         ("\udcff", None, ValueError),
     ],

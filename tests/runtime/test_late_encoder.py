@@ -253,7 +253,7 @@ def test_closing_does_not_wait_for_a_picture_to_be_encoded(busy_model, noise):
 
     embedding = threading.Thread(target=embed, daemon=True)
     embedding.start()
-    while busy_model._tower._thread._work_queue.qsize() < 2:
+    while busy_model._tower._thread.n_waiting < 2:
         time.sleep(0.001)
     closing = threading.Thread(target=busy_model.close, daemon=True)
     closing.start()

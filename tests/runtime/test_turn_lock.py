@@ -134,33 +134,6 @@ def test_free_turn_is_taken_even_when_cancelled(lock):
     lock.release()
 
 
-def test_last_takes_over_the_turn_of_its_own_thread(lock):
-    never = threading.Event()
-    lock.acquire(never)
-    with lock.last():
-        pass
-    with pytest.raises(EdgeLlavaError):
-        lock.acquire(never)  # still held
-    lock.release()
-
-
-def test_last_waits_for_another_thread(lock):
-    never, done = threading.Event(), threading.Event()
-
-    def shut_down():
-        with lock.last():
-            done.set()
-
-    lock.acquire(never)
-    thread = start(shut_down)
-    wait_until(lambda: len(lock._queue) == 1)
-    assert not done.is_set()
-    lock.release()
-    assert done.wait(20)
-    thread.join(20)
-    lock.acquire(never)
-
-
 def test_ctrl_c_in_the_queue_leaves_it(lock):
     class Interrupted(threading.Event):
         def is_set(self):

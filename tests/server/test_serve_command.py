@@ -361,3 +361,12 @@ def test_a_killed_server_leaves_a_home_that_the_next_one_uses(start: Callable[..
     again = start()
     assert ask(again.url).status_code == 200
     assert again.end(signal.SIGTERM) == 0
+
+
+def test_on_full(start: Callable[..., Served]) -> None:
+    served = start("-c", "64", "--on-full", "drop-oldest", "--port", "0")
+    messages = [{"role": ("user", "assistant")[n % 2], "content": "What is it?"} for n in range(41)]
+    answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages, "max_tokens": 2}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert 10 < int(answer.headers["x-edge-llava-dropped-turns"]) <= 20
+    assert served.end(signal.SIGINT) == 0

@@ -48,7 +48,7 @@ def tell(chat, planner, pictures):
         *prompt, answer = chat._history
         messages += [Message("user", question, images), Message("assistant", text)]
         prompts.append(list_positions(prompt))
-        planner.said.remember(prompt, text, SaidAnswer(answer.ids, chat._carry))
+        planner.said.remember(prompt, text, SaidAnswer(answer.ids, chat._past[-1].carry))
     return messages, prompts
 
 
@@ -81,7 +81,7 @@ def test_answers_of_somebody_else(open_with, template):
         assert list(answer.ids) == whole("A bus. It is red.", add_bos=False)
     list(chat.ask("What?"))
     assert chat._history[0] == first
-    chat._history[1:], chat._carry = [answer], ""
+    chat._past[-1] = dataclasses.replace(chat._past[-1], answer=answer.ids, carry="")
     list(chat.ask("Why?"))
     assert chat._history[2] == second
 

@@ -11,6 +11,7 @@ from edge_llava.runtime.batch.kv_sequences import KvSequence
 from edge_llava.runtime.batch.step_plan import plan_step
 from edge_llava.runtime.batch.step_size import StepSize
 from edge_llava.runtime.conversation import ImageRun, TokenRun
+from edge_llava.runtime.gate import Gate
 from edge_llava.runtime.image_embedding import ImageEmbedding
 
 ROWS = ImageEmbedding(np.arange(80, dtype=np.float32).reshape(10, 8), "k", (2, 5), (4, 4), "00", "00", 0.1, 0.1)
@@ -26,7 +27,7 @@ def picture(embedding=ROWS):
 
 
 def job(number, *runs, computed=0, drawn=()):
-    made = Job(Answer(0, 0, print, print), runs, Drawn(*drawn), None)
+    made = Job(Answer(0, 0, print, print, Gate("this engine", print, print)), runs, Drawn(*drawn), None)
     made.wanted += drawn
     made.number, made.sequence = number, KvSequence(number, made.wanted[:computed])
     return made
