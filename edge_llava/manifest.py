@@ -275,9 +275,12 @@ def _read_parity(fields: JsonFields) -> StageParity:
 def find_section_faults(vision: VisionSpec, projector: ProjectorSpec, language: LanguageSpec) -> list[str]:
     """Why a manifest with these sections would be refused; for a conversion, before its slow work."""
     faults: list[str] = []
-    sections = {"vision": vision, "projector": projector, "language": language}
-    text = json.dumps({name: dataclasses.asdict(section) for name, section in sections.items()})
-    fields = JsonFields(json.loads(text), "", faults)
+    sections = {
+        "vision": dataclasses.asdict(vision),
+        "projector": dataclasses.asdict(projector),
+        "language": dataclasses.asdict(language),
+    }
+    fields = JsonFields(json.loads(json.dumps(sections)), "", faults)
     read_vision(fields.object("vision"))
     _read_projector(fields.object("projector"))
     _read_language(fields.object("language"))
