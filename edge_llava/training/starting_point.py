@@ -109,7 +109,7 @@ def _configured(kind: Any, directory: Path, language: LanguageConfig) -> Any:
     return config
 
 
-def _load(kind: Any, directory: Path, **options: Any) -> Any:
+def _load(kind: Any, directory: Path, config: Any = None) -> Any:
     """A model in float32 with the weights of its files, every one of which it has.
 
     Raises:
@@ -117,11 +117,11 @@ def _load(kind: Any, directory: Path, **options: Any) -> Any:
     """
     model, report = kind.from_pretrained(
         directory,
+        config=config,
         dtype=torch.float32,
         attn_implementation=_ATTENTION,
         local_files_only=True,
         output_loading_info=True,
-        **options,
     )
     faults = [f"{name} is missing" for name in sorted(report["missing_keys"]) if "post_layernorm" not in name]
     faults += [f"{name} is not part of the model" for name in sorted(report["unexpected_keys"]) if not is_unused(name)]
