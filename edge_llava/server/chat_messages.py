@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
-from typing import Literal
+from typing import Any, Literal
 
-from edge_llava.server.image_forms import IMAGE_PARTS, ImageAddress, read_image_list, read_image_part
+from edge_llava.server.image_forms import (
+    IMAGE_PARTS,
+    ImageAddress,
+    read_image_list,
+    read_image_part,
+    refuse_stray_images,
+)
 from edge_llava.server.limits import Limits
 from edge_llava.server.request_fields import RequestFields, kind_of
 
@@ -72,8 +78,8 @@ def read_messages(request: RequestFields, limits: Limits) -> tuple[ChatMessage, 
     """The conversation: a system message or none, then user and assistant in turn.
 
     Neighbours of one role are joined, and system messages, wherever they stand, into the first message. A greeting of
-    the assistant may come first, and what the assistant is to continue last. What is wrong is noted in the request's
-    faults.
+    the assistant may come first, and what the assistant is to continue last. Where there are only system messages, the
+    last one is the question. What is wrong is noted in the request's faults.
     """
     if not request.require("messages"):
         return ()
@@ -88,6 +94,8 @@ def read_messages(request: RequestFields, limits: Limits) -> tuple[ChatMessage, 
         request.note("messages", f"hold {n_chars} characters; the limit is {limits.text_chars}", "string_too_long")
     if n_images > limits.n_images:
         request.note("messages", f"hold {n_images} pictures; the limit is {limits.n_images}", "too_many_images")
+    if found and all(message.role == "system" for message in found):
+        found[-1] = ChatMessage("user", found[-1].parts)
     if not request.faults.found and not any(message.role == "user" for message in found):
         request.note("messages", "must contain a message of the user")
     return _join_neighbours([message for message in found if message.role == "system"]) + _join_neighbours(
@@ -99,6 +107,7 @@ def _read_message(item: RequestFields, limits: Limits) -> ChatMessage | None:
     if item.raw("role") in _TOOL_ROLES:
         item.ignore("role", "of tools is not supported", "unsupported_value")
         return None
+    refuse_stray_images(item)
     item.ignore_unknown(_MESSAGE_FIELDS)
     for key in ("tool_calls", "function_call"):
         if item.has(key) and item.raw(key) != []:
@@ -122,18 +131,31 @@ def _read_content(item: RequestFields, role: Role, limits: Limits) -> list[Part]
     if not item.require("content"):
         return None
     called = any(item.raw(key) for key in ("tool_calls", "function_call"))
-    if called and content in ("", []):
-        return None
+    if content in ("", []):
+        return None if called else []
     if isinstance(content, str):
         text = item.text("content")
         return [text] if text else []
     if not isinstance(content, list):
         item.note("content", f"must be a string or an array of parts, not {kind_of(content)}", "invalid_type")
         return None
-    found = item.objects("content", limits.n_parts)
+    found = item.objects("content", limits.n_parts, _form_part)
     parts = [read for part in found for read in _read_part(role, part)]
     is_passed = any(part.raw("type") in _PASSED_PARTS for part in found)
     return None if is_passed and not parts else parts
+
+
+def _form_part(part: Any) -> Any:
+    """A part as an object with a type: some clients send plain strings, leave out the type, or have null for text."""
+    if part is None or isinstance(part, str):
+        return {"type": "text", "text": part or ""}
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") is None:
+        kind = next((key for key in ("text", "image_url") if part.get(key) is not None), None)
+        return part if kind is None else {**part, "type": kind}
+    key = _TEXT_PARTS.get(part["type"]) if isinstance(part["type"], str) else None
+    return {**part, key: ""} if key in part and part[key] is None else part
 
 
 def _read_part(role: Role, part: RequestFields) -> list[Part]:
@@ -144,6 +166,7 @@ def _read_part(role: Role, part: RequestFields) -> list[Part]:
         if part.require("type"):
             part.text("type")
     elif kind in _TEXT_PARTS:
+        refuse_stray_images(part)
         part.ignore_unknown(("type", _TEXT_PARTS[kind]))
         text = part.text(_TEXT_PARTS[kind]) if part.require(_TEXT_PARTS[kind]) else None
         return [text] if text else []

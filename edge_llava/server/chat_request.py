@@ -12,6 +12,7 @@ from edge_llava.server.cache_salt import read_salt
 from edge_llava.server.chat_messages import ChatMessage, read_messages
 from edge_llava.server.chat_sampling import SAMPLING_FIELDS, read_sampling
 from edge_llava.server.ignored_fields import IgnoredFields
+from edge_llava.server.image_forms import STRAY_IMAGES
 from edge_llava.server.limits import Limits
 from edge_llava.server.openai_errors import Faults
 from edge_llava.server.request_fields import RequestFields
@@ -42,8 +43,17 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
+    "regex": (),
+    "ebnf": (),
+    "structural_tag": (),
+    "stop_token_ids": (),
+    "include_stop_str_in_output": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_full_text": (False,),
+    "use_beam_search": (False,),
     "structured_outputs": (),
     "images": (),
+    **dict.fromkeys(STRAY_IMAGES, ()),
     "documents": (),
 }
 # OpenAI's words, of its Responses API, for what becomes of a conversation that does not fit

@@ -12,6 +12,7 @@ import re
 
 _SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]{0,30})\s*:", re.IGNORECASE)
 _MAX_HEAD = 1024  # characters before the content
+_MAX_HEADS = 2  # a client puts its own before the one that its user has written
 _BASE64_HEAD = re.compile(r".*?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 _WHITE_SPACE = b" \t\r\n\f\v"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -61,10 +62,12 @@ def decode_image_data(text: str, n_bytes_max: int) -> bytes:
 
 def _skip_head(text: str) -> str:
     """What follows "data:...," in a data: URI; any other text as it is."""
-    if find_scheme(text) != "data":
-        return text
-    head = _BASE64_HEAD.match(text[:_MAX_HEAD])
-    end = head.end() if head else text.find(",", 0, _MAX_HEAD) + 1
-    if not end:
-        raise ImageDataError("a data: URI must have a comma before its content: 'data:image/jpeg;base64,...'")
-    return text[end:]
+    for _ in range(_MAX_HEADS):
+        if find_scheme(text) != "data":
+            break
+        head = _BASE64_HEAD.match(text[:_MAX_HEAD])
+        end = head.end() if head else text.find(",", 0, _MAX_HEAD) + 1
+        if not end:
+            raise ImageDataError("a data: URI must have a comma before its content: 'data:image/jpeg;base64,...'")
+        text = text[end:]
+    return text

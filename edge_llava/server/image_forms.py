@@ -8,7 +8,11 @@ from edge_llava.server.request_fields import RequestFields
 
 _DETAILS = ("auto", "low", "high", "original")
 # what may stand beside an image without effect: the content says which type it is, and LLaVA sees all of it
-_DESCRIPTIONS = ("type", "detail", "mimeType", "mediaType", "media_type", "format")
+_DESCRIPTIONS = ("type", "detail", "mimeType", "mediaType", "media_type", "mime_type", "format", "filename")
+
+
+# where some clients put images, and where they are not read: ignoring them would answer another question
+STRAY_IMAGES = ("image", "image_url", "image_data", "image_base64", "attachments", "experimental_attachments")
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,19 @@ _FORMS = (
     _Form("image", ("source", "data"), may_fetch=False),  # Anthropic
     _Form("image", ("source", "url")),
     _Form("image", ("image",)),  # Vercel's AI SDK, transformers
+    _Form("image", ("image", "url")),
     _Form("image", ("url",)),  # transformers
     _Form("image", ("base64",), may_fetch=False),
     _Form("image", ("image_url", "url")),
     _Form("image", ("image_url",)),
+    _Form("image_base64", ("image_base64",), may_fetch=False),
+    # files, of which only images are read
+    _Form("file", ("file", "file_data"), may_fetch=False),  # OpenAI, chat completions
+    _Form("file", ("data",), may_fetch=False),  # Vercel's AI SDK
+    _Form("file", ("url",)),
+    _Form("input_file", ("file_data",), may_fetch=False),  # OpenAI, Responses
+    _Form("input_file", ("file_url",)),
+    _Form("media", ("data",), may_fetch=False),  # LangChain for Gemini
 )
 IMAGE_PARTS = tuple(dict.fromkeys(form.part for form in _FORMS))
 
@@ -84,8 +97,16 @@ def read_image_part(part: RequestFields, kind: str) -> ImageAddress | None:
     holder, path = part, forms[0].path
     while len(path) > 1 and (inside := holder.object_if_any(path[0])) is not None:
         holder, path = inside, path[1:]
-    holder.require(path[0])
+    if holder.require(path[0]):
+        holder.note(path[0], "contains no image in a form that is known here", "invalid_type")
     return None
+
+
+def refuse_stray_images(fields: RequestFields) -> None:
+    """Notes the images of an object that is not a part for one."""
+    for key in STRAY_IMAGES:
+        if fields.raw(key) not in (None, "", [], {}):
+            fields.note(key, "is not read here: send images as parts of 'content'", "unsupported_parameter")
 
 
 def read_image_list(message: RequestFields, at_most: int) -> list[ImageAddress]:

@@ -29,6 +29,7 @@ _SHARED_FIELDS = ("model", "stream", "format", "options", "think", "logprobs", "
 _CHAT_FIELDS = ("messages", "tools")
 _GENERATE_FIELDS = ("prompt", "system", "images", "suffix", "template", "context", "raw")
 _IDLE_MESSAGE_FIELDS = ("thinking", "tool_name", "tool_call_id")
+_NO_THINKING = ("", "none", "false", "off", "no")
 _MARK = "[img]"  # where an image stands in a text
 _ADDRESS = re.compile(r"(data:|https?://)", re.IGNORECASE)
 
@@ -95,7 +96,7 @@ def _read_shared(data: Json, fields: RequestFields, made: Translation, own: Sequ
     if made.chat["stream"] is True:
         made.chat["stream_options"] = {"include_usage": True}
     think = data.get("think")
-    if think is True or (isinstance(think, str) and think not in ("", "none")):
+    if think is True or (isinstance(think, str) and think.lower() not in _NO_THINKING):
         name = str(data.get("model", "this model"))[:100]
         fields.faults.note("think", f'"{name}" does not support thinking', "unsupported_value")
     _read_format(data.get("format"), fields, made)
@@ -135,12 +136,12 @@ def _read_options(options: Mapping[str, Any], made: Translation) -> None:
             continue
         if name == "num_predict":
             if not (_is_number(value) and value <= 0):  # -1 and -2 set no limit, as leaving it out does
-                made.put("max_tokens", _as_integer(value), place)
+                made.put("max_tokens", value, place)
         elif name == "seed":
             if not (_is_number(value) and value < 0):  # random
-                made.put(name, _as_integer(value), place)
+                made.put(name, value, place)
         elif name in _OPTIONS:
-            made.put(name, _as_integer(value) if name == "top_k" else value, place)
+            made.put(name, value, place)
         elif name in _IDLE_OPTIONS:
             made.ignore(place)
         else:
@@ -202,11 +203,6 @@ def _image_part(image: str) -> Json:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _as_integer(value: Any) -> Any:
-    """2.0 as 2: clients with number fields send floats."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def name_fault(name: str) -> RequestFault:

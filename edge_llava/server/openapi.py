@@ -158,7 +158,7 @@ def _chat_request(limits: Limits) -> _Schema:
     most_tokens = {"type": "integer", "minimum": -1, "maximum": MAX_TOKENS}
     penalty = {"type": "number", "minimum": -2, "maximum": 2, "default": 0}
     repeat = {"type": "number", "minimum": 0.01, "maximum": 99}
-    stop = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+    stop = {"type": "string", "maxLength": MAX_STOP_CHARS}
     optional: _Schema = {
         "model": {
             "type": "string",
@@ -171,13 +171,13 @@ def _chat_request(limits: Limits) -> _Schema:
         "temperature": {"type": "number", "minimum": 0, "maximum": 100, "default": 0.2},
         "top_p": {"type": "number", "minimum": 0, "maximum": 1, "default": 1},
         "top_k": {"type": "integer", "minimum": -1, "maximum": 2**31 - 1},
-        "min_p": {"type": "number", "minimum": 0, "maximum": 0.999},
+        "min_p": {"type": "number", "minimum": 0, "maximum": 1},
         "repeat_penalty": repeat,
         "frequency_penalty": penalty,
         "presence_penalty": penalty,
         "logprobs": {"type": "boolean"},
         "seed": {"type": "integer", "minimum": -(2**63), "maximum": 2**64 - 1},
-        "stop": {"anyOf": [stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}]},
+        "stop": {"anyOf": [stop, {"type": "array", "maxItems": MAX_STOPS, "items": _nullable(stop)}]},
         "response_format": _ref("ResponseFormat"),
         "n": {"type": "integer", "minimum": 1, "maximum": 1},
         "truncation": {"enum": ["auto", "disabled"]},
@@ -200,7 +200,7 @@ def _chat_request(limits: Limits) -> _Schema:
 
 
 def _message(limits: Limits) -> _Schema:
-    text = _object({"type": {"const": "text"}, "text": {"type": "string"}})
+    text = _object({"type": _nullable({"const": "text"}), "text": _nullable({"type": "string"})}, required=["text"])
     address = _object(
         {
             "url": {
@@ -211,8 +211,12 @@ def _message(limits: Limits) -> _Schema:
         },
         required=["url"],
     )
-    image = _object({"type": {"const": "image_url"}, "image_url": {"anyOf": [address, {"type": "string"}]}})
-    parts = {"type": "array", "minItems": 1, "maxItems": limits.n_parts, "items": {"anyOf": [text, image]}}
+    image = _object(
+        {"type": _nullable({"const": "image_url"}), "image_url": {"anyOf": [address, {"type": "string"}]}},
+        required=["image_url"],
+    )
+    part = _nullable({"anyOf": [text, image, {"type": "string"}]})
+    parts = {"type": "array", "maxItems": limits.n_parts, "items": part}
     return _object(
         {
             "role": {"enum": ["system", "developer", "user", "assistant"]},

@@ -87,7 +87,7 @@ def parse_body(body: bytes | bytearray) -> dict[str, Any]:
         RequestFault: 400 if it holds none.
     """
     try:
-        data = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise _no_json(f"it is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:

@@ -5,7 +5,7 @@ As `edge_llava.json_fields`, for a sender who may leave fields out, and who is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edge_llava.runtime.unicode_text import is_unicode
@@ -121,10 +121,12 @@ class RequestFields:
         return float(value)
 
     def integer(self, key: str, low: int, high: int) -> int | None:
-        """An integer from low to high."""
+        """An integer from low to high; 2.0 is one, as in JSON Schema: some clients have only floats."""
         value = self._data.get(key)
         if value is None:
             return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self._note_type(key, "an integer")
             return None
@@ -179,8 +181,14 @@ class RequestFields:
             return []
         return value
 
-    def objects(self, key: str, at_most: int) -> list[RequestFields]:
-        """The objects of an array that is not empty; none of them where there are too many."""
+    def objects(self, key: str, at_most: int, form: Callable[[Any], Any] = lambda item: item) -> list[RequestFields]:
+        """The objects of an array that is not empty; none of them where there are too many.
+
+        Args:
+            key: The field.
+            at_most: Items that it may have.
+            form: Turns what stands for an object into one.
+        """
         value = self._data.get(key)
         if not isinstance(value, list):
             self._note_type(key, "an array of objects")
@@ -192,9 +200,9 @@ class RequestFields:
             return []
         objects = []
         for index, item in enumerate(value):
-            place = f"{self.place(key)}[{index}]"
-            if isinstance(item, dict):
-                objects.append(RequestFields(item, place, self.faults, self.ignored))
+            place, data = f"{self.place(key)}[{index}]", form(item)
+            if isinstance(data, dict):
+                objects.append(RequestFields(data, place, self.faults, self.ignored))
             else:
                 self.faults.note(place, f"'{place}' must be an object, not {kind_of(item)}", "invalid_type")
         return objects

@@ -5,6 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/responses/create
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edge_llava.server.openai_errors import Faults
@@ -18,6 +19,8 @@ _IDLE = ("include", "reasoning", "max_tool_calls", "context_management", "prompt
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "input_image": "image_url"}
 _IDLE_ITEM_FIELDS = ("id", "type", "status", "phase")
 _IDLE_PART_FIELDS = ("annotations", "logprobs")
+# what other models have thought and called: the history is read without it, as in the chat API
+_UNSAID = re.compile(r"reasoning|compaction|mcp_\w{1,60}|\w{1,60}_call(_output)?")
 
 
 def translate_response(data: Json) -> Translation:
@@ -48,7 +51,7 @@ def translate_response(data: Json) -> Translation:
 
 def _refuse_state(fields: RequestFields) -> None:
     for key in _KEPT_ELSEWHERE:
-        if fields.has(key):
+        if fields.raw(key) not in (None, "", {}):
             fields.note(
                 key, "is not supported: no response is kept. Send the whole conversation as 'input'",
                 "unsupported_parameter",
@@ -76,7 +79,7 @@ def _read_input(fields: RequestFields, made: Translation) -> list[Any]:
         return messages
     for n, item in enumerate(given):
         place = f"input[{n}]"
-        if isinstance(item, dict) and item.get("type", "message") != "message":
+        if isinstance(item, dict) and item.get("type") not in (None, "message"):
             _pass_over(item, place, fields, made)
             continue
         made.places[f"messages[{len(messages)}]"] = place
@@ -86,11 +89,11 @@ def _read_input(fields: RequestFields, made: Translation) -> list[Any]:
 
 def _pass_over(item: Json, place: str, fields: RequestFields, made: Translation) -> None:
     """An item that is not a message."""
-    if item["type"] == "reasoning":  # of another model; it is not part of what was said
+    if isinstance(item["type"], str) and _UNSAID.fullmatch(item["type"]):
         made.ignore(place)
         return
     shown = str(item["type"])[:40]
-    message = f"{shown!r} is not supported: this model does not support tools; give messages"
+    message = f"{shown!r} is not supported: no response is kept, and this model does not support tools; give messages"
     fields.faults.note(f"{place}.type", f"'{place}.type' {message}", "unsupported_value")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from edge_llava.server.api_form import ApiForm
+from edge_llava.server.chat_sampling import MAX_TOKENS_FIELDS, MAX_TOP_LOGPROBS
 from edge_llava.server.event_stream import DONE, event
 from edge_llava.server.openai_errors import Faults
 from edge_llava.server.request_fields import RequestFields
@@ -26,15 +27,17 @@ def translate_completion(data: Json) -> Translation:
     prompt = _read_prompt(fields)
     made.chat["messages"] = [{"role": "user", "content": prompt}]
     made.places |= {"messages": "prompt", "messages[0].content": "prompt"}
-    made.chat["max_tokens"] = _N_TOKENS if data.get("max_tokens") is None else data["max_tokens"]
+    is_limited = any(data.get(key) is not None for key in MAX_TOKENS_FIELDS)
+    made.chat["max_tokens"] = data.get("max_tokens") if is_limited else _N_TOKENS
     if fields.boolean("echo"):
         fields.note("echo", "is not supported: only the continuation is returned", "unsupported_parameter")
     if fields.text("suffix"):
         fields.note("suffix", "is not supported: this model does not support insert", "unsupported_parameter")
     if (fields.integer("best_of", 0, 20) or 1) > 1:
         fields.note("best_of", "must be 1: one answer is made per request", "unsupported_value")
-    if data.get("logprobs"):
-        fields.note("logprobs", "is not supported here; /v1/chat/completions has it", "unsupported_parameter")
+    n_likeliest = fields.integer("logprobs", 0, MAX_TOP_LOGPROBS)
+    if n_likeliest is not None:
+        made.chat |= {"logprobs": True, "top_logprobs": n_likeliest}
     for key, value in data.items():
         if key not in _MOVED:
             made.hand_on(key, key, value)
@@ -57,6 +60,10 @@ def _read_prompt(fields: RequestFields) -> str:
 class TextCompletionForm(ApiForm):
     """One request of /v1/completions, and its answer."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._n_chars = 0  # of the text whose tokens were listed
+
     def read(self, data: Json) -> Json:
         """As of `ApiForm`."""
         made = translate_completion(data)
@@ -66,7 +73,7 @@ class TextCompletionForm(ApiForm):
     def whole(self, completion: Json) -> Json:
         """As of `ApiForm`."""
         (choice,) = completion["choices"]
-        text = _choice(choice["message"]["content"], choice["finish_reason"])
+        text = self._choice(choice["message"]["content"], choice)
         return _renamed(completion) | {"choices": [text]}
 
     async def events(self, batches: AsyncIterator[list[Json]]) -> AsyncGenerator[bytes, None]:
@@ -75,25 +82,42 @@ class TextCompletionForm(ApiForm):
             if "error" in chunks[-1]:
                 yield b"".join(map(event, chunks))
                 return
-            sent = [_translate(chunk) for chunk in chunks if not _is_opening(chunk)]
+            sent = [self._translate(chunk) for chunk in chunks if not _is_opening(chunk)]
             if sent:
                 yield b"".join(map(event, sent))
         yield DONE
+
+    def _translate(self, chunk: Json) -> Json:
+        choices = [self._choice(choice["delta"].get("content") or "", choice) for choice in chunk["choices"]]
+        return _renamed(chunk) | {"choices": choices}
+
+    def _choice(self, text: str, choice: Json) -> Json:
+        logprobs = None if choice["logprobs"] is None else self._list_tokens(choice["logprobs"]["content"])
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": choice["finish_reason"]}
+
+    def _list_tokens(self, entries: Sequence[Json]) -> Json:
+        """Entries of the chat API as the columns that this API has."""
+        offsets = []
+        for entry in entries:
+            offsets.append(self._n_chars)
+            self._n_chars += len(entry["token"])
+        return {
+            "tokens": [entry["token"] for entry in entries],
+            "token_logprobs": [entry["logprob"] for entry in entries],
+            "top_logprobs": [_tabulate(entry["top_logprobs"]) for entry in entries],
+            "text_offset": offsets,
+        }
 
 
 def _is_opening(chunk: Json) -> bool:
     return any("role" in choice["delta"] for choice in chunk["choices"])
 
 
-def _translate(chunk: Json) -> Json:
-    choices = [_choice(choice["delta"].get("content") or "", choice["finish_reason"]) for choice in chunk["choices"]]
-    return _renamed(chunk) | {"choices": choices}
+def _tabulate(tokens: Sequence[Json]) -> dict[str, float]:
+    """Log probabilities by text; of tokens with the same text, which come in order, the largest."""
+    return {token["token"]: token["logprob"] for token in reversed(tokens)}
 
 
 def _renamed(completion: Json) -> Json:
     id = completion["id"].replace("chatcmpl-", "cmpl-", 1)
     return completion | {"id": id, "object": "text_completion"}
-
-
-def _choice(text: str, finish_reason: str | None) -> Json:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}

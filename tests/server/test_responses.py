@@ -141,7 +141,7 @@ def test_photoprism_asks_through_the_responses_api(client: httpx.Client, data_ur
         ({"input": "x", "max_output_tokens": "many"}, "max_output_tokens", "must be an integer"),
         ({"input": "x", "temperature": -1}, "temperature", "from 0 to"),
         ({"input": "x", "text": {"format": {"type": "xml"}}}, "text.format.type", "must be one of"),
-        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].type", "does not support tools"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type", "does not support tools"),
         ({"input": "x", "tools": [{"type": "web_search"}]}, "tools", "support"),
     ],
 )

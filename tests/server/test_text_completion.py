@@ -71,7 +71,7 @@ def test_ollamas_raw_mode_is_the_same(client: httpx.Client, openai_client: opena
         ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": [1, 2]}, "prompt"), ({"prompt": [[1]]}, "prompt"),
         ({"prompt": "x", "echo": True}, "echo"), ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "best_of": 2}, "best_of"), ({"prompt": "x", "n": 2}, "n"),
-        ({"prompt": "x", "logprobs": 1}, "logprobs"), ({"prompt": "x", "max_tokens": "y"}, "max_tokens"),
+        ({"prompt": "x", "logprobs": 21}, "logprobs"), ({"prompt": "x", "max_tokens": "y"}, "max_tokens"),
         ({"prompt": "x \ud800"}, "prompt"), ({"prompt": "x " * 2000}, "prompt"),
     ],
 )  # fmt: skip
