@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from edge_llava.converters.checkpoint import Checkpoint
+from typing import TYPE_CHECKING
+
 from edge_llava.converters.quantize import projector_type
-from edge_llava.errors import CheckpointError, list_faults
-from edge_llava.manifest import (
-    FORMAT_VERSION,
-    REQUIRED_ROLES,
-    FileEntry,
-    LanguageSpec,
-    Manifest,
-    ProjectorSpec,
-    SourceInfo,
-)
+from edge_llava.manifest import LanguageSpec, ProjectorSpec, find_section_faults
 from edge_llava.vision_spec import VisionQuantization, VisionSpec
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint  # which looks for faults here when it is opened
 
 
 def describe_vision(
@@ -66,22 +61,11 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
     )
 
 
-def check_specs(checkpoint: Checkpoint, quant: str, aspect: str, template: str) -> None:
-    """Finds before the work what no reader of the finished manifest would accept.
-
-    Raises:
-        CheckpointError: If a number of the checkpoint is outside of what the runtime computes with; all faults at once.
-    """
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        created_by="edge-llava",
-        source=SourceInfo(checkpoint.name, checkpoint.revision, checkpoint.config.layout, ()),
-        vision=describe_vision(checkpoint, "fp32", aspect),
-        projector=describe_projector(checkpoint, quant),
-        language=describe_language(checkpoint, quant, template),
-        files={role: FileEntry(role, 1, "0" * 64) for role in REQUIRED_ROLES},
-        parity={},
+def find_limit_faults(checkpoint: Checkpoint) -> list[str]:
+    """What the manifest of a bundle of this checkpoint would be refused for."""
+    config = checkpoint.config
+    return find_section_faults(
+        describe_vision(checkpoint, "fp32", config.aspect),
+        describe_projector(checkpoint, "F32"),
+        describe_language(checkpoint, "F32", config.template),
     )
-    faults = manifest.find_faults()
-    if faults:
-        raise CheckpointError(list_faults(f"{checkpoint.directory} cannot be described by a bundle:", faults))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from edge_llava.converters.bundle_specs import find_limit_faults
 from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
 from edge_llava.converters.hub import download, find_snapshot, is_hub_id
 from edge_llava.converters.json_file import plain, shorten, shown
@@ -110,8 +111,12 @@ class Checkpoint:
             name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer,
             base_directory, tower_directory,
         )  # fmt: skip
+        faults = find_limit_faults(checkpoint)
+        if faults:
+            raise CheckpointError(list_faults(f"{directory} is beyond the limits of a bundle:", shorten(faults)))
         checkpoint._check_tensors()
         checkpoint._check_that_it_is_no_delta()
+        checkpoint._check_head()
         return checkpoint
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -196,6 +201,16 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.directory} is a delta: its last norm is next to nothing. "
                 "Give the LLaMA that it is for: --base DIR"
+            )
+
+    def _check_head(self) -> None:
+        """A tied model may hold a copy of its embedding as its head, and nothing else."""
+        head, embedding = "language.lm_head.weight", "language.embed_tokens.weight"
+        is_tied = self.config.language.tied and self.has(head)
+        if is_tied and not torch.equal(self.load(head).float(), self.load(embedding).float()):
+            raise CheckpointError(
+                f"{self.directory} has tie_word_embeddings true in config.json, and a head of its own: versions of "
+                "transformers use one or the other. Set it to false to keep the head, or remove the head's weights."
             )
 
     def _needs(self, name: str) -> bool:

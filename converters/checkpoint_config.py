@@ -116,6 +116,24 @@ def read_tower_config(directory: Path) -> TowerConfig:
     return tower
 
 
+def read_language_config(directory: Path) -> LanguageConfig:
+    """Reads the config of a LLaMA on its own (a LlamaForCausalLM directory).
+
+    Raises:
+        CheckpointError: If it is not a LLaMA, or a field is wrong; all faults at once.
+    """
+    config = read_json(directory / "config.json")
+    _check_sections(config, directory)
+    faults: list[str] = []
+    if config.get("model_type") != "llama":
+        faults.append(f"model_type is {shown(config.get('model_type'))}, expected 'llama' (LLaMA, Vicuna)")
+    faults += find_unknown_keys(config, "language")
+    language = read_language(config, faults)
+    if faults:
+        raise CheckpointError(list_faults(f"{directory} is not a usable language model:", shorten(faults)))
+    return language
+
+
 def _check_sections(config: Mapping[str, Any], directory: Path) -> None:
     faults = [
         f"{key} is {shown(config[key])}, expected {expected}"

@@ -38,7 +38,7 @@ _BOOKKEEPING = _words(
 # What transformers computes with, or knows under another model type: harmless only as long as it says "no".
 _NEUTRAL: Mapping[str, Any] = {
     "partial_rotary_factor": 1, "logit_scale": 1, "logits_scaling": 1, "residual_multiplier": 1,
-    "embedding_multiplier": 1, "num_local_experts": 0, "num_experts": 0,
+    "embedding_multiplier": 1, "num_local_experts": 0, "num_experts": 0, "is_causal": True, "use_rope": True,
 }  # fmt: skip
 _LANGUAGE = _words(
     """
@@ -145,7 +145,8 @@ def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 
 def _says_no(key: str, value: Any) -> bool:
-    neutral = _NEUTRAL.get(key)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_neutral = is_number and neutral is not None and value == neutral
-    return value is None or value is False or value in ([], {}, "") or is_neutral
+    if value is None or value in ([], {}, ""):
+        return True
+    neutral = _NEUTRAL.get(key, False)
+    is_alike = isinstance(value, (bool, int, float)) and isinstance(value, bool) == isinstance(neutral, bool)
+    return is_alike and value == neutral

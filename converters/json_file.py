@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_llava.converters.blame import blame
+from edge_llava.border import blaming_file
 from edge_llava.errors import CheckpointError
 
 _MAX_BYTES = 1 << 28  # tokenizer.json of 250,000 tokens has 32 MB
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing or is not a JSON object.
     """
-    with blame(path, "cannot be read as JSON", ""):
+    with blaming_file(CheckpointError, path, "", "cannot be read as JSON"):
         if not path.exists():
             raise CheckpointError(f"{path.parent} is not a checkpoint: it has no {path.name}.")
         if not path.is_file():

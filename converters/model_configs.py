@@ -126,6 +126,9 @@ def read_language(
         for key in ("attention_bias", "mlp_bias")
         if section.get(key)
     ]
+    tied = section.get("tie_word_embeddings") or False
+    if not isinstance(tied, bool):
+        faults.append(f"{prefix}tie_word_embeddings is {shown(tied)}, expected true or false")
     window = section.get("sliding_window", _MISTRAL_WINDOW) if is_mistral else None
     faults += _find_layer_faults(section, counts["num_hidden_layers"], prefix, has_window=window is not None)
     rope = read_rope(section, _ROPE_THETA, faults)
@@ -141,7 +144,7 @@ def read_language(
         rms_eps=_number(section, "rms_norm_eps", _RMS_EPS, faults),
         rope_theta=rope.theta,
         rope_factor=rope.factor,
-        tied=bool(section.get("tie_word_embeddings", False)),
+        tied=tied is True,
     )
 
 

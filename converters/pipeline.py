@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle import Bundle, describe_file
 from edge_llava.converters import reference
-from edge_llava.converters.bundle_specs import check_specs, describe_language, describe_projector, describe_vision
+from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.mmproj_gguf import check_mmproj, write_mmproj
@@ -163,8 +163,6 @@ def convert(
     """
     out = out.resolve() if out.is_symlink() else out  # the link stays, and what it points to is replaced
     check_target(out, overwrite=options.overwrite)
-    config = checkpoint.config
-    check_specs(checkpoint, options.quant, options.aspect or config.aspect, options.template or config.template)
     check_reading(checkpoint)
     if options.mmproj:
         check_mmproj(checkpoint)

@@ -26,6 +26,7 @@ _WRAPPERS = (".token_adapter.base_layer.", ".base_layer.", ".modules_to_save.def
 _UNUSED = {
     "exclude_modules": None, "layers_to_transform": None, "layers_pattern": None, "modules_to_save": None,
     "auto_mapping": None, "eva_config": None, "corda_config": None, "lora_ga_config": None, "lora_dropout": 0.0,
+    "task_type": None,
 }  # fmt: skip
 
 _COMPANION = "companion"

@@ -96,16 +96,16 @@ def read_reference_configs(checkpoint: Checkpoint, n_rows: int | None) -> Refere
     raw = read_json(directory / "config.json")
     try:
         configs = (_read_hf if checkpoint.config.layout == "hf" else _read_original)(raw, checkpoint, n_rows)
+        faults = [
+            *_language_faults(checkpoint.config.language, configs.language),
+            *_tower_faults(checkpoint.tower, configs.tower),
+            *(() if configs.llava is None else _llava_faults(checkpoint, configs.llava)),
+        ]
     except _UNREADABLE as error:
         raise CheckpointError(f"transformers cannot read {directory / 'config.json'}: {error}") from error
     for config in (configs.language, configs.tower, configs.llava):
         if config is not None:
             config._attn_implementation = "eager"
-    faults = [
-        *_language_faults(checkpoint.config.language, configs.language),
-        *_tower_faults(checkpoint.tower, configs.tower),
-        *(() if configs.llava is None else _llava_faults(checkpoint, configs.llava)),
-    ]
     if faults:
         advice = "Nothing is converted."
         raise ConversionError(
@@ -170,9 +170,13 @@ def _harmless(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_installed_transformers(settings: dict[str, Any]) -> dict[str, Any]:
-    """rope_parameters, which transformers 5 writes, in the words of transformers 4 where that is installed."""
+    """rope_parameters, which transformers 5 writes, in the words of transformers 4 where that is installed.
+
+    Where a config also has rope_scaling, transformers 5 ignores rope_parameters, as 4 does.
+    """
     rope = settings.get("rope_parameters")
-    if not isinstance(rope, dict) or int(transformers.__version__.partition(".")[0]) >= 5:
+    is_read = isinstance(rope, dict) and not settings.get("rope_scaling")
+    if rope is None or not is_read or int(transformers.__version__.partition(".")[0]) >= 5:
         return settings
     by_layer_type = [value for value in rope.values() if isinstance(value, dict)]
     if by_layer_type:
@@ -202,7 +206,8 @@ def _language_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) 
         "mlp_bias": (False, getattr(theirs, "mlp_bias", False)),
     }
     faults = _unequal(values)
-    window = getattr(theirs, "sliding_window", None) or theirs.max_position_embeddings
+    window = getattr(theirs, "sliding_window", None) if isinstance(theirs, MistralConfig) else None
+    window = window or theirs.max_position_embeddings
     if ours.n_ctx_train > min(window, theirs.max_position_embeddings):
         faults.append(f"context is {min(window, theirs.max_position_embeddings)}, read as {ours.n_ctx_train}")
     return faults or _rope_faults(ours, theirs)

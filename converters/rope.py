@@ -64,6 +64,12 @@ def read_rope(section: Mapping[str, Any], default_theta: float, faults: list[str
     for key in ("rope_scaling", "rope_parameters"):
         statements += _read(section.get(key), key, faults)
     theta, factor = _agree(statements, "theta", faults), _agree(statements, "factor", faults)
+    in_parameters_only = all(s.theta is None or s.key.startswith("rope_parameters") for s in statements)
+    if section.get("rope_scaling") and in_parameters_only and theta not in (None, default_theta):
+        faults.append(
+            f"rope_scaling is set, and rope_theta {theta} stands in rope_parameters only, which transformers then "
+            "ignores. Remove rope_scaling, or state rope_theta beside it"
+        )
     return Rope(default_theta if theta is None else theta, factor or None)
 
 
@@ -89,7 +95,7 @@ def _read_parameters(section: Mapping[str, Any], key: str, faults: list[str]) ->
     for name, value in section.items():
         if name not in known and value is not None and value != _NEUTRAL_PARAMETERS.get(name):
             faults.append(f"{key}.{plain(name)} is {shown(value)}, which is not supported for the type {kind!r}")
-    theta = _positive(section, "rope_theta", f"{key}.", faults) if section.get("rope_theta") is not None else None
+    theta = _positive(section, "rope_theta", f"{key}.", faults) if "rope_theta" in section else None
     if kind == "linear":
         return _Statement(key, theta, _positive(section, "factor", f"{key}.", faults))
     if section.get("factor") not in (None, 1):

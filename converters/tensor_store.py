@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from edge_llava.converters.blame import blame
+from edge_llava.border import blaming_file
 from edge_llava.converters.json_file import plain, shorten, shown
 from edge_llava.converters.tensor_names import is_of_adapter, is_unused, own_name, unwrap_name
 from edge_llava.converters.weight_files import find_shards
@@ -198,7 +198,7 @@ def _unnest(data: Any) -> Any:
 
 @contextmanager
 def _reading(shard: Path) -> Iterator[None]:
-    with blame(shard, "cannot be read"):
+    with blaming_file(CheckpointError, shard, "Download it again.", "cannot be read"):
         try:
             yield
         except SafetensorError as error:

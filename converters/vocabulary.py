@@ -16,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from edge_llava.converters.blame import blame
+from edge_llava.border import blaming_file
 from edge_llava.converters.json_file import read_json, shorten, shown
 from edge_llava.errors import CheckpointError, list_faults
 
@@ -95,7 +95,7 @@ def _read_sentencepiece(path: Path) -> Vocabulary:
     from sentencepiece import sentencepiece_model_pb2
 
     processor = sentencepiece.SentencePieceProcessor()
-    with blame(path, "is no SentencePiece model"):
+    with blaming_file(CheckpointError, path, "Download it again.", "is not a SentencePiece model"):
         data = path.read_bytes()
         processor.LoadFromSerializedProto(data)
         model = sentencepiece_model_pb2.ModelProto.FromString(data)
@@ -174,7 +174,7 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def _reading_json(path: Path) -> AbstractContextManager[None]:
-    return blame(path, "is not what a tokenizer's file looks like")
+    return blaming_file(CheckpointError, path, "Download it again.", "is not what a tokenizer's file looks like")
 
 
 def _read_added(directory: Path) -> dict[int, tuple[str, bool]]:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from edge_llava.converters.blame import blame
+from edge_llava.border import blaming_file
 from edge_llava.converters.json_file import plain, shorten
 from edge_llava.errors import CheckpointError, list_faults
 
@@ -96,13 +96,13 @@ def _is_partial(group: list[Path]) -> bool:
 
 
 def _shards_of_index(index: Path) -> list[Path]:
-    with blame(index, "is no shard index"):
+    with blaming_file(CheckpointError, index, "Download it again.", "is not a shard index"):
         data = json.loads(index.read_bytes())
         names = sorted({str(name) for name in data["weight_map"].values()})
         outside = [name for name in names if Path(name).name != name]
         missing = [name for name in names if name not in outside and not (index.parent / name).is_file()]
     if not names:
-        raise CheckpointError(f"{index} is no shard index: its weight_map is empty. Download it again.")
+        raise CheckpointError(f"{index} is not a shard index: its weight_map is empty. Download it again.")
     if missing or outside:
         faults = [f"{plain(name)} is missing" for name in missing]
         faults += [f"{plain(name)} leaves the directory" for name in outside]

@@ -12,17 +12,18 @@ from contextlib import contextmanager
 from edge_llava.errors import EdgeLlavaError
 from edge_llava.memory import is_out_of_memory
 
-_SHOWN_CHARACTERS = 500  # of a parser's own message, which may quote the file
+_SHOWN_CHARACTERS = 300  # of a parser's own message, which may quote the file
 
 
 @contextmanager
-def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str) -> Iterator[None]:
+def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str, verdict: str = "is damaged") -> Iterator[None]:
     """While inside, every exception but our own becomes `kind`; only for code that reads the one file.
 
     Args:
         kind: Error class of this border.
         what: The file, for the message.
-        advice: What to do next, a sentence.
+        advice: What to do next, a sentence; or nothing.
+        verdict: What the file then is, for the message.
 
     Raises:
         kind: If anything but an EdgeLlavaError was raised inside.
@@ -33,8 +34,10 @@ def blaming_file(kind: type[EdgeLlavaError], what: object, advice: str) -> Itera
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise kind(f"{what} needs more memory than there is: it is damaged or too large. {advice}") from error
+            reason = "needs more memory than there is: it is damaged or too large"
+            raise kind(f"{what} {reason}. {advice}".rstrip()) from error
         if isinstance(error, OSError):
-            raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}") from error
-        reason = f"{error}"[:_SHOWN_CHARACTERS] or type(error).__name__
-        raise kind(f"{what} is damaged: {reason}. {advice}") from error
+            raise kind(f"{what} cannot be read: {error.strerror or error}. {advice}".rstrip()) from error
+        line = next(iter(str(error).splitlines()), "").strip().rstrip(".")
+        reason = line[:_SHOWN_CHARACTERS] or type(error).__name__
+        raise kind(f"{what} {verdict}: {reason}. {advice}".rstrip()) from error

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
-from typing import Any
 
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.json_fields import JsonFields
@@ -178,21 +177,13 @@ class Manifest:
             raise BundleError(
                 f"{where} has format_version {version}; this edge-llava reads {FORMAT_VERSION}. Upgrade edge-llava."
             )
-        manifest, faults = _read_whole(data)
+        faults: list[str] = []
+        manifest = _read_manifest(JsonFields(data, "", faults))
+        if not faults:
+            faults += _disagreements(manifest.vision, manifest.projector, manifest.language)
         if faults:
             raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Convert the checkpoint again."))
         return manifest
-
-    def find_faults(self) -> list[str]:
-        """What a reader of this manifest would refuse."""
-        return _read_whole(json.loads(self.to_json()))[1]
-
-
-def _read_whole(data: dict[str, Any]) -> tuple[Manifest, list[str]]:
-    """A manifest and what is wrong with it."""
-    faults: list[str] = []
-    manifest = _read_manifest(JsonFields(data, "", faults))
-    return manifest, faults or _disagreements(manifest)
 
 
 def _read_manifest(fields: JsonFields) -> Manifest:
@@ -281,9 +272,23 @@ def _read_parity(fields: JsonFields) -> StageParity:
     )
 
 
-def _disagreements(manifest: Manifest) -> list[str]:
+def find_section_faults(vision: VisionSpec, projector: ProjectorSpec, language: LanguageSpec) -> list[str]:
+    """Why a manifest with these sections would be refused; for a conversion, before its slow work."""
+    faults: list[str] = []
+    sections = {
+        "vision": dataclasses.asdict(vision),
+        "projector": dataclasses.asdict(projector),
+        "language": dataclasses.asdict(language),
+    }
+    fields = JsonFields(json.loads(json.dumps(sections)), "", faults)
+    read_vision(fields.object("vision"))
+    _read_projector(fields.object("projector"))
+    _read_language(fields.object("language"))
+    return faults or _disagreements(vision, projector, language)
+
+
+def _disagreements(vision: VisionSpec, projector: ProjectorSpec, language: LanguageSpec) -> list[str]:
     """Fields that are each valid and yet cannot be true together."""
-    vision, projector, language = manifest.vision, manifest.projector, manifest.language
     faults = find_vision_faults(vision)
     if projector.in_features != vision.hidden_size:
         faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")

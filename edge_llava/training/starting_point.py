@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AddedToken,
     AutoTokenizer,
     CLIPVisionModel,
+    LlamaConfig,
     LlamaForCausalLM,
     LlamaTokenizer,
     LlavaConfig,
@@ -20,8 +23,10 @@ from transformers import (
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_tower_config
-from edge_llava.converters.json_file import read_json
+from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_language_config, read_tower_config
+from edge_llava.converters.json_file import shorten
+from edge_llava.converters.model_configs import LanguageConfig
+from edge_llava.converters.tensor_names import is_unused
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.training.llava import LinearProjector, Llava, Preprocessing, ProjectorKind
 from edge_llava.training.samples import SpecialTokens
@@ -44,9 +49,8 @@ def open_llava(directory: Path) -> Llava:
     if config.aspect == "anyres":
         raise CheckpointError(f"{directory} is LLaVA-1.6; training starts from LLaVA-1.5 (one square a picture).")
     with _as_checkpoint_error(directory):
-        model = LlavaForConditionalGeneration.from_pretrained(
-            directory, dtype=torch.float32, attn_implementation=_ATTENTION, local_files_only=True
-        )
+        known = _configured(LlavaConfig, directory, config.language)
+        model = _load(LlavaForConditionalGeneration, directory, config=known)
         tokenizer = _open_tokenizer(directory)
     size = model.config.vision_config.image_size
     preprocessing = Preprocessing(size, config.image_mean, config.image_std, config.aspect)
@@ -66,17 +70,11 @@ def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Ll
         CheckpointError: If one of them is not what it must be.
     """
     read_tower_config(tower)
-    found = read_json(language / "config.json").get("model_type")
-    if found != "llama":
-        raise CheckpointError(f"{language} holds a model of type {found!r}, expected 'llama' (LLaMA, Vicuna).")
+    described = read_language_config(language)
     with _as_checkpoint_error(tower):
-        clip = CLIPVisionModel.from_pretrained(
-            tower, dtype=torch.float32, attn_implementation=_ATTENTION, local_files_only=True
-        )
+        clip = _load(CLIPVisionModel, tower)
     with _as_checkpoint_error(language):
-        llama = LlamaForCausalLM.from_pretrained(
-            language, dtype=torch.float32, attn_implementation=_ATTENTION, local_files_only=True
-        )
+        llama = _load(LlamaForCausalLM, language, config=_configured(LlamaConfig, language, described))
         tokenizer = _open_tokenizer(language)
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": AddedToken(PAD_TOKEN, special=True, normalized=False)})
@@ -99,6 +97,37 @@ def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Ll
         model.model.multi_modal_projector = LinearProjector(clip.config.hidden_size, llama.config.hidden_size)
     preprocessing = Preprocessing(clip.config.image_size, tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD), aspect="pad")
     return Llava(model, tokenizer, _special_tokens(config, tokenizer, language), preprocessing)
+
+
+def _configured(kind: Any, directory: Path, language: LanguageConfig) -> Any:
+    """A config whose rotary positions are those of the file: transformers 4 ignores rope_parameters, which 5 writes."""
+    config = kind.from_pretrained(directory, local_files_only=True)
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        text = getattr(config, "text_config", config)
+        scaling = None if language.rope_factor is None else {"rope_type": "linear", "factor": language.rope_factor}
+        text.rope_theta, text.rope_scaling = language.rope_theta, scaling
+    return config
+
+
+def _load(kind: Any, directory: Path, config: Any = None) -> Any:
+    """A model in float32 with the weights of its files, every one of which it has.
+
+    Raises:
+        CheckpointError: If files and model differ in their tensors; transformers would train random ones, or the base.
+    """
+    model, report = kind.from_pretrained(
+        directory,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=_ATTENTION,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    faults = [f"{name} is missing" for name in sorted(report["missing_keys"]) if "post_layernorm" not in name]
+    faults += [f"{name} is not part of the model" for name in sorted(report["unexpected_keys"]) if not is_unused(name)]
+    if faults:
+        raise CheckpointError(list_faults(f"{directory} cannot be opened for training:", shorten(faults)))
+    return model
 
 
 def _add_rows(llama: LlamaForCausalLM, n_tokens: int) -> None:

@@ -108,6 +108,7 @@ EMBEDDING, HEAD = "language.embed_tokens.weight", "language.lm_head.weight"
         ({"target_modules": "all-linear"}, "vision.encoder.layers.0.self_attn.out_proj.weight"),
         ({"target_modules": [*LANGUAGE, "embed_tokens"]}, EMBEDDING),
         ({"target_modules": [*LANGUAGE, "lm_head"]}, HEAD),
+        ({"target_modules": LANGUAGE, "task_type": "CAUSAL_LM"}, f"{ATTENTION}.v_proj.weight"),
         ({"target_modules": LANGUAGE, "use_rslora": True}, f"{ATTENTION}.q_proj.weight"),
         ({"target_modules": LANGUAGE, "init_lora_weights": "gaussian"}, f"{ATTENTION}.q_proj.weight"),
         ({"target_modules": LANGUAGE, "init_lora_weights": "orthogonal"}, f"{ATTENTION}.q_proj.weight"),

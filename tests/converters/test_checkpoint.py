@@ -137,7 +137,7 @@ def test_an_index_cannot_leave_the_directory(checkpoint, outside):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {}}'])
 def test_a_broken_index(checkpoint, text):
     (checkpoint / "model.safetensors.index.json").write_text(text)
-    assert "model.safetensors.index.json is no shard index" in open_error(checkpoint)
+    assert "model.safetensors.index.json is not a shard index" in open_error(checkpoint)
 
 
 def test_an_index_of_strange_names(checkpoint):
@@ -255,8 +255,13 @@ def test_a_missing_head_is_the_embedding(tiny, checkpoint, weights_of, put_weigh
     assert "language.lm_head.weight" in Checkpoint.open(str(tiny)).language_tensors()
 
 
-def test_a_tied_head_is_left_out_though_the_file_has_it(checkpoint, edit_config):
+def test_a_tied_head_is_left_out_though_the_file_has_it(tiny, checkpoint, weights_of, put_weights, edit_config):
     edit_config(checkpoint, {"text_config.tie_word_embeddings": True})
+    # transformers 4 would use the embedding, and 5 the head
+    assert "tie_word_embeddings true in config.json, and a head of its own" in open_error(checkpoint)
+    weights = weights_of(tiny)
+    weights["language_model.lm_head.weight"] = weights["language_model.model.embed_tokens.weight"].clone()
+    put_weights(checkpoint, weights)
     opened = Checkpoint.open(str(checkpoint))
     assert opened.has("language.lm_head.weight")
     assert "language.lm_head.weight" not in opened.language_tensors()
@@ -438,3 +443,20 @@ class TestTower:
         tensor = opened.load("vision.encoder.layers.0.mlp.fc1.weight")
         assert not torch.equal(opened.load("vision.encoder.layers.1.mlp.fc1.weight"), tensor)  # from the directory
         assert torch.equal(tensor, 2 * weights_of(tiny)[name])
+
+
+@pytest.mark.parametrize(
+    ("pinpoints", "std", "fault"),
+    [
+        ([[56, 112]] * 1025, 0.3, "expected a list of [width, height], at most 1024"),
+        ([[33 * 56, 33 * 56]], 0.3, "vision.grid_pinpoints hold a canvas of 1089 tiles, at most 1024 are supported"),
+        ([[60, 112]], 0.3, "vision.grid_pinpoints are no multiples of image_size 56"),
+        ([[56, 112]], 2000.0, "vision.image_std is [2000.0, 2000.0, 2000.0], expected three numbers"),
+    ],
+)
+def test_limits_of_the_manifest_are_those_of_a_checkpoint(checkpoint, edit_config, pinpoints, std, fault):
+    edit_config(checkpoint, {"model_type": "llava_next", "image_grid_pinpoints": pinpoints})
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps({"image_std": [std] * 3}))
+    text = open_error(checkpoint)
+    assert "is beyond the limits of a bundle:" in text
+    assert fault in text

@@ -132,6 +132,12 @@ def test_rotary_positions(read, changes, theta, factor, layout):
         ({"rope_parameters": [1]}, "rope_parameters is [1], expected an object"),
         ({"rope_parameters": {"full_attention": V5, "rope_theta": 1e6}}, "rope_parameters.full_attention is {"),
         ({"partial_rotary_factor": 0.5}, "text_config.partial_rotary_factor is 0.5: expected 1"),
+        ({"rope_parameters": V5 | {"rope_theta": None}}, "rope_parameters.rope_theta is None, expected a positive"),
+        (  # transformers 4 and 5 then read rope_scaling, and theta from beside it or by default
+            {"rope_parameters": LINEAR, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+            "rope_theta 500000.0 stands in rope_parameters only",
+        ),
+        ({"rope_parameters": V5, "rope_scaling": {"rope_type": "default"}}, "stands in rope_parameters only"),
     ],
 )
 def test_rotary_positions_that_are_refused(refusal, changes, fault):
@@ -148,6 +154,9 @@ def test_rotary_positions_that_are_refused(refusal, changes, fault):
         (with_text(attention_multiplier=0.015625), "text_config.attention_multiplier is 0.015625"),
         (with_text(residual_multiplier=0.22), "text_config.residual_multiplier is 0.22"),
         (with_text(num_local_experts=8), "text_config.num_local_experts is 8"),
+        (with_text(is_causal=False), "text_config.is_causal is False: expected True"),  # transformers 5 reads it
+        (with_text(use_rope=False), "text_config.use_rope is False: expected True"),
+        (with_text(tie_word_embeddings="false"), "text_config.tie_word_embeddings is 'false', expected true or false"),
         (with_text(use_qk_norm=True), "text_config.use_qk_norm is True"),
         (with_text(pruned_heads={"0": [1]}), "text_config.pruned_heads is {'0': [1]}"),
         (with_text(layer_types=["full_attention", "linear_attention"]), "text_config.layer_types is ['full_attention'"),
@@ -174,7 +183,7 @@ def test_keys_that_change_the_computation_are_refused(refusal, config, key):
     "changes",
     [
         {"use_qk_norm": False, "final_logit_softcapping": None, "pruned_heads": {}, "new_key": ""},
-        {"logit_scale": 1.0, "num_local_experts": 0, "partial_rotary_factor": 1.0},
+        {"logit_scale": 1.0, "num_local_experts": 0, "partial_rotary_factor": 1.0, "is_causal": True},
         {"sliding_window": 32, "max_window_layers": 28, "use_sliding_window": False},  # transformers' Llama reads none
         {"layer_types": ["full_attention"] * 2},
         {"id2label": {"0": "LABEL_0"}, "temperature": 0.6, "dtype": "bfloat16", "_name_or_path": "lmsys/vicuna-7b"},

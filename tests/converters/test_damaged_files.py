@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from edge_llava.converters.blame import blame
+from edge_llava.border import blaming_file
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.errors import CheckpointError
 
@@ -45,7 +45,8 @@ class Odd(Exception):
 @pytest.mark.parametrize("error", [Odd("first\nsecond"), RecursionError("first."), KeyError("first"), OSError("first")])
 def test_everything_is_the_files_fault(error):
     expected = r"^a\.bin cannot be read: '?first'?\. Download it again\.$"
-    with pytest.raises(CheckpointError, match=expected), blame(Path("a.bin"), "cannot be read"):
+    border = blaming_file(CheckpointError, Path("a.bin"), "Download it again.", "cannot be read")
+    with pytest.raises(CheckpointError, match=expected), border:
         raise error
 
 
@@ -58,13 +59,14 @@ def test_everything_is_the_files_fault(error):
     ],
 )
 def test_too_little_memory_is_called_so(error):
-    with pytest.raises(CheckpointError, match=r"^a\.bin needs more memory than there is"), blame(Path("a.bin"), "x"):
+    border = blaming_file(CheckpointError, Path("a.bin"), "")
+    with pytest.raises(CheckpointError, match=r"^a\.bin needs more memory than there is"), border:
         raise error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_the_users_interrupt_is_nobodys_fault(error):
-    with pytest.raises(error), blame(Path("a.bin"), "cannot be read"):
+    with pytest.raises(error), blaming_file(CheckpointError, Path("a.bin"), "Download it again."):
         raise error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from edge_llava.converters.bundle_specs import check_specs, describe_language
+from edge_llava.converters.bundle_specs import describe_language
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import write_language
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
@@ -89,7 +89,6 @@ def weights(layout: str) -> dict[str, torch.Tensor]:
 def use(directory: Path, base: Path | None = None) -> Checkpoint:
     """Opens a checkpoint, and reads every weight for the deployed parts as a conversion does."""
     checkpoint = Checkpoint.open(str(directory), base=None if base is None else str(base))
-    check_specs(checkpoint, "F32", checkpoint.config.aspect, checkpoint.config.template)
     build_tower(checkpoint)
     encoder = Encoder(1)
     try:
