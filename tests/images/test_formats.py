@@ -145,6 +145,9 @@ def test_stubs_are_refused():
         def _open(self):
             self._mode, self._size = "F", (1, 1)
 
+        def _load(self):
+            return None
+
     with pytest.raises(ImageError, match="GRIB, which is not read here"):
         open_picture(Stub(io.BytesIO(b"GRIB")))
 
