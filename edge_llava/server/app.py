@@ -12,7 +12,6 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from edge_llava.memory import is_out_of_memory
 from edge_llava.runtime.batch.engine import BatchEngine
@@ -25,6 +24,7 @@ from edge_llava.server.host_check import CheckHost
 from edge_llava.server.image_parts import ImageParts
 from edge_llava.server.memory_budget import MemoryBudget
 from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
+from edge_llava.server.named_route import NamedRoute
 from edge_llava.server.ollama_api import OllamaApi
 from edge_llava.server.openai_errors import (
     RequestFault,
@@ -108,17 +108,17 @@ class ServerApp:
         self.answers.stop()
         self._bodies.stop()
 
-    def _routes(self) -> list[Route]:
+    def _routes(self) -> list[NamedRoute]:
         return [
-            Route("/v1/chat/completions", self._chat.complete, methods=["POST"]),
-            Route("/v1/completions", self._chat.continue_text, methods=["POST"]),
-            Route("/v1/responses", self._chat.respond, methods=["POST"]),
-            Route("/v1/models", self._list_models, methods=["GET"]),
-            Route("/v1/models/{name:path}", self._show_model, methods=["GET"]),
+            NamedRoute("/v1/chat/completions", self._chat.complete, methods=["POST"]),
+            NamedRoute("/v1/completions", self._chat.continue_text, methods=["POST"]),
+            NamedRoute("/v1/responses", self._chat.respond, methods=["POST"]),
+            NamedRoute("/v1/models", self._list_models, methods=["GET"]),
+            NamedRoute("/v1/models/{name:path}", self._show_model, methods=["GET"]),
             *self._ollama.routes(),
-            Route("/health", self._show_health, methods=["GET"]),
-            Route("/metrics", self._show_metrics, methods=["GET"]),
-            Route("/openapi.json", self._describe, methods=["GET"]),
+            NamedRoute("/health", self._show_health, methods=["GET"]),
+            NamedRoute("/metrics", self._show_metrics, methods=["GET"]),
+            NamedRoute("/openapi.json", self._describe, methods=["GET"]),
             *page_routes(),
         ]
 

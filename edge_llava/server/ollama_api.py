@@ -6,12 +6,12 @@ from importlib.metadata import version
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from edge_llava.bundle import Bundle
 from edge_llava.server.chat_endpoint import ChatEndpoint
 from edge_llava.server.limits import Limits
 from edge_llava.server.memory_budget import MemoryBudget
+from edge_llava.server.named_route import NamedRoute
 from edge_llava.server.ollama_form import OllamaForm, resolve
 from edge_llava.server.ollama_models import OllamaModels
 from edge_llava.server.openai_errors import RequestFault
@@ -38,18 +38,18 @@ class OllamaApi:
         self._described = OllamaModels(bundle, entries[0]["n_ctx"], [entry["id"] for entry in entries])
         self._names = {entry["id"] for entry in entries}
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[NamedRoute]:
         """What is served, and what is refused in Ollama's words."""
         return [
-            Route("/api/chat", self._answer_chat, methods=["POST"]),
-            Route("/api/generate", self._answer_prompt, methods=["POST"]),
-            Route("/api/tags", self._list, methods=["GET"]),
-            Route("/api/show", self._show, methods=["POST"]),
-            Route("/api/ps", self._list_running, methods=["GET"]),
-            Route("/api/version", self._show_version, methods=["GET"]),
-            Route("/api/pull", self._pull, methods=["POST"]),
-            *(Route(path, _refuse_embedding, methods=["POST"]) for path in _EMBEDDINGS),
-            *(Route(path, _refuse_change, methods=[method]) for path, method in _NOT_OFFERED),
+            NamedRoute("/api/chat", self._answer_chat, methods=["POST"]),
+            NamedRoute("/api/generate", self._answer_prompt, methods=["POST"]),
+            NamedRoute("/api/tags", self._list, methods=["GET"]),
+            NamedRoute("/api/show", self._show, methods=["POST"]),
+            NamedRoute("/api/ps", self._list_running, methods=["GET"]),
+            NamedRoute("/api/version", self._show_version, methods=["GET"]),
+            NamedRoute("/api/pull", self._pull, methods=["POST"]),
+            *(NamedRoute(path, _refuse_embedding, methods=["POST"]) for path in _EMBEDDINGS),
+            *(NamedRoute(path, _refuse_change, methods=[method]) for path, method in _NOT_OFFERED),
         ]
 
     async def _answer_chat(self, request: Request) -> Response:

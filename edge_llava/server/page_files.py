@@ -8,7 +8,8 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from edge_llava.server.named_route import NamedRoute
 
 _FOLDER = Path(__file__).parent / "page"
 _INDEX = "index.html"
@@ -27,7 +28,7 @@ _HEADERS = {
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
-def page_routes() -> list[Route]:
+def page_routes() -> list[NamedRoute]:
     """`/` is the page; what it needs lies below `/page/`. No other path reaches a file."""
     files = {path.relative_to(_FOLDER).as_posix(): path for path in sorted(_FOLDER.rglob("*")) if path.is_file()}
     routes = [_route(f"/page/{name}", path) for name, path in files.items()]
@@ -36,7 +37,7 @@ def page_routes() -> list[Route]:
     return routes
 
 
-def _route(at: str, path: Path) -> Route:
+def _route(at: str, path: Path) -> NamedRoute:
     body = path.read_bytes()
     kind = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
@@ -47,4 +48,4 @@ def _route(at: str, path: Path) -> Route:
             return Response(status_code=304, headers=headers)
         return Response(body, media_type=kind, headers=headers)
 
-    return Route(at, serve, methods=["GET"])
+    return NamedRoute(at, serve, methods=["GET"])

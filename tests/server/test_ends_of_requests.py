@@ -11,10 +11,10 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edge_llava.errors import BackendError
 from edge_llava.server.limits import Limits
+from edge_llava.server.named_route import NamedRoute
 from edge_llava.server.openai_errors import engine_fault
 from edge_llava.server.server_options import ServerOptions
 
@@ -54,7 +54,7 @@ def test_an_error_of_the_servers_own_is_counted_named_and_shown_to_pages(
 ) -> None:
     caplog.set_level(logging.INFO, "edge_llava.server")
     server = run_server(ServerOptions(cors_origins=("https://app.example",)))
-    server.app.asgi.router.routes.append(Route("/broken", _break))
+    server.app.asgi.router.routes.append(NamedRoute("/broken", _break))
     with server.client(headers={"Origin": "https://app.example"}) as client:
         answer = client.get("/broken")
         check_error(answer, 500, "internal_error")
@@ -75,7 +75,7 @@ def test_too_little_memory_is_503(
     run_server: Callable[..., Any], check_error: Check, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = run_server()
-    server.app.asgi.router.routes.append(Route("/large", _take_too_much))
+    server.app.asgi.router.routes.append(NamedRoute("/large", _take_too_much))
     with server.client() as client:
         check_error(client.get("/large"), 503, "server_unavailable")
     assert "not enough memory: MemoryError" in [record.getMessage() for record in caplog.records]
