@@ -139,7 +139,8 @@ def test_more_connections_close_those_that_were_idle_for_longest(
     busy, kept = connect(server), connect(server)
     busy.sendall(post(CHAT, 1000) + b"{")
     first = [connect(server) for _ in range(6)]
-    assert is_open(kept)  # used later than those were opened
+    assert all(is_open(connection) for connection in first)  # the server has accepted them
+    assert is_open(kept)  # used later than they were
     later = [connect(server) for _ in range(6)]
     assert all(is_closed(connection) for connection in first)
     assert all(is_open(connection) for connection in (kept, *later))
