@@ -166,6 +166,7 @@ def reference_logits(
         block = _load_part(model, f"layers.{index}")
         output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
         hidden = output[0] if isinstance(output, tuple) else output
+        del block  # before the next one is loaded beside it
         progress(ProgressEvent("checking against the checkpoint", index + 1, n_layer, "items"))
     return _head(model, len(checkpoint.vocabulary), _load_part(model, "norm")(hidden[0, n - n_last :]))
 
