@@ -28,7 +28,7 @@ def list_floors(extras: list[str]) -> dict[str, Version]:
     for requirement in map(Requirement, lines):
         versions = [Version(part.version) for part in requirement.specifier if part.operator in (">=", "==", "~=")]
         if not versions:
-            raise SystemExit(f"{requirement} has no floor: add one to pyproject.toml.")
+            raise SystemExit(f"{requirement} needs a lower bound in pyproject.toml.")
         name = requirement.name.lower()
         floors[name] = max([*versions, floors.get(name, versions[0])])
     return floors

@@ -326,7 +326,7 @@ def _locate_tower(
 ) -> Path:
     reference = vision_tower or config.tower_reference
     if reference is None:
-        raise CheckpointError(f"{directory} holds no vision tower and names none. Give it: --vision-tower DIR")
+        raise CheckpointError(f"{directory} contains no vision tower and names none. Give it: --vision-tower DIR")
     here, beside = Path(os.path.expanduser(reference)), directory / os.path.expanduser(reference)
     # what a checkpoint names is looked for in it first, what the user names where the user is
     for candidate in (here, beside) if vision_tower else (beside, here):
@@ -335,6 +335,6 @@ def _locate_tower(
     if is_hub_id(reference) and (may_download or vision_tower is not None):
         return download(reference, progress)[0]
     raise CheckpointError(
-        f"{directory} holds no vision tower; it names {shown(reference)}, which is no directory here. "
+        f"{directory} contains no vision tower; it names {shown(reference)}, which is not a directory here. "
         f"Give it: --vision-tower DIR (or --vision-tower {plain(reference)} to download it)."
     )

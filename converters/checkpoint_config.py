@@ -112,7 +112,7 @@ def read_tower_config(directory: Path) -> TowerConfig:
     if section is not config:
         faults += find_unknown_keys(section, "tower", "vision_config.")
     if faults:
-        raise CheckpointError(list_faults(f"{directory} is no usable vision tower:", shorten(faults)))
+        raise CheckpointError(list_faults(f"{directory} is not a usable vision tower:", shorten(faults)))
     return tower
 
 

@@ -114,7 +114,7 @@ def find_unknown_keys(section: Mapping[str, Any], kind: str, prefix: str = "") -
 
 
 def find_code_keys(config: Mapping[str, Any]) -> list[str]:
-    """Keys anywhere in a config that make transformers fetch or run code, and private ones that nobody writes."""
+    """Keys anywhere in a config that make transformers fetch or run code, and private ones that no program writes."""
     return [
         f"{plain(place)} is {shown(value)}: a config must not choose the code that runs"
         for place, key, value in _walk(config)

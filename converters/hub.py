@@ -55,7 +55,7 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
     try:
         info = HfApi().model_info(hub_id, files_metadata=True)
     except HFValidationError as error:
-        raise CheckpointError(f"{hub_id!r} is no directory here, and cannot be a hub id.") from error
+        raise CheckpointError(f"{hub_id!r} is not a directory here, and cannot be a hub id.") from error
     except HfHubHTTPError as error:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"the hub refuses {hub_id!r}: {reason}. Check the name, or log in.") from error
@@ -64,7 +64,8 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
             earlier = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
         except LocalEntryNotFoundError:
             raise CheckpointError(
-                f"{hub_id!r} is no directory here, and the hub cannot be reached. Give the directory of a checkpoint."
+                f"{hub_id!r} is not a directory here, and the hub cannot be reached. "
+                "Give the directory of a checkpoint."
             ) from error
         return earlier, earlier.name
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}

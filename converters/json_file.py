@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is larger than {_MAX_BYTES >> 20} MB; this is not a file of a checkpoint.")
         data = json.loads(path.read_bytes())
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object.")
+        raise CheckpointError(f"{path} does not contain a JSON object.")
     return data
 
 

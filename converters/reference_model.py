@@ -1,7 +1,8 @@
 """The model that transformers and peft make of a checkpoint's files: what a conversion is compared with.
 
 Independent of the converters' own reading: transformers reads the config, its model says which parameters there are,
-its rules map the files' names to them, and peft merges adapters. The model has no weights; each is loaded on its own.
+its rules map the files' names to them, and peft merges adapters. The model is built without
+weights; each tensor is loaded on its own.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def publish(directory: Path, out: Path) -> None:
 
 
 def _replace_in_two_steps(directory: Path, out: Path, old: Path) -> None:
-    """Between the two there is no bundle; a command that finds none puts the older one back."""
+    """Between the two renames the bundle is missing; the next command restores the older one."""
     out.rename(old)
     try:
         directory.rename(out)

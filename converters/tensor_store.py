@@ -180,12 +180,12 @@ def _load_bin(shard: Path) -> dict[str, torch.Tensor]:
         data = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
     tensors = _unnest(data)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise CheckpointError(f"{shard} is no state dict: it must map names to tensors.")
+        raise CheckpointError(f"{shard} is not a state dict: it must map names to tensors.")
     faults = [f"the name {shown(name)} is not text" for name in tensors if not isinstance(name, str)]
     faults += [f"{shown(name)} has no data (device meta)" for name, tensor in tensors.items() if tensor.is_meta]
     faults += [f"{shown(name)} is sparse" for name, tensor in tensors.items() if tensor.layout != torch.strided]
     if faults:
-        raise CheckpointError(list_faults(f"{shard} is no state dict:", shorten(faults), "Save the weights again."))
+        raise CheckpointError(list_faults(f"{shard} is not a state dict:", shorten(faults), "Save the weights again."))
     return tensors
 
 

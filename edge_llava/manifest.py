@@ -171,7 +171,7 @@ class Manifest:
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
             raise BundleError(f"{where} is not JSON that a manifest may hold: {error}. Convert again.") from error
         if not isinstance(data, dict):
-            raise BundleError(f"{where} holds no JSON object. Convert again.")
+            raise BundleError(f"{where} does not contain a JSON object. Convert again.")
         version = data.get("format_version")
         if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
             raise BundleError(

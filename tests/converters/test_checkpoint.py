@@ -220,7 +220,7 @@ def test_a_pickle_that_is_more_than_weights_is_not_executed(tiny, checkpoint, we
 def test_a_bin_that_is_no_state_dict(checkpoint, content):
     (checkpoint / "model.safetensors").unlink()
     torch.save(content, checkpoint / "pytorch_model.bin")
-    assert "pytorch_model.bin is no state dict" in open_error(checkpoint)
+    assert "pytorch_model.bin is not a state dict" in open_error(checkpoint)
 
 
 def test_missing_tensors_are_all_named(tiny, checkpoint, weights_of, put_weights):
@@ -402,17 +402,17 @@ class TestTower:
 
     def test_a_directory_never_downloads_its_tower(self, tiny, original_layout):
         message = open_error(original_layout(tiny, mm_vision_tower="openai/clip-vit-large-patch14-336"))
-        assert "holds no vision tower; it names 'openai/clip-vit-large-patch14-336'" in message
+        assert "contains no vision tower; it names 'openai/clip-vit-large-patch14-336'" in message
         assert "--vision-tower openai/clip-vit-large-patch14-336 to download it" in message
 
     def test_missing(self, tiny, original_layout):
-        assert "it names '../elsewhere', which is no directory here" in open_error(
+        assert "it names '../elsewhere', which is not a directory here" in open_error(
             original_layout(tiny, mm_vision_tower="../elsewhere")
         )
 
     def test_not_even_named(self, tiny, original_layout):
         message = open_error(original_layout(tiny, mm_vision_tower=None))
-        assert "holds no vision tower and names none. Give it: --vision-tower DIR" in message
+        assert "contains no vision tower and names none. Give it: --vision-tower DIR" in message
 
     def test_an_hf_checkpoint_takes_no_other(self, tiny, tmp_path):
         assert "holds its own vision tower" in open_error(tiny, vision_tower=str(tmp_path))

@@ -354,7 +354,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 @pytest.mark.parametrize("text", ["[]", "3", '"llava"', "null"])
 def test_json_that_is_no_object(read, text):
-    with pytest.raises(CheckpointError, match=r"config\.json holds no JSON object"):
+    with pytest.raises(CheckpointError, match=r"config\.json does not contain a JSON object"):
         read(text)
 
 

@@ -269,7 +269,7 @@ def test_a_nested_state_dict_beside_tensors(tiny, copy_of, weights_of):
     copy = copy_of(tiny)
     (copy / "model.safetensors").unlink()
     torch.save({"state_dict": weights_of(tiny), "extra": torch.ones(3)}, copy / "pytorch_model.bin")
-    assert "pytorch_model.bin is no state dict" in refusal(copy)
+    assert "pytorch_model.bin is not a state dict" in refusal(copy)
 
 
 def write_series(directory: Path, tensors: dict[str, Any], stem: str, index: str = "") -> None:

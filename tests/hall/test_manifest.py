@@ -401,8 +401,8 @@ def test_all_disagreements_at_once() -> None:
     [
         ("", "x is not JSON (line 1): Expecting value. Convert again."),
         ('{\n"format_version": 1,\n', "x is not JSON (line 3): "),
-        ("[1]", "x holds no JSON object. Convert again."),
-        ("7", "x holds no JSON object. Convert again."),
+        ("[1]", "x does not contain a JSON object. Convert again."),
+        ("7", "x does not contain a JSON object. Convert again."),
         ("[" * 100_000, "x is not JSON that a manifest may hold: "),
         ('{"format_version": ' + "9" * 5000 + "}", "x is not JSON that a manifest may hold: "),
     ],
