@@ -80,7 +80,8 @@ def test_timings(model, ids, pictures):
     timings = chat.timings
     assert timings.load_s == model.load_s
     assert timings.decode_tokens == 8
-    assert 0 < timings.vision_s + timings.projector_s + timings.prefill_s <= timings.ttft_s
+    # not their sum: text before the image is computed while the tower works
+    assert max(timings.vision_s + timings.projector_s, timings.prefill_s) <= timings.ttft_s
     assert min(timings.vision_s, timings.projector_s, timings.prefill_s, timings.decode_s) > 0
     assert timings.peak_rss_bytes > 1 << 20
     embedding = model.embed_image(pictures[0])
