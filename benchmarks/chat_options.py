@@ -11,7 +11,7 @@ from typing import Any
 import edge_llava
 from edge_llava.cli.chat import command
 from edge_llava.cli.options import EngineChoice
-from edge_llava.runtime.threads import count_cores
+from edge_llava.device.threads import count_cores
 
 
 def engine_options(bundle: Path, words: Sequence[str]) -> edge_llava.EngineOptions:

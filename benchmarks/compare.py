@@ -33,11 +33,11 @@ from llama_bench import run_llama_bench
 from processes import PeerProcess, run_cold
 from samples import OURS, Sample, append
 
-from edge_llava.bundle import Bundle
-from edge_llava.device import this_device
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.facts import this_device
+from edge_llava.device.threads import count_cores
 from edge_llava.measuring.benchmark import mark_picture
-from edge_llava.runtime.picture import open_picture
-from edge_llava.runtime.threads import count_cores
+from edge_llava.runtime.vision.image import open_picture
 
 _FIRST, _SECOND = "Describe the picture.", "What else is there?"
 _CHAT = (sys.executable, "-m", "edge_llava.cli", "chat", "--temp", "0")

@@ -19,10 +19,10 @@ from chat_options import engine_options
 from PIL import Image
 
 import edge_llava
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.measuring.benchmark import mark_picture
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.picture import open_picture
+from edge_llava.runtime.vision.image import open_picture
 
 _N_SIZES = 7
 _FLAT = 1.03

@@ -30,7 +30,7 @@ import httpx
 from drawn_pictures import picture_uri
 from servers import CHAT, NO_LIMITS, PATIENCE_S, free_port, ours, running, theirs
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 
 _WORDS = (
     "table", "window", "river", "garden", "bottle", "engine", "letter", "mountain", "pencil", "harbour", "candle",

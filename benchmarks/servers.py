@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 
 EDGE_LLAVA = str(Path(sys.executable).with_name("edge-llava"))
 CHAT = "/v1/chat/completions"

@@ -21,7 +21,7 @@ import edge_llava
 from edge_llava.evaluation.bundle_answerer import BundleAnswerer
 from edge_llava.evaluation.exam import set_exam
 from edge_llava.evaluation.scene_scores import evaluate_scenes
-from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.scenes.drawing import draw_map, encode_scene
 from edge_llava.scenes.scene import Scene
 

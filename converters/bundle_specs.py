@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_llava.bundle.manifest import LanguageSpec, ProjectorSpec, find_section_faults
+from edge_llava.bundle.vision_spec import VisionQuantization, VisionSpec
 from edge_llava.converters.quantize import projector_type
-from edge_llava.manifest import LanguageSpec, ProjectorSpec, find_section_faults
-from edge_llava.vision_spec import VisionQuantization, VisionSpec
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint  # which looks for faults here when it is opened

@@ -20,7 +20,7 @@ from edge_llava.converters.tensor_store import TensorSource, TensorStore, refuse
 from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
 from edge_llava.converters.weight_files import list_weights
 from edge_llava.errors import CheckpointError, list_faults
-from edge_llava.progress import ProgressCallback, silent
+from edge_llava.home.progress import ProgressCallback, silent
 
 _CLIP_HEAD_WIDTH = 64
 _LEAST_NORM = 0.05

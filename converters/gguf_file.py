@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
 
 from edge_llava.converters.quantize import Encoder, encoded_bytes
-from edge_llava.progress import ProgressCallback, ProgressEvent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_llava.errors import CheckpointError
-from edge_llava.progress import ProgressCallback, ProgressEvent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer.model", "LICENSE*", "USE_POLICY*", "NOTICE*"]

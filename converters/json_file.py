@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_llava.border import blaming_file
 from edge_llava.errors import CheckpointError
+from edge_llava.home.border import blaming_file
 
 _MAX_BYTES = 1 << 28  # tokenizer.json of 250,000 tokens has 32 MB
 _MAX_SHOWN = 160  # characters of one value

@@ -15,7 +15,7 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import FILE_TYPES, Encoder, QuantRules, choose_type
 from edge_llava.converters.tensor_names import gguf_name
-from edge_llava.progress import ProgressCallback
+from edge_llava.home.progress import ProgressCallback
 
 _QUANTIZATION_VERSION = 2
 

@@ -27,7 +27,7 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import Encoder
 from edge_llava.errors import ConversionError
-from edge_llava.progress import ProgressCallback
+from edge_llava.home.progress import ProgressCallback
 
 _BLOCK_PARTS = {
     "layer_norm1": "ln1",

@@ -13,7 +13,18 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_llava.bundle import Bundle, describe_file
+from edge_llava.bundle.bundle import Bundle, describe_file
+from edge_llava.bundle.manifest import (
+    FORMAT_VERSION,
+    QUANTS,
+    FileEntry,
+    Manifest,
+    SourceInfo,
+    StageParity,
+)
+from edge_llava.bundle.parity_record import ParityRecord, make_reference_pictures
+from edge_llava.bundle.templates import TEMPLATES
+from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.converters import reference
 from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
@@ -26,22 +37,11 @@ from edge_llava.converters.staging import check_target, publish, staging_directo
 from edge_llava.converters.tower import TrimmedTower, build_tower
 from edge_llava.converters.vision_int8 import BUDGET_MIN, has_cuda, is_worthwhile, write_int8
 from edge_llava.converters.vision_onnx import write_vision
+from edge_llava.device.memory import return_freed_memory
 from edge_llava.errors import ConversionError, list_faults
-from edge_llava.home import MANIFEST_NAME
-from edge_llava.manifest import (
-    FORMAT_VERSION,
-    QUANTS,
-    FileEntry,
-    Manifest,
-    SourceInfo,
-    StageParity,
-)
-from edge_llava.memory import return_freed_memory
-from edge_llava.parity_record import ParityRecord, make_reference_pictures
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.regular_file import share_permissions
-from edge_llava.templates import TEMPLATES
-from edge_llava.vision_spec import VisionSpec
+from edge_llava.home.directories import MANIFEST_NAME
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.regular_file import share_permissions
 
 _ROLE_FILES = {
     "vision": "vision.onnx",

@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import Encoder, fit_type, projector_type
-from edge_llava.progress import ProgressCallback
+from edge_llava.home.progress import ProgressCallback
 
 
 def write_projector(

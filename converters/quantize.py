@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType as GgmlType
 from numpy.typing import NDArray
 
 from edge_llava.errors import ConversionError
-from edge_llava.ggml_library import bind
+from edge_llava.ggml.library import bind
 
 _F16_MAX = 65504.0
 

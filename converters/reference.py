@@ -22,7 +22,7 @@ from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImag
 from edge_llava.converters.reference_config import build_rotary
 from edge_llava.converters.reference_model import ReferenceModel
 from edge_llava.converters.tower import TrimmedTower
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
 _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
     "pad": (LlavaImageProcessor, {"do_pad": True}),

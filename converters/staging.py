@@ -1,7 +1,7 @@
 """Where a bundle grows: `<out>.partial`, which becomes `<out>` whole or goes away.
 
-Whenever the process is killed, `<out>` is the older bundle or the new one, or `edge_llava.leftovers` puts the older
-one back; what lies beside it bears a marker, by which the next conversion knows that it may be removed.
+Whenever the process is killed, `<out>` is the older bundle or the new one, or `edge_llava.home.leftovers` puts the
+older one back; what lies beside it bears a marker, by which the next conversion knows that it may be removed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from edge_llava.converters.exchange import exchange
 from edge_llava.errors import ConversionError
-from edge_llava.home import MANIFEST_NAME
-from edge_llava.leftovers import growing, is_at_work, is_marked, mark, mend, remove_marked, superseded, unmark
+from edge_llava.home.directories import MANIFEST_NAME
+from edge_llava.home.leftovers import growing, is_at_work, is_marked, mark, mend, remove_marked, superseded, unmark
 
 _FULL_BYTES = 1 << 20  # a disk with less free than this is called full
 

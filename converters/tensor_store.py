@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from edge_llava.border import blaming_file
 from edge_llava.converters.json_file import plain, shorten, shown
 from edge_llava.converters.tensor_names import is_of_adapter, is_unused, own_name, unwrap_name
 from edge_llava.converters.weight_files import find_shards
 from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.home.border import blaming_file
 
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # by safetensors' names
 _TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

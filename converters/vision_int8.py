@@ -12,14 +12,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge_llava.bundle.vision_spec import VisionQuantization
 from edge_llava.converters.reference import reference_features
 from edge_llava.converters.smoothing import smooth, watch_ranges
 from edge_llava.converters.tower import TrimmedTower
 from edge_llava.converters.vision_matmuls import SWITCHES, ExportedTower
 from edge_llava.converters.vision_onnx import MIN_EXTERNAL_BYTES, WEIGHTS_NAME, write_vision
-from edge_llava.memory import return_freed_memory
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.vision_spec import VisionQuantization
+from edge_llava.device.memory import return_freed_memory
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
 BUDGET_MEAN, BUDGET_MIN = 0.999, 0.99  # cosine of a patch's features to float32
 _Squares = NDArray[np.float32]

@@ -16,9 +16,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from edge_llava.border import blaming_file
 from edge_llava.converters.json_file import read_json, shorten, shown
 from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.home.border import blaming_file
 
 _UNMERGED_SCORE = -1e9
 _UNNEEDED_TOKENS = ("<image>", "<pad>", "[PAD]", "<im_patch>")

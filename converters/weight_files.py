@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from edge_llava.border import blaming_file
 from edge_llava.converters.json_file import plain, shorten
 from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.home.border import blaming_file
 
 # transformers puts a variant ("fp16") before the suffix of a file, and behind the index's
 _KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))

@@ -14,11 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.captioning.job import caption_folder
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.captioning.report import CaptionReport
-    from edge_llava.conversion import convert
+    from edge_llava.conversion.convert import convert
     from edge_llava.converters.pipeline import ConvertOptions
     from edge_llava.errors import (
         BackendError,
@@ -33,16 +33,13 @@ if TYPE_CHECKING:
         QueueFull,
         TrainingError,
     )
-    from edge_llava.progress import ProgressEvent
+    from edge_llava.home.progress import ProgressEvent
+    from edge_llava.runtime.answer import Timings, Token
     from edge_llava.runtime.async_answer import AsyncAnswer
-    from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.engine_options import EngineOptions, tuned_options
-    from edge_llava.runtime.image_embedding import ImageEmbedding
     from edge_llava.runtime.model import LlavaModel, load
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions, tuned_options
     from edge_llava.runtime.session import Session
-    from edge_llava.runtime.token import Token
-    from edge_llava.runtime.turn import Timings
+    from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
@@ -53,7 +50,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "AsyncAnswer": "runtime.async_answer",
     "BackendError": "errors",
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "BundleError": "errors",
     "CaptionOptions": "captioning.options",
     "CaptionReport": "captioning.report",
@@ -62,24 +59,24 @@ _HOMES = {
     "ConversionError": "errors",
     "ConvertOptions": "converters.pipeline",
     "DataError": "errors",
-    "DecoderOptions": "runtime.decoder_options",
+    "DecoderOptions": "runtime.options",
     "EdgeLlavaError": "errors",
-    "EngineOptions": "runtime.engine_options",
-    "ImageEmbedding": "runtime.image_embedding",
+    "EngineOptions": "runtime.options",
+    "ImageEmbedding": "runtime.vision.image_embedding",
     "ImageError": "errors",
     "LlavaModel": "runtime.model",
     "MissingExtra": "errors",
-    "ProgressEvent": "progress",
+    "ProgressEvent": "home.progress",
     "QueueFull": "errors",
-    "SamplingOptions": "runtime.sampler",
+    "SamplingOptions": "runtime.options",
     "Session": "runtime.session",
-    "Timings": "runtime.turn",
-    "Token": "runtime.token",
+    "Timings": "runtime.answer",
+    "Token": "runtime.answer",
     "TrainingError": "errors",
     "caption_folder": "captioning.job",
-    "convert": "conversion",
+    "convert": "conversion.convert",
     "load": "runtime.model",
-    "tuned_options": "runtime.engine_options",
+    "tuned_options": "runtime.options",
 }
 
 __all__ = [

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
-from edge_llava.runtime.work_thread import WorkThread
+from edge_llava.runtime.lifetime.work_thread import WorkThread
 
 if TYPE_CHECKING:
+    from edge_llava.runtime.answer import Token
     from edge_llava.runtime.session import Session
-    from edge_llava.runtime.token import Token
 
 
 class AsyncAnswer(AsyncIterator["Token"]):

@@ -17,29 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edge_llava.bundle import Bundle
-from edge_llava.home import cache_directory, find_bundle
-from edge_llava.progress import ProgressCallback, silent
-from edge_llava.runtime.cancel import Cancelled, StopFlag
-from edge_llava.runtime.conversation import ImageRun
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.engine_options import EngineOptions, tuned_options
-from edge_llava.runtime.gate import Gate
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.image_key import image_key
-from edge_llava.runtime.image_placement import check_embedding, place_image
-from edge_llava.runtime.late_encoder import make_tower, wait_for
-from edge_llava.runtime.past_turns import OnFull
-from edge_llava.runtime.picture import PictureSource, open_picture
-from edge_llava.runtime.prefix_cache import PrefixCache, picture_mark
-from edge_llava.runtime.prefix_store import PrefixStore
-from edge_llava.runtime.preprocess import cut_squares
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.templates import find_template
+from edge_llava.home.directories import cache_directory, find_bundle
+from edge_llava.home.progress import ProgressCallback, silent
+from edge_llava.runtime.dialogue.past_turns import OnFull
+from edge_llava.runtime.engine.turn_lock import TurnLock
+from edge_llava.runtime.kv.disk_cache import PrefixStore
+from edge_llava.runtime.kv.prefix_cache import PrefixCache, picture_mark
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.lifetime.cancel import Cancelled, StopFlag
+from edge_llava.runtime.lifetime.gate import Gate
+from edge_llava.runtime.options import EngineOptions, SamplingOptions, tuned_options
+from edge_llava.runtime.runs import ImageRun
 from edge_llava.runtime.session import Session
-from edge_llava.runtime.tiles import lay_out
-from edge_llava.runtime.token_reduction import check_visual_tokens
-from edge_llava.runtime.turn_lock import TurnLock
-from edge_llava.templates import find_template
+from edge_llava.runtime.vision.anyres import lay_out
+from edge_llava.runtime.vision.image import PictureSource, open_picture
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_key import image_key
+from edge_llava.runtime.vision.image_placement import check_embedding, place_image
+from edge_llava.runtime.vision.late_encoder import make_tower, wait_for
+from edge_llava.runtime.vision.preprocess import cut_squares
+from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
 
 _Result = TypeVar("_Result")
 

@@ -11,12 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.answer_reader import AnswerReader
-from edge_llava.runtime.answer_tokens import AnswerTokens
-from edge_llava.runtime.cancel import Cancelled, StopFlag
-from edge_llava.runtime.conversation import ImageRun, Run, TokenRun, image_ends
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.past_turns import (
+from edge_llava.runtime.answer import Timings, Token
+from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
+from edge_llava.runtime.dialogue.past_turns import (
     OnFull,
     PastTurn,
     check_on_full,
@@ -25,12 +22,16 @@ from edge_llava.runtime.past_turns import (
     room_for_prompt,
     turns_to_drop,
 )
-from edge_llava.runtime.picture import PictureSource
-from edge_llava.runtime.prompt import build_turn
-from edge_llava.runtime.sampler import Sampler, SamplingOptions
-from edge_llava.runtime.token import Token
-from edge_llava.runtime.turn import Timings, Turn
-from edge_llava.runtime.turn_plan import check_length, check_room, check_text, plan_turn
+from edge_llava.runtime.dialogue.prompt import build_turn
+from edge_llava.runtime.dialogue.turn_plan import check_length, check_room, check_text, plan_turn
+from edge_llava.runtime.engine.answer_reader import AnswerReader
+from edge_llava.runtime.engine.turn import Turn
+from edge_llava.runtime.language.sampler import Sampler
+from edge_llava.runtime.lifetime.cancel import Cancelled, StopFlag
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.runs import ImageRun, Run, TokenRun, image_ends
+from edge_llava.runtime.vision.image import PictureSource
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 if TYPE_CHECKING:
     from edge_llava.runtime.async_answer import AsyncAnswer

@@ -106,7 +106,7 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def convert_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """convert_to(source, **ConvertOptions fields) -> bundle directory, in a home that lasts for the session."""
-    from edge_llava.conversion import convert
+    from edge_llava.conversion.convert import convert
     from edge_llava.converters.pipeline import ConvertOptions
 
     root = tmp_path_factory.mktemp("bundles")

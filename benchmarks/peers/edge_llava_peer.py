@@ -9,7 +9,7 @@ from pathlib import Path
 from chat_options import engine_facts, engine_options
 
 import edge_llava
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.runtime.model import LlavaModel
 from peers.protocol import serve
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_llava.errors import EdgeLlavaError, ImageError
-from edge_llava.images.formats import HEIF_SUFFIXES, SUFFIXES, is_heif, reads_heif
+from edge_llava.runtime.vision.images.formats import HEIF_SUFFIXES, SUFFIXES, is_heif, reads_heif
 
 OUTPUT_NAME = "captions.jsonl"
 # Images that no part of edge-llava reads. They are counted, so that a folder of them is not passed over in silence.

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.captioning.caption import Caption, Provenance
 from edge_llava.captioning.caption_file import CaptionFile
 from edge_llava.captioning.folder import OUTPUT_NAME, Fault, common_folder, digest_file, find_pictures
@@ -21,10 +21,10 @@ from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unrea
 from edge_llava.captioning.report import CaptionReport
 from edge_llava.captioning.sidecar import Sidecars
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.runtime.grammar import GrammarFault
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.picture import Alpha, is_truncated, open_picture
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.runtime.language.grammar import GrammarFault
+from edge_llava.runtime.vision.image import Alpha, is_truncated, open_picture
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from edge_llava.images.alpha import Alpha
-from edge_llava.manifest import Manifest
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.vision.images.alpha import Alpha
 
 DEFAULT_PROMPT = "Describe the picture in detail."
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -57,7 +57,7 @@ class CaptionOptions:
         """The sampling options, with the schema as their grammar."""
         if self.schema is None:
             return self.sampling
-        from edge_llava.runtime.json_grammar import SchemaFault, schema_grammar
+        from edge_llava.runtime.language.json_grammar import SchemaFault, schema_grammar
 
         try:
             grammar = schema_grammar(self.schema)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 
 @dataclass(frozen=True)

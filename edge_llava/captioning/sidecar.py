@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.home import write_atomically
+from edge_llava.home.directories import write_atomically
 
 _MAX_LINKS = 40  # that a system follows, one after another
 

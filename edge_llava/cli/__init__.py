@@ -18,8 +18,8 @@ import click
 
 from edge_llava.cli.display import INTERRUPTED
 from edge_llava.cli.printable import printable
+from edge_llava.device.memory import is_out_of_memory
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.memory import is_out_of_memory
 
 _COMMANDS = (
     "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval",

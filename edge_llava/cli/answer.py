@@ -15,8 +15,8 @@ import click
 from edge_llava.cli.printable import printable
 
 if TYPE_CHECKING:
+    from edge_llava.runtime.answer import Timings
     from edge_llava.runtime.session import ImageInput, Session
-    from edge_llava.runtime.turn import Timings
 
 
 _MIN_RATED_TOKENS = 16  # a rate over fewer says nothing

@@ -12,13 +12,13 @@ import click
 
 from edge_llava.cli.display import format_bytes, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
-from edge_llava.home import find_bundle
+from edge_llava.home.directories import find_bundle
 
 if TYPE_CHECKING:
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.measuring.benchmark import Benchmark
     from edge_llava.measuring.spread import Spread
-    from edge_llava.runtime.engine_options import EngineOptions
+    from edge_llava.runtime.options import EngineOptions
 
 _DEMO_PICTURE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes-1.jpg"
 _ROWS = (
@@ -61,7 +61,7 @@ def command(
     edge-llava bench
     edge-llava bench -m my-bundle --image img.jpg --runs 9 --json
     """
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.measuring.benchmark import run_benchmark
 
     opened, engines = Bundle.open(find_bundle(bundle)), EngineChoice.said()
@@ -76,15 +76,15 @@ def command(
 
 
 def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
-    from edge_llava.profile import find_profile
+    from edge_llava.device.profile import find_profile
 
     return not engines.no_profile and find_profile(bundle.manifest) is not None
 
 
 def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
     """What the figures belong to."""
-    from edge_llava.device import this_device
-    from edge_llava.runtime.threads import usable_threads
+    from edge_llava.device.facts import this_device
+    from edge_llava.device.threads import usable_threads
 
     engines = asdict(options)
     engines["n_vision_threads"] = usable_threads(options.n_vision_threads)

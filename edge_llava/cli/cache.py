@@ -24,8 +24,8 @@ def command() -> None:
 @json_option
 def info_command(as_json: bool) -> None:
     """Where it is, and how large."""
-    from edge_llava.home import cache_directory, has_cache
-    from edge_llava.runtime.prefix_store import PrefixStore
+    from edge_llava.home.directories import cache_directory, has_cache
+    from edge_llava.runtime.kv.disk_cache import PrefixStore
 
     store = PrefixStore(cache_directory())
     files = store.files()
@@ -49,8 +49,8 @@ def info_command(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear_command(yes: bool) -> None:
     """Delete every entry."""
-    from edge_llava.home import cache_directory
-    from edge_llava.runtime.prefix_store import PrefixStore
+    from edge_llava.home.directories import cache_directory
+    from edge_llava.runtime.kv.disk_cache import PrefixStore
 
     store = PrefixStore(cache_directory())
     n_entries = len(store.files())

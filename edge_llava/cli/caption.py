@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edge_llava.captioning.job import CaptionJob
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.captioning.report import CaptionReport
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
 
 _MAX_FOLDERS = 3
 _MAX_TOLD = 20  # faults; --json has all of them
@@ -99,10 +99,10 @@ def command(
         raise click.UsageError("--out: captions go to a file that a later run resumes, not to stdout. Name a file.")
     sampling = _make_sampling(max_tokens, temp, seed)
     options = _make_options(prompt, json_schema, sampling, sidecar=sidecar, ahead=ahead, force=force)
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.captioning.job import CaptionJob
-    from edge_llava.home import find_bundle
-    from edge_llava.runtime.token_reduction import check_visual_tokens
+    from edge_llava.home.directories import find_bundle
+    from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
 
     opened = Bundle.open(find_bundle(bundle))
     engines = EngineChoice.said().options(bundle)
@@ -129,7 +129,7 @@ def command(
 
 
 def _make_sampling(max_tokens: int, temp: float, seed: int | None) -> SamplingOptions:
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
 
     try:
         return SamplingOptions(temperature=temp, seed=seed, max_new_tokens=max_tokens)
@@ -157,7 +157,7 @@ def _make_options(
 
 
 def _read_schema(path: Path) -> Any:
-    from edge_llava.regular_file import MAX_TEXT_BYTES, read_input
+    from edge_llava.home.regular_file import MAX_TEXT_BYTES, read_input
 
     try:
         return json.loads(read_input(path, MAX_TEXT_BYTES).decode("utf-8-sig"))

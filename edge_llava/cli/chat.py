@@ -14,11 +14,11 @@ from edge_llava.cli.display import INTERRUPTED, note, note_truncated
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
 
 if TYPE_CHECKING:
+    from edge_llava.runtime.answer import Timings
+    from edge_llava.runtime.dialogue.past_turns import OnFull
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.past_turns import OnFull
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
     from edge_llava.runtime.session import ImageInput, Session
-    from edge_llava.runtime.turn import Timings
 
 
 @click.command("chat")
@@ -94,9 +94,9 @@ def command(
     echo "What is on the table?" | edge-llava chat img.jpg --json
     """
     question = _read_question(prompt, images, as_json)
-    from edge_llava.runtime.image_embedding import ImageEmbedding
-    from edge_llava.runtime.picture import open_picture
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
+    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
     try:
         options = SamplingOptions(temperature=temp, top_p=top_p, seed=seed, max_new_tokens=max_tokens, stop=stop)

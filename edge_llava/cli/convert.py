@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.bundle.manifest import QUANTS
+from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import format_bytes, note, show_progress, show_result
 from edge_llava.cli.options import json_option
-from edge_llava.home import check_home, home_directory
-from edge_llava.manifest import QUANTS
-from edge_llava.templates import TEMPLATES
+from edge_llava.home.directories import check_home, home_directory
 
 if TYPE_CHECKING:
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
 
 # What `edge-llava convert` alone offers: sizes of the published files, of its tower, and of its language model in GiB.
 _SUGGESTION, _DOWNLOAD_BYTES, _TOWER_BYTES = "llava-hf/llava-1.5-7b-hf", 14.1e9, 1.2e9
@@ -100,8 +100,8 @@ def command(
     edge-llava convert ./llava-v1.5-7b-lora --base ./vicuna-7b-v1.5
     edge-llava convert demo
     """
-    from edge_llava.conversion import convert, require_converters
-    from edge_llava.memory import peak_rss_bytes
+    from edge_llava.conversion.convert import convert, require_converters
+    from edge_llava.device.memory import peak_rss_bytes
 
     require_converters()
     if calibrate is not None and vision in ("fp32", "fp16"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_llava.cli.printable import printable
-from edge_llava.progress import ProgressCallback, ProgressEvent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,7 +39,7 @@ def show_result(text: object) -> None:
 
 def note_truncated(pictures: Iterable[tuple[str, Image.Image]]) -> None:
     """A line for every opened image, given with its name, whose file ended early."""
-    from edge_llava.runtime.picture import is_truncated
+    from edge_llava.runtime.vision.image import is_truncated
 
     for name, picture in pictures:
         if is_truncated(picture):

@@ -38,11 +38,11 @@ def command(
     edge-llava embed img.jpg -o img.safetensors
     edge-llava chat --embedding img.safetensors -p "What is on the table?"
     """
-    from edge_llava.bundle import Bundle
-    from edge_llava.home import find_bundle
-    from edge_llava.runtime.picture import open_picture
-    from edge_llava.runtime.picture_encoder import PictureEncoder
-    from edge_llava.runtime.threads import usable_threads
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.device.threads import usable_threads
+    from edge_llava.home.directories import find_bundle
+    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.image_encoder import PictureEncoder
 
     picture = open_picture(sys.stdin.buffer.read() if image == "-" else image, alpha=EngineChoice.said().alpha)
     note_truncated([(image, picture)])

@@ -6,10 +6,10 @@ import json
 
 import click
 
+from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.cli.display import format_bytes, show
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
-from edge_llava.vision_spec import VisionSpec
 
 
 @click.command("inspect")
@@ -22,8 +22,8 @@ def command(bundle: str | None, as_json: bool) -> None:
     edge-llava inspect
     edge-llava inspect my-bundle --json
     """
-    from edge_llava.bundle import Bundle
-    from edge_llava.home import find_bundle
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.home.directories import find_bundle
 
     opened = Bundle.open(find_bundle(bundle))
     manifest = opened.manifest
@@ -59,7 +59,7 @@ def command(bundle: str | None, as_json: bool) -> None:
 
 
 def _count_tokens(vision: VisionSpec) -> str:
-    from edge_llava.runtime.tiles import count_tokens
+    from edge_llava.runtime.vision.anyres import count_tokens
 
     # the canvas itself is the picture that fills it
     counts = [count_tokens(canvas, vision) for canvas in vision.grid_pinpoints]

@@ -22,8 +22,8 @@ def command() -> None:
 @json_option
 def list_command(as_json: bool) -> None:
     """List the bundles; the default is marked with a star."""
-    from edge_llava.bundle import Bundle
-    from edge_llava.home import bundles_directory, default_bundle, has_home, list_bundles
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.home.directories import bundles_directory, default_bundle, has_home, list_bundles
 
     default = default_bundle()
     rows = []
@@ -67,7 +67,7 @@ def _facts(row: dict[str, object]) -> str:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> None:
     """Delete a bundle of the home by name."""
-    from edge_llava.home import own_bundle, remove_bundle
+    from edge_llava.home.directories import own_bundle, remove_bundle
 
     directory = own_bundle(name)
     if not yes and not click.confirm(printable_line(f"Delete {directory}?"), err=True):
@@ -80,7 +80,7 @@ def rm_command(name: str, yes: bool) -> None:
 @click.argument("name", required=False)
 def default_command(name: str | None) -> None:
     """Show the default bundle, or choose another."""
-    from edge_llava.home import default_bundle, set_default_bundle
+    from edge_llava.home.directories import default_bundle, set_default_bundle
 
     if name is not None:
         set_default_bundle(name)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edge_llava.images.alpha import Alpha
-    from edge_llava.runtime.engine_options import EngineOptions
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.picture import PictureSource
-    from edge_llava.runtime.vision import VisionProvider
+    from edge_llava.runtime.options import EngineOptions, VisionProvider
+    from edge_llava.runtime.vision.image import PictureSource
+    from edge_llava.runtime.vision.images.alpha import Alpha
 
 _Command = Callable[..., Any]
 
@@ -50,7 +49,7 @@ class EngineChoice:
     def options(self, bundle: str | None) -> EngineOptions:
         """The runtime's options: what was measured for the bundle on this device, and over it what the user said."""
         from edge_llava.cli.display import note
-        from edge_llava.runtime.engine_options import EngineOptions, tuned_options
+        from edge_llava.runtime.options import EngineOptions, tuned_options
 
         def warn(text: str) -> None:
             note(f"edge-llava: {text}")

@@ -18,9 +18,9 @@ from edge_llava.cli.options import EngineChoice
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
 if TYPE_CHECKING:
+    from edge_llava.runtime.dialogue.past_turns import OnFull
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.past_turns import OnFull
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
     from edge_llava.runtime.session import ImageInput, Session
 
 _HELP = """\
@@ -97,7 +97,7 @@ def _ask(conversation: _Conversation, question: str) -> None:
 
 
 def _add_image(conversation: _Conversation, argument: str) -> None:
-    from edge_llava.runtime.picture import open_picture
+    from edge_llava.runtime.vision.image import open_picture
 
     path = os.path.expanduser(argument.strip("'\""))
     if not argument:

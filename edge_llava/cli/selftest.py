@@ -24,8 +24,8 @@ def command(bundle: str | None, as_json: bool) -> None:
     edge-llava-selftest
     edge-llava-selftest ./my-bundle
     """
-    from edge_llava.bundle import Bundle
-    from edge_llava.home import find_bundle
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.home.directories import find_bundle
     from edge_llava.selftest.checks import run_selftest
 
     opened = None if bundle is None else Bundle.open(find_bundle(bundle))

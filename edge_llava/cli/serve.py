@@ -16,14 +16,14 @@ from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options
 from edge_llava.cli.printable import printable_line
 from edge_llava.errors import MissingExtra
-from edge_llava.home import find_bundle
+from edge_llava.home.directories import find_bundle
 
 if TYPE_CHECKING:
     import socket
 
-    from edge_llava.runtime.batch.engine import BatchEngine
-    from edge_llava.runtime.past_turns import OnFull
-    from edge_llava.server.server_options import ServerOptions
+    from edge_llava.runtime.dialogue.past_turns import OnFull
+    from edge_llava.runtime.engine.engine import BatchEngine
+    from edge_llava.server.options import ServerOptions
 
 _MIB = 2**20
 
@@ -141,10 +141,10 @@ def command(
       -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
     _check_extra()
-    from edge_llava.server.api_key import ApiKey
-    from edge_llava.server.limits import Limits
-    from edge_llava.server.listening import is_loopback_socket, listen
-    from edge_llava.server.server_options import ServerOptions
+    from edge_llava.server.http.api_key import ApiKey
+    from edge_llava.server.http.limits import Limits
+    from edge_llava.server.http.listening import is_loopback_socket, listen
+    from edge_llava.server.options import ServerOptions
 
     _check_key(api_key)
     origins = _read_origins(cors_origins)
@@ -183,7 +183,7 @@ def _check_extra() -> None:
 
 
 def _check_key(key: str | None) -> None:
-    from edge_llava.server.api_key import ApiKey
+    from edge_llava.server.http.api_key import ApiKey
 
     if key is not None:
         try:
@@ -193,7 +193,7 @@ def _check_key(key: str | None) -> None:
 
 
 def _read_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    from edge_llava.server.cors import read_origin
+    from edge_llava.server.http.cors import read_origin
 
     read, faults = [], []
     for origin in origins:
@@ -213,7 +213,7 @@ def _body_bytes(max_image_mb: int) -> int:
 
 def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
     """A gigabyte for all requests together; more where one with the largest WebP image takes more by itself."""
-    from edge_llava.runtime.picture import decoding_bytes
+    from edge_llava.runtime.vision.image import decoding_bytes
 
     return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
 
@@ -221,9 +221,9 @@ def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
 def _open_engine(
     bundle: str | None, n_parallel: int, n_queued: int, n_positions: int | None, kept_bytes: int
 ) -> BatchEngine:
-    from edge_llava.bundle import Bundle
-    from edge_llava.runtime.batch.engine import BatchEngine
-    from edge_llava.runtime.decoder_options import n_ctx
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.runtime.engine.engine import BatchEngine
+    from edge_llava.runtime.options import n_ctx
 
     opened, options = Bundle.open(find_bundle(bundle)), EngineChoice.said().options(bundle)
     # a whole conversation of a 7B model takes 2 GB, and hardly any is: the youngest answer waits when it is full
@@ -274,7 +274,7 @@ def _serve(
     engine: BatchEngine, options: ServerOptions, listeners: Sequence[socket.socket], drawn_key: str | None
 ) -> None:
     from edge_llava.server.app import ServerApp
-    from edge_llava.server.listening import url_of
+    from edge_llava.server.http.listening import url_of
     from edge_llava.server.serving import serve
 
     app = ServerApp(engine, options)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_llava.bundle.templates import TRAINED_TEMPLATES
 from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.errors import TrainingError
-from edge_llava.templates import TRAINED_TEMPLATES
 
 if TYPE_CHECKING:
     from edge_llava.training.llava import ProjectorKind

@@ -14,12 +14,12 @@ import click
 
 from edge_llava.cli.display import format_bytes, note, show, show_progress
 from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
-from edge_llava.device import this_device
-from edge_llava.home import check_home, find_bundle, write_atomically
-from edge_llava.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
+from edge_llava.device.facts import this_device
+from edge_llava.device.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
+from edge_llava.home.directories import check_home, find_bundle, write_atomically
 
 if TYPE_CHECKING:
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.measuring.stages import LanguageFigures, VisionFigures
     from edge_llava.measuring.trials import Trial
     from edge_llava.measuring.tuning import Tuning
@@ -64,10 +64,9 @@ def command(bundle: str | None, goal: Goal, seconds: float, as_json: bool) -> No
     edge-llava tune
     edge-llava tune -m my-bundle --goal ttft --seconds 20
     """
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.measuring.tuning import tune
-    from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.engine_options import EngineOptions
+    from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
     check_home()  # where the result goes
     opened = Bundle.open(find_bundle(bundle))

@@ -31,15 +31,15 @@ def command(
     edge-llava verify
     edge-llava verify my-bundle --checkpoint ./llava-1.5-7b-hf
     """
-    from edge_llava.bundle import Bundle
-    from edge_llava.home import find_bundle
-    from edge_llava.verify import verify, verify_against
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.home.directories import find_bundle
+    from edge_llava.parity.verify import verify, verify_against
 
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         reports = {"against the record it carries": verify(opened, progress)}
         if checkpoint is not None and all(report.ok for report in reports.values()):
-            from edge_llava.conversion import open_checkpoint
+            from edge_llava.conversion.convert import open_checkpoint
 
             source = open_checkpoint(checkpoint, vision_tower, base, progress=progress)
             reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_llava.evaluation.exam import DESCRIPTION, Sheet
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.scenes.questions import Question, normalize_answer
 from edge_llava.scenes.scene import Scene
 from edge_llava.scenes.sentences import mentioned_objects

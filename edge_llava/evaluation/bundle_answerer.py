@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_llava.evaluation.answering import Ask
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import SamplingOptions
 from edge_llava.scenes.drawing import encode_scene
 from edge_llava.scenes.scene import Scene
 

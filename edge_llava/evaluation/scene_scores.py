@@ -10,7 +10,7 @@ from typing import Any
 from edge_llava.evaluation.answering import Look, Reply, take_exam
 from edge_llava.evaluation.exam import DESCRIPTION, exchange, guess, set_exam
 from edge_llava.evaluation.share import Share, add
-from edge_llava.progress import ProgressCallback, silent
+from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.scenes.questions import KINDS
 from edge_llava.scenes.sentences import mentioned_objects
 

@@ -18,18 +18,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.spread import Spread, summarize
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.answer import Timings
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.picture import open_picture
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import EngineOptions, SamplingOptions
 from edge_llava.runtime.session import Session
-from edge_llava.runtime.tiles import count_tokens
-from edge_llava.runtime.token_reduction import check_visual_tokens
-from edge_llava.runtime.turn import Timings
+from edge_llava.runtime.vision.anyres import count_tokens
+from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
 
 FIGURES = (
     "vision_s", "prefill_tps", "decode_tps", "ttft_cold_s", "ttft_loaded_s", "ttft_second_question_s",

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.memory import peak_rss_bytes
 from edge_llava.errors import BackendError
-from edge_llava.memory import peak_rss_bytes
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions
 
 
 def measure_peak(bundle: Path, options: DecoderOptions) -> int:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from edge_llava.bundle import Bundle
-from edge_llava.profile import DeviceSettings
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions, engine_options
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.tiles import count_tokens
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.profile import DeviceSettings
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options
+from edge_llava.runtime.vision.anyres import count_tokens
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
 
 PICTURE_SIZE = (640, 480)
 N_TEXT, N_ANSWER = 50, 64  # of a typical turn

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from edge_llava.profile import DeviceSettings
+from edge_llava.device.profile import DeviceSettings
 
 _HOPELESS = 1.3  # times the best, even at its quickest: not measured again
 _DISTURBED = 3.0  # times the best: below it a single run may have been disturbed, and gets another chance

@@ -8,17 +8,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from edge_llava.bundle import Bundle
-from edge_llava.device import this_device
-from edge_llava.manifest import LanguageSpec
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.device.facts import this_device
+from edge_llava.device.profile import DeviceSettings, Goal, Profile
+from edge_llava.device.threads import count_cores, thread_choices
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
 from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
-from edge_llava.profile import DeviceSettings, Goal, Profile
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.runtime.decoder_options import DecoderOptions, can_repack
-from edge_llava.runtime.engine_options import EngineOptions, engine_options
-from edge_llava.runtime.threads import count_cores, thread_choices
+from edge_llava.runtime.language.llama_params import can_repack
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options
 
 _VISION_SHARE = 0.4  # of the time
 _SLICES = 45  # a run may take this part of the time, prefill and decode each

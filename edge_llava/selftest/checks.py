@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_llava.bundle import Bundle
-from edge_llava.check import Check
-from edge_llava.device import this_device
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.facts import this_device
 from edge_llava.errors import EdgeLlavaError, MissingExtra
+from edge_llava.parity.check import Check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,9 +86,8 @@ def _look_at_onnxruntime() -> str:
 
 
 def _try_tiny_bundle(directory: Path) -> str:
-    from edge_llava.runtime.engine_options import EngineOptions
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import EngineOptions, SamplingOptions
     from edge_llava.selftest.tiny_bundle import ANSWER, write_tiny_bundle
 
     bundle = write_tiny_bundle(directory)
@@ -103,7 +102,7 @@ def _try_tiny_bundle(directory: Path) -> str:
 
 
 def _verify(bundle: Bundle) -> str:
-    from edge_llava.verify import verify
+    from edge_llava.parity.verify import verify
 
     report = verify(bundle)
     wrong = [f"{check.name}: {check.detail}" for check in report.checks if not check.ok]
@@ -113,9 +112,8 @@ def _verify(bundle: Bundle) -> str:
 
 
 def _ask(bundle: Bundle) -> str:
-    from edge_llava.runtime.engine_options import tuned_options
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.sampler import SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions, tuned_options
 
     started = time.perf_counter()
     with LlavaModel(bundle, tuned_options(bundle.path)) as model:
@@ -126,6 +124,6 @@ def _ask(bundle: Bundle) -> str:
 
 
 def _reference_picture(bundle: Bundle) -> NDArray[np.uint8]:
-    from edge_llava.parity_record import ParityRecord
+    from edge_llava.bundle.parity_record import ParityRecord
 
     return ParityRecord.load(bundle.file("parity")).pictures[0]

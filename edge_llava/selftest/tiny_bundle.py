@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_llava.bundle import Bundle, describe_file
-from edge_llava.home import MANIFEST_NAME
-from edge_llava.manifest import FORMAT_VERSION, LanguageSpec, Manifest, ProjectorSpec, SourceInfo
-from edge_llava.parity_record import PIXEL_STRIDE, PROMPT_AFTER, PROMPT_BEFORE, ParityRecord
+from edge_llava.bundle.bundle import Bundle, describe_file
+from edge_llava.bundle.manifest import FORMAT_VERSION, LanguageSpec, Manifest, ProjectorSpec, SourceInfo
+from edge_llava.bundle.parity_record import PIXEL_STRIDE, PROMPT_AFTER, PROMPT_BEFORE, ParityRecord
+from edge_llava.bundle.vision_spec import VisionSpec
+from edge_llava.home.directories import MANIFEST_NAME
 from edge_llava.selftest.gguf_writer import GgufValue, write_gguf
-from edge_llava.vision_spec import VisionSpec
 
 ANSWER = "ok"
 

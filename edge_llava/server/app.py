@@ -13,20 +13,26 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from edge_llava.memory import is_out_of_memory
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.server.answers import Answers
-from edge_llava.server.api_key import ApiKey, RequireKey
-from edge_llava.server.chat_endpoint import ChatEndpoint
-from edge_llava.server.cors import AllowOrigins
-from edge_llava.server.framing_check import CheckFraming
-from edge_llava.server.host_check import CheckHost
-from edge_llava.server.image_parts import ImageParts
-from edge_llava.server.memory_budget import MemoryBudget
-from edge_llava.server.metrics import CONTENT_TYPE, write_metrics
-from edge_llava.server.named_route import NamedRoute
-from edge_llava.server.ollama_api import OllamaApi
-from edge_llava.server.openai_errors import (
+from edge_llava.device.memory import is_out_of_memory
+from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.server.http.api_key import ApiKey, RequireKey
+from edge_llava.server.http.cors import AllowOrigins
+from edge_llava.server.http.framing_check import CheckFraming
+from edge_llava.server.http.host_check import CheckHost
+from edge_llava.server.http.memory_budget import MemoryBudget
+from edge_llava.server.http.metrics import CONTENT_TYPE, write_metrics
+from edge_llava.server.http.named_route import NamedRoute
+from edge_llava.server.http.origin_check import CheckOrigin
+from edge_llava.server.http.path_aliases import AllowAliases
+from edge_llava.server.http.request_body import OpenBodies
+from edge_llava.server.http.request_counts import RequestCounts
+from edge_llava.server.http.request_log import LogRequests
+from edge_llava.server.images.image_parts import ImageParts
+from edge_llava.server.images.remote_images import RemoteImages, RemoteOptions
+from edge_llava.server.ollama.api import OllamaApi
+from edge_llava.server.openai.answers import Answers
+from edge_llava.server.openai.chat_endpoint import ChatEndpoint
+from edge_llava.server.openai.errors import (
     RequestFault,
     internal_fault,
     no_memory,
@@ -34,16 +40,10 @@ from edge_llava.server.openai_errors import (
     show_http_error,
     unavailable,
 )
-from edge_llava.server.openapi import describe_api
-from edge_llava.server.origin_check import CheckOrigin
-from edge_llava.server.page_files import page_routes
-from edge_llava.server.path_aliases import AllowAliases
-from edge_llava.server.remote_images import RemoteImages, RemoteOptions
-from edge_llava.server.request_body import OpenBodies
-from edge_llava.server.request_counts import RequestCounts
-from edge_llava.server.request_log import LogRequests
-from edge_llava.server.served_models import ServedModels
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.openai.openapi import describe_api
+from edge_llava.server.openai.served_models import ServedModels
+from edge_llava.server.options import ServerOptions
+from edge_llava.server.page.files import page_routes
 
 _log = logging.getLogger("edge_llava.server")
 

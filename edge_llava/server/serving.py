@@ -14,8 +14,8 @@ from types import FrameType
 import uvicorn
 
 from edge_llava.server.app import ServerApp
-from edge_llava.server.connections import Connections
-from edge_llava.server.loop_errors import LoopErrors
+from edge_llava.server.http.connections import Connections
+from edge_llava.server.http.loop_errors import LoopErrors
 
 _GRACE_S = 5
 _KEEP_ALIVE_S = 30

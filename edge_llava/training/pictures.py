@@ -14,8 +14,8 @@ from PIL import Image
 
 from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor
 from edge_llava.errors import DataError, ImageError
-from edge_llava.images.opening import is_truncated, open_picture
-from edge_llava.progress import ProgressCallback, ProgressEvent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent
+from edge_llava.runtime.vision.images.opening import is_truncated, open_picture
 from edge_llava.training.llava import Llava, patch_features
 
 _BATCH = 32

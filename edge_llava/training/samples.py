@@ -14,8 +14,8 @@ from typing import Protocol
 
 import torch
 
+from edge_llava.bundle.templates import Template
 from edge_llava.errors import DataError
-from edge_llava.templates import Template
 from edge_llava.training.instructions.conversations import Conversation
 
 IGNORED = -100  # torch's cross entropy leaves these positions out

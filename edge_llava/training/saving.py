@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from edge_llava.converters.exchange import exchange
 from edge_llava.errors import TrainingError
-from edge_llava.regular_file import share_permissions
+from edge_llava.home.regular_file import share_permissions
 from edge_llava.training.llava import Llava
 
 _SHARD = "5GB"

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from edge_llava.bundle.templates import TRAINED_TEMPLATES, find_template
 from edge_llava.errors import DataError, TrainingError, list_faults
-from edge_llava.progress import ProgressCallback, silent
-from edge_llava.templates import TRAINED_TEMPLATES, find_template
+from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.training.instructions.conversations import read_conversations
 from edge_llava.training.llava import Llava, LlavaLoss
 from edge_llava.training.lora import LoraOptions, add_lora, merge_lora

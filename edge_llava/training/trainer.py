@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from edge_llava.errors import TrainingError
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.training.loss_curve import LossCurve
 from edge_llava.training.muon import MuonWithAdamW
 

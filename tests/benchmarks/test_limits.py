@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from limits import language_work, tower_macs
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 
 pytestmark = pytest.mark.convert
 

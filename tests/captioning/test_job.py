@@ -18,10 +18,8 @@ from edge_llava.captioning.folder import digest_file
 from edge_llava.captioning.job import CaptionJob, caption_folder
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.projector import Projector
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.vision.projector import Projector
 
 pytestmark = pytest.mark.convert
 FRESH_SEEDS = itertools.count(1_000)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from edge_llava.memory import is_out_of_memory
+from edge_llava.device.memory import is_out_of_memory
 
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
 

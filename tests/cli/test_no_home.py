@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError
-from edge_llava.home import cache_directory, check_home, has_cache, has_home, home_directory, set_default_bundle
+from edge_llava.home.directories import (
+    cache_directory,
+    check_home,
+    has_cache,
+    has_home,
+    home_directory,
+    set_default_bundle,
+)
 
 PROGRAM = """
 import pwd, sys

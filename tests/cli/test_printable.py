@@ -15,7 +15,7 @@ from PIL import Image
 
 from edge_llava.cli.display import show_progress
 from edge_llava.cli.printable import printable
-from edge_llava.progress import ProgressEvent
+from edge_llava.home.progress import ProgressEvent
 from edge_llava.selftest import tiny_bundle
 
 EVIL = "a\x1b]0;title\x07\x1b]52;c;Zm9v\x1b\\\x1b[2J\x9b1m\u202eb\rc\x7f"

@@ -10,10 +10,10 @@ import llama_cpp
 import pytest
 
 import edge_llava
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.cli.options import EngineChoice
-from edge_llava.device import count_cpus, this_device
-from edge_llava.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
+from edge_llava.device.facts import count_cpus, this_device
+from edge_llava.device.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
 
 pytestmark = pytest.mark.convert
 SETTINGS = DeviceSettings(3, False, 5, False, 96, False, "auto")

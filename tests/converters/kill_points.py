@@ -15,10 +15,10 @@ import signal
 import sys
 from pathlib import Path
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.converters import staging
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.home import bundles_directory, find_bundle, list_bundles
+from edge_llava.home.directories import bundles_directory, find_bundle, list_bundles
 
 CALLS = (
     "open",

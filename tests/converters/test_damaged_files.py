@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from edge_llava.border import blaming_file
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.errors import CheckpointError
+from edge_llava.home.border import blaming_file
 
 pytestmark = pytest.mark.convert
 

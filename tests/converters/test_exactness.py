@@ -35,8 +35,8 @@ def greedy_options() -> Any:
 
 def compare(bundle: Path, truth: Any, picture: np.ndarray, aspect: str = "pad") -> None:
     """Asserts that every stage of the bundle equals the reference."""
-    from edge_llava.runtime.picture import open_picture
-    from edge_llava.runtime.preprocess import pixel_values
+    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.preprocess import pixel_values
 
     pixels = truth.pixels(picture, aspect)
     features, embeddings = truth.features(pixels), truth.embeddings(pixels)

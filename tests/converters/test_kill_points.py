@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from edge_llava.converters.exchange import exchange
-from edge_llava.home import bundles_directory, list_bundles, remove_bundle
-from edge_llava.leftovers import MARKER, mark, mend, restore
+from edge_llava.home.directories import bundles_directory, list_bundles, remove_bundle
+from edge_llava.home.leftovers import MARKER, mark, mend, restore
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked to be killed")

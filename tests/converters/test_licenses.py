@@ -90,7 +90,7 @@ def test_what_is_not_a_file_is_passed_over(checkpoint):
 
 
 def test_files_of_a_bundle_obey_the_umask(seeded_checkpoint, copy_of, tmp_path):
-    from edge_llava.conversion import convert
+    from edge_llava.conversion.convert import convert
     from edge_llava.converters.pipeline import ConvertOptions
 
     copy = copy_of(seeded_checkpoint)

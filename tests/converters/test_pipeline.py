@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 import edge_llava
-from edge_llava.bundle import Bundle
-from edge_llava.conversion import convert
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import QUANTS
+from edge_llava.conversion.convert import convert
 from edge_llava.converters import pipeline
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.pipeline import ConvertOptions, estimate_bytes
 from edge_llava.errors import BundleError, CheckpointError, ConversionError
-from edge_llava.home import bundles_directory, default_bundle
-from edge_llava.manifest import QUANTS
-from edge_llava.progress import ProgressEvent
+from edge_llava.home.directories import bundles_directory, default_bundle
+from edge_llava.home.progress import ProgressEvent
 
 pytestmark = pytest.mark.convert
 

@@ -12,6 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
+from edge_llava.bundle.manifest import QUANTS
 from edge_llava.converters.checkpoint import Checkpoint, expected_language_shapes
 from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.model_configs import LanguageConfig
@@ -28,8 +29,7 @@ from edge_llava.converters.quantize import (
 )
 from edge_llava.converters.tensor_names import gguf_name
 from edge_llava.errors import ConversionError
-from edge_llava.manifest import QUANTS
-from edge_llava.progress import ProgressEvent, silent
+from edge_llava.home.progress import ProgressEvent, silent
 
 pytestmark = pytest.mark.convert
 

@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.converters.vision_int8 import row_cosines
-from edge_llava.runtime.token_reduction import RankedPatches
-from edge_llava.runtime.vision import VisionEncoder
+from edge_llava.runtime.vision.encoder import VisionEncoder
+from edge_llava.runtime.vision.visual_tokens import RankedPatches
 
 pytestmark = pytest.mark.convert
 

@@ -129,7 +129,7 @@ def test_two_tensors_swapped(llava):
 
 def test_a_conversion_ends_before_it_publishes(llava, tmp_path, monkeypatch):
     """The language model's values are compared while its reference is computed; the rest before any slow work."""
-    from edge_llava.conversion import convert
+    from edge_llava.conversion.convert import convert
     from edge_llava.converters.checkpoint import Checkpoint
     from edge_llava.converters.pipeline import ConvertOptions
 

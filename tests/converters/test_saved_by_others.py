@@ -382,7 +382,7 @@ def test_a_tokenizer_json_with_a_byte_order_mark(tiny, copy_of, tmp_path):
 
 
 def test_a_snapshot_of_the_hubs_cache_is_named_after_its_model(tiny, tmp_path, monkeypatch):
-    from edge_llava.conversion import default_output
+    from edge_llava.conversion.convert import default_output
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = tmp_path / "hub" / "models--owner--My-LLaVA--v2" / "snapshots" / commit

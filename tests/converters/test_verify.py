@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.errors import BundleError, EdgeLlavaError
-from edge_llava.progress import ProgressEvent
-from edge_llava.verify import VerifyReport, verify, verify_against
+from edge_llava.home.progress import ProgressEvent
+from edge_llava.parity.verify import VerifyReport, verify, verify_against
 
 pytestmark = pytest.mark.convert
 

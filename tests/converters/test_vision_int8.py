@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 import edge_llava
-from edge_llava.bundle import Bundle, describe_file
-from edge_llava.calibration import builtin_pictures
-from edge_llava.conversion import convert
+from edge_llava.bundle.bundle import Bundle, describe_file
+from edge_llava.bundle.parity_record import ParityRecord
+from edge_llava.conversion.calibration import builtin_pictures
+from edge_llava.conversion.convert import convert
 from edge_llava.converters import vision_int8
 from edge_llava.converters.bundle_specs import describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
@@ -36,10 +37,9 @@ from edge_llava.converters.vision_matmuls import (
 )
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.errors import ImageError
-from edge_llava.parity_record import ParityRecord
-from edge_llava.progress import ProgressEvent
-from edge_llava.runtime.vision import VisionEncoder
-from edge_llava.verify import verify, verify_against
+from edge_llava.home.progress import ProgressEvent
+from edge_llava.parity.verify import verify, verify_against
+from edge_llava.runtime.vision.encoder import VisionEncoder
 
 pytestmark = pytest.mark.convert
 

@@ -16,7 +16,7 @@ from edge_llava.converters.language_gguf import write_language
 from edge_llava.converters.quantize import Encoder
 from edge_llava.converters.vocabulary import TokenType, Vocabulary, read_vocabulary
 from edge_llava.errors import CheckpointError
-from edge_llava.progress import silent
+from edge_llava.home.progress import silent
 
 pytestmark = pytest.mark.convert
 
@@ -443,8 +443,8 @@ def test_llamas_tokenizer_json_gives_the_same_ids(vicuna, copy_of, llama, tokeni
 
 
 def test_golden_ids_around_a_picture(llama):
-    from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
-    from edge_llava.templates import TEMPLATES
+    from edge_llava.bundle.templates import TEMPLATES
+    from edge_llava.runtime.dialogue.prompt import ImageSegment, TextSegment, build_turn
 
     first, picture, second = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
     assert isinstance(first, TextSegment)
@@ -455,8 +455,8 @@ def test_golden_ids_around_a_picture(llama):
 
 
 def test_two_turns_and_two_pictures(vicuna, llama):
-    from edge_llava.runtime.prompt import TextSegment, build_turn
-    from edge_llava.templates import TEMPLATES
+    from edge_llava.bundle.templates import TEMPLATES
+    from edge_llava.runtime.dialogue.prompt import TextSegment, build_turn
 
     slow, template = slow_tokenizer(vicuna), TEMPLATES["llava_v1"]
     segments = [

@@ -79,7 +79,7 @@ def test_an_engine_that_computes_wrongly(selftest, monkeypatch):
     monkeypatch.setattr(tiny_bundle, "ANSWER", "no")
     successors = tiny_bundle._successors()
     assert successors[successors[3 + ord(":")]] == 3 + ord("o")  # the table follows the answer
-    monkeypatch.setattr("edge_llava.runtime.decoder.Decoder.piece", lambda *_, **__: b"?")
+    monkeypatch.setattr("edge_llava.runtime.language.single_decoder.Decoder.piece", lambda *_, **__: b"?")
     code, out, _ = selftest()
     assert code == 9
     assert "FAIL  tiny bundle   the answer is '??', expected 'no': an engine computes wrongly." in out

@@ -5,9 +5,8 @@ import pytest
 import edge_llava
 from edge_llava.evaluation.bundle_answerer import BundleAnswerer
 from edge_llava.evaluation.scene_scores import evaluate_scenes
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
 from edge_llava.scenes.drawing import draw_scene
 from edge_llava.scenes.scene import sample_scene
 

@@ -9,7 +9,7 @@ from edge_llava.evaluation.answering import Reply, take_exam
 from edge_llava.evaluation.exam import DESCRIPTION, Sheet, exchange, set_exam
 from edge_llava.evaluation.scene_scores import evaluate_scenes, score
 from edge_llava.evaluation.share import Share
-from edge_llava.progress import ProgressEvent
+from edge_llava.home.progress import ProgressEvent
 from edge_llava.scenes.questions import KINDS, Question
 from edge_llava.scenes.scene import Scene, SceneObject
 

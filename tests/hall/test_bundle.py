@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_llava.bundle import Bundle, describe_file
+from edge_llava.bundle.bundle import Bundle, describe_file
 from edge_llava.errors import BundleError
-from edge_llava.progress import ProgressEvent
+from edge_llava.home.progress import ProgressEvent
 
 N_FILES = 5
 

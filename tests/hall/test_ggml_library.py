@@ -7,8 +7,8 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from edge_llava import ggml_library
-from edge_llava.ggml_library import library_digest
+from edge_llava.ggml import library as ggml_library
+from edge_llava.ggml.library import library_digest
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge_llava.errors import BundleError
-from edge_llava.gguf_check import BLOCK_SIZES, GgufTensor, read_gguf_header
+from edge_llava.ggml.gguf_header import BLOCK_SIZES, GgufTensor, read_gguf_header
 
 pytest.importorskip("gguf")
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError
-from edge_llava.runtime.language_file import check_language_file
-from edge_llava.runtime.projector import _check_file as check_projector_file
+from edge_llava.runtime.language.file_check import check_language_file
+from edge_llava.runtime.vision.projector import _check_file as check_projector_file
 
 pytest.importorskip("gguf")
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
@@ -37,12 +37,13 @@ LOADER = """
 import json, sys, threading
 from pathlib import Path
 import numpy as np
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.projector import Projector
-from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions
+from edge_llava.runtime.vision.projector import Projector
+from edge_llava.runtime.language.sampler import Sampler
+from edge_llava.runtime.options import SamplingOptions
 
 bundle, role, path, headers = Bundle.open(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
 never = threading.Event()

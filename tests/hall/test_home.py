@@ -8,8 +8,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from edge_llava import home as house
 from edge_llava.errors import BundleError
+from edge_llava.home import directories as house
 
 
 @pytest.fixture

@@ -21,17 +21,16 @@ import edge_llava
 ROOT = Path(__file__).parents[2]
 ROOMS = ("runtime", "converters")
 # What the rooms may know of the hall.
-CONTRACT = {
-    "errors", "manifest", "bundle", "home", "progress", "memory", "gguf_check", "ggml_library", "parity_record",
-    "templates", "profile", "device", "vision_spec", "border", "regular_file", "llama_limits", "leftovers", "images",
-}  # fmt: skip
-# The hall's own doors: the only files beside edge_llava's folders that know a room.
-DOORS = {"__init__", "calibration", "conversion", "parity", "verify"}
+CONTRACT = {"errors", "bundle", "home", "device", "ggml"}
+# The hall's own doors: the only parts of it beside the commands and what uses a bundle that know a room.
+DOORS = {"conversion", "parity"}
+# Training opens images as the runtime does, and knows nothing else of it.
+SHARED_WITH_TRAINING = "runtime.vision.images"
 CONVERTER_PACKAGES = ("torch", "transformers", "optimum", "onnx")
 ENGINES = ("numpy", "llama_cpp", "onnxruntime", "PIL", "rich", "click")
 MAX_LINES = 340
 # Where everything may be caught: the rule for files of unknown origin, whose parsers may raise anything.
-CATCHES_ALL = {"edge_llava/border.py"}
+CATCHES_ALL = {"edge_llava/home/border.py"}
 
 SOURCES = sorted(
     path
@@ -51,6 +50,11 @@ def place(path: Path) -> str:
 
 def in_room(room: str) -> list[Path]:
     return [path for path in SOURCES if path.relative_to(ROOT).parts[0] == room]
+
+
+def hall_part(path: Path) -> str:
+    """What of the hall a file belongs to: "bundle" for edge_llava/bundle/manifest.py, "errors" for errors.py."""
+    return Path(path.relative_to(ROOT).parts[1]).stem
 
 
 def imports(tree: ast.Module) -> set[str]:
@@ -123,10 +127,10 @@ def found_in(paths: list[Path], check: Callable[[ast.Module], Iterator[int]]) ->
 
 def test_every_room_is_read() -> None:
     """So that the rules below are rules about something."""
-    assert {path.name for path in in_room("runtime")} >= {"model.py", "session.py", "vision.py", "projector.py"}
+    assert {path.name for path in in_room("runtime")} >= {"model.py", "session.py", "encoder.py", "engine.py"}
     assert {path.name for path in in_room("converters")} >= {"pipeline.py", "checkpoint.py", "vision_onnx.py"}
     files = in_room("edge_llava")
-    assert {path.stem for path in files} | {path.parent.name for path in files} >= CONTRACT | DOORS
+    assert {hall_part(path) for path in files} >= CONTRACT | DOORS
 
 
 @pytest.mark.parametrize(
@@ -167,12 +171,12 @@ def test_a_room_knows_the_contract_and_itself(room: str) -> None:
 
 def test_the_contract_knows_no_room() -> None:
     for path in in_room("edge_llava"):
-        if path.parent.name in ("edge_llava", "images") and path.stem not in DOORS:
+        if hall_part(path) in CONTRACT:
             rooms = {name for name in own(parse(path)) if name.split(".")[0] in ROOMS}
             assert not rooms, f"{place(path)} imports {rooms}"
 
 
-def test_training_knows_no_runtime_and_who_uses_a_bundle_no_converters() -> None:
+def test_training_knows_no_engine_and_who_uses_a_bundle_no_converters() -> None:
     forbidden = {
         "training": "runtime",
         "evaluation": "converters",
@@ -180,15 +184,18 @@ def test_training_knows_no_runtime_and_who_uses_a_bundle_no_converters() -> None
         "captioning": "converters",
         "selftest": "converters",
         "server": "converters",
+        "conversion": "neither",
+        "parity": "neither",
     }
     for path in in_room("edge_llava"):
-        other = forbidden.get(path.parent.name, "neither")
-        assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
+        other = forbidden.get(hall_part(path), "neither")
+        names = {name for name in imports(parse(path)) if not name.startswith(f"edge_llava.{SHARED_WITH_TRAINING}.")}
+        assert not {name for name in names if name.startswith(f"edge_llava.{other}")}, place(path)
 
 
 def test_scenes_know_only_themselves_and_who_uses_a_bundle_neither_torch_nor_training() -> None:
     scenes, evaluation, measuring, captioning, selftest, server = (
-        [path for path in SOURCES if path.parent == ROOT / "edge_llava" / name]
+        [path for path in SOURCES if path.is_relative_to(ROOT / "edge_llava" / name)]
         for name in ("scenes", "evaluation", "measuring", "captioning", "selftest", "server")
     )
     users = (*evaluation, *measuring, *captioning, *selftest, *server)
@@ -207,8 +214,23 @@ def test_runtime_never_imports_what_makes_a_bundle() -> None:
         assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 
 
+def test_vision_and_language_know_nothing_of_each_other() -> None:
+    for folder, package, others in (
+        ("vision", "llama_cpp", ("language", "kv", "dialogue", "engine")),
+        ("language", "onnxruntime", ("vision", "dialogue", "engine")),
+    ):
+        paths = [path for path in in_room("runtime") if path.is_relative_to(ROOT / "runtime" / folder)]
+        assert len(paths) > 5
+        for path in paths:
+            names = imports(parse(path))
+            assert package not in packages(parse(path)), place(path)
+            assert not {n for n in names for o in others if n.startswith(f"edge_llava.runtime.{o}.")}, place(path)
+
+
 def test_one_file_of_the_runtime_imports_onnxruntime() -> None:
-    assert [place(p) for p in in_room("runtime") if "onnxruntime" in packages(parse(p))] == ["runtime/vision.py"]
+    assert [place(p) for p in in_room("runtime") if "onnxruntime" in packages(parse(p))] == [
+        "runtime/vision/encoder.py"
+    ]
 
 
 def test_rooms_are_imported_by_their_full_name() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_llava.bundle.manifest import FileEntry, Manifest, StageParity
 from edge_llava.errors import BundleError
-from edge_llava.manifest import FileEntry, Manifest, StageParity
 
 SHA = "0123456789abcdef" * 4
 Path_ = tuple[str, ...]

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edge_llava.errors import BundleError
-from edge_llava.parity_record import (
+from edge_llava.bundle.parity_record import (
     N_SAMPLED_ROWS,
     N_TOKENS,
     PIXEL_STRIDE,
@@ -21,6 +20,7 @@ from edge_llava.parity_record import (
     make_reference_pictures,
     sample_rows,
 )
+from edge_llava.errors import BundleError
 
 
 def make_record(n_embd: int = 64, width: int = 32, n_vocab: int = 100, side: int = 56) -> ParityRecord:

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from edge_llava.device import DeviceFacts, this_device
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.device.facts import DeviceFacts, this_device
+from edge_llava.device.profile import DeviceSettings, Profile, find_profile, save_profile
 from edge_llava.errors import BundleError
-from edge_llava.manifest import Manifest
-from edge_llava.profile import DeviceSettings, Profile, find_profile, save_profile
 
 DEVICE = DeviceFacts("Some CPU", "x86_64", 8, "0.3.36", "1.32.0")
 SETTINGS = DeviceSettings(4, False, 6, False, 256, None, "q8_0")

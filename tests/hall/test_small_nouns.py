@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
+from edge_llava.device.memory import peak_rss_bytes
 from edge_llava.errors import BackendError
-from edge_llava.ggml_library import bind
-from edge_llava.memory import peak_rss_bytes
-from edge_llava.progress import ProgressEvent, silent
+from edge_llava.ggml.library import bind
+from edge_llava.home.progress import ProgressEvent, silent
 
 MIB = 1 << 20
 
@@ -32,7 +32,7 @@ def test_silent_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 def test_peak_is_in_bytes_grows_with_what_is_touched_and_never_falls() -> None:
     """In a fresh process, which has imported next to nothing."""
     code = """
-from edge_llava.memory import peak_rss_bytes
+from edge_llava.device.memory import peak_rss_bytes
 peaks = [peak_rss_bytes()]
 block = b"x" * (100 << 20)
 peaks.append(peak_rss_bytes())

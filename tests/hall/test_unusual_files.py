@@ -17,16 +17,16 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from edge_llava.border import blaming_file
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.device.profile import find_profile, profile_path
 from edge_llava.errors import BundleError, CheckpointError, DataError, EdgeLlavaError, ImageError
-from edge_llava.gguf_check import read_gguf_header
-from edge_llava.home import cache_directory, default_bundle, find_bundle, list_bundles
-from edge_llava.llama_limits import MAX_BLOCKS
-from edge_llava.manifest import Manifest
-from edge_llava.profile import find_profile, profile_path
-from edge_llava.regular_file import open_regular, read_input, read_text, share_permissions
-from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.ggml.gguf_header import read_gguf_header
+from edge_llava.ggml.limits import MAX_BLOCKS
+from edge_llava.home.border import blaming_file
+from edge_llava.home.directories import cache_directory, default_bundle, find_bundle, list_bundles
+from edge_llava.home.regular_file import open_regular, read_input, read_text, share_permissions
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.training.instructions.json_files import read_json
 
 MIB = 1 << 20
@@ -126,7 +126,7 @@ def test_no_file_of_the_home_is_waited_for(home: Path, small_bundle: Path) -> No
 
 
 def _device() -> Any:
-    from edge_llava.device import this_device
+    from edge_llava.device.facts import this_device
 
     return this_device()
 

@@ -9,7 +9,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from edge_llava.images.opening import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (5, 7), dtype=np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_llava.errors import ImageError
-from edge_llava.images.opening import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from edge_llava.errors import ImageError
-from edge_llava.images import formats
-from edge_llava.images.formats import FORMATS, is_heif, open_image_file
-from edge_llava.images.opening import open_picture
+from edge_llava.runtime.vision.images import formats
+from edge_llava.runtime.vision.images.formats import FORMATS, is_heif, open_image_file
+from edge_llava.runtime.vision.images.opening import open_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
@@ -104,9 +104,9 @@ import io, sys
 from pathlib import Path
 from PIL import Image
 import edge_llava
-from edge_llava.calibration import read_pictures
-from edge_llava.images.formats import open_image_file
-from edge_llava.images.opening import open_picture
+from edge_llava.conversion.calibration import read_pictures
+from edge_llava.runtime.vision.images.formats import open_image_file
+from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.training.instructions.contact_sheet import _open
 path = Path(sys.argv[1]) / "holiday.jpg"
 data = path.read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edge_llava.errors import ImageError
-from edge_llava.images.opening import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 SHADES = np.array([[0, 60, 128], [200, 254, 255]], np.uint8)
 

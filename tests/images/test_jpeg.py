@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from edge_llava.errors import ImageError
-from edge_llava.images import opening
-from edge_llava.images.formats import open_image_file
-from edge_llava.images.jpeg import MAX_SCANS, read_structure
-from edge_llava.images.opening import is_truncated, open_picture
+from edge_llava.runtime.vision.images import opening
+from edge_llava.runtime.vision.images.formats import open_image_file
+from edge_llava.runtime.vision.images.jpeg import MAX_SCANS, read_structure
+from edge_llava.runtime.vision.images.opening import is_truncated, open_picture
 
 SMOOTH = np.asarray(Image.radial_gradient("L").resize((160, 120)).convert("RGB"))
 

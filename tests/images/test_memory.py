@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.picture import decoding_bytes, digest_pixels, open_picture
+from edge_llava.runtime.vision.image import decoding_bytes, digest_pixels, open_picture
 
 SIZE = (2400, 2000)
 SLACK_BYTES = 6 << 20  # buffers that do not grow with the image
 MEASURE = """
 import sys
 from pathlib import Path
-from edge_llava.runtime.picture import digest_pixels, open_picture
+from edge_llava.runtime.vision.image import digest_pixels, open_picture
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()

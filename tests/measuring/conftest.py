@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from edge_llava.device.profile import DeviceSettings
 from edge_llava.measuring.spread import Spread, summarize
 from edge_llava.measuring.trials import Coordinate, Trials, descend
-from edge_llava.profile import DeviceSettings
 
 START = DeviceSettings(8, True, 8, True, 512, None, "auto")
 COORDINATES = [

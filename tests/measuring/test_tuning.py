@@ -4,12 +4,11 @@ import time
 
 import pytest
 
+from edge_llava.device.profile import find_profile, save_profile
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER
 from edge_llava.measuring.tuning import tune
-from edge_llava.profile import find_profile, save_profile
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import tuned_options
+from edge_llava.runtime.options import DecoderOptions, tuned_options
 
 pytestmark = pytest.mark.convert
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_llava.vision_spec import VisionSpec
+from edge_llava.bundle.vision_spec import VisionSpec
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +56,7 @@ def open_model(home: Path) -> Iterator[Callable[..., Any]]:
     One thread each: the models are tiny, and waiting for each other's threads is what takes time on a busy machine.
     """
     import edge_llava
-    from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.engine_options import EngineOptions
+    from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
     opened = []
 
@@ -93,10 +92,9 @@ def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
 
     Gives a BatchEngine of a bundle, or of its directory, closed after the test; one thread each, as `open_model`.
     """
-    from edge_llava.bundle import Bundle
-    from edge_llava.runtime.batch.engine import BatchEngine
-    from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.engine_options import EngineOptions
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.runtime.engine.engine import BatchEngine
+    from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
     opened = []
 
@@ -154,7 +152,7 @@ class Asked:
 @pytest.fixture(scope="session")
 def ask() -> Callable[..., Asked]:
     """ask(engine, question or messages, options, *images, on_token=None) -> Asked, not waited for."""
-    from edge_llava.runtime.batch.messages import Message
+    from edge_llava.runtime.dialogue.messages import Message
 
     def run(engine: Any, said: Any, options: Any, *images: Any, on_token: Callable[[Any], None] | None = None) -> Asked:
         messages = [Message("user", said, images)] if isinstance(said, str) else said

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.bundle import Bundle
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.runtime.model import LlavaModel
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
 pytestmark = pytest.mark.convert
 ONE_THREAD = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)

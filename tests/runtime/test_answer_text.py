@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_llava.runtime.answer_text import AnswerText
+from edge_llava.runtime.dialogue.answer_text import AnswerText
 
 
 def show(pieces: list[bytes], *stop: str) -> tuple[list[str], AnswerText]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import SamplingOptions
 
 pytestmark = pytest.mark.convert
 QUESTION = "What is this?"

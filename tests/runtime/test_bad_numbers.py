@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 
 import edge_llava
-from edge_llava.bundle import Bundle
-from edge_llava.device import count_cpus, this_device
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.facts import count_cpus, this_device
+from edge_llava.device.profile import DeviceSettings, Profile, save_profile
+from edge_llava.device.threads import count_cores, usable_threads
 from edge_llava.errors import BackendError
-from edge_llava.gguf_check import read_gguf_header
-from edge_llava.profile import DeviceSettings, Profile, save_profile
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.decoder_options import DecoderOptions, context_params
-from edge_llava.runtime.engine_options import EngineOptions, tuned_options
-from edge_llava.runtime.sampler import SamplingOptions
-from edge_llava.runtime.threads import count_cores, usable_threads
+from edge_llava.ggml.gguf_header import read_gguf_header
+from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.language.llama_params import context_params
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions, tuned_options
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 MESSAGE = "the model returned NaN logits; no token can be sampled"

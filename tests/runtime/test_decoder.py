@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
-from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.options import DecoderOptions
 
 pytestmark = pytest.mark.convert
 NEVER = threading.Event()

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from edge_llava.errors import ContextOverflow
-from edge_llava.runtime.conversation import list_positions
-from edge_llava.runtime.past_turns import list_runs, room_for_prompt, turns_to_drop
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.dialogue.past_turns import list_runs, room_for_prompt, turns_to_drop
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.runs import list_positions
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.batch.caught import Caught
-from edge_llava.runtime.gate import Gate
+from edge_llava.runtime.lifetime.caught import Caught
+from edge_llava.runtime.lifetime.gate import Gate
 
 
 @pytest.fixture

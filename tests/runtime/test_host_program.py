@@ -12,9 +12,9 @@ PROLOGUE = """
 import asyncio, gc, multiprocessing, os, signal, sys, threading, time
 import numpy as np
 import edge_llava
-from edge_llava.bundle import Bundle
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.batch.messages import Message
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.dialogue.messages import Message
 
 bundle = sys.argv[1]
 decoder = edge_llava.DecoderOptions(n_threads=1, n_batch=32)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 METADATA = {
     "format": "edge-llava image embedding 1",

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_llava.runtime.integer_range import integer_rule
-from edge_llava.runtime.json_grammar import object_grammar, schema_grammar
+from edge_llava.runtime.language.integer_range import integer_rule
+from edge_llava.runtime.language.json_grammar import object_grammar, schema_grammar
 
 Accepts = Callable[[str, str], bool]
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError
-from edge_llava.runtime.language_file import check_language_file
+from edge_llava.runtime.language.file_check import check_language_file
 
 pytestmark = pytest.mark.convert
 

@@ -8,17 +8,15 @@ import time
 import pytest
 from PIL import Image
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, EdgeLlavaError, ImageError
-from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.conversation import image_ends
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.late_encoder import LateEncoder, wait_for
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.runs import image_ends
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.late_encoder import LateEncoder, wait_for
 
 pytestmark = pytest.mark.convert
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)

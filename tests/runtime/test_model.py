@@ -10,15 +10,13 @@ import pytest
 from PIL import Image
 
 import edge_llava
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.image_key import tower_digest
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.picture import open_picture
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_key import tower_digest
 
 pytestmark = pytest.mark.convert
 QUESTION = "What is this?"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.picture import MAX_SIDE, digest_pixels, open_picture
+from edge_llava.runtime.vision.image import MAX_SIDE, digest_pixels, open_picture
 
 ORIENTATION = 0x0112
 

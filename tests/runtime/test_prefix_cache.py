@@ -18,16 +18,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import edge_llava
-from edge_llava.bundle import Bundle
-from edge_llava.home import cache_directory
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.image_key import image_key, tower_digest
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.home.directories import cache_directory
+from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.prefix_store import PrefixStore
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_key import image_key, tower_digest
 
 pytestmark = pytest.mark.convert
 QUESTION, OTHER = "What is this?", "How many are there?"
@@ -324,7 +322,7 @@ def test_other_settings_are_not_restored(kept, open_caching, seeded_f32, picture
 
 
 def test_another_build_is_not_restored(kept, open_caching, seeded_f32, picture, monkeypatch):
-    monkeypatch.setattr("edge_llava.runtime.prefix_cache.library_digest", lambda: "0" * 64)
+    monkeypatch.setattr("edge_llava.runtime.kv.prefix_cache.library_digest", lambda: "0" * 64)
     assert n_restored(open_caching(seeded_f32), picture) == 0
 
 
@@ -404,7 +402,7 @@ def test_an_entry_of_another_name_is_foreign(kept, open_caching, seeded_f32, noi
 def test_cancel_while_restoring_leaves_the_session_usable(kept, open_caching, seeded_f32, picture, monkeypatch):
     model = open_caching(seeded_f32)
     expected, _ = ask(model, OTHER, picture)
-    monkeypatch.setattr("edge_llava.runtime.prefix_store._CHUNK_BYTES", 4096)
+    monkeypatch.setattr("edge_llava.runtime.kv.disk_cache._CHUNK_BYTES", 4096)
     n_looks = 10
     for n in range(1, n_looks):
         model.decoder.truncate(0)

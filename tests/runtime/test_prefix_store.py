@@ -14,9 +14,9 @@ import time
 import pytest
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime import prefix_store
-from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.prefix_store import MAX_BYTES, PrefixStore
+from edge_llava.runtime.kv import disk_cache as prefix_store
+from edge_llava.runtime.kv.disk_cache import MAX_BYTES, PrefixStore
+from edge_llava.runtime.lifetime.cancel import Cancelled
 
 NEVER = threading.Event()
 KEYS = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(8)]
@@ -212,7 +212,7 @@ def test_entries_that_vanish_are_no_error(store, monkeypatch):
 _WRITER = """
 import sys, threading
 from pathlib import Path
-from edge_llava.runtime.prefix_store import PrefixStore
+from edge_llava.runtime.kv.disk_cache import PrefixStore
 import hashlib
 keys = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(8)]
 store, never, seen = PrefixStore(Path(sys.argv[1]), max_bytes=4 * (96 + 50_000)), threading.Event(), 0

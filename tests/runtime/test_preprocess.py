@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.runtime import preprocess
-from edge_llava.runtime.picture import open_picture
-from edge_llava.runtime.preprocess import normalize, pad_and_resize, pad_colour, pixel_values, resize_and_crop
+from edge_llava.runtime.vision import preprocess
+from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.preprocess import normalize, pad_and_resize, pad_colour, pixel_values, resize_and_crop
 
 SIZES = [
     (640, 480), (480, 640), (500, 375), (1024, 899), (333, 500), (336, 336), (224, 224), (672, 672), (200, 200),

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import ProjectorSpec
 from edge_llava.errors import BackendError, BundleError
-from edge_llava.manifest import ProjectorSpec
-from edge_llava.runtime.ggml import TensorFile
-from edge_llava.runtime.projector import Projector
+from edge_llava.runtime.vision.ggml_graph import TensorFile
+from edge_llava.runtime.vision.projector import Projector
 
 pytestmark = pytest.mark.convert
 SPEC = ProjectorSpec("mlp2x_gelu", in_features=96, out_features=160, quant="F32")
@@ -111,7 +111,7 @@ def test_strided_features(run):
 
 def test_demo_quantized(seeded_f32, seeded_q4, noise):
     """Q6_K weights of the same numbers: near, and not equal."""
-    from edge_llava.bundle import Bundle
+    from edge_llava.bundle.bundle import Bundle
 
     features = np.random.default_rng(1).standard_normal((64, 256)).astype(np.float32)
     rows = []
@@ -209,7 +209,7 @@ def test_too_little_memory_is_an_error_and_not_an_abort(tmp_path):
 import resource, sys
 from pathlib import Path
 from edge_llava.errors import BackendError
-from edge_llava.runtime.ggml import Graph, TensorFile
+from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile
 
 with Graph(1 << 20):
     pass

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from edge_llava.bundle.templates import TEMPLATES, find_template
 from edge_llava.errors import BundleError
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.prompt import ImageSegment, TextSegment, build_turn
-from edge_llava.templates import TEMPLATES, find_template
+from edge_llava.runtime.dialogue.prompt import ImageSegment, TextSegment, build_turn
+from edge_llava.runtime.language.single_decoder import Decoder
 
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "

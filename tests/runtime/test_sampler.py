@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from edge_llava.errors import BackendError
-from edge_llava.runtime import grammar as grammar_file
-from edge_llava.runtime.grammar import GrammarFault
-from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.runtime.language import grammar as grammar_file
+from edge_llava.runtime.language.grammar import GrammarFault
+from edge_llava.runtime.language.sampler import Sampler
+from edge_llava.runtime.options import SamplingOptions
 
 
 def test_defaults_are_llavas_command_line():

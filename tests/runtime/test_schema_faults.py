@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge_llava.runtime.json_grammar import SchemaFault, schema_grammar
+from edge_llava.runtime.language.json_grammar import SchemaFault, schema_grammar
 
 Accepts = Callable[[str, str], bool]
 

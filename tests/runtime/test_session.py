@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
-from edge_llava.runtime.projector import Projector
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.vision.projector import Projector
 
 pytestmark = pytest.mark.convert
 QUESTION = "What is this?"

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from edge_llava.runtime import threads
-from edge_llava.runtime.threads import count_cores, thread_choices
+from edge_llava.device import threads
+from edge_llava.device.threads import count_cores, thread_choices
 
 
 def test_on_this_machine():

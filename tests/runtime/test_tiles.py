@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.preprocess import pixel_values
-from edge_llava.runtime.tiles import choose_canvas, count_tokens, kept_patches, merge_tiles
+from edge_llava.runtime.vision.anyres import choose_canvas, count_tokens, kept_patches, merge_tiles
+from edge_llava.runtime.vision.preprocess import pixel_values
 
 PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 # (width, height): canvas, kept rows and columns, tokens; LLaVA's own count and transformers'

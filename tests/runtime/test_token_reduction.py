@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_llava.errors import BundleError
-from edge_llava.runtime.token_reduction import RankedPatches, check_visual_tokens, reduce_tokens
+from edge_llava.runtime.vision.visual_tokens import RankedPatches, check_visual_tokens, reduce_tokens
 
 
 def patches(attention, keys, features=None):

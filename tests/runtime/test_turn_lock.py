@@ -6,8 +6,8 @@ import time
 import pytest
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.turn_lock import TurnLock
+from edge_llava.runtime.engine.turn_lock import TurnLock
+from edge_llava.runtime.lifetime.cancel import Cancelled
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import threading
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, MissingExtra
-from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.vision import VisionEncoder
+from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.vision.encoder import VisionEncoder
 
 pytestmark = pytest.mark.convert
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import FileEntry
 from edge_llava.errors import BundleError
-from edge_llava.manifest import FileEntry
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.vision_file import check_vision_file, external_locations
+from edge_llava.runtime.vision.file_check import check_vision_file, external_locations
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
 
 onnx = pytest.importorskip("onnx")
 TensorProto, helper = onnx.TensorProto, onnx.helper

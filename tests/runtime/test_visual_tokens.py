@@ -11,20 +11,18 @@ import pytest
 from PIL import Image
 
 import edge_llava
-from edge_llava.bundle import Bundle, describe_file
+from edge_llava.bundle.bundle import Bundle, describe_file
 from edge_llava.errors import BundleError, ContextOverflow, ImageError
-from edge_llava.home import cache_directory
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.image_key import image_key
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.prefix_store import PrefixStore
-from edge_llava.runtime.preprocess import pixel_values
-from edge_llava.runtime.projector import Projector
-from edge_llava.runtime.sampler import SamplingOptions
-from edge_llava.runtime.token_reduction import reduce_tokens
-from edge_llava.runtime.vision import VisionEncoder
+from edge_llava.home.directories import cache_directory
+from edge_llava.runtime.kv.disk_cache import PrefixStore
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.vision.encoder import VisionEncoder
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_key import image_key
+from edge_llava.runtime.vision.preprocess import pixel_values
+from edge_llava.runtime.vision.projector import Projector
+from edge_llava.runtime.vision.visual_tokens import reduce_tokens
 
 pytestmark = pytest.mark.convert
 QUESTION = "What is this?"

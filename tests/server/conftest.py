@@ -19,12 +19,11 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from edge_llava.bundle import Bundle
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.server.app import ServerApp
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.options import ServerOptions
 from edge_llava.server.serving import make_config
 
 PATIENCE_S = 60.0

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.server.api_key import ApiKey
-from edge_llava.server.cors import read_origin
-from edge_llava.server.host_check import is_loopback
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.http.api_key import ApiKey
+from edge_llava.server.http.cors import read_origin
+from edge_llava.server.http.host_check import is_loopback
+from edge_llava.server.options import ServerOptions
 
 KEY = "sk-0123456789"
 Check = Callable[..., dict[str, Any]]

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from edge_llava.runtime.token import FinishReason, Token, TokenLogprob
-from edge_llava.server.answer_logprobs import AnswerLogprobs
+from edge_llava.runtime.answer import FinishReason, Token, TokenLogprob
+from edge_llava.server.openai.answer_logprobs import AnswerLogprobs
 
 
 def token(piece: bytes, text: str, reason: FinishReason | None = None, logprob: float = -1.0) -> Token:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.options import ServerOptions
 
 QUESTION = "Does the red circle stand beside the {} square of the company's new logo?"
 

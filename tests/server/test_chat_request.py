@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_llava.server.chat_messages import ChatMessage, ImageAddress
-from edge_llava.server.chat_request import ChatRequest, read_chat_request
-from edge_llava.server.limits import Limits
-from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.request_body import parse_body
-from edge_llava.server.value_count import ValueCount
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.http.request_body import parse_body
+from edge_llava.server.http.value_count import ValueCount
+from edge_llava.server.openai.chat_messages import ChatMessage, ImageAddress
+from edge_llava.server.openai.chat_request import ChatRequest, read_chat_request
+from edge_llava.server.openai.errors import RequestFault
 
 HELLO = {"role": "user", "content": "Hello"}
 

@@ -9,15 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.server.chat_messages import ChatMessage
-from edge_llava.server.chat_request import ChatRequest, read_chat_request
-from edge_llava.server.image_data import ImageDataError, decode_image_data
-from edge_llava.server.image_forms import IMAGE_PARTS, ImageAddress
-from edge_llava.server.limits import Limits
-from edge_llava.server.ollama_request import translate_chat
-from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.request_body import parse_body
-from edge_llava.server.responses_request import translate_response
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.http.request_body import parse_body
+from edge_llava.server.images.image_data import ImageDataError, decode_image_data
+from edge_llava.server.images.image_forms import IMAGE_PARTS, ImageAddress
+from edge_llava.server.ollama.request import translate_chat
+from edge_llava.server.openai.chat_messages import ChatMessage
+from edge_llava.server.openai.chat_request import ChatRequest, read_chat_request
+from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.openai.responses_request import translate_response
 
 HELLO = {"role": "user", "content": "Hello"}
 IMAGE = "data:image/png;base64,AAAA"

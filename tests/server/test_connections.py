@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.limits import Limits
-from edge_llava.server.loop_errors import LoopErrors
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.http.loop_errors import LoopErrors
+from edge_llava.server.options import ServerOptions
 
 PATIENCE_S = 60.0
 CHAT = "/v1/chat/completions"

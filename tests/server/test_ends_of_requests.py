@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_llava.errors import BackendError
-from edge_llava.server.limits import Limits
-from edge_llava.server.named_route import NamedRoute
-from edge_llava.server.openai_errors import engine_fault
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.http.named_route import NamedRoute
+from edge_llava.server.openai.errors import engine_fault
+from edge_llava.server.options import ServerOptions
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}

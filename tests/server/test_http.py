@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.runtime.batch.messages import Message
-from edge_llava.runtime.sampler import SamplingOptions
-from edge_llava.server import cors
-from edge_llava.server.ignored_fields import IgnoredLog
-from edge_llava.server.limits import Limits
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.server.http import cors
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.openai.ignored_fields import IgnoredLog
+from edge_llava.server.options import ServerOptions
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -103,8 +103,7 @@ def test_answers_are_those_of_a_session(
     client: httpx.Client, server: Any, seeded_f32: Any, ask_user: Any, data_uri: Any, picture_file: Any
 ) -> None:
     import edge_llava
-    from edge_llava.runtime.decoder_options import DecoderOptions
-    from edge_llava.runtime.engine_options import EngineOptions
+    from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
     options = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
     sampling = edge_llava.SamplingOptions(temperature=0, max_new_tokens=6)
@@ -257,7 +256,7 @@ def test_a_strict_server_refuses_fields_without_effect(run_server: Callable[...,
 
 def test_pages_of_elsewhere_can_read_every_header(run_server: Callable[..., Any]) -> None:
     """Whatever header of ours the sources name."""
-    sources = Path(cors.__file__).parent.rglob("*.py")
+    sources = Path(cors.__file__).parents[1].rglob("*.py")
     ours = {name for path in sources for name in re.findall(r'"(x-edge-llava-[a-z-]+)"', path.read_text())}
     assert IGNORED in ours
     server = run_server(ServerOptions(cors_origins=("https://app.example",)))

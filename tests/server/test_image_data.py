@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_llava.server.image_data import ImageDataError, decode_image_data, find_scheme
+from edge_llava.server.images.image_data import ImageDataError, decode_image_data, find_scheme
 
 FILE = bytes(range(256)) * 3 + b"\xfb\xff\xbf?"  # + and / among its digits, and padding at its end
 PLAIN = base64.b64encode(FILE).decode()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.server.listening import is_loopback_socket, listen, url_of
+from edge_llava.server.http.listening import is_loopback_socket, listen, url_of
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_localhost_without_ipv6_is_one_address(monkeypatch: pytest.MonkeyPatch) 
             raise OSError(errno.EADDRNOTAVAIL, "no IPv6 here")
         return socket.create_server(address)
 
-    monkeypatch.setattr("edge_llava.server.listening._bind", bind)
+    monkeypatch.setattr("edge_llava.server.http.listening._bind", bind)
     (listener,) = listen("localhost", 0)
     with listener:
         assert listener.getsockname()[0] == "127.0.0.1"

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.server.api_form import rename
-from edge_llava.server.limits import Limits
-from edge_llava.server.ollama_form import OllamaForm
-from edge_llava.server.ollama_request import translate_chat, translate_generate
-from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.ollama.form import OllamaForm
+from edge_llava.server.ollama.request import translate_chat, translate_generate
+from edge_llava.server.openai.api_form import rename
+from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.options import ServerOptions
 
 FINAL = {
     "model", "created_at", "done", "done_reason", "total_duration", "load_duration", "prompt_eval_count",

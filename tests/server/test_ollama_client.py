@@ -12,7 +12,7 @@ from typing import Any
 import ollama
 import pytest
 
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.options import ServerOptions
 
 KEY = "sk-a-key-of-the-tests"
 GREEDY = {"temperature": 0, "num_predict": 12}

@@ -11,8 +11,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from edge_llava.server.limits import Limits
-from edge_llava.server.openapi import describe_api
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.openai.openapi import describe_api
 
 
 def test_every_path_is_served_and_described(server: Any) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.image_forms import ImageAddress
-from edge_llava.server.openai_errors import RequestFault
-from edge_llava.server.remote_images import RemoteImages, RemoteOptions, is_public
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.images.image_forms import ImageAddress
+from edge_llava.server.images.remote_images import RemoteImages, RemoteOptions, is_public
+from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.options import ServerOptions
 
 Check = Callable[..., dict[str, Any]]
 LOCAL = "127.0.0.1"

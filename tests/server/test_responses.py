@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 
-from edge_llava.server.responses_request import translate_response
+from edge_llava.server.openai.responses_request import translate_response
 
 EVENTS = [
     "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",

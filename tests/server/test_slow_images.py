@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.server.image_threads import ImageThreads
-from edge_llava.server.memory_budget import MemoryBudget
+from edge_llava.server.http.memory_budget import MemoryBudget
+from edge_llava.server.images.image_threads import ImageThreads
 
 CHAT = "/v1/chat/completions"
 

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.runtime import grammar
-from edge_llava.server import chat_endpoint
-from edge_llava.server.event_stream import EventStream
-from edge_llava.server.limits import Limits
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.runtime.language import grammar
+from edge_llava.server.http.event_stream import EventStream
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.openai import chat_endpoint
+from edge_llava.server.options import ServerOptions
 
 CHAT = "/v1/chat/completions"
 Check = Callable[..., dict[str, Any]]

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from edge_llava.templates import find_template
+from edge_llava.bundle.templates import find_template
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.thread_call import call_on_thread
+from edge_llava.server.http.thread_call import call_on_thread
 
 
 class Body:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from edge_llava.bundle.templates import find_template
 from edge_llava.errors import DataError
-from edge_llava.templates import find_template
 from edge_llava.training.instructions.conversations import Conversation, Turn
 from edge_llava.training.samples import IGNORED, SampleBuilder, SpecialTokens
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from edge_llava.bundle.templates import find_template
 from edge_llava.scenes.scene import Scene
 from edge_llava.scenes.sentences import captions, describe
 from edge_llava.scenes.shorthand import shorthand
-from edge_llava.templates import find_template
 from edge_llava.training.instructions.conversations import Turn
 from edge_llava.training.instructions.scene_teacher import teach
 

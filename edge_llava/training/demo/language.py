@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edge_llava.progress import ProgressCallback, silent
+from edge_llava.bundle.templates import find_template
+from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.scenes.scene import Scene
-from edge_llava.templates import find_template
 from edge_llava.training.demo.corpus import documents
 from edge_llava.training.demo.vocabulary import DemoTokenizer
 from edge_llava.training.muon import hidden_matrices

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.scenes.drawing import encode_scene
 from edge_llava.scenes.scene import Scene, sample_scenes
 from edge_llava.scenes.sentences import captions

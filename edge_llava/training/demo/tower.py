@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from edge_llava.progress import ProgressCallback, silent
+from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.scenes.drawing import draw_map
 from edge_llava.scenes.scene import COLOURS, SHAPES, SIZES, Scene
 from edge_llava.scenes.sentences import captions

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edge_llava.errors import DataError, ImageError
-from edge_llava.images.opening import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.training.instructions.conversations import Conversation
 from edge_llava.training.instructions.statistics import find_type
 

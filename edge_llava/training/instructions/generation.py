@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.errors import DataError
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.training.instructions.annotation import AnnotatedPicture
 from edge_llava.training.instructions.asking import ask_all
 from edge_llava.training.instructions.conversations import RESPONSE_TYPES, Conversation, write_conversations

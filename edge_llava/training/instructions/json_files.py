@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.home import write_atomically
-from edge_llava.regular_file import read_input
+from edge_llava.home.directories import write_atomically
+from edge_llava.home.regular_file import read_input
 
 _MAX_TOLD = 20
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from edge_llava.errors import DataError
-from edge_llava.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.scenes.drawing import SIDE, encode_scene
 from edge_llava.scenes.scene import Scene, Split, sample_scenes
 from edge_llava.scenes.sentences import captions

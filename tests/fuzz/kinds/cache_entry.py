@@ -14,10 +14,9 @@ from frame import Kind
 
 import edge_llava
 from edge_llava.errors import BackendError
-from edge_llava.home import cache_directory
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.home.directories import cache_directory
 from edge_llava.runtime.model import LlavaModel
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _HEADER = struct.Struct("<16sQ32sQ32s")

@@ -9,10 +9,10 @@ import numpy as np
 from damage import damage_safetensors
 from frame import Kind
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import ImageError
-from edge_llava.runtime.image_embedding import ImageEmbedding
-from edge_llava.runtime.image_placement import check_embedding
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_placement import check_embedding
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 

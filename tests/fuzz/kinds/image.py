@@ -18,13 +18,13 @@ from frame import Kind
 from PIL import Image
 
 from edge_llava.errors import ImageError
-from edge_llava.images.formats import reads_heif
-from edge_llava.runtime.picture import open_picture
-from edge_llava.server.image_forms import ImageAddress
-from edge_llava.server.image_parts import ImageParts
-from edge_llava.server.limits import Limits
-from edge_llava.server.memory_budget import MemoryBudget
-from edge_llava.server.openai_errors import RequestFault
+from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.formats import reads_heif
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.http.memory_budget import MemoryBudget
+from edge_llava.server.images.image_forms import ImageAddress
+from edge_llava.server.images.image_parts import ImageParts
+from edge_llava.server.openai.errors import RequestFault
 
 _LIMITS = Limits(image_pixels=4_000_000)
 _IMAGES = ImageParts(_LIMITS, None, open_picture)  # type: ignore[arg-type]

@@ -10,11 +10,11 @@ import numpy as np
 from damage import damage_gguf
 from frame import Kind
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.sampler import Sampler, SamplingOptions
+from edge_llava.runtime.language.sampler import Sampler
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions, SamplingOptions
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _NEVER = threading.Event()

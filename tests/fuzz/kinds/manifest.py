@@ -12,11 +12,10 @@ from damage import damage_json
 from frame import Kind
 
 import edge_llava
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.cli.inspect import command
 from edge_llava.errors import BackendError, BundleError, ContextOverflow, ImageError
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _OPTIONS = EngineOptions(DecoderOptions(n_ctx=256, n_threads=1), n_vision_threads=1)

@@ -8,13 +8,13 @@ from pathlib import Path
 from damage import damage_safetensors
 from frame import Kind
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.bundle.parity_record import ParityRecord
 from edge_llava.errors import BackendError, BundleError
-from edge_llava.manifest import Manifest
-from edge_llava.parity import BundleEngines
-from edge_llava.parity_record import ParityRecord
+from edge_llava.parity.engines import BundleEngines
+from edge_llava.parity.verify import _check_embeddings, _check_pixels, _check_record
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
-from edge_llava.verify import _check_embeddings, _check_pixels, _check_record
 
 
 def make(directory: Path) -> Sequence[bytes]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from damage import damage_json
 from frame import Kind
 
-from edge_llava.bundle import Bundle
-from edge_llava.device import this_device
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.facts import this_device
+from edge_llava.device.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
 from edge_llava.errors import BundleError
-from edge_llava.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
-from edge_llava.runtime.decoder_options import context_params
-from edge_llava.runtime.engine_options import engine_options
+from edge_llava.runtime.language.llama_params import context_params
+from edge_llava.runtime.options import engine_options
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _DEVICE = this_device()

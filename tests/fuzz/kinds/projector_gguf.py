@@ -9,9 +9,9 @@ import numpy as np
 from damage import damage_gguf
 from frame import Kind
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
-from edge_llava.runtime.projector import Projector
+from edge_llava.runtime.vision.projector import Projector
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 

@@ -16,12 +16,11 @@ from frame import Kind
 from PIL import Image
 from starlette.testclient import TestClient
 
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 from edge_llava.server.app import ServerApp
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.options import ServerOptions
 
 _open: dict[Path, tuple[TestClient, TestClient]] = {}
 _LOG: list[str] = []

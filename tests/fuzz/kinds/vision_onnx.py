@@ -11,11 +11,11 @@ from damage import damage_protobuf
 from frame import Kind
 from PIL import Image
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import Manifest
 from edge_llava.errors import BackendError, BundleError, ImageError
-from edge_llava.manifest import Manifest
-from edge_llava.runtime.cancel import Cancelled
-from edge_llava.runtime.picture_encoder import PictureEncoder
+from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 

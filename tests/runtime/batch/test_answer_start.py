@@ -8,8 +8,8 @@ import pytest
 
 from edge_llava import demo
 from edge_llava.errors import ContextOverflow
-from edge_llava.runtime.batch.messages import Message, read_messages
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.dialogue.messages import Message, read_messages
+from edge_llava.runtime.options import SamplingOptions
 
 pytestmark = pytest.mark.convert
 N_TOKENS = 16

@@ -6,17 +6,15 @@ import dataclasses
 
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.errors import ContextOverflow, ImageError
-from edge_llava.runtime.batch.dialogue_plan import DialoguePlanner
-from edge_llava.runtime.batch.messages import Message, read_messages
-from edge_llava.runtime.batch.said_answers import SaidAnswer
-from edge_llava.runtime.conversation import list_positions
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.dialogue.answer_history import SaidAnswer
+from edge_llava.runtime.dialogue.messages import Message, read_messages
+from edge_llava.runtime.dialogue.planner import DialoguePlanner
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.sampler import SamplingOptions
-from edge_llava.templates import TEMPLATES
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.runs import list_positions
 
 pytestmark = pytest.mark.convert
 QUESTIONS = ("What is this?", "And more?", "Why?")

@@ -8,14 +8,12 @@ import threading
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, ContextOverflow, EdgeLlavaError, ImageError, QueueFull
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.batch.messages import Message
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.engine.engine import BatchEngine
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 
 pytestmark = pytest.mark.convert
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from edge_llava.errors import EdgeLlavaError, QueueFull
-from edge_llava.runtime.batch.job_queue import JobQueue
+from edge_llava.runtime.engine.queue import JobQueue
 
 
 class Job:

@@ -8,11 +8,11 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from edge_llava.bundle import Bundle
-from edge_llava.runtime.batch.decoder import BatchDecoder, RowChunk, TokenChunk
-from edge_llava.runtime.batch.kv_shelf import KeptConversation, KvShelf
-from edge_llava.runtime.decoder import Decoder
-from edge_llava.runtime.decoder_options import DecoderOptions
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.runtime.kv.host_cache import KeptConversation, KvShelf
+from edge_llava.runtime.language.decoder import BatchDecoder, RowChunk, TokenChunk
+from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions
 
 pytestmark = pytest.mark.convert
 RNG = np.random.default_rng(0)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from edge_llava.errors import BackendError, EdgeLlavaError, QueueFull
-from edge_llava.runtime.picture_encoder import PictureEncoder
-from edge_llava.runtime.projector import Projector
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.projector import Projector
 
 pytestmark = pytest.mark.convert
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_llava.runtime.batch.messages import Exchange, Message, read_messages
+from edge_llava.runtime.dialogue.messages import Exchange, Message, read_messages
 
 ADVICE = "A system message may come first; then 'user' and 'assistant' take turns."
 NO_USER = "none of the messages is of role 'user'"

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from edge_llava.errors import BackendError
-from edge_llava.runtime.batch.picture_queue import PictureQueue
-from edge_llava.runtime.conversation import ImageRun
-from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.engine.image_queue import PictureQueue
+from edge_llava.runtime.runs import ImageRun
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 PICTURE = Image.new("RGB", (4, 4))
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
-from edge_llava.runtime.conversation import ImageRun, TokenRun
+from edge_llava.runtime.dialogue.answer_history import SaidAnswer, SaidAnswers
+from edge_llava.runtime.runs import ImageRun, TokenRun
 
 
 def picture(key):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.batch.kv_shelf import KeptConversation, KvShelf
-from edge_llava.runtime.batch.messages import Message
-from edge_llava.runtime.batch.said_answers import SaidAnswer, SaidAnswers
-from edge_llava.runtime.conversation import TokenRun
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.dialogue.answer_history import SaidAnswer, SaidAnswers
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.kv.host_cache import KeptConversation, KvShelf
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.runs import TokenRun
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=4)
 LONG = "What is on the table, and what is beside it? " * 8

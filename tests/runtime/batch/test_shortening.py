@@ -7,8 +7,8 @@ import io
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.batch.messages import Message
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.options import SamplingOptions
 
 pytestmark = pytest.mark.convert
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=4)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_llava.runtime.batch.answer import Answer
-from edge_llava.runtime.batch.job import Job
-from edge_llava.runtime.batch.kv_sequences import KvSequence
-from edge_llava.runtime.batch.step_plan import plan_step
-from edge_llava.runtime.batch.step_size import StepSize
-from edge_llava.runtime.conversation import ImageRun, TokenRun
-from edge_llava.runtime.gate import Gate
-from edge_llava.runtime.image_embedding import ImageEmbedding
+from edge_llava.runtime.engine.answer import Answer
+from edge_llava.runtime.engine.job import Job
+from edge_llava.runtime.engine.step import plan_step
+from edge_llava.runtime.engine.step_size import StepSize
+from edge_llava.runtime.kv.sequences import KvSequence
+from edge_llava.runtime.lifetime.gate import Gate
+from edge_llava.runtime.runs import ImageRun, TokenRun
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 ROWS = ImageEmbedding(np.arange(80, dtype=np.float32).reshape(10, 8), "k", (2, 5), (4, 4), "00", "00", 0.1, 0.1)
 

@@ -19,12 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_llava.bundle import Bundle
-from edge_llava.runtime.batch.engine import BatchEngine
-from edge_llava.runtime.batch.messages import Message
-from edge_llava.runtime.decoder_options import DecoderOptions
-from edge_llava.runtime.engine_options import EngineOptions
-from edge_llava.runtime.sampler import SamplingOptions
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 
 PATIENCE_S = 30.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

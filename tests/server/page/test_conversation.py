@@ -254,7 +254,7 @@ def test_the_page_is_small_and_whole(
 ) -> None:
     caplog.set_level("INFO", "edge_llava.server")
     page = open_page(server.url)
-    files = {path.name: path for path in (Path(edge_llava.__file__).parent / "server" / "page").iterdir()}
+    files = {path.name: path for path in (Path(edge_llava.__file__).parent / "server" / "page" / "static").iterdir()}
     assert sum(path.stat().st_size for path in files.values()) < 60_000
     page.click("#settings")
     page.check()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.limits import Limits
-from edge_llava.server.server_options import ServerOptions
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.options import ServerOptions
 
 pytestmark = pytest.mark.convert
 KEY = "a-key-of-the-tests"

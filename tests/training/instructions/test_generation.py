@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edge_llava.errors import DataError
-from edge_llava.progress import ProgressEvent
+from edge_llava.home.progress import ProgressEvent
 from edge_llava.scenes.scene import sample_scenes
 from edge_llava.training.instructions import journal as journal_module
 from edge_llava.training.instructions.annotation import AnnotatedPicture

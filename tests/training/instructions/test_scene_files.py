@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from edge_llava.errors import DataError
-from edge_llava.progress import ProgressEvent
+from edge_llava.home.progress import ProgressEvent
 from edge_llava.scenes.drawing import draw_map, encode_scene
 from edge_llava.scenes.scene import sample_scenes
 from edge_llava.scenes.sentences import captions

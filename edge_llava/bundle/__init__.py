@@ -1,0 +1,1 @@
+"""The contract between converters and runtime: what a bundle is."""

@@ -1,0 +1,157 @@
+"""The vision section of a manifest: the tower as deployed, and how its weights were quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_llava.bundle.json_fields import JsonFields
+from edge_llava.ggml.limits import MAX_INT32
+
+ASPECTS = ("pad", "crop", "anyres")
+MERGES = ("flat", "spatial", "spatial_unpad", "spatial_unpad_rounded")
+VISION_PRECISIONS = ("fp32", "fp16", "int8")
+MAX_PINPOINTS = 1024  # published ones have at most 36; every picture looks at all
+MAX_TILES = 1024  # of one canvas; published ones have at most 36
+_STRANGEST_MEAN, _SMALLEST_STD = 1000.0, 1e-6  # of pixel values from 0 to 1: beyond, the padding is no colour
+MATMUL_KINDS = ("int8", "blockwise8", "float")
+
+
+@dataclass(frozen=True)
+class VisionQuantization:
+    """How the MatMuls of an int8 tower are computed, and how near its patch features are to float32.
+
+    Attributes:
+        matmuls: Kind by name: "int8" (one scale per picture for the input, one per output channel for the weights),
+            "blockwise8" (a scale for every 32 numbers of both), or "float".
+        cosine_mean, cosine_min: Cosine similarity of a patch's features to float32 over the calibration pictures.
+        budget_mean, budget_min: What they had to reach.
+        n_pictures: Calibration pictures.
+    """
+
+    matmuls: Mapping[str, str]
+    cosine_mean: float
+    cosine_min: float
+    budget_mean: float
+    budget_min: float
+    n_pictures: int
+
+    def count(self, kind: str) -> int:
+        """MatMuls of one kind."""
+        return sum(value == kind for value in self.matmuls.values())
+
+    def describe(self) -> str:
+        """What was chosen, and what it measured, in words."""
+        words = {"int8": "int8", "blockwise8": "8-bit blockwise", "float": "float"}
+        kinds = ", ".join(f"{self.count(kind)} {words[kind]}" for kind in MATMUL_KINDS if self.count(kind))
+        return (
+            f"{len(self.matmuls)} MatMuls: {kinds}; cosine {self.cosine_mean:.6f}, worst patch {self.cosine_min:.6f} "
+            f"over {self.n_pictures} calibration pictures"
+        )
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """The vision tower as deployed.
+
+    Attributes:
+        image_size: Side S of the square input in pixels.
+        patch_size: Side of a patch in pixels; divides image_size.
+        hidden_size: Width D of a patch feature.
+        feature_layer: Index into hidden_states as in the checkpoint (-2: all blocks but the last).
+        drop_cls: Whether the class token's row is dropped (True for every released LLaVA).
+        image_mean, image_std: Per-channel normalization in RGB order, of pixels scaled to [0, 1].
+        aspect: "pad" to a square of the mean colour, "crop" the centre, or "anyres" tiles.
+        grid_pinpoints: Canvas sizes (width, height) in pixels for "anyres", in the order in which ties are decided;
+            empty otherwise.
+        merge: How the tiles of "anyres" become one sequence: "flat", tile after tile; "spatial", the rows of the
+            canvas; "spatial_unpad", without its border, counted as LLaVA does, or "spatial_unpad_rounded", as
+            transformers does. "flat" where there are no tiles.
+        has_newline: Whether a trained row ends each row of patches of the canvas.
+        precision: How the weights are stored: "fp32", "fp16" or "int8".
+        quantization: What was chosen for each MatMul of an "int8" tower, and what it costs; None for the others, and
+            where it was not noted.
+        has_ranking: Whether vision.onnx also gives what patches are ranked and merged by, `cls_attention` and
+            `patch_keys`; not in towers converted before this was known, nor where the class token is kept.
+    """
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    feature_layer: int
+    drop_cls: bool
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    aspect: str
+    grid_pinpoints: tuple[tuple[int, int], ...]
+    merge: str
+    has_newline: bool
+    precision: str
+    quantization: VisionQuantization | None = None
+    has_ranking: bool = False
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along one side of the square input."""
+        return self.image_size // self.patch_size
+
+    @property
+    def n_features(self) -> int:
+        """Rows P of one square input: grid_side squared, and one more where the class token is kept."""
+        return self.grid_side**2 + (0 if self.drop_cls else 1)
+
+
+def read_vision(fields: JsonFields) -> VisionSpec:
+    """The section `vision` of a manifest; its faults are noted in `fields`."""
+    quantization = fields.optional_object("quantization")
+    return VisionSpec(
+        image_size=fields.integer("image_size", 1, 4096),
+        patch_size=fields.integer("patch_size", 1, 4096),
+        hidden_size=fields.integer("hidden_size", 1, MAX_INT32),
+        feature_layer=fields.integer("feature_layer", -1000, 1000),
+        drop_cls=fields.boolean("drop_cls"),
+        image_mean=fields.triple("image_mean", -_STRANGEST_MEAN, _STRANGEST_MEAN),
+        image_std=fields.triple("image_std", _SMALLEST_STD, _STRANGEST_MEAN),
+        aspect=fields.text("aspect", ASPECTS),
+        grid_pinpoints=fields.sizes("grid_pinpoints", MAX_PINPOINTS),
+        merge=fields.text("merge", MERGES),
+        has_newline=fields.boolean("has_newline"),
+        precision=fields.text("precision", VISION_PRECISIONS),
+        quantization=None if quantization is None else _read_quantization(quantization),
+        has_ranking=fields.optional_boolean("has_ranking"),
+    )
+
+
+def _read_quantization(fields: JsonFields) -> VisionQuantization:
+    matmuls = fields.object("matmuls")
+    return VisionQuantization(
+        matmuls={name: matmuls.text(name, MATMUL_KINDS) for name in matmuls.names()},
+        cosine_mean=fields.number("cosine_mean", -1, 1),
+        cosine_min=fields.number("cosine_min", -1, 1),
+        budget_mean=fields.number("budget_mean", -1, 1),
+        budget_min=fields.number("budget_min", -1, 1),
+        n_pictures=fields.integer("n_pictures", 1),
+    )
+
+
+def find_vision_faults(vision: VisionSpec) -> list[str]:
+    """Fields that are each valid and yet cannot be true together."""
+    faults = []
+    if vision.image_size % vision.patch_size:
+        faults.append(f"vision.image_size {vision.image_size} is no multiple of patch_size {vision.patch_size}")
+    if (vision.aspect == "anyres") != bool(vision.grid_pinpoints):
+        faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
+    if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
+        faults.append(f"vision.grid_pinpoints are no multiples of image_size {vision.image_size}")
+    n_tiles = max((w * h // vision.image_size**2 for w, h in vision.grid_pinpoints), default=0)
+    if n_tiles > MAX_TILES:
+        faults.append(f"vision.grid_pinpoints hold a canvas of {n_tiles} tiles, at most {MAX_TILES} are supported")
+    if vision.merge == "flat" and vision.has_newline:
+        faults.append("vision.has_newline is true, and vision.merge is 'flat', which has no rows to end")
+    if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.drop_cls):
+        faults.append(f"vision.merge {vision.merge!r} needs tiles of patches only (anyres, drop_cls)")
+    if vision.has_ranking and not vision.drop_cls:
+        faults.append("vision.has_ranking is true, and vision.drop_cls is false: the class token ranks only patches")
+    if vision.quantization is not None and vision.precision != "int8":
+        faults.append(f"vision.quantization describes an int8 tower, and vision.precision is {vision.precision!r}")
+    return faults

@@ -1,0 +1,112 @@
+"""The door to the converters: what a user names becomes a bundle in its place. Knows both rooms, like `verify`."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.errors import MissingExtra
+from edge_llava.home.directories import bundles_directory, check_home, set_default_bundle
+from edge_llava.home.progress import ProgressCallback, silent
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.pipeline import ConvertOptions
+
+DEMO = "demo"
+
+
+def convert(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    options: ConvertOptions | None = None,
+    *,
+    progress: ProgressCallback = silent,
+) -> Bundle:
+    """Converts a checkpoint to a bundle.
+
+    Args:
+        source: Directory, hub id, or "demo".
+        out: The bundle's directory; None puts it into the home as `<name>-<quant>` and makes it the default.
+        options: What to make.
+        progress: Told stages and bytes.
+
+    Raises:
+        MissingExtra: If the [convert] extra is not installed.
+        CheckpointError: If the source is not a supported, complete checkpoint.
+        ConversionError: If the bundle cannot be made; nothing is left behind.
+        ImageError: If there is no picture to calibrate with, or one cannot be read.
+    """
+    require_converters()
+    from edge_llava.conversion.calibration import builtin_pictures, list_pictures, read_pictures
+    from edge_llava.converters import pipeline
+    from edge_llava.converters.staging import check_target
+    from edge_llava.parity.verify import measure
+
+    options = options or pipeline.ConvertOptions()
+    if out is None:
+        check_home(", or name the bundle's directory with -o")
+    target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
+    check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
+    own = list_pictures(Path(options.calibrate)) if options.calibrate is not None else None
+    calibration = builtin_pictures() if own is None else read_pictures(own)
+    checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
+    bundle = pipeline.convert(
+        checkpoint,
+        target,
+        options,
+        measure=partial(measure, progress=progress),
+        calibration=calibration,
+        progress=progress,
+    )
+    if out is None:
+        set_default_bundle(str(bundle.path))
+    return bundle
+
+
+def open_checkpoint(
+    source: str | os.PathLike[str],
+    vision_tower: str | None = None,
+    base: str | None = None,
+    *,
+    progress: ProgressCallback = silent,
+) -> Checkpoint:
+    """Opens what the user named: a directory, a hub id, or the embedded demo.
+
+    Raises:
+        MissingExtra, CheckpointError: As `convert`.
+    """
+    require_converters()
+    from edge_llava import demo
+    from edge_llava.converters.checkpoint import Checkpoint
+
+    return Checkpoint.open(str(demo.CHECKPOINT if str(source) == DEMO else source), vision_tower, base, progress)
+
+
+def default_output(source: str, quant: str) -> Path:
+    """Where a bundle goes when no directory is given: named after the checkpoint, in letters that a name may have."""
+    from edge_llava.converters.hub import find_snapshot
+
+    directory = Path(os.path.expanduser(source)).absolute()
+    snapshot = find_snapshot(directory)  # the hub's cache calls a model's directory by its commit
+    name = directory.name if snapshot is None else snapshot[0].rpartition("/")[2]
+    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100]
+    return bundles_directory() / f"{plain or 'llava'}-{quant.lower()}"
+
+
+def require_converters() -> None:
+    """
+    Raises:
+        MissingExtra: If the [convert] extra is not installed; found without importing it.
+    """
+    from importlib.util import find_spec
+
+    for package in ("torch", "transformers", "optimum", "onnx", "peft", "sentencepiece", "gguf", "huggingface_hub"):
+        if find_spec(package) is None:
+            raise MissingExtra("convert", "converting a checkpoint", package)
+    if find_spec("onnxruntime") is None:  # the result is compared with the checkpoint
+        raise MissingExtra("cpu", "checking the converted tower", "onnxruntime")

@@ -1,0 +1,1 @@
+"""What this device is: facts, memory, threads, measured settings."""

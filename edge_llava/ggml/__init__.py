@@ -1,0 +1,1 @@
+"""What the rooms share about llama.cpp's library and its file format."""

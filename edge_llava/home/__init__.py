@@ -1,0 +1,1 @@
+"""Where things live, and how files are read and written."""

@@ -1,0 +1,1 @@
+"""How close a bundle's answers are to the original model's."""

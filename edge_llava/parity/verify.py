@@ -1,0 +1,288 @@
+"""Is this bundle what its checkpoint is? Checked against the record it carries, or against the checkpoint itself.
+
+With `cli/` and `conversion.py` the only place that knows both rooms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import StageParity
+from edge_llava.bundle.parity_record import (
+    N_TOKENS,
+    PIXEL_STRIDE,
+    PROMPT_AFTER,
+    PROMPT_BEFORE,
+    ParityRecord,
+    sample_rows,
+)
+from edge_llava.device.threads import count_cores
+from edge_llava.errors import BundleError, CheckpointError, list_faults
+from edge_llava.ggml.gguf_header import read_gguf_header
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.parity.check import Check, VerifyReport
+from edge_llava.parity.engines import BundleEngines, GreedyRun, compare_rows
+from edge_llava.runtime.vision.preprocess import cut_squares
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.pipeline import VisionTruth
+
+# What another processor's rounding may cost, against the figure measured where the bundle was made.
+_COSINE_SLACK = 1e-3
+# The whole bundle has another prompt and adds the losses of its stages; it is held against the language model's figure.
+_WHOLE_SLACK = 0.05
+# Texts whose tokens must be those of the checkpoint's own tokenizer.
+_PROBES = (
+    PROMPT_BEFORE,
+    PROMPT_AFTER,
+    "A chat between a curious human and an artificial intelligence assistant. USER: ",
+    "</s>USER: 1,024 x 768?  Zwölf Äpfel, 三个苹果,\n\ttab and  spaces... ASSISTANT:",
+)
+# Two candidates this near, in standard deviations of the logits, may change places on another processor.
+_NEAR_TIE = 0.02
+
+
+def verify(bundle: Bundle, progress: ProgressCallback = silent) -> VerifyReport:
+    """Checks files, preprocessing, features, embeddings and greedy tokens on this device, without torch.
+
+    Raises:
+        BundleError, BackendError: If an engine cannot even start; a file with another digest is a failed check.
+    """
+    try:
+        bundle.verify_digests(trust_earlier=False, progress=progress)
+    except BundleError as error:
+        return VerifyReport((Check("files", False, str(error), {}),))
+    n_files = len(bundle.manifest.files)
+    checks = [
+        Check("files", True, f"{n_files} files, {bundle.n_bytes:,} bytes, digests equal", {"bytes": bundle.n_bytes})
+    ]
+    record, engines = ParityRecord.load(bundle.file("parity")), BundleEngines(bundle)
+    _check_record(bundle, record)
+    steps = (_check_pixels, _check_features, _check_embeddings, _check_language)
+    for index, step in enumerate(steps):
+        checks.append(step(bundle, engines, record))
+        progress(ProgressEvent("verifying", index + 1, len(steps), "items"))
+    return VerifyReport(tuple(checks))
+
+
+def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCallback = silent) -> VerifyReport:
+    """Compares every stage with transformers in float32, each on the reference's own input, and all of them together.
+
+    Needs the [convert] extra. The check "whole" feeds a whole picture through the whole bundle.
+
+    Raises:
+        CheckpointError: If the checkpoint is of another size than the bundle.
+    """
+    from edge_llava.converters import pipeline, reference
+    from edge_llava.converters.reference_model import check_reading
+    from edge_llava.converters.tower import build_tower
+
+    _check_sizes(bundle, checkpoint)
+    check_reading(checkpoint)
+    record = ParityRecord.load(bundle.file("parity"))
+    truth = pipeline.vision_truth(checkpoint, build_tower(checkpoint), record.pictures, bundle.manifest.vision.aspect)
+    _, parity = measure(bundle, checkpoint, truth, progress)
+    engines = BundleEngines(bundle)
+    ours = engines.embedding(truth.pictures[0])
+    before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
+    run = engines.decode_greedily(before, ours, after, N_TOKENS)
+    logits = reference.reference_logits(
+        checkpoint, before, truth.embeddings[0], [*after, *run.tokens[:-1]], N_TOKENS, progress
+    )
+    recorded = bundle.manifest.parity
+    checks = [_against(stage, figures, recorded.get(stage), _slack(stage, bundle)) for stage, figures in parity.items()]
+    whole = _against("whole", _compare_runs(run, logits), recorded.get("language"), _WHOLE_SLACK)
+    return VerifyReport((*checks, whole, _costliest(bundle, parity)))
+
+
+def _check_sizes(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    manifest, tower, language = bundle.manifest, checkpoint.tower, checkpoint.config.language
+    sizes = {
+        "vision width": (manifest.vision.hidden_size, tower.hidden_size),
+        "image size": (manifest.vision.image_size, tower.image_size),
+        "patch size": (manifest.vision.patch_size, tower.patch_size),
+        "feature layer": (manifest.vision.feature_layer, checkpoint.config.feature_layer),
+        "dropped class row": (manifest.vision.drop_cls, checkpoint.config.drop_cls),
+        "language width": (manifest.language.n_embd, language.n_embd),
+        "blocks": (manifest.language.n_layer, language.n_layer),
+        "heads": (manifest.language.n_head, language.n_head),
+        "key/value heads": (manifest.language.n_head_kv, language.n_head_kv),
+        "tokens": (manifest.language.n_vocab, len(checkpoint.vocabulary)),
+    }
+    faults = [
+        f"{name}: {ours} in the bundle, {theirs} in the checkpoint"
+        for name, (ours, theirs) in sizes.items()
+        if ours != theirs
+    ]
+    if faults:
+        raise CheckpointError(list_faults(f"{bundle.path} was not made from {checkpoint.directory}:", faults))
+
+
+def measure(
+    bundle: Bundle, checkpoint: Checkpoint, truth: VisionTruth, progress: ProgressCallback = silent
+) -> tuple[ParityRecord, dict[str, StageParity]]:
+    """Runs each stage of a bundle on the reference's input and compares it with the checkpoint in float32.
+
+    Args:
+        bundle: Its engines are run; only its manifest's specs and file paths matter.
+        checkpoint: Read block by block.
+        truth: Pictures, pixel values, features and embeddings of the checkpoint.
+        progress: Told the reference's blocks.
+
+    Returns:
+        The record that a new bundle stores, and the figures per stage.
+    """
+    from edge_llava.converters import reference
+
+    engines = BundleEngines(bundle)
+    pixels = [engines.pixels(picture) for picture in truth.pictures]
+    features = engines.features(truth.pixels)
+    projected = engines.rows(truth.features)
+    rows = sample_rows(bundle.manifest.vision.n_features)
+    image_rows = truth.rows[0][0, rows]
+    before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
+    run = engines.decode_greedily(before, image_rows, after, N_TOKENS)
+    continued = [*after, *run.tokens[:-1]]
+    logits = reference.reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
+    parity = {
+        "tokenizer": _compare_ids(engines.tokenize(_PROBES), reference.reference_ids(checkpoint, _PROBES)),
+        "preprocess": compare_rows(np.concatenate(pixels), np.concatenate(truth.pixels)),
+        "vision": compare_rows(np.concatenate(features), np.concatenate(truth.features)),
+        "projector": compare_rows(np.concatenate(projected), np.concatenate(truth.rows)),
+        "language": _compare_runs(run, logits),
+    }
+    if "mmproj" in bundle.manifest.files:
+        parity["mmproj"] = _compare_mmproj(bundle, truth)
+    record = ParityRecord(
+        pictures=truth.pictures,
+        pixels=tuple(values[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for values in truth.pixels),
+        rows=rows,
+        features=np.stack([values[0, rows] for values in truth.features]),
+        embeddings=np.stack([values[0, rows] for values in truth.rows]),
+        before=np.array(before, np.int64),
+        after=np.array(after, np.int64),
+        tokens=np.array(run.tokens, np.int64),
+        reference_tokens=logits.argmax(-1).astype(np.int64),
+        logits=logits[0],
+    )
+    return record, parity
+
+
+def _compare_mmproj(bundle: Bundle, truth: VisionTruth) -> StageParity:
+    """llama.cpp's rows begin with the second patch and end with the class token's, which has no reference."""
+    from edge_llava.parity.mtmd import encode_with_mtmd
+
+    read_gguf_header(bundle.file("mmproj"))  # llama.cpp ends the process at some faults
+    spec = bundle.manifest.vision
+    squares = [np.asarray(cut_squares(Image.fromarray(picture), spec)[0]) for picture in truth.pictures]
+    ours = encode_with_mtmd(bundle.file("mmproj"), bundle.file("language"), squares, count_cores())
+    return compare_rows(np.stack([rows[:-1] for rows in ours]), np.stack([rows[0, 1:] for rows in truth.rows]))
+
+
+def _compare_ids(ours: list[list[int]], theirs: list[list[int]]) -> StageParity:
+    """Counts positions: a text that is cut otherwise counts as different from the first difference on."""
+    n_equal = n_total = 0
+    for a, b in zip(ours, theirs, strict=True):
+        n_equal += next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        n_total += max(len(a), len(b))
+    return StageParity(tokens_equal=n_equal, tokens_total=n_total)
+
+
+def _compare_runs(run: GreedyRun, reference_logits: np.ndarray) -> StageParity:
+    equal = int((reference_logits.argmax(-1) == np.array(run.tokens)).sum())
+    return compare_rows(run.logits, reference_logits, (equal, len(run.tokens)))
+
+
+def _check_record(bundle: Bundle, record: ParityRecord) -> None:
+    """A record of another bundle would index beyond this one's features and tokens."""
+    manifest, n, r = bundle.manifest, len(record.pictures), len(record.rows)
+    ids = np.concatenate([record.before, record.after, record.tokens, record.reference_tokens])
+    rules = (
+        (r > 0 and record.rows.min() >= 0 and record.rows.max() < manifest.vision.n_features, "rows"),
+        (record.features.shape == (n, r, manifest.vision.hidden_size) and n > 0, "features"),
+        (record.embeddings.shape == (n, r, manifest.language.n_embd), "embeddings"),
+        (len(ids) > 0 and ids.min() >= 0 and ids.max() < manifest.language.n_vocab, "tokens"),
+        (0 < len(record.tokens) == len(record.reference_tokens), "number of tokens"),
+        (record.logits.shape == (manifest.language.n_vocab,), "logits"),
+    )
+    faults = [f"its {name} do not fit this bundle" for holds, name in rules if not holds]
+    if faults:
+        raise BundleError(list_faults(f"{bundle.file('parity')} is damaged:", faults, "Convert the checkpoint again."))
+
+
+def _check_pixels(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    ours = [engines.pixels(picture)[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in record.pictures]
+    if [values.shape for values in ours] != [values.shape for values in record.pixels]:
+        return Check("preprocess", False, "other squares than on the converting machine", {})
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(ours, record.pixels, strict=True))
+    return Check("preprocess", worst == 0.0, f"largest difference {worst:g}, expected 0", {"max_abs": worst})
+
+
+def _check_features(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    features = engines.features([engines.pixels(picture) for picture in record.pictures])
+    figures = compare_rows(np.stack([values[0, record.rows] for values in features]), record.features)
+    return _against("vision", figures, bundle.manifest.parity.get("vision"), _slack("vision", bundle))
+
+
+def _check_embeddings(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    figures = compare_rows(np.stack(engines.rows(list(record.features))), record.embeddings)
+    return _against("projector", figures, bundle.manifest.parity.get("projector"))
+
+
+def _check_language(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
+    before, after = record.before.tolist(), record.after.tolist()
+    tokenized = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
+    if tokenized != (before, after):
+        return Check("language", False, f"the prompt is tokenized to {tokenized}, expected {(before, after)}", {})
+    run = engines.decode_greedily(before, record.embeddings[0], after, len(record.tokens))
+    ours, theirs = np.array(run.tokens), record.tokens
+    n_equal = int((ours == theirs).cumprod().sum())
+    figures = {"tokens_equal": n_equal, "tokens_total": len(theirs)}
+    if n_equal == len(theirs):
+        return Check(
+            "language", True, f"{n_equal} of {len(theirs)} greedy tokens as on the converting machine", figures
+        )
+    logits = run.logits[n_equal]
+    gap = float((logits[ours[n_equal]] - logits[theirs[n_equal]]) / logits.std())
+    detail = f"{n_equal} of {len(theirs)} greedy tokens equal; then two candidates are {gap:.4f} sigma apart"
+    return Check("language", gap < _NEAR_TIE, detail, {**figures, "gap": gap})
+
+
+def _slack(stage: str, bundle: Bundle) -> float:
+    """What another processor may cost. In int8 its rounding moves whole steps: the loss may be twice what it was."""
+    recorded = bundle.manifest.parity.get(stage)
+    if stage != "vision" or bundle.manifest.vision.precision != "int8" or recorded is None:
+        return _COSINE_SLACK
+    return max(_COSINE_SLACK, 1 - (recorded.cosine_min or 0.0))
+
+
+def _against(stage: str, figures: StageParity, recorded: StageParity | None, slack: float = _COSINE_SLACK) -> Check:
+    """Holds if the stage is as near to the reference as it was where the bundle was made."""
+    numbers = {key: value for key, value in dataclasses.asdict(figures).items() if value is not None}
+    if figures.cosine_min is None:
+        return Check(stage, figures.tokens_equal == figures.tokens_total, figures.describe(), numbers)
+    baseline = recorded.cosine_min if recorded is not None and recorded.cosine_min is not None else 1.0
+    ok = figures.cosine_min >= baseline - slack
+    return Check(stage, ok, figures.describe() + ("" if ok else f"; expected {baseline:.6f}"), numbers)
+
+
+def _costliest(bundle: Bundle, parity: Mapping[str, StageParity]) -> Check:
+    manifest = bundle.manifest
+    precision = {
+        "vision": manifest.vision.precision,
+        "projector": manifest.projector.quant,
+        "language": manifest.language.quant,
+    }
+    losses = {stage: 1 - (parity[stage].cosine_mean or 0.0) for stage in precision}
+    worst = max(losses, key=losses.__getitem__)
+    shares = ", ".join(f"{stage} ({precision[stage]}) {loss:.2g}" for stage, loss in losses.items())
+    return Check(
+        "cost", True, f"1 - cosine by stage: {shares}; {worst} costs most", {f"{k}_loss": v for k, v in losses.items()}
+    )

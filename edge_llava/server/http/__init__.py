@@ -1,0 +1,1 @@
+"""HTTP as this server speaks it: bodies, hosts, keys, limits, logs."""

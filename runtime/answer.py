@@ -1,0 +1,74 @@
+"""What an answer is read as: one token after another, with the text that became certain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token that could have come next.
+
+    Attributes:
+        id: The token's id.
+        piece: The bytes that it stands for; the name of a control token.
+        logprob: The natural logarithm of its probability, before penalties, temperature and grammar.
+    """
+
+    id: int
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """One step of an answer.
+
+    Attributes:
+        id: The token's id; None only when the answer ended before another token came: cancelled, or failed.
+        text: Text that became certain with it: "" while a character or a possible stop text is incomplete.
+        finish_reason: None until the last one: "stop" (end of sequence or a stop text), "length", "cancelled", and
+            "error" in a `BatchEngine`, where `Answer.error` says which; a `Session` raises errors.
+        piece: The bytes that the token stands for, where `SamplingOptions.logprobs` asks for probabilities; empty for
+            a control token.
+        logprob: As `TokenLogprob.logprob`, of this token; None where it was not asked for.
+        top_logprobs: The likeliest tokens at this place, the likeliest first; as many as were asked for.
+    """
+
+    id: int | None
+    text: str
+    finish_reason: FinishReason | None = None
+    piece: bytes = b""
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one answer went. Seconds `_s`, counts of positions or tokens.
+
+    Attributes:
+        load_s: Opening the bundle (once per model, repeated in every answer).
+        vision_s, projector_s: Encoding pictures in this turn; 0 for embeddings that were made before, and for pictures
+            whose positions were computed before.
+        prefill_tokens, prefill_s: Positions computed before the first token, image rows included; the time also counts
+            reading from disk.
+        ttft_s: From `ask()` to the first text, image work included where it was done inside.
+        decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
+        cached_tokens: Positions of the prompt that were in the KV cache already, or came from disk.
+        peak_rss_bytes: Largest resident size of the process so far.
+    """
+
+    load_s: float
+    vision_s: float
+    projector_s: float
+    prefill_tokens: int
+    prefill_s: float
+    ttft_s: float
+    decode_tokens: int
+    decode_s: float
+    cached_tokens: int
+    peak_rss_bytes: int

@@ -1,1 +1,0 @@
-"""Many conversations at once: one thread computes all of them, step by step."""

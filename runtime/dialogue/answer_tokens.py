@@ -1,0 +1,69 @@
+"""From drawn token ids to what is shown of an answer, and when it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edge_llava.runtime.answer import FinishReason, Token, TokenLogprob
+from edge_llava.runtime.dialogue.answer_text import AnswerText
+from edge_llava.runtime.language.language_model import LanguageModel
+from edge_llava.runtime.language.token_ranking import TokenRanking
+
+
+class AnswerTokens:
+    """One answer as it is drawn.
+
+    Attributes:
+        ids: The tokens of the answer; the one that ended the sequence is not among them.
+    """
+
+    def __init__(self, language: LanguageModel, stop: Sequence[str], n_max: int, *, keeps_space: bool = False) -> None:
+        """
+        Args:
+            language: Its vocabulary turns ids into bytes.
+            stop: Texts that end the answer, the template's own among them.
+            n_max: Tokens that end it.
+            keeps_space: As `AnswerText`.
+        """
+        self.ids: list[int] = []
+        self._language, self._n_max = language, n_max
+        self._text = AnswerText(stop, keeps_space=keeps_space)
+
+    def take(self, id: int, *, is_full: bool, ranking: TokenRanking | None = None) -> Token:
+        """Adds a drawn token.
+
+        Args:
+            id: The token.
+            is_full: Whether the context has no position left for another.
+            ranking: How likely it was, and which tokens were likelier; None where nobody asks.
+        """
+        token = self._take(id, is_full)
+        if ranking is None:
+            return token
+        piece = self._language.piece
+        top = tuple(TokenLogprob(other, piece(other, special=True), logprob) for other, logprob in ranking.top)
+        return replace(token, piece=piece(id), logprob=ranking.logprob, top_logprobs=top)
+
+    def _take(self, id: int, is_full: bool) -> Token:
+        if self._language.is_end(id):
+            return Token(id, self._text.finish(), "stop")
+        self.ids.append(id)
+        shown = self._text.push(self._language.piece(id))
+        if self._text.stopped:
+            return Token(id, shown, "stop")
+        if len(self.ids) >= self._n_max or is_full:
+            return Token(id, shown + self._text.finish(), "length")
+        return Token(id, shown)
+
+    def end(self, reason: FinishReason) -> Token:
+        """The last token of an answer that ends before another is drawn."""
+        return Token(None, self._text.finish(), reason)
+
+    def whole_ids(self) -> tuple[int, ...]:
+        """The tokens that make up the answer's text or its largest possible part: nothing of a stop text."""
+        return tuple(self.ids[: self._text.n_whole_tokens()])
+
+    def remainder(self) -> str:
+        """Answer text after the last whole token: part of a token that also began a stop text."""
+        return self._text.remainder()

@@ -1,0 +1,89 @@
+"""The turns of a conversation before the one that is asked, and which of them go when the context is full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_llava.runtime.runs import ImageRun, Run, TokenRun
+
+OnFull = Literal["error", "drop-oldest"]
+_ANSWER_SHARE = 4  # at most this part of the context is kept free for an answer
+
+
+@dataclass(frozen=True)
+class PastTurn:
+    """A question that was computed, with what was answered.
+
+    Attributes:
+        question: The user's text.
+        runs: The turn's tokens and images, up to where the model writes.
+        answer: Tokens of the answer, without a stop text; None while there is none.
+        carry: Text of the answer that is not in them, see `AnswerText.remainder`.
+    """
+
+    question: str
+    runs: tuple[Run, ...]
+    answer: tuple[int, ...] | None = None
+    carry: str = ""
+
+    @property
+    def images(self) -> list[ImageRun]:
+        """The images of the question."""
+        return [run for run in self.runs if isinstance(run, ImageRun)]
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions in the context."""
+        return sum(run.n_tokens for run in self.runs) + len(self.answer or ())
+
+
+def list_runs(turns: Sequence[PastTurn]) -> list[Run]:
+    """The conversation of these turns."""
+    return [run for turn in turns for run in (*turn.runs, *([] if turn.answer is None else [TokenRun(turn.answer)]))]
+
+
+def first_images(turns: Sequence[PastTurn]) -> list[Run]:
+    """The beginning of a conversation up to the last image of its first question; empty where that has none."""
+    runs = list(turns[0].runs) if turns else []
+    while runs and not isinstance(runs[-1], ImageRun):
+        runs.pop()
+    return runs
+
+
+def check_on_full(on_full: str) -> None:
+    """
+    Raises:
+        ValueError: If it is neither "error" nor "drop-oldest".
+    """
+    if on_full not in ("error", "drop-oldest"):
+        raise ValueError(f"on_full must be 'error' or 'drop-oldest', not {on_full!r}")
+
+
+def room_for_prompt(n_ctx: int, max_new_tokens: int) -> int:
+    """Positions that a shortened conversation may take, so that its answer is not cut off at once."""
+    return n_ctx - min(max_new_tokens, n_ctx // _ANSWER_SHARE)
+
+
+def turns_to_drop(sizes: Sequence[int], have_images: Sequence[bool], n_positions: int) -> list[int]:
+    """Indices of the turns that go, so that the others take at most `n_positions`; of all that may, where none suffice.
+
+    The oldest turns without images go first. Only then the oldest ones with images go, but never the newest of them.
+
+    Args:
+        sizes: Positions of each turn, the one that is asked last.
+        have_images: Whether each has images.
+        n_positions: What all together may take.
+    """
+    earlier = range(len(sizes) - 1)
+    with_images = [index for index, has in enumerate(have_images) if has]
+    order = [index for index in earlier if not have_images[index]]
+    order += [index for index in with_images[:-1] if index in earlier]
+    n_left, dropped = sum(sizes), []
+    for index in order:
+        if n_left <= n_positions:
+            break
+        dropped.append(index)
+        n_left -= sizes[index]
+    return sorted(dropped)

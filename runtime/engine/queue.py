@@ -1,0 +1,155 @@
+"""The line before the running answers: bounded, in order, and quickly left."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from edge_llava.errors import EdgeLlavaError, QueueFull
+from edge_llava.runtime.engine.job import Job
+from edge_llava.runtime.language.abort_switch import AbortSwitch
+
+_FIRST_GUESS_S, _SHARE_OF_NEW = 2.0, 0.2
+
+
+class JobQueue:
+    """Between the threads of clients, which put jobs in and cancel them, and the worker, which takes them out.
+
+    Attributes:
+        is_closed: Whether nothing is taken in any more.
+        n_refused: Jobs that found it full.
+    """
+
+    def __init__(self, n_parallel: int, n_queued: int, abort: AbortSwitch) -> None:
+        """
+        Args:
+            n_parallel: Jobs that run at a time.
+            n_queued: Jobs that may wait beside them.
+            abort: Stops the worker's computation; set when everything in it was cancelled.
+        """
+        self.is_closed = False
+        self.n_refused = 0
+        self._n_parallel, self._n_most = n_parallel, n_parallel + n_queued
+        self._abort = abort
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._left: list[Job] = []  # cancelled while they waited; their last token is still to be told
+        self._numbers = count(1)
+        self._inside: list[Job] = []  # waiting, running, or left and not told yet: all that are not over
+        self._computing: Sequence[Job] = ()
+        self._job_s = _FIRST_GUESS_S
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def check_room(self) -> None:
+        """
+        Raises:
+            QueueFull: If a job put in now would be refused.
+            EdgeLlavaError: If it is closed.
+        """
+        with self._changed:
+            if self.is_closed:
+                raise EdgeLlavaError("this engine is closed. Make it again.")
+            if len(self._inside) >= self._n_most:
+                self.n_refused += 1
+                raise QueueFull(len(self._inside), self._job_s * (len(self._waiting) + 1) / self._n_parallel)
+
+    def put(self, job: Job) -> None:
+        """Lets a job in at the end.
+
+        Raises: as `check_room`.
+        """
+        with self._changed:
+            self.check_room()
+            job.number = next(self._numbers)
+            self._inside.append(job)
+            self._waiting.append(job)
+            self._changed.notify_all()
+
+    def put_back(self, job: Job) -> None:
+        """The worker's: a job that gave its place up is the next to get one."""
+        with self._changed:
+            self._waiting.appendleft(job)
+
+    def take(self) -> Job | None:
+        """The worker's: the next job, if there is one."""
+        with self._changed:
+            return self._waiting.popleft() if self._waiting else None
+
+    def take_left(self) -> list[Job]:
+        """The worker's: jobs that left while they waited."""
+        with self._changed:
+            left, self._left = self._left, []
+            return left
+
+    def take_all(self) -> list[Job]:
+        """The worker's: every job that is not over, wherever it is, the oldest first; none is in line any more."""
+        with self._changed:
+            self._left.clear()
+            self._waiting.clear()
+            return list(self._inside)
+
+    def waiting(self) -> list[Job]:
+        """Those in line."""
+        with self._changed:
+            return list(self._waiting)
+
+    def cancel(self, job: Job) -> None:
+        """From any thread: a waiting job leaves at once, a running one at the worker's next look."""
+        with self._changed:
+            job.is_cancelled = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._left.append(job)
+            if self._computing and all(computed.is_cancelled for computed in self._computing):
+                self._abort.set()
+            self._changed.notify_all()
+
+    def leave(self, job: Job, seconds: float) -> None:
+        """The worker's: a job is over, after so many seconds in its place; 0 if it had none."""
+        with self._changed:
+            self._inside.remove(job)
+            if seconds:
+                self._job_s += _SHARE_OF_NEW * (seconds - self._job_s)
+
+    def start_computing(self, jobs: Sequence[Job]) -> None:
+        """The worker's: these are computed until `stop_computing`."""
+        with self._changed:
+            self._computing = jobs
+            if all(job.is_cancelled for job in jobs):
+                self._abort.set()
+
+    def stop_computing(self) -> None:
+        """The worker's: see `start_computing`."""
+        with self._changed:
+            self._computing = ()
+            if not self.is_closed:
+                self._abort.clear()
+
+    def wait(self, has_work: Callable[[], bool]) -> bool:
+        """The worker's: waits for something to do.
+
+        Args:
+            has_work: Looked at whenever something changed, under the lock.
+
+        Returns:
+            False once the queue is closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_closed or self._left or has_work())
+            return not self.is_closed
+
+    def wake(self) -> None:
+        """From any thread: something changed that `wait` should look at."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Takes nothing in any more and stops what is being computed; safe to call twice."""
+        with self._changed:
+            self.is_closed = True
+            self._abort.set()
+            self._changed.notify_all()

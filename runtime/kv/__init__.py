@@ -1,0 +1,1 @@
+"""What was computed before: in the KV cache, in memory, on disk."""

@@ -1,0 +1,240 @@
+"""Computed prefixes of conversations as files, for later processes. Knows files and digests, no engine.
+
+One entry is one file, <key>.kv, little-endian:
+
+    offset  bytes
+         0     16  b"edge-llava kv\\0\\0\\0"
+        16      8  format version, 1
+        24     32  key
+        56      8  size of the state
+        64     32  sha256 of the state
+        96         the state
+
+Files derive from private pictures: they are 0600 in a directory that is 0700. Several processes may share the
+directory: entries appear by rename, and any of them may vanish at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_llava.errors import EdgeLlavaError
+from edge_llava.home.regular_file import open_regular
+from edge_llava.runtime.lifetime.cancel import Cancelled
+
+MAX_BYTES = 2_000_000_000
+_HEADER = struct.Struct("<16sQ32sQ32s")
+_MAGIC = b"edge-llava kv\0\0\0"
+_VERSION = 1
+_ENTRY = re.compile(r"[0-9a-f]{64}\.kv")  # whatever else lies there is not ours
+_PARTIAL = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
+_CHUNK_BYTES = 1 << 22  # between two looks at `cancel`
+_ABANDONED_S = 3600.0  # a .partial file that nobody has written to for so long was left by a process that died
+_log = logging.getLogger("edge_llava.cache")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of the store: its size, and when it was last used (seconds since 1970)."""
+
+    path: Path
+    n_bytes: int
+    used_s: float
+
+
+class PrefixStore:
+    """A directory of entries with a common size limit; the least recently used go first.
+
+    Attributes:
+        directory: It is made with the first entry.
+        max_bytes: Of all files together.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.directory, self.max_bytes = directory, max_bytes
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry; it may turn out to be damaged."""
+        return os.path.isfile(self._path(key))
+
+    def has_any(self, mark: str) -> bool:
+        """Whether there is an entry whose key begins with `mark`."""
+        return any(file.path.name.startswith(mark) for file in self._scan(_ENTRY))
+
+    def load(self, key: str, cancel: threading.Event) -> bytearray | None:
+        """The state of an entry, marked as used now; None if there is none. A damaged one is removed with a warning.
+
+        Args:
+            key: 64 hex digits.
+            cancel: Set it from another thread to stop.
+
+        Raises:
+            Cancelled: If `cancel` was set meanwhile.
+        """
+        path = self._path(key)
+        try:
+            with open_regular(path, self.max_bytes) as file:
+                state = _read_entry(file, key, cancel)
+        except FileNotFoundError:
+            return None
+        except _Damaged as fault:
+            _log.warning("%s is ignored and made anew: %s", path, fault)
+            _remove(path)
+            return None
+        except OSError as error:
+            _log.warning("%s cannot be read: %s", path, error.strerror)
+            return None
+        self.touch(key)  # in vain if another process made room meanwhile
+        return state
+
+    def touch(self, key: str) -> bool:
+        """Marks an entry as used now; whether there is one."""
+        try:
+            os.utime(self._path(key))
+        except OSError:
+            return False
+        return True
+
+    def remove(self, key: str) -> None:
+        """Removes an entry, if there is one."""
+        _remove(self._path(key))
+
+    def save(self, key: str, state: bytearray, cancel: threading.Event) -> None:
+        """Writes an entry; older ones make room. What the disk refuses is a warning.
+
+        Args:
+            key: 64 hex digits.
+            state: At most `max_bytes` with its header, or nothing is written.
+            cancel: Set it from another thread to stop.
+
+        Raises:
+            Cancelled: If `cancel` was set meanwhile; nothing is left behind.
+        """
+        n_bytes = _HEADER.size + len(state)
+        if n_bytes > self.max_bytes:
+            return
+        path = self._path(key)
+        partial = path.with_name(f"{key}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_room(n_bytes)
+            try:
+                _write_entry(partial, key, state, cancel)
+                partial.replace(path)
+            finally:
+                _remove(partial)
+        except OSError as error:
+            _log.warning("%s cannot be kept: %s", path, error.strerror)
+
+    def files(self) -> list[StoredFile]:
+        """The entries, least recently used first."""
+        return sorted(self._scan(_ENTRY), key=lambda file: (file.used_s, file.path))
+
+    def clear(self) -> int:
+        """Removes every entry; returns how many there were.
+
+        Raises:
+            EdgeLlavaError: If one cannot be removed.
+        """
+        n_entries = len(self.files())
+        for file in [*self._scan(_ENTRY), *self._scan(_PARTIAL)]:
+            try:
+                file.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise EdgeLlavaError(f"{file.path} cannot be removed: {error.strerror}.") from error
+        return n_entries
+
+    def _path(self, key: str) -> Path:
+        return self.directory / f"{key}.kv"
+
+    def _make_room(self, n_bytes: int) -> None:
+        for file in self._scan(_PARTIAL):
+            if file.used_s < time.time() - _ABANDONED_S:
+                _remove(file.path)
+        files = self.files()
+        surplus = sum(file.n_bytes for file in files) + n_bytes - self.max_bytes
+        for file in files:
+            if surplus <= 0:
+                return
+            _remove(file.path)
+            surplus -= file.n_bytes
+
+    def _scan(self, kind: re.Pattern[str]) -> Iterator[StoredFile]:
+        try:
+            found = [path for path in self.directory.iterdir() if kind.fullmatch(path.name)]
+        except OSError:
+            return  # nothing was kept yet
+        for path in found:
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # gone meanwhile
+            yield StoredFile(path, status.st_size, status.st_mtime)
+
+
+class _Damaged(Exception):
+    """An entry that is not what its name says; the message says how."""
+
+
+def _read_entry(file: io.BufferedReader, key: str, cancel: threading.Event) -> bytearray:
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise _Damaged("it is truncated")
+    magic, version, found_key, n_bytes, sha256 = _HEADER.unpack(header)
+    if magic != _MAGIC or version != _VERSION:
+        raise _Damaged("it is no entry of this version")
+    if found_key != bytes.fromhex(key):
+        raise _Damaged("it is another entry's file")
+    if os.fstat(file.fileno()).st_size != _HEADER.size + n_bytes:
+        raise _Damaged("its size is wrong")
+    state, digest = bytearray(n_bytes), hashlib.sha256()
+    for start in range(0, n_bytes, _CHUNK_BYTES):
+        _look(cancel)
+        chunk = memoryview(state)[start : start + _CHUNK_BYTES]
+        if file.readinto(chunk) != len(chunk):
+            raise _Damaged("it is truncated")
+        digest.update(chunk)
+    if digest.digest() != sha256:
+        raise _Damaged("its sha256 is wrong")
+    return state
+
+
+def _write_entry(path: Path, key: str, state: bytearray, cancel: threading.Event) -> None:
+    view, digest = memoryview(state), hashlib.sha256()
+    for start in range(0, len(state), _CHUNK_BYTES):
+        _look(cancel)
+        digest.update(view[start : start + _CHUNK_BYTES])
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    with open(descriptor, "wb", buffering=0) as file:
+        file.write(_HEADER.pack(_MAGIC, _VERSION, bytes.fromhex(key), len(state), digest.digest()))
+        for start in range(0, len(state), _CHUNK_BYTES):
+            _look(cancel)
+            _write_all(file, view[start : start + _CHUNK_BYTES])
+
+
+def _write_all(file: io.FileIO, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[file.write(chunk) :]  # a nearly full disk takes a part, and refuses the rest
+
+
+def _look(cancel: threading.Event) -> None:
+    if cancel.is_set():
+        raise Cancelled
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s cannot be removed: %s", path, error.strerror)

@@ -1,0 +1,65 @@
+"""Conversations that wait for their next question, out of the KV cache but not forgotten: their numbers in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_llava.runtime.runs import Position, count_common
+
+
+@dataclass(frozen=True, eq=False)
+class KeptConversation:
+    """What the KV cache held for a conversation.
+
+    Attributes:
+        positions: What its positions were computed from.
+        state: llama.cpp's copy of them.
+        salt: As `KvSequence.salt`.
+    """
+
+    positions: tuple[Position, ...]
+    state: bytearray
+    salt: str = ""
+
+
+class KvShelf:
+    """Keeps the last conversations in at most so many bytes.
+
+    Attributes:
+        n_bytes: What it holds.
+    """
+
+    def __init__(self, n_bytes_max: int) -> None:
+        """
+        Args:
+            n_bytes_max: Memory that it may take; 0 keeps nothing.
+        """
+        self.n_bytes = 0
+        self._n_bytes_max = n_bytes_max
+        self._kept: list[KeptConversation] = []  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, conversation: KeptConversation) -> None:
+        """Keeps a conversation; forgets those that it goes on from, and the oldest that there is no room for."""
+        for kept in tuple(self._kept):
+            is_beginning = kept.positions == conversation.positions[: len(kept.positions)]
+            if is_beginning and kept.salt == conversation.salt:
+                self.remove(kept)
+        self._kept.append(conversation)
+        self.n_bytes += len(conversation.state)
+        while self.n_bytes > self._n_bytes_max:
+            self.remove(self._kept[0])
+
+    def find(self, wanted: Sequence[Position], salt: str = "") -> tuple[int, KeptConversation] | None:
+        """The conversation of a salt that begins most like another, and how many positions both begin with."""
+        found = [(count_common(kept.positions, wanted), kept) for kept in self._kept if kept.salt == salt]
+        return max(found, key=lambda pair: pair[0], default=None)
+
+    def remove(self, conversation: KeptConversation) -> None:
+        """Forgets a conversation, unless that has happened since it was found."""
+        if conversation in self._kept:
+            self._kept.remove(conversation)
+            self.n_bytes -= len(conversation.state)

@@ -1,0 +1,1 @@
+"""llama.cpp: weights, one context, how tokens are sampled. Never imports onnxruntime."""

@@ -1,0 +1,216 @@
+"""The language model at work on many conversations: tokens, or picture rows, of several sequences at a time."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.errors import BackendError
+from edge_llava.runtime.kv.host_cache import KvShelf
+from edge_llava.runtime.kv.sequences import KvSequence, KvSequences
+from edge_llava.runtime.language.abort_switch import AbortSwitch
+from edge_llava.runtime.language.language_model import LanguageModel
+from edge_llava.runtime.language.llama_log import last_error
+from edge_llava.runtime.language.llama_params import context_params
+from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.lifetime.native import freed_with
+from edge_llava.runtime.options import DecoderOptions, n_ctx
+from edge_llava.runtime.runs import Position
+
+_NO_CELLS, _ABORTED = 1, 2
+
+
+class NoCells(Exception):
+    """The KV cache has no room for a batch; nothing of it was computed. Never leaves the batch engine."""
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """Tokens that go on from what a sequence holds.
+
+    Attributes:
+        sequence: Where they go.
+        ids: The tokens.
+        is_last: Whether the logits of the last one are wanted.
+    """
+
+    sequence: KvSequence
+    ids: Sequence[int]
+    is_last: bool
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that it takes."""
+        return len(self.ids)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """What they are computed from."""
+        return self.ids
+
+
+@dataclass(frozen=True)
+class RowChunk:
+    """Rows of a picture that go on from what a sequence holds.
+
+    Attributes:
+        sequence: Where they go.
+        rows: float32 (n, n_embd), C-contiguous.
+        identity: What the picture's rows are known by.
+        first_row: Index of rows[0] in the whole picture.
+    """
+
+    sequence: KvSequence
+    rows: NDArray[np.float32]
+    identity: str
+    first_row: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that it takes."""
+        return len(self.rows)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """What they are computed from."""
+        return [(self.identity, self.first_row + row) for row in range(len(self.rows))]
+
+
+Chunk = TokenChunk | RowChunk
+
+
+class BatchDecoder(LanguageModel):
+    """A language model with one context of many sequences. For one thread, but for `abort`.
+
+    Attributes:
+        n_ctx: Positions of one conversation.
+        n_batch: Positions that are computed at a time.
+        sequences: What is in the KV cache.
+        abort: Set it from any thread to stop what is being computed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: LanguageSpec,
+        options: DecoderOptions,
+        *,
+        n_parallel: int,
+        n_cells: int | None = None,
+        kept_bytes: int = 0,
+    ) -> None:
+        """
+        Args:
+            path: language.gguf.
+            spec: What the manifest says of it.
+            options: Device settings; `n_ctx` is of one conversation.
+            n_parallel: Conversations at a time.
+            n_cells: Positions of the KV cache, for all together; None: room for `n_parallel` full conversations.
+            kept_bytes: Memory for conversations that are not being computed.
+
+        Raises:
+            BundleError: If the file is damaged or is not what the manifest says.
+            BackendError: If llama.cpp cannot load it or make a context.
+        """
+        super().__init__(path, spec, options)
+        self.n_ctx, n_sequences = n_ctx(spec, options), 2 * n_parallel
+        self._batches: list[Any] = []
+        params = context_params(spec, options)
+        params.n_seq_max, params.n_ctx = n_sequences, n_cells or n_parallel * self.n_ctx
+        params.n_batch = params.n_ubatch = max(options.n_batch, n_sequences)  # llama.cpp plans for one token of each
+        self._context: Any = self._new_context(params, "Try a smaller one, or fewer at a time.")
+        self._free_context = freed_with(self, _free, self._context, self._batches)
+        # llama.cpp rounds the context up, after it has cut the batch to what was asked for
+        n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self._context)))
+        self.n_batch = int(llama_cpp.llama_n_batch(self._context))
+        self.sequences = KvSequences(self._context, n_sequences, n_cells, KvShelf(kept_bytes))
+        self.abort = AbortSwitch(self._context)
+        for n_embd in (0, spec.n_embd):
+            self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
+
+    @property
+    def context(self) -> Any:
+        """llama.cpp's context handle, to sample from."""
+        return self._context
+
+    def decode_tokens(self, chunks: Sequence[TokenChunk]) -> list[int]:
+        """Appends tokens to their sequences, all at once.
+
+        Returns:
+            Of each chunk, the index of its last token in the batch, to sample from where its logits were wanted.
+
+        Raises:
+            NoCells: If the KV cache is full.
+            Cancelled: If `abort` was set.
+            BackendError: If llama.cpp fails.
+        """
+        batch = self._batches[0]
+        ends = self._place(batch, chunks)
+        for chunk, end in zip(chunks, ends, strict=True):
+            batch.logits[end] = chunk.is_last
+            for i, token in enumerate(chunk.ids, end + 1 - chunk.n_tokens):
+                batch.token[i] = token
+        self._run(batch, chunks)
+        return ends
+
+    def decode_rows(self, chunks: Sequence[RowChunk]) -> None:
+        """Appends rows of pictures to their sequences, all at once.
+
+        Raises: as `decode_tokens`.
+        """
+        batch = self._batches[1]
+        ends = self._place(batch, chunks)
+        for chunk, end in zip(chunks, ends, strict=True):
+            offset = (end + 1 - chunk.n_tokens) * chunk.rows.shape[1] * ctypes.sizeof(ctypes.c_float)
+            address = ctypes.addressof(batch.embd.contents) + offset
+            ctypes.memmove(address, chunk.rows.ctypes.data, chunk.rows.nbytes)
+        self._run(batch, chunks)
+
+    def close(self) -> None:
+        """Frees context and weights; safe to call twice."""
+        self._free_context()
+        self._context = None
+        super().close()
+
+    def _place(self, batch: Any, chunks: Sequence[Chunk]) -> list[int]:
+        """Fills in sequences and positions; gives the index of each chunk's last position in the batch."""
+        n, ends = 0, []
+        for chunk in chunks:
+            for position in range(len(chunk.sequence.positions), len(chunk.sequence.positions) + chunk.n_tokens):
+                batch.pos[n] = position
+                batch.n_seq_id[n] = 1
+                batch.seq_id[n][0] = chunk.sequence.id
+                batch.logits[n] = False
+                n += 1
+            ends.append(n - 1)
+        batch.n_tokens = n
+        return ends
+
+    def _run(self, batch: Any, chunks: Sequence[Chunk]) -> None:
+        status = llama_cpp.llama_decode(self._context, batch)
+        if status == 0:
+            for chunk in chunks:
+                self.sequences.extend(chunk.sequence, chunk.positions)
+            return
+        for chunk in chunks:  # parts of a failed batch may have stayed in the cache
+            self.sequences.truncate(chunk.sequence, len(chunk.sequence.positions))
+        if status == _NO_CELLS:
+            raise NoCells
+        if status == _ABORTED:
+            raise Cancelled
+        raise BackendError(f"llama.cpp failed to decode (status {status}): {last_error()}.")
+
+
+def _free(context: Any, batches: list[Any]) -> None:
+    for batch in batches:
+        llama_cpp.llama_batch_free(batch)
+    batches.clear()
+    llama_cpp.llama_free(context)

@@ -1,0 +1,116 @@
+"""language.gguf in llama.cpp: its weights, and its vocabulary to turn text into tokens and back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.errors import BackendError
+from edge_llava.ggml.openmp import end_threads_before_forks
+from edge_llava.runtime.language.file_check import check_language_file
+from edge_llava.runtime.language.kept_interrupt import KeptInterrupt
+from edge_llava.runtime.language.llama_log import last_error, route_log
+from edge_llava.runtime.language.llama_params import model_params, weight_settings
+from edge_llava.runtime.lifetime.native import freed_with
+from edge_llava.runtime.options import DecoderOptions
+
+
+class LanguageModel:
+    """The weights and the vocabulary, without a context. Reading them is thread-safe.
+
+    Attributes:
+        spec: What the manifest says of the file.
+    """
+
+    def __init__(self, path: Path, spec: LanguageSpec, options: DecoderOptions) -> None:
+        """
+        Args:
+            path: language.gguf.
+            spec: What the manifest says of it.
+            options: Device settings.
+
+        Raises:
+            BundleError: If the file is damaged or is not what the manifest says.
+            BackendError: If llama.cpp cannot load it.
+        """
+        check_language_file(path, spec)
+        route_log()
+        llama_cpp.llama_backend_init()
+        end_threads_before_forks()
+        self.spec = spec
+        params = model_params(options)
+        self._weight_settings = weight_settings(params)
+        with KeptInterrupt():  # llama.cpp tells its log
+            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
+        self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+
+    def _new_context(self, params: Any, advice: str) -> Any:
+        """A context on these weights.
+
+        Raises:
+            BackendError: If llama.cpp cannot make it; the model is closed then. Its message ends with `advice`.
+        """
+        with KeptInterrupt():
+            context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            LanguageModel.close(self)  # there is no context to be freed before
+            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
+        return context
+
+    @property
+    def vocabulary(self) -> Any:
+        """llama.cpp's vocabulary handle."""
+        return self._vocabulary
+
+    def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
+        """Token ids of a text; special tokens written in it are recognized, as in training."""
+        data = text.encode()
+        room = len(data) + 2
+        tokens = (ctypes.c_int32 * room)()
+        n = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), tokens, room, add_bos, True)
+        if n < 0:
+            raise BackendError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
+        return list(tokens[:n])
+
+    def tokenize_within(self, text: str) -> list[int]:
+        """Token ids of a text that goes on from another: no space is put before it."""
+        lead = self.tokenize("\n", add_bos=False)  # no token of LLaMA's vocabulary crosses a line
+        ids = self.tokenize(f"\n{text}", add_bos=False)
+        return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
+
+    def count_at_least(self, text: str) -> int:
+        """Tokens that a text has at least; quickly, however long it is, where `tokenize` takes the square of it."""
+        return len(text.encode()) // self._longest_piece
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        n_tokens = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
+        return max(len(self.piece(token, special=True)) for token in range(n_tokens))
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that a token stands for; empty for control tokens, unless `special` asks for their names."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+        return token == self.spec.eos or bool(llama_cpp.llama_vocab_is_eog(self._vocabulary, token))
+
+    def close(self) -> None:
+        """Frees the weights; safe to call twice. Contexts on them must be freed before."""
+        self._free_weights()
+        self._model = None

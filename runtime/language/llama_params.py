@@ -1,0 +1,59 @@
+"""What llama.cpp is told about how the language model runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llama_cpp
+
+from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.device.threads import usable_threads
+from edge_llava.runtime.kv.state import N_SEQUENCES
+from edge_llava.runtime.options import DecoderOptions, n_ctx
+
+_GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+
+
+def model_params(options: DecoderOptions) -> Any:
+    """llama.cpp's parameters of the weights."""
+    params = llama_cpp.llama_model_default_params()
+    if options.n_gpu_layers >= 0:
+        params.n_gpu_layers = options.n_gpu_layers
+    params.use_extra_bufts = options.repack and can_repack()
+    return params
+
+
+def can_repack() -> bool:
+    """Whether weights may be repacked: not where llama.cpp was built with AMX kernels, which come with it.
+
+    GCC before 12.4 and 13.3 compiles their set-up wrongly (its bug 114098), and the first product kills the process.
+    """
+    return b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
+
+
+def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
+    """llama.cpp's parameters of the context; the KV cache and attention of an F32 bundle keep it exact."""
+    is_exact = spec.quant == "F32"
+    kv_type = options.kv_type if options.kv_type != "auto" else ("f32" if is_exact else "f16")
+    keeps_exact = is_exact and kv_type != "q8_0"
+    flash_attention = False if options.flash_attention is None and keeps_exact else options.flash_attention
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = n_ctx(spec, options)
+    params.n_batch = params.n_ubatch = options.n_batch
+    params.n_threads = params.n_threads_batch = usable_threads(options.n_threads)
+    params.type_k = params.type_v = _GGML_TYPES[kv_type]
+    params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
+    params.no_perf = True
+    params.n_seq_max, params.kv_unified = N_SEQUENCES, True
+    return params
+
+
+def weight_settings(params: Any) -> dict[str, int]:
+    """Of `model_params`, what decides which numbers are computed."""
+    return {"n_gpu_layers": int(params.n_gpu_layers), "use_extra_bufts": int(params.use_extra_bufts)}
+
+
+def context_settings(params: Any) -> dict[str, int]:
+    """Of `context_params`, what decides which numbers are computed."""
+    names = ("type_k", "type_v", "flash_attn_type", "n_batch", "n_ubatch")
+    return {name: int(getattr(params, name)) for name in names}

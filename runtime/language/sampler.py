@@ -1,0 +1,149 @@
+"""Choosing the next token: the options of an answer, as a chain of llama.cpp's samplers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.errors import BackendError
+from edge_llava.runtime.language.token_ranking import TokenRanking, rank_token
+from edge_llava.runtime.options import SamplingOptions
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.language.grammar import Grammar
+
+_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one
+_REPEAT_WINDOW = 64
+_WHOLE_ANSWER = 65_536  # tokens; no context is longer
+_COLDEST = 1e-4  # dividing by less says nothing else, and overflows in the end
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+class Sampler:
+    """A llama.cpp sampler chain, and a grammar beside it; close it after the answer."""
+
+    def __init__(self, options: SamplingOptions, vocabulary: Any) -> None:
+        """
+        Args:
+            options: Validated options.
+            vocabulary: llama.cpp's vocabulary handle.
+
+        Raises:
+            BackendError: If the grammar does not compile.
+            ValueError: If `logit_bias` names a token that the vocabulary does not contain.
+        """
+        import llama_cpp
+
+        from edge_llava.runtime.language.grammar import Grammar
+        from edge_llava.runtime.lifetime.native import freed_with
+
+        self._llama, self._n_top = llama_cpp, options.logprobs
+        self._n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        _check_biases(options.logit_bias, self._n_vocab)
+        self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
+        self._candidates = np.empty(self._n_vocab if self._grammar else 0, _CANDIDATE)
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self._free_chain = freed_with(self, llama_cpp.llama_sampler_free, self._chain)
+        self._add_logit_changes(options)
+        if options.temperature < _COLDEST:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        if options.top_k:
+            self._add(llama_cpp.llama_sampler_init_top_k(options.top_k))
+        if options.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(options.top_p, 1))
+        if options.min_p:
+            self._add(llama_cpp.llama_sampler_init_min_p(options.min_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(options.temperature))
+        self._add(llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed))
+
+    def sample(self, context: Any, index: int = -1) -> int:
+        """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
+
+        Raises:
+            BackendError: If the grammar allows no token, or takes too long to say; if the logits are not numbers.
+        """
+        self._check_logits(context, index)
+        if self._grammar is None:
+            return int(self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
+        # Asking about one token is a hundred times cheaper than about all, and the chances stay the same: what is
+        # refused is drawn again among those that are allowed.
+        token = self._draw(context, index, None)
+        if not self._grammar.allows(token):
+            token = self._draw(context, index, self._grammar)
+            self._grammar.check(token)
+        self._llama.llama_sampler_accept(self._chain, token)
+        self._grammar.accept(token)
+        return token
+
+    def rank(self, context: Any, token: int, index: int = -1) -> TokenRanking | None:
+        """How likely a token was at a position of the last batch, if the options ask for it; else None."""
+        return None if self._n_top is None else rank_token(self._logits(context, index), token, self._n_top)
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Lets penalties count tokens that the answer begins with, and that were not sampled here."""
+        for token in tokens:
+            self._llama.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Frees the chain; safe to call twice."""
+        self._free_chain()
+        self._chain = None
+        if self._grammar is not None:
+            self._grammar.close()
+
+    def _check_logits(self, context: Any, index: int) -> None:
+        """Refuses what damaged weights, or a damaged cache, give; llama.cpp would sample some token all the same."""
+        logits = self._logits(context, index)
+        if not np.isfinite(logits[logits.argmax()]):  # argmax finds the first NaN, where there is one
+            raise BackendError(
+                "the model returned NaN logits; no token can be sampled. Check the bundle with 'edge-llava verify', "
+                "and empty the cache with 'edge-llava cache clear'."
+            )
+
+    def _draw(self, context: Any, index: int, grammar: Grammar | None) -> int:
+        """Draws among all tokens, or among those that a grammar allows, and remembers nothing."""
+        table = self._candidates
+        table["id"] = np.arange(self._n_vocab)
+        table["logit"] = self._logits(context, index)
+        data = table.ctypes.data_as(ctypes.POINTER(self._llama.llama_token_data))
+        candidates = self._llama.llama_token_data_array(data, self._n_vocab, -1, False)
+        if grammar is not None:
+            grammar.mask(candidates, table["logit"])
+        self._llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
+        return int(candidates.data[candidates.selected].id)
+
+    def _logits(self, context: Any, index: int) -> NDArray[np.float32]:
+        """llama.cpp's own, float32 (V,); samplers change a copy of them."""
+        return np.ctypeslib.as_array(self._llama.llama_get_logits_ith(context, index), (self._n_vocab,))
+
+    def _add_logit_changes(self, options: SamplingOptions) -> None:
+        """Biases first, then penalties, which is llama.cpp's own order."""
+        llama = self._llama
+        if options.logit_bias:
+            biases = (llama.llama_logit_bias * len(options.logit_bias))(*options.logit_bias)
+            self._add(llama.llama_sampler_init_logit_bias(self._n_vocab, len(biases), biases))
+        if options.repeat_penalty != 1:
+            self._add(
+                llama.llama_sampler_init_penalties(self._n_vocab, _REPEAT_WINDOW, options.repeat_penalty, 0.0, 0.0)
+            )
+        if options.frequency_penalty or options.presence_penalty:
+            window = min(options.max_new_tokens, _WHOLE_ANSWER)
+            self._add(
+                llama.llama_sampler_init_penalties(
+                    self._n_vocab, window, 1.0, options.frequency_penalty, options.presence_penalty
+                )
+            )
+
+    def _add(self, sampler: Any) -> None:
+        self._llama.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _check_biases(biases: Sequence[tuple[int, float]], n_vocab: int) -> None:
+    unknown = [token for token, _ in biases if not 0 <= token < n_vocab]
+    if unknown:
+        raise ValueError(f"logit_bias names token {unknown[0]}; the model's tokens are 0 to {n_vocab - 1}")

@@ -1,0 +1,1 @@
+"""How work is started and stopped, and how what it holds is freed."""

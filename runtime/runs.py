@@ -1,0 +1,114 @@
+"""What a conversation is made of: runs of tokens and of picture rows, and what each context position stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+
+Position = int | tuple[str, int]
+"""What one position of the KV cache was computed from: a token id, or (identity of the rows, row)."""
+
+
+@dataclass(frozen=True)
+class TokenRun:
+    """Consecutive tokens."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions in the context."""
+        return len(self.ids)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """What each position stands for."""
+        return self.ids
+
+
+@dataclass(eq=False)
+class ImageRun:
+    """A picture at its place. Its rows are computed when they must be prefilled, and not before.
+
+    Attributes:
+        key: As `ImageEmbedding.key`.
+        identity: What its rows are known by in the KV cache; as `ImageEmbedding.identity`.
+        n_tokens: Positions in the context.
+        picture: Upright RGB; None once the rows are there.
+        embedding: The rows; None while nobody needed them.
+        encoding: The rows on their way; None before and after.
+        truncated: Whether the image's file ended early, so that a part of it is missing.
+    """
+
+    key: str
+    identity: str
+    n_tokens: int
+    picture: Image.Image | None
+    embedding: ImageEmbedding | None = None
+    encoding: Future[ImageEmbedding] | None = None
+    truncated: bool = False
+
+    @classmethod
+    def of_embedding(cls, embedding: ImageEmbedding) -> ImageRun:
+        """A picture that was encoded before."""
+        return cls(embedding.key, embedding.identity, embedding.n_tokens, None, embedding)
+
+    @property
+    def positions(self) -> Sequence[Position]:
+        """What each position stands for."""
+        return [(self.identity, row) for row in range(self.n_tokens)]
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """float32 (n_tokens, n_embd).
+
+        Raises:
+            ValueError: If nobody has computed them.
+        """
+        if self.embedding is None:
+            raise ValueError("this picture was not encoded")
+        return self.embedding.data
+
+    def stop_encoding(self) -> None:
+        """Gives up rows that are on their way: who needs them next begins anew."""
+        if self.encoding is not None:
+            self.encoding.cancel()
+            self.encoding = None
+
+    def take(self, embedding: ImageEmbedding) -> None:
+        """Keeps the rows; the picture is let go."""
+        self.embedding, self.picture, self.encoding = embedding, None, None
+
+
+Run = TokenRun | ImageRun
+
+
+def list_positions(runs: Sequence[Run]) -> list[Position]:
+    """What each position of a conversation stands for."""
+    return [position for run in runs for position in run.positions]
+
+
+def count_common(first: Sequence[Position], second: Sequence[Position]) -> int:
+    """Positions that both begin with."""
+    n_common = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        n_common += 1
+    return n_common
+
+
+def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:
+    """Each picture, with the number of positions up to and including its last row."""
+    end = 0
+    for run in runs:
+        end += run.n_tokens
+        if isinstance(run, ImageRun):
+            yield run, end

@@ -1,0 +1,1 @@
+"""An image in, an ImageEmbedding out. Never imports llama_cpp."""

@@ -1,0 +1,208 @@
+"""The vision encoder: pixel values to patch features on ONNX Runtime. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.bundle.vision_spec import VisionSpec
+from edge_llava.errors import BackendError, BundleError, MissingExtra
+from edge_llava.home.border import blaming_file
+from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.lifetime.native import kept_in_children
+from edge_llava.runtime.options import VisionProvider
+from edge_llava.runtime.vision.visual_tokens import RankedPatches
+
+_log = logging.getLogger("edge_llava.vision")
+_RANKING = ("cls_attention", "patch_keys")
+_PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_SILENT = 4  # fatal errors only: all others are raised, and would be written to stderr as well
+# Two runtimes share one GPU: the arena must not grow in powers of two and take llama.cpp's memory.
+_CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+class VisionEncoder:
+    """A session of vision.onnx.
+
+    Attributes:
+        provider: "cuda" or "cpu": where it really runs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: VisionSpec,
+        n_threads: int,
+        provider: VisionProvider = "auto",
+        *,
+        spinning: bool = True,
+        mapped: bool = False,
+    ) -> None:
+        """
+        Args:
+            path: vision.onnx.
+            spec: What the manifest says of it.
+            n_threads: CPU threads.
+            provider: "cuda", "cpu", or "auto": CUDA where the installed build and the device have it.
+            spinning: Threads wait for work awake: quicker, but they take the CPU from others.
+            mapped: Weights stay in their file, which the system may drop from memory, and are not laid out anew for
+                the CPU: opened at once, and slower for it.
+
+        Raises:
+            MissingExtra: If onnxruntime is not installed.
+            BundleError: If the file is no ONNX model or does not have the declared inputs and outputs.
+            BackendError: If onnxruntime cannot be loaded, or "cuda" was asked for and is not there.
+        """
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise MissingExtra("cpu", "the vision encoder", "onnxruntime") from error
+        except ImportError as error:  # a library that it needs, or the memory for one
+            raise BackendError(f"onnxruntime is installed and cannot be loaded: {error}.") from error
+        self.spec = spec
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.log_severity_level = _SILENT
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
+        self._new_run_options = onnxruntime.RunOptions
+        with blaming_file(BundleError, path, "Convert the checkpoint again."):
+            self._session: Any = _open_session(path, options, provider, onnxruntime)
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            self._check_signature(path, {i.name: i for i in inputs}, {o.name: o for o in outputs})
+        self.provider = "cuda" if _PROVIDER_NAMES["cuda"] in self._session.get_providers() else "cpu"
+        if provider == "cuda" and self.provider != "cuda":
+            raise BackendError("ONNX Runtime could not start CUDA on this device. Check the driver, or use the CPU.")
+
+    def __call__(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> NDArray[np.float32]:
+        """Encodes pixel values (B, 3, S, S) float32 to patch features (B, P, D) float32.
+
+        Raises:
+            Cancelled: If `cancel` was set before the result was there.
+            BackendError: If ONNX Runtime fails.
+        """
+        (features,) = self._run(["patch_features"], pixels, cancel)
+        expected = (len(pixels), self.spec.n_features, self.spec.hidden_size)
+        if features.shape != expected:  # a model may promise one shape and give another
+            raise BackendError(f"the vision tower gave features {features.shape}, expected {expected}.")
+        return features
+
+    def rank(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> RankedPatches:
+        """Encodes one square, pixel values (1, 3, S, S) float32, with what its patches are ranked and merged by.
+
+        Only where the spec says `has_ranking`. Raises: as calling it.
+        """
+        features, attention, keys = self._run(["patch_features", *_RANKING], pixels, cancel)
+        return RankedPatches(features[0], attention[0], keys[0])
+
+    def close(self) -> None:
+        """Frees the session; safe to call twice."""
+        self._session = None
+
+    def _run(
+        self, names: list[str], pixels: NDArray[np.float32], cancel: threading.Event | None
+    ) -> list[NDArray[np.float32]]:
+        run_options = self._new_run_options()
+        run_options.log_severity_level = _SILENT
+        with _terminating(run_options, cancel):
+            try:
+                outputs: list[NDArray[np.float32]] = self._session.run(names, {"pixel_values": pixels}, run_options)
+            except _session_errors() as error:
+                if cancel is not None and cancel.is_set():
+                    raise Cancelled from error
+                raise BackendError(f"ONNX Runtime could not encode the picture: {error}") from error
+        return outputs
+
+    def _check_signature(self, path: Path, taken: dict[str, Any], given: dict[str, Any]) -> None:
+        size = self.spec.image_size
+        inputs = {name: entry.shape for name, entry in taken.items()}
+        outputs = {name: entry.shape for name, entry in given.items()}
+        if list(inputs) != ["pixel_values"] or "patch_features" not in outputs:
+            raise BundleError(
+                f"{path} maps {list(inputs)} to {list(outputs)}, expected pixel_values to patch_features."
+            )
+        wanted_input, wanted_output = [3, size, size], [self.spec.n_features, self.spec.hidden_size]
+        if inputs["pixel_values"][1:] != wanted_input or outputs["patch_features"][1:] != wanted_output:
+            raise BundleError(
+                f"{path} maps {inputs['pixel_values'][1:]} to {outputs['patch_features'][1:]}, "
+                f"the manifest says {wanted_input} to {wanted_output}. Convert the checkpoint again."
+            )
+        types = {name: entry.type for name, entry in (taken | given).items() if entry.type != "tensor(float)"}
+        if types:
+            raise BundleError(f"{path} has {types}, expected numbers of float32. Convert the checkpoint again.")
+        ranks = [outputs.get(name, [])[1:2] for name in _RANKING]
+        if self.spec.has_ranking and ranks != [[self.spec.n_features]] * len(_RANKING):
+            raise BundleError(
+                f"{path} does not give {' and '.join(_RANKING)} for {self.spec.n_features} patches, as the manifest "
+                "says. Convert the checkpoint again."
+            )
+
+
+def _session_errors() -> tuple[type[Exception], ...]:
+    """Everything that ONNX Runtime raises: its classes share no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    # TypeError and UnicodeDecodeError come from names in the file, or a path, that are no UTF-8
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntime: Any) -> Any:
+    """Tries the chosen providers; where "auto" chose CUDA and that fails, the CPU.
+
+    ONNX Runtime would do the latter itself, and print it to stdout.
+    """
+    chosen = _choose(provider, onnxruntime)
+    attempts = [chosen, chosen[-1:]] if provider == "auto" and len(chosen) > 1 else [chosen]
+    for providers in attempts:
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
+            return kept_in_children(session)
+        except _session_errors() as error:
+            failure = error
+            _log.info("ONNX Runtime cannot load %s with %s: %s", path, providers, error)
+    raise BundleError(f"ONNX Runtime cannot load {path}: {failure}. Convert the checkpoint again.") from failure
+
+
+def _choose(provider: VisionProvider, onnxruntime: Any) -> list[Any]:
+    available = onnxruntime.get_available_providers()
+    has_cuda = _PROVIDER_NAMES["cuda"] in available
+    if provider == "cuda" and not has_cuda:
+        raise BackendError("the installed ONNX Runtime has no CUDA. Install it: pip install 'edge-llava[cuda]'")
+    use_cuda = has_cuda and provider != "cpu"
+    return [(_PROVIDER_NAMES["cuda"], _CUDA_OPTIONS)] * use_cuda + [_PROVIDER_NAMES["cpu"]]
+
+
+@contextmanager
+def _terminating(run_options: Any, cancel: threading.Event | None) -> Iterator[None]:
+    """While inside, setting `cancel` stops the run at its next node."""
+    if cancel is None:
+        yield
+        return
+    if cancel.is_set():
+        raise Cancelled
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.is_set():
+            if cancel.wait(0.02):
+                run_options.terminate = True
+                return
+
+    watcher = threading.Thread(target=watch, name="edge-llava-cancel", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()

@@ -1,0 +1,169 @@
+"""The handoff between vision and language: one picture as rows of the language model's input space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from edge_llava.errors import ImageError
+from edge_llava.home.border import blaming_file
+from edge_llava.home.regular_file import open_regular
+
+_FORMAT = "edge-llava image embedding 1"
+_MAX_BYTES = 1 << 30  # 50,000 rows of the widest model
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEmbedding:
+    """One picture after tower and projector; valid only with the bundle parts that made it.
+
+    Attributes:
+        data: float32 (n_tokens, n_embd), C-contiguous, finite; read-only.
+        key: sha256 (hex) of the upright RGB pixels, the vision spec, the two digests below, and the number of rows
+            where they were reduced. Another picture, preparation, tower or number always has another key.
+        grid: Patches as (rows, columns), whether each still has its row or not: with `visual_tokens` there are fewer
+            rows, in the order of the patches that they are, or were merged into.
+        image_size: The picture's (width, height) in pixels, upright.
+        vision_sha256, projector_sha256: Digests of the tower (`tower_digest`) and of projector.gguf.
+        vision_s, projector_s: Seconds spent in the tower and in the projector; 0.0 when loaded from a file.
+        computed_here: Whether these rows were computed here from the picture that `key` names. A file, or a copy with
+            changed fields, only says so.
+    """
+
+    data: NDArray[np.float32]
+    key: str
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    vision_sha256: str
+    projector_sha256: str
+    vision_s: float = 0.0
+    projector_s: float = 0.0
+    computed_here: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        data = self.data
+        if data.dtype != np.float32 or data.ndim != 2 or 0 in data.shape or not data.flags.c_contiguous:
+            raise ImageError(
+                f"an image embedding must be C-contiguous float32 (n_tokens, n_embd), not {data.dtype} {data.shape}."
+            )
+        if not np.isfinite(data).all():
+            raise ImageError(
+                "an image embedding holds infinite or undefined numbers: the tower or its weights are damaged."
+            )
+        view = data.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "data", view)  # the caller's own array stays writable
+
+    def vouch(self) -> ImageEmbedding:
+        """Says that the rows were just computed from the picture that `key` names; for the encoder only."""
+        object.__setattr__(self, "computed_here", True)
+        return self
+
+    @cached_property
+    def identity(self) -> str:
+        """What the rows are known by in the KV cache: the key if they were computed here, else their own digest.
+
+        A file that names another picture's key, or holds other rows, is never taken for that picture.
+        """
+        if self.computed_here:
+            return self.key
+        return hashlib.sha256(self.key.encode() + b"\0" + self.data.tobytes()).hexdigest()
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that the picture takes in the context."""
+        return int(self.data.shape[0])
+
+    @property
+    def n_embd(self) -> int:
+        """Width of a row."""
+        return int(self.data.shape[1])
+
+    def save(self, path: str | os.PathLike[str], dtype: Literal["float32", "float16"] = "float32") -> None:
+        """Writes the embedding as safetensors, tensor `embedding` (n_tokens, n_embd), the rest as metadata.
+
+        Args:
+            path: Written by rename, so that an interrupted save leaves nothing behind.
+            dtype: "float16" halves the file and rounds.
+
+        Raises:
+            ImageError: If the file cannot be written, or a number does not fit in float16.
+        """
+        with np.errstate(over="ignore"):
+            rows = self.data.astype(dtype)
+        if not np.isfinite(rows).all():
+            raise ImageError("the embedding holds numbers beyond float16. Save it as float32.")
+        metadata = {
+            "format": _FORMAT,
+            "key": self.key if dtype == "float32" else _rounded_key(self.key),
+            "grid": json.dumps(self.grid),
+            "image_size": json.dumps(self.image_size),
+            "vision_sha256": self.vision_sha256,
+            "projector_sha256": self.projector_sha256,
+        }
+        try:
+            target = Path(path).resolve()
+            if os.path.exists(target) and not os.path.isfile(target):
+                raise ImageError(f"{target} is no file that could be replaced. Name another file with -o.")
+            if not os.path.isdir(target.parent):
+                raise ImageError(f"{path}: there is no directory {target.parent}. Name another file with -o.")
+            partial = target.with_name(f"{uuid.uuid4().hex[:16]}.partial")
+            try:
+                # safetensors' own files are private whatever the umask
+                partial.write_bytes(save({"embedding": rows}, metadata))
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ImageError(f"{path} cannot be written: {_reason(error)}. Name another file with -o.") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ImageEmbedding:
+        """Reads what `save` wrote.
+
+        Raises:
+            ImageError: If the file is missing, damaged, or something else.
+        """
+        if not os.path.isfile(path):
+            raise ImageError(f"there is no file {path}.")
+        with blaming_file(ImageError, path, "Make it again with 'edge-llava embed'."):
+            open_regular(path, _MAX_BYTES).close()
+            with safe_open(path, framework="numpy") as file:
+                metadata, names = file.metadata() or {}, set(file.keys())
+                if metadata.get("format") != _FORMAT or names != {"embedding"}:
+                    raise ImageError(
+                        f"{path} is no image embedding. Make one: edge-llava embed IMAGE -o FILE.safetensors"
+                    )
+                rows = file.get_tensor("embedding")
+            if rows.dtype.kind != "f":
+                raise ValueError(f"its numbers are {rows.dtype}, expected float32 or float16")
+            grid, size = json.loads(metadata["grid"]), json.loads(metadata["image_size"])
+            digests = metadata["vision_sha256"], metadata["projector_sha256"]
+            with np.errstate(over="ignore"):
+                data = np.array(rows, np.float32, order="C")
+            return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _rounded_key(key: str) -> str:
+    """Rounded rows are other rows: they must not be taken for the exact ones in the KV cache."""
+    return hashlib.sha256(f"{key} float16".encode()).hexdigest()
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)

@@ -1,0 +1,101 @@
+"""The projector: patch features to embedding rows, weights as ggml stores them, computed by ggml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_llava.bundle.manifest import ProjectorSpec
+from edge_llava.errors import BackendError, BundleError, list_faults
+from edge_llava.ggml.gguf_header import read_gguf_header
+from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile
+
+# ggml acts upon the alignment alone; the converters write the others.
+_KEYS = frozenset(
+    (
+        "general.architecture", "general.type", "general.name", "general.file_type", "general.quantization_version",
+        "general.alignment", "edge_llava.projector.kind",
+    )
+)  # fmt: skip
+
+
+class Projector:
+    """y = W2 gelu(W1 x + b1) + b2 ("mlp2x_gelu") or y = W x + b ("linear"); the GELU is the exact erf form.
+
+    Attributes:
+        newline: Row (E,) float32 that ends each row of patches; None where the checkpoint has none.
+
+    Source: LLaVA's mm_projector and transformers' LlavaMultiModalProjector.
+    """
+
+    def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int, *, has_newline: bool = False) -> None:
+        """
+        Args:
+            path: projector.gguf.
+            spec: What the manifest says of it.
+            n_threads: CPU threads.
+            has_newline: Whether the file holds the row that ends each row of patches.
+
+        Raises:
+            BundleError: If the file is damaged or does not hold what the manifest says.
+            BackendError: If ggml cannot load it.
+        """
+        self.spec = spec
+        self._n_threads = n_threads
+        _check_file(path, spec, has_newline)
+        self._file = TensorFile(path)
+        self.newline = self._file.values("image_newline", spec.out_features) if has_newline else None
+
+    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Projects patch features (P, in_features) float32 to embedding rows (P, out_features) float32."""
+        if features.ndim != 2 or features.shape[1] != self.spec.in_features:
+            # ggml would end the process
+            raise BackendError(f"the projector takes (P, {self.spec.in_features}) features, not {features.shape}.")
+        n_rows = features.shape[0]
+        widest = max(self.spec.in_features, self.spec.out_features)
+        # the input and a product per layer, in float32; one more to be safe
+        with Graph(n_bytes=4 * 4 * n_rows * widest) as graph:
+            rows = graph.input(features)
+            for index, layer in enumerate(_layers(self.spec)):
+                if index:
+                    rows = graph.gelu_erf(rows)
+                rows = graph.add(
+                    graph.matmul(self._file.tensor(f"{layer}.weight"), rows), self._file.tensor(f"{layer}.bias")
+                )
+            return graph.compute(rows, (n_rows, self.spec.out_features), self._n_threads)
+
+    def close(self) -> None:
+        """Frees the weights; safe to call twice."""
+        self._file.close()
+
+
+def _layers(spec: ProjectorSpec) -> tuple[str, ...]:
+    return ("mm.0",) if spec.kind == "linear" else ("mm.0", "mm.2")
+
+
+def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
+    header = read_gguf_header(path)
+    tensors = header.tensors
+    expected, width = dict[str, tuple[int, ...]](), spec.in_features
+    for layer in _layers(spec):
+        expected |= {f"{layer}.weight": (width, spec.out_features), f"{layer}.bias": (spec.out_features,)}
+        width = spec.out_features
+    if has_newline:
+        expected["image_newline"] = (spec.out_features,)
+    faults = [
+        f"{key!r} is not part of a projector's description"
+        for key in (*header.metadata, *header.arrays)
+        if key not in _KEYS
+    ]
+    for name, shape in expected.items():
+        found = tensors.get(name)
+        if found is None:
+            faults.append(f"{name} is missing")
+        elif found.shape != shape:
+            faults.append(f"{name} has shape {found.shape}, expected {shape}")
+        elif len(shape) == 1 and found.type_id != 0:
+            faults.append(f"{name} is not float32")
+    if faults:
+        raise BundleError(list_faults(f"{path} does not match its manifest:", faults, "Convert the checkpoint again."))
