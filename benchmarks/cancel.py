@@ -18,7 +18,7 @@ from PIL import Image
 import edge_llava
 from edge_llava.measuring.benchmark import mark_picture
 from edge_llava.runtime.session import Session
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 _QUESTION = "Describe the picture in detail."
 

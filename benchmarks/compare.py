@@ -37,7 +37,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.facts import this_device
 from edge_llava.device.threads import count_cores
 from edge_llava.measuring.benchmark import mark_picture
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 _FIRST, _SECOND = "Describe the picture.", "What else is there?"
 _CHAT = (sys.executable, "-m", "edge_llava.cli", "chat", "--temp", "0")

@@ -22,7 +22,7 @@ import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.measuring.benchmark import mark_picture
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 _N_SIZES = 7
 _FLAT = 1.03

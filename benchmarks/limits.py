@@ -33,7 +33,7 @@ from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.measuring.benchmark import mark_picture
 from edge_llava.measuring.spread import summarize
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 _READ_BYTES, _N_READS = 1 << 29, 8  # each thread's, far beyond any cache
 _ROWS, _WIDTH = 1024, 4096  # of the large MatMul: the shape at which it is quickest

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.templates import find_template
@@ -31,14 +31,10 @@ from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.options import EngineOptions, SamplingOptions, tuned_options
 from edge_llava.runtime.runs import ImageRun
 from edge_llava.runtime.session import Session
-from edge_llava.runtime.vision.anyres import lay_out
-from edge_llava.runtime.vision.image import PictureSource, open_picture
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_key import image_key
-from edge_llava.runtime.vision.image_placement import check_embedding, place_image
-from edge_llava.runtime.vision.late_encoder import make_tower, wait_for
-from edge_llava.runtime.vision.preprocess import cut_squares
-from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
+from edge_llava.runtime.vision.images.opening import ImageSource
+from edge_llava.runtime.vision.tower import Tower, wait_for
 
 _Result = TypeVar("_Result")
 
@@ -60,7 +56,7 @@ class LlavaModel:
         bundle: Bundle,
         options: EngineOptions | None = None,
         *,
-        first_pictures: Sequence[PictureSource] = (),
+        first_pictures: Sequence[ImageSource | Image] = (),
         progress: ProgressCallback = silent,
     ) -> None:
         """
@@ -79,13 +75,12 @@ class LlavaModel:
         options = options or EngineOptions()
         self.bundle, self.manifest = bundle, bundle.manifest
         self.template = find_template(self.manifest.language.template)
-        check_visual_tokens(options.visual_tokens, self.manifest.vision)
+        self._tower = Tower(bundle, options)
         self.visual_tokens, self.alpha = options.visual_tokens, options.alpha
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.turns = TurnLock()
         self._answering: set[threading.Event] = set()
         store = PrefixStore(cache_directory()) if options.cache else None
-        self._tower = make_tower(bundle, options)
         self._early: dict[str, Future[ImageEmbedding]] = {}
         self._leaving = StopFlag()
         with ExitStack() as begun:  # where the language model cannot start, nothing else goes on
@@ -141,40 +136,40 @@ class LlavaModel:
         self.check_open()
         return Session(self, options or SamplingOptions(), on_full)
 
-    def embed_image(self, source: PictureSource, *, apply_exif: bool = True) -> ImageEmbedding:
+    def embed_image(self, source: ImageSource | Image, *, apply_exif: bool = True) -> ImageEmbedding:
         """Encodes a picture once, to be used in many questions.
 
         Args:
-            source: What `open_picture` takes: a path, the bytes of a file, a file object, a Pillow image or an array.
+            source: A path, the bytes of a file, a file object, a Pillow image, an array, or an opened image.
             apply_exif: Rotate by the EXIF orientation.
 
         Raises:
             ImageError: If the picture cannot be read.
             EdgeLlavaError: If the model is closed, also meanwhile.
         """
-        picture = open_picture(source, apply_exif=apply_exif, alpha=self.alpha)
+        opened = self._tower.open(source, apply_exif=apply_exif)
         with self.in_use():
-            return self._wait_for(self._tower.start(picture, cancel=self._leaving))
+            return self._wait_for(self._tower.start(opened, cancel=self._leaving))
 
-    def patch_features(self, source: PictureSource, *, apply_exif: bool = True) -> NDArray[np.float32]:
+    def patch_features(self, source: ImageSource | Image, *, apply_exif: bool = True) -> NDArray[np.float32]:
         """What the tower sees in a picture, before the projector: float32 (P, D); of tiles, one after another.
 
         Raises:
             ImageError: If the picture cannot be read.
             EdgeLlavaError: If the model is closed, also meanwhile.
         """
-        picture = open_picture(source, apply_exif=apply_exif, alpha=self.alpha)
+        opened = self._tower.open(source, apply_exif=apply_exif)
         with self.in_use():
-            features = self._wait_for(self._tower.start_features(picture, self._leaving))
+            features = self._wait_for(self._tower.start_features(opened, self._leaving))
         return features.reshape(-1, features.shape[-1])
 
-    def place_image(self, image: PictureSource | ImageEmbedding) -> ImageRun:
+    def place_image(self, image: ImageSource | Image | ImageEmbedding) -> ImageRun:
         """A picture, or an embedding, as a part of a conversation; nothing is encoded.
 
         Raises:
             ImageError: If the picture cannot be read or the embedding belongs to another bundle.
         """
-        return place_image(image, self.bundle, self.visual_tokens, self.alpha)
+        return self._tower.place(image)
 
     def start_encoding(self, run: ImageRun, cancel: threading.Event) -> None:
         """Begins to compute the rows of a picture that is part of a conversation, unless somebody has.
@@ -186,10 +181,10 @@ class LlavaModel:
         Raises:
             EdgeLlavaError: If the model is closed.
         """
-        if run.picture is None or run.encoding is not None:
+        if run.image is None or run.encoding is not None:
             return
         with self.in_use():
-            run.encoding = self._early.pop(run.key, None) or self._tower.start(run.picture, run.key, cancel)
+            run.encoding = self._early.pop(run.key, None) or self._tower.start(run.image, run.key, cancel)
 
     def finish_encoding(self, run: ImageRun, cancel: threading.Event) -> ImageEmbedding:
         """Waits for the rows of a picture whose encoding was begun, and puts them into their place.
@@ -218,12 +213,12 @@ class LlavaModel:
             self.gate.check_open()
             raise
 
-    def _encode_early(self, sources: Sequence[PictureSource], store: PrefixStore | None) -> None:
+    def _encode_early(self, sources: Sequence[ImageSource | Image], store: PrefixStore | None) -> None:
         for source in sources:
-            picture = open_picture(source, alpha=self.alpha)
-            key = image_key(picture, self.manifest, self.visual_tokens)
+            opened = self._tower.open(source)
+            key = self._tower.key(opened)
             if store is None or not store.has_any(picture_mark(key)):
-                self._early[key] = self._tower.start(picture, key, self._leaving)
+                self._early[key] = self._tower.start(opened, key, self._leaving)
 
     def check_embedding(self, embedding: ImageEmbedding) -> ImageEmbedding:
         """Returns the embedding if it was made by this bundle's tower and projector.
@@ -231,16 +226,15 @@ class LlavaModel:
         Raises:
             ImageError: If it was not; says by which part it differs.
         """
-        return check_embedding(embedding, self.bundle, self.visual_tokens)
+        return self._tower.check(embedding)
 
-    def show_input(self, source: PictureSource) -> Image.Image:
+    def show_input(self, source: ImageSource | Image) -> PIL.Image.Image:
         """What the tower sees of a picture, as RGB; of tiles, the whole and beside it the canvas.
 
         Raises:
             ImageError: If the picture cannot be read.
         """
-        picture = open_picture(source, alpha=self.alpha)
-        return lay_out(cut_squares(picture, self.manifest.vision), picture.size, self.manifest.vision)
+        return self._tower.show_input(source)
 
     def check_open(self) -> None:
         """
@@ -290,7 +284,7 @@ def load(
     name_or_path: str | os.PathLike[str] | None = None,
     options: EngineOptions | None = None,
     *,
-    first_pictures: Sequence[PictureSource] = (),
+    first_pictures: Sequence[ImageSource | Image] = (),
     progress: ProgressCallback = silent,
 ) -> LlavaModel:
     """Opens a bundle by name or path (None: the default bundle), validates it, and starts its engines.

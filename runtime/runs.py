@@ -1,4 +1,4 @@
-"""What a conversation is made of: runs of tokens and of picture rows, and what each context position stands for."""
+"""What a conversation is made of: runs of tokens and of image rows, and what each context position stands for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 Position = int | tuple[str, int]
@@ -35,13 +35,13 @@ class TokenRun:
 
 @dataclass(eq=False)
 class ImageRun:
-    """A picture at its place. Its rows are computed when they must be prefilled, and not before.
+    """An image at its place. Its rows are computed when they must be prefilled, and not before.
 
     Attributes:
         key: As `ImageEmbedding.key`.
         identity: What its rows are known by in the KV cache; as `ImageEmbedding.identity`.
         n_tokens: Positions in the context.
-        picture: Upright RGB; None once the rows are there.
+        image: What the tower is shown; None once the rows are there.
         embedding: The rows; None while nobody needed them.
         encoding: The rows on their way; None before and after.
         truncated: Whether the image's file ended early, so that a part of it is missing.
@@ -50,14 +50,14 @@ class ImageRun:
     key: str
     identity: str
     n_tokens: int
-    picture: Image.Image | None
+    image: Image | None
     embedding: ImageEmbedding | None = None
     encoding: Future[ImageEmbedding] | None = None
     truncated: bool = False
 
     @classmethod
     def of_embedding(cls, embedding: ImageEmbedding) -> ImageRun:
-        """A picture that was encoded before."""
+        """An image that was encoded before."""
         return cls(embedding.key, embedding.identity, embedding.n_tokens, None, embedding)
 
     @property
@@ -73,7 +73,7 @@ class ImageRun:
             ValueError: If nobody has computed them.
         """
         if self.embedding is None:
-            raise ValueError("this picture was not encoded")
+            raise ValueError("this image was not encoded")
         return self.embedding.data
 
     def stop_encoding(self) -> None:
@@ -83,8 +83,8 @@ class ImageRun:
             self.encoding = None
 
     def take(self, embedding: ImageEmbedding) -> None:
-        """Keeps the rows; the picture is let go."""
-        self.embedding, self.picture, self.encoding = embedding, None, None
+        """Keeps the rows; the image is let go."""
+        self.embedding, self.image, self.encoding = embedding, None, None
 
 
 Run = TokenRun | ImageRun
@@ -106,7 +106,7 @@ def count_common(first: Sequence[Position], second: Sequence[Position]) -> int:
 
 
 def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:
-    """Each picture, with the number of positions up to and including its last row."""
+    """Each image, with the number of positions up to and including its last row."""
     end = 0
     for run in runs:
         end += run.n_tokens

@@ -30,14 +30,15 @@ from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.lifetime.cancel import Cancelled, StopFlag
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.runs import ImageRun, Run, TokenRun, image_ends
-from edge_llava.runtime.vision.image import PictureSource
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.images.opening import ImageSource
 
 if TYPE_CHECKING:
     from edge_llava.runtime.async_answer import AsyncAnswer
     from edge_llava.runtime.model import LlavaModel
 
-ImageInput = PictureSource | ImageEmbedding
+ImageInput = ImageSource | Image | ImageEmbedding
 
 
 class Session:

@@ -23,8 +23,9 @@ from edge_llava.captioning.sidecar import Sidecars
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.language.grammar import GrammarFault
-from edge_llava.runtime.vision.image import Alpha, is_truncated, open_picture
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.images.alpha import Alpha
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
@@ -240,8 +241,8 @@ class _Unfinished(EdgeLlavaError):
 
 def _open(path: Path, sha256: str, alpha: Alpha) -> Damaged | Ready:
     try:
-        picture = open_picture(path, alpha=alpha)
-        return Ready(sha256, picture, is_truncated(picture))
+        image = Image.open(path, alpha=alpha)
+        return Ready(sha256, image, image.truncated)
     except ImageError as error:
         return Damaged(sha256, error)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image
-
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 
@@ -37,7 +36,7 @@ class Ready:
     """To be asked about; encoded already, or only read."""
 
     sha256: str
-    image: Image.Image | ImageEmbedding
+    image: Image | ImageEmbedding
     truncated: bool = False
 
 

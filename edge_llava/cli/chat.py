@@ -95,7 +95,7 @@ def command(
     """
     question = _read_question(prompt, images, as_json)
     from edge_llava.runtime.options import SamplingOptions
-    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
     try:
@@ -104,16 +104,16 @@ def command(
         raise click.UsageError(str(error)) from error
     # opened before the engines: a wrong path must not cost their loading
     alpha = EngineChoice.said().alpha
-    pictures = [open_picture(_read_stdin() if path == "-" else path, alpha=alpha) for path in images]
-    note_truncated(zip(images, pictures, strict=True))
-    inputs: list[ImageInput] = [*pictures, *(ImageEmbedding.load(path) for path in embeddings)]
+    opened = [Image.open(_read_stdin() if path == "-" else path, alpha=alpha) for path in images]
+    note_truncated(zip(images, opened, strict=True))
+    inputs: list[ImageInput] = [*opened, *(ImageEmbedding.load(path) for path in embeddings)]
     names = [*images, *embeddings]
     if show_input is not None and len(images) != 1:
         raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
     how = dataclasses.replace(EngineChoice.said().options(bundle), cache=not no_cache)
-    with open_model(bundle, how, first_pictures=pictures) as model:
+    with open_model(bundle, how, first_pictures=opened) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:

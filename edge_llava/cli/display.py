@@ -15,7 +15,7 @@ from edge_llava.cli.printable import printable
 from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from edge_llava.runtime.vision.image import Image
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 _LINE_EVERY_S = 10.0
@@ -37,12 +37,10 @@ def show_result(text: object) -> None:
     click.echo(printable(str(text)) if sys.stdout.isatty() else str(text))
 
 
-def note_truncated(pictures: Iterable[tuple[str, Image.Image]]) -> None:
+def note_truncated(images: Iterable[tuple[str, Image]]) -> None:
     """A line for every opened image, given with its name, whose file ended early."""
-    from edge_llava.runtime.vision.image import is_truncated
-
-    for name, picture in pictures:
-        if is_truncated(picture):
+    for name, image in images:
+        if image.truncated:
             note(f"edge-llava: {name} is truncated: its file ends early, and a part of the image is missing.")
 
 

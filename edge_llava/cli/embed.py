@@ -1,9 +1,10 @@
-"""edge-llava embed: a picture to a file that `chat --embedding` reads."""
+"""edge-llava embed: an image to a file that `chat --embedding` reads."""
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from typing import Literal
 
 import click
@@ -32,34 +33,25 @@ def command(
     bundle: str | None,
     as_json: bool,
 ) -> None:
-    """Encode a picture once; ask about it later, or on another device with the same bundle.
+    """Encode an image once; ask about it later, or on another device with the same bundle.
 
     \b
     edge-llava embed img.jpg -o img.safetensors
     edge-llava chat --embedding img.safetensors -p "What is on the table?"
     """
     from edge_llava.bundle.bundle import Bundle
-    from edge_llava.device.threads import usable_threads
     from edge_llava.home.directories import find_bundle
-    from edge_llava.runtime.vision.image import open_picture
-    from edge_llava.runtime.vision.image_encoder import PictureEncoder
+    from edge_llava.runtime.vision.image import Image
+    from edge_llava.runtime.vision.tower import Tower
 
-    picture = open_picture(sys.stdin.buffer.read() if image == "-" else image, alpha=EngineChoice.said().alpha)
-    note_truncated([(image, picture)])
+    # before the digests are compared: a wrong path must not cost that
+    shown = Image.open(sys.stdin.buffer.read() if image == "-" else image, alpha=EngineChoice.said().alpha)
+    note_truncated([(image, shown)])
     opened = Bundle.open(find_bundle(bundle))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
-    options = EngineChoice.said().options(bundle)
-    n_threads = usable_threads(options.n_vision_threads)
-    with PictureEncoder(
-        opened,
-        n_threads,
-        options.vision_provider,
-        spinning=options.vision_spinning,
-        mapped=options.low_memory,
-        visual_tokens=options.visual_tokens,
-    ) as encoder:
-        embedding = encoder.encode(picture)
+    with closing(Tower(opened, EngineChoice.said().options(bundle))) as tower:
+        embedding = tower.start(shown).result()
     embedding.save(out, dtype)
     if as_json:
         click.echo(json.dumps({"file": out, "n_tokens": embedding.n_tokens, "key": embedding.key, "dtype": dtype}))

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import EngineOptions, VisionProvider
-    from edge_llava.runtime.vision.image import PictureSource
+    from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.images.alpha import Alpha
 
 _Command = Callable[..., Any]
@@ -176,7 +176,7 @@ def engine_options(*names: str) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def open_model(bundle: str | None, options: EngineOptions, first_pictures: Sequence[PictureSource] = ()) -> LlavaModel:
+def open_model(bundle: str | None, options: EngineOptions, first_pictures: Sequence[Image] = ()) -> LlavaModel:
     """Opens a bundle with progress on stderr."""
     from edge_llava.cli.display import show_progress
     from edge_llava.runtime.model import load

@@ -97,15 +97,15 @@ def _ask(conversation: _Conversation, question: str) -> None:
 
 
 def _add_image(conversation: _Conversation, argument: str) -> None:
-    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.image import Image
 
     path = os.path.expanduser(argument.strip("'\""))
     if not argument:
         note("which picture? /image PATH")
         return
-    picture = open_picture(path, alpha=EngineChoice.said().alpha)
-    note_truncated([(path, picture)])
-    conversation.pending.append((path, picture))
+    image = Image.open(path, alpha=EngineChoice.said().alpha)
+    note_truncated([(path, image)])
+    conversation.pending.append((path, image))
     note(f"{len(conversation.pending)} picture(s) go with the next question")
 
 

@@ -213,7 +213,7 @@ def _body_bytes(max_image_mb: int) -> int:
 
 def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
     """A gigabyte for all requests together; more where one with the largest WebP image takes more by itself."""
-    from edge_llava.runtime.vision.image import decoding_bytes
+    from edge_llava.runtime.vision.images.decoding_memory import decoding_bytes
 
     return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
 

@@ -63,10 +63,10 @@ def read_pictures(paths: list[Path]) -> Iterator[NDArray[np.uint8]]:
     Raises:
         ImageError: If one cannot be read.
     """
-    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.image import Image
 
     for path in paths:
-        yield np.asarray(open_picture(path))
+        yield np.asarray(Image.open(path).pixels)
 
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:

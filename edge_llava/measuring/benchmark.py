@@ -27,7 +27,7 @@ from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import EngineOptions, SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.vision.anyres import count_tokens
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
 
 FIGURES = (

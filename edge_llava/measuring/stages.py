@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.profile import DeviceSettings
 from edge_llava.runtime.language.single_decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options
 from edge_llava.runtime.vision.anyres import count_tokens
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image import Image
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
 PICTURE_SIZE = (640, 480)
 N_TEXT, N_ANSWER = 50, 64  # of a typical turn
@@ -50,9 +50,9 @@ class VisionStage:
 
     def __init__(self, bundle: Bundle, base: EngineOptions) -> None:
         self._bundle, self._base = bundle, base
-        self._opened: tuple[tuple[int, bool], PictureEncoder] | None = None
+        self._opened: tuple[tuple[int, bool], ImageEncoder] | None = None
         noise = np.random.default_rng(0).integers(0, 256, (*PICTURE_SIZE[::-1], 3), dtype=np.uint8)
-        self._picture = Image.fromarray(noise)
+        self._image = Image.open(noise)
 
     def __call__(self, settings: DeviceSettings) -> VisionFigures:
         """Medians of a few runs after one that warms up."""
@@ -69,18 +69,21 @@ class VisionStage:
             self._opened[1].close()
         self._opened = None
 
-    def _open(self, settings: DeviceSettings) -> PictureEncoder:
+    def _open(self, settings: DeviceSettings) -> ImageEncoder:
         key = settings.n_vision_threads, settings.vision_spinning
         if self._opened is None or self._opened[0] != key:
             self.close()
-            encoder = PictureEncoder(
-                self._bundle, settings.n_vision_threads, self._base.vision_provider, spinning=settings.vision_spinning
+            options = EngineOptions(
+                n_vision_threads=settings.n_vision_threads,
+                vision_provider=self._base.vision_provider,
+                vision_spinning=settings.vision_spinning,
             )
+            encoder = ImageEncoder(self._bundle, options)
             self._opened = key, encoder
         return self._opened[1]
 
-    def _run(self, encoder: PictureEncoder) -> VisionFigures:
-        embedding = encoder.encode(self._picture)
+    def _run(self, encoder: ImageEncoder) -> VisionFigures:
+        embedding = encoder.encode(self._image, "noise")
         return VisionFigures(embedding.vision_s, embedding.projector_s)
 
 

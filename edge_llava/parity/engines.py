@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
-from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import StageParity
 from edge_llava.device.threads import count_cores
 from edge_llava.runtime.language.single_decoder import Decoder
-from edge_llava.runtime.options import DecoderOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.file_check import check_vision_file
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image import Image
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.preprocess import pixel_values
 from edge_llava.runtime.vision.projector import Projector
 
@@ -40,7 +41,7 @@ class BundleEngines:
 
     def pixels(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixel values (T, 3, S, S) of a picture uint8 (H, W, 3)."""
-        return pixel_values(Image.fromarray(picture), self._bundle.manifest.vision)
+        return pixel_values(PIL.Image.fromarray(picture), self._bundle.manifest.vision)
 
     def features(self, pixels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Patch features (T, P, D) of each pixel values (T, 3, S, S)."""
@@ -62,8 +63,8 @@ class BundleEngines:
 
     def embedding(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the language model reads (N, E) of a picture uint8 (H, W, 3), through the whole bundle."""
-        with PictureEncoder(self._bundle, count_cores()) as encoder:
-            return encoder.encode(Image.fromarray(picture)).data
+        with ImageEncoder(self._bundle, EngineOptions()) as encoder:
+            return encoder.encode(Image.open(picture), "parity").data
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, each on its own and without BOS."""

@@ -8,9 +8,9 @@ from typing import Literal
 
 from edge_llava.errors import list_faults
 from edge_llava.runtime.dialogue.turn_plan import check_text
-from edge_llava.runtime.vision.image import PictureSource
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_placement import OpenedImage
+from edge_llava.runtime.vision.images.opening import ImageSource
 
 _ROLES = ("user", "assistant")
 
@@ -30,7 +30,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    images: tuple[PictureSource | ImageEmbedding | OpenedImage, ...] = ()
+    images: tuple[ImageSource | ImageEmbedding | Image, ...] = ()
     places: tuple[int, ...] = ()
 
 

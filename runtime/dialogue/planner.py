@@ -13,8 +13,7 @@ from edge_llava.runtime.dialogue.prompt import build_turn
 from edge_llava.runtime.dialogue.turn_plan import check_length, check_room, check_text, plan_turn
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.runs import Run, TokenRun
-from edge_llava.runtime.vision.image import Alpha
-from edge_llava.runtime.vision.image_placement import place_image
+from edge_llava.runtime.vision.tower import Tower
 
 
 class DialoguePlanner:
@@ -30,21 +29,19 @@ class DialoguePlanner:
         self,
         bundle: Bundle,
         language: LanguageModel,
+        tower: Tower,
         n_ctx: int,
-        visual_tokens: int | None = None,
-        alpha: Alpha = "white",
     ) -> None:
         """
         Args:
-            bundle: Whose template and pictures.
+            bundle: Whose template.
             language: Its tokenizer.
+            tower: Places its images.
             n_ctx: Positions that a conversation may take.
-            visual_tokens, alpha: As in `EngineOptions`.
         """
         self.template = find_template(bundle.manifest.language.template)
         self.said = SaidAnswers()
-        self._bundle, self._language = bundle, language
-        self._n_ctx, self._visual_tokens, self._alpha = n_ctx, visual_tokens, alpha
+        self._bundle, self._language, self._tower, self._n_ctx = bundle, language, tower, n_ctx
 
     def plan(self, dialogue: Dialogue, salt: str = "") -> list[Run]:
         """The runs of a dialogue, up to where the answer begins.
@@ -64,10 +61,7 @@ class DialoguePlanner:
         carry, is_first = "", True
         for exchange in dialogue.exchanges:
             question = exchange.question
-            images = [
-                place_image(image, self._bundle, self._visual_tokens, self._alpha, salt=salt)
-                for image in question.images
-            ]
+            images = [self._tower.place(image, salt=salt) for image in question.images]
             segments = build_turn(
                 template,
                 question.text,

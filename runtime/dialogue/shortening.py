@@ -10,9 +10,8 @@ from edge_llava.runtime.dialogue.messages import Dialogue, Exchange
 from edge_llava.runtime.dialogue.past_turns import room_for_prompt, turns_to_drop
 from edge_llava.runtime.dialogue.turn_plan import count_quickly
 from edge_llava.runtime.language.language_model import LanguageModel
-from edge_llava.runtime.vision.image import Alpha
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_placement import OpenedImage, open_image, place_image
+from edge_llava.runtime.vision.tower import Tower
 
 _SEAM = 4  # tokens that a text may have more in its place, where it is tokenized together with others
 
@@ -24,20 +23,18 @@ class DialogueShortener:
         self,
         bundle: Bundle,
         language: LanguageModel,
+        tower: Tower,
         n_ctx: int,
-        visual_tokens: int | None = None,
-        alpha: Alpha = "white",
     ) -> None:
         """
         Args:
-            bundle: Whose template and images.
+            bundle: Whose template.
             language: Its tokenizer.
+            tower: Opens and places its images.
             n_ctx: Positions that a conversation may take.
-            visual_tokens, alpha: As in `EngineOptions`.
         """
         self._template = find_template(bundle.manifest.language.template)
-        self._bundle, self._language = bundle, language
-        self._n_ctx, self._visual_tokens, self._alpha = n_ctx, visual_tokens, alpha
+        self._language, self._tower, self._n_ctx = language, tower, n_ctx
 
     def shorten(self, dialogue: Dialogue, max_new_tokens: int) -> Dialogue:
         """The dialogue without its oldest exchanges, so that it fits with an answer; see `turns_to_drop`.
@@ -63,9 +60,7 @@ class DialogueShortener:
 
     def _open_images(self, exchange: Exchange) -> Exchange:
         images = tuple(
-            image
-            if isinstance(image, (ImageEmbedding, OpenedImage))
-            else open_image(image, self._bundle, self._visual_tokens, self._alpha)
+            image if isinstance(image, ImageEmbedding) else self._tower.open(image)
             for image in exchange.question.images
         )
         return replace(exchange, question=replace(exchange.question, images=images))
@@ -74,7 +69,7 @@ class DialogueShortener:
         """Positions of an exchange, or a few more."""
         question, template = exchange.question, self._template
         n_text = self._count(f"{template.between_turns}{question.text}{template.after_question}")
-        images = [place_image(image, self._bundle, self._visual_tokens) for image in question.images]
+        images = [self._tower.place(image) for image in question.images]
         n_images = sum(image.n_tokens + 2 * _SEAM for image in images)
         return n_text + n_images + (self._count(exchange.answer) if exchange.answer else 0)
 

@@ -27,10 +27,9 @@ from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.options import EngineOptions, SamplingOptions, n_ctx
 from edge_llava.runtime.runs import ImageRun, Run
-from edge_llava.runtime.vision.image import PictureSource
-from edge_llava.runtime.vision.image_placement import OpenedImage, open_image
-from edge_llava.runtime.vision.late_encoder import make_tower
-from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
+from edge_llava.runtime.vision.image import Image
+from edge_llava.runtime.vision.images.opening import ImageSource
+from edge_llava.runtime.vision.tower import Tower
 
 _MAX_PARALLEL = MAX_SEQUENCES // 2  # as many conversations are remembered as run
 
@@ -78,11 +77,10 @@ class BatchEngine:
         """
         options = options or EngineOptions()
         _check_numbers(n_parallel, n_queued, kept_bytes, n_positions, n_ctx(bundle.manifest.language, options.decoder))
-        check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
+        self._tower = Tower(bundle, options)
         bundle.verify_digests(trust_earlier=True, progress=progress)
         self.bundle = bundle
         self._n_parallel, self._n_queued = n_parallel, n_queued
-        self._visual_tokens, self._alpha = options.visual_tokens, options.alpha
         self._decoder = BatchDecoder(
             bundle.file("language"),
             bundle.manifest.language,
@@ -92,11 +90,10 @@ class BatchEngine:
             kept_bytes=kept_bytes,
         )
         self.n_ctx = self._decoder.n_ctx
-        self._planner = DialoguePlanner(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
+        self._planner = DialoguePlanner(bundle, self._decoder, self._tower, self.n_ctx)
         self.on_full: OnFull = "error"
-        self._shortener = DialogueShortener(bundle, self._decoder, self.n_ctx, options.visual_tokens, options.alpha)
+        self._shortener = DialogueShortener(bundle, self._decoder, self._tower, self.n_ctx)
         self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
-        self._tower = make_tower(bundle, options)
         self._pictures = PictureQueue(self._tower.start, self._queue.wake)
         self._worker = BatchWorker(self._decoder, self._queue, self._pictures, self._planner.said, n_parallel)
         with ExitStack() as engines:
@@ -117,14 +114,14 @@ class BatchEngine:
     ) -> None:
         self.close()
 
-    def open_image(self, source: PictureSource) -> OpenedImage:
+    def open_image(self, source: ImageSource) -> Image:
         """Decodes an image for a message: what `submit` does itself with other sources, for callers that want to do
         it elsewhere or sooner. Does not keep `close` waiting.
 
         Raises:
             ImageError: If it cannot be read.
         """
-        return open_image(source, self.bundle, self._visual_tokens, self._alpha)
+        return self._tower.open(source)
 
     def submit(
         self,

@@ -6,14 +6,19 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 from weakref import WeakValueDictionary
 
-from PIL import Image
-
 from edge_llava.runtime.runs import ImageRun
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
-StartEncoding = Callable[[Image.Image, str, threading.Event], "Future[ImageEmbedding]"]
+
+class StartEncoding(Protocol):
+    """What `PictureQueue` needs of a tower."""
+
+    def __call__(self, image: Image, key: str, cancel: threading.Event, *, identity: str) -> Future[ImageEmbedding]:
+        """See `Tower.start`."""
 
 
 @dataclass
@@ -33,7 +38,7 @@ class PictureQueue:
     def __init__(self, start: StartEncoding, wake: Callable[[], None]) -> None:
         """
         Args:
-            start: Begins to encode a picture (upright RGB, its key, what stops it), on another thread.
+            start: Begins to encode an image, on another thread.
             wake: Told, on another thread, that a picture may be there.
         """
         self.n_encoded = 0
@@ -46,11 +51,12 @@ class PictureQueue:
         """Begins to encode a picture, unless its rows are there or on their way."""
         if run.embedding is None and (rows := self._rows.get(run.identity)) is not None:
             run.take(rows)
-        if run.embedding is not None or run.picture is None:
+        if run.embedding is not None or run.image is None:
             return
         if run.identity not in self._encodings:
             cancel = threading.Event()
-            self._encodings[run.identity] = _Encoding(self._start(run.picture, run.key, cancel), cancel)
+            work = self._start(run.image, run.key, cancel, identity=run.identity)
+            self._encodings[run.identity] = _Encoding(work, cancel)
             self._encodings[run.identity].work.add_done_callback(lambda _: self._wake())
         self._encodings[run.identity].waiting.add(run)
 

@@ -34,6 +34,6 @@ class StopFlag(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the request, looking every few milliseconds; returns whether it came."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._is_stopped and (deadline is None or time.monotonic() < deadline):
+        while not self.is_set() and (deadline is None or time.monotonic() < deadline):
             time.sleep(_LOOK_S if deadline is None else max(0.0, min(_LOOK_S, deadline - time.monotonic())))
-        return self._is_stopped
+        return self.is_set()

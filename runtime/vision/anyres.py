@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_llava.bundle.vision_spec import VisionSpec
+from edge_llava.runtime.vision.scaling import scale
 
 Size = tuple[int, int]
 _BLACK = (0, 0, 0)
@@ -42,7 +43,7 @@ def cut_tiles(picture: Image.Image, spec: VisionSpec) -> list[Image.Image]:
     """Squares of side S: the whole picture first, whatever its shape, then the canvas row by row."""
     side = spec.image_size
     canvas = _fit(picture, choose_canvas(picture.size, spec.grid_pinpoints))
-    whole = picture.resize((side, side), Image.Resampling.BICUBIC)
+    whole = scale(picture, (side, side))
     places = [(x, y) for y in range(0, canvas.height, side) for x in range(0, canvas.width, side)]
     return [whole, *(canvas.crop((x, y, x + side, y + side)) for x, y in places)]
 
@@ -120,7 +121,7 @@ def _fit(picture: Image.Image, canvas: Size) -> Image.Image:
     else:
         new = min(math.ceil(width * down), canvas_width), canvas_height
     fitted = Image.new("RGB", canvas, _BLACK)
-    resized = picture.resize(new, Image.Resampling.BICUBIC)
+    resized = scale(picture, new)
     fitted.paste(resized, ((canvas_width - new[0]) // 2, (canvas_height - new[1]) // 2))
     return fitted
 

@@ -1,53 +1,55 @@
-"""Images as the runtime takes them: opened, known by their pixels, and what they cost in memory."""
+"""An image that was opened: what a tower can be shown, and what it is shown of it."""
 
 from __future__ import annotations
 
-import hashlib
-import struct
+from dataclasses import dataclass, field
 
-from PIL import Image
+import PIL.Image
 
+from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.runtime.vision.images.alpha import Alpha
-from edge_llava.runtime.vision.images.opening import MAX_PIXELS, MAX_SIDE, PictureSource, is_truncated, open_picture
-
-__all__ = [
-    "MAX_PIXELS", "MAX_SIDE", "OPENED_BYTES_PER_PIXEL", "Alpha", "PictureSource", "decoding_bytes", "digest_pixels",
-    "is_truncated", "open_picture",
-]  # fmt: skip
-
-OPENED_BYTES_PER_PIXEL = 4  # of what `open_picture` returns: Pillow keeps RGB in four bytes
-_STRIP_BYTES = 1 << 22
-# Peak of `open_picture` and `digest_pixels` in bytes per pixel, measured by a test, and a little more.
-_DECODING_BYTES = {
-    "JPEG": 12,  # 4, and while a progressive one is decoded up to 8 of coefficients
-    "MPO": 12,
-    "PNG": 12,  # 16-bit grey; 8 of RGBA, and of RGB that is turned
-    "GIF": 10,
-    "BMP": 10,
-    "TGA": 10,
-    "PPM": 12,
-    "TIFF": 16,
-    "WEBP": 20,  # libwebp keeps two canvases of RGBA
-    "AVIF": 20,
-    "HEIF": 20,
-    "JPEG2000": 28,
-}
+from edge_llava.runtime.vision.images.opening import ImageSource, is_truncated, open_picture
+from edge_llava.runtime.vision.preprocess import cut_squares
 
 
-def decoding_bytes(width: int, height: int, format_: str | None = None) -> int:
-    """Memory that opening an image takes at its peak, `OPENED_BYTES_PER_PIXEL` of which stay; without the file's bytes.
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An opened image. Thread-safe.
 
-    Args:
-        width, height: In pixels, as the file's header has them.
-        format_: `Image.format`; None for the most of all.
+    Attributes:
+        pixels: Upright RGB; must not be changed.
+        truncated: Whether its file ended early: a part of it is grey, black or white.
     """
-    return width * height * _DECODING_BYTES.get(format_ or "", max(_DECODING_BYTES.values()))
 
+    pixels: PIL.Image.Image
+    truncated: bool = False
+    _cut: tuple[VisionSpec, tuple[PIL.Image.Image, ...]] | None = field(default=None, init=False, repr=False)
 
-def digest_pixels(picture: Image.Image) -> bytes:
-    """sha256 of the size and the RGB bytes of an opened picture."""
-    digest = hashlib.sha256(struct.pack("<QQ", *picture.size))
-    n_rows = max(1, _STRIP_BYTES // (3 * picture.width))  # all bytes at once would be as large as the picture
-    for top in range(0, picture.height, n_rows):
-        digest.update(picture.crop((0, top, picture.width, min(top + n_rows, picture.height))).tobytes())
-    return digest.digest()
+    @classmethod
+    def open(cls, source: ImageSource | Image, *, alpha: Alpha = "white", apply_exif: bool = True) -> Image:
+        """Opens an image; one that is open already is returned as it is.
+
+        Args:
+            source: What `open_picture` takes, or an image.
+            alpha: What becomes of transparency: "white" or "drop".
+            apply_exif: Rotate by the EXIF orientation.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        if isinstance(source, Image):
+            return source
+        pixels = open_picture(source, alpha=alpha, apply_exif=apply_exif)
+        return cls(pixels, is_truncated(pixels))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.pixels.size
+
+    def squares(self, spec: VisionSpec) -> tuple[PIL.Image.Image, ...]:
+        """What a tower is shown of it: RGB squares of side S. They are cut once, and kept for the next call."""
+        if self._cut is None or self._cut[0] != spec:
+            object.__setattr__(self, "_cut", (spec, tuple(cut_squares(self.pixels, spec))))
+        assert self._cut is not None
+        return self._cut[1]

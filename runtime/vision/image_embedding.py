@@ -1,4 +1,4 @@
-"""The handoff between vision and language: one picture as rows of the language model's input space."""
+"""The handoff between vision and language: one image as rows of the language model's input space."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _MAX_BYTES = 1 << 30  # 50,000 rows of the widest model
 
 @dataclass(frozen=True, eq=False)
 class ImageEmbedding:
-    """One picture after tower and projector; valid only with the bundle parts that made it.
+    """One image after tower and projector; valid only with the bundle parts that made it.
 
     Attributes:
         data: float32 (n_tokens, n_embd), C-contiguous, finite; read-only.
-        key: sha256 (hex) of the upright RGB pixels, the vision spec, the two digests below, and the number of rows
-            where they were reduced. Another picture, preparation, tower or number always has another key.
+        key: sha256 (hex) of the RGB squares that the tower is shown, the image's size, the vision spec, the two digests
+            below, and the number of rows where they were reduced. Other rows always have another key.
         grid: Patches as (rows, columns), whether each still has its row or not: with `visual_tokens` there are fewer
             rows, in the order of the patches that they are, or were merged into.
-        image_size: The picture's (width, height) in pixels, upright.
+        image_size: The image's (width, height) in pixels, upright.
         vision_sha256, projector_sha256: Digests of the tower (`tower_digest`) and of projector.gguf.
         vision_s, projector_s: Seconds spent in the tower and in the projector; 0.0 when loaded from a file.
-        computed_here: Whether these rows were computed here from the picture that `key` names. A file, or a copy with
+        computed_here: Whether these rows were computed here from the image that `key` names. A file, or a copy with
             changed fields, only says so.
     """
 
@@ -65,8 +65,8 @@ class ImageEmbedding:
         view.flags.writeable = False
         object.__setattr__(self, "data", view)  # the caller's own array stays writable
 
-    def vouch(self) -> ImageEmbedding:
-        """Says that the rows were just computed from the picture that `key` names; for the encoder only."""
+    def mark_computed(self) -> ImageEmbedding:
+        """Marks the rows as just computed from the image that `key` names; for the encoder only."""
         object.__setattr__(self, "computed_here", True)
         return self
 
@@ -74,7 +74,7 @@ class ImageEmbedding:
     def identity(self) -> str:
         """What the rows are known by in the KV cache: the key if they were computed here, else their own digest.
 
-        A file that names another picture's key, or holds other rows, is never taken for that picture.
+        A file that names another image's key, or holds other rows, is never taken for that image.
         """
         if self.computed_here:
             return self.key
@@ -82,7 +82,7 @@ class ImageEmbedding:
 
     @property
     def n_tokens(self) -> int:
-        """Positions that the picture takes in the context."""
+        """Positions that the image takes in the context."""
         return int(self.data.shape[0])
 
     @property

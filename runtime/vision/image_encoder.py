@@ -1,7 +1,8 @@
-"""The way of a picture through a bundle: pixel values, patch features, embedding rows. Needs no language model."""
+"""The way of an image through a bundle: pixel values, patch features, embedding rows. Needs no language model."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from contextlib import ExitStack
@@ -9,25 +10,26 @@ from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.device.threads import usable_threads
 from edge_llava.errors import BackendError
 from edge_llava.runtime.lifetime.cancel import Cancelled
-from edge_llava.runtime.options import VisionProvider
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.anyres import kept_patches, merge_tiles
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.file_check import check_vision_file
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_key import image_key, tower_digest
-from edge_llava.runtime.vision.preprocess import pixel_values
+from edge_llava.runtime.vision.preprocess import normalize
 from edge_llava.runtime.vision.projector import Projector
 from edge_llava.runtime.vision.visual_tokens import check_visual_tokens, reduce_tokens
 
 _TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
 
 
-class PictureEncoder:
+class ImageEncoder:
     """Vision encoder and projector of a bundle. Thread-safe.
 
     Attributes:
@@ -37,34 +39,31 @@ class PictureEncoder:
     def __init__(
         self,
         bundle: Bundle,
-        n_threads: int,
-        provider: VisionProvider = "auto",
-        *,
-        spinning: bool = True,
-        mapped: bool = False,
-        visual_tokens: int | None = None,
+        options: EngineOptions,
     ) -> None:
         """
         Args:
             bundle: Its digests are not checked here.
-            n_threads: CPU threads.
-            provider: Where the tower runs.
-            spinning: Whether the tower's threads wait awake.
-            mapped: Whether the tower's weights stay in their file.
-            visual_tokens: Rows that a picture is reduced to; None: all are kept.
+            options: Device settings; `low_memory` leaves the tower's weights in their file.
 
         Raises:
-            BundleError: If a file is not what the manifest says, or pictures cannot be reduced so.
+            BundleError: If a file is not what the manifest says, or images cannot be reduced to `visual_tokens`.
             BackendError: If an engine cannot start.
             MissingExtra: If ONNX Runtime is not installed.
         """
         manifest = bundle.manifest
-        self._manifest, self._spec, self._visual_tokens = manifest, manifest.vision, visual_tokens
-        check_visual_tokens(visual_tokens, manifest.vision)
+        self._manifest, self._spec, self._visual_tokens = manifest, manifest.vision, options.visual_tokens
+        check_visual_tokens(options.visual_tokens, manifest.vision)
         check_vision_file(bundle)
+        n_threads = usable_threads(options.n_vision_threads)
         with ExitStack() as opened:  # an engine that fails to start closes the one before it
             self._vision = VisionEncoder(
-                bundle.file("vision"), manifest.vision, n_threads, provider, spinning=spinning, mapped=mapped
+                bundle.file("vision"),
+                manifest.vision,
+                n_threads,
+                options.vision_provider,
+                spinning=options.vision_spinning,
+                mapped=options.low_memory,
             )
             opened.callback(self._vision.close)
             self.on_gpu = self._vision.provider == "cuda"
@@ -73,7 +72,7 @@ class PictureEncoder:
             )
             opened.pop_all()
 
-    def __enter__(self) -> PictureEncoder:
+    def __enter__(self) -> ImageEncoder:
         return self
 
     def __exit__(
@@ -81,37 +80,35 @@ class PictureEncoder:
     ) -> None:
         self.close()
 
-    def patch_features(self, picture: Image.Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
-        """What the tower sees in an upright RGB picture: float32 (T, P, D); one square, or the whole and its tiles.
+    def patch_features(self, image: Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
+        """What the tower sees in an image: float32 (T, P, D); one square, or the whole and its tiles.
 
         Raises:
-            Cancelled: If `cancel` was set meanwhile.
+            Cancelled: If `cancel` was set before it was done.
         """
-        pixels = pixel_values(picture, self._spec)
+        pixels = normalize(image.squares(self._spec), self._spec)
         batches = [pixels[start : start + _TILES_AT_ONCE] for start in range(0, len(pixels), _TILES_AT_ONCE)]
         return np.concatenate([self._vision(batch, cancel) for batch in batches])
 
-    def encode(
-        self, picture: Image.Image, cancel: threading.Event | None = None, key: str | None = None
-    ) -> ImageEmbedding:
-        """Encodes an upright RGB picture.
+    def encode(self, image: Image, key: str, cancel: threading.Event | None = None) -> ImageEmbedding:
+        """Encodes an image.
 
         Args:
-            picture: What `open_picture` gives.
+            image: What to encode.
+            key: See `Tower.key`.
             cancel: Set it from another thread to stop.
-            key: The picture's `image_key`, where it is known already.
 
         Raises:
-            Cancelled: If `cancel` was set meanwhile.
+            Cancelled: If `cancel` was set before it was done.
             BackendError: If an engine fails or gives impossible numbers.
         """
         started = time.perf_counter()
-        features = self._kept_features(picture, cancel)
+        features = self._kept_features(image, cancel)
         encoded = time.perf_counter()
         if cancel is not None and cancel.is_set():
             raise Cancelled
         tiles = np.stack([self._projector(tile) for tile in features])
-        rows = merge_tiles(tiles, self._projector.newline, picture.size, self._spec)
+        rows = merge_tiles(tiles, self._projector.newline, image.size, self._spec)
         projected = time.perf_counter()
         if not np.isfinite(rows).all():
             raise BackendError(
@@ -119,23 +116,34 @@ class PictureEncoder:
             )
         return ImageEmbedding(
             data=rows,
-            key=key or image_key(picture, self._manifest, self._visual_tokens),
-            grid=kept_patches(picture.size, self._spec),
-            image_size=picture.size,
+            key=key,
+            grid=kept_patches(image.size, self._spec),
+            image_size=image.size,
             vision_sha256=tower_digest(self._manifest),
             projector_sha256=self._manifest.files["projector"].sha256,
             vision_s=encoded - started,
             projector_s=projected - encoded,
-        ).vouch()
+        ).mark_computed()
 
-    def _kept_features(self, picture: Image.Image, cancel: threading.Event | None) -> NDArray[np.float32]:
+    def _kept_features(self, image: Image, cancel: threading.Event | None) -> NDArray[np.float32]:
         """As `patch_features`, or fewer rows of the one square."""
         if self._visual_tokens is None:
-            return self.patch_features(picture, cancel)
-        patches = self._vision.rank(pixel_values(picture, self._spec), cancel)
+            return self.patch_features(image, cancel)
+        patches = self._vision.rank(normalize(image.squares(self._spec), self._spec), cancel)
         return reduce_tokens(patches, self._visual_tokens)[None]
 
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
         self._projector.close()
         self._vision.close()
+
+
+def tower_digest(manifest: Manifest) -> str:
+    """sha256 (hex) of the vision tower: of vision.onnx, and of the weights where they are kept in their own file.
+
+    The graph alone does not tell towers of one shape apart.
+    """
+    files = manifest.files
+    if "vision_data" not in files:
+        return files["vision"].sha256
+    return hashlib.sha256(bytes.fromhex(files["vision"].sha256 + files["vision_data"].sha256)).hexdigest()

@@ -6,6 +6,7 @@ Source: LLaVA's mm_utils.process_images and transformers' CLIPImageProcessor (th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,16 @@ from PIL import Image
 
 from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.runtime.vision.anyres import cut_tiles
+from edge_llava.runtime.vision.scaling import STRIP_PIXELS, scale, scale_strips
 
 # Above this many pixels neither the resized picture of "crop" nor the padded one of "pad" is built whole.
 # A crop of 1 x 4000 px would otherwise build 336 x 1,344,000: only the part that it keeps is computed, from the same
 # source rows; rounding may differ by one level. A pad of 1000 x 30,000 would build 30,000 x 30,000: it is made in
 # strips, with the same result.
 _MAX_RESIZED_PIXELS = 1 << 26
-# Above this many, the square is not built either: of 48 megapixels it would take 256 MB, and the result is the same.
-_MAX_SQUARE_PIXELS = 1 << 24
+# Above this many, the square is not built either: of 48 megapixels it would take 256 MB, and strips of it can be scaled
+# on several threads; the result is the same.
+_MAX_SQUARE_PIXELS = STRIP_PIXELS
 # Above this many, strips of a padded picture are not scaled whole: a strip of 1 x 50,000 would take 14 seconds.
 _MAX_PADDED_PIXELS = 1 << 28
 _NARROW = 4  # a picture so many times narrower than what is scaled of its padded rows is computed without padding
@@ -37,7 +40,7 @@ def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
     Returns:
         float32 (B, 3, S, S), C-contiguous; B is 1 for "pad" and "crop", and the whole with its tiles for "anyres".
     """
-    return np.stack([normalize(square, spec) for square in cut_squares(picture, spec)])
+    return normalize(cut_squares(picture, spec), spec)
 
 
 def cut_squares(picture: Image.Image, spec: VisionSpec) -> list[Image.Image]:
@@ -88,13 +91,18 @@ def pad_and_resize(picture: Image.Image, colour: tuple[int, int, int], side: int
     if longest * longest > _MAX_PADDED_PIXELS and width * _NARROW < to_x - from_x:
         narrow.paste(_scale_padded_rows(picture, colour, side, range(first, last)), (first, top))
         return narrow.resize((side, side), Image.Resampling.BICUBIC)
-    n_rows = max(1, at_once // (4 * (to_x - from_x)))
-    for start in range(0, height, n_rows):
-        end = min(start + n_rows, height)
-        strip = Image.new("RGB", (to_x - from_x, end - start), colour)
-        strip.paste(picture.crop((0, start, width, end)), (left - from_x, 0))
-        scaled = strip.resize((last - first, end - start), Image.Resampling.BICUBIC, box=(x0, 0, x1, end - start))
-        narrow.paste(scaled, (first, top + start))
+
+    def scale_strip(rows: range) -> Image.Image:
+        strip = picture
+        if (width, left) != (to_x, from_x):
+            strip = Image.new("RGB", (to_x - from_x, len(rows)), colour)
+            strip.paste(picture.crop((0, rows.start, width, rows.stop)), (left - from_x, 0))
+            rows = range(len(rows))
+        box = (x0, rows.start, x1, rows.stop)
+        return strip.resize((last - first, len(rows)), Image.Resampling.BICUBIC, box=box)
+
+    for rows, strip in scale_strips(scale_strip, height, at_once // (to_x - from_x)):
+        narrow.paste(strip, (first, top + rows.start))
     return narrow.resize((side, side), Image.Resampling.BICUBIC)
 
 
@@ -163,7 +171,7 @@ def resize_and_crop(picture: Image.Image, side: int) -> Image.Image:
         # rows, then columns, as PIL does for the whole; given both at once it chooses the order by the part's shape
         narrow = part.resize((side, part.height), Image.Resampling.BICUBIC, box=(x0, 0, x1, part.height))
         return narrow.resize((side, side), Image.Resampling.BICUBIC, box=(0, y0, side, y1))
-    resized = picture.resize((new_width, new_height), Image.Resampling.BICUBIC)
+    resized = scale(picture, (new_width, new_height))
     return resized.crop((left, top, left + side, top + side))
 
 
@@ -179,13 +187,13 @@ def _source_span(start: int, side: int, scale: float, length: int) -> tuple[floa
     return begin - first, end - first, first, last
 
 
-def normalize(square: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
-    """(x / 255 - mean) / std per channel, as float32 (3, S, S).
+def normalize(squares: Sequence[Image.Image], spec: VisionSpec) -> NDArray[np.float32]:
+    """(x / 255 - mean) / std per channel of RGB squares, as float32 (B, 3, S, S), C-contiguous.
 
     The reference rescales in float64, casts to float32 and normalizes there; 256 values a channel make that a table.
     """
     levels = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean, std = np.array(spec.image_mean, np.float32), np.array(spec.image_std, np.float32)
     tables = (levels[:, None] - mean) / std  # (256, 3)
-    pixels = np.asarray(square)  # (S, S, 3) uint8
-    return np.stack([tables[:, channel][pixels[:, :, channel]] for channel in range(3)])
+    pixels = np.stack([np.asarray(square) for square in squares])  # (B, S, S, 3) uint8
+    return np.stack([tables[:, channel][pixels[..., channel]] for channel in range(3)], axis=1)

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.image import OPENED_BYTES_PER_PIXEL, decoding_bytes
-from edge_llava.runtime.vision.image_placement import OpenedImage
+from edge_llava.runtime.vision.image import Image
+from edge_llava.runtime.vision.images.decoding_memory import OPENED_BYTES_PER_PIXEL, decoding_bytes
 from edge_llava.runtime.vision.images.formats import FORMATS, open_image_file
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.memory_budget import Share
@@ -56,7 +57,7 @@ class ImageParts:
         limits: Caps of a request.
     """
 
-    def __init__(self, limits: Limits, remote: RemoteImages | None, opener: Callable[[bytes], OpenedImage]) -> None:
+    def __init__(self, limits: Limits, remote: RemoteImages | None, opener: Callable[[bytes], Image]) -> None:
         """
         Args:
             limits: Caps of a request.
@@ -66,7 +67,7 @@ class ImageParts:
         self.limits = limits
         self._remote, self._opener, self._threads = remote, opener, ImageThreads()
 
-    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[OpenedImage]:
+    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[Image]:
         """Opens the images of one request: all headers are read before the first image is decoded.
 
         Raises:
@@ -121,12 +122,12 @@ class ImageParts:
             raise _refused(param, str(error).rstrip(".")) from error
         except UnidentifiedImageError as error:
             raise _refused(param, f"the data is not an image of type {', '.join(FORMATS)} or HEIC") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except (DecompressionBombError, DecompressionBombWarning) as error:
             raise _refused(param, "the picture has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
             raise _refused(param, "the picture's header is damaged") from error
 
-    def _decode(self, file: _ImageFile, share: Share) -> OpenedImage:
+    def _decode(self, file: _ImageFile, share: Share) -> Image:
         share.take(file.kept_bytes)
         try:
             with share.borrow(file.peak_bytes - file.kept_bytes):
@@ -135,7 +136,7 @@ class ImageParts:
             raise _refused(file.param, str(error).rstrip(".")) from error
 
 
-def truncated_headers(images: Sequence[OpenedImage]) -> dict[str, str]:
+def truncated_headers(images: Sequence[Image]) -> dict[str, str]:
     """The header that lists the images of a request whose files lack their end, counted from 1; none without any."""
     numbers = [str(number) for number, image in enumerate(images, 1) if image.truncated]
     return {TRUNCATED_HEADER: ", ".join(numbers)} if numbers else {}

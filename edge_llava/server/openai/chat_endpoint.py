@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from edge_llava.runtime.answer import Token
 from edge_llava.runtime.dialogue.messages import Message, RawPrompt
 from edge_llava.runtime.engine.answer import Answer
-from edge_llava.runtime.vision.image_placement import OpenedImage
+from edge_llava.runtime.vision.image import Image
 from edge_llava.server.http.client_presence import while_present
 from edge_llava.server.http.event_stream import EventStream
 from edge_llava.server.http.limits import Limits
@@ -41,7 +41,7 @@ class _Begun:
     """A request that is being answered."""
 
     wanted: ChatRequest
-    images: Sequence[OpenedImage]
+    images: Sequence[Image]
     answer: Answer
 
 
@@ -149,7 +149,7 @@ def _parse(body: bytearray, limits: Limits, form: ApiForm, strict: bool) -> Chat
         raise form.renamed(fault) from fault
 
 
-def _place(messages: Iterable[ChatMessage], images: Sequence[OpenedImage]) -> list[Message]:
+def _place(messages: Iterable[ChatMessage], images: Sequence[Image]) -> list[Message]:
     coming = iter(images)
     return [Message(m.role, m.text, tuple(next(coming) for _ in m.images), m.places) for m in messages]
 

@@ -31,7 +31,7 @@ from edge_llava.runtime.vision.images.alpha import Alpha, fix_transparent_level,
 from edge_llava.runtime.vision.images.arrays import image_of_array
 from edge_llava.runtime.vision.images.formats import TRUNCATED, check_opened, open_image_file
 
-PictureSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray[Any, Any]
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray[Any, Any]
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning limit: above it Pillow refuses too
 MAX_SIDE = 65_535  # what JPEG can hold; a longer strip shows nothing
 # Above it, libjpeg decodes a JPEG at a half (a quarter, an eighth) of its size: less memory and time for details that
@@ -60,7 +60,7 @@ _UPRIGHT = {
 }
 
 
-def open_picture(source: PictureSource, *, apply_exif: bool = True, alpha: Alpha = "white") -> Image.Image:
+def open_picture(source: ImageSource, *, apply_exif: bool = True, alpha: Alpha = "white") -> Image.Image:
     """Opens an image as upright 8-bit RGB.
 
     Args:
@@ -132,7 +132,7 @@ def reduce_jpeg(image: Image.Image) -> None:
         image.draft(None, (image.width // scale, image.height // scale))
 
 
-def _describe(source: PictureSource) -> str:
+def _describe(source: ImageSource) -> str:
     if isinstance(source, (str, os.PathLike)):
         return str(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -158,7 +158,7 @@ def _decoding(what: str) -> Iterator[None]:
         ) from error
 
 
-def _open(source: PictureSource, what: str, files: ExitStack) -> Image.Image:
+def _open(source: ImageSource, what: str, files: ExitStack) -> Image.Image:
     if isinstance(source, Image.Image):
         return check_opened(source, what)
     if isinstance(source, np.ndarray):
