@@ -35,7 +35,7 @@ def greedy_options() -> Any:
 
 def compare(bundle: Path, truth: Any, picture: np.ndarray, aspect: str = "pad") -> None:
     """Asserts that every stage of the bundle equals the reference."""
-    from edge_llava.runtime.vision.image import open_picture
+    from edge_llava.runtime.vision.images.opening import open_picture
     from edge_llava.runtime.vision.preprocess import pixel_values
 
     pixels = truth.pixels(picture, aspect)

@@ -6,7 +6,7 @@ import edge_llava
 from edge_llava.evaluation.bundle_answerer import BundleAnswerer
 from edge_llava.evaluation.scene_scores import evaluate_scenes
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.scenes.drawing import draw_scene
 from edge_llava.scenes.scene import sample_scene
 
@@ -36,7 +36,7 @@ def test_an_answer_is_the_first_greedy_turn_about_the_picture(model):
 
 def test_a_picture_is_encoded_and_prefilled_once(model, monkeypatch):
     prefilled, encoded = [], []
-    prefill, encode = model.decoder.prefill_embedding, PictureEncoder.encode
+    prefill, encode = model.decoder.prefill_embedding, ImageEncoder.encode
 
     def count_rows(rows, key, first_row, cancel):
         prefilled.append((key, len(rows), first_row))
@@ -47,7 +47,7 @@ def test_a_picture_is_encoded_and_prefilled_once(model, monkeypatch):
         return encoded[-1]
 
     monkeypatch.setattr(model.decoder, "prefill_embedding", count_rows)
-    monkeypatch.setattr(PictureEncoder, "encode", count_pictures)
+    monkeypatch.setattr(ImageEncoder, "encode", count_pictures)
     monkeypatch.setattr("edge_llava.evaluation.answering._MAX_ANSWER_TOKENS", 1)
     monkeypatch.setattr("edge_llava.evaluation.answering._MAX_DESCRIPTION_TOKENS", 1)
     evaluate_scenes(BundleAnswerer(model), seed=0, n=4)

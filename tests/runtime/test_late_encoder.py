@@ -15,7 +15,7 @@ from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.runs import image_ends
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.late_encoder import LateEncoder, wait_for
 
 pytestmark = pytest.mark.convert
@@ -30,7 +30,7 @@ def opener(seeded_f32):
     def run():
         run.n_opened += 1
         assert run.go.wait(20)
-        return PictureEncoder(Bundle.open(seeded_f32), n_threads=1)
+        return ImageEncoder(Bundle.open(seeded_f32), n_threads=1)
 
     run.n_opened, run.go = 0, threading.Event()
     return run

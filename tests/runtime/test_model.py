@@ -14,7 +14,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.image_key import tower_digest
 

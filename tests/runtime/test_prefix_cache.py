@@ -24,7 +24,7 @@ from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.image_key import image_key, tower_digest
 
 pytestmark = pytest.mark.convert
@@ -82,8 +82,8 @@ def n_until_picture_ends(model):
 
 def test_many_questions_share_one_picture(model, picture, ids, monkeypatch):
     """Each prefills its question only, and the tower runs once."""
-    encode, n_encoded = PictureEncoder.encode, itertools.count()
-    monkeypatch.setattr(PictureEncoder, "encode", lambda *arguments: (next(n_encoded), encode(*arguments))[1])
+    encode, n_encoded = ImageEncoder.encode, itertools.count()
+    monkeypatch.setattr(ImageEncoder, "encode", lambda *arguments: (next(n_encoded), encode(*arguments))[1])
     n_shared = n_until_picture_ends(model)
     first, _ = ask(model, QUESTION, picture)
     for question in (OTHER, "Why?", QUESTION):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from edge_llava.runtime.vision import preprocess
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.runtime.vision.preprocess import normalize, pad_and_resize, pad_colour, pixel_values, resize_and_crop
 
 SIZES = [

@@ -18,7 +18,7 @@ from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.image_key import image_key
 from edge_llava.runtime.vision.preprocess import pixel_values
 from edge_llava.runtime.vision.projector import Projector
@@ -211,7 +211,7 @@ def test_too_many_is_said_when_the_model_is_opened(n, open_with, seeded_f32):
     with pytest.raises(BundleError, match=r"gives a picture 64 tokens: --visual-tokens takes 2 to 63"):
         open_with(n)
     with pytest.raises(BundleError, match="takes 2 to 63"):
-        PictureEncoder(Bundle.open(seeded_f32), 1, visual_tokens=n)
+        ImageEncoder(Bundle.open(seeded_f32), 1, visual_tokens=n)
 
 
 @pytest.mark.parametrize("n", [1, 0, -5])

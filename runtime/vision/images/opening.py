@@ -30,6 +30,7 @@ from edge_llava.errors import ImageError
 from edge_llava.runtime.vision.images.alpha import Alpha, fix_transparent_level, to_rgb
 from edge_llava.runtime.vision.images.arrays import image_of_array
 from edge_llava.runtime.vision.images.formats import TRUNCATED, check_opened, open_image_file
+from edge_llava.runtime.vision.images.huge_pages import use_huge_pages
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray[Any, Any]
 MAX_PIXELS = 178_956_970  # twice Pillow's own warning limit: above it Pillow refuses too
@@ -80,8 +81,9 @@ def open_picture(source: ImageSource, *, apply_exif: bool = True, alpha: Alpha =
     with _decoding(what), ExitStack() as files:
         image = _open(source, what, files)
         check_size(image, what)
-        if image is not source:  # a caller's own image keeps its size
+        if image is not source and isinstance(image, ImageFile.ImageFile):  # a caller's own image keeps its size
             reduce_jpeg(image)
+            use_huge_pages(image)
         fix_transparent_level(image)
         is_cut = _load(image) or bool(image.info.get(TRUNCATED))
         orientation = _orientation(image) if apply_exif else None  # it decodes a PNG, and must not be the first to
@@ -117,9 +119,9 @@ def check_size(image: Image.Image, what: str) -> None:
         raise ImageError(f"{size}; the longest side is {MAX_SIDE}. Cut it into parts.")
 
 
-def reduce_jpeg(image: Image.Image) -> None:
+def reduce_jpeg(image: ImageFile.ImageFile) -> None:
     """Has a JPEG of more than `REDUCED_ABOVE_PIXELS` decoded at a fraction of its size. Call it before `load()`."""
-    if not isinstance(image, ImageFile.ImageFile) or image.format not in ("JPEG", "MPO") or not image.tile:
+    if image.format not in ("JPEG", "MPO") or not image.tile:
         return
     scale = 1
     while (

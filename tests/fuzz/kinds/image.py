@@ -18,7 +18,7 @@ from frame import Kind
 from PIL import Image
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.image import open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.runtime.vision.images.formats import reads_heif
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.memory_budget import MemoryBudget

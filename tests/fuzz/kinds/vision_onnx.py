@@ -15,7 +15,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.errors import BackendError, BundleError, ImageError
 from edge_llava.runtime.lifetime.cancel import Cancelled
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 
@@ -32,7 +32,7 @@ def read(directory: Path, content: bytes) -> None:
     watch = threading.Timer(5.0, cancel.set)
     watch.start()
     try:
-        with PictureEncoder(Bundle(directory, manifest), 1) as encoder:
+        with ImageEncoder(Bundle(directory, manifest), 1) as encoder:
             encoder.encode(Image.fromarray(np.zeros((9, 16, 3), np.uint8)), cancel)
     except Cancelled:
         return

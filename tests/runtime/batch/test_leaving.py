@@ -15,7 +15,7 @@ import pytest
 
 from edge_llava.errors import BackendError, EdgeLlavaError, QueueFull
 from edge_llava.runtime.options import SamplingOptions
-from edge_llava.runtime.vision.image_encoder import PictureEncoder
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.projector import Projector
 
 pytestmark = pytest.mark.convert
@@ -33,7 +33,7 @@ def held_tower(monkeypatch):
     """A tower that holds each picture until `release` is set, or whoever waits for it leaves."""
 
     class Tower:
-        release, entered, encode = threading.Event(), threading.Event(), PictureEncoder.encode
+        release, entered, encode = threading.Event(), threading.Event(), ImageEncoder.encode
         keys: list[str] = []  # noqa: RUF012
 
     def hold(self, picture, cancel=None, key=None):
@@ -46,7 +46,7 @@ def held_tower(monkeypatch):
     Tower.release.clear()
     Tower.entered.clear()
     Tower.keys = []
-    monkeypatch.setattr(PictureEncoder, "encode", hold)
+    monkeypatch.setattr(ImageEncoder, "encode", hold)
     yield Tower
     Tower.release.set()
 
