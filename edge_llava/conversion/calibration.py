@@ -63,10 +63,10 @@ def read_pictures(paths: list[Path]) -> Iterator[NDArray[np.uint8]]:
     Raises:
         ImageError: If one cannot be read.
     """
-    from edge_llava.runtime.vision.image import Image
+    from edge_llava.runtime.vision.images.opening import open_picture
 
     for path in paths:
-        yield np.asarray(Image.open(path).pixels)
+        yield np.asarray(open_picture(path))
 
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -14,7 +14,9 @@ from edge_llava.runtime.lifetime.work_thread import WorkThread
 
 STRIP_PIXELS = 1 << 20  # smaller images are scaled whole; a strip has about so many
 _MAX_THREADS = 4  # more wait for memory
-_WIDEST = 4, 3  # of height to width; above, newer versions of Pillow may scale columns first, with other rounding
+# Newer versions of Pillow scale columns first where that is cheaper, with other rounding. Up to this ratio, of height
+# to width and of how much the width shrinks less than the height, none does.
+_ROWS_FIRST = 4, 3
 
 
 def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -25,8 +27,7 @@ def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         size: Width and height in pixels.
     """
     width, height = image.size
-    shrinks = size[0] <= width and size[1] <= height
-    if width * height <= STRIP_PIXELS or not shrinks or height * _WIDEST[1] > width * _WIDEST[0]:
+    if width * height <= STRIP_PIXELS or not _scales_rows_first(image.size, size):
         return image.resize(size, Image.Resampling.BICUBIC)
 
     def scale_strip(rows: range) -> Image.Image:
@@ -37,6 +38,12 @@ def scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     for rows, strip in scale_strips(scale_strip, height, STRIP_PIXELS // width):
         narrow.paste(strip, (0, rows.start))
     return narrow.resize(size, Image.Resampling.BICUBIC)
+
+
+def _scales_rows_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    (width, height), (new_width, new_height), (most, of) = before, after, _ROWS_FIRST
+    shrinks = new_width <= width and new_height <= height
+    return shrinks and height * of <= width * most and new_width * height * of <= width * new_height * most
 
 
 def scale_strips(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from edge_llava.captioning.job import CaptionJob, caption_folder
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.vision.image import Image as OpenedImage
 from edge_llava.runtime.vision.projector import Projector
 
 pytestmark = pytest.mark.convert
@@ -84,7 +86,7 @@ def test_who_has_pictures_encoded(model, album, monkeypatch, encode_ahead, on_gp
     start, seen = model.start_encoding, []
 
     def note_thread(run, cancel):
-        if run.picture is not None:
+        if run.image is not None:
             seen.append(threading.current_thread().name)
         start(run, cancel)
 
@@ -169,11 +171,10 @@ def test_a_picture_that_changes_while_it_is_read_gets_no_caption(model, album, s
     def open_late(path, alpha):
         if path.name == "c.png":
             save_noise(path, 99)
-        return open_picture(path, alpha=alpha)
+        return OpenedImage.open(path, alpha=alpha)
 
     shutil.copy(album / "b" / "c.png", album / "b" / "same.png")  # as it was, and stays
-    open_picture = job_module.open_picture
-    monkeypatch.setattr(job_module, "open_picture", open_late)
+    monkeypatch.setattr(job_module, "Image", SimpleNamespace(open=open_late))
     report = caption_folder(model, album, options=OPTIONS)
     assert [(fault.path, fault.reason[:14]) for fault in report.faults] == [("b/c.png", "it was changed")]
     assert list(captions(album)) == ["a.png", "b/d.png", "b/same.png"]

@@ -104,8 +104,10 @@ def prints(tree: ast.Module) -> Iterator[int]:
 
 def openings_without_formats(tree: ast.Module) -> Iterator[int]:
     """Lines that have Pillow choose among all its readers, some of which start programs."""
+    is_ours = "edge_llava.runtime.vision.image.Image" in imports(tree)  # whose `open` is another function
+    openings = ("PIL.Image.open",) if is_ours else ("Image.open", "PIL.Image.open")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in openings:
             if not any(keyword.arg == "formats" for keyword in node.keywords):
                 yield node.lineno
         elif isinstance(node, ast.ImportFrom) and node.module in ("PIL.Image", "PIL.ImageFile"):
@@ -144,6 +146,10 @@ def test_every_room_is_read() -> None:
         ("Image.open(path)", openings_without_formats),
         ("PIL.Image.open(path, 'r')", openings_without_formats),
         ("from PIL.Image import open as read", openings_without_formats),
+        (
+            "from edge_llava.runtime.vision.image import Image\nPIL.Image.open(Image.open(path))",
+            openings_without_formats,
+        ),
         ("parser = ImageFile.Parser()", openings_without_formats),
         ("def f(a, **kwargs): ...", open_signatures),
         ("f = lambda **kw: 0", open_signatures),
@@ -253,6 +259,18 @@ def test_nothing_catches_everything() -> None:
 def test_every_image_file_is_opened_as_one_of_the_formats_that_are_read() -> None:
     others = [path for name in ("benchmarks", "examples") for path in (ROOT / name).rglob("*.py")]
     assert found_in([*SOURCES, *others], openings_without_formats) == []
+
+
+def test_no_file_calls_two_things_image() -> None:
+    both = {"PIL.Image", "edge_llava.runtime.vision.image.Image"}
+    for path in SOURCES:
+        froms = {
+            f"{node.module}.{alias.asname or alias.name}"
+            for node in ast.walk(parse(path))
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not both <= froms, place(path)
 
 
 def test_every_option_has_a_name() -> None:

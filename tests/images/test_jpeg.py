@@ -248,3 +248,18 @@ def test_a_huge_jpeg_looks_the_same_and_is_upright(monkeypatch):
     assert is_truncated(open_picture(data[:-2]))
     with Image.open(io.BytesIO(data)) as own:  # is its caller's, and keeps its size
         assert (open_picture(own).size, own.size) == ((120, 160), (160, 120))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_has_the_pixels_that_pillow_decodes(mode):
+    """Its pixels lie in memory of ours where they are RGB."""
+    image = Image.fromarray(SMOOTH).resize((1200, 1000)).convert(mode)
+    data = encode(image, quality=90)
+    expected = Image.open(io.BytesIO(data)).convert("RGB")
+    found = open_picture(data)
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    del image, expected
+    for changed in (found.copy(), found.transpose(Image.Transpose.ROTATE_90)):
+        changed.putpixel((0, 0), (1, 2, 3))
+    found.putpixel((0, 0), (4, 5, 6))
+    assert found.getpixel((0, 0)) == (4, 5, 6)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,25 +9,24 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.vision.image import decoding_bytes, digest_pixels, open_picture
+from edge_llava.runtime.vision.images.decoding_memory import decoding_bytes
 
 SIZE = (2400, 2000)
 SLACK_BYTES = 6 << 20  # buffers that do not grow with the image
 MEASURE = """
 import sys
 from pathlib import Path
-from edge_llava.runtime.vision.image import digest_pixels, open_picture
+from edge_llava.runtime.vision.images.opening import open_picture
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 small, large = sys.argv[1:]
-digest_pixels(open_picture(small))  # libraries are loaded, threads are started
+open_picture(small)  # libraries are loaded, threads are started
 before = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
 picture = open_picture(large)
-digest_pixels(picture)
 print(memory("VmHWM") - before)
 """
 
@@ -64,10 +61,3 @@ def test_the_peak_is_what_is_charged(format_, tmp_path):
 def test_an_unknown_format_is_charged_the_most():
     known = [decoding_bytes(10, 10, name) for name in ("JPEG", "PNG", "WEBP", "JPEG2000")]
     assert decoding_bytes(10, 10) == decoding_bytes(10, 10, "?") == max(known)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (2000, 900), (1, 3_000), (3_000, 1)])
-def test_a_digest_by_strips_is_that_of_the_whole(size, noise):
-    pixels = noise(*size)
-    expected = hashlib.sha256(struct.pack("<QQ", *size) + pixels.tobytes()).digest()
-    assert digest_pixels(open_picture(pixels)) == expected

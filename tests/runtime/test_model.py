@@ -14,9 +14,9 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
-from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_key import tower_digest
+from edge_llava.runtime.vision.image_encoder import tower_digest
+from edge_llava.runtime.vision.images.opening import open_picture
 
 pytestmark = pytest.mark.convert
 QUESTION = "What is this?"
@@ -49,7 +49,7 @@ def test_patch_features_are_what_is_projected(model, picture):
     features = model.patch_features(picture)
     assert (features.shape, features.dtype) == ((64, 256), np.float32)
     rows = model.embed_image(picture).data
-    assert model._tower._encoder._projector(features).tobytes() == rows.tobytes()
+    assert model._tower._encoder._encoder._projector(features).tobytes() == rows.tobytes()
 
 
 def test_key(model, picture, noise, seeded_f32):

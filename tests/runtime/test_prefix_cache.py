@@ -14,7 +14,6 @@ import threading
 import llama_cpp
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import edge_llava
@@ -24,8 +23,8 @@ from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_encoder import ImageEncoder
-from edge_llava.runtime.vision.image_key import image_key, tower_digest
+from edge_llava.runtime.vision.image_encoder import ImageEncoder, tower_digest
+from edge_llava.runtime.vision.tower import Tower
 
 pytestmark = pytest.mark.convert
 QUESTION, OTHER = "What is this?", "How many are there?"
@@ -107,7 +106,7 @@ def test_a_picture_is_encoded_when_its_place_was_taken(model, noise, ids):
     ask(model, QUESTION, pictures[0])
     answer = ids(chat.ask(OTHER))
     assert chat.images[0].embedding is not None
-    assert chat.images[0].picture is None
+    assert chat.images[0].image is None
     assert chat.timings.vision_s > 0
     model.decoder.truncate(0)
     again = model.session(GREEDY)
@@ -150,12 +149,13 @@ def test_a_tower_tuned_by_one_matrix_has_the_same_graph_and_another_key(
             if "vision" in name and name.endswith("layers.0.mlp.fc1.weight"):
                 tensors[name] = values * np.float32(1.5).astype(values.dtype)
         save_file(tensors, path, {"format": "pt"})
-    manifests = [Bundle.open(path).manifest for path in (seeded_f32, convert_to(tuned, quant="F32"))]
+    bundles = [Bundle.open(path) for path in (seeded_f32, convert_to(tuned, quant="F32"))]
+    manifests = [bundle.manifest for bundle in bundles]
     graphs = {manifest.files["vision"].sha256 for manifest in manifests}
     projectors = {manifest.files["projector"].sha256 for manifest in manifests}
     assert (len(graphs), len(projectors)) == (1, 1)
     assert len({tower_digest(manifest) for manifest in manifests}) == 2
-    assert len({image_key(Image.fromarray(picture), manifest, None) for manifest in manifests}) == 2
+    assert len({Tower(bundle, EngineOptions()).place(picture).key for bundle in bundles}) == 2
 
 
 def test_same_tokens_before_another_picture_or_shifted_rows(model):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.vision import preprocess
+from edge_llava.runtime.vision import preprocess, scaling
 from edge_llava.runtime.vision.images.opening import open_picture
 from edge_llava.runtime.vision.preprocess import normalize, pad_and_resize, pad_colour, pixel_values, resize_and_crop
 
@@ -76,7 +76,7 @@ def test_every_level_is_normalized_in_float32(clip_spec):
     levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     scaled = (levels.astype(np.float64) * (1 / 255)).astype(np.float32)
     expected = (scaled - np.array(spec.image_mean, np.float32)) / np.array(spec.image_std, np.float32)
-    found = normalize(Image.fromarray(levels), spec)
+    found = normalize([Image.fromarray(levels)], spec)[0]
     assert found.tobytes() == np.ascontiguousarray(expected.transpose(2, 0, 1)).tobytes()
 
 
@@ -205,3 +205,28 @@ def test_the_longest_strip_for_the_smallest_tower_takes_no_time():
     square = pad_and_resize(Image.new("RGB", (1, 65_535), (0, 0, 0)), (122, 116, 104), 8)
     assert time.process_time() - started < 5
     assert np.asarray(square)[:, 0].tolist() == [[122, 116, 104]] * 8
+
+
+@pytest.mark.parametrize("size", [(1300, 900), (900, 1300), (1100, 1100), (2100, 520), (520, 2100), (1151, 1533)])
+def test_large_images_are_scaled_in_strips_with_the_same_result(size, noise):
+    """The strips are scaled by several threads; Pillow scales the whole at once."""
+    image, bicubic = Image.fromarray(noise(*size)), Image.Resampling.BICUBIC
+    assert size[0] * size[1] > scaling.STRIP_PIXELS
+    for wanted in ((336, 336), (672, 336), (336, 336 * size[1] // size[0]), (size[0], 300), (300, size[1])):
+        np.testing.assert_array_equal(
+            np.asarray(scaling.scale(image, wanted)), np.asarray(image.resize(wanted, bicubic)), str(wanted)
+        )
+    colour = (122, 116, 104)
+    whole = preprocess.pad_to_square(image, colour).resize((336, 336), bicubic)
+    np.testing.assert_array_equal(np.asarray(pad_and_resize(image, colour, 336)), np.asarray(whole))
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_a_strip_that_fails_fails_the_whole(n_threads, monkeypatch):
+    monkeypatch.setattr(scaling, "usable_threads", lambda wanted: n_threads)
+    done = scaling.scale_strips(lambda rows: Image.new("RGB", (2, len(rows))), 10, 3)
+    assert [(list(rows), strip.height) for rows, strip in done] == [
+        ([0, 1, 2], 3), ([3, 4, 5], 3), ([6, 7, 8], 3), ([9], 1),
+    ]  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        scaling.scale_strips(lambda rows: Image.new("RGB", (1 // rows.start, 1)), 10, 3)

@@ -16,6 +16,7 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import FileEntry
 from edge_llava.errors import BundleError
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.file_check import check_vision_file, external_locations
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
@@ -162,7 +163,7 @@ def move_weights(location: str) -> Callable[[Any], None]:
 def test_listed_data_is_read(copied: Bundle) -> None:
     assert external_locations(copied.file("vision")) == {"vision.onnx.data"}
     check_vision_file(copied)
-    ImageEncoder(copied, 1).close()
+    ImageEncoder(copied, EngineOptions()).close()
 
 
 @pytest.mark.parametrize("kind", ["another", "hard link", "link", "outside"])
@@ -179,7 +180,7 @@ def test_other_file_is_refused(copied: Bundle, tmp_path: Path, kind: str) -> Non
     location = "../other.data" if kind == "outside" else "other.data"
     edit_model(copied, move_weights(location))
     with pytest.raises(BundleError) as caught:
-        ImageEncoder(copied, 1)
+        ImageEncoder(copied, EngineOptions())
     assert str(caught.value).splitlines() == [
         f"{copied.file('vision')} names files that the manifest does not list:",
         f"  - weights in {location!r}",

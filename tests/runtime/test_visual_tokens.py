@@ -7,8 +7,8 @@ import json
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle, describe_file
@@ -17,11 +17,12 @@ from edge_llava.home.directories import cache_directory
 from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
-from edge_llava.runtime.vision.image_key import image_key
 from edge_llava.runtime.vision.preprocess import pixel_values
 from edge_llava.runtime.vision.projector import Projector
+from edge_llava.runtime.vision.tower import Tower
 from edge_llava.runtime.vision.visual_tokens import reduce_tokens
 
 pytestmark = pytest.mark.convert
@@ -62,7 +63,7 @@ def test_rows_are_the_projected_reduced_features(n, open_with, seeded_f32, pictu
     bundle = Bundle.open(seeded_f32)
     vision = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, 1)
     projector = Projector(bundle.file("projector"), bundle.manifest.projector, 1)
-    patches = vision.rank(pixel_values(Image.fromarray(picture), bundle.manifest.vision))
+    patches = vision.rank(pixel_values(PIL.Image.fromarray(picture), bundle.manifest.vision))
     expected = projector(reduce_tokens(patches, n))
     vision.close()
     projector.close()
@@ -84,20 +85,20 @@ def test_kept_rows_are_those_of_the_whole_picture(open_with, picture):
     assert (np.diff(places) > 0).all()
 
 
+def key_of(path, image, n):
+    return Tower(Bundle.open(path), EngineOptions(visual_tokens=n)).key(image)
+
+
 def test_every_number_has_a_key_of_its_own(seeded_f32, picture, noise):
-    manifest = Bundle.open(seeded_f32).manifest
-    numbers = [None, *range(2, 64)]
-    pictures = [Image.fromarray(picture), Image.fromarray(noise(64, 48, seed=1))]
-    keys = {image_key(shown, manifest, n) for shown in pictures for n in numbers}
+    images = [Image.open(picture), Image.open(noise(64, 48, seed=1))]
+    keys = {key_of(seeded_f32, image, n) for image in images for n in [None, *range(2, 64)]}
     assert len(keys) == 2 * 63
-    # not by moving digits from one part to another
-    assert image_key(pictures[0], manifest, 1) != image_key(pictures[0], manifest, 11)
 
 
-def test_the_key_says_how_many_whoever_computes_it(open_with, picture):
+def test_the_key_says_how_many_whoever_computes_it(open_with, seeded_f32, picture):
     for n in (None, 16, 17):
         model = open_with(n)
-        key = image_key(Image.fromarray(picture), model.manifest, n)
+        key = key_of(seeded_f32, Image.open(picture), n)
         assert model.embed_image(picture).key == model.place_image(picture).key == key
         chat = model.session(GREEDY)
         list(chat.ask(QUESTION, image=picture))
@@ -199,7 +200,7 @@ def test_a_picture_encoded_while_the_model_is_loaded_is_the_one_asked_about(n, s
     options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, visual_tokens=n)
     with edge_llava.load(seeded_f32, options, first_pictures=[picture]) as model:
         (key,) = model._early
-        assert key == image_key(Image.fromarray(picture), model.manifest, n)
+        assert key == key_of(seeded_f32, Image.open(picture), n)
         answer, timings = ask(model, picture)
         assert not model._early  # taken, not encoded again
         assert timings.vision_s > 0
@@ -211,7 +212,7 @@ def test_too_many_is_said_when_the_model_is_opened(n, open_with, seeded_f32):
     with pytest.raises(BundleError, match=r"gives a picture 64 tokens: --visual-tokens takes 2 to 63"):
         open_with(n)
     with pytest.raises(BundleError, match="takes 2 to 63"):
-        ImageEncoder(Bundle.open(seeded_f32), 1, visual_tokens=n)
+        ImageEncoder(Bundle.open(seeded_f32), EngineOptions(visual_tokens=n))
 
 
 @pytest.mark.parametrize("n", [1, 0, -5])

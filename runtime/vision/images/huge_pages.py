@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 from PIL import Image, ImageFile
 
@@ -20,9 +21,7 @@ def use_huge_pages(image: ImageFile.ImageFile) -> None:
         return
     n_bytes = 4 * image.width * image.height
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # zeros, as Pillow's own
-    try:
+    with suppress(OSError):  # a kernel without them: ordinary pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without them: ordinary pages
-        pass
     # what `Image.frombuffer` does for modes of four bytes; Pillow keeps RGB in four bytes, too
-    image.im = Image.core.map_buffer(memory, image.size, "raw", 0, ("RGB", 0, 1))
+    image.im = Image.core.map_buffer(memory, image.size, "raw", 0, ("RGB", 0, 1))  # type: ignore[attr-defined]

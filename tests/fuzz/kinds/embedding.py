@@ -11,8 +11,9 @@ from frame import Kind
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import ImageError
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_placement import check_embedding
+from edge_llava.runtime.vision.tower import Tower
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 
@@ -33,7 +34,7 @@ def read(directory: Path, content: bytes) -> None:
     """Loads it and checks that it belongs to the bundle."""
     path = directory / "embedding.safetensors"
     path.write_bytes(content)
-    check_embedding(ImageEmbedding.load(path), Bundle.open(directory), None)
+    Tower(Bundle.open(directory), EngineOptions()).check(ImageEmbedding.load(path))
 
 
 KIND = Kind(n_cases=1500, make=make, damage=damage_safetensors, read=read, errors=(ImageError,))

@@ -13,12 +13,12 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import PIL.Image
 from damage import NUMBERS, damage_bytes
 from frame import Kind
-from PIL import Image
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.images.formats import reads_heif
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.memory_budget import MemoryBudget
@@ -27,7 +27,7 @@ from edge_llava.server.images.image_parts import ImageParts
 from edge_llava.server.openai.errors import RequestFault
 
 _LIMITS = Limits(image_pixels=4_000_000)
-_IMAGES = ImageParts(_LIMITS, None, open_picture)  # type: ignore[arg-type]
+_IMAGES = ImageParts(_LIMITS, None, Image.open)
 _LOOP = asyncio.new_event_loop()
 _PHONE = Path(__file__).parents[2] / "data" / "phone.heic"
 _PNG_HEAD = 8
@@ -50,9 +50,9 @@ def make(directory: Path) -> Sequence[bytes]:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 4), np.uint8)
     seeds = [b"P3 2 2 255\n1 2 3 4 5 6 # x\n7 8 9 10 11 12", b"P2\n2 1 9\n0 9\n"]
     for format_, mode, how in _WAYS:
-        first = Image.fromarray(pixels).convert("L" if mode == "I;16" else mode.replace("LA", "L")).convert(mode)
-        more = {"append_images": [first.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]} if "save_all" in how else {}
-        exif = Image.Exif()
+        first = PIL.Image.fromarray(pixels).convert("L" if mode == "I;16" else mode.replace("LA", "L")).convert(mode)
+        more = {"append_images": [first.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)]} if "save_all" in how else {}
+        exif = PIL.Image.Exif()
         exif[0x0112] = 6
         if format_ in ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF"):
             more["exif"] = exif
@@ -95,7 +95,7 @@ def read(directory: Path, content: bytes) -> None:
     address = ImageAddress(base64.b64encode(content).decode(), "image")
     with MemoryBudget(_LIMITS.held_bytes).open() as share:
         _LOOP.run_until_complete(_IMAGES.open([address], share))
-    assert open_picture(path).mode == "RGB"
+    assert Image.open(path).pixels.mode == "RGB"
 
 
 KIND = Kind(n_cases=1500, make=make, damage=damage, read=read, errors=(ImageError, RequestFault))

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from damage import damage_protobuf
 from frame import Kind
-from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.errors import BackendError, BundleError, ImageError
 from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.options import EngineOptions
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
@@ -32,8 +33,8 @@ def read(directory: Path, content: bytes) -> None:
     watch = threading.Timer(5.0, cancel.set)
     watch.start()
     try:
-        with ImageEncoder(Bundle(directory, manifest), 1) as encoder:
-            encoder.encode(Image.fromarray(np.zeros((9, 16, 3), np.uint8)), cancel)
+        with ImageEncoder(Bundle(directory, manifest), EngineOptions(n_vision_threads=1)) as encoder:
+            encoder.encode(Image.open(np.zeros((9, 16, 3), np.uint8)), "key", cancel)
     except Cancelled:
         return
     finally:

@@ -30,7 +30,8 @@ def open_with(seeded_f32, home):
         language = dataclasses.replace(bundle.manifest.language, template=template)
         bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
         opened.append(LlavaModel(bundle, EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)))
-        return opened[-1], DialoguePlanner(bundle, opened[-1].decoder, opened[-1].decoder.n_ctx)
+        decoder = opened[-1].decoder
+        return opened[-1], DialoguePlanner(bundle, decoder, opened[-1]._tower, decoder.n_ctx)
 
     yield run
     for model in opened:

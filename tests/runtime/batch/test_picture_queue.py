@@ -6,14 +6,14 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from edge_llava.errors import BackendError
 from edge_llava.runtime.engine.image_queue import PictureQueue
 from edge_llava.runtime.runs import ImageRun
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
-PICTURE = Image.new("RGB", (4, 4))
+PICTURE = Image.open(np.zeros((4, 4, 3), np.uint8))
 
 
 class Tower:
@@ -22,7 +22,7 @@ class Tower:
     def __init__(self):
         self.begun = []
 
-    def start(self, picture, key, cancel):
+    def start(self, image, key, cancel, *, identity):
         work = Future()
         work.set_running_or_notify_cancel()
         self.begun.append((key, cancel, work))
@@ -65,7 +65,7 @@ def test_a_picture_is_encoded_once_for_all_that_wait(tower, queue):
     assert queue.collect(one) is None
     assert not queue.has_news(one)
     assert queue.collect(same) is one.embedding
-    assert (one.picture, queue.n_encoded) == (None, 1)
+    assert (one.image, queue.n_encoded) == (None, 1)
     assert other.embedding is None
 
 

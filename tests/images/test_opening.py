@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.image import MAX_SIDE, digest_pixels, open_picture
+from edge_llava.runtime.vision.images.opening import MAX_SIDE, open_picture
 
 ORIENTATION = 0x0112
 
@@ -303,15 +303,6 @@ def test_pil_image_without_pixels():
 def test_other_types_are_refused():
     with pytest.raises(ImageError):
         open_picture(12)
-
-
-def test_digest_tells_pixels_and_shape_apart(noise):
-    base = digest_pixels(open_picture(noise(6, 4)))
-    changed = noise(6, 4)
-    changed[0, 0, 0] ^= 1
-    others = [noise(6, 4, seed=1), changed, noise(6, 4).reshape(6, 4, 3)]
-    assert len({base, *(digest_pixels(open_picture(other)) for other in others)}) == 4
-    assert digest_pixels(open_picture(encode(Image.fromarray(noise(6, 4)), "PNG"))) == base
 
 
 def test_where_warnings_are_errors_pil_still_gives_an_image_error(tmp_path):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import threading
 import time
 
+import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, EdgeLlavaError, ImageError
@@ -15,8 +17,10 @@ from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.runs import image_ends
+from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
-from edge_llava.runtime.vision.late_encoder import LateEncoder, wait_for
+from edge_llava.runtime.vision.lazy_encoder import LazyEncoder
+from edge_llava.runtime.vision.tower import Tower, wait_for
 
 pytestmark = pytest.mark.convert
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
@@ -30,7 +34,7 @@ def opener(seeded_f32):
     def run():
         run.n_opened += 1
         assert run.go.wait(20)
-        return ImageEncoder(Bundle.open(seeded_f32), n_threads=1)
+        return ImageEncoder(Bundle.open(seeded_f32), SMALL)
 
     run.n_opened, run.go = 0, threading.Event()
     return run
@@ -38,60 +42,73 @@ def opener(seeded_f32):
 
 @pytest.fixture
 def square(noise):
-    """An opened picture."""
-    return Image.fromarray(noise(64, 64))
+    """An opened image."""
+    return Image.open(noise(64, 64))
 
 
-def test_opened_once_and_only_when_asked_for(opener, square):
-    late = LateEncoder(opener)
-    assert (late.is_open, late.open_s, opener.n_opened) == (False, 0.0, 0)
-    picture = square
-    works = [late.start(picture), late.start(picture, "k"), late.start_features(picture)]
-    assert not late.is_open
+@pytest.fixture
+def tower_with(seeded_f32):
+    """tower_with(opener) -> a tower whose engines that opener opens."""
+    towers = []
+
+    def make(opener, *, stays_open=True):
+        tower = Tower(Bundle.open(seeded_f32), SMALL)
+        tower._encoder = LazyEncoder(opener, stays_open=stays_open)
+        towers.append(tower)
+        return tower
+
+    yield make
+    for tower in towers:
+        tower.close()
+
+
+def test_opened_once_and_only_when_asked_for(opener, tower_with, square, noise):
+    tower = tower_with(opener)
+    assert (tower.is_open, tower.open_s, opener.n_opened) == (False, 0.0, 0)
+    works = [tower.start(square), tower.start(square, "k"), tower.start_features(square)]
+    assert not tower.is_open
     opener.go.set()
     first, second, features = (wait_for(work) for work in works)
     assert first.data.tobytes() == second.data.tobytes()
-    assert (second.key, features.shape) == ("k", (1, 64, 256))
-    assert (late.is_open, opener.n_opened) == (True, 1)
-    assert late.open_s > 0
-    late.close()
-    late.close()
-    assert not late.is_open
+    assert (first.key, second.key, features.shape) == (tower.key(square), "k", (1, 64, 256))
+    assert (tower.is_open, opener.n_opened) == (True, 1)
+    assert tower.open_s > 0
+    tower.close()
+    tower.close()
+    assert not tower.is_open
 
 
 @pytest.mark.parametrize("on_gpu", [True, False])
-def test_where_the_tower_runs_is_known_once_it_was_opened(opener, square, on_gpu):
+def test_where_the_tower_runs_is_known_once_it_was_opened(opener, tower_with, square, on_gpu):
     def open_there():
         encoder = opener()
         encoder.on_gpu = on_gpu
         return encoder
 
-    late = LateEncoder(open_there, stays_open=False)
-    assert not late.on_gpu
+    tower = tower_with(open_there, stays_open=False)
+    assert not tower.on_gpu
     opener.go.set()
-    wait_for(late.start(square))
-    assert (late.on_gpu, late.is_open) == (on_gpu, False)
-    late.close()
+    wait_for(tower.start(square))
+    assert (tower.on_gpu, tower.is_open) == (on_gpu, False)
 
 
-def test_waiting_can_be_left_and_opening_goes_on(opener, square):
-    late, cancel, picture = LateEncoder(opener), threading.Event(), square
+def test_a_cancelled_wait_ends_and_the_opening_continues(opener, tower_with, square):
+    tower, cancel = tower_with(opener), threading.Event()
     timer = threading.Timer(0.05, cancel.set)
     timer.start()
-    work = late.start(picture, cancel=cancel)
+    work = tower.start(square, cancel=cancel)
     with pytest.raises(Cancelled):
         wait_for(work, cancel)
     timer.join()
     assert not work.done()
     opener.go.set()
-    with pytest.raises(Cancelled):  # nor is the picture encoded for nobody
+    with pytest.raises(Cancelled):  # the image is not encoded either
         work.result(20)
-    assert wait_for(late.start(picture)).n_tokens == 64
-    assert opener.n_opened == 1
-    late.close()
+    assert wait_for(tower.start(square)).n_tokens == 64
+    assert (opener.n_opened, tower.n_encoded) == (1, 1)
 
 
-def test_an_opening_that_failed_is_tried_again(opener, square):
+def test_an_opening_that_failed_is_tried_again(opener, tower_with, square):
     failures = [BackendError("no memory"), BackendError("still none")]
 
     def open_at_third():
@@ -100,29 +117,98 @@ def test_an_opening_that_failed_is_tried_again(opener, square):
         return opener()
 
     opener.go.set()
-    late = LateEncoder(open_at_third)
+    tower = tower_with(open_at_third)
     for says in ("no memory", "still none"):
         with pytest.raises(BackendError, match=says):
-            wait_for(late.start(square))
-    assert wait_for(late.start(square)).n_tokens == 64
-    late.close()
+            wait_for(tower.start(square))
+    assert wait_for(tower.start(square)).n_tokens == 64
 
 
-def test_closing_what_was_never_opened(opener):
-    LateEncoder(opener).close()
+def test_closing_what_was_never_opened(opener, tower_with):
+    tower_with(opener).close()
     assert opener.n_opened == 0
 
 
-def test_opened_for_each_picture_where_memory_is_short(opener, square):
+def test_opened_for_each_image_where_memory_is_short(opener, tower_with, noise):
     opener.go.set()
-    late, stays = LateEncoder(opener, stays_open=False), LateEncoder(opener)
+    tower, stays = tower_with(opener, stays_open=False), tower_with(opener)
     for n in (1, 2):
-        rows = wait_for(late.start(square)).data
+        image = Image.open(noise(64, 64, seed=n))
+        rows = wait_for(tower.start(image)).data
         assert opener.n_opened == n
-    late.close()
-    assert not late.is_open
-    assert rows.tobytes() == wait_for(stays.start(square)).data.tobytes()
-    stays.close()
+    assert not tower.is_open
+    assert rows.tobytes() == wait_for(stays.start(image)).data.tobytes()
+
+
+def test_one_encoding_for_all_who_ask_at_the_same_time(opener, tower_with, square, noise):
+    tower = tower_with(opener)
+    works = [tower.start(square), tower.start(Image.open(noise(64, 64)))]
+    other = tower.start(square, identity="of another salt")
+    opener.go.set()
+    first, second = (work.result(20) for work in works)
+    assert first is second
+    assert other.result(20) is not first
+    assert tower.n_encoded == 2
+    assert tower.start(square).result(0) is first  # the rows are in use: nothing is computed
+    del first, second, works
+    gc.collect()
+    assert wait_for(tower.start(square)).n_tokens == 64
+    assert tower.n_encoded == 3
+
+
+def test_an_encoding_stops_when_everyone_has_left(opener, tower_with, square):
+    """One leaves by its flag, one by its future; the one that stays gets its rows."""
+    tower, left, leaves = tower_with(opener), threading.Event(), threading.Event()
+    by_flag, by_future, stays = tower.start(square, cancel=left), tower.start(square), tower.start(square)
+    left.set()
+    assert by_future.cancel()
+    gone = tower.start(square, "another", leaves)
+    leaves.set()
+    again = tower.start(square, "another")
+    opener.go.set()
+    assert stays.result(20).n_tokens == again.result(20).n_tokens == 64
+    assert by_flag.result(0) is stays.result(0)  # too late to leave: the rows were computed for another
+    assert by_future.cancelled()
+    with pytest.raises(Cancelled):
+        gone.result(20)
+    assert tower.n_encoded == 2
+
+
+def test_closing_drops_what_waits(opener, tower_with, square):
+    tower, entered = tower_with(opener), threading.Event()
+    tower._encoder.submit(lambda _: entered.set() or time.sleep(0.05))
+    opener.go.set()
+    work = tower.start(square)
+    assert entered.wait(20)
+    tower.close()
+    assert work.cancelled()
+
+
+def test_keys_tell_images_apart_and_not_their_sources(seeded_f32, noise, tmp_path):
+    tower = Tower(Bundle.open(seeded_f32), SMALL)
+    pixels, changed = noise(64, 48), noise(64, 48)
+    changed[0, 0] ^= 255
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    sources = [pixels, tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), Image.open(pixels)]
+    assert len({tower.place(source).key for source in sources}) == 1
+    white = np.full((48, 64, 3), 255, np.uint8)  # of another size, with the same squares
+    others = [changed, noise(64, 48, seed=1), pixels.transpose(1, 0, 2), white, white[:24, :32]]
+    assert len({tower.place(source).key for source in (pixels, *others)}) == 6
+
+
+def test_a_salt_changes_what_an_image_is_known_by(seeded_f32, noise):
+    tower = Tower(Bundle.open(seeded_f32), SMALL)
+    plain, salted, other = (tower.place(noise(64, 48), salt=salt) for salt in ("", "a", "b"))
+    assert plain.key == salted.key == other.key == plain.identity
+    assert len({plain.identity, salted.identity, other.identity}) == 3
+
+
+def test_an_open_image_is_not_opened_again(seeded_f32, noise):
+    tower = Tower(Bundle.open(seeded_f32), SMALL)
+    image = Image.open(noise(64, 48))
+    assert Image.open(image) is tower.open(image) is tower.place(image).image is image
+    assert image.squares(tower._spec) is image.squares(tower._spec)
+    assert [square.size for square in image.squares(tower._spec)] == [(tower._spec.image_size,) * 2]
 
 
 def test_text_before_a_picture_is_computed_while_the_tower_opens(model, opener, noise, ids, monkeypatch):
@@ -139,7 +225,7 @@ def test_text_before_a_picture_is_computed_while_the_tower_opens(model, opener, 
     model.decoder.truncate(0)
     opener.go.clear()
     model._tower.close()
-    model._tower = LateEncoder(opener)
+    model._tower._encoder = LazyEncoder(opener)
     n_threads.clear()
     chat = model.session(GREEDY)
     assert ids(chat.ask("What is this?", image=noise(64, 48))) == expected
@@ -149,8 +235,8 @@ def test_text_before_a_picture_is_computed_while_the_tower_opens(model, opener, 
 
 def test_a_first_picture_is_encoded_while_the_language_model_loads(seeded_f32, home, noise, ids, monkeypatch):
     picture, began = noise(64, 48), []
-    start = LateEncoder.start
-    monkeypatch.setattr(LateEncoder, "start", lambda *given: (began.append(given[2]), start(*given))[1])
+    start = Tower.start
+    monkeypatch.setattr(Tower, "start", lambda *given: (began.append(given[2]), start(*given))[1])
     loaded = Decoder.__init__
     monkeypatch.setattr(Decoder, "__init__", lambda *given: (began.append("language"), loaded(*given))[1])
     with LlavaModel(Bundle.open(seeded_f32), SMALL, first_pictures=[picture]) as model:
@@ -193,7 +279,7 @@ def test_little_memory_gives_the_same_answer(seeded_f32, home, noise, ids):
 
 
 def test_cancel_while_the_tower_opens_leaves_the_session_usable(model, opener, noise, ids):
-    model._tower = LateEncoder(opener)
+    model._tower._encoder = LazyEncoder(opener)
     chat = model.session()
     answer = chat.ask("What is this?", image=noise(64, 48))
     timer = threading.Timer(0.05, chat.cancel)
@@ -212,7 +298,7 @@ def busy_model(seeded_f32):
     """A model whose tower's thread does something else until `go` is set."""
     with LlavaModel(Bundle.open(seeded_f32), SMALL) as model:
         model.go = threading.Event()
-        model._tower._thread.submit(model.go.wait, 60)
+        model._tower._encoder._thread.submit(model.go.wait, 60)
         yield model
         model.go.set()
 
@@ -235,7 +321,7 @@ def test_a_picture_that_was_given_up_is_not_encoded(busy_model, noise):
     assert [token.finish_reason for token in tokens] == ["cancelled"]
     assert len(list(chat.ask("And now?"))) == 8
     busy_model.go.set()
-    busy_model._tower._thread.submit(int).result(20)  # after all that was queued
+    busy_model._tower._encoder._thread.submit(int).result(20)  # after all that was queued
     assert not busy_model.tower_is_open
 
 
@@ -251,7 +337,7 @@ def test_closing_does_not_wait_for_a_picture_to_be_encoded(busy_model, noise):
 
     embedding = threading.Thread(target=embed, daemon=True)
     embedding.start()
-    while busy_model._tower._thread.n_waiting < 2:
+    while busy_model._tower._encoder.n_waiting < 2:
         time.sleep(0.001)
     closing = threading.Thread(target=busy_model.close, daemon=True)
     closing.start()
