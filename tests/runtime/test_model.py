@@ -116,8 +116,8 @@ def test_embedding_of_the_wrong_shape(model, picture):
         with pytest.raises(ImageError) as caught:
             model.session(GREEDY).ask(QUESTION, image=dataclasses.replace(embedding, data=data))
         assert str(caught.value) == (
-            f"this image embedding has shape {data.shape}, expected (64, 256). Rows differ where the picture and the "
-            "question were given other --visual-tokens: use the same for both."
+            f"this image embedding has shape {data.shape}, expected (64, 256). Rows differ where the image and the "
+            "question were given different --visual-tokens: use the same for both."
         )
 
 
