@@ -2,7 +2,7 @@
 
     manifest.json        written last; see `edge_llava.bundle.manifest`
     vision.onnx          pixel_values (B, 3, S, S) float32 -> patch_features (B, P, D) float32
-    vision.onnx.data     its weights, where they are kept beside it
+    vision.onnx.data     its weights, where they are kept in a file of their own
     projector.gguf       mm.* tensors, quantized by ggml
     language.gguf        architecture llama, loads in any llama.cpp
     parity.safetensors   reference inputs and outputs, see `edge_llava.parity.engines`
@@ -13,21 +13,18 @@ Nothing in it is executable and nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.bundle.manifest import FileEntry, Manifest
 from edge_llava.errors import BundleError, list_faults
-from edge_llava.home.directories import MANIFEST_NAME, home_directory, write_atomically
-from edge_llava.home.leftovers import restore
+from edge_llava.home.atomic_directory import restore
+from edge_llava.home.directories import MANIFEST_NAME, find_bundle, home_directory
+from edge_llava.home.files import digest_file, write_text
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.home.regular_file import open_regular, read_text
-
-_CHUNK_BYTES = 1 << 22
+from edge_llava.home.regular_file import read_text
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Bundle:
 
         Args:
             trust_earlier: Skip a file that was verified before and has not changed in size or mtime since.
-            progress: Told the bytes read.
+            progress: Called with the bytes read.
 
         Raises:
             BundleError: If any file differs; all of them at once.
@@ -96,20 +93,20 @@ class Bundle:
         wanted = [(self.path / entry.path, entry) for entry in self.manifest.files.values()]
         to_read = [(path, entry) for path, entry in wanted if not _is_known(path, entry, earlier)]
         total, done, faults = sum(entry.bytes for _, entry in to_read), 0, []
+
+        def count(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            progress(ProgressEvent(f"checking {self.name}", done, total))
+
         for path, entry in to_read:
-            digest = hashlib.sha256()
             try:
-                for chunk in _read_chunks(path):
-                    digest.update(chunk)
-                    done += len(chunk)
-                    progress(ProgressEvent(f"checking {self.name}", done, total))
+                found = digest_file(path, count)
             except OSError as error:
                 faults.append(f"{entry.path} cannot be read: {error.strerror}")
                 continue
-            if digest.hexdigest() != entry.sha256:
-                faults.append(
-                    f"{entry.path}: its sha256 is {digest.hexdigest()[:12]}..., expected {entry.sha256[:12]}..."
-                )
+            if found != entry.sha256:
+                faults.append(f"{entry.path}: its sha256 is {found[:12]}..., expected {entry.sha256[:12]}...")
         if faults:
             raise BundleError(
                 list_faults(f"{self.path} was changed or damaged:", faults, "Convert the checkpoint again.")
@@ -130,18 +127,21 @@ class Bundle:
         return None if size == entry.bytes else f"{entry.path} has {size} bytes, expected {entry.bytes}"
 
 
+def open_bundle(bundle: Bundle | str | os.PathLike[str] | None = None) -> Bundle:
+    """Opens a bundle.
+
+    Args:
+        bundle: A name in the home or a directory; None is the default bundle. An opened one is returned as it is.
+
+    Raises:
+        BundleError: If there is no such bundle, or it is damaged.
+    """
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(find_bundle(bundle))
+
+
 def describe_file(path: Path, root: Path) -> FileEntry:
     """Reads a finished file once and returns its manifest entry."""
-    digest = hashlib.sha256()
-    for chunk in _read_chunks(path):
-        digest.update(chunk)
-    return FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, digest.hexdigest())
-
-
-def _read_chunks(path: Path) -> Iterator[bytes]:
-    with open_regular(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
+    return FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, digest_file(path))
 
 
 def _what_next(directory: Path) -> str:
@@ -174,6 +174,6 @@ def _read_checked() -> dict[str, list[int | str]]:
 def _remember_checked(fingerprints: dict[str, list[int | str]]) -> None:
     try:
         known = {path: print_ for path, print_ in _read_checked().items() if os.path.exists(path)}
-        write_atomically(_checked_path(), json.dumps(known | fingerprints, indent=1, sort_keys=True) + "\n")
+        write_text(_checked_path(), json.dumps(known | fingerprints, indent=1, sort_keys=True) + "\n")
     except OSError:
         return  # a read-only home: the files are verified again next time

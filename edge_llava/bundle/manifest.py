@@ -76,7 +76,7 @@ class LanguageSpec:
         n_ctx_train: Positions that the model was trained for.
         quant: One of QUANTS.
         template: Name of the conversation template, see `edge_llava.bundle.templates.TEMPLATES`.
-        image_marks: Whether the tokens <im_start> and <im_end> stand around every picture, as v0 was trained.
+        image_marks: Whether the tokens <im_start> and <im_end> stand around every image, as v0 was trained.
         bos, eos: Token ids that open a prompt and end an answer.
     """
 

@@ -31,9 +31,9 @@ class Template:
         opening: From the start (BOS excluded) to the first question.
         after_question: From the end of a question to where the model writes.
         between_turns: From the end of an answer to the next question.
-        stop: Text that ends an answer, beside the end-of-sequence token.
-        joins_text: Whether `between_turns` goes on in the middle of a text, as "###" does; the others begin with a
-            special token, after which text begins anew (with SentencePiece's space).
+        stop: Text that ends an answer, in addition to the end-of-sequence token.
+        joins_text: Whether `between_turns` continues in the middle of a text, as "###" does; the others begin with a
+            special token, after which a new text begins (with SentencePiece's space).
         system: The part of `opening` that a system message takes the place of; "" where training had none.
         before_answer: What stood before an answer's text in training; the model writes it itself.
     """

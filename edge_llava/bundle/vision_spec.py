@@ -11,9 +11,9 @@ from edge_llava.ggml.limits import MAX_INT32
 ASPECTS = ("pad", "crop", "anyres")
 MERGES = ("flat", "spatial", "spatial_unpad", "spatial_unpad_rounded")
 VISION_PRECISIONS = ("fp32", "fp16", "int8")
-MAX_PINPOINTS = 1024  # published ones have at most 36; every picture looks at all
+MAX_PINPOINTS = 1024  # published ones have at most 36; every image looks at all
 MAX_TILES = 1024  # of one canvas; published ones have at most 36
-_STRANGEST_MEAN, _SMALLEST_STD = 1000.0, 1e-6  # of pixel values from 0 to 1: beyond, the padding is no colour
+_STRANGEST_MEAN, _SMALLEST_STD = 1000.0, 1e-6  # of pixel values from 0 to 1: beyond, the padding is not a colour
 MATMUL_KINDS = ("int8", "blockwise8", "float")
 
 
@@ -22,11 +22,11 @@ class VisionQuantization:
     """How the MatMuls of an int8 tower are computed, and how near its patch features are to float32.
 
     Attributes:
-        matmuls: Kind by name: "int8" (one scale per picture for the input, one per output channel for the weights),
+        matmuls: Kind by name: "int8" (one scale per image for the input, one per output channel for the weights),
             "blockwise8" (a scale for every 32 numbers of both), or "float".
-        cosine_mean, cosine_min: Cosine similarity of a patch's features to float32 over the calibration pictures.
+        cosine_mean, cosine_min: Cosine similarity of a patch's features to float32 over the calibration images.
         budget_mean, budget_min: What they had to reach.
-        n_pictures: Calibration pictures.
+        n_pictures: Calibration images.
     """
 
     matmuls: Mapping[str, str]
@@ -46,7 +46,7 @@ class VisionQuantization:
         kinds = ", ".join(f"{self.count(kind)} {words[kind]}" for kind in MATMUL_KINDS if self.count(kind))
         return (
             f"{len(self.matmuls)} MatMuls: {kinds}; cosine {self.cosine_mean:.6f}, worst patch {self.cosine_min:.6f} "
-            f"over {self.n_pictures} calibration pictures"
+            f"over {self.n_pictures} calibration images"
         )
 
 
@@ -138,11 +138,11 @@ def find_vision_faults(vision: VisionSpec) -> list[str]:
     """Fields that are each valid and yet cannot be true together."""
     faults = []
     if vision.image_size % vision.patch_size:
-        faults.append(f"vision.image_size {vision.image_size} is no multiple of patch_size {vision.patch_size}")
+        faults.append(f"vision.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}")
     if (vision.aspect == "anyres") != bool(vision.grid_pinpoints):
         faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
     if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
-        faults.append(f"vision.grid_pinpoints are no multiples of image_size {vision.image_size}")
+        faults.append(f"vision.grid_pinpoints are not multiples of image_size {vision.image_size}")
     n_tiles = max((w * h // vision.image_size**2 for w, h in vision.grid_pinpoints), default=0)
     if n_tiles > MAX_TILES:
         faults.append(f"vision.grid_pinpoints hold a canvas of {n_tiles} tiles, at most {MAX_TILES} are supported")

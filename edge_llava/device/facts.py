@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _CPU_NAME = re.compile(r"^(?:model name|Hardware)\s*:\s*(.+)$", re.MULTILINE)
-_HEAD_BYTES = 4096  # /proc/cpuinfo tells the same of every CPU: the first is enough
+_HEAD_BYTES = 4096  # /proc/cpuinfo repeats itself for every CPU: the first is enough
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DeviceFacts:
 
 
 def this_device() -> DeviceFacts:
-    """The facts of this device, read anew."""
+    """The facts of this device, read again at every call."""
     return DeviceFacts(
         cpu=_cpu_name() or "unknown",
         machine=platform.machine() or "unknown",

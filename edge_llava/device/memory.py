@@ -1,4 +1,4 @@
-"""The memory of this process, and errors that say that there is no more."""
+"""The memory of this process, and errors that mean there is no more."""
 
 from __future__ import annotations
 

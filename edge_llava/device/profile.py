@@ -1,8 +1,8 @@
 """Profiles: the settings that `edge-llava tune` found best for one bundle on one device, kept in the home.
 
 <home>/profiles/<key>.json, UTF-8, sorted keys. The key is a digest of language.gguf's and vision.onnx's digests and of
-the device: another CPU, another engine version or another file begins anew. What is read is checked field by field.
-<key>.told is an empty file beside it: the user was told that there is such a thing.
+the device: another CPU, engine version or file starts from nothing. What is read is checked field by field.
+<key>.told is an empty file next to it: the user has seen the hint that tuning exists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from edge_llava.bundle.json_fields import JsonFields
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.device.facts import DeviceFacts, this_device
 from edge_llava.errors import BundleError, list_faults
-from edge_llava.home.directories import check_home, home_directory, write_atomically
+from edge_llava.home.directories import check_home, home_directory
+from edge_llava.home.files import write_text
 from edge_llava.home.regular_file import read_text
 
 FORMAT_VERSION = 1
@@ -93,7 +94,7 @@ def save_profile(profile: Profile, manifest: Manifest) -> Path:
     path = profile_path(manifest, profile.device)
     data = asdict(profile) | {"format_version": FORMAT_VERSION, "settings": profile.settings.to_dict()}
     try:
-        write_atomically(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+        write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise BundleError(
             f"{path} cannot be written: {error.strerror}. Set EDGE_LLAVA_HOME to a directory of yours."
@@ -109,7 +110,7 @@ def find_profile(
     Args:
         manifest: Of the bundle.
         device: None: this one.
-        warn: Told about a profile that is damaged; it is ignored.
+        warn: Called with a message about a damaged profile, which is ignored.
     """
     device = device or this_device()
     path = profile_path(manifest, device)
@@ -131,7 +132,7 @@ def _digests(manifest: Manifest) -> dict[str, str]:
 def _parse(text: str, manifest: Manifest, device: DeviceFacts) -> Profile:
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     faults: list[str] = []
     fields = JsonFields(data, "", faults)
     fields.integer("format_version", FORMAT_VERSION, FORMAT_VERSION)

@@ -1,4 +1,4 @@
-"""How many CPU threads to use when nobody says, and which numbers are worth a try."""
+"""How many CPU threads to use by default, and which numbers are worth a try."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BIG = 0.8  # of the strongest CPU: little cores lie far below, and one favoured
 
 
 def count_cores() -> int:
-    """Physical cores that this process may use; logical ones where the system does not tell them apart.
+    """Physical cores that this process may use; logical ones where the system does not distinguish them.
 
     Two threads on one core share its vector units, so matrix work gains nothing from the second.
     """
@@ -37,7 +37,7 @@ def usable_threads(n_wanted: int | None) -> int:
 def thread_choices() -> list[int]:
     """Numbers of threads worth a measurement: the physical cores, the big ones among them, the logical ones.
 
-    Big cores are told from little ones by the capacity or the highest clock that Linux states.
+    Big cores are distinguished from little ones by the capacity or the highest clock that Linux states.
     """
     n_cores = count_cores()
     return list(dict.fromkeys([n_cores, _count_big_cores() or n_cores, count_cpus()]))

@@ -16,17 +16,15 @@ from typing import BinaryIO
 
 from edge_llava.errors import BundleError
 from edge_llava.ggml.limits import MAX_TENSOR_AXES, MAX_TENSOR_NAME_BYTES, TENSOR_ALIGNMENT
+from edge_llava.ggml.types import BLOCK_SIZES, GgufType
 from edge_llava.home.border import blaming_file
 from edge_llava.home.regular_file import open_regular
 
-# ggml type id -> (elements per block, bytes per block), for every type that a bundle may hold.
-BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
-    0: (1, 4), 1: (1, 2), 30: (1, 2),                                              # F32 F16 BF16
-    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),               # Q4_0 Q4_1 Q5_0 Q5_1 Q8_0
-    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), # Q2_K .. Q6_K
+_SCALARS: Mapping[int, str] = {
+    GgufType.UINT8: "B", GgufType.INT8: "b", GgufType.UINT16: "H", GgufType.INT16: "h", GgufType.UINT32: "I",
+    GgufType.INT32: "i", GgufType.FLOAT32: "f", GgufType.BOOL: "?", GgufType.UINT64: "Q", GgufType.INT64: "q",
+    GgufType.FLOAT64: "d",
 }  # fmt: skip
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 _MAX_HEADER_BYTES = 64 << 20  # a vocabulary of 256,000 tokens takes about 7 MB
 _MAX_ITEMS = 1 << 20  # of all arrays together
 _MAX_STRING_BYTES, _MAX_TENSORS, _MAX_KEYS, _MAX_KEY_BYTES, _MAX_ALIGNMENT = 1 << 24, 1 << 14, 1 << 10, 128, 1 << 16
@@ -108,7 +106,7 @@ class _Reader:
             if key in metadata or key in arrays:
                 raise _Corrupt(f"metadata key {key!r} occurs twice")
             type_id = self._scalar("I")
-            if type_id == _ARRAY:
+            if type_id == GgufType.ARRAY:
                 arrays[key] = self._array(key)
             else:
                 metadata[key] = self._value(type_id, key)
@@ -159,7 +157,7 @@ class _Reader:
         return name
 
     def _value(self, type_id: int, key: str) -> MetadataValue:
-        if type_id == _STRING:
+        if type_id == GgufType.STRING:
             return self._text()
         if type_id not in _SCALARS:
             raise _Corrupt(f"metadata key {key!r} has the unknown type {type_id}")
@@ -169,7 +167,7 @@ class _Reader:
         type_id = self._scalar("I")
         length = self._count(f"items in {key!r}", _MAX_ITEMS - self._n_items)
         self._n_items += length
-        if type_id == _STRING:
+        if type_id == GgufType.STRING:
             return GgufArray(type_id, length, tuple(self._string() for _ in range(length)))
         if type_id not in _SCALARS:
             raise _Corrupt(f"metadata key {key!r} is an array of the unknown type {type_id}")

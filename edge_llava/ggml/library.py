@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import BackendError
+from edge_llava.home.files import digest_file
 
 # libllama first: on Linux and macOS its handle reaches every library it depends on, and opening libggml-base by its
 # unversioned name would load a second copy with its own tables. Windows does not chain, so the others are asked too.
@@ -67,9 +68,7 @@ def library_digest() -> str:
     digest = hashlib.sha256(llama_cpp.__version__.encode())
     for path in sorted(path for path in _directory(llama_cpp.__file__).iterdir() if _is_library(path)):
         status = path.stat()
-        facts = (
-            f"{status.st_mtime_ns}" if status.st_size > _HASHED_BYTES else hashlib.sha256(path.read_bytes()).hexdigest()
-        )
+        facts = f"{status.st_mtime_ns}" if status.st_size > _HASHED_BYTES else digest_file(path)
         digest.update(f"{path.name} {status.st_size} {facts}\n".encode())
     return digest.hexdigest()
 

@@ -1,6 +1,6 @@
 """Limits that are compiled into llama.cpp. Beyond them it ends the process instead of reporting an error.
 
-Source: llama.cpp as vendored by llama-cpp-python 0.3.36; the file of each is named beside it.
+Source: llama.cpp as vendored by llama-cpp-python 0.3.36; the file of each is named next to it.
 """
 
 from __future__ import annotations

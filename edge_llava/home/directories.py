@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,9 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from edge_llava.errors import BundleError, EdgeLlavaError
-from edge_llava.home.leftovers import mark, remove_doomed, remove_marked, restore, restore_all
+from edge_llava.home.atomic_directory import mend_all, remove_directory, restore, restore_all
+from edge_llava.home.files import write_text
+from edge_llava.home.lock import HeldElsewhere
 from edge_llava.home.regular_file import read_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -128,7 +129,7 @@ def set_default_bundle(name_or_path: str) -> None:
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_available()}")
     text = directory.name if directory.parent == bundles_directory() else str(directory)
     with _changing_home():
-        write_atomically(home_directory() / "default", text + "\n")
+        write_text(home_directory() / "default", text + "\n")
 
 
 def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
@@ -176,21 +177,17 @@ def remove_bundle(name: str) -> Path:
         BundleError: If the home has no bundle of that name. Paths are refused.
     """
     directory = own_bundle(name)
-    was_default = default_bundle() == name
-    # Renamed first: a half-deleted directory must not look like a bundle.
-    doomed = directory.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
+    was_default, rest = default_bundle() == name, None
     with _changing_home():
-        remove_doomed(bundles_directory())  # of an earlier command that was killed
+        mend_all(bundles_directory())
         if directory.is_symlink():
             directory.unlink()  # the bundle it points to lies outside the home and is not ours to delete
         else:
-            mark(directory)
-            directory.rename(doomed)
-            remove_marked(doomed)
-            if doomed.exists():
-                raise BundleError(f"{doomed} cannot be deleted whole. Delete the rest of it.")
+            rest = remove_directory(directory)
         if was_default:
             (home_directory() / "default").unlink(missing_ok=True)
+    if rest is not None:
+        raise BundleError(f"{rest} cannot be deleted completely. Delete the rest of it.")
     return directory
 
 
@@ -199,21 +196,12 @@ def _changing_home() -> Iterator[None]:
     check_home()
     try:
         yield
+    except HeldElsewhere as error:
+        raise BundleError("another command is changing this bundle. Wait until it ends, and try again.") from error
     except OSError as error:
         raise BundleError(
             f"{home_directory()} cannot be changed: {error.strerror}. Set EDGE_LLAVA_HOME to a directory of yours."
         ) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small text file by rename, so that readers see the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{uuid.uuid4().hex[:16]}.partial")  # short: the target's name may be as long as can be
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _user_directory() -> Path:
