@@ -1,6 +1,6 @@
 """A peft adapter's adapter_config.json: an allow-list of the settings that are merged exactly.
 
-Every key is bookkeeping, or is read here, or must have its neutral value; anything else is refused by name.
+A key is bookkeeping, or is read here, or must have its neutral value; any other key is refused by name.
 
 Source: peft's LoraConfig (0.3 to 0.21), `get_pattern_key` for the patterns.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from edge_llava.converters.json_file import read_json
 from edge_llava.errors import CheckpointError, list_faults
 
-# Who made the adapter, how it was trained, and which modules it has: the tensors show that themselves.
+# Who made the adapter, how it was trained, and which modules it covers, which the tensors show anyway.
 _BOOKKEEPING = frozenset({
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "exclude_modules",
     "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "lora_ga_config",
@@ -27,10 +27,10 @@ _BOOKKEEPING = frozenset({
 _READ = frozenset({
     "bias", "init_lora_weights", "lora_alpha", "lora_bias", "r", "trainable_token_indices", "use_dora", "use_rslora",
 })  # fmt: skip
-# Initializations that change the adapter's factors alone. The others change the base, too.
+# Initializations that change only the adapter's factors. All others change the base as well.
 _INITS_OF_FACTORS = (None, True, False, "gaussian", "orthogonal", "eva")
 _BASE_CHANGED = (
-    "it changed the base, too. Save the adapter with peft's save_pretrained(..., "
+    "it changed the base as well. Save the adapter with peft's save_pretrained(..., "
     "path_initial_model_for_weight_conversion=DIR), or merge it with peft and convert the merged model"
 )
 _NAME = re.compile(r"\^?(?:[A-Za-z0-9_-]|\\?\.)+\$?")
@@ -66,10 +66,10 @@ class AdapterConfig:
     """How an adapter is merged.
 
     Attributes:
-        rank, alpha: Of all modules but those in the patterns.
-        rank_pattern, alpha_pattern: The first pattern that matches a module counts.
+        rank, alpha: For all modules that no pattern matches.
+        rank_pattern, alpha_pattern: The first pattern that matches a module applies.
         is_rank_stabilized: Scale by alpha / sqrt(rank) instead of alpha / rank.
-        has_bias: B has a bias, too.
+        has_bias: B has a bias as well.
         is_dora: Rows are rescaled to trained lengths after the factors are added.
         token_rows: Rows of an embedding that the adapter replaces, by the module's name.
     """
@@ -98,7 +98,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     """Reads an adapter_config.json.
 
     Raises:
-        CheckpointError: If it cannot be read, or asks for what cannot be merged; all faults at once.
+        CheckpointError: If it cannot be read, or asks for something that cannot be merged; all faults at once.
     """
     config = read_json(path)
     faults = _unmergeable(config)
@@ -123,7 +123,7 @@ def read_adapter_config(path: Path) -> AdapterConfig:
 
 
 def _unmergeable(config: Mapping[str, Any]) -> list[str]:
-    """What asks for more than is merged here."""
+    """Lists the settings that cannot be merged here."""
     faults = []
     if config.get("peft_type", "LORA") != "LORA":
         faults.append(f"peft_type is {_show(config['peft_type'])}, expected 'LORA'")

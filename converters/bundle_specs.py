@@ -1,4 +1,4 @@
-"""What a manifest says of a checkpoint's three parts: numbers from its config and tensors, and what was chosen."""
+"""The manifest's sections about a checkpoint's three parts, from its config, its tensors and the options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def describe_vision(
     checkpoint: Checkpoint, precision: str, aspect: str, quantization: VisionQuantization | None = None
 ) -> VisionSpec:
-    """The tower as deployed."""
+    """Describes the tower as deployed."""
     config, tower = checkpoint.config, checkpoint.tower
     return VisionSpec(
         image_size=tower.image_size,
@@ -36,7 +36,7 @@ def describe_vision(
 
 
 def describe_projector(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
-    """The projector as deployed beside a language model of this quantization."""
+    """Describes the projector as deployed with a language model of this quantization."""
     n_embd = checkpoint.config.language.n_embd
     return ProjectorSpec(
         checkpoint.config.projector_kind, checkpoint.tower.hidden_size, n_embd, projector_type(quant).name
@@ -44,7 +44,7 @@ def describe_projector(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
 
 
 def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> LanguageSpec:
-    """The language model as deployed."""
+    """Describes the language model as deployed."""
     language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
     return LanguageSpec(
         n_embd=language.n_embd,
@@ -62,7 +62,7 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
 
 
 def find_limit_faults(checkpoint: Checkpoint) -> list[str]:
-    """What the manifest of a bundle of this checkpoint would be refused for."""
+    """Lists the faults for which the manifest of this checkpoint's bundle would be refused."""
     config = checkpoint.config
     return find_section_faults(
         describe_vision(checkpoint, "fp32", config.aspect),

@@ -11,10 +11,18 @@ import torch
 
 from edge_llava.converters.bundle_specs import find_limit_faults
 from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
+from edge_llava.converters.expected_tensors import (
+    NEWLINE,
+    PATCHES,
+    expected_language_shapes,
+    expected_projector_shapes,
+    expected_vision_shapes,
+    infer_tower,
+)
 from edge_llava.converters.hub import download, find_snapshot, is_hub_id
 from edge_llava.converters.json_file import plain, shorten, shown
 from edge_llava.converters.licenses import find_licenses
-from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
+from edge_llava.converters.model_configs import TowerConfig
 from edge_llava.converters.sources import find_kind, open_sources
 from edge_llava.converters.tensor_store import TensorSource, TensorStore, refuse_unread
 from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
@@ -22,10 +30,7 @@ from edge_llava.converters.weight_files import list_weights
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.home.progress import ProgressCallback, silent
 
-_CLIP_HEAD_WIDTH = 64
 _LEAST_NORM = 0.05
-_PATCHES = "vision.embeddings.patch_embedding.weight"
-NEWLINE = "projector.image_newline"
 _UNUSED_VISION = ("vision.post_layernorm.weight", "vision.post_layernorm.bias")
 
 
@@ -90,7 +95,7 @@ class Checkpoint:
             config = replace(config, language=replace(config.language, n_rows=sources.n_rows))
         stores = list(sources.stores)
         tower, tower_directory = config.tower, None
-        holds_tower = tower is not None or any(_PATCHES in store.infos for store in stores)
+        holds_tower = tower is not None or any(PATCHES in store.infos for store in stores)
         if holds_tower and vision_tower is not None:
             raise CheckpointError(
                 f"{source} holds its own vision tower; --vision-tower would replace it. Leave it out."
@@ -230,79 +235,6 @@ def count_blocks(feature_layer: int, n_layers: int) -> int:
             f"the vision feature layer {feature_layer} does not exist in a tower of {n_layers} blocks."
         )
     return n_blocks
-
-
-def infer_tower(shapes: Mapping[str, tuple[int, ...]]) -> TowerConfig:
-    """The config of a tower that lies inside a checkpoint without its own config: the rest is as in OpenAI's CLIP.
-
-    Args:
-        shapes: Of all tensors by our names.
-
-    Raises:
-        CheckpointError: If a tensor that decides is missing or of an odd shape.
-    """
-    try:
-        width, _, patch, _ = shapes[_PATCHES]
-        n_positions, _ = shapes["vision.embeddings.position_embedding.weight"]
-        ff, _ = shapes["vision.encoder.layers.0.mlp.fc1.weight"]
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"the vision tower inside the checkpoint is incomplete: {error}.") from error
-    n_layers = len({name.split(".")[3] for name in shapes if name.startswith("vision.encoder.layers.")})
-    side = round((n_positions - 1) ** 0.5)
-    if side**2 + 1 != n_positions or width % _CLIP_HEAD_WIDTH:
-        raise CheckpointError(f"the vision tower inside the checkpoint is no CLIP: {n_positions} positions of {width}.")
-    return TowerConfig(width, ff, n_layers, width // _CLIP_HEAD_WIDTH, side * patch, patch, 1e-5, "quick_gelu")
-
-
-def expected_vision_shapes(tower: TowerConfig, n_blocks: int) -> dict[str, tuple[int, ...]]:
-    """Our names and the shapes of the tower's tensors that are deployed."""
-    d, f, p = tower.hidden_size, tower.intermediate_size, tower.patch_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "vision.embeddings.class_embedding": (d,),
-        "vision.embeddings.patch_embedding.weight": (d, 3, p, p),
-        "vision.embeddings.position_embedding.weight": ((tower.image_size // p) ** 2 + 1, d),
-    }
-    norms = ["vision.pre_layrnorm"]
-    linears: dict[str, tuple[int, ...]] = {}
-    for block in range(n_blocks):
-        prefix = f"vision.encoder.layers.{block}"
-        norms += [f"{prefix}.layer_norm1", f"{prefix}.layer_norm2"]
-        linears |= {f"{prefix}.self_attn.{part}_proj": (d, d) for part in ("q", "k", "v", "out")}
-        linears |= {f"{prefix}.mlp.fc1": (f, d), f"{prefix}.mlp.fc2": (d, f)}
-    for norm in norms:
-        shapes |= {f"{norm}.weight": (d,), f"{norm}.bias": (d,)}
-    for linear, shape in linears.items():
-        shapes |= {f"{linear}.weight": shape, f"{linear}.bias": shape[:1]}
-    return shapes
-
-
-def expected_projector_shapes(tower: TowerConfig, language: LanguageConfig, kind: str) -> dict[str, tuple[int, ...]]:
-    """Our names and the shapes of a projector, layer by layer; `kind` as in the checkpoint's config."""
-    d, e = tower.hidden_size, language.n_embd
-    first = {"projector.0.weight": (e, d), "projector.0.bias": (e,)}
-    second = {"projector.2.weight": (e, e), "projector.2.bias": (e,)}
-    return first if kind == "linear" else first | second
-
-
-def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, ...]]:
-    """Our names and the shapes of the language model's tensors, in file order."""
-    e, f = language.n_embd, language.n_ff
-    q, kv = language.n_head * language.head_dim, language.n_head_kv * language.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"language.embed_tokens.weight": (language.n_rows, e)}
-    block: Mapping[str, tuple[int, ...]] = {
-        "input_layernorm": (e,),
-        "self_attn.q_proj": (q, e),
-        "self_attn.k_proj": (kv, e),
-        "self_attn.v_proj": (kv, e),
-        "self_attn.o_proj": (e, q),
-        "post_attention_layernorm": (e,),
-        "mlp.gate_proj": (f, e),
-        "mlp.up_proj": (f, e),
-        "mlp.down_proj": (e, f),
-    }
-    for layer in range(language.n_layer):
-        shapes |= {f"language.layers.{layer}.{part}.weight": shape for part, shape in block.items()}
-    return shapes | {"language.norm.weight": (e,), "language.lm_head.weight": (language.n_rows, e)}
 
 
 def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:

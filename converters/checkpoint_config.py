@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its JSON files alone. Decides by config values, never by names; all faults at once.
+"""Reads what a checkpoint is from its JSON files alone. Decides by config values, never by names; lists all faults.
 
 Source: transformers' LlavaConfig, and the config keys of LLaVA's own LlavaConfig (`mm_*`).
 """
@@ -27,12 +27,12 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # LlavaNextConfig's default, as (height, width).
 _HF_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _HF_ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
-# "llama": the deltas of v0, from before LLaVA had a type of its own
+# "llama": the deltas of v0, which are older than LLaVA's own model type
 _ORIGINAL_MODEL_TYPES = ("llava", "llava_llama", "llava_mistral", "llama")
-_FIRST_TOWER = "openai/clip-vit-large-patch14"  # of v0, whose 7B config does not name it
+_FIRST_TOWER = "openai/clip-vit-large-patch14"  # v0's tower, which its 7B config does not name
 # Pixels lie between 0 and 1 when they are normalized.
 _BOUNDS = {"image_mean": (0.0, 1.0), "image_std": (1e-6, 1e6)}
-# Keys that everything else is decided by, with their JSON types.
+# Keys that decide how everything else is read, with their JSON types.
 _SECTIONS = (
     ("architectures", list, "a list"), ("text_config", dict, "an object"), ("vision_config", dict, "an object"),
     ("mm_vision_tower", str, "a string"), ("image_token_index", int, "an integer"),
@@ -46,15 +46,15 @@ class CheckpointConfig:
 
     Attributes:
         layout: "hf" or "original".
-        tower: The tower's config; None in the original layout, where it lies elsewhere.
+        tower: The tower's config; None in the original layout, which keeps it elsewhere.
         tower_reference: Path or hub id of that tower (`mm_vision_tower`).
         projector_kind: "mlp2x_gelu", or "linear" (LLaVA-1).
         feature_layer, drop_cls: Which hidden state feeds the projector, and whether its class row is dropped.
         aspect: "pad", "crop" or "anyres", as trained.
-        grid_pinpoints, merge, has_newline: Of "anyres", as `manifest.VisionSpec` has them.
+        grid_pinpoints, merge, has_newline: For "anyres", as in `vision_spec.VisionSpec`.
         image_mean, image_std: Normalization.
-        template: Conversation template, by what the config says; v0 and v1 of a merged model look alike.
-        image_marks: Whether <im_start> and <im_end> stand around every picture.
+        template: Conversation template according to the config; merged models of v0 and v1 look alike.
+        image_marks: Whether every image is enclosed in <im_start> and <im_end>.
         image_token: Id of `<image>` in the embedding, where the checkpoint gave it a row.
         language: The language model.
     """
@@ -81,7 +81,7 @@ def read_checkpoint_config(directory: Path) -> CheckpointConfig:
     """Reads config.json and preprocessor_config.json of a LLaVA checkpoint.
 
     Raises:
-        CheckpointError: If it is no LLaVA, of an unsupported family, or a field is wrong; all faults at once.
+        CheckpointError: If it is not a LLaVA, its family is unsupported, or a field is wrong; all faults at once.
     """
     config = read_json(directory / "config.json")
     _check_sections(config, directory)
@@ -99,7 +99,7 @@ def read_tower_config(directory: Path) -> TowerConfig:
     """Reads the config of a CLIP tower on its own (a CLIPModel or CLIPVisionModel directory).
 
     Raises:
-        CheckpointError: If it is no CLIP, or a field is wrong.
+        CheckpointError: If it is not a CLIP, or a field is wrong.
     """
     config = read_json(directory / "config.json")
     _check_sections(config, directory)
@@ -146,7 +146,7 @@ def _check_sections(config: Mapping[str, Any], directory: Path) -> None:
 
 
 def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
-    """First match wins; every family that is refused is refused by name."""
+    """Returns the layout. The first match wins; an unsupported family is refused by name."""
     model_type, architecture = (
         plain(str(value)) for value in (config.get("model_type", ""), (config.get("architectures") or [""])[0])
     )
@@ -183,7 +183,7 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
     faults += find_unknown_keys(config, "hf")
     faults += find_unknown_keys(text, "language", "text_config.")
     faults += find_unknown_keys(vision, "tower", "vision_config.")
-    # early ports of 1.6 carry 1.5's architecture, and the pinpoints
+    # early ports of 1.6 name 1.5's architecture, but have pinpoints
     is_next = str(config.get("model_type")) == "llava_next" or "image_grid_pinpoints" in config
     pinpoints = _pinpoints(config.get("image_grid_pinpoints", _HF_PINPOINTS), faults) if is_next else ()
     # The hub's processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
@@ -263,7 +263,7 @@ def _original_template(config: Mapping[str, Any]) -> str:
 
 
 def _pinpoints(value: Any, faults: list[str]) -> tuple[tuple[int, int], ...]:
-    """A list of pairs, or the text of one."""
+    """Reads a list of pairs, or a string that contains one."""
     try:
         pairs = ast.literal_eval(value) if isinstance(value, str) else value
         found = tuple((first, second) for first, second in pairs)
@@ -276,7 +276,7 @@ def _pinpoints(value: Any, faults: list[str]) -> tuple[tuple[int, int], ...]:
 
 
 def _feature_layer(value: Any, key: str, faults: list[str]) -> int:
-    """One index; transformers also takes a list, whose only entry is the same."""
+    """Reads one index; transformers also accepts a list, which must contain exactly one."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, int) and not isinstance(value, bool):
@@ -286,7 +286,7 @@ def _feature_layer(value: Any, key: str, faults: list[str]) -> int:
 
 
 def _image_token(config: Mapping[str, Any], faults: list[str]) -> int | None:
-    """transformers 4 names it `image_token_index`, some configs of transformers 5 `image_token_id`."""
+    """Reads the id, `image_token_index` in transformers 4 and `image_token_id` in some configs of transformers 5."""
     ids = {key: config[key] for key in ("image_token_index", "image_token_id") if config.get(key) is not None}
     if len(set(ids.values())) > 1:
         faults.append(f"image_token_index is {ids['image_token_index']} and image_token_id {ids['image_token_id']}")

@@ -1,7 +1,7 @@
-"""The keys of config.json: which are read, which change nothing, and which run code. Every other key is refused.
+"""The keys of config.json: those that are read, that change nothing, and that run code. All others are refused.
 
-A key that is not known here may change what the model computes, and the bundle would compute something else. Keys that
-are null, false or empty say that something is absent.
+An unknown key may change what the model computes, and the bundle would then compute something else. A key that is null,
+false or empty says that something is absent.
 
 Source: the configs that transformers 4.28 to 5.24 and LLaVA's own code write.
 """
@@ -35,7 +35,7 @@ _BOOKKEEPING = _words(
     model_max_length tokenizer_model_max_length tokenizer_padding_side name_or_path unsloth_version unsloth_fixed
     """
 )
-# What transformers computes with, or knows under another model type: harmless only as long as it says "no".
+# Keys that transformers uses, or that other model types have: harmless only at their neutral values.
 _NEUTRAL: Mapping[str, Any] = {
     "partial_rotary_factor": 1, "logit_scale": 1, "logits_scaling": 1, "residual_multiplier": 1,
     "embedding_multiplier": 1, "num_local_experts": 0, "num_experts": 0, "is_causal": True, "use_rope": True,
@@ -53,7 +53,7 @@ _TOWER = _words(
     layer_norm_eps projection_dim vocab_size tie_word_embeddings
     """
 )
-# The outer config of the Hugging Face layout; LlavaConfig reads no sizes here, they are those of its sections.
+# The outer config of the Hugging Face layout. LlavaConfig takes sizes from its sections, not from here.
 _HF = _words(
     """
     text_config vision_config image_token_index image_token_id image_seq_length ignore_index vision_feature_layer
@@ -61,7 +61,7 @@ _HF = _words(
     use_image_newline_parameter tie_word_embeddings vocab_size hidden_size
     """
 )
-# LLaVA's own keys; positions are skipped in training only, pooling and newlines of the last lines are for videos.
+# LLaVA's own keys. Positions are skipped in training only; the pooling and newline keys are for videos.
 _ORIGINAL = _words(
     """
     mm_vision_tower mm_hidden_size mm_projector_type mm_vision_select_layer mm_vision_select_feature
@@ -83,7 +83,7 @@ KNOWN_KEYS: Mapping[str, frozenset[str]] = {
 }
 # transformers loads code from the hub for these: `_attn_implementation: "owner/name"` imports a kernel (CVE-2026-4372).
 _CODE_KEYS = frozenset({"attn_implementation", "experts_implementation", "kernels", "use_kernels", "kernel_config"})
-# LLaVA's own configs state flash attention without the underscore; training and conversion name theirs themselves.
+# LLaVA's own configs request flash attention without the underscore; training and conversion set their own.
 _BUILTIN_ATTENTION = ("eager", "sdpa")
 _STATED_ATTENTION = (*_BUILTIN_ATTENTION, "flash_attention_2", "flex_attention")
 _HARMLESS_PRIVATE = frozenset(
@@ -92,19 +92,19 @@ _HARMLESS_PRIVATE = frozenset(
 
 
 def find_unknown_keys(section: Mapping[str, Any], kind: str, prefix: str = "") -> list[str]:
-    """Keys that nothing here reads, and that may change what the model computes.
+    """Lists keys that nothing here reads and that may change what the model computes.
 
     Args:
         section: The config, or a section of it.
         kind: One of KNOWN_KEYS.
-        prefix: Where the section stands, for messages: "text_config.".
+        prefix: The section's place, for messages: "text_config.".
     """
     faults = []
     for key, value in section.items():
         if key in KNOWN_KEYS[kind] or key.startswith("_") or key in _CODE_KEYS or _says_no(key, value):
             continue
         if "quantization" in key or "compression" in key:
-            why = "quantized checkpoints cannot be converted; convert the one that it was made from"
+            why = "quantized checkpoints cannot be converted; convert the original checkpoint"
         elif key in _NEUTRAL:
             why = f"expected {_NEUTRAL[key]}"
         else:
@@ -114,7 +114,7 @@ def find_unknown_keys(section: Mapping[str, Any], kind: str, prefix: str = "") -
 
 
 def find_code_keys(config: Mapping[str, Any]) -> list[str]:
-    """Keys anywhere in a config that make transformers fetch or run code, and private ones that no program writes."""
+    """Lists keys, at any depth, that make transformers fetch or run code, and private keys that no program writes."""
     return [
         f"{plain(place)} is {shown(value)}: a config must not choose the code that runs"
         for place, key, value in _walk(config)
@@ -131,7 +131,7 @@ def _runs_code(key: str, value: Any) -> bool:
 
 
 def _walk(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Place, key and value of every entry; without recursion, since a stranger decides how deep it goes."""
+    """Yields place, key and value of every entry, without recursion, since an untrusted file decides how deep it is."""
     waiting: list[tuple[str, Any]] = [("", config)]
     while waiting:
         place, value = waiting.pop()

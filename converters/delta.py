@@ -1,4 +1,4 @@
-"""A delta and its base: LLaVA v0 and v1.1 were published as what must be added to LLaMA.
+"""A delta and its base: LLaVA v0 and v1.1 were published as differences to LLaMA.
 
 Source: LLaVA's apply_delta.py.
 """
@@ -13,23 +13,23 @@ import torch
 from edge_llava.converters.tensor_store import TensorInfo, TensorStore
 from edge_llava.errors import CheckpointError, list_faults
 
-# New tokens have rows in the delta only; there they are whole.
+# Only the delta has rows for new tokens; they are not differences.
 _MAY_HAVE_MORE_ROWS = ("language.embed_tokens.weight", "language.lm_head.weight")
 
 
 class DeltaStore:
-    """The sum, tensor by tensor, in the delta's precision as published.
+    """The sum of delta and base, tensor by tensor, in the precision in which the delta was published.
 
     Attributes:
-        infos: Of the delta: names and shapes of the result.
+        infos: The delta's tensors, whose names and shapes are those of the sum.
     """
 
     def __init__(self, delta: TensorStore, base: TensorStore, directory: Path, base_directory: Path) -> None:
         """
         Args:
-            delta: What is added; holds projector and tower whole.
+            delta: The difference; contains projector and tower in full.
             base: LLaMA.
-            directory, base_directory: Of both, for messages.
+            directory, base_directory: Where both are, for messages.
 
         Raises:
             CheckpointError: If they do not belong together, or the "delta" is a whole model; all faults at once.
@@ -40,12 +40,12 @@ class DeltaStore:
         faults += [f"{name} is in the base only" for name in base.infos if name not in delta.infos]
         if faults:
             raise CheckpointError(
-                list_faults(f"{directory} is no delta of {base_directory}:", faults, "Give the LLaMA that it is for.")
+                list_faults(f"{directory} is not a delta of {base_directory}:", faults, "Give the LLaMA it is for.")
             )
         self._check_that_it_is_a_delta(directory, base_directory)
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor of the sum."""
+        """Returns one tensor of the sum."""
         tensor = self._delta.load(name)
         if name in self._base.infos:
             base = self._base.load(name)
@@ -64,6 +64,6 @@ class DeltaStore:
         delta, base = (store.load(name).float().norm() for store in (self._delta, self._base))
         if delta > 0.5 * base:
             raise CheckpointError(
-                f"{directory} is a whole model, no delta: its last norm is as large as that of {base_directory}. "
+                f"{directory} is a whole model, not a delta: its final norm is as large as that of {base_directory}. "
                 "Leave --base out."
             )

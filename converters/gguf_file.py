@@ -1,4 +1,4 @@
-"""Writing a GGUF file tensor by tensor: the header first, then one encoded tensor after another."""
+"""Writes a GGUF file tensor by tensor: the header first, then one encoded tensor after another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the file to be: its GGUF name, torch shape and ggml type."""
+    """A tensor of a file to be written: its GGUF name, torch shape and ggml type."""
 
     name: str
     shape: tuple[int, ...]
@@ -36,13 +36,13 @@ def write_tensors(
     """Writes header, metadata and tensors, and closes the file.
 
     Args:
-        writer: Holds the metadata; made for no file yet.
+        writer: Contains the metadata; not yet bound to a file.
         path: Target.
         plan: Every tensor, in file order.
         values: The tensors' values in the same order, of any float dtype; consumed one at a time.
         encoder: Encodes them.
         stage: Name for progress events.
-        progress: Told the encoded bytes.
+        progress: Receives the number of encoded bytes.
     """
     for tensor in plan:
         n_bytes = encoded_bytes(tensor.type, tensor.shape)

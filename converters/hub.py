@@ -1,4 +1,4 @@
-"""Downloading a checkpoint from the Hugging Face hub into its own cache."""
+"""Downloads a checkpoint from the Hugging Face hub into the hub's own cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WATCH_INTERVAL_S = 0.5
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text that is no directory can be a hub id: exactly `owner/name`."""
+    """Whether a string that does not name a directory can be a hub id: exactly `owner/name`."""
     return bool(_HUB_ID.fullmatch(source)) and not os.path.exists(source)
 
 
 def find_snapshot(directory: Path) -> tuple[str, str] | None:
-    """The hub id and the commit of a directory inside the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`."""
+    """Returns hub id and commit of a directory in the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`."""
     snapshot = directory.resolve()
     repository = snapshot.parent.parent.name
     if snapshot.parent.name != "snapshots" or not repository.startswith("models--"):
@@ -34,11 +34,11 @@ def find_snapshot(directory: Path) -> tuple[str, str] | None:
 
 
 def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
-    """Downloads what a conversion needs; an interrupted download goes on where it stopped.
+    """Downloads what a conversion needs; an interrupted download resumes where it stopped.
 
     Args:
         hub_id: `owner/name`.
-        progress: Told the bytes that have arrived, from a thread of its own.
+        progress: Receives the number of downloaded bytes, on a separate thread.
 
     Returns:
         The local directory, and the commit.
@@ -60,7 +60,7 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"the hub refuses {hub_id!r}: {reason}. Check the name, or log in.") from error
     except (RequestException, ConnectionError) as error:
-        try:  # what was downloaded before serves without a network
+        try:  # an earlier download can be used without a network
             earlier = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
         except LocalEntryNotFoundError:
             raise CheckpointError(
@@ -71,19 +71,19 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     names = _choose(list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED)))
     if not names or info.sha is None:
-        raise CheckpointError(f"the hub's {hub_id!r} holds no checkpoint.")
+        raise CheckpointError(f"the hub's {hub_id!r} does not contain a checkpoint.")
     try:
         with _watching(hub_id, sum(sizes[name] for name in names), progress):
             paths = [Path(hf_hub_download(hub_id, name, revision=info.sha)) for name in names]
     except (HfHubHTTPError, RequestException, OSError) as error:
         raise CheckpointError(
-            f"downloading {hub_id!r} failed: {error}. Run the same command again: it goes on where it stopped."
+            f"downloading {hub_id!r} failed: {error}. Run the same command again: it resumes where it stopped."
         ) from error
     return paths[0].parent, info.sha
 
 
 def _choose(names: list[str]) -> list[str]:
-    """One kind of weights; a projector's own file only where it is all there is, since shards hold it too."""
+    """Selects one kind of weights; a projector's own file only if it is the only one, since shards contain it too."""
     has_shards = any(name.startswith(("model", "pytorch_model")) and not name.endswith(".json") for name in names)
     if any(name.endswith(".safetensors") for name in names):
         names = [name for name in names if not name.endswith(".bin") or name in (_PROJECTOR, _TRAINABLES)]
@@ -92,7 +92,7 @@ def _choose(names: list[str]) -> list[str]:
 
 @contextmanager
 def _watching(hub_id: str, total: int, progress: ProgressCallback) -> Iterator[None]:
-    """Reports the growth of the hub's cache: its client tells nobody how far a file has come."""
+    """Reports the growth of the hub's cache, since its client does not report the progress of a file."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 

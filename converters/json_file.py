@@ -21,7 +21,7 @@ _REPR.maxlevel = 4
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object in UTF-8, or in what a byte order mark says, as Windows' Notepad and PowerShell write it.
+    """Reads a JSON object in UTF-8, or in the encoding of a byte order mark, as Notepad and PowerShell write it.
 
     Raises:
         CheckpointError: If the file is missing or is not a JSON object.
@@ -40,17 +40,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value for a message: its repr, shortened however long or deep it is."""
+    """Formats a value for a message: its repr, shortened if it is long or deep."""
     text = _REPR.repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
 def plain(name: str) -> str:
-    """A name from a stranger's file for a message: of one line, without control characters, shortened."""
+    """Formats a name from an untrusted file for a message: one line, no control characters, shortened."""
     return shown(name)[1:-1] if len(name) > _MAX_SHOWN or not name.isprintable() else name
 
 
 def shorten(faults: Sequence[str]) -> list[str]:
-    """The first faults of a long list, and how many more there are."""
+    """Returns the first faults of a long list, and how many more there are."""
     more = len(faults) - _MAX_LISTED
     return list(faults) if more <= 0 else [*faults[:_MAX_LISTED], f"... and {more} more"]

@@ -1,4 +1,4 @@
-"""Vicuna/LLaMA to language.gguf: architecture llama, loads in any llama.cpp.
+"""Converts Vicuna/LLaMA to language.gguf: architecture llama, which any llama.cpp loads.
 
 Source: llama.cpp's conversion of LlamaForCausalLM (metadata keys, and the permutation of q and k).
 """
@@ -21,7 +21,7 @@ _QUANTIZATION_VERSION = 2
 
 
 def plan_language(checkpoint: Checkpoint, quant: str) -> list[PlannedTensor]:
-    """The tensors of language.gguf with their types; reads no weights."""
+    """Lists the tensors of language.gguf with their types, without reading weights."""
     config = checkpoint.config.language
     names = checkpoint.language_tensors()
     tied = "language.lm_head.weight" not in names
@@ -45,7 +45,7 @@ def write_language(
         path: Target file.
         quant: One of `quantize.FILE_TYPES`.
         encoder: Encodes the tensors.
-        progress: Told the bytes written.
+        progress: Receives the number of bytes written.
 
     Raises:
         ConversionError: If weights are not finite or do not fit the type.

@@ -1,4 +1,4 @@
-"""Files of a checkpoint that state its licence: what a bundle may carry along, and no other file behind such a name."""
+"""Finds the files that state a checkpoint's licence, and refuses other files under such a name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def find_licenses(directory: Path) -> list[Path]:
-    """Licence files of a checkpoint, sorted; those that may not be copied are named in the log.
+    """Returns the licence files of a checkpoint, sorted; those that may not be copied are named in the log.
 
     A link must stay inside the checkpoint, or inside the hub's cache that the checkpoint is a snapshot of.
     """
@@ -27,7 +27,7 @@ def find_licenses(directory: Path) -> list[Path]:
 
 
 def _fault(path: Path, directory: Path) -> str | None:
-    # a snapshot of the hub's cache holds links to `../../blobs`
+    # a snapshot in the hub's cache contains links to `../../blobs`
     allowed = (directory, directory.parents[1] / "blobs") if find_snapshot(directory) else (directory,)
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):

@@ -1,4 +1,4 @@
-"""An adapter and its base, merged exactly as peft merges them, in float32: W + scale * B A, one tensor at a time.
+"""Merges an adapter into its base exactly as peft does, in float32: W + scale * B A, one tensor at a time.
 
 Source: peft's adapter files, its lora.Linear, lora.Embedding, DoraLinearVariant and TrainableTokensLayer; LLaVA's
 load_pretrained_model for non_lora_trainables.bin.
@@ -19,7 +19,7 @@ from edge_llava.converters.tensor_store import TensorInfo, TensorSource, TensorS
 from edge_llava.errors import CheckpointError, list_faults
 
 _PEFT_PREFIX = "base_model.model."
-# Ends of peft's names, what each does, and the parameter of the module that it does it to.
+# Endings of peft's names, the change that each makes, and the parameter of the module that it changes.
 _CHANGES = (
     (re.compile(r"\.lora_A(\.default)?\.weight\Z"), "A", "weight"),
     (re.compile(r"\.lora_B(\.default)?\.weight\Z"), "B", "weight"),
@@ -31,14 +31,14 @@ _CHANGES = (
     (re.compile(r"((\.token_adapter)?\.base_layer|\.modules_to_save(\.default)?)\.weight\Z"), "", "weight"),
     (re.compile(r"(\.base_layer|\.modules_to_save(\.default)?)\.bias\Z"), "", "bias"),
 )
-# Tensors whose rows may be more than the base's: the adapter was trained with added tokens.
+# Tensors that may have more rows than the base's, if the adapter was trained with added tokens.
 EMBEDDINGS = ("language.embed_tokens.weight", "language.lm_head.weight")
 _ROWS_OF_TWO = (
     "trainable_token_indices is set and the base's config.json does not say tie_word_embeddings false: depending "
-    "on the version of transformers, peft changes the head's rows, too. Merge the adapter with peft and convert the "
+    "on the version of transformers, peft also changes the head's rows. Merge the adapter with peft and convert the "
     "merged model"
 )
-# Changes of one tensor that are complete.
+# Complete sets of changes to one tensor.
 _COMPLETE = (
     {"A", "B"}, {"A", "B", "magnitude"}, {"embedding A", "embedding B"}, {"rows"}, {"bias"},
 )  # fmt: skip
@@ -46,13 +46,13 @@ _COMPLETE = (
 
 @dataclass(frozen=True)
 class AdapterTensor:
-    """What a tensor of an adapter file does.
+    """What a tensor of an adapter file changes.
 
     Attributes:
-        module: Name of the module, as the adapter has it.
+        module: Name of the module, as in the adapter.
         target: Our name of the tensor that it changes.
         change: "A", "B", "embedding A", "embedding B", "magnitude", "rows" (of an embedding), "bias" (of B),
-            or "" where it replaces the target.
+            or "" if it replaces the target.
     """
 
     module: str
@@ -61,15 +61,15 @@ class AdapterTensor:
 
     @property
     def key(self) -> str:
-        """A name for it that no other tensor has."""
+        """A name that no other tensor has."""
         return f"{self.target}|{self.change}" if self.change else self.target
 
     @classmethod
     def parse(cls, source_name: str, layout: str) -> AdapterTensor:
-        """Reads a name of an adapter file whose base is in layout "hf" or "original".
+        """Parses a name of an adapter file whose base is in layout "hf" or "original".
 
         Raises:
-            CheckpointError: If it changes what is not part of a LLaVA.
+            CheckpointError: If it changes something that is not part of a LLaVA.
         """
         name = source_name.removeprefix(_PEFT_PREFIX)
         module, change, target_name = name, "", name
@@ -86,10 +86,10 @@ class AdapterTensor:
 
 
 class TrainedStore:
-    """A base, some of whose tensors were trained as a whole.
+    """A base, some of whose tensors were trained in full.
 
     Attributes:
-        infos: Of the result.
+        infos: Tensors of the result.
     """
 
     def __init__(self, trained: TensorSource, base: TensorSource) -> None:
@@ -97,7 +97,7 @@ class TrainedStore:
         self.infos: Mapping[str, TensorInfo] = {**base.infos, **trained.infos}
 
     def load(self, name: str) -> torch.Tensor:
-        """The trained tensor, else the base's."""
+        """Returns the trained tensor, else the base's."""
         return (self._trained if name in self._trained.infos else self._base).load(name)
 
 
@@ -105,16 +105,16 @@ class LoraStore:
     """The base with the adapter merged in.
 
     Attributes:
-        infos: Of the result.
-        n_rows: Rows of the embedding where the adapter brings its own, for added tokens; else None.
+        infos: Tensors of the result.
+        n_rows: Rows of the embedding if the adapter has its own, for added tokens; else None.
     """
 
     def __init__(self, directory: Path, base: TensorSource, layout: str, *, has_own_head: bool) -> None:
         """
         Args:
-            directory: Holds adapter_config.json and adapter_model.safetensors or .bin.
-            base: What was adapted.
-            layout: Whose names the adapter uses: "hf" or "original".
+            directory: Contains adapter_config.json and adapter_model.safetensors or .bin.
+            base: The tensors that were adapted.
+            layout: The layout whose names the adapter uses: "hf" or "original".
             has_own_head: Whether the base's config says that the head is not tied to the embedding.
 
         Raises:
@@ -125,7 +125,7 @@ class LoraStore:
         self._adapter = TensorStore([find_adapter_file(directory)], _naming(layout))
         found = {key: AdapterTensor.parse(info.source_name, layout) for key, info in self._adapter.infos.items()}
         whole = {key for key, tensor in found.items() if not tensor.change}
-        self._base = TrainedStore(_Part(self._adapter, whole), base)
+        self._base = TrainedStore(_Subset(self._adapter, whole), base)
         self.infos: Mapping[str, TensorInfo] = self._base.infos
         self._changes: dict[str, dict[str, str]] = {}  # target -> change -> module
         for tensor in found.values():
@@ -138,15 +138,15 @@ class LoraStore:
             faults.append(f"{find_adapter_file(directory).name} contains no tensors")
         if faults:
             raise CheckpointError(
-                list_faults(f"{directory} does not fit its base:", faults, "Give the model that it was trained on.")
+                list_faults(f"{directory} does not fit its base:", faults, "Give the model it was trained on.")
             )
         self.n_rows = self.infos[EMBEDDINGS[0]].shape[0] if whole & set(EMBEDDINGS) else None
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor; float32 where the adapter changed it.
+        """Returns one tensor, in float32 if the adapter changed it.
 
         Raises:
-            CheckpointError: If the result holds infinite or undefined numbers.
+            CheckpointError: If the result contains infinite or undefined numbers.
         """
         tensor = self._base.load(name)
         changes = self._changes.get(name)
@@ -154,7 +154,7 @@ class LoraStore:
             return tensor
         tensor = self._merge(name, tensor.float(), changes)
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{self._directory}: merged, {name} holds infinite or undefined numbers.")
+            raise CheckpointError(f"{self._directory}: merged, {name} contains infinite or undefined numbers.")
         return tensor
 
     def _merge(self, name: str, tensor: torch.Tensor, changes: Mapping[str, str]) -> torch.Tensor:
@@ -175,7 +175,7 @@ class LoraStore:
         return self._adapter.load(f"{name}|{change}").float()
 
     def _rows(self, module: str) -> tuple[int, ...] | None:
-        """Which rows of an embedding are replaced, None where the config does not say."""
+        """Returns which rows of an embedding are replaced; None if the config does not say."""
         names = self._config.token_rows
         return next((rows for name, rows in names.items() if f".{module}".endswith(f".{name}")), None)
 
@@ -186,7 +186,7 @@ class LoraStore:
         if name not in self.infos:
             return [f"{name} is not in the base"]
         if set(changes) not in _COMPLETE:
-            return [f"{name} has {' and '.join(sorted(changes))} in the adapter, which do not make a whole change"]
+            return [f"{name} has {' and '.join(sorted(changes))} in the adapter, which is not a complete change"]
         if "A" in changes and ("magnitude" in changes) != self._config.is_dora:
             return [f"{name} does not fit use_dora, which is {str(self._config.is_dora).lower()}"]
         if "bias" in changes and not self._config.has_bias:
@@ -205,7 +205,7 @@ class LoraStore:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Subset:
     """Some of a store's tensors."""
 
     store: TensorStore
@@ -231,7 +231,7 @@ def find_adapter_file(directory: Path) -> Path:
 
 
 def trainables_name(source_name: str) -> str | None:
-    """Our name of a tensor in non_lora_trainables.bin, whose names carry one or two prefixes too many."""
+    """Returns our name of a tensor in non_lora_trainables.bin, whose names have one or two prefixes too many."""
     name = source_name.removeprefix("base_model.")
     name = name.removeprefix("model.") if name.startswith("model.model.") else name
     return own_name(name, "original")
@@ -242,7 +242,7 @@ def _naming(layout: str) -> Callable[[str], str]:
 
 
 def _whole_faults(names: set[str], base: Mapping[str, TensorInfo], merged: Mapping[str, TensorInfo]) -> list[str]:
-    """What is wrong with the tensors that replace the base's."""
+    """Lists the faults of the tensors that replace the base's."""
     faults = [f"{name} is not in the base" for name in sorted(names) if name not in base]
     for name in sorted(names & base.keys()):
         ours, theirs = merged[name].shape, base[name].shape
@@ -256,7 +256,7 @@ def _whole_faults(names: set[str], base: Mapping[str, TensorInfo], merged: Mappi
 
 
 def _expected_shapes(shape: tuple[int, ...], rank: int, rows: tuple[int, ...] | None) -> dict[str, tuple[int, ...]]:
-    """Of each change of a tensor of this shape."""
+    """Returns the shape of each possible change to a tensor of this shape."""
     if len(shape) == 1:
         return {"bias": shape}
     if len(shape) != 2:

@@ -1,13 +1,13 @@
-"""CLIP and projector in one GGUF for llama.cpp's own tools, written so that its graph comes near the checkpoint.
+"""Writes CLIP and projector to one GGUF for llama.cpp's own tools, so that its graph comes close to the checkpoint.
 
-What llama.cpp's graph (tools/mtmd/models/llava.cpp, as shipped with llama-cpp-python 0.3.36) does otherwise than CLIP:
+How llama.cpp's graph (tools/mtmd/models/llava.cpp, as shipped with llama-cpp-python 0.3.36) differs from CLIP:
 
-- It appends the class token behind the patches and reads out all rows but the first. The position table is therefore
-  written in the graph's order. Then every patch is computed as it should be, but the first is lost and the class
-  token's row comes last: row k of llama.cpp is patch k + 1.
-- Without a list of feature layers it stops one block early; the list is written.
-- The projector's GELU is the tanh approximation, and always there. A linear projector W x + b is written as
-  [I -I] gelu([W -W] x + [b -b]): gelu(z) - gelu(-z) is z, whichever way it is approximated.
+- It appends the class token after the patches and outputs all rows except the first. The position table is therefore
+  written in the graph's order. Every patch is then computed correctly, but the first is lost and the class token's row
+  comes last: row k of llama.cpp is patch k + 1.
+- Without a list of feature layers it stops one block early, so the list is written.
+- The projector always has a GELU, in the tanh approximation. A linear projector W x + b is written as
+  [I -I] gelu([W -W] x + [b -b]): gelu(z) - gelu(-z) equals z in either form.
 
 Source: llama.cpp's clip-impl.h for the names.
 """
@@ -45,7 +45,7 @@ _ACTIVATIONS = {"quick_gelu": False, "gelu": True}  # use_gelu
 def check_mmproj(checkpoint: Checkpoint) -> None:
     """
     Raises:
-        ConversionError: If llama.cpp's graph cannot compute this checkpoint's vision at all.
+        ConversionError: If llama.cpp's graph cannot compute this checkpoint's vision part.
     """
     config, faults = checkpoint.config, []
     if checkpoint.tower.hidden_act not in _ACTIVATIONS:
@@ -53,7 +53,7 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
     if not config.drop_cls:
         faults.append("the class token's row is used")
     if config.aspect == "anyres":
-        faults.append("its pictures are cut into tiles, which llama.cpp puts together in another order (LLaVA-1.6)")
+        faults.append("its images are cut into tiles, which llama.cpp joins in another order (LLaVA-1.6)")
     if faults:
         raise ConversionError(
             f"llama.cpp's tools cannot run this model's vision: {'; '.join(faults)}. Leave --mmproj out."
@@ -61,7 +61,7 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
 
 
 def write_mmproj(checkpoint: Checkpoint, path: Path, quant: str, encoder: Encoder, progress: ProgressCallback) -> None:
-    """Writes the file; matrices in float16, or float32 beside an F32 language model.
+    """Writes the file; matrices in float16, or in float32 with an F32 language model.
 
     Raises:
         ConversionError: If weights are not finite or do not fit the type.
@@ -76,14 +76,14 @@ def write_mmproj(checkpoint: Checkpoint, path: Path, quant: str, encoder: Encode
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MmprojTensor:
     target: str
     shape: tuple[int, ...]
     load: Callable[[], torch.Tensor]
     is_matrix: bool
 
 
-def _vision_parts(checkpoint: Checkpoint) -> list[_Part]:
+def _vision_parts(checkpoint: Checkpoint) -> list[_MmprojTensor]:
     names = {
         "v.class_embd": "embeddings.class_embedding",
         "v.patch_embd.weight": "embeddings.patch_embedding.weight",
@@ -97,27 +97,27 @@ def _vision_parts(checkpoint: Checkpoint) -> list[_Part]:
     parts = [_plain(checkpoint, target, f"vision.{name}") for target, name in names.items()]
     table = "vision.embeddings.position_embedding.weight"
     in_graph_order = partial(_class_last, checkpoint, table)
-    # looked up by row, where llama.cpp wants float32
-    return [*parts, _Part("v.position_embd.weight", checkpoint.shape(table), in_graph_order, is_matrix=False)]
+    # llama.cpp looks rows up and needs float32 for that
+    return [*parts, _MmprojTensor("v.position_embd.weight", checkpoint.shape(table), in_graph_order, is_matrix=False)]
 
 
-def _projector_parts(checkpoint: Checkpoint) -> list[_Part]:
+def _projector_parts(checkpoint: Checkpoint) -> list[_MmprojTensor]:
     names = {f"mm.{name.removeprefix('projector.')}": name for name in checkpoint.projector_names()}
     if checkpoint.config.projector_kind != "linear":
         return [_plain(checkpoint, target, name) for target, name in names.items()]
     (n_out, n_in), weight, bias = checkpoint.shape("projector.0.weight"), *names.values()
     unit = torch.eye(n_out)
     return [
-        _Part("mm.0.weight", (2 * n_out, n_in), partial(_with_negative, checkpoint, weight), is_matrix=True),
-        _Part("mm.0.bias", (2 * n_out,), partial(_with_negative, checkpoint, bias), is_matrix=False),
-        _Part("mm.2.weight", (n_out, 2 * n_out), lambda: torch.cat([unit, -unit], dim=1), is_matrix=True),
-        _Part("mm.2.bias", (n_out,), lambda: torch.zeros(n_out), is_matrix=False),
+        _MmprojTensor("mm.0.weight", (2 * n_out, n_in), partial(_with_negative, checkpoint, weight), is_matrix=True),
+        _MmprojTensor("mm.0.bias", (2 * n_out,), partial(_with_negative, checkpoint, bias), is_matrix=False),
+        _MmprojTensor("mm.2.weight", (n_out, 2 * n_out), lambda: torch.cat([unit, -unit], dim=1), is_matrix=True),
+        _MmprojTensor("mm.2.bias", (n_out,), lambda: torch.zeros(n_out), is_matrix=False),
     ]
 
 
-def _plain(checkpoint: Checkpoint, target: str, name: str) -> _Part:
+def _plain(checkpoint: Checkpoint, target: str, name: str) -> _MmprojTensor:
     shape = checkpoint.shape(name)
-    return _Part(target, shape, partial(checkpoint.load, name), is_matrix=len(shape) > 1)
+    return _MmprojTensor(target, shape, partial(checkpoint.load, name), is_matrix=len(shape) > 1)
 
 
 def _class_last(checkpoint: Checkpoint, name: str) -> torch.Tensor:

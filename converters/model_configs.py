@@ -1,4 +1,4 @@
-"""The two models inside a LLaVA, as trained: a CLIP vision tower and a LLaMA. Read from their config sections.
+"""The configs of the two models inside a LLaVA: a CLIP vision tower and a LLaMA.
 
 Source: transformers' LlavaConfig, CLIPVisionConfig, LlamaConfig and MistralConfig, whose defaults fill sparse sections.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from edge_llava.converters.json_file import shown
 from edge_llava.converters.rope import read_rope
 
-# LlavaConfig's own tower when vision_config is absent, and CLIPVisionConfig's defaults when it is sparse.
+# LlavaConfig's own tower for an absent vision_config, and CLIPVisionConfig's defaults for a sparse one.
 _LLAVA_TOWER = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14,
@@ -30,7 +30,7 @@ _MISTRAL_WINDOW = 4096
 _RMS_EPS, _ROPE_THETA = 1e-6, 10000.0
 _MAX_NUMBER = 1e12
 _MAX_COUNT = (1 << 31) - 1
-_MAX_LAYERS = 512  # of llama.cpp (LLAMA_MAX_LAYERS)
+_MAX_LAYERS = 512  # llama.cpp's limit (LLAMA_MAX_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,20 @@ class LanguageConfig:
 
 
 def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava: bool) -> TowerConfig:
-    """Reads a vision section; what is wrong is added to `faults`.
+    """Reads a vision section and adds what is wrong to `faults`.
 
     Args:
         section: `vision_config`, or the config of a tower on its own; may be sparse.
         faults: List to add to.
-        is_inside_llava: An empty section then means LLaVA's default tower, not CLIP's.
+        is_inside_llava: Whether an empty section means LLaVA's default tower instead of CLIP's.
     """
     defaults = _LLAVA_TOWER if is_inside_llava and not section else _CLIP_TOWER
     sizes = {key: _count(section, key, default, faults, "vision_config.") for key, default in defaults.items()}
     if sizes["image_size"] % sizes["patch_size"]:
-        faults.append(f"vision image_size {sizes['image_size']} is no multiple of patch_size {sizes['patch_size']}")
+        faults.append(f"vision image_size {sizes['image_size']} is not a multiple of patch_size {sizes['patch_size']}")
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         faults.append(
-            f"vision hidden_size {sizes['hidden_size']} is no multiple of its {sizes['num_attention_heads']} heads"
+            f"vision hidden_size {sizes['hidden_size']} is not a multiple of its {sizes['num_attention_heads']} heads"
         )
     if _count(section, "num_channels", 3, faults, "vision_config.") != 3:
         faults.append(f"vision_config.num_channels is {section['num_channels']}, expected 3")
@@ -100,13 +100,13 @@ def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava
 def read_language(
     section: Mapping[str, Any], faults: list[str], *, is_mistral: bool = False, prefix: str = ""
 ) -> LanguageConfig:
-    """Reads a LLaMA or Mistral section, which may be sparse; what is wrong is added to `faults`.
+    """Reads a LLaMA or Mistral section, which may be sparse, and adds what is wrong to `faults`.
 
     Args:
         section: `text_config`, or a whole config in LLaVA's original layout.
         faults: List to add to.
-        is_mistral: Mistral's defaults then fill it, and a sliding window counts.
-        prefix: Where the section stands, for messages: "text_config.".
+        is_mistral: Whether Mistral's defaults fill it and a sliding window limits the context.
+        prefix: The section's place, for messages: "text_config.".
     """
     defaults = _MISTRAL if is_mistral else _LLAMA
     counts = {key: _count(section, key, default, faults) for key, default in defaults.items()}
@@ -114,9 +114,9 @@ def read_language(
     n_head_kv = counts.get("num_key_value_heads") or _count(section, "num_key_value_heads", n_head, faults)
     head_dim = _count(section, "head_dim", max(1, n_embd // n_head), faults)
     if not section.get("head_dim") and n_embd % n_head:
-        faults.append(f"hidden_size {n_embd} is no multiple of num_attention_heads {n_head}")
+        faults.append(f"hidden_size {n_embd} is not a multiple of num_attention_heads {n_head}")
     if n_head % n_head_kv:
-        faults.append(f"num_attention_heads {n_head} is no multiple of num_key_value_heads {n_head_kv}")
+        faults.append(f"num_attention_heads {n_head} is not a multiple of num_key_value_heads {n_head_kv}")
     if head_dim % 2:
         faults.append(f"head_dim {head_dim} is odd, which rotary positions do not allow")
     if section.get("hidden_act", "silu") != "silu":
@@ -149,13 +149,13 @@ def read_language(
 
 
 def _context(n_positions: int, window: Any, max_sequence_length: Any) -> int:
-    """Mistral's blocks look back a window at most; within it they are LLaMA's. v0 named its context otherwise."""
+    """Returns the context. Within their window Mistral's blocks equal LLaMA's; v0 had another key for its context."""
     lengths = (window, max_sequence_length)
     return min([n_positions, *(n for n in lengths if isinstance(n, int) and not isinstance(n, bool) and n > 0)])
 
 
 def _find_layer_faults(section: Mapping[str, Any], n_layers: int, prefix: str, *, has_window: bool) -> list[str]:
-    """All blocks must be of one kind: each sees everything, or the window within which the context stays."""
+    """All blocks must be of one kind: each sees the whole context, or a window that the context does not exceed."""
     types = section.get("layer_types")
     kinds = ("full_attention", "sliding_attention") if has_window else ("full_attention",)
     if types is None or (isinstance(types, list) and any(types == [kind] * n_layers for kind in kinds)):

@@ -1,4 +1,4 @@
-"""A checkpoint's image processor: preprocessor_config.json, or since transformers 5 inside processor_config.json."""
+"""A checkpoint's image processor: preprocessor_config.json, or, since transformers 5, part of processor_config.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STEPS = ("do_resize", "do_rescale", "do_normalize")
 
 
 def read_preprocessor(directory: Path, faults: list[str]) -> Mapping[str, Any]:
-    """The image processor's settings, empty where there are none; contradictions of two files are added to `faults`."""
+    """Returns the image processor's settings, if any; adds contradictions between the two files to `faults`."""
     path, outer = directory / "preprocessor_config.json", directory / "processor_config.json"
     own = read_json(path) if path.is_file() else {}
     inner = read_json(outer).get("image_processor") if outer.is_file() else None
@@ -33,12 +33,12 @@ def read_preprocessor(directory: Path, faults: list[str]) -> Mapping[str, Any]:
 
 
 def check_preprocessor(settings: Mapping[str, Any], aspect: str, image_size: int | None, faults: list[str]) -> None:
-    """Adds the settings that differ from what the runtime computes: CLIP's steps, in its order, on its size.
+    """Adds the settings that differ from what the runtime computes, which is CLIP's steps in CLIP's order.
 
     Args:
         settings: From `read_preprocessor`; may be sparse.
-        aspect: "pad", "crop" or "anyres"; only "crop" cuts out the centre.
-        image_size: Side of the tower's input in pixels; None where the tower lies elsewhere.
+        aspect: "pad", "crop" or "anyres"; only "crop" needs the centre crop.
+        image_size: Side of the tower's input in pixels; None if the tower is elsewhere.
         faults: List to add to.
     """
     steps = (*_STEPS, "do_center_crop") if aspect == "crop" else _STEPS

@@ -1,4 +1,4 @@
-"""The projector to projector.gguf: tensors mm.0 and, of the MLP, mm.2, their biases, and 1.6's image_newline."""
+"""Writes projector.gguf: the tensors mm.0 and, for an MLP, mm.2, their biases, and LLaVA-1.6's image_newline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
 
-from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.expected_tensors import NEWLINE
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import Encoder, fit_type, projector_type
 from edge_llava.home.progress import ProgressCallback
@@ -21,12 +22,12 @@ def write_projector(
     Args:
         checkpoint: The source.
         path: Target file.
-        quant: The language model's quantization; the projector takes the same, and at least 6 bits.
+        quant: The language model's quantization; the projector uses the same, but at least 6 bits.
         encoder: Encodes the tensors.
-        progress: Told the bytes written.
+        progress: Receives the number of bytes written.
 
     Returns:
-        The type of the matrices, before a row that does not divide made one of them fall back.
+        The type of the matrices, before any fallback for rows that do not divide into its blocks.
 
     Raises:
         ConversionError: If weights are not finite or do not fit the type.

@@ -1,4 +1,4 @@
-"""llama.cpp's quantization, tensor by tensor: its choice of types, and ggml's encoders on float32 rows.
+"""Quantizes as llama.cpp does, tensor by tensor: its choice of types, and ggml's encoders on float32 rows.
 
 `llama_model_quantize` wants a whole F16 file first; for a 7B model that is 13 GB more disk and one more pass. Here each
 tensor goes from the checkpoint through ggml's own encoder into the final file. A test proves that the result equals
@@ -50,7 +50,7 @@ _FALLBACKS = {
 
 @dataclass(frozen=True)
 class QuantRules:
-    """What the choice of a tensor's type depends on, beside the tensor itself.
+    """What the choice of a tensor's type depends on, apart from the tensor itself.
 
     Attributes:
         quant: One of FILE_TYPES.
@@ -66,12 +66,12 @@ class QuantRules:
 
     @property
     def default(self) -> GgmlType:
-        """Type of every matrix that no rule mentions."""
+        """Returns the type of matrices to which no rule applies."""
         return GgmlType[self.quant.removesuffix("_M").removesuffix("_S").removesuffix("_L")]
 
 
 def choose_type(rules: QuantRules, gguf_name: str, shape: tuple[int, ...]) -> GgmlType:
-    """The ggml type that llama.cpp would give a tensor.
+    """Returns the ggml type that llama.cpp would choose for a tensor.
 
     Args:
         rules: The file's quantization.
@@ -95,7 +95,7 @@ def choose_type(rules: QuantRules, gguf_name: str, shape: tuple[int, ...]) -> Gg
 
 
 def fit_type(wanted: GgmlType, row: int) -> GgmlType:
-    """The type itself where a row divides into its blocks, else llama.cpp's replacement, at last F16."""
+    """Returns the type if a row divides into its blocks, else llama.cpp's replacement, at last F16."""
     if row % GGML_QUANT_SIZES[wanted][0] == 0:
         return wanted
     fallback = _FALLBACKS.get(wanted, wanted)
@@ -103,7 +103,7 @@ def fit_type(wanted: GgmlType, row: int) -> GgmlType:
 
 
 def projector_type(quant: str) -> GgmlType:
-    """Type of the projector's matrices for a language model's quantization: the same, and at least 6 bits."""
+    """Returns the type of the projector's matrices for a quantization: the same, but at least 6 bits."""
     default = QuantRules(quant, 1, 1, False).default
     return default if default in (*_UNQUANTIZED, GgmlType.Q8_0) else GgmlType.Q6_K
 
@@ -138,13 +138,13 @@ def _block_type(rules: QuantRules, layer: int, part: str) -> GgmlType:
 
 
 def encoded_bytes(type_: GgmlType, shape: tuple[int, ...]) -> int:
-    """Size of an encoded tensor."""
+    """Returns the size of an encoded tensor."""
     block, block_bytes = GGML_QUANT_SIZES[type_]
     return int(np.prod(shape)) // block * block_bytes
 
 
 class Encoder:
-    """ggml's encoders on several threads (ctypes releases Python's lock meanwhile)."""
+    """ggml's encoders on several threads (ctypes releases Python's lock while they run)."""
 
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
@@ -167,9 +167,9 @@ class Encoder:
         rows = values.reshape(-1, values.shape[-1])
         largest = max(-float(rows.min()), float(rows.max()))
         if not np.isfinite(largest):
-            raise ConversionError(f"{name} holds infinite or undefined numbers: the checkpoint is damaged.")
+            raise ConversionError(f"{name} contains infinite or undefined numbers: the checkpoint is damaged.")
         if type_ is GgmlType.F16 and largest > _F16_MAX:
-            raise ConversionError(f"{name} holds {largest:g}, beyond F16's {_F16_MAX:g}. Use --quant BF16 or F32.")
+            raise ConversionError(f"{name} contains {largest:g}, beyond F16's {_F16_MAX:g}. Use --quant BF16 or F32.")
         if type_ is GgmlType.F32:
             return rows.reshape(-1).view(np.uint8)
         return self._quantize(rows, type_)

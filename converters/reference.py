@@ -1,4 +1,4 @@
-"""The truth: what the checkpoint computes in float32 with transformers, one block of the language model in memory.
+"""The reference: what transformers computes from the checkpoint in float32, one block of the language model at a time.
 
 Independent of the runtime: transformers' slow image processors, its CLIP, its LLaMA blocks.
 """
@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from transformers import LlamaTokenizer
 from transformers.image_processing_utils import select_best_resolution
 
-from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.expected_tensors import NEWLINE
 from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor, LlavaNextImageProcessor
 from edge_llava.converters.reference_config import build_rotary
 from edge_llava.converters.reference_model import ReferenceModel
@@ -32,13 +33,13 @@ _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
 _HEAD_ROWS = 8192  # rows of the head multiplied at a time
 
 
-def reference_pixels(checkpoint: Checkpoint, picture: NDArray[np.uint8], aspect: str) -> NDArray[np.float32]:
-    """Pixel values (T, 3, S, S) of a picture uint8 (H, W, 3), by transformers' slow processors.
+def reference_pixels(checkpoint: Checkpoint, image: NDArray[np.uint8], aspect: str) -> NDArray[np.float32]:
+    """Computes pixel values (T, 3, S, S) of an image uint8 (H, W, 3) by transformers' slow processors.
 
     Args:
-        checkpoint: Gives size, normalization and canvases.
-        picture: RGB.
-        aspect: "pad", "crop" or "anyres"; T is 1 but for the last.
+        checkpoint: Provides size, normalization and canvases.
+        image: RGB.
+        aspect: "pad", "crop" or "anyres"; T is 1 except for "anyres".
     """
     config, size = checkpoint.config, checkpoint.tower.image_size
     make, options = _PROCESSORS[aspect]
@@ -51,12 +52,12 @@ def reference_pixels(checkpoint: Checkpoint, picture: NDArray[np.uint8], aspect:
         image_std=list(config.image_std),
         **options,
     )
-    pixels: NDArray[np.float32] = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+    pixels: NDArray[np.float32] = processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
     return pixels.reshape(-1, *pixels.shape[-3:])
 
 
 def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, each on its own and without BOS, by transformers' slow tokenizer where it can be had."""
+    """Tokenizes texts, each on its own and without BOS, by transformers' slow tokenizer where it is available."""
     model, tokenizer_json = checkpoint.tokenizer / "tokenizer.model", checkpoint.tokenizer / "tokenizer.json"
     if model.is_file():
         slow = LlamaTokenizer(vocab_file=str(model), legacy=True)
@@ -67,7 +68,7 @@ def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int
 
 @torch.inference_mode()
 def reference_features(tower: TrimmedTower, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Patch features (T, P, D) of pixel values (T, 3, S, S)."""
+    """Computes patch features (T, P, D) of pixel values (T, 3, S, S)."""
     squares = [tower(torch.from_numpy(square[None]))["patch_features"][0] for square in pixels]
     features: NDArray[np.float32] = torch.stack(squares).numpy()
     return features
@@ -75,7 +76,7 @@ def reference_features(tower: TrimmedTower, pixels: NDArray[np.float32]) -> NDAr
 
 @torch.inference_mode()
 def reference_rows(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The projector's rows (T, P, E) of patch features (T, P, D), by torch."""
+    """Computes the projector's rows (T, P, E) of patch features (T, P, D) by torch."""
     weight, bias, *second = (checkpoint.load(name).to(torch.float32) for name in checkpoint.projector_names())
     hidden = torch.nn.functional.linear(torch.from_numpy(features), weight, bias)
     if second:
@@ -87,12 +88,12 @@ def reference_rows(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDA
 def reference_embedding(
     checkpoint: Checkpoint, rows: NDArray[np.float32], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """What the language model reads of a picture (N, E): its rows (T, P, E) in order, as published.
+    """Arranges an image's rows (T, P, E) as the language model reads them (N, E), as in the published code.
 
     Args:
-        checkpoint: Says how.
-        rows: Of the picture, or of the whole and its tiles.
-        size: (width, height) of the picture.
+        checkpoint: Its config decides the order.
+        rows: Rows of the image, or of the whole image and its tiles.
+        size: (width, height) of the image.
 
     Source: LLaVA's prepare_inputs_labels_for_multimodal and unpad_image; transformers' rounding.
     """
@@ -135,22 +136,22 @@ def reference_logits(
     n_last: int,
     progress: ProgressCallback = silent,
 ) -> NDArray[np.float32]:
-    """Logits of the last positions of one sequence, by the blocks of transformers' own model in float32.
+    """Computes the logits of a sequence's last positions by the blocks of transformers' own model in float32.
 
     All weights of the language model are compared with those that the converters load.
 
     Args:
         checkpoint: Read block by block; a 7B model needs about 2 GB.
-        before, after: Token ids on each side of the picture, BOS included.
+        before, after: Token ids on each side of the image, BOS included.
         image_rows: float32 (R, E).
-        n_last: How many positions.
-        progress: Told the blocks done.
+        n_last: Number of positions.
+        progress: Receives the number of finished blocks.
 
     Returns:
         float32 (n_last, V); V counts the deployed tokens.
 
     Raises:
-        CheckpointError, ConversionError: If the converters read another model, as `check_reading`.
+        CheckpointError, ConversionError: If the converters read another model, as in `check_reading`.
     """
     model = ReferenceModel(checkpoint)
     table = model.load_compared("language.embed_tokens.weight")
@@ -166,7 +167,7 @@ def reference_logits(
         block = _load_part(model, f"layers.{index}")
         output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
         hidden = output[0] if isinstance(output, tuple) else output
-        del block  # before the next one is loaded beside it
+        del block  # before the next one is loaded
         progress(ProgressEvent("checking against the checkpoint", index + 1, n_layer, "items"))
     return _head(model, len(checkpoint.vocabulary), _load_part(model, "norm")(hidden[0, n - n_last :]))
 

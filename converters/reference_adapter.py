@@ -1,4 +1,4 @@
-"""What peft makes of an adapter, one module at a time: its own reading of the config, its own layers, its own merge.
+"""Merges an adapter by peft, one module at a time: peft reads the config, builds the layers and merges them.
 
 Independent of `lora`, whose merge is compared with this one.
 """
@@ -37,14 +37,14 @@ class ReferenceAdapter:
 
     Attributes:
         whole: Parameters that the adapter replaces, by transformers' names.
-        modules: Of each module that peft merges something into, by transformers' name, the adapter's own name.
+        modules: The adapter's own name of each module that peft merges something into, by transformers' name.
     """
 
     def __init__(self, directory: Path, rename: Callable[[str], str]) -> None:
         """
         Args:
-            directory: Of the adapter.
-            rename: transformers' name of a parameter, from one in a file.
+            directory: The adapter.
+            rename: Returns transformers' name of a parameter, from one in a file.
         """
         self._config = read_json(directory / "adapter_config.json")
         file = find_adapter_file(directory)
@@ -55,15 +55,15 @@ class ReferenceAdapter:
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
-        """Of what is merged, by the file's names."""
+        """Tensors to be merged, by the file's names."""
         return self._trained.infos
 
     def merge(self, module_name: str, module: nn.Module) -> nn.Module:
-        """A module of the base with what the adapter adds to it.
+        """Merges what the adapter adds to a module of the base.
 
         Args:
             module_name: transformers' name.
-            module: With the base's weights in float32; changed.
+            module: The module with the base's weights in float32; it is changed.
 
         Raises:
             ConversionError: If peft does not load it, or not all of it.
@@ -120,14 +120,14 @@ def _module_path(name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """The name of a parameter in the base, from that of one that was saved whole."""
+    """Returns the name of a parameter in the base, from that of one that was saved whole."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, ".")
     return name.removeprefix(_PREFIX)
 
 
 def _nest(path: str, module: nn.Module) -> nn.Module:
-    """A model that has this module in its place, and one that takes factors where this one has none."""
+    """Builds a model with this module in its place, and a companion that takes factors if this one has none."""
     root = parent = nn.Module()
     root.add_module(_COMPANION, nn.Linear(1, 1))
     *parts, last = path.split(".")

@@ -1,4 +1,4 @@
-"""A checkpoint's config as transformers reads it, held against the converters' own reading of the same files."""
+"""Compares a checkpoint's config as transformers reads it with the converters' own reading of the same files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edge_llava.converters.json_file import read_json
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.errors import CheckpointError, ConversionError, list_faults
 
-# Keys that could make transformers load code or kernels, or that say nothing about what is computed.
+# Keys that could make transformers load code or kernels, or that do not affect what is computed.
 _LEFT_OUT = ("auto_map", "attn_implementation", "quantization_config", "model_type", "architectures", "pad_token_id")
 # What transformers raises when it cannot read a config.
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError, ZeroDivisionError)
@@ -39,10 +39,10 @@ class ReferenceConfigs:
     """transformers' configs of a checkpoint.
 
     Attributes:
-        llava: Of Hugging Face layout; None in the original layout.
-        language: Of the language model.
-        tower: Of the vision tower.
-        projector: Of the original layout, "linear" or "mlp2x_gelu".
+        llava: The whole config of the Hugging Face layout; None in the original layout.
+        language: The language model's config.
+        tower: The vision tower's config.
+        projector: "linear" or "mlp2x_gelu", for the original layout.
     """
 
     llava: LlavaConfig | LlavaNextConfig | None
@@ -52,12 +52,12 @@ class ReferenceConfigs:
 
     @property
     def is_tied(self) -> bool:
-        """Whether the embedding serves as the head where the files hold none."""
+        """Whether the embedding serves as the head if the files contain none."""
         top = self.language if self.llava is None else self.llava
         return bool(self.language.tie_word_embeddings or top.tie_word_embeddings)
 
     def build_model(self) -> nn.Module:
-        """transformers' model; in the original layout a language model with LLaVA's other parts, under LLaVA's names.
+        """Builds transformers' model; for the original layout, a language model with LLaVA's other parts and names.
 
         Source: LLaVA's LlavaMetaModel and build_vision_projector for the original layout.
         """
@@ -75,7 +75,7 @@ class ReferenceConfigs:
         )
         core.vision_tower = nn.Module()
         core.vision_tower.vision_tower = CLIPVisionModel(self.tower)
-        core.image_newline = nn.Parameter(torch.empty(n_embd))  # of 1.6; others may keep the row
+        core.image_newline = nn.Parameter(torch.empty(n_embd))  # LLaVA-1.6's; others may keep the row
         return model
 
 
@@ -84,11 +84,11 @@ def read_reference_configs(checkpoint: Checkpoint, n_rows: int | None) -> Refere
 
     Args:
         checkpoint: As the converters read it.
-        n_rows: Rows of the embedding that an adapter brings, None where it brings none.
+        n_rows: Rows of the embedding that an adapter contains; None if it contains none.
 
     Raises:
         CheckpointError: If transformers cannot read it.
-        ConversionError: If a value differs from the converters'; all at once.
+        ConversionError: If a value differs from the converters'; all differences at once.
     """
     directory = checkpoint.directory
     if not (directory / "config.json").is_file() and checkpoint.base is not None:
@@ -145,7 +145,7 @@ def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int |
 
 
 def _read_tower(checkpoint: Checkpoint) -> CLIPVisionConfig:
-    """Of its own directory; a tower inside a checkpoint has no config, and its sizes are those of its tensors."""
+    """Reads the tower's config; a tower inside a checkpoint has none, so its sizes are inferred from its tensors."""
     if checkpoint.tower_directory is not None:
         raw = _harmless(read_json(checkpoint.tower_directory / "config.json"))
         return CLIPVisionConfig(**(raw.get("vision_config") or raw))
@@ -161,7 +161,7 @@ def _read_tower(checkpoint: Checkpoint) -> CLIPVisionConfig:
 
 
 def _harmless(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what could make transformers load code: private keys and those of `_LEFT_OUT`, at any depth."""
+    """Removes what could make transformers load code: private keys and those in `_LEFT_OUT`, at any depth."""
     return {
         key: _harmless(value) if isinstance(value, dict) else copy.deepcopy(value)
         for key, value in raw.items()
@@ -170,9 +170,9 @@ def _harmless(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_installed_transformers(settings: dict[str, Any]) -> dict[str, Any]:
-    """rope_parameters, which transformers 5 writes, in the words of transformers 4 where that is installed.
+    """Translates transformers 5's rope_parameters to transformers 4's keys, if version 4 is installed.
 
-    Where a config also has rope_scaling, transformers 5 ignores rope_parameters, as 4 does.
+    If a config also has rope_scaling, transformers 5 ignores rope_parameters, as version 4 does.
     """
     rope = settings.get("rope_parameters")
     is_read = isinstance(rope, dict) and not settings.get("rope_scaling")
@@ -214,7 +214,7 @@ def _language_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) 
 
 
 def _rope_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) -> list[str]:
-    """Angles per position: they hold theta, type and factor of any kind of rope."""
+    """Compares the angles per position, which depend on theta, type and factor of any kind of rope."""
     rotary = build_rotary(theirs)
     frequencies = ours.rope_theta ** -(torch.arange(0, ours.head_dim, 2) / ours.head_dim) / (ours.rope_factor or 1.0)
     is_same = rotary.inv_freq.shape == frequencies.shape and torch.allclose(rotary.inv_freq, frequencies, rtol=1e-4)
@@ -225,7 +225,7 @@ def _rope_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) -> l
 
 
 def build_rotary(config: LlamaConfig | MistralConfig) -> Any:
-    """transformers' rotary embedding of a language model."""
+    """Returns transformers' rotary embedding of a language model."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
     from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
 

@@ -1,6 +1,6 @@
-"""The model that transformers and peft make of a checkpoint's files: what a conversion is compared with.
+"""The model that transformers and peft read from a checkpoint's files, with which a conversion is compared.
 
-Independent of the converters' own reading: transformers reads the config, its model says which parameters there are,
+It is independent of the converters' own reading: transformers reads the config, its model defines the parameters,
 its rules map the files' names to them, and peft merges adapters. The model is built without
 weights; each tensor is loaded on its own.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edge_llava.converters.checkpoint import NEWLINE, Checkpoint
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.expected_tensors import NEWLINE
 from edge_llava.converters.lora import find_adapter_file
 from edge_llava.converters.reference_adapter import ReferenceAdapter
 from edge_llava.converters.reference_config import ReferenceConfigs, read_reference_configs
@@ -41,9 +42,9 @@ _OURS = (
     ("model.", "language."),
 )
 _HEAD = "lm_head.weight"
-# Embeddings that an adapter brings whole.
+# Embeddings that an adapter may contain in full.
 _EMBEDDING = re.compile(r"\bembed_tokens(\.token_adapter)?(\.base_layer|\.modules_to_save)?\.weight\Z")
-_ROUNDING = 1e-6  # largest difference of two merges in float32, which may add in another order
+_ROUNDING = 1e-6  # largest difference between two merges in float32, which may add in different orders
 _ROWS = 1024  # compared at a time
 _SHOWN = 12  # differences that a message names
 
@@ -52,18 +53,18 @@ class ReferenceModel:
     """A checkpoint as transformers and peft read it.
 
     Attributes:
-        model: Without weights: LLaVA's class of transformers, or a language model with LLaVA's other parts attached.
-        configs: transformers' own.
+        model: Without weights: transformers' LLaVA class, or a language model with LLaVA's other parts attached.
+        configs: transformers' configs.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """
         Args:
-            checkpoint: Says where files lie, and of which kind they are.
+            checkpoint: Provides the files' places and kinds.
 
         Raises:
-            CheckpointError: If files hold tensors that the model does not have, or lack some; all at once.
-            ConversionError: If a config value differs from the converters'; all at once.
+            CheckpointError: If files contain tensors that the model does not have, or lack some; all at once.
+            ConversionError: If a config value differs from the converters'; all differences at once.
         """
         self._checkpoint = checkpoint
         adapter_rows = _adapter_rows(checkpoint)
@@ -86,16 +87,16 @@ class ReferenceModel:
 
     @property
     def head_name(self) -> str:
-        """Our name of the tensor that serves as the head."""
+        """Returns our name of the tensor that serves as the head."""
         has_head = any(_HEAD in store.infos for store in self._stores)
         is_own = has_head and not self.configs.language.tie_word_embeddings
         return "language.lm_head.weight" if is_own else "language.embed_tokens.weight"
 
     def load(self, name: str) -> torch.Tensor:
-        """A tensor by our name (see `tensor_names`), float32, merged.
+        """Loads a tensor by our name (see `tensor_names`), in float32, merged.
 
         Raises:
-            ConversionError: If there is none, or peft does not merge it.
+            ConversionError: If there is no such tensor, or peft does not merge it.
         """
         if name not in self._names:
             raise ConversionError(f"transformers' model of {self._checkpoint.directory} has no {name}.")
@@ -110,25 +111,25 @@ class ReferenceModel:
         return merged.float()
 
     def deployed_names(self) -> list[str]:
-        """Our names of the tensors that a bundle is made of."""
+        """Returns our names of the tensors that a bundle is made of."""
         has_head = any(_HEAD in store.infos for store in self._stores)
         return [ours for ours, name in self._names.items() if self._is_deployed(name) and (name != _HEAD or has_head)]
 
     def compare(self, names: Iterable[str]) -> None:
-        """Compares what the converters load with this model.
+        """Compares the tensors that the converters load with this model's.
 
         Args:
             names: Our names of tensors.
 
         Raises:
-            ConversionError: If values differ; all at once.
+            ConversionError: If values differ; all differences at once.
         """
         faults = [fault for name in names if (fault := self.difference(name, self.load(name))) is not None]
         if faults:
             raise ConversionError(_differences(self._checkpoint, faults))
 
     def load_compared(self, name: str) -> torch.Tensor:
-        """A tensor by our name, as `load`.
+        """Loads a tensor as `load` does, and compares it.
 
         Raises:
             ConversionError: If it differs from what the converters load.
@@ -140,7 +141,7 @@ class ReferenceModel:
         return expected
 
     def difference(self, name: str, expected: torch.Tensor) -> str | None:
-        """What differs between a tensor of this model and the one that the converters load, None if nothing does."""
+        """Describes how a tensor of this model differs from the one the converters load; None if it does not."""
         ours = self._checkpoint.load(name)
         if ours.shape != expected.shape:
             return f"{name} has shape {tuple(expected.shape)}, read as {tuple(ours.shape)}"
@@ -158,11 +159,11 @@ class ReferenceModel:
         return tensor.float()
 
     def _open_stores(self) -> list[TensorStore]:
-        """In the order in which a parameter is looked for."""
+        """Lists the files in the order in which a parameter is looked up."""
         checkpoint, files = self._checkpoint, self._open
         stores = [] if self._adapter is None else [self._adapter.whole]
         if checkpoint.tower_directory is not None:
-            # a tower that was trained on lies with the rest, and comes before its own directory
+            # a tower that was trained further is stored with the rest, and takes precedence over its own directory
             tower = TensorStore(find_shards(checkpoint.tower_directory), self._tower_name)
         if checkpoint.kind == "whole":
             stores.append(files(find_shards(checkpoint.directory)))
@@ -212,7 +213,7 @@ class ReferenceModel:
         return [f"{name} is missing"]
 
     def _is_deployed(self, name: str) -> bool:
-        """Blocks of the tower after the one that feeds the projector are not, nor a row that nothing is put after."""
+        """Whether a parameter is deployed, unlike blocks after the selected layer and an unused newline row."""
         ours = _our_name(name)
         if ours == NEWLINE:
             return self._checkpoint.config.has_newline
@@ -223,7 +224,7 @@ class ReferenceModel:
 
 
 def _adapter_rows(checkpoint: Checkpoint) -> int | None:
-    """Rows of the embedding that an adapter brings for added tokens, None where it brings none."""
+    """Returns the rows of an adapter's own embedding, for added tokens; None if it has none."""
     if not _has_adapter(checkpoint):
         return None
     store = TensorStore([find_adapter_file(checkpoint.directory)], lambda name: name)
@@ -240,13 +241,13 @@ def _has_adapter(checkpoint: Checkpoint) -> bool:
 
 
 def check_reading(checkpoint: Checkpoint) -> None:
-    """Compares the converters' reading of a checkpoint with that of transformers and peft, before any slow work.
+    """Compares the converters' reading of a checkpoint with transformers' and peft's, before any slow work.
 
-    Config values, the names and shapes of all tensors, and the values of tower and projector. Those of the language
-    model are compared block by block when its reference is computed.
+    This covers config values, the names and shapes of all tensors, and the values of tower and projector. The values of
+    the language model are compared block by block when its reference is computed.
 
     Raises:
-        CheckpointError: If files hold what the model does not have, or lack something; all at once.
+        CheckpointError: If files contain what the model does not have, or lack something; all at once.
         ConversionError: If the converters read another model; all differences at once.
     """
     reference = ReferenceModel(checkpoint)
@@ -271,12 +272,12 @@ def _our_name(name: str) -> str:
 
 
 def _renaming(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], str]:
-    """transformers' own rules from names in files to names of parameters; and wrappers that savers left around them."""
+    """Maps names in files to names of parameters by transformers' own rules, and removes other programs' wrappers."""
     rules = _transformers_rules(model)
 
     def rename(name: str) -> str:
         plain = rules(unwrap_name(name))
-        # transformers 5.6 took the inner vision_model away; 4 does not read its names, nor 5 the names of a bare CLIP
+        # transformers 5.6 removed the inner vision_model; 4 does not read its names, nor 5 those of a bare CLIP
         candidates = (
             plain,
             re.sub(r"((?:vision_tower\.)+)", r"\1vision_model.", plain, count=1),

@@ -16,7 +16,7 @@ from typing import Any
 
 from edge_llava.converters.json_file import plain, shown
 
-# What a section of parameters may say besides its type, without effect on the types that are converted.
+# What a section of parameters may contain besides its type, without effect on the types that are converted.
 _UNUSED_PARAMETERS = ("original_max_position_embeddings",)
 _NEUTRAL_PARAMETERS = {"partial_rotary_factor": 1, "attention_factor": 1}
 _MAX_NUMBER = 1e12
@@ -24,11 +24,11 @@ _MAX_NUMBER = 1e12
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions as GGUF can state them exactly.
+    """Rotary positions, in a form that GGUF can state exactly.
 
     Attributes:
         theta: Base frequency.
-        factor: Positions are divided by it; None where they are not scaled.
+        factor: Positions are divided by it; None if they are not scaled.
     """
 
     theta: float
@@ -37,7 +37,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class _Statement:
-    """What one key says; None where it is silent.
+    """What one key states; None for what it does not state.
 
     Attributes:
         key: The key, for messages.
@@ -51,11 +51,11 @@ class _Statement:
 
 
 def read_rope(section: Mapping[str, Any], default_theta: float, faults: list[str]) -> Rope:
-    """Reads all keys that state rotary positions; what is wrong or contradictory is added to `faults`.
+    """Reads all keys that state rotary positions, and adds what is wrong or contradictory to `faults`.
 
     Args:
         section: The language model's config.
-        default_theta: Where no key states it.
+        default_theta: Base frequency if no key states it.
         faults: List to add to.
     """
     statements = []
@@ -67,14 +67,14 @@ def read_rope(section: Mapping[str, Any], default_theta: float, faults: list[str
     in_parameters_only = all(s.theta is None or s.key.startswith("rope_parameters") for s in statements)
     if section.get("rope_scaling") and in_parameters_only and theta not in (None, default_theta):
         faults.append(
-            f"rope_scaling is set, and rope_theta {theta} stands in rope_parameters only, which transformers then "
-            "ignores. Remove rope_scaling, or state rope_theta beside it"
+            f"rope_scaling is set, and rope_theta {theta} is in rope_parameters only, which transformers then "
+            "ignores. Remove rope_scaling, or state rope_theta next to it"
         )
     return Rope(default_theta if theta is None else theta, factor or None)
 
 
 def _read(value: Any, key: str, faults: list[str]) -> list[_Statement]:
-    """The statements of `rope_scaling` or `rope_parameters`: one, or one for each layer type."""
+    """Reads the statements of `rope_scaling` or `rope_parameters`: one, or one for each layer type."""
     if value is None or value == {}:
         return []
     if not isinstance(value, dict):
@@ -104,12 +104,12 @@ def _read_parameters(section: Mapping[str, Any], key: str, faults: list[str]) ->
 
 
 def _agree(statements: list[_Statement], field: str, faults: list[str]) -> float | None:
-    """The one value that all statements give a field; None where none states it."""
-    said = {s.key: value for s in statements if (value := getattr(s, field)) is not None}
-    if len(set(said.values())) > 1:
-        values = ", ".join(f"{key} {value or 'none'}" for key, value in said.items())
+    """Returns the one value that all statements have for a field; None if none states it."""
+    stated = {s.key: value for s in statements if (value := getattr(s, field)) is not None}
+    if len(set(stated.values())) > 1:
+        values = ", ".join(f"{key} {value or 'none'}" for key, value in stated.items())
         faults.append(f"the keys of rotary positions contradict each other ({field}: {values})")
-    return next(iter(said.values()), None)
+    return next(iter(stated.values()), None)
 
 
 def _positive(section: Mapping[str, Any], name: str, prefix: str, faults: list[str]) -> float | None:

@@ -1,8 +1,8 @@
-"""Moves activation outliers of the tower into its weights, so that one scale per picture fits its activations.
+"""Moves activation outliers of the tower into its weights, so that one scale per image fits its activations.
 
-Dividing a channel of an activation by s and multiplying the matching row of the weights by s changes nothing that is
-computed. Where the channel leaves a LayerNorm, or is a channel of v on its way through the attention, the division is
-folded into the weights before it; fc2's input leaves an activation function, where nothing can be folded.
+Dividing a channel of an activation by s and multiplying the matching row of the weights by s does not change the
+result. If the channel is an output of a LayerNorm, or a channel of v on its way through the attention, the division is
+folded into the weights before it. fc2's input comes from an activation function, into which nothing can be folded.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Ranges = dict[torch.nn.Module, torch.Tensor]
 
 @contextmanager
 def watch_ranges(tower: TrimmedTower) -> Iterator[Ranges]:
-    """While inside, notes how large the inputs of the tower's layers become.
+    """Records how large the inputs of the tower's layers become within the `with` block.
 
     Yields:
-        The largest magnitude (K,) of every channel, by layer that reads it.
+        The largest magnitude (K,) of every channel, by the layer that reads it.
     """
     ranges: Ranges = {}
 
@@ -47,11 +47,11 @@ def watch_ranges(tower: TrimmedTower) -> Iterator[Ranges]:
 
 @torch.inference_mode()
 def smooth(tower: TrimmedTower, ranges: Ranges) -> None:
-    """Rescales channels inside the tower; what it computes stays the same up to rounding.
+    """Rescales channels inside the tower; its results stay the same up to rounding.
 
     Args:
-        tower: In float32; its weights are replaced.
-        ranges: What `watch_ranges` noted over the calibration pictures.
+        tower: The tower in float32; its weights are replaced.
+        ranges: What `watch_ranges` recorded over the calibration images.
     """
     for block in tower.vision_model.encoder.layers:
         attention = block.self_attn
@@ -61,18 +61,18 @@ def smooth(tower: TrimmedTower, ranges: Ranges) -> None:
 
 
 def _balance(before: torch.nn.LayerNorm | torch.nn.Linear, layers: Sequence[torch.nn.Linear], ranges: Ranges) -> None:
-    """Divides the channels that `before` gives, and multiplies the columns of the layers that read them.
+    """Divides the output channels of `before`, and multiplies the columns of the layers that read them.
 
     Args:
         before: A LayerNorm, or v_proj: its output channels are the attention's.
-        layers: All that read them.
+        layers: All layers that read them.
         ranges: Largest magnitudes by layer.
     """
     activations = ranges[layers[0]]
     weights = torch.stack([layer.weight.abs().amax(0) for layer in layers]).amax(0)
     scales = activations.clamp(min=_SMALLEST) ** _ALPHA / weights.clamp(min=_SMALLEST) ** (1 - _ALPHA)
     rows = scales if before.weight.ndim == 1 else scales[:, None]
-    # new tensors: those of a checkpoint in float32 are the user's file, mapped
+    # new tensors, because those of a float32 checkpoint are mapped from the user's file
     before.weight.data, before.bias.data = before.weight / rows, before.bias / scales
     for layer in layers:
         layer.weight.data = layer.weight * scales

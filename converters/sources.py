@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors come from: its own files, or a base and what was made of it."""
+"""Where a checkpoint's tensors come from: its own files, or a base and changes to it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Sources:
 
     Attributes:
         kind: "whole", "delta", "lora" or "projector" (a base LLM with a trained projector).
-        stores: In the order in which a tensor is looked for.
+        stores: Stores in the order in which a tensor is looked up.
         tokenizer: Directory of the tokenizer.
-        n_rows: Rows of the embedding where an adapter changed their number; else None, and the config says.
+        n_rows: Rows of the embedding if an adapter changed their number; else None, and the config's number applies.
     """
 
     kind: str
@@ -35,16 +35,16 @@ class Sources:
 
 
 def find_kind(directory: Path, base: Path | None) -> str:
-    """What a directory holds, by its files; see `Sources.kind`.
+    """Detects what a directory contains, by its files; see `Sources.kind`.
 
     Raises:
-        CheckpointError: If it needs a base and there is none, or it may be read in two ways.
+        CheckpointError: If it needs a base and there is none, or if it is ambiguous.
     """
     is_whole = bool(list_weights(directory))
     adapter = [name for name in (*_FACTORS, _TRAINABLES) if (directory / name).is_file()]
     if is_whole and adapter and base is None:
         raise CheckpointError(
-            f"{directory} holds whole weights and {adapter[0]}. Move that away to convert the whole weights, "
+            f"{directory} contains whole weights and {adapter[0]}. Move that away to convert the whole weights, "
             "or give the model that the adapter belongs to: --base DIR"
         )
     if adapter or ((directory / _ADAPTER).is_file() and not is_whole):  # merged models keep adapter_config.json
@@ -60,7 +60,7 @@ def find_kind(directory: Path, base: Path | None) -> str:
 
 
 def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
-    """Opens the files that a checkpoint's tensors are in, or are computed from.
+    """Opens the files that contain a checkpoint's tensors, or that they are computed from.
 
     Args:
         directory: The checkpoint.

@@ -1,8 +1,4 @@
-"""Where a bundle grows: `<out>.partial`, which becomes `<out>` whole or goes away.
-
-Whenever the process is killed, `<out>` is the older bundle or the new one, or `edge_llava.home.leftovers` puts the
-older one back; what lies beside it bears a marker, by which the next conversion knows that it may be removed.
-"""
+"""Where a bundle grows before it takes its place; see `edge_llava.home.atomic_directory`."""
 
 from __future__ import annotations
 
@@ -13,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_llava.converters.exchange import exchange
 from edge_llava.errors import ConversionError
+from edge_llava.home.atomic_directory import InTheWay, NotReplaced, atomic_directory, mend
 from edge_llava.home.directories import MANIFEST_NAME
-from edge_llava.home.leftovers import growing, is_at_work, is_marked, mark, mend, remove_marked, superseded, unmark
+from edge_llava.home.lock import HeldElsewhere
 
 _FULL_BYTES = 1 << 20  # a disk with less free than this is called full
 
@@ -25,96 +21,57 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuses a target that is in the way, after mending what a killed conversion left.
 
     Raises:
-        ConversionError: If `out` holds something that is not a bundle, a bundle that must not be replaced, or cannot
-            be a name.
+        ConversionError: If `out` contains something that is not a bundle, is a bundle that must not be replaced, cannot
+            be a name, or another conversion is writing it.
     """
-    mend(out)
     try:
+        mend(out)
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return
+    except HeldElsewhere as error:
+        raise _is_busy(out) from error
     except OSError as error:
         raise ConversionError(
             f"{out} cannot be written: {error.strerror}. Choose another directory with -o."
         ) from error
     if not os.path.isfile(out / MANIFEST_NAME):
-        raise ConversionError(f"{out} exists and is no bundle; it is left alone. Choose another directory with -o.")
+        raise ConversionError(f"{out} exists and is not a bundle; it is left alone. Choose another directory with -o.")
     if not overwrite:
         raise ConversionError(f"{out} exists already. Replace it with --force, or choose another directory with -o.")
 
 
 @contextmanager
-def staging_directory(out: Path) -> Iterator[Path]:
-    """The directory `<out>.partial`, empty at first but for a marker, gone afterwards whatever happens.
+def staging_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A directory, empty at first, that takes the place of `out` when the block ends well, and disappears otherwise.
 
     Raises:
-        ConversionError: If somebody else's directory is in the way, another conversion is at work there, the disk is
-            full or cannot be written.
+        ConversionError: If another conversion is writing `out`, something else has the name of the directory that
+            grows, or the disk is full or cannot be written. An older bundle is still there.
     """
-    directory = growing(out)
-    is_ours = False
     try:
-        _clear_leftovers(directory)
-        directory.mkdir(parents=True)
-        is_ours = True
-        mark(directory)
-        yield directory
-    except OSError as error:
-        # numpy reports a short write without an errno
-        if error.errno == errno.ENOSPC or (error.errno is None and shutil.disk_usage(out.parent).free < _FULL_BYTES):
-            raise ConversionError(f"the disk of {out.parent} is full. Nothing was kept; free some space.") from error
-        reason = error.strerror or error
-        raise ConversionError(f"{directory} cannot be written: {reason}. Choose another directory with -o.") from error
-    finally:
-        if is_ours:
-            remove_marked(directory)
-
-
-def publish(directory: Path, out: Path) -> None:
-    """Gives the finished directory its place; an older bundle there is deleted last.
-
-    Raises:
-        ConversionError: If the new one cannot take its place; the older one is still there.
-    """
-    if os.path.isdir(out) and not any(out.iterdir()):
-        out.rmdir()  # Windows would not rename onto it
-    if not out.exists():
-        directory.rename(out)
-        unmark(out)
-        return
-    try:
-        mark(out)  # it is about to be a leftover
-        if exchange(directory, out):
-            old = directory
-        else:
-            old = superseded(out)
-            _replace_in_two_steps(directory, out, old)
-    except OSError as error:
-        unmark(out)
+        with atomic_directory(out, overwrite=overwrite) as directory:
+            try:
+                yield directory
+            except OSError as error:  # before the directory disappears, after which no disk is full
+                raise _unwritable(out, error) from error
+    except HeldElsewhere as error:
+        raise _is_busy(out) from error
+    except InTheWay as error:
+        raise ConversionError(f"{error.filename}: {error.strerror}. Move it, or choose another -o.") from error
+    except NotReplaced as error:
         raise ConversionError(
             f"{out} cannot be replaced: {error.strerror}. The older bundle is still there."
         ) from error
-    unmark(out)
-    remove_marked(old)
+    except OSError as error:
+        raise _unwritable(out, error) from error
 
 
-def _replace_in_two_steps(directory: Path, out: Path, old: Path) -> None:
-    """Between the two renames the bundle is missing; the next command restores the older one."""
-    out.rename(old)
-    try:
-        directory.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
+def _unwritable(out: Path, error: OSError) -> ConversionError:
+    # numpy reports a short write without an errno
+    if error.errno == errno.ENOSPC or (error.errno is None and shutil.disk_usage(out.parent).free < _FULL_BYTES):
+        return ConversionError(f"the disk of {out.parent} is full. Nothing was kept; free some space.")
+    return ConversionError(f"{out} cannot be written: {error.strerror or error}. Choose another directory with -o.")
 
 
-def _clear_leftovers(directory: Path) -> None:
-    """Removes what a killed conversion left; refuses anything else."""
-    if not directory.exists():
-        return
-    if not directory.is_dir() or (any(directory.iterdir()) and not is_marked(directory)):
-        raise ConversionError(f"{directory} is in the way; no conversion left it. Move it, or choose another -o.")
-    if is_at_work(directory):
-        raise ConversionError(f"another conversion is writing {directory}. Wait for it, or choose another -o.")
-    remove_marked(directory)
-    if directory.exists():
-        raise ConversionError(f"{directory} cannot be removed. Move it, or choose another -o.")
+def _is_busy(out: Path) -> ConversionError:
+    return ConversionError(f"another conversion is writing {out}. Wait for it, or choose another -o.")

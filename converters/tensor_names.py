@@ -1,4 +1,4 @@
-"""Pure maps between the names that checkpoints give their tensors, our own, and GGUF's.
+"""Maps between the names of tensors in checkpoints, our own names, and GGUF's.
 
 Our names say which part a tensor belongs to:
     vision.<CLIPVisionModel name>      vision.encoder.layers.0.mlp.fc1.weight
@@ -28,7 +28,7 @@ _HF_PREFIXES = (
     ("model.image_newline", "projector.image_newline"),
 )
 _ORIGINAL_PREFIXES = (
-    ("model.mm_projector.weight", "projector.0.weight"),  # linear: the one layer has no number
+    ("model.mm_projector.weight", "projector.0.weight"),  # linear: the only layer has no number
     ("model.mm_projector.bias", "projector.0.bias"),
     ("model.mm_projector.", "projector."),
     ("model.image_newline", "projector.image_newline"),
@@ -48,11 +48,11 @@ _CLIP_PREFIXES = (
 )
 PREFIXES = {"hf": _HF_PREFIXES, "original": _ORIGINAL_PREFIXES, "clip": _CLIP_PREFIXES}
 
-# Buffers that older files carry; they are computed from the config.
+# Buffers in older files, which are computed from the config.
 _BUFFER_SUFFIXES = (".rotary_emb.inv_freq", "embeddings.position_ids")
-# The half of a whole CLIP that compares pictures with texts.
+# The parts of a whole CLIP that compare images with texts.
 _UNUSED_PREFIXES = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
-# What programs put around a module: torch.compile, DistributedDataParallel, FSDP, activation checkpoints, peft.
+# Wrappers that programs add around a module: torch.compile, DistributedDataParallel, FSDP, checkpointing, peft.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 _PEFT_PREFIX = "base_model.model."
 _ADAPTER_PARTS = ("lora_", "modules_to_save", "original_module")
@@ -76,7 +76,7 @@ _GGUF_BLOCK = {
 
 
 def own_name(source_name: str, layout: str) -> str | None:
-    """Our name for a checkpoint's tensor, or None for one that is not part of the deployed model.
+    """Returns our name for a checkpoint's tensor, or None if it is not part of the deployed model.
 
     Args:
         source_name: The name in the checkpoint.
@@ -91,12 +91,12 @@ def own_name(source_name: str, layout: str) -> str | None:
 
 
 def is_unused(source_name: str) -> bool:
-    """Whether no LLaVA computes with a tensor: buffers made from the config, and the text half of a whole CLIP."""
+    """Whether no LLaVA uses a tensor: buffers computed from the config, and the text half of a whole CLIP."""
     return source_name.endswith(_BUFFER_SUFFIXES) or source_name.startswith(_UNUSED_PREFIXES)
 
 
 def unwrap_name(source_name: str) -> str:
-    """A tensor's name without what the program that saved it put around the model and its modules."""
+    """Removes the wrappers from a tensor's name that the saving program added around the model and its modules."""
     name = ".".join(part for part in source_name.split(".") if part not in _WRAPPERS)
     while name.startswith(_PEFT_PREFIX):
         name = name[len(_PEFT_PREFIX) :]
@@ -104,12 +104,12 @@ def unwrap_name(source_name: str) -> str:
 
 
 def is_of_adapter(source_name: str) -> bool:
-    """Whether peft keeps what it trained in a tensor of this name, beside the layer that it belongs to."""
+    """Whether peft stores trained values under this name, next to the layer that they belong to."""
     return any(part.startswith(_ADAPTER_PARTS) for part in source_name.split("."))
 
 
 def gguf_name(name: str) -> str:
-    """The GGUF name of one of our "language." tensors."""
+    """Returns the GGUF name of one of our "language." tensors."""
     part = name.removeprefix("language.")
     if part in _GGUF_TOP:
         return _GGUF_TOP[part]

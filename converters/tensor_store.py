@@ -1,6 +1,6 @@
-"""Tensors of a checkpoint on disk: shapes first, data one tensor at a time, never a whole shard in memory.
+"""Reads a checkpoint's tensors from disk: shapes first, then one tensor at a time, never a whole shard in memory.
 
-A shard is reopened for every tensor: a mapping that stays open keeps each page it ever touched resident.
+A shard is reopened for every tensor, because an open mapping keeps every page that was read resident.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # by safetensors' name
 _TORCH_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")  # where trainers put the weights in a .bin
 _UNMERGED = (
-    "It holds an adapter that was never merged. Merge it (peft's merge_and_unload), or save the adapter alone and "
+    "It contains an adapter that was never merged. Merge it (peft's merge_and_unload), or save the adapter alone and "
     "convert that with --base."
 )
 
@@ -38,7 +38,7 @@ class TensorInfo:
 
     Attributes:
         source_name: Its name in the shard.
-        shard: File that holds it.
+        shard: File that contains it.
         shape: As in torch.
         n_bytes: Size on disk.
     """
@@ -50,15 +50,15 @@ class TensorInfo:
 
 
 class TensorSource(Protocol):
-    """Tensors by our own names (see `tensor_names`): of files, or computed from those of several."""
+    """Tensors by our own names (see `tensor_names`), read from files or computed from several."""
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
-        """What there is."""
+        """Every tensor there is, by our name."""
         ...
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor in memory of its own."""
+        """Loads one tensor into its own memory."""
         ...
 
 
@@ -66,16 +66,16 @@ class TensorStore:
     """The tensors of files on disk.
 
     Attributes:
-        infos: What the files hold of the model.
-        foreign: Names in the files of what no part of the model has, and is not known to be unused.
-        files: Where it is read from.
+        infos: The model's tensors in the files, by our name.
+        foreign: Names in the files that belong to no part of the model and are not known to be unused.
+        files: The files.
     """
 
     def __init__(self, files: Sequence[Path], name_of: Callable[[str], str | None]) -> None:
         """
         Args:
             files: Shards, safetensors or pickles.
-            name_of: Our name of a tensor, None for one that no part of the model has.
+            name_of: Returns our name of a tensor; None for one that no part of the model has.
 
         Raises:
             CheckpointError: If a file is missing or damaged, or a tensor occurs twice.
@@ -86,29 +86,29 @@ class TensorStore:
 
     @classmethod
     def open(cls, directory: Path, layout: str) -> TensorStore:
-        """The tensors of a checkpoint or tower directory of layout "hf", "original" or "clip".
+        """Opens the tensors of a checkpoint or tower directory of layout "hf", "original" or "clip".
 
         Raises:
-            CheckpointError: If there are no weights, a tensor belongs to no part of the model, or as the constructor.
+            CheckpointError: If there are no weights, a tensor is not part of the model, or as in the constructor.
         """
         return cls.read(find_shards(directory), lambda source_name: own_name(unwrap_name(source_name), layout))
 
     @classmethod
     def read(cls, files: Sequence[Path], name_of: Callable[[str], str | None]) -> TensorStore:
-        """The tensors of files whose every tensor must have a use (but see `tensor_names.is_unused`).
+        """Opens files in which every tensor must have a use (but see `tensor_names.is_unused`).
 
         Raises:
-            CheckpointError: If a tensor belongs to no part of the model, or as the constructor.
+            CheckpointError: If a tensor belongs to no part of the model, or as in the constructor.
         """
         store = cls(files, name_of)
         refuse_unread(files[0].parent, store.foreign, "belong to no part of a LLaVA that is known here")
         return store
 
     def load(self, name: str) -> torch.Tensor:
-        """One tensor in memory of its own, with the dtype of the file.
+        """Loads one tensor into its own memory, with the dtype of the file.
 
         Raises:
-            CheckpointError: If the shard was damaged or removed since it was opened.
+            CheckpointError: If the shard was damaged or removed after it was opened.
         """
         info = self.infos[name]
         with _reading(info.shard):
@@ -126,7 +126,7 @@ def refuse_unread(directory: Path, names: Sequence[str], why: str) -> None:
     """
     if names:
         advice = _UNMERGED if any(map(is_of_adapter, names)) else ""
-        headline = f"{directory} holds tensors that {why}; a bundle would lose them:"
+        headline = f"{directory} contains tensors that {why}; a bundle would lose them:"
         raise CheckpointError(list_faults(headline, shorten([plain(name) for name in names]), advice))
 
 
@@ -146,7 +146,7 @@ def _read_infos(
             if dtype not in _DTYPE_BYTES:
                 raise CheckpointError(
                     f"{shard}: {plain(source_name)} is {dtype}; quantized checkpoints cannot be converted. "
-                    "Convert the one that it was made from."
+                    "Convert the original checkpoint."
                 )
             if name in infos:
                 other = infos[name]
@@ -155,13 +155,13 @@ def _read_infos(
                 )
             infos[name] = TensorInfo(source_name, shard, shape, torch.Size(shape).numel() * _DTYPE_BYTES[dtype])
     if doubled:
-        headline = f"{files[0].parent} holds the same tensor more than once:"
+        headline = f"{files[0].parent} contains the same tensor more than once:"
         raise CheckpointError(list_faults(headline, shorten(doubled)))
     return infos, tuple(foreign)
 
 
 def _read_shard_header(shard: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of every tensor of a shard."""
+    """Returns name, shape and dtype of every tensor of a shard."""
     with _reading(shard):
         if shard.suffix == ".safetensors":
             with safe_open(shard, framework="pt") as file:
@@ -175,7 +175,7 @@ def _read_shard_header(shard: Path) -> Iterator[tuple[str, tuple[int, ...], str]
 
 def _load_bin(shard: Path) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of old files and then reads or refuses them
+        warnings.simplefilter("ignore")  # torch warns about old files, then reads or refuses them
         # Files older than torch 1.6 are not zip archives and cannot be mapped.
         data = torch.load(shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard))
     tensors = _unnest(data)
@@ -190,7 +190,7 @@ def _load_bin(shard: Path) -> dict[str, torch.Tensor]:
 
 
 def _unnest(data: Any) -> Any:
-    """The state dict inside what a trainer saved, where it holds no tensors beside it."""
+    """Returns the state dict inside what a trainer saved, if that contains no other tensors."""
     if not isinstance(data, dict) or any(isinstance(value, torch.Tensor) for value in data.values()):
         return data
     return next((data[key] for key in _NESTED_KEYS if isinstance(data.get(key), dict)), data)
@@ -205,5 +205,5 @@ def _reading(shard: Path) -> Iterator[None]:
             raise CheckpointError(f"{shard} is damaged or cut short ({error}). Download it again.") from error
         except pickle.UnpicklingError as error:
             raise CheckpointError(
-                f"{shard} holds more than weights, or is damaged; it is not opened. Use safetensors."
+                f"{shard} contains more than weights, or is damaged; it is not opened. Use safetensors."
             ) from error

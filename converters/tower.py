@@ -18,9 +18,9 @@ except ImportError:  # transformers 5.6 made one class of the two
 class TrimmedTower(CLIPPreTrainedModel):
     """pixel_values (B, 3, S, S) float32 -> patch_features (B, P, D) float32.
 
-    Runs `n_blocks` blocks; no post_layernorm, no pooling; the class row is dropped where the checkpoint says so.
+    Runs `n_blocks` blocks without post_layernorm and pooling; drops the class row if the checkpoint's config says so.
 
-    Where it is dropped, the last block also gives what patches can be ranked and merged by, each the mean over its
+    If it is dropped, the last block also returns what patches can be ranked and merged by, each averaged over its
     heads: cls_attention (B, P), the class token's attention to every patch, and patch_keys (B, P, D / heads).
 
     Source: VisionZip, arXiv 2412.04467, which takes both from the block of the selected layer.
@@ -49,19 +49,19 @@ class TrimmedTower(CLIPPreTrainedModel):
         return features | self._rank() if self.has_ranking else features
 
     def _rank(self) -> dict[str, torch.Tensor]:
-        """From what the last block has just computed, so that no product with weights is computed twice."""
+        """Uses what the last block has just computed, so that no product with weights is computed twice."""
         queries, keys = self._split(self._queries.value[:, :1]), self._split(self._keys.value)
         scores = queries @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5
         attention = torch.softmax(scores, -1)[:, :, 0, 1:]
         return {"cls_attention": attention.mean(1), "patch_keys": keys[:, :, 1:].mean(1)}
 
     def _split(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (B, R, D) as the heads see them: (B, heads, R, D / heads)."""
+        """Splits rows (B, R, D) into heads: (B, heads, R, D / heads)."""
         return rows.reshape(*rows.shape[:2], self.config.num_attention_heads, -1).transpose(1, 2)
 
 
 class _Output:
-    """What a layer gave when it was computed last.
+    """The last output of a layer.
 
     Attributes:
         value: (B, 1 + P, D).
@@ -104,11 +104,11 @@ def build_tower(checkpoint: Checkpoint) -> TrimmedTower:
         own = name.replace("vision_model.", "vision.", 1)
         weights[name] = checkpoint.load(own).to(torch.float32)
         if not torch.isfinite(weights[name]).all():
-            faults.append(f"{own} holds infinite or undefined numbers")
+            faults.append(f"{own} contains infinite or undefined numbers")
     if faults:
         raise CheckpointError(list_faults("the vision tower is damaged:", faults))
     model.load_state_dict(weights, assign=True)
-    # a buffer that is not in the state dict and was made on no device
+    # a buffer that is not in the state dict and was made on the meta device
     n_positions = checkpoint.shape("vision.embeddings.position_embedding.weight")[0]
     model.vision_model.embeddings.position_ids = torch.arange(n_positions).expand((1, -1))
     model.eval()

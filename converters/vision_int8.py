@@ -1,4 +1,4 @@
-"""The tower in 8 bits, as far as a measured budget allows: smooth, quantize, measure, and give back what harms."""
+"""Quantizes the tower to 8 bits as far as a measured budget allows: smooth, quantize, measure, restore what harms."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge_llava.bundle.row_cosines import row_cosines
 from edge_llava.bundle.vision_spec import VisionQuantization
 from edge_llava.converters.reference import reference_features
 from edge_llava.converters.smoothing import smooth, watch_ranges
@@ -26,31 +27,31 @@ _Squares = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Nearness:
-    """Cosine similarity to float32, over all patches of all pictures: mean and worst; and the worst patch's picture."""
+class Fidelity:
+    """Cosine similarity to float32 over all patches of all images: mean, worst, and the worst patch's image."""
 
     cosine_mean: float
     cosine_min: float
-    worst_picture: int
+    worst_image: int
 
     @property
     def spent(self) -> float:
-        """Share of the budget that is used up."""
+        """Share of the budget that is spent."""
         return max((1 - self.cosine_mean) / (1 - BUDGET_MEAN), (1 - self.cosine_min) / (1 - BUDGET_MIN))
 
     @property
     def holds(self) -> bool:
-        """Whether the budget does."""
+        """Whether it is within the budget."""
         return self.cosine_mean >= BUDGET_MEAN and self.cosine_min >= BUDGET_MIN
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Pictures to measure with.
+    """Images to measure with.
 
     Attributes:
-        pixels: Squares (T, 3, S, S) of each picture.
-        features: What the tower in float32 makes of them, (T, P, D) each.
+        pixels: Squares (T, 3, S, S) of each image.
+        features: What the tower computes from them in float32, (T, P, D) each.
         n_threads: CPU threads.
     """
 
@@ -65,8 +66,8 @@ class Calibration:
         options.log_severity_level = 3
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def measure(self, path: Path) -> Nearness:
-        """How near a graph is to float32."""
+    def measure(self, path: Path) -> Fidelity:
+        """Measures how close a graph is to float32."""
         session = self.open(path)
         cosines = [
             row_cosines(session.run(["patch_features"], {"pixel_values": pixels})[0], features)
@@ -85,14 +86,14 @@ def write_int8(
     """Exports the tower with as many int8 MatMuls as the budget allows.
 
     Args:
-        tower: In float32; its weights are rescaled (see `smoothing`) and then given back: it is of no use afterwards.
-        path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
-        pixels: Squares (T, 3, S, S) of each calibration picture.
+        tower: The tower in float32; its weights are rescaled (see `smoothing`) and then freed: it cannot be used again.
+        path: Target, vision.onnx; the weights go to vision.onnx.data in the same directory.
+        pixels: Squares (T, 3, S, S) of each calibration image.
         n_threads: CPU threads.
-        progress: Told the graphs tried.
+        progress: Receives the number of graphs tried.
 
     Returns:
-        What was chosen and what it measured. The budget always holds: at worst everything stays in float.
+        What was chosen, with its measurements. They are always within the budget: at worst everything stays in float.
     """
     with watch_ranges(tower) as ranges:
         features = tuple(reference_features(tower, squares) for squares in pixels)
@@ -104,12 +105,12 @@ def write_int8(
         tower.to(device="meta")
         return_freed_memory()
         exported = ExportedTower(exact)
-        kinds, nearness = choose_kinds(exported, calibration, progress)
+        kinds, fidelity = choose_kinds(exported, calibration, progress)
         save_optimized(exported.write("chosen.onnx", kinds), path)
     return VisionQuantization(
         matmuls=kinds,
-        cosine_mean=nearness.cosine_mean,
-        cosine_min=nearness.cosine_min,
+        cosine_mean=fidelity.cosine_mean,
+        cosine_min=fidelity.cosine_min,
         budget_mean=BUDGET_MEAN,
         budget_min=BUDGET_MIN,
         n_pictures=len(pixels),
@@ -117,14 +118,14 @@ def write_int8(
 
 
 def save_optimized(source: Path, path: Path) -> None:
-    """Writes a graph as ONNX Runtime's optimizer leaves it, so that opening it need not do so again.
+    """Writes a graph as ONNX Runtime's optimizer transforms it, so that it need not be optimized when opened.
 
-    Only what holds on every CPU is done; the layouts of one processor are left to the device. For CUDA the nodes would
-    be the wrong ones, so towers in float stay as they were exported.
+    Only optimizations that are valid on every CPU are applied; layouts for one processor are left to the device. The
+    nodes would be wrong for CUDA, so towers in float stay as they were exported.
 
     Args:
         source: The graph.
-        path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
+        path: Target, vision.onnx; the weights go to vision.onnx.data in the same directory.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -141,32 +142,32 @@ def save_optimized(source: Path, path: Path) -> None:
 
 
 def is_worthwhile(quantization: VisionQuantization) -> bool:
-    """Whether at least half of the MatMuls are int8: with fewer, little time is gained."""
+    """Whether at least half of the MatMuls are int8; fewer save little time."""
     return 2 * quantization.count("int8") >= len(quantization.matmuls)
 
 
 def has_cuda() -> bool:
-    """Whether the installed ONNX Runtime computes on CUDA, where int8 gains nothing."""
+    """Whether the installed ONNX Runtime computes on CUDA, where int8 is not faster."""
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def choose_kinds(
     exported: ExportedTower, calibration: Calibration, progress: ProgressCallback = silent
-) -> tuple[dict[str, str], Nearness]:
-    """The kind of every MatMul: int8, but for as few as the budget demands.
+) -> tuple[dict[str, str], Fidelity]:
+    """Chooses the kind of every MatMul: int8, except for as few as the budget requires.
 
-    Those that harm most are given back first, to 8 bits blockwise and from there to float: one step, two, four, until
-    the budget holds; then by halves back to the fewest steps that hold it.
+    The most harmful ones are restored first, to 8 bits blockwise and from there to float: one step, two, four, until
+    the result is within the budget; a binary search then finds the fewest steps that suffice.
     """
 
-    def attempt(changes: Sequence[tuple[str, str]]) -> tuple[dict[str, str], Nearness]:
+    def attempt(changes: Sequence[tuple[str, str]]) -> tuple[dict[str, str], Fidelity]:
         kinds = dict.fromkeys((matmul.name for matmul in exported.matmuls), "int8") | dict(changes)
         return kinds, calibration.measure(exported.write("attempt.onnx", kinds))
 
-    kinds, nearness = attempt([])
-    if nearness.holds:
-        return kinds, nearness
-    steps = _Steps(exported, calibration, nearness.worst_picture, progress)
+    kinds, fidelity = attempt([])
+    if fidelity.holds:
+        return kinds, fidelity
+    steps = _Steps(exported, calibration, fidelity.worst_image, progress)
     too_few, enough = 0, 1
     while not (chosen := attempt(steps.first(enough)))[1].holds and enough < steps.n_most:
         too_few, enough = enough, min(2 * enough, steps.n_most)
@@ -181,22 +182,22 @@ def choose_kinds(
 
 
 class _Steps:
-    """Which MatMul is given back next, and to what; measured as far as it is asked for.
+    """Which MatMul is restored next, and to which kind; measured only as far as needed.
 
-    A MatMul's damage is the share of the budget that is spent when it alone is quantized, on the worst picture.
+    A MatMul's damage is the share of the budget that quantizing it alone spends on the worst image.
     """
 
     def __init__(
-        self, exported: ExportedTower, calibration: Calibration, picture: int, progress: ProgressCallback
+        self, exported: ExportedTower, calibration: Calibration, image: int, progress: ProgressCallback
     ) -> None:
-        self._exported, self._calibration, self._picture, self._progress = exported, calibration, picture, progress
+        self._exported, self._calibration, self._image, self._progress = exported, calibration, image, progress
         self._taken: list[tuple[str, str]] = []
         self._damage: dict[str, float] = {}
         self._measures: dict[str, Callable[[int], float]] = {}
         self.n_most = 2 * len(exported.matmuls)
 
     def first(self, n_steps: int) -> list[tuple[str, str]]:
-        """The first steps: a MatMul's name and its new kind; a later step for a MatMul overrules an earlier one."""
+        """Returns the first steps: names of MatMuls with their new kinds; a later step overrides an earlier one."""
         if not self._taken:
             self._measure_all()
         while len(self._taken) < n_steps and self._damage:
@@ -215,7 +216,7 @@ class _Steps:
         if (name, "blockwise8") not in self._taken:
             index = [matmul.name for matmul in self._exported.matmuls].index(name)
             blockwise = self._measure("blockwise8", index)
-            if blockwise < damage / 2:  # it costs time too: it has to gain something
+            if blockwise < damage / 2:  # it also costs time, so it must be a real gain
                 self._damage[name] = blockwise
                 self._taken.append((name, "blockwise8"))
                 return
@@ -228,7 +229,7 @@ class _Steps:
 
     def _open(self, kind: str) -> Callable[[int], float]:
         session = self._calibration.open(self._exported.write_switched(f"{kind}.onnx", kind))
-        pixels, features = (values[self._picture] for values in (self._calibration.pixels, self._calibration.features))
+        pixels, features = (values[self._image] for values in (self._calibration.pixels, self._calibration.features))
 
         def measure(index: int) -> float:
             switches = np.zeros(len(self._exported.matmuls), np.float32)
@@ -239,14 +240,6 @@ class _Steps:
         return measure
 
 
-def row_cosines(ours: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine similarity of each row of (..., D), flat."""
-    a, b = (values.reshape(-1, values.shape[-1]).astype(np.float64) for values in (ours, exact))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines: NDArray[np.float64] = (a * b).sum(1) / np.maximum(norms, 1e-30)
-    return cosines
-
-
-def _summarize(cosines: Sequence[NDArray[np.float64]]) -> Nearness:
+def _summarize(cosines: Sequence[NDArray[np.float64]]) -> Fidelity:
     worst = [float(values.min()) for values in cosines]
-    return Nearness(float(np.concatenate(cosines).mean()), min(worst), worst.index(min(worst)))
+    return Fidelity(float(np.concatenate(cosines).mean()), min(worst), worst.index(min(worst)))

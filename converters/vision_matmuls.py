@@ -1,8 +1,8 @@
 """MatMuls of vision.onnx with weights of 8 bits: the nodes that ONNX Runtime computes fast on a CPU.
 
-x86 without VNNI multiplies unsigned inputs by signed weights, adds two neighbours in 16 bits, and cuts what does not
-fit: 255 x 127 twice does not. So the scale of an output channel is such that no two neighbouring weights of one sign
-add up to more than 128: 255 x 128 = 32640 fits, and the same integers come out everywhere.
+x86 without VNNI multiplies unsigned inputs by signed weights, adds two neighbours in 16 bits, and saturates what does
+not fit, such as 255 x 127 twice. The scale of an output channel is therefore such that no two neighbouring weights of
+one sign add up to more than 128: 255 x 128 = 32640 fits, and every processor computes the same integers.
 Source: vpmaddubsw, Intel's intrinsics guide; onnxruntime's guide to quantization on saturation; its kernels pack four
 neighbours along K (MLAS_GEMM_U8S8_KERNEL_AVX2::PackedK).
 """
@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 BLOCK = 32  # numbers that share a scale in MatMulNBits
 LARGEST = 127  # magnitude of an int8 weight
-LARGEST_PAIR = 128  # of two neighbours of one sign together
+LARGEST_PAIR = 128  # magnitude of the sum of two neighbours of one sign
 LARGEST_IN_BLOCK = 63  # MatMulNBits keeps weights unsigned, here 1..127 around 64: signed or not, no pair overflows
 SWITCHES = "switches"
 _CONTRIB = "com.microsoft"
@@ -32,7 +32,7 @@ class WeightMatMul:
     """A MatMul of an exported tower whose second input is weights.
 
     Attributes:
-        name: Of the layer: "layers.0.self_attn.q_proj".
+        name: Name of the layer: "layers.0.self_attn.q_proj".
         source: Name of the input.
         weights: Name of the initializer (K, N).
         output: Name of the output.
@@ -48,13 +48,13 @@ class ExportedTower:
     """A float32 tower on disk whose MatMuls can be replaced; weights are read one at a time.
 
     Attributes:
-        matmuls: Those with weights, in the order in which they are computed.
+        matmuls: MatMuls with weights, in the order in which they are computed.
     """
 
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: vision.onnx, weights in a file beside it.
+            path: vision.onnx, with its weights in a file in the same directory.
         """
         self._path = path
         self._model = onnx.load(path, load_external_data=False)
@@ -66,10 +66,10 @@ class ExportedTower:
         )
 
     def write(self, name: str, kinds: Mapping[str, str]) -> Path:
-        """Writes a variant beside the tower, whose file of weights it shares.
+        """Writes a variant to the tower's directory; it shares the tower's file of weights.
 
         Args:
-            name: Of the new file, and with ".data" of that of its weights; older ones are replaced.
+            name: Name of the new file; its weights go to a file with ".data" appended. Older files are replaced.
             kinds: One of `vision_spec.MATMUL_KINDS` for each MatMul's name.
 
         Returns:
@@ -83,9 +83,9 @@ class ExportedTower:
         return self._save(self._rebuild(parts), name)
 
     def write_switched(self, name: str, kind: str) -> Path:
-        """Writes a variant that computes every MatMul twice, in float and as `kind`, and takes what a switch says.
+        """Writes a variant that computes every MatMul twice, in float and as `kind`, with a switch to select one.
 
-        The switches are its second input, float32 (one per MatMul, in order): 0 takes float, 1 takes `kind`.
+        The switches are its second input, float32 (one per MatMul, in order): 0 selects float, 1 selects `kind`.
         """
         parts = {}
         for index, matmul in enumerate(self.matmuls):
@@ -99,18 +99,18 @@ class ExportedTower:
                 helper.make_node("Mul", [change, f"{matmul.output}.switch"], [share], share),
                 helper.make_node("Add", [exact, share], [matmul.output], f"{matmul.output}.switched"),
             ]
-            parts[matmul.output] = _Part([*part.nodes, *nodes], [*part.weights, place])
+            parts[matmul.output] = _Replacement([*part.nodes, *nodes], [*part.weights, place])
         model = self._rebuild(parts)
         model.graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.FLOAT, [len(self.matmuls)]))
         return self._save(model, name)
 
-    def _replacement(self, matmul: WeightMatMul, kind: str, output: str) -> _Part:
+    def _replacement(self, matmul: WeightMatMul, kind: str, output: str) -> _Replacement:
         weights = numpy_helper.to_array(self._initializers[matmul.weights], str(self._path.parent))
         make = {"int8": _per_channel_part, "blockwise8": _blockwise_part}[kind]
         return make(matmul, weights.astype(np.float32), output)
 
-    def _rebuild(self, parts: Mapping[str, _Part]) -> onnx.ModelProto:
-        """A copy of the graph in which the nodes that give certain outputs are replaced."""
+    def _rebuild(self, parts: Mapping[str, _Replacement]) -> onnx.ModelProto:
+        """Returns a copy of the graph in which the nodes that produce certain outputs are replaced."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         graph, nodes, names = model.graph, [], set()
@@ -136,7 +136,7 @@ class ExportedTower:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Replacement:
     """Nodes that take a MatMul's place, and their weights."""
 
     nodes: list[onnx.NodeProto]
@@ -144,9 +144,9 @@ class _Part:
 
 
 def quantize_per_channel(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights (K, N) as int8 (K, N) and one scale for each output channel, float32 (N,).
+    """Quantizes weights (K, N) to int8 (K, N) and one scale for each output channel, float32 (N,).
 
-    No weight is beyond LARGEST, and no two neighbours along K add up to more than LARGEST_PAIR.
+    No weight exceeds LARGEST, and no two neighbours along K add up to more than LARGEST_PAIR.
     """
     limits = [np.abs(weights).max(0) / LARGEST]
     for half in (np.maximum(weights, 0), np.maximum(-weights, 0)):
@@ -157,8 +157,8 @@ def quantize_per_channel(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8]
 
 
 def quantize_blockwise(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Weights (K, N) as MatMulNBits takes them: uint8 (N, blocks, BLOCK) around LARGEST_IN_BLOCK + 1, and float32
-    scales (N, blocks); K is filled up with zeros."""
+    """Quantizes weights (K, N) for MatMulNBits: uint8 (N, blocks, BLOCK) around LARGEST_IN_BLOCK + 1, and float32
+    scales (N, blocks); K is padded with zeros."""
     k, n = weights.shape
     n_blocks = -(-k // BLOCK)
     padded = np.zeros((n, n_blocks * BLOCK), np.float32)
@@ -169,8 +169,8 @@ def quantize_blockwise(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8],
     return (steps + LARGEST_IN_BLOCK + 1).astype(np.uint8), scales
 
 
-def _per_channel_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Part:
-    """The pattern that ONNX Runtime fuses to one kernel: as its own quantize_dynamic writes it."""
+def _per_channel_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Replacement:
+    """Builds the pattern that ONNX Runtime fuses into one kernel, as its own quantize_dynamic writes it."""
     integers, scales = quantize_per_channel(weights)
     kept = [
         numpy_helper.from_array(integers, f"{matmul.weights}.int8"),
@@ -185,10 +185,10 @@ def _per_channel_part(matmul: WeightMatMul, weights: NDArray[np.float32], output
         helper.make_node("Mul", [source[1], kept[1].name], [scale], scale),
         helper.make_node("Mul", [real, scale], [output], f"{matmul.output}.scaled"),
     ]
-    return _Part(nodes, kept)
+    return _Replacement(nodes, kept)
 
 
-def _blockwise_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Part:
+def _blockwise_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Replacement:
     integers, scales = quantize_blockwise(weights)
     zeros = np.full(scales.shape, LARGEST_IN_BLOCK + 1, np.uint8)
     kept = [
@@ -207,7 +207,7 @@ def _blockwise_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: 
         block_size=BLOCK,
         accuracy_level=4,  # the input becomes int8 too, block by block
     )
-    return _Part([node], kept)
+    return _Replacement([node], kept)
 
 
 def _layer_name(node: str) -> str:

@@ -1,4 +1,4 @@
-"""The trimmed tower to vision.onnx, through optimum's exporter; weights beside it, so that they can be mapped."""
+"""Exports the trimmed tower to vision.onnx by optimum; the weights go to a second file, so that they can be mapped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_EXTERNAL_BYTES = 1024
 
 
 class _TowerOnnxConfig(VisionOnnxConfig):
-    """Tells optimum the tower's one input, and its outputs."""
+    """Describes the tower's only input and its outputs to optimum."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedVisionConfig
     DEFAULT_ONNX_OPSET = _OPSET
@@ -45,8 +45,8 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
     """Exports the tower.
 
     Args:
-        tower: In float32.
-        path: Target, vision.onnx; the weights go to vision.onnx.data beside it.
+        tower: The tower in float32.
+        path: Target, vision.onnx; the weights go to vision.onnx.data in the same directory.
         precision: "fp16" stores the weights in half precision and computes in float32: half the disk, and exact for
             checkpoints that were saved in half precision.
 
@@ -67,7 +67,7 @@ def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a complete graph to vision.onnx and its weights to vision.onnx.data beside it; older ones are replaced."""
+    """Writes a complete graph to vision.onnx and its weights to vision.onnx.data; older files are replaced."""
     path.with_name(WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
     onnx.save_model(
         model,
@@ -80,7 +80,7 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _output_shapes(tower: TrimmedTower) -> dict[str, tuple[int, ...]]:
-    """The tower's outputs in order, without their batch axis."""
+    """Returns the tower's outputs in order, without their batch axis."""
     config = tower.config
     n_patches = (config.image_size // config.patch_size) ** 2
     if not tower.has_ranking:
@@ -93,7 +93,7 @@ def _output_shapes(tower: TrimmedTower) -> dict[str, tuple[int, ...]]:
 
 
 def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
-    """Writes the full output shapes into the graph, which shape inference left open."""
+    """Writes the full output shapes into the graph, since shape inference left them open."""
     shapes = _output_shapes(tower)
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim[1:]
@@ -122,7 +122,7 @@ def _store_in_half(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
-    """torch and optimum warn about their own internals; none of it is the user's business."""
+    """Suppresses the warnings of torch and optimum about their own internals, which do not concern the user."""
     loggers = [logging.getLogger(name) for name in ("optimum", "torch.onnx", "transformers")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,8 +1,8 @@
-"""The tokens of a checkpoint, as llama.cpp's SentencePiece tokenizer wants them.
+"""Reads the tokens of a checkpoint in the form that llama.cpp's SentencePiece tokenizer needs.
 
-Source: sentencepiece's model file; transformers' tokenizer.json; llama.cpp's token types. Rows of the embedding that no
-token owns (transformers pads 32,002 tokens to 32,064 rows of noise) are cut off, and so are `<image>` and `<pad>`:
-pictures arrive as embeddings. Tokens that somebody added and trained are kept.
+Source: sentencepiece's model file; transformers' tokenizer.json; llama.cpp's token types. Rows of the embedding without
+a token (transformers pads 32,002 tokens to 32,064 rows of noise) are cut off, and so are `<image>` and `<pad>`, because
+images arrive as embeddings. Tokens that were added and trained are kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Vocabulary:
 
     Attributes:
         tokens: Pieces, with U+2581 for a space.
-        scores: Higher merges first.
+        scores: The highest score merges first.
         types: One per token.
         bos, eos, unk: Ids of the special tokens.
     """
@@ -54,7 +54,7 @@ class Vocabulary:
     unk: int = 0
 
     def append(self, token: str, score: float, type_: TokenType) -> None:
-        """Adds the next id."""
+        """Adds a token with the next id."""
         self.tokens.append(token)
         self.scores.append(score)
         self.types.append(type_)
@@ -69,7 +69,7 @@ def read_vocabulary(directory: Path, n_rows: int, image_token: int | None) -> Vo
     Args:
         directory: Checkpoint directory.
         n_rows: Rows of the embedding.
-        image_token: Id of `<image>`, where the config names one.
+        image_token: Id of `<image>`, if the config names one.
 
     Raises:
         CheckpointError: If there is no tokenizer, it is not LLaMA's kind, or it has more tokens than rows.
@@ -110,7 +110,7 @@ def _read_sentencepiece(path: Path) -> Vocabulary:
 
 
 def _check_tokens(vocabulary: Vocabulary, directory: Path) -> None:
-    """What llama.cpp takes for granted and would abort on."""
+    """Checks what llama.cpp assumes and would abort on."""
     n_uses = Counter(vocabulary.tokens)
     faults = [f"the token {shown(token)} occurs {n} times" for token, n in n_uses.items() if n > 1]
     faults += [
@@ -129,10 +129,10 @@ def _check_tokens(vocabulary: Vocabulary, directory: Path) -> None:
 
 
 def _check_normalizer(model: Any, path: Path) -> None:
-    """llama.cpp merges pairs of the text as it is; a model that unifies spaces or letters first gives other tokens."""
+    """llama.cpp merges pairs of the unchanged text; a model that normalizes it first would produce other tokens."""
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     rules = (
-        (trainer.model_type == trainer.BPE, "it is not of the kind BPE"),
+        (trainer.model_type == trainer.BPE, "it is not of type BPE"),
         (trainer.byte_fallback, "it has no byte fallback"),
         (not normalizer.precompiled_charsmap, f"it normalizes text ({normalizer.name})"),
         (not normalizer.remove_extra_whitespaces, "it removes spaces"),
@@ -178,7 +178,7 @@ def _reading_json(path: Path) -> AbstractContextManager[None]:
 
 
 def _read_added(directory: Path) -> dict[int, tuple[str, bool]]:
-    """Added tokens by id: text, and whether it is special; from every file that may list them."""
+    """Returns the added tokens by id, text and whether they are special, from every file that may list them."""
     added: dict[int, tuple[str, bool]] = {}
     if (directory / "tokenizer.json").is_file():
         with _reading_json(directory / "tokenizer.json"):

@@ -1,4 +1,4 @@
-"""The files that hold a checkpoint's weights: one file, or shards with or without an index, of two kinds."""
+"""Finds the files of a checkpoint's weights: one file, or shards with or without an index, of two kinds."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from edge_llava.converters.json_file import plain, shorten
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.home.border import blaming_file
 
-# transformers puts a variant ("fp16") before the suffix of a file, and behind the index's
+# transformers puts a variant ("fp16") before the suffix of a file, and after an index's
 _KINDS = (("model", "safetensors"), ("pytorch_model", "bin"))
-_MUCH_LARGER = 4  # more than float32 against half precision
+_MUCH_LARGER = 4  # more than the ratio of float32 to half precision
 _VARIANT = r"[A-Za-z0-9_]+"
 
 
 def find_shards(directory: Path) -> list[Path]:
-    """The files that hold all weights.
+    """Returns the files that contain all weights.
 
-    An index decides over names, safetensors come before pickles, and a variant counts only where nothing else lies. Of
-    several groups of files that look whole the first is taken, unless it is the rest of an interrupted save beside one
-    that is much larger.
+    An index takes precedence over names, safetensors over pickles, and a variant is used only if there is nothing else.
+    If several groups of files look complete, the first is used, unless it is the rest of an interrupted save and
+    another one is much larger.
 
     Raises:
         CheckpointError: If there are none, or some are missing.
@@ -32,7 +32,7 @@ def find_shards(directory: Path) -> list[Path]:
 
 
 def _find_groups(directory: Path) -> list[list[Path]]:
-    """Groups of files that each look like all weights, the preferred one first."""
+    """Returns groups of files that each look like all weights, the preferred one first."""
     names = sorted(path.name for path in directory.iterdir() if path.is_file())
     groups = [group for stem, suffix in _KINDS for group in _find_kind(directory, names, stem, suffix, "")]
     if not groups:
@@ -40,7 +40,7 @@ def _find_groups(directory: Path) -> list[list[Path]]:
         if len(variants) > 1:
             found = ", ".join(variants)
             raise CheckpointError(
-                f"{directory} holds its weights in the variants {found} only. Keep the files of one of them."
+                f"{directory} contains its weights in the variants {found} only. Keep the files of one of them."
             )
         groups = [
             group
@@ -59,7 +59,7 @@ def _find_groups(directory: Path) -> list[list[Path]]:
 
 
 def list_weights(directory: Path) -> list[Path]:
-    """Every file of a directory that is named like weights or their index, whole or not."""
+    """Returns every file of a directory that is named like weights or their index, complete or not."""
     suffix = rf"(?:\.{_VARIANT})?(?:-\d+-of-\d+)?\.(?:safetensors|bin)(?:\.index\.json)?"
     pattern = re.compile(rf"(?:pytorch_)?model{suffix}")
     return sorted(path for path in directory.iterdir() if pattern.fullmatch(path.name) and path.is_file())
@@ -70,7 +70,7 @@ def _count_bytes(files: list[Path]) -> int:
 
 
 def _find_kind(directory: Path, names: list[str], stem: str, suffix: str, variant: str) -> list[list[Path]]:
-    """The groups of one kind: that of the index, the single file, the series."""
+    """Returns the groups of one kind: that of the index, the single file, the series."""
     dotted = f".{variant}" if variant else ""
     index = directory / f"{stem}.{suffix}.index{dotted}.json"
     single = f"{stem}{dotted}.{suffix}"
@@ -90,7 +90,7 @@ def _find_variants(names: list[str]) -> list[str]:
 
 
 def _is_partial(group: list[Path]) -> bool:
-    """Shards without an index must at least be the whole series that their names promise; an index was checked."""
+    """Whether shards without an index are not the whole series that their names promise. An index is checked before."""
     counts = {match.group(1) for path in group if (match := re.search(r"-of-(\d+)\.", path.name))}
     return len(counts) > 1 or (len(counts) == 1 and len(group) != int(next(iter(counts))))
 

@@ -1,6 +1,6 @@
-"""Pictures that show a tower how large its activations become: a built-in set, or the user's own.
+"""Images that show a tower how large its activations become: a built-in set, or the user's own.
 
-Knows the runtime, whose reading of picture files is the one that counts.
+It uses the runtime to open image files, so that they are read as they are in a chat.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.images.formats import SUFFIXES
+from edge_llava.home.image_files.formats import SUFFIXES
 from edge_llava.scenes.drawing import draw_scene
 from edge_llava.scenes.scene import sample_scenes
 
-MAX_PICTURES = 64  # of the user's: more say little and take time
+MAX_IMAGES = 64  # of the user's own; more add little and take time
 _SIDE = 448  # pixels
 
 
-def builtin_pictures() -> Iterator[NDArray[np.uint8]]:
-    """Fourteen pictures uint8 (H, W, 3), the same everywhere: drawn scenes, landscapes, textures, a page, noise."""
+def builtin_images() -> Iterator[NDArray[np.uint8]]:
+    """Yields fourteen images uint8 (H, W, 3), always the same: drawn scenes, landscapes, textures, a page, noise."""
     for scene in itertools.islice(sample_scenes("train", seed=7), 4):
         yield np.asarray(draw_scene(scene, _SIDE))
     for seed in range(4):
@@ -39,49 +39,49 @@ def builtin_pictures() -> Iterator[NDArray[np.uint8]]:
     yield _bytes(
         np.stack([across[None] * across[:, None], np.tile(across, (_SIDE, 1)), 1 - across[:, None] + 0 * across], -1)
     )
-    yield (24 + random.integers(0, 6, (_SIDE, _SIDE, 3))).astype(np.uint8)  # the lens cap
+    yield (24 + random.integers(0, 6, (_SIDE, _SIDE, 3))).astype(np.uint8)  # as with the lens cap on
 
 
-def list_pictures(directory: Path) -> list[Path]:
-    """Picture files of a directory by name, at most MAX_PICTURES, evenly chosen.
+def list_images(directory: Path) -> list[Path]:
+    """Lists a directory's image files by name; of more than MAX_IMAGES, an evenly spaced choice.
 
     Raises:
-        ImageError: If there are none.
+        ImageError: If it contains none.
     """
     is_directory = os.path.isdir(directory)  # pathlib's own raises where a name is too long
     entries = directory.iterdir() if is_directory else ()
     found = sorted(path for path in entries if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if not found:
-        raise ImageError(f"{directory} holds no pictures to calibrate with. Name a directory of JPEG or PNG files.")
-    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MAX_PICTURES)).astype(int))
+        raise ImageError(f"{directory} contains no images to calibrate with. Name a directory of JPEG or PNG files.")
+    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MAX_IMAGES)).astype(int))
     return [found[index] for index in chosen]
 
 
-def read_pictures(paths: list[Path]) -> Iterator[NDArray[np.uint8]]:
-    """Pictures uint8 (H, W, 3), one at a time, read as a chat reads them.
+def read_images(paths: list[Path]) -> Iterator[NDArray[np.uint8]]:
+    """Yields images uint8 (H, W, 3), one at a time, read as in a chat.
 
     Raises:
         ImageError: If one cannot be read.
     """
-    from edge_llava.runtime.vision.images.opening import open_picture
+    from edge_llava.home.image_files.opening import open_image
 
     for path in paths:
-        yield np.asarray(open_picture(path))
+        yield np.asarray(open_image(path))
 
 
 def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """0..1 to 0..255."""
+    """Scales 0..1 to 0..255."""
     result: NDArray[np.uint8] = (255 * values).clip(0, 255).astype(np.uint8)
     return result
 
 
 def _clouds(random: np.random.Generator, height: int, width: int, roughness: float) -> NDArray[np.float64]:
-    """Noise (height, width), 0..1, whose larger waves are stronger, as in photographs: octaves that fade.
+    """Makes noise (height, width), 0..1, whose larger waves are stronger, as in photographs: octaves that fade.
 
     Args:
-        random: Where it comes from.
+        random: Source of the noise.
         height, width: In pixels.
-        roughness: Strength of an octave in that of the one before, from 0.
+        roughness: Strength of an octave relative to the one before, from 0.
     """
     total = np.zeros((height, width))
     for octave in range(7):
@@ -94,22 +94,22 @@ def _clouds(random: np.random.Generator, height: int, width: int, roughness: flo
 
 
 def _landscape(random: np.random.Generator) -> NDArray[np.uint8]:
-    """A sky that fades, with clouds, over ranges of hills that darken towards the viewer."""
+    """Draws a fading sky with clouds over ranges of hills that darken towards the viewer."""
     height, width = int(random.integers(280, 420)), int(random.integers(360, 560))
     ys = np.linspace(0, 1, height)[:, None]
     light, far = random.uniform(0.5, 1.0, 3), random.uniform(0.2, 0.9, 3)
     cover = _clouds(random, height, width, 0.55)[..., None] ** 2
-    picture = (light + (far - light) * ys[..., None]) * (1 - cover) + cover
+    image = (light + (far - light) * ys[..., None]) * (1 - cover) + cover
     for horizon in (0.45, 0.6, 0.78):
         skyline = horizon + 0.25 * (_clouds(random, 1, width, 0.5)[0] - 0.5)
         colour = random.uniform(0.05, 0.8, 3) * (1.2 - horizon)
         ground = colour * (0.5 + _clouds(random, height, width, 0.75)[..., None])
-        picture = np.where((ys > skyline)[..., None], ground, picture)
-    return _bytes(picture + random.normal(0, 0.015, picture.shape))
+        image = np.where((ys > skyline)[..., None], ground, image)
+    return _bytes(image + random.normal(0, 0.015, image.shape))
 
 
 def _page(random: np.random.Generator) -> NDArray[np.uint8]:
-    """Lines of words and a bar chart, dark on light."""
+    """Draws lines of words and a bar chart, dark on light."""
     image = Image.new("RGB", (_SIDE, 600), (250, 248, 244))
     drawing = ImageDraw.Draw(image)
     for line in range(22):

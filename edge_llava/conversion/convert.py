@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from edge_llava.home.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint
-    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.converters.options import ConvertOptions
 
 DEMO = "demo"
 
@@ -33,36 +32,35 @@ def convert(
         source: Directory, hub id, or "demo".
         out: The bundle's directory; None puts it into the home as `<name>-<quant>` and makes it the default.
         options: What to make.
-        progress: Told stages and bytes.
+        progress: Receives stages and bytes.
 
     Raises:
         MissingExtra: If the [convert] extra is not installed.
         CheckpointError: If the source is not a supported, complete checkpoint.
         ConversionError: If the bundle cannot be made; nothing is left behind.
-        ImageError: If there is no picture to calibrate with, or one cannot be read.
+        ImageError: If there is no image to calibrate with, or one cannot be read.
     """
     require_converters()
-    from edge_llava.conversion.calibration import builtin_pictures, list_pictures, read_pictures
-    from edge_llava.converters import pipeline
+    from edge_llava.conversion.calibration import builtin_images, list_images, read_images
+    from edge_llava.converters.options import ConvertOptions
+    from edge_llava.converters.pipeline import stage
     from edge_llava.converters.staging import check_target
     from edge_llava.parity.verify import measure
 
-    options = options or pipeline.ConvertOptions()
+    options = options or ConvertOptions()
     if out is None:
         check_home(", or name the bundle's directory with -o")
-    target = Path(os.path.realpath(out)) if out is not None else default_output(str(source), options.quant)
+    target = default_output(str(source), options.quant) if out is None else Path(os.path.realpath(out))
+    if os.path.islink(target):
+        target = target.resolve()  # the link stays, and what it points to is replaced
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
-    own = list_pictures(Path(options.calibrate)) if options.calibrate is not None else None
-    calibration = builtin_pictures() if own is None else read_pictures(own)
+    own = list_images(Path(options.calibrate)) if options.calibrate is not None else None
+    calibration = builtin_images() if own is None else read_images(own)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
-    bundle = pipeline.convert(
-        checkpoint,
-        target,
-        options,
-        measure=partial(measure, progress=progress),
-        calibration=calibration,
-        progress=progress,
-    )
+    with stage(checkpoint, target, options, calibration=calibration, progress=progress) as staged:
+        staged.seal(measure(staged.bundle, checkpoint, staged.truth, progress))
+    bundle = Bundle.open(target)
+    bundle.remember_digests()
     if out is None:
         set_default_bundle(str(bundle.path))
     return bundle

@@ -1,4 +1,4 @@
-"""What was looked at, whether it is as it should be, and with which figures."""
+"""The results of a verification: what was checked, whether it passed, and the figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Check:
-    """One check: its name, whether it held, a sentence, and its figures by name."""
+    """One check: its name, whether it passed, a sentence about it, and its figures by name."""
 
     name: str
     ok: bool
@@ -17,17 +17,17 @@ class Check:
     figures: Mapping[str, float | int]
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Returns the report for `--json`."""
         return {"name": self.name, "ok": self.ok, "detail": self.detail, **self.figures}
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Every check that was made, in order."""
+    """All checks, in the order in which they were made."""
 
     checks: tuple[Check, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether all checks held."""
+        """Whether all checks passed."""
         return all(check.ok for check in self.checks)

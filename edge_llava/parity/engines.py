@@ -1,8 +1,7 @@
-"""Comparing a bundle's engines with reference numbers, stage by stage. Each stage is fed the reference's own input."""
+"""Compares a bundle's engines with reference numbers, stage by stage. Each stage is fed the reference's own input."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,22 +11,22 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import StageParity
+from edge_llava.bundle.row_cosines import row_cosines
+from edge_llava.bundle.vision_file import check_vision_file
 from edge_llava.device.threads import count_cores
-from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
-from edge_llava.runtime.vision.file_check import check_vision_file
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.preprocess import pixel_values
 from edge_llava.runtime.vision.projector import Projector
 
-_NEVER = threading.Event()
-
 
 @dataclass(frozen=True, eq=False)
 class GreedyRun:
-    """Greedy tokens of a language model and the logits (T, V) that each was chosen from."""
+    """Greedy tokens of a language model, and the logits (T, V) that they were chosen from."""
 
     tokens: list[int]
     logits: NDArray[np.float32]
@@ -39,12 +38,12 @@ class BundleEngines:
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
 
-    def pixels(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixel values (T, 3, S, S) of a picture uint8 (H, W, 3)."""
-        return pixel_values(PIL.Image.fromarray(picture), self._bundle.manifest.vision)
+    def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Computes pixel values (T, 3, S, S) of an image uint8 (H, W, 3)."""
+        return pixel_values(PIL.Image.fromarray(image), self._bundle.manifest.vision)
 
     def features(self, pixels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Patch features (T, P, D) of each pixel values (T, 3, S, S)."""
+        """Computes patch features (T, P, D) for each pixel values (T, 3, S, S)."""
         check_vision_file(self._bundle)
         encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, count_cores())
         try:
@@ -53,7 +52,7 @@ class BundleEngines:
             encoder.close()
 
     def rows(self, features: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """The projector's rows (..., P, E) of each patch features (..., P, D)."""
+        """Computes the projector's rows (..., P, E) for each patch features (..., P, D)."""
         projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, count_cores())
         try:
             flat = [projector(values.reshape(-1, values.shape[-1])) for values in features]
@@ -61,13 +60,13 @@ class BundleEngines:
         finally:
             projector.close()
 
-    def embedding(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the language model reads (N, E) of a picture uint8 (H, W, 3), through the whole bundle."""
+    def embedding(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Computes the embedding (N, E) of an image uint8 (H, W, 3) by the whole bundle."""
         with ImageEncoder(self._bundle, EngineOptions()) as encoder:
-            return encoder.encode(Image.open(picture), "parity").data
+            return encoder.encode(Image.open(image), "parity").data
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, each on its own and without BOS."""
+        """Tokenizes texts, each on its own and without BOS."""
         decoder = self._decoder(n_ctx=32)
         try:
             return [decoder.tokenize(text, add_bos=False) for text in texts]
@@ -75,26 +74,27 @@ class BundleEngines:
             decoder.close()
 
     def tokenize_prompt(self, before: str, after: str) -> tuple[list[int], list[int]]:
-        """Token ids of the texts on each side of a picture, BOS first."""
+        """Tokenizes the texts on each side of an image, starting with BOS."""
         first, second = self.tokenize([before, after])
         return [self._bundle.manifest.language.bos, *first], second
 
     def decode_greedily(
         self, before: list[int], image_rows: NDArray[np.float32], after: list[int], n_tokens: int
     ) -> GreedyRun:
-        """Greedy tokens after a prompt with a picture of rows (R, E); end tokens are not treated specially."""
+        """Decodes greedily after a prompt with an image of rows (R, E); end tokens are not treated specially."""
         decoder = self._decoder(n_ctx=len(before) + len(image_rows) + len(after) + n_tokens)
         try:
-            decoder.prefill_tokens(before, _NEVER)
-            decoder.prefill_embedding(np.ascontiguousarray(image_rows), "parity", 0, _NEVER)
-            decoder.prefill_tokens(after, _NEVER)
+            sequence = OneSequence(decoder)
+            sequence.prefill_tokens(before)
+            sequence.prefill_rows(image_rows)
+            sequence.prefill_tokens(after)
             tokens, logits = [], []
             while True:
-                logits.append(decoder.logits())
+                logits.append(sequence.logits())
                 tokens.append(int(logits[-1].argmax()))
                 if len(tokens) == n_tokens:
                     return GreedyRun(tokens, np.stack(logits))
-                decoder.decode(tokens[-1])
+                sequence.decode(tokens[-1])
         finally:
             decoder.close()
 
@@ -106,9 +106,7 @@ class BundleEngines:
 def compare_rows(
     ours: NDArray[np.float32], reference: NDArray[np.float32], tokens_equal: tuple[int, int] | None = None
 ) -> StageParity:
-    """Cosine per row and largest difference of two arrays (..., K) of the same shape."""
-    a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (ours, reference))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = (a * b).sum(1) / np.maximum(norms, 1e-30)
+    """Computes cosine per row and largest difference of two arrays (..., K) of the same shape."""
+    cosines, largest = row_cosines(ours, reference), np.abs(ours.astype(np.float64) - reference).max()
     equal, total = tokens_equal if tokens_equal is not None else (None, None)
-    return StageParity(float(cosines.mean()), float(cosines.min()), float(np.abs(a - b).max()), equal, total)
+    return StageParity(float(cosines.mean()), float(cosines.min()), float(largest), equal, total)

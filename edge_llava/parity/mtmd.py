@@ -1,4 +1,4 @@
-"""What llama.cpp's own vision (mtmd) makes of a picture: to measure an exported mmproj, never to answer.
+"""Runs llama.cpp's own vision (mtmd) on an image, to measure an exported mmproj, never to answer.
 
 Source: mtmd.h of the llama.cpp that llama-cpp-python 0.3.36 ships.
 """
@@ -30,10 +30,10 @@ _silence = llama_cpp.llama_log_callback(_ignore)
 def encode_with_mtmd(
     mmproj: Path, language: Path, squares: list[NDArray[np.uint8]], n_threads: int
 ) -> list[NDArray[np.float32]]:
-    """Embedding rows (P, E) of squares uint8 (S, S, 3), by llama.cpp's graph on the CPU.
+    """Computes embedding rows (P, E) of squares uint8 (S, S, 3) by llama.cpp's graph on the CPU.
 
     Raises:
-        BackendError: If llama.cpp cannot load the pair or encode a picture.
+        BackendError: If llama.cpp cannot load the pair or encode an image.
     """
     with ExitStack() as opened:
         mtmd_cpp.mtmd_log_set(_silence, None)
@@ -68,14 +68,14 @@ def _encode(context: object, square: NDArray[np.uint8], n_embd: int) -> NDArray[
         text = mtmd_cpp.mtmd_input_text(marker, len(marker), False, False)
         bitmaps = (mtmd_cpp.mtmd_bitmap_p_ctypes * 1)(bitmap)
         if mtmd_cpp.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1) != 0:
-            raise BackendError("llama.cpp's mtmd cannot prepare a picture.")
+            raise BackendError("llama.cpp's mtmd cannot prepare an image.")
         for index in range(mtmd_cpp.mtmd_input_chunks_size(chunks)):
             chunk = mtmd_cpp.mtmd_input_chunks_get(chunks, index)
             if mtmd_cpp.mtmd_input_chunk_get_type(chunk) != _IMAGE:
                 continue
             if mtmd_cpp.mtmd_encode_chunk(context, chunk) != 0:
-                raise BackendError("llama.cpp's mtmd cannot encode a picture.")
+                raise BackendError("llama.cpp's mtmd cannot encode an image.")
             n_rows = mtmd_cpp.mtmd_input_chunk_get_n_tokens(chunk)
             rows = np.ctypeslib.as_array(mtmd_cpp.mtmd_get_output_embd(context), (n_rows, n_embd))
             return rows.copy()
-    raise BackendError("llama.cpp's mtmd made no picture of a picture.")
+    raise BackendError("llama.cpp's mtmd returned no image chunk for an image.")

@@ -1,6 +1,6 @@
-"""Is this bundle what its checkpoint is? Checked against the record it carries, or against the checkpoint itself.
+"""Checks a bundle against the record it contains, or against its checkpoint.
 
-With `cli/` and `conversion.py` the only place that knows both rooms.
+Besides `cli/` and `conversion/`, this is the only place that knows both rooms.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edge_llava.bundle.parity_record import (
     PIXEL_STRIDE,
     PROMPT_AFTER,
     PROMPT_BEFORE,
+    MeasuredParity,
     ParityRecord,
     sample_rows,
 )
@@ -32,11 +33,11 @@ from edge_llava.runtime.vision.preprocess import cut_squares
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint
-    from edge_llava.converters.pipeline import VisionTruth
+    from edge_llava.converters.truth import VisionTruth
 
-# What another processor's rounding may cost, against the figure measured where the bundle was made.
+# What another processor's rounding may cost, compared with the figure measured on the converting machine.
 _COSINE_SLACK = 1e-3
-# The whole bundle has another prompt and adds the losses of its stages; it is held against the language model's figure.
+# The whole bundle has another prompt and adds its stages' losses; it is compared with the language model's figure.
 _WHOLE_SLACK = 0.05
 # Texts whose tokens must be those of the checkpoint's own tokenizer.
 _PROBES = (
@@ -45,7 +46,7 @@ _PROBES = (
     "A chat between a curious human and an artificial intelligence assistant. USER: ",
     "</s>USER: 1,024 x 768?  Zwölf Äpfel, 三个苹果,\n\ttab and  spaces... ASSISTANT:",
 )
-# Two candidates this near, in standard deviations of the logits, may change places on another processor.
+# Two candidates this close, in standard deviations of the logits, may change places on another processor.
 _NEAR_TIE = 0.02
 
 
@@ -75,22 +76,23 @@ def verify(bundle: Bundle, progress: ProgressCallback = silent) -> VerifyReport:
 def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCallback = silent) -> VerifyReport:
     """Compares every stage with transformers in float32, each on the reference's own input, and all of them together.
 
-    Needs the [convert] extra. The check "whole" feeds a whole picture through the whole bundle.
+    Needs the [convert] extra. The check "whole" feeds a whole image through the whole bundle.
 
     Raises:
-        CheckpointError: If the checkpoint is of another size than the bundle.
+        CheckpointError: If the checkpoint's sizes differ from the bundle's.
     """
-    from edge_llava.converters import pipeline, reference
+    from edge_llava.converters import reference
     from edge_llava.converters.reference_model import check_reading
     from edge_llava.converters.tower import build_tower
+    from edge_llava.converters.truth import vision_truth
 
     _check_sizes(bundle, checkpoint)
     check_reading(checkpoint)
     record = ParityRecord.load(bundle.file("parity"))
-    truth = pipeline.vision_truth(checkpoint, build_tower(checkpoint), record.pictures, bundle.manifest.vision.aspect)
-    _, parity = measure(bundle, checkpoint, truth, progress)
+    truth = vision_truth(checkpoint, build_tower(checkpoint), record.images, bundle.manifest.vision.aspect)
+    parity = measure(bundle, checkpoint, truth, progress).figures
     engines = BundleEngines(bundle)
-    ours = engines.embedding(truth.pictures[0])
+    ours = engines.embedding(truth.images[0])
     before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, ours, after, N_TOKENS)
     logits = reference.reference_logits(
@@ -127,22 +129,22 @@ def _check_sizes(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 def measure(
     bundle: Bundle, checkpoint: Checkpoint, truth: VisionTruth, progress: ProgressCallback = silent
-) -> tuple[ParityRecord, dict[str, StageParity]]:
+) -> MeasuredParity:
     """Runs each stage of a bundle on the reference's input and compares it with the checkpoint in float32.
 
     Args:
         bundle: Its engines are run; only its manifest's specs and file paths matter.
         checkpoint: Read block by block.
-        truth: Pictures, pixel values, features and embeddings of the checkpoint.
-        progress: Told the reference's blocks.
+        truth: Images, and the checkpoint's pixel values, features and embeddings.
+        progress: Receives the number of finished blocks of the reference.
 
     Returns:
-        The record that a new bundle stores, and the figures per stage.
+        The record that a new bundle stores, and the figures for each stage.
     """
     from edge_llava.converters import reference
 
     engines = BundleEngines(bundle)
-    pixels = [engines.pixels(picture) for picture in truth.pictures]
+    pixels = [engines.pixels(image) for image in truth.images]
     features = engines.features(truth.pixels)
     projected = engines.rows(truth.features)
     rows = sample_rows(bundle.manifest.vision.n_features)
@@ -161,7 +163,7 @@ def measure(
     if "mmproj" in bundle.manifest.files:
         parity["mmproj"] = _compare_mmproj(bundle, truth)
     record = ParityRecord(
-        pictures=truth.pictures,
+        images=truth.images,
         pixels=tuple(values[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for values in truth.pixels),
         rows=rows,
         features=np.stack([values[0, rows] for values in truth.features]),
@@ -172,22 +174,22 @@ def measure(
         reference_tokens=logits.argmax(-1).astype(np.int64),
         logits=logits[0],
     )
-    return record, parity
+    return MeasuredParity(record, parity)
 
 
 def _compare_mmproj(bundle: Bundle, truth: VisionTruth) -> StageParity:
-    """llama.cpp's rows begin with the second patch and end with the class token's, which has no reference."""
+    """Compares llama.cpp's rows; they begin with the second patch, and their last, the class token's, is left out."""
     from edge_llava.parity.mtmd import encode_with_mtmd
 
     read_gguf_header(bundle.file("mmproj"))  # llama.cpp ends the process at some faults
     spec = bundle.manifest.vision
-    squares = [np.asarray(cut_squares(Image.fromarray(picture), spec)[0]) for picture in truth.pictures]
+    squares = [np.asarray(cut_squares(Image.fromarray(image), spec)[0]) for image in truth.images]
     ours = encode_with_mtmd(bundle.file("mmproj"), bundle.file("language"), squares, count_cores())
     return compare_rows(np.stack([rows[:-1] for rows in ours]), np.stack([rows[0, 1:] for rows in truth.rows]))
 
 
 def _compare_ids(ours: list[list[int]], theirs: list[list[int]]) -> StageParity:
-    """Counts positions: a text that is cut otherwise counts as different from the first difference on."""
+    """Counts equal positions; a text that is split differently counts as different from the first difference on."""
     n_equal = n_total = 0
     for a, b in zip(ours, theirs, strict=True):
         n_equal += next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
@@ -201,8 +203,8 @@ def _compare_runs(run: GreedyRun, reference_logits: np.ndarray) -> StageParity:
 
 
 def _check_record(bundle: Bundle, record: ParityRecord) -> None:
-    """A record of another bundle would index beyond this one's features and tokens."""
-    manifest, n, r = bundle.manifest, len(record.pictures), len(record.rows)
+    """Refuses the record of another bundle, which would index beyond this one's features and tokens."""
+    manifest, n, r = bundle.manifest, len(record.images), len(record.rows)
     ids = np.concatenate([record.before, record.after, record.tokens, record.reference_tokens])
     rules = (
         (r > 0 and record.rows.min() >= 0 and record.rows.max() < manifest.vision.n_features, "rows"),
@@ -218,7 +220,7 @@ def _check_record(bundle: Bundle, record: ParityRecord) -> None:
 
 
 def _check_pixels(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
-    ours = [engines.pixels(picture)[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for picture in record.pictures]
+    ours = [engines.pixels(image)[:, :, ::PIXEL_STRIDE, ::PIXEL_STRIDE] for image in record.images]
     if [values.shape for values in ours] != [values.shape for values in record.pixels]:
         return Check("preprocess", False, "other squares than on the converting machine", {})
     worst = max(float(np.abs(a - b).max()) for a, b in zip(ours, record.pixels, strict=True))
@@ -226,7 +228,7 @@ def _check_pixels(bundle: Bundle, engines: BundleEngines, record: ParityRecord) 
 
 
 def _check_features(bundle: Bundle, engines: BundleEngines, record: ParityRecord) -> Check:
-    features = engines.features([engines.pixels(picture) for picture in record.pictures])
+    features = engines.features([engines.pixels(image) for image in record.images])
     figures = compare_rows(np.stack([values[0, record.rows] for values in features]), record.features)
     return _against("vision", figures, bundle.manifest.parity.get("vision"), _slack("vision", bundle))
 
@@ -256,7 +258,7 @@ def _check_language(bundle: Bundle, engines: BundleEngines, record: ParityRecord
 
 
 def _slack(stage: str, bundle: Bundle) -> float:
-    """What another processor may cost. In int8 its rounding moves whole steps: the loss may be twice what it was."""
+    """Returns what another processor may cost. In int8, rounding moves whole steps, so the loss may be doubled."""
     recorded = bundle.manifest.parity.get(stage)
     if stage != "vision" or bundle.manifest.vision.precision != "int8" or recorded is None:
         return _COSINE_SLACK
@@ -264,7 +266,7 @@ def _slack(stage: str, bundle: Bundle) -> float:
 
 
 def _against(stage: str, figures: StageParity, recorded: StageParity | None, slack: float = _COSINE_SLACK) -> Check:
-    """Holds if the stage is as near to the reference as it was where the bundle was made."""
+    """Passes if the stage is as close to the reference as on the converting machine."""
     numbers = {key: value for key, value in dataclasses.asdict(figures).items() if value is not None}
     if figures.cosine_min is None:
         return Check(stage, figures.tokens_equal == figures.tokens_total, figures.describe(), numbers)

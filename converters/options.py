@@ -1,0 +1,64 @@
+"""What a user may choose about a conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_llava.bundle.manifest import QUANTS
+from edge_llava.bundle.templates import TEMPLATES
+from edge_llava.converters.vision_int8 import has_cuda
+
+_UNQUANTIZED = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The options of a conversion.
+
+    Attributes:
+        quant: The language model's quantization, one of `manifest.QUANTS`; the projector keeps at least 6 bits.
+        vision: "fp32", "fp16" (half the disk space, computed in float32), "int8" (a quarter, and fast on a CPU; layers
+            that would exceed the error budget keep more bits), or "auto": int8 if the language model is quantized, at
+            least half of the tower can be int8, and CUDA is not available; else fp32.
+        calibrate: Directory of the images that int8 is measured with; None uses the built-in ones.
+        aspect: "pad" or "crop"; None uses what the checkpoint was trained with.
+        vision_tower: Directory or hub id of the tower, for checkpoints that do not contain it.
+        base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
+        template: Name of the conversation template; None follows the checkpoint's config.
+        mmproj: Also write tower and projector to one file for llama.cpp's own tools.
+        n_threads: Threads for quantization; None uses all cores.
+        overwrite: Replace an existing bundle once the new one is complete.
+
+    Raises:
+        ValueError: If a value is not offered; all faults at once.
+    """
+
+    quant: str = "Q4_K_M"
+    vision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
+    calibrate: str | None = None
+    aspect: Literal["pad", "crop"] | None = None
+    vision_tower: str | None = None
+    base: str | None = None
+    template: str | None = None
+    mmproj: bool = False
+    n_threads: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        rules = (
+            (self.quant in QUANTS, f"quant must be one of {', '.join(QUANTS)}"),
+            (self.vision in ("auto", "fp32", "fp16", "int8"), "vision must be auto, fp32, fp16 or int8"),
+            (self.calibrate is None or self.vision in ("auto", "int8"), "calibrate belongs to vision auto or int8"),
+            (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
+            (self.template in (None, *TEMPLATES), f"template must be one of {', '.join(TEMPLATES)}"),
+            (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
+        )
+        faults = [message for holds, message in rules if not holds]
+        if faults:
+            raise ValueError("; ".join(faults))
+
+    @property
+    def tries_int8(self) -> bool:
+        """Whether to try an int8 tower. "auto" does not where the language model is unquantized."""
+        return self.vision == "int8" or (self.vision == "auto" and self.quant not in _UNQUANTIZED and not has_cuda())
