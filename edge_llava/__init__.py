@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.captioning.report import CaptionReport
     from edge_llava.conversion.convert import convert
-    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.converters.options import ConvertOptions
     from edge_llava.errors import (
         BackendError,
         BundleError,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from edge_llava.runtime.session import Session
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
+    __version__: str
+
 # an app decides what becomes of our messages; without it Python would print warnings to stderr
 logging.getLogger("edge_llava").addHandler(logging.NullHandler())
 
@@ -57,7 +59,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "ContextOverflow": "errors",
     "ConversionError": "errors",
-    "ConvertOptions": "converters.pipeline",
+    "ConvertOptions": "converters.options",
     "DataError": "errors",
     "DecoderOptions": "runtime.options",
     "EdgeLlavaError": "errors",
@@ -113,6 +115,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edge-llava")
     if name not in _HOMES:
         raise AttributeError(f"module 'edge_llava' has no attribute {name!r}")
     return getattr(import_module(f"edge_llava.{_HOMES[name]}"), name)

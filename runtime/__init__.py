@@ -1,1 +1,1 @@
-"""Bundle and picture in, tokens out. Nothing here imports torch, transformers, optimum or onnx."""
+"""Bundle and image in, tokens out. Nothing here imports torch, transformers, optimum or onnx."""

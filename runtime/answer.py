@@ -31,7 +31,7 @@ class Token:
         id: The token's id; None only when the answer ended before another token came: cancelled, or failed.
         text: Text that became certain with it: "" while a character or a possible stop text is incomplete.
         finish_reason: None until the last one: "stop" (end of sequence or a stop text), "length", "cancelled", and
-            "error" in a `BatchEngine`, where `Answer.error` says which; a `Session` raises errors.
+            "error", where `Answer.error` says why; a `Session` raises it instead.
         piece: The bytes that the token stands for, where `SamplingOptions.logprobs` asks for probabilities; empty for
             a control token.
         logprob: As `TokenLogprob.logprob`, of this token; None where it was not asked for.
@@ -52,17 +52,19 @@ class Timings:
 
     Attributes:
         load_s: Opening the bundle (once per model, repeated in every answer).
-        vision_s, projector_s: Encoding pictures in this turn; 0 for embeddings that were made before, and for pictures
-            whose positions were computed before.
-        prefill_tokens, prefill_s: Positions computed before the first token, image rows included; the time also counts
-            reading from disk.
-        ttft_s: From `ask()` to the first text, image work included where it was done inside.
+        queued_s: From the question until the answer had a place among the running ones.
+        vision_s, projector_s: Encoding images while this answer waited for them; 0 for embeddings that were made
+            before, and for images whose positions were computed before.
+        prefill_tokens, prefill_s: Positions computed before the first token, image rows included, and the time that
+            computing them took; the time includes reading from disk, but not waiting for images.
+        ttft_s: From the question to the first text.
         decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
-        cached_tokens: Positions of the prompt that were in the KV cache already, or came from disk.
+        cached_tokens: Positions of the prompt that were computed before: in the KV cache, in memory or on disk.
         peak_rss_bytes: Largest resident size of the process so far.
     """
 
     load_s: float
+    queued_s: float
     vision_s: float
     projector_s: float
     prefill_tokens: int

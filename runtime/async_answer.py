@@ -1,39 +1,34 @@
-"""An answer as an asynchronous iterator: computed on a thread of its own, read by the event loop."""
+"""An answer of a session as an asynchronous iterator. Apart from the other, since few programs import asyncio."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import closing
-from typing import TYPE_CHECKING, cast
 
+from edge_llava.runtime.answer import Token
+from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.lifetime.work_thread import WorkThread
-
-if TYPE_CHECKING:
-    from edge_llava.runtime.answer import Token
-    from edge_llava.runtime.session import Session
+from edge_llava.runtime.turn import Turn
 
 
-class AsyncAnswer(AsyncIterator["Token"]):
+class AsyncAnswer(AsyncIterator[Token]):
     """The tokens of one answer, for `async for`. Made by `Session.ask_async()`.
 
-    Nothing happens before it is read. Then one thread asks and computes, without waiting for the reader, so that a slow
-    reader holds up nobody else; what `ask()` raises is raised by the first step. Cancelling the task that reads,
-    leaving the loop, and `aclose()` stop the answer wherever it is. The conversation keeps what was computed until
-    then: perhaps a few tokens more than were read.
+    Nothing happens before it is read; what `ask()` raises is raised by the first step. Images are opened and text is
+    read on another thread, so that the event loop is never blocked. Cancelling the task that reads, leaving the loop,
+    and `aclose()` stop the answer wherever it is.
     """
 
-    def __init__(self, session: Session, ask: Callable[[], Iterator[Token]]) -> None:
+    def __init__(self, gate: Gate, begin: Callable[[Callable[[Token], None]], Turn]) -> None:
         """
         Args:
-            session: Whose answer it is.
-            ask: Asks it.
+            gate: Of the model.
+            begin: Asks, and has every token handed to a function, on another thread.
         """
-        self._session = session
-        self._reading = _Reading(ask)
-        self._arrived: asyncio.Queue[Token | None] = asyncio.Queue()  # None from when the thread has ended
-        self._work: Future[None] | None = None  # the thread's; None before the first step
+        self._gate, self._begin = gate, begin
+        self._arrived: asyncio.Queue[Token | None] = asyncio.Queue()  # None once nothing more comes
+        self._begun: Future[Turn] | None = None  # None before the first step
         self._has_ended = False
 
     def __aiter__(self) -> AsyncAnswer:
@@ -42,27 +37,59 @@ class AsyncAnswer(AsyncIterator["Token"]):
     async def __anext__(self) -> Token:
         if self._has_ended:
             raise StopAsyncIteration
-        self._session.check_process()
-        if self._work is None:
-            self._work = self._reading.start(asyncio.get_running_loop(), self._arrived)
+        self._gate.check_process()
+        if self._begun is None:
+            self._begun = self._start(asyncio.get_running_loop())
         try:
             token = await self._receive()
         except asyncio.CancelledError:
             await self.aclose()
             raise
-        if token is not None:
+        self._has_ended = True  # unless a token comes that is not the last
+        turn = self._begun.result()  # raises what asking raised
+        token = token and turn.read(token)
+        if token is not None and token.finish_reason is None:
+            self._has_ended = False
             return token
-        self._has_ended = True
-        self._work.result()  # raises what the thread raised
+        turn.leave()
+        if token is not None and token.finish_reason != "error":
+            return token
+        await self._receive_end()
+        turn.raise_error()
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Ends the answer, and waits until its thread has; from any task of the loop."""
-        self._session.check_process()
-        self._leave()
-        while self._work is not None and not self._has_ended:
-            self._has_ended = await self._receive() is None
+        """Ends the answer, and waits until it has; from any task of the loop."""
+        self._gate.check_process()
         self._has_ended = True
+        self._leave()
+        if self._begun is not None:
+            await self._receive_end()
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> Future[Turn]:
+        arrived, begin = self._arrived, self._begin  # and not self, which may be dropped at any time
+
+        def hand_over(token: Token | None) -> None:
+            try:
+                loop.call_soon_threadsafe(arrived.put_nowait, token)
+            except RuntimeError:  # the loop was closed
+                if token is not None:
+                    begun.add_done_callback(_leave_turn)
+
+        def ask() -> Turn:
+            turn = begin(hand_over)
+            turn.when_over(lambda: hand_over(None))
+            return turn
+
+        thread = WorkThread("edge-llava-ask")
+        begun = thread.submit(ask)
+        begun.add_done_callback(lambda done: hand_over(None) if done.exception() is not None else None)
+        thread.close(wait=False)
+        return begun
+
+    async def _receive_end(self) -> None:
+        while await self._receive() is not None:
+            pass
 
     async def _receive(self) -> Token | None:
         token = await self._arrived.get()
@@ -74,44 +101,10 @@ class AsyncAnswer(AsyncIterator["Token"]):
         self._leave()
 
     def _leave(self) -> None:
-        if self._session.is_elsewhere:  # a forked child has neither the thread nor the loop
-            return
-        if self._work is not None and not self._work.done():
-            self._reading.is_stopped = True
-            if self._reading.is_answering:
-                self._session.abandon(self._work)
+        if self._begun is not None and not self._gate.is_elsewhere:  # a forked child has neither thread nor loop
+            self._begun.add_done_callback(_leave_turn)
 
 
-class _Reading:
-    """What the thread does. It knows nothing of the AsyncAnswer, which may be dropped meanwhile.
-
-    Attributes:
-        is_stopped: Set from outside: nobody wants more.
-        is_answering: The question was asked, so that the session is busy, or about to be.
-    """
-
-    def __init__(self, ask: Callable[[], Iterator[Token]]) -> None:
-        self.is_stopped = self.is_answering = False
-        self._ask = ask
-
-    def start(self, loop: asyncio.AbstractEventLoop, arrived: asyncio.Queue[Token | None]) -> Future[None]:
-        """Begins to read, and hands every token to the loop, and None at the end."""
-
-        def hand_over(token: Token | None) -> None:
-            try:
-                loop.call_soon_threadsafe(arrived.put_nowait, token)
-            except RuntimeError:  # the loop was closed
-                self.is_stopped = True
-
-        thread = WorkThread("edge-llava-answer")
-        work = thread.submit(self._read, hand_over)
-        work.add_done_callback(lambda _: hand_over(None))
-        thread.close(wait=False)
-        return work
-
-    def _read(self, hand_over: Callable[[Token], None]) -> None:
-        with closing(cast("Generator[Token, None, None]", self._ask())) as answer:
-            self.is_answering = True
-            # after ask(), which forgets an earlier cancel(), and after every token
-            while not self.is_stopped and (token := next(answer, None)) is not None:
-                hand_over(token)
+def _leave_turn(begun: Future[Turn]) -> None:
+    if begun.exception() is None:
+        begun.result().leave()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.bundle import Bundle, open_bundle
 from edge_llava.bundle.manifest import LanguageSpec
-from edge_llava.device.profile import DeviceSettings, KvType, find_profile
-from edge_llava.home.directories import find_bundle
-from edge_llava.runtime.vision.images.alpha import ALPHAS, Alpha
+from edge_llava.device.profile import KV_TYPES, DeviceSettings, KvType, find_profile
+from edge_llava.ggml.limits import MAX_SEQUENCES
+from edge_llava.home.image_files.alpha import ALPHAS, Alpha
 
 _log = logging.getLogger("edge_llava.profile")
-_KV_TYPES = ("auto", "f32", "f16", "q8_0")
 _MAX_COUNT = 1 << 20  # far beyond any LLaVA; llama.cpp's own counts would wrap around
 _MAX_SEED = 0xFFFFFFFE  # one less than LLAMA_DEFAULT_SEED, for which llama.cpp chooses one at random
 _MAX_TOP_LOGPROBS = 20
 _MAX_BIASES = 1024
+_MAX_PARALLEL = (MAX_SEQUENCES - 1) // 2  # as many conversations are remembered as run, and one is for copies
 VisionProvider = Literal["auto", "cpu", "cuda"]
 
 
@@ -36,7 +36,7 @@ class DecoderOptions:
             of the latter's memory, is less exact, and needs flash attention.
         flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
             half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference.
-        repack: Lay quantized weights out anew for this CPU, where that is safe: faster decode, and their size in memory
+        repack: Rearrange quantized weights for this CPU, where that is safe: faster decode, but their size in memory
             once more.
 
     Raises:
@@ -58,8 +58,8 @@ class DecoderOptions:
             for name, value in counts.items()
             if value is not None and not 1 <= value <= _MAX_COUNT
         ]
-        if self.kv_type not in _KV_TYPES:
-            faults.append(f"kv_type must be {', '.join(_KV_TYPES[:-1])} or {_KV_TYPES[-1]}")
+        if self.kv_type not in KV_TYPES:
+            faults.append(f"kv_type must be {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}")
         if self.kv_type == "q8_0" and self.flash_attention is False:
             faults.append("kv_type q8_0 needs flash attention")
         if faults:
@@ -81,14 +81,20 @@ class EngineOptions:
             physical cores.
         vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
         vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
-        cache: Keep the computed beginning of conversations, system prompt and pictures, in the home's cache directory,
-            so that a later process that is asked about the same pictures begins there. The files derive from the
-            pictures; they are readable by this user only.
-        visual_tokens: Tokens that a picture is reduced to, from 2 up to one less than it has: less to prefill, and
+        cache: Keep the computed beginning of conversations, system prompt and images, in the home's cache directory,
+            so that a later process that is asked about the same images begins there. The files derive from the
+            images; they are readable by this user only.
+        visual_tokens: Tokens that an image is reduced to, from 2 up to one less than it has: less to prefill, and
             less seen. None keeps all.
         alpha: What becomes of transparency in images: "white" puts them on white, as viewers show them; "drop" ignores
             it, as LLaVA's own code does, and shows whatever colour lies under it.
-        low_memory: Give the tower's memory back after every picture, and map its weights instead of copying them;
+        parallel: Answers that are computed at the same time, 1 to 127; others wait for a place.
+        n_queued: Answers that may wait; None: any number.
+        n_positions: What the KV cache holds, of all conversations together; None has room for `parallel` full ones.
+            With less, the youngest answer is preempted when it is full, and continues later.
+        host_bytes: Memory for conversations that wait for their next question while others are computed: they continue
+            where they stopped, in milliseconds. The least recent are forgotten first.
+        low_memory: Give the tower's memory back after every image, and map its weights instead of copying them;
             encoding takes a little longer. `DecoderOptions.repack` is the language model's part.
 
     Raises:
@@ -103,6 +109,10 @@ class EngineOptions:
     visual_tokens: int | None = None
     low_memory: bool = False
     alpha: Alpha = "white"
+    parallel: int = 1
+    n_queued: int | None = None
+    n_positions: int | None = None
+    host_bytes: int = 512 << 20
 
     def __post_init__(self) -> None:
         faults = []
@@ -114,25 +124,30 @@ class EngineOptions:
             faults.append("visual_tokens must be at least 2")
         if self.alpha not in ALPHAS:
             faults.append(f"alpha must be {' or '.join(ALPHAS)}")
+        if not 1 <= self.parallel <= _MAX_PARALLEL:
+            faults.append(f"parallel must be from 1 to {_MAX_PARALLEL}")
+        for name, value in (("n_queued", self.n_queued or 0), ("host_bytes", self.host_bytes)):
+            if value < 0:
+                faults.append(f"{name} must not be negative")
         if faults:
             raise ValueError("; ".join(faults))
 
 
 def tuned_options(
-    name_or_path: str | os.PathLike[str] | None = None, *, warn: Callable[[str], None] = _log.warning
+    bundle: Bundle | str | os.PathLike[str] | None = None, *, warn: Callable[[str], None] = _log.warning
 ) -> EngineOptions:
     """What `edge-llava tune` found best for a bundle on this device; the defaults where nothing was measured.
 
-    To change one of them: `dataclasses.replace(tuned_options(name), n_vision_threads=2)`.
+    To change one of them: `dataclasses.replace(tuned_options(bundle), n_vision_threads=2)`.
 
     Args:
-        name_or_path: The bundle; None is the default one.
-        warn: Told about a damaged profile, which is ignored.
+        bundle: A name in the home, a directory, or an opened bundle; None is the default one.
+        warn: Called with a message about a damaged profile, which is ignored.
 
     Raises:
         BundleError: If there is no such bundle, or it is damaged.
     """
-    profile = find_profile(Bundle.open(find_bundle(name_or_path)).manifest, warn=warn)
+    profile = find_profile(open_bundle(bundle).manifest, warn=warn)
     return EngineOptions() if profile is None else engine_options(profile.settings)
 
 
@@ -150,7 +165,7 @@ def engine_options(settings: DeviceSettings) -> EngineOptions:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How an answer is drawn. The defaults are LLaVA's command line; everything llama.cpp adds on its own is off.
+    """How an answer is sampled. The defaults are LLaVA's command line; everything llama.cpp adds on its own is off.
 
     Attributes:
         temperature: 0 always takes the likeliest token, and so does what is below 0.0001.
@@ -162,12 +177,14 @@ class SamplingOptions:
         frequency_penalty: Subtracted from a token's logit for every time that the answer contains it, -2 to 2.
         presence_penalty: Subtracted from the logits of all tokens that the answer contains, -2 to 2.
         logit_bias: (token id, what to add to its logit), at most 1,024 of them; the ids are the model's own.
-        seed: 0 to 2**32 - 2; None draws one.
+        seed: 0 to 2**32 - 2; None: random.
         max_new_tokens: At least 1; the context may end an answer earlier.
-        stop: Texts that end the answer, beside the template's own; they are not part of it.
+        stop: Texts that end the answer, in addition to the template's own; they are not part of it.
         grammar: A GBNF grammar that the answer must follow, or None.
-        logprobs: How many of the likeliest tokens to report with every token, 0 to 20, beside its own probability;
-            None reports none.
+        json_schema: A JSON schema that the answer must follow, as JSON values or text; it is kept as text. None for
+            none. See docs/server.md for what is enforced; everything else is refused.
+        logprobs: How many of the likeliest tokens to report with every token, 0 to 20, with its own probability; None
+            reports none.
 
     Raises:
         ValueError: If a value is out of range; all faults at once.
@@ -185,6 +202,7 @@ class SamplingOptions:
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    json_schema: Mapping[str, Any] | str | None = None
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -201,6 +219,10 @@ class SamplingOptions:
             (self.seed is None or 0 <= self.seed <= _MAX_SEED, f"seed must be from 0 to {_MAX_SEED}"),
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
             (self.grammar is None or bool(self.grammar.strip()), "grammar must not be empty"),
+            (
+                self.grammar is None or self.json_schema is None,
+                "grammar and json_schema exclude each other",
+            ),
             (not isinstance(self.stop, str) and all(self.stop), "stop must be a sequence of non-empty texts"),
             (
                 self.logprobs is None or 0 <= self.logprobs <= _MAX_TOP_LOGPROBS,
@@ -208,5 +230,16 @@ class SamplingOptions:
             ),
         )
         faults = [message for holds, message in rules if not holds]
+        if self.json_schema is not None:
+            try:
+                object.__setattr__(self, "json_schema", _read_schema(self.json_schema))
+            except ValueError as error:
+                faults.append(f"json_schema: {error}")
         if faults:
             raise ValueError("; ".join(faults))
+
+
+def _read_schema(schema: Mapping[str, Any] | str) -> str:
+    from edge_llava.runtime.language.json_schema import read_schema
+
+    return read_schema(schema)

@@ -42,7 +42,7 @@ class ImageRun:
         identity: What its rows are known by in the KV cache; as `ImageEmbedding.identity`.
         n_tokens: Positions in the context.
         image: What the tower is shown; None once the rows are there.
-        embedding: The rows; None while nobody needed them.
+        embedding: The rows; None until they are needed.
         encoding: The rows on their way; None before and after.
         truncated: Whether the image's file ended early, so that a part of it is missing.
     """
@@ -70,14 +70,14 @@ class ImageRun:
         """float32 (n_tokens, n_embd).
 
         Raises:
-            ValueError: If nobody has computed them.
+            ValueError: If they were not computed.
         """
         if self.embedding is None:
             raise ValueError("this image was not encoded")
         return self.embedding.data
 
     def stop_encoding(self) -> None:
-        """Gives up rows that are on their way: who needs them next begins anew."""
+        """Stops waiting for rows that are on their way; the next request for them starts again."""
         if self.encoding is not None:
             self.encoding.cancel()
             self.encoding = None
@@ -112,3 +112,11 @@ def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:
         end += run.n_tokens
         if isinstance(run, ImageRun):
             yield run, end
+
+
+def up_to_last_image(runs: Sequence[Run]) -> list[Run]:
+    """The beginning of runs that ends with their last image; empty where there is none."""
+    beginning = list(runs)
+    while beginning and not isinstance(beginning[-1], ImageRun):
+        beginning.pop()
+    return beginning

@@ -1,51 +1,43 @@
-"""A conversation: turns in, tokens out. Keeps what was said; the decoder keeps what is computed."""
+"""A conversation: questions in, tokens out. It keeps what was said; the engine keeps what is computed."""
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, wait
-from contextlib import closing, suppress
-from dataclasses import replace
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import count
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.answer import Timings, Token
-from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
-from edge_llava.runtime.dialogue.past_turns import (
-    OnFull,
-    PastTurn,
-    check_on_full,
-    first_images,
-    list_runs,
-    room_for_prompt,
-    turns_to_drop,
-)
-from edge_llava.runtime.dialogue.prompt import build_turn
-from edge_llava.runtime.dialogue.turn_plan import check_length, check_room, check_text, plan_turn
-from edge_llava.runtime.engine.answer_reader import AnswerReader
-from edge_llava.runtime.engine.turn import Turn
-from edge_llava.runtime.language.sampler import Sampler
-from edge_llava.runtime.lifetime.cancel import Cancelled, StopFlag
+from edge_llava.runtime.answer_reader import AnswerReader
+from edge_llava.runtime.dialogue.past_turns import OnFull, PastTurn, check_on_full, list_runs
+from edge_llava.runtime.dialogue.turn_planner import TurnPlanner
+from edge_llava.runtime.engine.engine import Engine
 from edge_llava.runtime.options import SamplingOptions
-from edge_llava.runtime.runs import ImageRun, Run, TokenRun, image_ends
+from edge_llava.runtime.request import Request
+from edge_llava.runtime.runs import ImageRun, up_to_last_image
+from edge_llava.runtime.turn import Turn
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.images.opening import ImageSource
 
 if TYPE_CHECKING:
     from edge_llava.runtime.async_answer import AsyncAnswer
-    from edge_llava.runtime.model import LlavaModel
 
 ImageInput = ImageSource | Image | ImageEmbedding
+_CREDIT = 32  # tokens that an answer is computed ahead of its reader
+_POLL_S = 0.2 if os.name == "nt" else None  # on Windows, Ctrl-C does not interrupt a wait without a limit
+_owners = count(1)
 
 
 class Session:
     """One conversation with a model. Create it with `LlavaModel.session()`.
 
     Attributes:
-        options: How answers are drawn; may be replaced between answers.
+        options: How answers are sampled; may be replaced between answers.
         on_full: What happens when a question does not fit in the context; may be replaced, too. "error" raises
             ContextOverflow. "drop-oldest" drops the oldest questions with their answers: those without images first,
             then those with images, except for the newest of these. The system text always stays.
@@ -53,74 +45,84 @@ class Session:
         timings: Of the last answer; None before the first.
     """
 
-    def __init__(self, model: LlavaModel, options: SamplingOptions, on_full: OnFull = "error") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        planner: TurnPlanner,
+        load_s: Callable[[], float],
+        options: SamplingOptions,
+        on_full: OnFull = "error",
+    ) -> None:
+        """
+        Args:
+            engine: Computes the answers.
+            planner: Plans the turns.
+            load_s: Seconds that opening the bundle took, for the timings.
+            options, on_full: See above.
+        """
         check_on_full(on_full)
         self.options, self.on_full = options, on_full
         self.n_dropped = 0
         self.timings: Timings | None = None
-        self._model = model
+        self._engine, self._planner, self._load_s = engine, planner, load_s
         self._past: list[PastTurn] = []
-        self._cancel: threading.Event = StopFlag()
-        self._busy = False
-        self._asked: Turn | None = None  # the question that may be answered next
-        self._abandoned: Future[None] | None = None  # a thread that may still be leaving its answer
+        self._asked: Turn | None = None  # the question that may be answered next, or is being answered
+        self._is_busy = False
+        self._owner = next(_owners)
+        weakref.finalize(self, engine.forget, self._owner).atexit = False
 
     def ask(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> Iterator[Token]:
-        """Asks one question; the answer is computed while the iterator is read.
+        """Asks one question; computing the answer begins when the iterator is first read, and stays a little ahead.
 
         Args:
             question: The user's text. Special tokens written in it are recognized, as in training.
-            image: Images that belong to this question: one or several, each an ImageEmbedding or what `open_picture`
+            image: Images that belong to this question: one or several, each an ImageEmbedding or what `Image.open`
                 takes: a path, the bytes of a file, a file object, a Pillow image or an array. Images of earlier turns
                 stay in the conversation.
 
         Returns:
-            An iterator of tokens. Closing it early ends the answer there; the conversation can go on.
+            An iterator of tokens. Closing it early ends the answer there; the conversation can continue.
 
         Raises:
-            ImageError: If a picture cannot be read or an embedding belongs to another bundle.
+            ImageError: If an image cannot be read or an embedding belongs to another bundle.
             ContextOverflow: If the conversation does not fit, see `on_full`; nothing was computed and nothing changed.
             EdgeLlavaError: If this session is still answering, or its model is closed.
-            ValueError: If the question is no valid Unicode.
+            ValueError: If the question is not valid Unicode.
         """
-        with self._model.in_use():
-            self._check_idle()
-            check_text(question, "the question")
-            started = time.perf_counter()
-            self._cancel = StopFlag()  # what an earlier question began may not have seen its own yet
-            self._asked = self._plan(question, _as_list(image), started)
-            return AnswerReader(self._model.gate, self._answer(self._asked))
+        turn = self._ask(question, image)
+        return AnswerReader(self._engine.gate, self._read(turn), turn)
 
     def ask_async(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> AsyncAnswer:
-        """As `ask`, for `async for`: a thread computes the answer, and the event loop is never blocked."""
+        """As `ask`, for `async for`; the event loop is never blocked."""
         from edge_llava.runtime.async_answer import AsyncAnswer
 
-        return AsyncAnswer(self, lambda: self.ask(question, image=image))
+        def begin(hand_over: Callable[[Token], None]) -> Turn:
+            turn = self._ask(question, image)
+            self._begin(turn, hand_over)
+            return turn
+
+        return AsyncAnswer(self._engine.gate, begin)
 
     def show_prompt(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> str:
         """What the model would read of this question: every token's text, special ones by name; nothing is computed.
 
-        A picture shows as "<image: 576 positions>". Arguments and errors as `ask`.
+        An image shows as "<image: 576 positions>". Arguments and errors as `ask`.
         """
-        with self._model.in_use():
+        with self._engine.gate.inside():
             self._check_idle()
-            turn = self._plan(question, _as_list(image), time.perf_counter())
+            turn, piece = self._plan(question, image), self._engine.language.piece
             shown = [
                 f"<image: {run.n_tokens} positions>".encode()
                 if isinstance(run, ImageRun)
-                else b"".join(self._model.decoder.piece(token, special=True) for token in run.ids)
+                else b"".join(piece(token, special=True) for token in run.ids)
                 for run in turn.runs
             ]
         return b"".join(shown).decode("utf-8", "replace")
 
     def cancel(self) -> None:
         """Stops the current answer, from any thread: encoding, prefill and decode. The last token says "cancelled"."""
-        self._cancel.set()
-
-    def abandon(self, reading: Future[None]) -> None:
-        """Cancels the answer that a thread is reading; whatever is asked next waits for that thread to end."""
-        self._abandoned = reading
-        self.cancel()
+        if (turn := self._asked) is not None:
+            turn.cancel()
 
     def clear(self) -> None:
         """Forgets the conversation; the next question begins a new one.
@@ -128,7 +130,7 @@ class Session:
         Raises:
             EdgeLlavaError: If this session is still answering.
         """
-        self.check_process()
+        self._engine.gate.check_process()
         self._check_idle()
         self._asked = None
         self._past = []
@@ -144,163 +146,84 @@ class Session:
         """Context positions that the conversation takes so far."""
         return sum(turn.n_tokens for turn in self._past)
 
-    @property
-    def _history(self) -> list[Run]:
-        return list_runs(self._past)
+    def _ask(self, question: str, image: ImageInput | Sequence[ImageInput] | None) -> Turn:
+        with self._engine.gate.inside():
+            self._check_idle()
+            turn = self._plan(question, image)
+            self._asked = turn
+            return turn
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether this is a forked child of the process that opened the model."""
-        return self._model.gate.is_elsewhere
-
-    def check_process(self) -> None:
-        """
-        Raises:
-            EdgeLlavaError: In a forked child of the process that opened the model.
-        """
-        self._model.gate.check_process()
+    def _plan(self, question: str, image: ImageInput | Sequence[ImageInput] | None) -> Turn:
+        started = time.perf_counter()
+        images = [self._planner.tower.place(source) for source in _as_list(image)]
+        past, runs = self._planner.plan(self._past, question, images, self.on_full, self.options.max_new_tokens)
+        return Turn(question, runs, past, started, self._engine.gate, self._conclude)
 
     def _check_idle(self) -> None:
-        if self._abandoned is not None:
-            wait([self._abandoned])
-            self._abandoned = None
-        if self._busy:
+        turn = self._asked
+        if self._is_busy and turn is not None and turn.answer is not None and turn.is_left:
+            turn.answer.wait()
+            if self._is_busy:  # a signal handler interrupted the end of the answer
+                self._conclude(turn)
+        if self._is_busy:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
-    def _plan(self, question: str, inputs: list[ImageInput], started: float) -> Turn:
-        images = [self._model.place_image(image) for image in inputs]
-        decoder, past = self._model.decoder, self._past
-        check_length([question], decoder, decoder.n_ctx)
-        runs = self._plan_turn(past, question, images)
-        if self.on_full == "drop-oldest":
-            n_room = room_for_prompt(decoder.n_ctx, self.options.max_new_tokens)
-            while dropped := _which_to_drop(past, runs, n_room):
-                past = self._plan_again([turn for index, turn in enumerate(past) if index not in dropped])
-                runs = self._plan_turn(past, question, images)
-        check_room(runs, sum(turn.n_tokens for turn in past), decoder.n_ctx, self._model.manifest.language)
-        return Turn(question, runs, past, started)
-
-    def _plan_turn(self, past: Sequence[PastTurn], question: str, images: Sequence[ImageRun]) -> list[Run]:
-        template, image_marks = self._model.template, self._model.manifest.language.image_marks
-        segments = build_turn(template, question, len(images), is_first=not past, image_marks=image_marks)
-        carry = past[-1].carry if past else ""
-        return plan_turn(self._model.decoder, template, segments, images, is_first=not past, carry=carry)
-
-    def _plan_again(self, turns: Sequence[PastTurn]) -> list[PastTurn]:
-        """The same turns in a conversation of their own: each goes on from the one before it."""
-        past: list[PastTurn] = []
-        for turn in turns:
-            past.append(replace(turn, runs=tuple(self._plan_turn(past, turn.question, turn.images))))
-        return past
-
-    def _answer(self, turn: Turn) -> Generator[Token, None, None]:
-        if self._asked is not turn or self._busy:
-            raise EdgeLlavaError("this question was given up: the session was asked again, or cleared, meanwhile.")
-        self._busy = True
-        answer = AnswerTokens(
-            self._model.decoder, (self._model.template.stop, *self.options.stop), self.options.max_new_tokens
+    def _begin(self, turn: Turn, on_token: Callable[[Token], None]) -> None:
+        """Has the engine answer a question that was planned."""
+        if self._asked is not turn or self._is_busy:
+            raise EdgeLlavaError("this question was superseded: the session was asked another one, or cleared.")
+        first = turn.past[0].runs if turn.past else turn.runs
+        request = Request(
+            [*list_runs(turn.past), *turn.runs],
+            self.options,
+            (self._planner.template.stop, *self.options.stop),
+            owner=self._owner,
+            to_disk=up_to_last_image(first),
+            credit=_CREDIT,
+            asked_at=turn.asked_at,
         )
-        held_turn = False
+        turn.answer = self._engine.submit(request, on_token)
+        self._is_busy = True
+        if turn.is_cancelled:
+            turn.answer.cancel()
+
+    def _read(self, turn: Turn) -> Generator[Token, None, None]:
+        arrived: SimpleQueue[Token] = SimpleQueue()
         try:
-            with self._model.answering(self._cancel):
-                # while another answer is computed; what looks computed already may turn out otherwise in our turn
-                self._encode(turn, self._model.prefixes.count(turn.conversation))
-                self._model.turns.acquire(self._cancel)
-                held_turn = True
-                self._model.check_open()
-                with closing(Sampler(self.options, self._model.decoder.vocabulary)) as sampler:
-                    self._prefill(turn)
-                    self._remember(turn)
-                    yield from self._decode(turn, answer, sampler)
-                if not self._model.closed:
-                    with suppress(Cancelled):  # the answer is complete
-                        self._model.prefixes.keep(first_images(self._past), self._cancel)
-        except Cancelled:
-            if not held_turn:
-                self._model.check_open()
-            yield answer.end("cancelled")
+            self._begin(turn, arrived.put)
+            while True:
+                token = turn.read(_take(arrived))
+                if token.finish_reason != "error":
+                    yield token
+                if token.finish_reason is not None:
+                    break
         finally:
-            if not self.is_elsewhere:  # a forked child inherits answers, and locks that it must not touch
-                self._end(turn, answer, held_turn=held_turn)
+            if not self._engine.gate.is_elsewhere:  # a forked child inherits answers that it cannot end
+                self._end(turn)
+        turn.raise_error()
 
-    def _end(self, turn: Turn, answer: AnswerTokens, *, held_turn: bool) -> None:
-        turn.decode_tokens = len(answer.ids)
-        if answer.ids:
-            self._past[-1] = replace(self._past[-1], answer=answer.whole_ids(), carry=answer.remainder())
-        if held_turn:
-            self._model.turns.release()
-        for image, _ in image_ends(turn.conversation):
-            image.stop_encoding()
-        self.timings = turn.measure(self._model.load_s)
-        self._busy, self._asked = False, None
+    def _end(self, turn: Turn) -> None:
+        turn.leave()
+        if turn.answer is not None and not turn.is_dropped:
+            turn.answer.wait()
 
-    def _encode(self, turn: Turn, n_cached: int) -> list[ImageRun]:
-        """Has the rows computed of the pictures that reach beyond the first `n_cached` positions, where nobody has yet.
-
-        Returns:
-            Pictures whose rows are on their way: of a tower that must be opened first, and takes one core for it. The
-            text before them can be computed meanwhile.
-        """
-        images = [image for image, end in image_ends(turn.conversation) if end > n_cached]
-        for image in images:
-            self._model.start_encoding(image, self._cancel)
-        if self._model.tower_is_open:
-            for image in images:
-                self._wait_for(image, turn)
-        return [image for image in images if image.embedding is None]
-
-    def _wait_for(self, image: ImageRun, turn: Turn) -> None:
-        if image.embedding is None:
-            embedding = self._model.finish_encoding(image, self._cancel)
-            turn.vision_s += embedding.vision_s
-            turn.projector_s += embedding.projector_s
-
-    def _prefill(self, turn: Turn) -> None:
-        decoder, conversation = self._model.decoder, turn.conversation
-        with turn.prefilling():
-            skip = turn.cached_tokens = self._model.prefixes.reuse(conversation, self._cancel)
-        awaited = self._encode(turn, skip)
-        for run in conversation:
-            if isinstance(run, ImageRun) and skip < run.n_tokens:
-                self._wait_for(run, turn)
-                with turn.prefilling():
-                    decoder.prefill_embedding(run.rows[skip:], run.identity, skip, self._cancel)
-            elif isinstance(run, TokenRun) and skip < run.n_tokens:
-                n_opening = int(any(image.embedding is None for image in awaited))
-                with turn.prefilling():
-                    decoder.prefill_tokens(run.ids[skip:], self._cancel, n_spared=n_opening)
-            skip = max(0, skip - run.n_tokens)
-        turn.prefill_tokens = sum(run.n_tokens for run in conversation) - turn.cached_tokens
-
-    def _remember(self, turn: Turn) -> None:
-        self.n_dropped += len(self._past) - len(turn.past)
-        self._past = [*turn.past, PastTurn(turn.question, tuple(turn.runs))]
-
-    def _decode(self, turn: Turn, answer: AnswerTokens, sampler: Sampler) -> Iterator[Token]:
-        decoder, started = self._model.decoder, time.perf_counter()
-        while True:
-            id = sampler.sample(decoder.context)
-            ranking = sampler.rank(decoder.context, id)
-            token = answer.take(id, is_full=decoder.n_past >= decoder.n_ctx, ranking=ranking)
-            yield self._time(turn, token, started)
-            if token.finish_reason is not None:
-                return
-            if self._cancel.is_set():
-                raise Cancelled
-            decoder.decode(id)
-
-    def _time(self, turn: Turn, token: Token, started: float) -> Token:
-        now = time.perf_counter()
-        turn.decode_s = now - started
-        if not turn.ttft_s and (token.text or token.finish_reason):
-            turn.ttft_s = now - turn.started
-        return token
+    def _conclude(self, turn: Turn) -> None:
+        """Takes into the conversation what was read of an answer that is over."""
+        past = turn.conclude()
+        if past is not None:
+            self.n_dropped += len(self._past) - len(turn.past)
+            self._past = [*turn.past, past]
+        if turn.answer is not None:
+            self.timings = turn.answer.timings(self._load_s())
+        self._is_busy, self._asked = False, None
 
 
-def _which_to_drop(past: Sequence[PastTurn], runs: Sequence[Run], n_room: int) -> list[int]:
-    sizes = [*(turn.n_tokens for turn in past), sum(run.n_tokens for run in runs)]
-    have_images = [*(bool(turn.images) for turn in past), any(isinstance(run, ImageRun) for run in runs)]
-    return turns_to_drop(sizes, have_images, n_room)
+def _take(arrived: SimpleQueue[Token]) -> Token:
+    while True:
+        try:
+            return arrived.get(timeout=_POLL_S)
+        except Empty:
+            continue
 
 
 def _as_list(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:

@@ -1,1 +1,1 @@
-"""Captions for a folder of pictures: one line each, resumable. Knows the runtime, never torch."""
+"""Captions for a folder of images: one line each, resumable. It uses the runtime and never torch."""

@@ -1,4 +1,4 @@
-"""One answer about one picture, and the line of JSON that keeps it."""
+"""One answer about one image, and the line of JSON that stores it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Caption:
-    """What was said about a picture.
+    """The answer about an image.
 
     Attributes:
-        path: Of the picture, relative to the folder, with forward slashes.
-        sha256: Of the file's bytes, 64 hex digits.
+        path: Path of the image, relative to the folder, with forward slashes.
+        sha256: Digest of the file's bytes, 64 hex digits.
         answer: The text without surrounding white space; with a schema, the JSON value.
-        finish_reason: "stop", or "length" for a text that was cut at the largest number of tokens.
-        n_tokens: Tokens of the answer.
-        seconds: Time that encoding the picture and answering took; 0 for a duplicate.
-        duplicate_of: Path of the picture with the same bytes that was asked about; None for the first.
-        truncated: Whether the file ends early, so that a part of the picture was missing.
+        finish_reason: "stop", or "length" for a text that was cut at the token limit.
+        n_tokens: Number of tokens in the answer.
+        seconds: Time taken to encode the image and to answer; 0 for a duplicate.
+        duplicate_of: Path of the image with the same bytes that was captioned first; None if this is that image.
+        truncated: Whether the file ends early, so that part of the image was missing.
     """
 
     path: str
@@ -39,13 +39,13 @@ class Caption:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What every line of an output says about where its answer came from.
+    """Where an answer came from, as every line of an output records it.
 
     Attributes:
         kind: Name of the field that holds the answer: "caption", or "json" with a schema.
-        model: Name of the bundle; for people.
-        prompt: What was asked.
-        settings: See `CaptionOptions.digest`; lines of one output have the same.
+        model: Name of the bundle, for people to read.
+        prompt: The question.
+        settings: See `CaptionOptions.digest`; all lines of one output have the same value.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Provenance:
     settings: str
 
     def differences(self, record: Mapping[str, Any]) -> list[str]:
-        """How a line was made otherwise, in words; empty if it was made as these are."""
+        """Describes how a line was made differently; empty if it was made in the same way."""
         if record["settings"] == self.settings:
             return []
         named = {"prompt": self.prompt, "model": self.model}
@@ -64,7 +64,7 @@ class Provenance:
         return found or ["the bundle's files, the sampling, the schema, the visual tokens or --alpha differ"]
 
     def to_line(self, caption: Caption) -> bytes:
-        """A line of the output, with its end. UTF-8; bytes of a path that are no text become \\udc80 to \\udcff."""
+        """A line of the output with its line end, in UTF-8. Undecodable bytes of a path become \\udc80 to \\udcff."""
         record = {
             "path": caption.path,
             "sha256": caption.sha256,
@@ -82,17 +82,17 @@ class Provenance:
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """The record of a line.
+    """Parses a line of a caption file.
 
     Raises:
-        ValueError: If it is no line of a caption file.
+        ValueError: If it is not a line of a caption file.
     """
     try:
         record = json.loads(line)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(record, dict) or not ("caption" in record or "json" in record):
-        raise ValueError("it holds no caption")
+        raise ValueError("it contains no caption")
     texts = ("path", "sha256", "finish_reason", "model", "prompt", "settings")
     if not all(isinstance(record.get(key), str) for key in texts) or not isinstance(record.get("n_tokens"), int):
         raise ValueError("it lacks a field that every line has")
@@ -100,7 +100,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def read_caption(record: Mapping[str, Any], kind: str) -> Caption:
-    """The caption of a record that `parse_line` gave."""
+    """Makes a caption from a record that `parse_line` returned."""
     return Caption(
         path=record["path"],
         sha256=record["sha256"],

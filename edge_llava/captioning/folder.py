@@ -1,9 +1,8 @@
-"""The images of folders, and files named one by one: found by name, everywhere below a folder, each directory once."""
+"""Finds the images in folders, by file name at any depth, and files that are named one by one."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -13,21 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_llava.errors import EdgeLlavaError, ImageError
-from edge_llava.runtime.vision.images.formats import HEIF_SUFFIXES, SUFFIXES, is_heif, reads_heif
+from edge_llava.home.image_files.formats import HEIF_SUFFIXES, SUFFIXES, is_heif, reads_heif
 
 OUTPUT_NAME = "captions.jsonl"
-# Images that no part of edge-llava reads. They are counted, so that a folder of them is not passed over in silence.
+# Image formats that edge-llava does not read. Such files are counted and reported rather than skipped silently.
 UNREADABLE_SUFFIXES = frozenset(
     (
         ".jxl", ".jxr", ".psd", ".psb", ".svg", ".svgz", ".eps", ".ai", ".xcf", ".kra", ".exr", ".hdr", ".ico", ".icns",
         ".pcx", ".sgi", ".dds", ".fits", ".dicom", ".dcm", ".emf", ".wmf", ".qoi", ".bpg", ".flif",
-        # raw files of cameras
+        # raw files from cameras
         ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".raw", ".rwl",
         ".pef", ".ptx", ".x3f", ".srw", ".3fr", ".fff", ".iiq", ".dcr", ".kdc", ".erf", ".mef", ".mos", ".mrw", ".gpr",
     )
 )  # fmt: skip
-# What systems keep in a folder for themselves: thumbnails, deleted files and earlier versions. Names that begin with a
-# dot are passed over, too, and directories that begin with "@" (Synology and QNAP).
+# Directories that operating systems and applications keep for themselves: thumbnails, deleted files, earlier versions.
+# Names that begin with a dot are skipped, too, and so are directories that begin with "@" (Synology and QNAP).
 _SYSTEM_DIRECTORIES = frozenset(
     (
         "#recycle", "#snapshot", "~snapshot", "$recycle.bin", "recycler", "recycled", "lost+found", "lost.dir",
@@ -36,12 +35,11 @@ _SYSTEM_DIRECTORIES = frozenset(
     )
 )  # fmt: skip
 _SYSTEM_SUFFIXES = (".lrdata", ".lrcat-data")  # Lightroom's previews
-_RESCUED = re.compile(r"found\.\d{3}")  # by CHKDSK of Windows
-_CHUNK_BYTES = 1 << 20
+_RESCUED = re.compile(r"found\.\d{3}")  # by Windows' CHKDSK
 
 
 @dataclass(frozen=True)
-class Fault:
+class FileFault:
     """A file or directory that could not be used: its path relative to the folder, and why."""
 
     path: str
@@ -50,34 +48,34 @@ class Fault:
 
 @dataclass
 class Folder:
-    """What a walk found.
+    """The images that a search found.
 
     Attributes:
-        directory: What `names` are relative to: the folder, or the innermost one that holds all that was named.
+        directory: The folder that `names` are relative to: the source, or the innermost one that contains all sources.
         names: Paths of the images, with forward slashes, sorted.
-        faults: Directories that cannot be listed, and names of images that are not files.
-        unsupported: Numbers of image files of kinds that are not read, by suffix; of HEIC where its package is missing.
-        n_links_out: Links that lead out of what was named; they are not followed.
-        passed_over: Directories that systems keep for themselves.
+        faults: Directories that cannot be listed, and image names that do not belong to regular files.
+        unsupported: Number of image files in unsupported formats, by suffix; HEIC is one if its package is missing.
+        n_links_out: Number of links to places outside the sources; they are not followed.
+        passed_over: Directories that operating systems and applications keep for themselves.
     """
 
     directory: Path
     names: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[FileFault] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
     n_links_out: int = 0
     passed_over: list[str] = field(default_factory=list)
 
     def path(self, name: str) -> Path:
-        """Where an image lies."""
+        """The path of an image."""
         return self.directory / name
 
 
 def common_folder(sources: tuple[Path, ...]) -> Path:
-    """The folder itself where one was named; otherwise the innermost folder that holds all that was named.
+    """The folder itself if it is the only source; otherwise the innermost folder that contains all sources.
 
     Raises:
-        EdgeLlavaError: If there is none: they lie on different drives.
+        EdgeLlavaError: If there is none because the sources lie on different drives.
     """
     if len(sources) == 1 and sources[0].is_dir():
         return sources[0]
@@ -86,33 +84,33 @@ def common_folder(sources: tuple[Path, ...]) -> Path:
     try:
         return Path(homes[0] if len(set(homes)) == 1 else os.path.commonpath([os.path.abspath(home) for home in homes]))
     except ValueError as error:
-        raise EdgeLlavaError("what was named lies on different drives. Caption each drive on its own.") from error
+        raise EdgeLlavaError("the sources lie on different drives. Caption each drive on its own.") from error
 
 
-def find_pictures(*sources: Path, leave_out: Path) -> Folder:
-    """Finds the images of folders, and of files.
+def find_images(*sources: Path, leave_out: Path) -> Folder:
+    """Finds the images among files and in folders.
 
-    A file that is named is taken whatever its name. A folder is walked through: links are followed where they lead to
-    something in what was named; a directory that is reached twice, or within itself, is read once, by its own name.
+    A file that is named explicitly is taken whatever its suffix. Folders are searched recursively. Links are followed
+    only if they lead to something inside the sources. A directory that is reached twice is read once.
 
     Args:
         sources: Folders and files.
-        leave_out: A file that is not an image, whatever its name.
+        leave_out: A file to leave out whatever its name, such as the output.
 
     Raises:
-        ImageError: If there is no image at all.
+        ImageError: If there is no image.
     """
     walk = _Walk(sources if len(sources) == 1 else _without_dots(sources), os.path.realpath(leave_out))
     walk.run()
     folder = walk.folder
     folder.names = sorted(set(folder.names))
     if not folder.names:
-        raise ImageError(_say_nothing_found(sources, folder))
+        raise ImageError(_describe_nothing_found(sources, folder))
     return folder
 
 
 def describe_unsupported(unsupported: dict[str, int]) -> str:
-    """The image files of kinds that are not read, in words: "3 .jxl, 1 .dng"; and what reads HEIC."""
+    """Describes image files in unsupported formats: "3 .jxl, 1 .dng"; and says what reads HEIC."""
     kinds = ", ".join(
         f"{n:,} {suffix}" for suffix, n in sorted(unsupported.items(), key=lambda item: (-item[1], item[0]))
     )
@@ -121,37 +119,28 @@ def describe_unsupported(unsupported: dict[str, int]) -> str:
     return f"{kinds}. Convert them to JPEG or PNG."
 
 
-def _say_nothing_found(sources: tuple[Path, ...], folder: Folder) -> str:
+def _describe_nothing_found(sources: tuple[Path, ...], folder: Folder) -> str:
     where = str(sources[0]) if len(sources) == 1 else f"{len(sources)} files and folders"
     shown = "".join(f" {fault.path}: {fault.reason}." for fault in folder.faults[:3])
     if folder.unsupported:
         return f"{where}: no image that can be read here, but {describe_unsupported(folder.unsupported)}{shown}"
-    return f"{where} holds no images (.jpg .png .webp ...).{shown} Name a folder of images."
-
-
-def digest_file(path: Path) -> str:
-    """sha256 (hex) of a file's bytes, read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return f"{where} contains no images (.jpg .png .webp ...).{shown} Name a folder of images."
 
 
 class _Walk:
-    """One walk through what was named."""
+    """One search through the sources."""
 
     def __init__(self, sources: tuple[Path, ...], own: str) -> None:
         self.folder = Folder(common_folder(sources))
         self._sources, self._own = sources, own
-        # a named folder may be a link itself: where it leads is what was named
+        # a source may be a link itself: its target is the source
         self._roots = [os.path.realpath(source) for source in sources if source.is_dir()]
         self._named = {os.path.realpath(source) for source in sources if not source.is_dir()}
         self._reads_heif = reads_heif()
         self._seen = set[tuple[int, int] | str]()
 
     def run(self) -> None:
-        """Fills the folder."""
+        """Runs the search and fills `folder`."""
         for source in self._sources:
             if not source.is_dir():
                 self._take(str(source))
@@ -172,10 +161,10 @@ class _Walk:
         if fault is None:
             self.folder.names.append(name)
         else:
-            self.folder.faults.append(Fault(name, fault))
+            self.folder.faults.append(FileFault(name, fault))
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
-        """Every entry of the folders that is not a directory; directories that are links come after all others."""
+        """Yields every entry that is not a directory; linked directories come after all others."""
         pending, links = deque(str(source) for source in self._sources if source.is_dir()), deque[str]()
         while pending or links:
             path = pending.popleft() if pending else links.popleft()
@@ -187,7 +176,7 @@ class _Walk:
                 with os.scandir(path) as listing:
                     entries = sorted(listing, key=lambda entry: entry.name)
             except OSError as error:
-                fault = Fault(self._name(path), f"it cannot be listed: {error.strerror}")
+                fault = FileFault(self._name(path), f"it cannot be listed: {error.strerror}")
                 self.folder.faults.append(fault)
                 continue
             for entry in entries:
@@ -203,9 +192,9 @@ class _Walk:
                     links.append(entry.path)
 
     def _leads_out(self, link: str) -> bool:
-        """Whether a link leads out of what was named, or to what is passed over there; such links are counted."""
+        """Whether a link leads outside the sources, or to something that is skipped there. Counts such links."""
         target = os.path.realpath(link)
-        if not os.path.lexists(target) or target == os.path.abspath(link):  # it leads nowhere, and is a fault
+        if not os.path.lexists(target) or target == os.path.abspath(link):  # it is broken, which is a fault
             return False
         for root in self._roots:
             if target == root or target.startswith(root.rstrip(os.sep) + os.sep):
@@ -225,7 +214,7 @@ class _Walk:
 
 
 def _without_dots(sources: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The same files and folders by paths without "..", so that what is named twice has one name."""
+    """Resolves ".." in the paths, so that a file that is named twice has one name."""
     return tuple(
         source
         if os.pardir not in source.parts
@@ -247,14 +236,14 @@ def _is_system_directory(name: str) -> bool:
 
 
 def _is_junction(path: str) -> bool:
-    """Whether a directory is really elsewhere though it is not a link: a junction of Windows."""
+    """Whether a directory is a Windows junction: it points elsewhere although it is not a link."""
     return os.name == "nt" and os.path.realpath(path) != os.path.join(
         os.path.realpath(os.path.dirname(path)), os.path.basename(path)
     )
 
 
 def _is_heif_file(path: str) -> bool:
-    """Whether it is HEIC as its name says: some programs leave the name to what they converted to JPEG."""
+    """Whether a file with a HEIC suffix is HEIC: some programs keep the name when they convert to JPEG."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
@@ -266,18 +255,18 @@ def _is_heif_file(path: str) -> bool:
 
 
 def _identity(path: str) -> tuple[int, int] | str:
-    """What a directory is known by, whatever the way to it: some file systems number every file 0."""
+    """Identifies a directory whatever its path. On file systems that number every file 0, the real path does."""
     status = os.stat(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _find_fault(path: str) -> str | None:
-    """Why something with a picture's name is no file; opening a pipe would wait for ever."""
+    """Why something with an image's name is not a regular file; opening a pipe would block for ever."""
     try:
-        return None if stat.S_ISREG(os.stat(path).st_mode) else "it is no ordinary file"
+        return None if stat.S_ISREG(os.stat(path).st_mode) else "it is not a regular file"
     except OSError as error:
         leads_nowhere = error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path)
-        return f"{'it is a link that leads nowhere' if leads_nowhere else 'it cannot be read'}: {error.strerror}"
+        return f"{'it is a broken link' if leads_nowhere else 'it cannot be read'}: {error.strerror}"
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Captioning a folder: what is there, what is done, and the rest, picture by picture."""
+"""Captioning a folder: finds the images, skips those that are done, and captions the rest one by one."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from typing import TYPE_CHECKING
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.captioning.caption import Caption, Provenance
 from edge_llava.captioning.caption_file import CaptionFile
-from edge_llava.captioning.folder import OUTPUT_NAME, Fault, common_folder, digest_file, find_pictures
+from edge_llava.captioning.folder import OUTPUT_NAME, FileFault, common_folder, find_images
 from edge_llava.captioning.one_ahead import work_one_ahead
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unread
 from edge_llava.captioning.report import CaptionReport
 from edge_llava.captioning.sidecar import Sidecars
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.home.files import digest_file
+from edge_llava.home.image_files.alpha import Alpha
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.language.grammar import GrammarFault
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.images.alpha import Alpha
+from edge_llava.runtime.vision.tower import wait_for
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
 
 
 class CaptionJob:
-    """One run. Open it, `check()` what earlier runs left, then `caption()` the pictures of `todo`.
+    """One run: open it, `check()` what earlier runs did, then `caption()` the images of `todo`.
 
     Attributes:
-        todo: Paths of the pictures that have no line yet, relative to the folder.
-        first_failure: Why the first picture that gave no answer gave none; None if there was no such picture.
+        todo: Paths of the images that have no line yet, relative to the folder.
+        first_failure: Why the first image without an answer has none; None if every image so far has one.
     """
 
     def __init__(
@@ -52,22 +54,22 @@ class CaptionJob:
         """
         Args:
             sources: A folder; or several folders and files.
-            out: The output; see `CaptionFile`. None is captions.jsonl in the folder, or in the innermost one that holds
-                all sources. Paths in it are relative to that folder.
-            bundle: Whose answers they will be; no engine is opened.
+            out: The output; see `CaptionFile`. None is captions.jsonl in the folder, or in the innermost one that
+                contains all sources. Paths in it are relative to that folder.
+            bundle: The bundle that will answer; no engine is opened.
             options: What to ask.
-            visual_tokens, alpha: As in `EngineOptions`, of the model that will answer.
+            visual_tokens, alpha: See `EngineOptions`; those of the model that will answer.
 
         Raises:
-            ImageError: If the folder holds no picture.
-            EdgeLlavaError: If the output cannot be written, was begun otherwise, or is the file beside a picture.
+            ImageError: If the folder contains no image.
+            EdgeLlavaError: If the output cannot be written, was begun with other settings, or is a sidecar file.
         """
         self._started = time.perf_counter()
         named = (sources,) if isinstance(sources, Path) else tuple(sources)
         if not named:
             raise ValueError("there is nothing to caption")
         out = common_folder(named) / OUTPUT_NAME if out is None else out
-        self._folder = find_pictures(*named, leave_out=out)
+        self._folder = find_images(*named, leave_out=out)
         self._options = options
         kind = "caption" if options.schema is None else "json"
         settings = options.digest(bundle.manifest, visual_tokens, alpha)
@@ -80,9 +82,9 @@ class CaptionJob:
         self.todo = list(names)
         self._faults = list(self._folder.faults)
         self.first_failure: EdgeLlavaError | None = None
-        self._reasons: dict[str, str] = {}  # by sha256: why a picture gave no answer in this run
-        self._engine_failed = False  # with the last picture that it was given
-        self._claimed: set[str] = set()  # sha256 of pictures that are asked about in this run
+        self._reasons: dict[str, str] = {}  # by sha256: why an image has no answer in this run
+        self._engine_failed = False  # on the last image
+        self._claimed: set[str] = set()  # sha256 of images that this run asks about
         self._n_captioned = self._n_duplicates = self._n_earlier = self._n_tokens = self._n_truncated = 0
         self._alpha = alpha
 
@@ -94,10 +96,10 @@ class CaptionJob:
 
     @property
     def report(self) -> CaptionReport:
-        """What was done so far."""
+        """What has been done so far."""
         return CaptionReport(
             out=self._file.path,
-            n_pictures=len(self._folder.names),
+            n_images=len(self._folder.names),
             n_captioned=self._n_captioned,
             n_duplicates=self._n_duplicates,
             n_earlier=self._n_earlier,
@@ -113,44 +115,44 @@ class CaptionJob:
         )
 
     def check(self, progress: ProgressCallback = silent) -> None:
-        """Takes the pictures that have their line out of `todo`: those whose bytes are still the same."""
+        """Removes from `todo` the images that have a line for their present bytes."""
         have_line = [name for name in self.todo if name in self._file.names()]
         done = set()
         for index, name in enumerate(have_line, start=1):
             try:
                 sha256 = digest_file(self._folder.path(name))
-                if self._file.holds(name, sha256):
+                if self._file.has(name, sha256):
                     done.add(name)
                     self._write_sidecar(name, self._file.find(sha256))
             except OSError:
-                pass  # it stays to do, and is a fault there
+                pass  # it stays in `todo`, and becomes a fault there
             progress(ProgressEvent("looking for what is done", index, len(have_line), "items"))
         self._n_earlier = len(done)
         self.todo = [name for name in self.todo if name not in done]
 
     def caption(self, model: LlavaModel, progress: ProgressCallback = silent) -> None:
-        """Asks about every picture of `todo`; a picture that cannot be used is a fault in the report.
+        """Asks about every image of `todo`. Images that cannot be used become faults in the report.
 
-        So is one that an engine fails with. Where it fails with the next one, too, the engine is at fault.
+        So does an image on which an engine fails. If it fails on the next image, too, the engine is at fault.
 
         Raises:
-            EdgeLlavaError: If the output cannot be read or grow, or an engine fails; lines that were written stay.
+            EdgeLlavaError: If the output cannot be read or written, or an engine fails. Written lines stay.
         """
         if not self.todo:
             return
         ahead = self._options.encode_ahead
 
         def prepare(name: str, stop: threading.Event) -> Prepared:
-            picture = self._read(name)
-            if isinstance(picture, Ready) and (model.on_gpu if ahead is None else ahead):
-                return _encode(model, picture, stop)
-            return picture
+            image = self._read(name)
+            if isinstance(image, Ready) and (model.on_gpu if ahead is None else ahead):
+                return _encode(model, image, stop)
+            return image
 
         progress(ProgressEvent("captioning", 0, len(self.todo), "items"))
         with closing(work_one_ahead(self.todo, prepare)) as prepared:
-            for index, (name, picture) in enumerate(prepared, start=1):
-                self._settle(model, name, picture)
-                del picture  # before the next but one is begun
+            for index, (name, image) in enumerate(prepared, start=1):
+                self._settle(model, name, image)
+                del image  # before the work on the one after next begins
                 progress(ProgressEvent("captioning", index, len(self.todo), "items"))
 
     def _read(self, name: str) -> Prepared:
@@ -160,39 +162,39 @@ class CaptionJob:
             sha256 = digest_file(path)
             if sha256 in self._claimed or self._file.knows(sha256):
                 return Seen(sha256)
-            picture = _open(path, sha256, self._alpha)
+            image = _open(path, sha256, self._alpha)
             after = os.stat(path)
         except OSError as error:
             return Unread(f"it cannot be read: {error.strerror}.")
         if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-            return Unread("it was changed while it was read. Run the same command again.")
+            return Unread("it changed while it was read. Run the same command again.")
         self._claimed.add(sha256)
-        return picture
+        return image
 
-    def _settle(self, model: LlavaModel, name: str, picture: Prepared) -> None:
-        """Gives a picture its line, or notes why it gets none."""
-        match picture:
+    def _settle(self, model: LlavaModel, name: str, image: Prepared) -> None:
+        """Writes the line of an image, or notes why it gets none."""
+        match image:
             case Unread(reason):
                 self._note(name, reason, ImageError(reason))
             case Seen(sha256) if sha256 in self._reasons:
-                self._faults.append(Fault(name, self._reasons[sha256]))
+                self._faults.append(FileFault(name, self._reasons[sha256]))
             case Seen(sha256):
                 self._n_duplicates += 1
                 self._keep(self._file.find(sha256).for_duplicate(name))
             case Damaged(sha256, fault):
                 self._blame(name, sha256, fault)
             case Ready():
-                sha256 = picture.sha256
+                sha256 = image.sha256
                 try:
-                    self._ask(model, name, picture)
+                    self._ask(model, name, image)
                 except (ImageError, ContextOverflow, BackendError, _Unfinished) as error:
                     self._blame(name, sha256, error)
 
     def _blame(self, name: str, sha256: str, fault: EdgeLlavaError) -> None:
-        """Notes that these bytes give no answer.
+        """Notes why these bytes have no answer.
 
         Raises:
-            BackendError: If the engine failed with two pictures in a row: then it is not the picture.
+            BackendError: If the engine failed on two images in a row: then the engine is at fault.
         """
         if isinstance(fault, BackendError) and not isinstance(fault, GrammarFault):
             if self._engine_failed:
@@ -204,23 +206,23 @@ class CaptionJob:
 
     def _note(self, name: str, reason: str, failure: EdgeLlavaError) -> None:
         self.first_failure = self.first_failure or failure
-        self._faults.append(Fault(name, reason))
+        self._faults.append(FileFault(name, reason))
 
-    def _ask(self, model: LlavaModel, name: str, picture: Ready) -> None:
-        session, started = model.session(self._options.drawing), time.perf_counter()
-        tokens = list(session.ask(self._options.prompt, image=picture.image))
-        model.check_open()  # an answer that another thread cut off by closing the model
+    def _ask(self, model: LlavaModel, name: str, ready: Ready) -> None:
+        session, started = model.session(self._options.effective_sampling), time.perf_counter()
+        tokens = list(session.ask(self._options.prompt, image=ready.image))
+        model.check_open()  # another thread may have cut the answer off by closing the model
         self._engine_failed = False
         seconds = time.perf_counter() - started
-        if isinstance(picture.image, ImageEmbedding):
-            seconds += picture.image.vision_s + picture.image.projector_s
+        if isinstance(ready.image, ImageEmbedding):
+            seconds += ready.image.vision_s + ready.image.projector_s
         text, reason = "".join(token.text for token in tokens).strip(), str(tokens[-1].finish_reason)
         n_tokens = session.timings.decode_tokens if session.timings is not None else len(tokens)
         answer = text if self._options.schema is None else _parse(text, n_tokens)
         self._n_captioned += 1
         self._n_tokens += n_tokens
-        self._n_truncated += picture.truncated
-        self._keep(Caption(name, picture.sha256, answer, reason, n_tokens, seconds, truncated=picture.truncated))
+        self._n_truncated += ready.truncated
+        self._keep(Caption(name, ready.sha256, answer, reason, n_tokens, seconds, truncated=ready.truncated))
 
     def _keep(self, caption: Caption) -> None:
         self._file.append(caption)
@@ -232,11 +234,11 @@ class CaptionJob:
         try:
             self._sidecars.write(name, caption.answer)
         except OSError as error:
-            self._faults.append(Fault(name, f"the file beside it cannot be written: {error.strerror}"))
+            self._faults.append(FileFault(name, f"its sidecar cannot be written: {error.strerror}"))
 
 
 class _Unfinished(EdgeLlavaError):
-    """An answer that ended before its JSON did. Never leaves this file."""
+    """An answer that ended before its JSON was complete; never leaves this module."""
 
 
 def _open(path: Path, sha256: str, alpha: Alpha) -> Damaged | Ready:
@@ -247,22 +249,23 @@ def _open(path: Path, sha256: str, alpha: Alpha) -> Damaged | Ready:
         return Damaged(sha256, error)
 
 
-def _encode(model: LlavaModel, picture: Ready, stop: threading.Event) -> Damaged | Ready:
-    run = model.place_image(picture.image)
-    model.start_encoding(run, stop)
+def _encode(model: LlavaModel, ready: Ready, stop: threading.Event) -> Damaged | Ready:
+    if isinstance(ready.image, ImageEmbedding):
+        return ready
     try:
-        return Ready(picture.sha256, model.finish_encoding(run, stop), picture.truncated)
+        embedding = wait_for(model.tower.start(ready.image, cancel=stop), stop)
+        return Ready(ready.sha256, embedding, ready.truncated)
     except BackendError as error:
-        return Damaged(picture.sha256, error)
+        return Damaged(ready.sha256, error)
 
 
 def _parse(text: str, n_tokens: int) -> object:
     try:
-        return json.loads(text, strict=False)  # the grammar lets a text hold line ends
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _Unfinished(
-            f"its answer was cut at {n_tokens} tokens, before the JSON was complete. Allow more with -n: pictures that "
-            "have their line keep it."
+            f"its answer was cut at {n_tokens} tokens, before the JSON was complete. Allow more with -n: images that "
+            "already have a line keep it."
         ) from error
 
 
@@ -279,15 +282,15 @@ def caption_folder(
     Args:
         model: An opened bundle.
         directory: The folder, with everything below it; or a list of folders and files.
-        out: The output, JSON lines; None is captions.jsonl in the folder, or in the innermost one that holds them all.
+        out: The output, JSON lines; None is captions.jsonl in the folder, or in the innermost one that contains all.
         options: What to ask.
-        progress: Told the pictures done; what it raises stops the run, and the next one goes on.
+        progress: Called with the number of images done. An exception from it stops the run; the next run resumes.
 
     Returns:
-        What was done; pictures that cannot be used are its faults.
+        What was done; images that cannot be used are its faults.
 
     Raises:
-        ImageError: If the folder holds no picture.
+        ImageError: If the folder contains no image.
         EdgeLlavaError: If the output cannot be written or was begun with other settings, or an engine fails.
     """
     sources = [directory] if isinstance(directory, (str, os.PathLike)) else directory
@@ -296,8 +299,8 @@ def caption_folder(
         None if out is None else Path(out),
         model.bundle,
         options or CaptionOptions(),
-        visual_tokens=model.visual_tokens,
-        alpha=model.alpha,
+        visual_tokens=model.options.visual_tokens,
+        alpha=model.options.alpha,
     ) as job:
         job.check(progress)
         job.caption(model, progress)

@@ -1,4 +1,4 @@
-"""Work on the next item while the caller is busy with this one."""
+"""Works on the next item while the caller is busy with the current one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Result = TypeVar("Result")
 def work_one_ahead(
     items: Sequence[Item], work: Callable[[Item, threading.Event], Result]
 ) -> Generator[tuple[Item, Result], None, None]:
-    """Yields each item with what `work` made of it, in order.
+    """Yields each item with the result of `work`, in order.
 
-    One thread works on the item after the one that the caller has; it never gets further, so two results exist at most.
-    Close the iterator when leaving it early (`contextlib.closing`): that tells the work to stop, and waits for it.
+    One thread works on the item after the caller's current one and no further, so that at most two results exist. If
+    you leave the iterator early, close it (`contextlib.closing`): this tells the work to stop, and waits for it.
 
     Args:
-        items: What to work on.
+        items: The items to work on.
         work: Called with an item, and an event that is set when its result will not be needed.
 
     Raises:
-        What `work` raises, when its result is due.
+        Whatever `work` raises, when its result is due.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1, "edge-llava-ahead") as thread:

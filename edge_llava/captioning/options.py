@@ -1,4 +1,4 @@
-"""What is asked about every picture, and how the answers are drawn and kept."""
+"""What is asked about every image, and how the answers are sampled and stored."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from edge_llava.bundle.manifest import Manifest
+from edge_llava.home.image_files.alpha import Alpha
+from edge_llava.home.unicode_text import is_unicode
 from edge_llava.runtime.options import SamplingOptions
-from edge_llava.runtime.vision.images.alpha import Alpha
 
 DEFAULT_PROMPT = "Describe the picture in detail."
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -23,17 +24,17 @@ class CaptionOptions:
     """How a folder is captioned.
 
     Attributes:
-        prompt: Asked about every picture, in a conversation of its own.
-        sampling: How answers are drawn; the likeliest token by default, so that a picture always gets the same answer.
+        prompt: The question about every image; each has its own conversation.
+        sampling: How answers are sampled; greedy by default, so that an image always gets the same answer.
         schema: A JSON schema that every answer must follow, as JSON values; None for free text.
-        sidecars: Also write each answer to a file beside its picture: IMG.txt, or IMG.json with a schema.
-        overwrite: Replace what stands in the way: an output that was begun with other settings, and sidecars with other
-            text. Answers of the same settings are kept all the same, so that a run can go on.
-        encode_ahead: Encode the next picture while this one's answer is computed; None does so where a GPU does one of
-            the two. On a CPU alone both share the cores and gain nothing; the next picture is then only read ahead.
+        sidecars: Also write each answer to a file next to its image: IMG.txt, or IMG.json with a schema.
+        overwrite: Replace an output that was begun with other settings, and sidecar files with other text. Answers of
+            the same settings are still kept, so that a run can resume.
+        encode_ahead: Encode the next image while the answer about this one is computed. None does so if a GPU runs one
+            of the two. On a CPU both share the cores and nothing is gained: the next image is only read ahead.
 
     Raises:
-        ValueError: If the prompt is no text, or the schema cannot be a grammar.
+        ValueError: If the prompt is not valid text, or the schema cannot be enforced.
     """
 
     prompt: str = DEFAULT_PROMPT
@@ -46,41 +47,34 @@ class CaptionOptions:
     encode_ahead: bool | None = None
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip() or any("\ud800" <= character <= "\udfff" for character in self.prompt):
-            raise ValueError("the prompt is no text")
-        if self.schema is not None and self.sampling.grammar is not None:
-            raise ValueError("answers follow a schema or a grammar, not both")
-        _ = self.drawing  # a schema that cannot be a grammar is found here
+        if not self.prompt.strip() or not is_unicode(self.prompt):
+            raise ValueError("the prompt is empty or not valid text")
+        if self.schema is not None and (self.sampling.grammar, self.sampling.json_schema) != (None, None):
+            raise ValueError("schema excludes the sampling's own grammar and json_schema")
+        _ = self.effective_sampling  # a schema that cannot be enforced is found here
 
     @cached_property
-    def drawing(self) -> SamplingOptions:
-        """The sampling options, with the schema as their grammar."""
+    def effective_sampling(self) -> SamplingOptions:
+        """The sampling options, including the schema."""
         if self.schema is None:
             return self.sampling
-        from edge_llava.runtime.language.json_grammar import SchemaFault, schema_grammar
-
-        try:
-            grammar = schema_grammar(self.schema)
-        except SchemaFault as fault:
-            where = f"the JSON schema: {'.'.join(fault.path)[:200]}" if fault.path else "the JSON schema"
-            raise ValueError(f"{where} {fault}") from fault
-        return dataclasses.replace(self.sampling, grammar=grammar)
+        return dataclasses.replace(self.sampling, json_schema=self.schema)
 
     def digest(self, manifest: Manifest, visual_tokens: int | None, alpha: Alpha = "white") -> str:
-        """A digest (16 hex digits) of everything that decides an answer: the bundle, the prompt, the drawing.
+        """A digest (16 hex digits) of everything that decides an answer: the bundle, the prompt, the sampling.
 
-        The largest number of tokens is left out: an answer that ended earlier is the same with any other.
+        The token limit is left out: an answer that ended before it does not depend on it.
 
         Args:
-            manifest: Of the bundle.
-            visual_tokens, alpha: As in `EngineOptions`.
+            manifest: The bundle's manifest.
+            visual_tokens, alpha: See `EngineOptions`.
         """
         parts = dataclasses.asdict(manifest)
         decisive = {name: parts[name] for name in ("vision", "projector", "language")}
         decisive["files"] = {role: entry.sha256 for role, entry in manifest.files.items()}
         decisive["visual_tokens"] = visual_tokens
-        if alpha != "drop":  # as all were before there was a choice
+        if alpha != "drop":  # the default before the option existed
             decisive["alpha"] = alpha
         decisive["prompt"] = self.prompt
-        decisive["sampling"] = dataclasses.asdict(dataclasses.replace(self.drawing, max_new_tokens=1))
+        decisive["sampling"] = dataclasses.asdict(dataclasses.replace(self.effective_sampling, max_new_tokens=1))
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

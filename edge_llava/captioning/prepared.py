@@ -1,4 +1,4 @@
-"""What is known of a picture when its turn comes: one of four things."""
+"""The state of an image when its turn comes: one of four."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 @dataclass(frozen=True)
 class Unread:
-    """Its bytes cannot be read, or changed meanwhile: why."""
+    """The bytes cannot be read, or changed while they were read; `reason` says why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture with these bytes has its line, or had its turn in this run."""
+    """An image with the same bytes has a line already, or had its turn in this run."""
 
     sha256: str
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """These bytes give no picture, or no embedding: why."""
+    """The bytes cannot be decoded or encoded; `fault` says why."""
 
     sha256: str
     fault: EdgeLlavaError
@@ -33,7 +33,7 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Ready:
-    """To be asked about; encoded already, or only read."""
+    """The image is ready for its question: already encoded, or only opened."""
 
     sha256: str
     image: Image | ImageEmbedding

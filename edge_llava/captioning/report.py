@@ -1,35 +1,35 @@
-"""What a run of captioning did."""
+"""The result of a captioning run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_llava.captioning.folder import Fault
+from edge_llava.captioning.folder import FileFault
 
 
 @dataclass(frozen=True)
 class CaptionReport:
-    """What a run did.
+    """What a run did, in counts.
 
     Attributes:
-        out: The output.
-        n_pictures: Pictures in the folder.
-        n_captioned: Asked about in this run.
-        n_duplicates: Given the answer of a picture with the same bytes in this run.
-        n_earlier: Had their line before this run.
-        n_tokens: Tokens of this run's answers.
-        n_sidecars, n_sidecars_kept: Files written beside pictures; files that were there with another text.
-        seconds: Time that the run took so far.
+        out: The output file.
+        n_images: Images found.
+        n_captioned: Images captioned in this run.
+        n_duplicates: Images that got the answer of one with the same bytes in this run.
+        n_earlier: Images that had a line before this run.
+        n_tokens: Tokens in the answers of this run.
+        n_sidecars, n_sidecars_kept: Sidecar files written; existing ones with other text that were kept.
+        seconds: Duration of the run so far.
         faults: Files and directories that could not be used, and why.
-        unsupported: Numbers of image files of kinds that are not read, by suffix.
-        n_truncated: Images of which a part is missing, among those that were asked about.
-        n_links_out: Links that lead out of what was named; they were not followed.
-        passed_over: Directories that systems keep for themselves, such as @eaDir.
+        unsupported: Number of image files in unsupported formats, by suffix.
+        n_truncated: Captioned images whose files end early.
+        n_links_out: Links to places outside the sources; they were not followed.
+        passed_over: System directories that were skipped, such as @eaDir.
     """
 
     out: Path
-    n_pictures: int
+    n_images: int
     n_captioned: int
     n_duplicates: int
     n_earlier: int
@@ -37,7 +37,7 @@ class CaptionReport:
     n_sidecars: int
     n_sidecars_kept: int
     seconds: float
-    faults: tuple[Fault, ...]
+    faults: tuple[FileFault, ...]
     unsupported: dict[str, int]
     n_truncated: int
     n_links_out: int

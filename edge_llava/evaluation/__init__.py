@@ -1,1 +1,1 @@
-"""How well a bundle answers: exams about pictures whose every fact is known. Knows the runtime, never torch."""
+"""Measures how well a bundle answers, with exams about pictures whose every fact is known. It never uses torch."""

@@ -1,4 +1,4 @@
-"""Taking an exam: shows the pictures, asks the questions, keeps every reply."""
+"""Takes an exam: shows the pictures, asks the questions, and collects every reply."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from edge_llava.scenes.scene import Scene
 from edge_llava.scenes.sentences import mentioned_objects
 
 Ask = Callable[[str, int], str]
-"""A question, the most tokens of an answer -> the answer. Nothing asked before matters."""
+"""Takes a question and the token limit, and returns the answer. Earlier questions have no influence."""
 Look = Callable[[Scene], Ask]
-"""Shows one picture to whoever answers; what is asked until the next picture is shown is about this one."""
+"""Shows the picture of a scene, and returns the function that answers questions about it."""
 
-_MAX_ANSWER_TOKENS = 32  # "The small purple triangle.", even where every letter is a token
+_MAX_ANSWER_TOKENS = 32  # enough for "The small purple triangle." with one token per letter
 _MAX_DESCRIPTION_TOKENS = 320
 
 
 @dataclass(frozen=True)
-class Reply:
-    """One question and what was said.
+class ExamReply:
+    """One question and the model's answer.
 
     Attributes:
-        sheet: The sheet that the question stands on.
-        shown: Index of the picture that was shown: sheet.picture, or another one as a check.
+        sheet: The sheet that contains the question.
+        shown: Index of the picture that was shown: sheet.picture, or another one in a check.
         question: The question, with the right answer for sheet.scene.
-        text: What was answered.
+        text: The answer.
     """
 
     sheet: Sheet
@@ -38,12 +38,12 @@ class Reply:
 
     @property
     def is_check(self) -> bool:
-        """Whether another picture was shown than the one the question is about."""
+        """Whether the picture shown is not the one that the question is about."""
         return self.shown != self.sheet.picture
 
     @property
     def is_right(self) -> bool:
-        """Exact match; for a description: it mentions every object, and no other."""
+        """Whether the answer matches exactly; a description must mention every object and no other."""
         if self.question.kind == DESCRIPTION:
             return mentioned_objects(self.text) == mentioned_objects(self.question.answer)
         return normalize_answer(self.text) == normalize_answer(self.question.answer)
@@ -51,22 +51,22 @@ class Reply:
 
 def take_exam(
     sheets: Sequence[Sheet], exchanged: Sequence[int], look: Look, progress: ProgressCallback = silent
-) -> list[Reply]:
-    """Asks everything.
+) -> list[ExamReply]:
+    """Asks all questions.
 
     Args:
         sheets: The exam.
-        exchanged: For each picture the sheet that it gets as a check; empty for no check.
-        look: Who answers.
-        progress: Told the pictures done.
+        exchanged: For each picture, the index of the sheet that is asked about it as a check; empty for no check.
+        look: Shows a picture to the answerer.
+        progress: Called with the number of pictures done.
 
     Returns:
-        The replies, picture by picture.
+        The replies, in the order of the pictures.
     """
-    replies: list[Reply] = []
+    replies: list[ExamReply] = []
     for sheet in sheets:
         ask = look(sheet.scene)
-        # all that is asked about a picture comes together: it is encoded once and stays in the KV cache
+        # all questions about a picture come together, so that it is encoded once and stays in the KV cache
         replies += [_put(ask, sheet, sheet, question) for question in (*sheet.questions, sheet.description)]
         if exchanged:
             other = sheets[exchanged[sheet.picture]]
@@ -75,6 +75,6 @@ def take_exam(
     return replies
 
 
-def _put(ask: Ask, sheet: Sheet, shown: Sheet, question: Question) -> Reply:
+def _put(ask: Ask, sheet: Sheet, shown: Sheet, question: Question) -> ExamReply:
     max_tokens = _MAX_DESCRIPTION_TOKENS if question.kind == DESCRIPTION else _MAX_ANSWER_TOKENS
-    return Reply(sheet, shown.picture, question, ask(question.text, max_tokens))
+    return ExamReply(sheet, shown.picture, question, ask(question.text, max_tokens))

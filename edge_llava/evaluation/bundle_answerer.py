@@ -1,4 +1,4 @@
-"""A bundle that takes an exam: every question is the first turn of a conversation, answered greedily."""
+"""Lets a bundle take an exam: every question is the first turn of a conversation, answered greedily."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class BundleAnswerer:
-    """Shows scenes to an opened bundle; its instances are what `evaluate_scenes` takes as `look`."""
+    """Shows scenes to an opened bundle; an instance is the `look` argument of `evaluate_scenes`."""
 
     def __init__(self, model: LlavaModel) -> None:
         self._model = model
 
     def __call__(self, scene: Scene) -> Ask:
-        """Encodes the picture of a scene, as the JPEG file that a user would have."""
+        """Encodes the picture of a scene from a JPEG file, as a user's image would be."""
         image = self._model.embed_image(encode_scene(scene))
 
         def ask(question: str, max_tokens: int) -> str:

@@ -1,4 +1,4 @@
-"""The exam: held-out pictures, the questions about each, and which other picture they are asked about as a check."""
+"""An exam: held-out pictures, the questions about each, and the exchange of sheets between pictures as a check."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _CHOICE_BY_NAME = re.compile(r"which is \w+, (?P<first>.+) or (?P<second>.+)\?")
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is asked about one picture.
+    """The questions about one picture.
 
     Attributes:
-        picture: Its place in the exam, from 0.
-        scene: What the picture shows.
+        picture: Index of the picture in the exam, from 0.
+        scene: The scene that the picture shows.
         questions: At most one of every kind, in the order of KINDS.
     """
 
@@ -36,16 +36,16 @@ class Sheet:
 
     @property
     def description(self) -> Question:
-        """The request for a detailed description, with the right one."""
+        """The request for a detailed description, with the right answer."""
         return Question(DESCRIPTION, DESCRIPTION, _DESCRIBE, describe(self.scene))
 
 
 def set_exam(seed: int, n: int) -> list[Sheet]:
-    """Draws an exam; the same one for the same seed.
+    """Samples an exam; equal seeds give equal exams.
 
     Args:
         seed: From 0. Sheet i is about scene i of the held-out split of this seed.
-        n: Number of pictures, from 1.
+        n: Number of pictures, at least 1.
     """
     sheets = []
     for picture, scene in enumerate(islice(sample_scenes("held-out", seed), n)):
@@ -56,28 +56,28 @@ def set_exam(seed: int, n: int) -> list[Sheet]:
 
 
 def exchange(n: int, seed: int) -> list[int]:
-    """Gives every picture the sheet of another one.
+    """Assigns every picture the sheet of another one.
 
     Args:
         n: Number of pictures.
         seed: Seed of the choice.
 
     Returns:
-        For each picture the index of the sheet it gets: a permutation of 0..n-1 that leaves nothing in its place. Empty
-        for a single picture, which has no other.
+        For each picture the index of its sheet: a permutation of 0..n-1 without a fixed point. Empty for a single
+        picture, for which there is no other.
     """
     if n < 2:
         return []
     order = np.random.default_rng([seed, 4]).permutation(n)
     sheet_of = np.empty(n, int)
-    sheet_of[order] = np.roll(order, 1)  # one ring through all pictures: nobody is its own neighbour
+    sheet_of[order] = np.roll(order, 1)  # a ring through all pictures, in which none is its own neighbour
     return [int(sheet) for sheet in sheet_of]
 
 
 def guess(questions: Iterable[Question]) -> Share:
-    """What an answerer that is blind to the pictures would get at best: the commonest answer to every form of question.
+    """The best score without seeing the pictures: that of the most common answer to every form of question.
 
-    It is taken from these very questions, so that for a few of them it is higher than anybody could hope for.
+    It is computed from the same questions, so that for few questions it is higher than any guesser could expect.
     """
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for question in questions:
@@ -87,7 +87,7 @@ def guess(questions: Iterable[Question]) -> Share:
 
 
 def _blind_answer(question: Question) -> str:
-    """The answer as a blind answerer can aim at it: of two things that the question names, the first or the second."""
+    """The answer in the form that a guesser could choose: "first" or "second" if the question names two things."""
     choice = _CHOICE_BY_NAME.fullmatch(question.text.lower())
     if choice is None:
         return normalize_answer(question.answer)

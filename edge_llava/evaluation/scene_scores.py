@@ -1,4 +1,4 @@
-"""The marks of an exam about scenes, as counts."""
+"""The scores of an exam about scenes, as counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_llava.evaluation.answering import Look, Reply, take_exam
+from edge_llava.evaluation.answering import ExamReply, Look, take_exam
 from edge_llava.evaluation.exam import DESCRIPTION, exchange, guess, set_exam
 from edge_llava.evaluation.share import Share, add
 from edge_llava.home.progress import ProgressCallback, silent
@@ -17,17 +17,17 @@ from edge_llava.scenes.sentences import mentioned_objects
 
 @dataclass(frozen=True)
 class SceneScores:
-    """What an exam showed.
+    """The result of an exam.
 
     Attributes:
-        n: Pictures.
-        accuracy: Right answers, by kind of question.
-        shuffled: The same questions asked about other pictures; None for a single picture, which has no other.
-        guessing: What answering blindly would get at best, by kind.
-        precision: Of the objects that the descriptions mention, those that are there.
-        recall: Of the objects that are there, those that the descriptions mention.
-        wrong: The replies that cost marks, in order.
-        seconds: Time that the exam took.
+        n: Number of pictures.
+        accuracy: Share of right answers, by kind of question.
+        shuffled: The same for questions about other pictures; None for a single picture.
+        guessing: The best share that guessing could reach, by kind.
+        precision: Share of the objects mentioned in descriptions that are there.
+        recall: Share of the objects that are there and are mentioned.
+        wrong: The wrong replies, in order.
+        seconds: Duration of the exam.
     """
 
     n: int
@@ -36,11 +36,11 @@ class SceneScores:
     guessing: Mapping[str, Share]
     precision: Share
     recall: Share
-    wrong: tuple[Reply, ...]
+    wrong: tuple[ExamReply, ...]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores as JSON values: shares 0..1, null where nothing was asked."""
+        """The scores as JSON values: shares 0..1, null if nothing was asked."""
         return {
             "accuracy": {kind: _figures(share) for kind, share in self.accuracy.items()},
             "overall": add(self.accuracy.values()).value,
@@ -55,21 +55,21 @@ class SceneScores:
 
 
 def evaluate_scenes(look: Look, *, seed: int, n: int, progress: ProgressCallback = silent) -> SceneScores:
-    """Holds an exam about held-out scenes.
+    """Gives an exam about held-out scenes.
 
     Args:
-        look: Who answers, `BundleAnswerer` for a bundle.
-        seed: Of the pictures and questions, from 0.
-        n: Pictures, from 1.
-        progress: Told the pictures done.
+        look: Shows a picture to the answerer; a `BundleAnswerer` for a bundle.
+        seed: Seed of the pictures and questions, from 0.
+        n: Number of pictures, at least 1.
+        progress: Called with the number of pictures done.
     """
     started = time.perf_counter()
     replies = take_exam(set_exam(seed, n), exchange(n, seed), look, progress)
     return score(replies, time.perf_counter() - started)
 
 
-def score(replies: Sequence[Reply], seconds: float) -> SceneScores:
-    """Counts the marks of the replies to one exam."""
+def score(replies: Sequence[ExamReply], seconds: float) -> SceneScores:
+    """Scores the replies to one exam."""
     straight = [reply for reply in replies if not reply.is_check]
     checks = [reply for reply in replies if reply.is_check]
     asked = [reply.question for reply in straight]
@@ -87,13 +87,13 @@ def score(replies: Sequence[Reply], seconds: float) -> SceneScores:
     )
 
 
-def _count_right(replies: Sequence[Reply]) -> dict[str, Share]:
+def _count_right(replies: Sequence[ExamReply]) -> dict[str, Share]:
     by_kind = {kind: [reply.is_right for reply in replies if reply.question.kind == kind] for kind in KINDS}
     return {kind: Share(sum(marks), len(marks)) for kind, marks in by_kind.items()}
 
 
-def _score_descriptions(descriptions: Sequence[Reply]) -> tuple[Share, Share]:
-    """Precision and recall over the objects of all pictures; two of a kind must be mentioned twice."""
+def _score_descriptions(descriptions: Sequence[ExamReply]) -> tuple[Share, Share]:
+    """Precision and recall over the objects of all pictures; two equal objects must be mentioned twice."""
     n_right = n_mentioned = n_there = 0
     for reply in descriptions:
         mentioned, there = mentioned_objects(reply.text), mentioned_objects(reply.question.answer)

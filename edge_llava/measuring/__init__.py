@@ -1,1 +1,1 @@
-"""How fast a bundle is on this device: which settings are best, and what they give. Knows the runtime only."""
+"""Measures how fast a bundle is on this device and which settings are best. It uses the runtime only."""

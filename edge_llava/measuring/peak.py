@@ -1,6 +1,6 @@
-"""The memory that a language model needs with given settings: the peak of a process of its own, which ran it once.
+"""Measures the memory that a language model needs with given settings, as the peak of a separate process that runs it.
 
-python -m edge_llava.measuring.peak BUNDLE OPTIONS     prints bytes; OPTIONS is DecoderOptions as JSON
+python -m edge_llava.measuring.peak BUNDLE OPTIONS     prints the bytes; OPTIONS is DecoderOptions as JSON
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,15 +16,16 @@ import numpy as np
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.memory import peak_rss_bytes
 from edge_llava.errors import BackendError
-from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions
 
 
 def measure_peak(bundle: Path, options: DecoderOptions) -> int:
-    """Largest resident size, in bytes, of a process that opens the language model and prefills one batch.
+    """The peak resident size, in bytes, of a process that opens the language model and prefills one batch.
 
     Raises:
-        BackendError: If the process fails; says what it said.
+        BackendError: If the process fails; contains its error output.
     """
     command = [sys.executable, "-m", "edge_llava.measuring.peak", str(bundle), json.dumps(asdict(options))]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
@@ -40,9 +40,10 @@ def _main(directory: str, options: str) -> None:
     try:
         n_rows = min(DecoderOptions(**json.loads(options)).n_batch, decoder.n_ctx - 1)
         rows = np.zeros((n_rows, bundle.manifest.language.n_embd), np.float32)
-        decoder.prefill_embedding(rows, "memory", 0, threading.Event())
-        decoder.decode(bundle.manifest.language.bos)
-        # to the process that asked, through its pipe
+        sequence = OneSequence(decoder)
+        sequence.prefill_rows(rows)
+        sequence.decode(bundle.manifest.language.bos)
+        # read by the parent process
         sys.stdout.buffer.write(b"%d\n" % peak_rss_bytes())
     finally:
         decoder.close()

@@ -1,4 +1,4 @@
-"""A figure that was taken several times."""
+"""A figure that was measured several times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, smallest and largest of some samples, in the samples' unit."""
+    """The median, smallest and largest of several samples, in their unit."""
 
     median: float
     min: float
@@ -17,5 +17,5 @@ class Spread:
 
 
 def summarize(samples: Sequence[float]) -> Spread:
-    """The spread of at least one sample."""
+    """Computes the spread of one or more samples."""
     return Spread(statistics.median(samples), min(samples), max(samples))

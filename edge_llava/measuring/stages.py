@@ -1,9 +1,8 @@
-"""Timing the two engines of a bundle with given settings, on noise: what is seen does not change how long it takes."""
+"""Times the two engines of a bundle with given settings, on noise: the content does not affect the time."""
 
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from dataclasses import dataclass, replace
 
@@ -11,29 +10,29 @@ import numpy as np
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.profile import DeviceSettings
-from edge_llava.runtime.language.single_decoder import Decoder
-from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.language.decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options, n_ctx
 from edge_llava.runtime.vision.anyres import count_tokens
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
-PICTURE_SIZE = (640, 480)
-N_TEXT, N_ANSWER = 50, 64  # of a typical turn
+IMAGE_SIZE = (640, 480)
+N_TEXT, N_ANSWER = 50, 64  # tokens in a typical turn
 _MIN_ROWS, _PROBE_ROWS, _N_TO_DECODE = 32, 16, (4, 32)
-_QUICK_S = 0.3  # below it a single run says little
-_NEVER = threading.Event()
+_QUICK_S = 0.3  # below this, a single run is too noisy
 
 
 @dataclass(frozen=True)
 class VisionFigures:
-    """Seconds of one picture: preprocessing and tower, projector."""
+    """Seconds for one image: preprocessing and tower, and projector."""
 
     vision_s: float
     projector_s: float
 
     @property
     def encode_s(self) -> float:
-        """The picture's way to embedding rows."""
+        """The whole time from the image to its embedding."""
         return self.vision_s + self.projector_s
 
 
@@ -46,16 +45,16 @@ class LanguageFigures:
 
 
 class VisionStage:
-    """Tower and projector, opened anew only where a setting demands it."""
+    """Tower and projector, reopened only if a setting requires it."""
 
     def __init__(self, bundle: Bundle, base: EngineOptions) -> None:
         self._bundle, self._base = bundle, base
         self._opened: tuple[tuple[int, bool], ImageEncoder] | None = None
-        noise = np.random.default_rng(0).integers(0, 256, (*PICTURE_SIZE[::-1], 3), dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE[::-1], 3), dtype=np.uint8)
         self._image = Image.open(noise)
 
     def __call__(self, settings: DeviceSettings) -> VisionFigures:
-        """Medians of a few runs after one that warms up."""
+        """The medians of a few runs after a warm-up run."""
         encoder = self._open(settings)
         n_runs = 3 if self._run(encoder).encode_s < _QUICK_S else 1
         runs = [self._run(encoder) for _ in range(n_runs)]
@@ -88,93 +87,94 @@ class VisionStage:
 
 
 class LanguageStage:
-    """The language model; weights are loaded anew only where a setting demands it.
+    """The language model; its weights are reloaded only if a setting requires it.
 
     Attributes:
-        n_positions: Of a typical turn before its answer: picture and text.
+        n_positions: Positions of a typical turn before its answer: image and text.
     """
 
     def __init__(self, bundle: Bundle, base: EngineOptions, slice_s: float) -> None:
         """
         Args:
-            bundle: Its digests are not checked here.
-            base: What the measured settings do not say.
-            slice_s: About how long prefill and decode may take, each; they are cut shorter than a turn for it.
+            bundle: The bundle; its digests are not checked here.
+            base: Options that are not measured.
+            slice_s: About how long prefill and decode may each take; both are shortened to fit.
         """
         self._bundle, self._base, self._slice_s = bundle, base, slice_s
         self._spec = bundle.manifest.language
-        n_ctx = base.decoder.n_ctx or min(self._spec.n_ctx_train, 4096)
-        n_turn = count_tokens(PICTURE_SIZE, bundle.manifest.vision) + N_TEXT
-        self.n_positions = max(1, min(n_turn, n_ctx - N_ANSWER))
+        n_positions = n_ctx(self._spec, base.decoder)
+        n_turn = count_tokens(IMAGE_SIZE, bundle.manifest.vision) + N_TEXT
+        self.n_positions = max(1, min(n_turn, n_positions - N_ANSWER))
         self._n_rows, self._n_to_decode = 0, 0
-        self._opened: tuple[DecoderOptions, Decoder] | None = None
+        self._opened: tuple[DecoderOptions, OneSequence] | None = None
         random = np.random.default_rng(0)
         self._rows = (0.02 * random.standard_normal((self.n_positions, self._spec.n_embd))).astype(np.float32)
         self._tokens: list[int] = random.integers(3, self._spec.n_vocab, N_ANSWER).tolist()
 
     @property
     def n_rows(self) -> int:
-        """Positions that a run prefills; settings that only matter beyond them need no trial."""
+        """Positions that a run prefills. Settings that only matter for more positions need no trial."""
         if not self._n_rows:
             self._calibrate()
         return self._n_rows
 
     def __call__(self, settings: DeviceSettings) -> LanguageFigures:
-        """One run: some rows of a picture, then some tokens after them."""
+        """Measures one run: some rows of an image, then some tokens."""
         n_rows = self.n_rows
-        decoder = self._open(settings)
-        self._prefill(decoder, min(n_rows, _PROBE_ROWS))  # wakes threads, touches memory
-        prefill_s = self._prefill(decoder, n_rows)
-        return LanguageFigures(n_rows / prefill_s, self._n_to_decode / self._decode(decoder, self._n_to_decode))
+        sequence = self._open(settings)
+        self._prefill(sequence, min(n_rows, _PROBE_ROWS))  # wakes threads and touches memory
+        prefill_s = self._prefill(sequence, n_rows)
+        return LanguageFigures(n_rows / prefill_s, self._n_to_decode / self._decode(sequence, self._n_to_decode))
 
     def close(self) -> None:
         """Frees the model; safe to call twice."""
         if self._opened is not None:
-            self._opened[1].close()
+            self._opened[1].decoder.close()
         self._opened = None
 
     def _calibrate(self) -> None:
-        decoder = self._open_with(replace(self._base.decoder, n_ctx=self._n_ctx))
+        sequence = self._open_with(replace(self._base.decoder, n_ctx=self._n_ctx))
         n_probe, n_few = min(_PROBE_ROWS, self.n_positions), _N_TO_DECODE[0]
-        self._prefill(decoder, n_probe)
-        n_fitting = int(self._slice_s / self._prefill(decoder, n_probe) * n_probe)
+        self._prefill(sequence, n_probe)
+        n_fitting = int(self._slice_s / self._prefill(sequence, n_probe) * n_probe)
         self._n_rows = min(max(n_fitting, _MIN_ROWS), self.n_positions)
-        n_fitting = int(self._slice_s / self._decode(decoder, n_few) * n_few)
+        n_fitting = int(self._slice_s / self._decode(sequence, n_few) * n_few)
         self._n_to_decode = min(max(n_fitting, n_few), _N_TO_DECODE[1])
 
     @property
     def _n_ctx(self) -> int:
         return self.n_positions + N_ANSWER
 
-    def _open(self, settings: DeviceSettings) -> Decoder:
+    def _open(self, settings: DeviceSettings) -> OneSequence:
         measured = engine_options(settings).decoder
         return self._open_with(replace(measured, n_ctx=self._n_ctx, n_gpu_layers=self._base.decoder.n_gpu_layers))
 
-    def _open_with(self, options: DecoderOptions) -> Decoder:
+    def _open_with(self, options: DecoderOptions) -> OneSequence:
         if self._opened is not None and self._opened[0] == options:
             return self._opened[1]
         if self._opened is not None and self._opened[0].repack == options.repack:
-            decoder = self._opened[1]
+            decoder = self._opened[1].decoder
             decoder.reconfigure(options)
         else:
             self.close()
             decoder = Decoder(self._bundle.file("language"), self._spec, options)
-        self._opened = options, decoder
-        return decoder
+        sequence = OneSequence(decoder)
+        self._opened = options, sequence
+        return sequence
 
-    def _prefill(self, decoder: Decoder, n_rows: int) -> float:
-        """Seconds of `n_rows` positions into an empty cache; the last is a token, whose logits are waited for."""
-        decoder.truncate(0)
+    def _prefill(self, sequence: OneSequence, n_rows: int) -> float:
+        """Seconds to prefill `n_rows` positions into an empty cache; the last is a token whose logits are awaited."""
+        sequence.truncate(0)
         started = time.perf_counter()
         if n_rows > 1:
-            decoder.prefill_embedding(self._rows[: n_rows - 1], "noise", 0, _NEVER)
-        decoder.prefill_tokens(self._tokens[:1], _NEVER)
-        decoder.logits()
+            sequence.prefill_rows(self._rows[: n_rows - 1])
+        sequence.prefill_tokens(self._tokens[:1])
+        sequence.logits()
         return time.perf_counter() - started
 
-    def _decode(self, decoder: Decoder, n_tokens: int) -> float:
+    def _decode(self, sequence: OneSequence, n_tokens: int) -> float:
         started = time.perf_counter()
         for token in self._tokens[:n_tokens]:
-            decoder.decode(token)
-            decoder.logits()
+            sequence.decode(token)
+            sequence.logits()
         return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Searching settings by measuring: one coordinate at a time, repeats interleaved, until the time is used up."""
+"""Searches for settings by measuring: one coordinate at a time, with interleaved repeats, until time runs out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Generic, TypeVar
 
 from edge_llava.device.profile import DeviceSettings
 
-_HOPELESS = 1.3  # times the best, even at its quickest: not measured again
-_DISTURBED = 3.0  # times the best: below it a single run may have been disturbed, and gets another chance
-_RECENT = 3  # settings whose runs tell how long the next one takes; the first of all may have been slow to start
-_DOWNHILL = 1.1  # times the best: a chain that became this much worse goes on to get worse
+_HOPELESS = 1.3  # times the best: a setting whose fastest run is slower is not measured again
+_DISTURBED = 3.0  # times the best: a single run below this may have been disturbed, and is repeated
+_RECENT = 3  # number of latest settings that predict the next duration; the very first run may be slow
+_DOWNHILL = 1.1  # times the best: a chain that is this much worse will only get worse
 
 Figures = TypeVar("Figures")
 
@@ -24,8 +24,8 @@ class Coordinate:
 
     Attributes:
         name: Field of DeviceSettings.
-        values: In the order in which they are tried.
-        is_chain: Whether values get better or worse one after another, so that a much worse one ends it.
+        values: The values, in the order in which they are tried.
+        is_chain: Whether the cost falls and then rises along the values, so that a much worse value ends the search.
     """
 
     name: str
@@ -35,22 +35,22 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class Trial(Generic[Figures]):
-    """Settings, and what every run with them measured."""
+    """Settings and the measurements of every run with them."""
 
     settings: DeviceSettings
     samples: tuple[Figures, ...]
 
     def median(self, figure: Callable[[Figures], float]) -> float:
-        """Median of one figure over the runs."""
+        """The median of one figure over the runs."""
         return statistics.median(map(figure, self.samples))
 
 
 Cost = Callable[[Trial[Figures]], float]
-"""What is to be small."""
+"""The quantity to minimize."""
 
 
 class Trials(Generic[Figures]):
-    """Everything that was measured, and the time that is left."""
+    """All measurements so far, and the deadline."""
 
     def __init__(
         self,
@@ -60,18 +60,18 @@ class Trials(Generic[Figures]):
     ) -> None:
         """
         Args:
-            measure: One run with these settings.
-            deadline: Reading of `clock` after which nothing is begun, and before which everything should end.
-            clock: Seconds.
+            measure: Measures one run with given settings.
+            deadline: Reading of `clock` by which all runs should have ended; none starts after it.
+            clock: Returns the time in seconds.
         """
         self._measure, self._deadline, self._clock = measure, deadline, clock
         self._samples: dict[DeviceSettings, list[Figures]] = {}
         self._durations: dict[DeviceSettings, float] = {}
 
     def run(self, settings: DeviceSettings) -> bool:
-        """Measures once, unless it would probably not end in time; whether it was measured.
+        """Measures once, unless the run would probably not end in time. Returns whether it was measured.
 
-        The first run of all is always done: without it there is nothing to choose from.
+        The very first run always takes place: without it there would be nothing to choose from.
         """
         started = self._clock()
         expected = self._durations.get(settings, max(list(self._durations.values())[-_RECENT:], default=0.0))
@@ -83,16 +83,16 @@ class Trials(Generic[Figures]):
         return True
 
     def of(self, settings: DeviceSettings) -> Trial[Figures] | None:
-        """What was measured with these settings."""
+        """The trial of these settings; None if they were not measured."""
         samples = self._samples.get(settings)
         return None if samples is None else Trial(settings, tuple(samples))
 
     def all(self) -> list[Trial[Figures]]:
-        """In the order of their first run."""
+        """All trials, in the order of their first runs."""
         return [Trial(settings, tuple(samples)) for settings, samples in self._samples.items()]
 
     def best(self, cost: Cost[Figures]) -> Trial[Figures]:
-        """The trial of least cost; of equals the first."""
+        """The trial with the lowest cost; the first one among equals."""
         return min(self.all(), key=cost)
 
 
@@ -103,12 +103,12 @@ def descend(
     cost: Cost[Figures],
     n_rounds: int = 3,
 ) -> Trial[Figures]:
-    """Goes along one coordinate after another, each time from the best so far.
+    """Optimizes one coordinate after another, each time starting from the best settings so far.
 
-    The values of a coordinate take turns: what disturbs the device for a while disturbs all of them.
+    Runs of a coordinate's values are interleaved, so that a temporary disturbance affects all of them.
 
     Returns:
-        The trial of least cost among all.
+        The trial with the lowest cost.
     """
     here = start
     trials.run(start)
@@ -135,7 +135,7 @@ def _may_be_best(trial: Trial[Figures], cost: Cost[Figures], least: float) -> bo
 def _explore(
     trials: Trials[Figures], candidates: list[DeviceSettings], cost: Cost[Figures], is_chain: bool
 ) -> list[Trial[Figures]]:
-    """The first run of each candidate; what was measured before need not be again."""
+    """Runs each candidate once, unless it was measured before."""
     for candidate in candidates:
         if trials.of(candidate) is None and not trials.run(candidate):
             break

@@ -1,4 +1,4 @@
-"""Tuning: which settings are best for a bundle on this device, for a typical turn of picture, question, answer."""
+"""Tuning: finds the best settings for a bundle on this device, for a typical turn of image, question and answer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
 from edge_llava.runtime.language.llama_params import can_repack
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options
 
-_VISION_SHARE = 0.4  # of the time
-_SLICES = 45  # a run may take this part of the time, prefill and decode each
-_MAY_BE_SLOWER = 1.25  # the price of the smallest memory, in times of the quickest turn
+_VISION_SHARE = 0.4  # of the time for measuring
+_SLICES = 45  # prefill and decode of a run may each take 1/45 of the time
+_MAY_BE_SLOWER = 1.25  # for the goal "memory": at most this many times the fastest turn
 _BATCHES = (256, 128, 1024)
-_Q8_0_BLOCK = 32  # numbers of a head that are stored together
+_Q8_0_BLOCK = 32  # values per block
 
 Figures = TypeVar("Figures")
 
@@ -37,8 +37,8 @@ class Tuning:
         profile: The choice, to be saved.
         vision, language: Every trial, in the order of the first run.
         peaks: Peak memory in bytes of a process with the language model alone; empty unless the goal is "memory".
-        n_positions: Of a typical turn before its answer.
-        seconds: How long it took.
+        n_positions: Positions of a typical turn before its answer.
+        seconds: Duration of the tuning.
     """
 
     profile: Profile
@@ -57,15 +57,15 @@ def tune(
     *,
     progress: ProgressCallback = silent,
 ) -> Tuning:
-    """Measures until the time is used up, then chooses. Nothing is saved.
+    """Measures until time runs out, then chooses. Nothing is saved.
 
     Args:
-        bundle: An opened bundle; its digests are compared at first use.
-        goal: What is to be small: the "total" time of a turn; "ttft", the time to its first token; the time per token
-            ("throughput"); or the "memory", of what takes at most a quarter longer than the quickest turn.
-        seconds: How long to measure. Loading a large model once may alone take longer.
+        bundle: An opened bundle; its digests are checked on first use.
+        goal: What to minimize: the "total" time of a turn; "ttft", the time to its first token; "throughput", the time
+            per token; or "memory", among settings at most a quarter slower than the fastest.
+        seconds: How long to measure. Loading a large model may take longer than that.
         base: Where the engines run and the length of the context; its other settings are measured.
-        progress: Told the seconds used.
+        progress: Called with the seconds used.
 
     Raises:
         BundleError: If a file is not what the manifest says.
@@ -75,24 +75,24 @@ def tune(
     base, started = base or EngineOptions(), time.perf_counter()
     start = _default_settings()
     with closing(VisionStage(bundle, base)) as stage:
-        tell = _Teller("measuring, picture", _VISION_SHARE * seconds, progress)
-        vision = Trials(tell.after(stage), started + _VISION_SHARE * seconds)
-        picture = descend(vision, start, _vision_coordinates(), _encode_s)
-        tell.end()
+        timer = _TimeProgress("measuring, image", _VISION_SHARE * seconds, progress)
+        vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)
+        vision_trial = descend(vision, start, _vision_coordinates(), _encode_s)
+        timer.end()
     with closing(LanguageStage(bundle, base, seconds / _SLICES)) as language_stage:
-        search = _LanguageSearch(bundle, base, goal, language_stage, picture.median(lambda run: run.encode_s))
-        tell = _Teller("measuring, language model", seconds - (time.perf_counter() - started), progress)
-        language = Trials(tell.after(search.measure), started + seconds)
+        search = _LanguageSearch(bundle, base, goal, language_stage, vision_trial.median(lambda run: run.encode_s))
+        timer = _TimeProgress("measuring, language model", seconds - (time.perf_counter() - started), progress)
+        language = Trials(timer.after(search.measure), started + seconds)
         chosen = search.choose(language, start)
-        tell.end()
+        timer.end()
     settings = replace(
         chosen.settings,
-        n_vision_threads=picture.settings.n_vision_threads,
-        vision_spinning=picture.settings.vision_spinning,
+        n_vision_threads=vision_trial.settings.n_vision_threads,
+        vision_spinning=vision_trial.settings.vision_spinning,
     )
     measured = {
-        "vision_s": picture.median(lambda run: run.vision_s),
-        "projector_s": picture.median(lambda run: run.projector_s),
+        "vision_s": vision_trial.median(lambda run: run.vision_s),
+        "projector_s": vision_trial.median(lambda run: run.projector_s),
         "prefill_tps": chosen.median(lambda run: run.prefill_tps),
         "decode_tps": chosen.median(lambda run: run.decode_tps),
         "turn_s": search.turn_s(chosen),
@@ -106,7 +106,7 @@ def tune(
 
 
 class _LanguageSearch:
-    """What a trial of the language model costs, for one goal, and the way to the least."""
+    """The search for the language model's settings, for one goal."""
 
     def __init__(self, bundle: Bundle, base: EngineOptions, goal: Goal, stage: LanguageStage, encode_s: float) -> None:
         self.peaks: dict[DeviceSettings, int] = {}
@@ -114,19 +114,19 @@ class _LanguageSearch:
         self._known_peaks: dict[DecoderOptions, int] = {}
 
     def measure(self, settings: DeviceSettings) -> LanguageFigures:
-        """One run; the first with these settings also takes the memory, where that is the goal."""
+        """Measures one run; for the goal "memory", the first run with given settings also measures the memory."""
         if self._goal == "memory" and settings not in self.peaks:
             self.peaks[settings] = self._peak(settings)
         return self._stage(settings)
 
     def turn_s(self, trial: Trial[LanguageFigures]) -> float:
-        """Seconds of a typical turn: picture, positions, answer."""
+        """Seconds for a typical turn: image, prompt and answer."""
         return self._encode_s + trial.median(
             lambda run: self._stage.n_positions / run.prefill_tps + N_ANSWER / run.decode_tps
         )
 
     def choose(self, trials: Trials[LanguageFigures], start: DeviceSettings) -> Trial[LanguageFigures]:
-        """Searches, and takes the least of what was measured."""
+        """Searches, and returns the best trial for the goal."""
         spec, n_rows = self._bundle.manifest.language, self._stage.n_rows
         if self._goal == "memory":
             start = self._shrink(trials, start)
@@ -134,7 +134,7 @@ class _LanguageSearch:
         return self._smallest(trials, trials.all()) if self._goal == "memory" else best
 
     def _shrink(self, trials: Trials[LanguageFigures], start: DeviceSettings) -> DeviceSettings:
-        """Takes one change after another that saves memory and costs little time."""
+        """Applies changes that save memory, one by one, as long as they cost little time."""
         here = start
         trials.run(here)
         for change in _less_memory(self._bundle.manifest.language):
@@ -158,25 +158,25 @@ class _LanguageSearch:
         return self.turn_s(trial)
 
     def _peak(self, settings: DeviceSettings) -> int:
-        """Measured once for all numbers of threads: they take no memory worth a process of their own."""
+        """Measures once for all thread counts, because they do not noticeably affect memory."""
         decoder = self._base.decoder
         options = replace(engine_options(settings).decoder, n_ctx=decoder.n_ctx, n_gpu_layers=decoder.n_gpu_layers)
         key = replace(options, n_threads=None)
         if key not in self._known_peaks:
-            self._stage.close()  # two models at once may be too much for the device
+            self._stage.close()  # the device may not hold two models at the same time
             self._known_peaks[key] = measure_peak(self._bundle.path, options)
         return self._known_peaks[key]
 
 
-class _Teller:
-    """Tells the progress callback the time used, run by run."""
+class _TimeProgress:
+    """Reports the time used to the progress callback after every run."""
 
     def __init__(self, stage: str, seconds: float, progress: ProgressCallback) -> None:
         self._stage, self._total, self._progress = stage, max(1, round(seconds)), progress
         self._started = time.perf_counter()
 
     def after(self, measure: Callable[[DeviceSettings], Figures]) -> Callable[[DeviceSettings], Figures]:
-        """`measure`, which tells after every run."""
+        """Wraps `measure` so that every run is reported."""
 
         def run(settings: DeviceSettings) -> Figures:
             figures = measure(settings)
@@ -212,7 +212,7 @@ def _kinds_of_threads(name: str) -> Coordinate:
 
 
 def _fewer_threads(name: str) -> Coordinate:
-    """Small models are quickest with few threads; it comes last, because large ones only lose time here."""
+    """Small models are fastest with few threads. This comes last because large models only lose time here."""
     n_cores = count_cores()
     return Coordinate(name, tuple(n_cores >> shift for shift in range(n_cores.bit_length())), is_chain=True)
 
@@ -223,11 +223,11 @@ def _vision_coordinates() -> list[Coordinate]:
 
 
 def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings) -> list[Coordinate]:
-    """What the bundle leaves to choose: F32 keeps its plain attention and has nothing to repack, q8_0 needs flash."""
+    """The settings to try: F32 keeps plain attention and cannot be repacked; q8_0 needs flash attention."""
     is_exact = spec.quant == "F32"
     coordinates = [] if is_exact or not can_repack() else [Coordinate("repack", (True, False))]
     coordinates.append(_kinds_of_threads("n_threads"))
-    # a batch that holds all rows is no other setting than one that holds more
+    # all batches that hold every row are equivalent
     coordinates.append(Coordinate("n_batch", tuple(n for n in _BATCHES if n < max(n_rows, DecoderOptions().n_batch))))
     if not is_exact and start.kv_type != "q8_0":
         coordinates.append(Coordinate("flash_attention", (None, False)))
@@ -235,7 +235,7 @@ def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings
 
 
 def _less_memory(spec: LanguageSpec) -> list[dict[str, Any]]:
-    """Changes that take less memory, the greatest first."""
+    """Changes that save memory, largest saving first."""
     smaller_batches: list[dict[str, Any]] = [{"n_batch": 256}, {"n_batch": 128}]
     if spec.quant == "F32":
         return smaller_batches

@@ -1,4 +1,4 @@
-"""What was answered, as tokens: a client sends back text, and the same text may be written in other tokens."""
+"""Earlier answers as tokens: a client sends back text, and the same text may be written in other tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _N_KEPT = 512
 
 
 @dataclass(frozen=True)
-class SaidAnswer:
+class KnownAnswer:
     """An answer as it stands in its conversation.
 
     Attributes:
@@ -27,15 +27,15 @@ class SaidAnswer:
     carry: str
 
 
-class SaidAnswers:
-    """The last answers, found by all that was said before them and their text. Thread-safe."""
+class AnswerHistory:
+    """The most recent answers, found by everything before them and their text. Thread-safe."""
 
     def __init__(self, n_kept: int = _N_KEPT) -> None:
         self._n_kept = n_kept
         self._lock = threading.Lock()
-        self._answers: OrderedDict[bytes, SaidAnswer] = OrderedDict()
+        self._answers: OrderedDict[bytes, KnownAnswer] = OrderedDict()
 
-    def remember(self, conversation: Sequence[Run], text: str, answer: SaidAnswer, salt: str = "") -> None:
+    def remember(self, conversation: Sequence[Run], text: str, answer: KnownAnswer, salt: str = "") -> None:
         """Keeps the answer to a conversation's last question; the oldest is forgotten."""
         key = _key(conversation, text, salt)
         with self._lock:
@@ -44,7 +44,7 @@ class SaidAnswers:
             if len(self._answers) > self._n_kept:
                 self._answers.popitem(last=False)
 
-    def find(self, conversation: Sequence[Run], text: str, salt: str = "") -> SaidAnswer | None:
+    def find(self, conversation: Sequence[Run], text: str, salt: str = "") -> KnownAnswer | None:
         """What was answered, if it is remembered; white space around the text, which clients strip, is ignored."""
         key = _key(conversation, text, salt)
         with self._lock:

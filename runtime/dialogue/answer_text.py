@@ -16,6 +16,7 @@ class AnswerText:
     stop text is held back until it is decided. White space before the first word is dropped, as LLaVA strips answers.
 
     Attributes:
+        shown: Everything that was returned so far.
         stopped: Whether a stop text was found; nothing may be pushed after that.
     """
 
@@ -31,6 +32,7 @@ class AnswerText:
         self._n_shown = 0
         self._started = keeps_space
         self._ends: list[int] = []  # length of _text after each token; _INSIDE where a character is incomplete
+        self.shown = ""
         self.stopped = False
 
     def push(self, piece: bytes) -> str:
@@ -81,4 +83,5 @@ class AnswerText:
         if not self._started:
             shown = shown.lstrip()
             self._started = bool(shown)
+        self.shown += shown
         return shown

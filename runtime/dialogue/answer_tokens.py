@@ -1,4 +1,4 @@
-"""From drawn token ids to what is shown of an answer, and when it is complete."""
+"""From sampled token ids to what is shown of an answer, and when it is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_llava.runtime.language.token_ranking import TokenRanking
 
 
 class AnswerTokens:
-    """One answer as it is drawn.
+    """One answer as it is sampled.
 
     Attributes:
         ids: The tokens of the answer; the one that ended the sequence is not among them.
@@ -31,12 +31,12 @@ class AnswerTokens:
         self._text = AnswerText(stop, keeps_space=keeps_space)
 
     def take(self, id: int, *, is_full: bool, ranking: TokenRanking | None = None) -> Token:
-        """Adds a drawn token.
+        """Adds a sampled token.
 
         Args:
             id: The token.
             is_full: Whether the context has no position left for another.
-            ranking: How likely it was, and which tokens were likelier; None where nobody asks.
+            ranking: How likely it was, and which tokens were likelier; None where that is not needed.
         """
         token = self._take(id, is_full)
         if ranking is None:
@@ -57,8 +57,13 @@ class AnswerTokens:
         return Token(id, shown)
 
     def end(self, reason: FinishReason) -> Token:
-        """The last token of an answer that ends before another is drawn."""
+        """The last token of an answer that ends before another is sampled."""
         return Token(None, self._text.finish(), reason)
+
+    @property
+    def text(self) -> str:
+        """What was shown of the answer so far."""
+        return self._text.shown
 
     def whole_ids(self) -> tuple[int, ...]:
         """The tokens that make up the answer's text or its largest possible part: nothing of a stop text."""

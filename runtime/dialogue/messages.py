@@ -1,4 +1,4 @@
-"""A conversation as a client tells it: messages in order, read as questions with their answers."""
+"""A conversation as a client sends it: messages in order, read as questions with their answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_llava.errors import list_faults
+from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.dialogue.turn_plan import check_text
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.images.opening import ImageSource
 
 _ROLES = ("user", "assistant")
 
@@ -77,7 +77,7 @@ def read_messages(messages: Sequence[Message]) -> Dialogue:
     """Puts messages in their places.
 
     Raises:
-        ValueError: If they do not follow one another as `Message` says, or a text is no valid Unicode; all faults at
+        ValueError: If they do not follow one another as `Message` says, or a text is not valid Unicode; all faults at
             once.
     """
     system = [message.text for message in messages[:1] if message.role == "system"]

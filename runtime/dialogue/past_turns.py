@@ -44,14 +44,6 @@ def list_runs(turns: Sequence[PastTurn]) -> list[Run]:
     return [run for turn in turns for run in (*turn.runs, *([] if turn.answer is None else [TokenRun(turn.answer)]))]
 
 
-def first_images(turns: Sequence[PastTurn]) -> list[Run]:
-    """The beginning of a conversation up to the last image of its first question; empty where that has none."""
-    runs = list(turns[0].runs) if turns else []
-    while runs and not isinstance(runs[-1], ImageRun):
-        runs.pop()
-    return runs
-
-
 def check_on_full(on_full: str) -> None:
     """
     Raises:

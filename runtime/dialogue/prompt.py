@@ -1,4 +1,4 @@
-"""Turns as segments: text and the places of pictures. Pure: no tokenizer, no engine."""
+"""Turns as segments: text and the places of images. Pure: no tokenizer, no engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TextSegment:
 
 @dataclass(frozen=True)
 class ImageSegment:
-    """The place of a picture: its index among the pictures of the turn."""
+    """The place of an image: its index among the images of the turn."""
 
     index: int
 

@@ -1,4 +1,4 @@
-"""A turn as runs of tokens and picture rows, and whether they fit."""
+"""A turn as runs of tokens and image rows, and whether they fit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def plan_turn(
     is_first: bool,
     carry: str = "",
 ) -> list[Run]:
-    """The runs of one turn; the text on each side of a picture is tokenized on its own, BOS once.
+    """The runs of one turn; the text on each side of an image is tokenized on its own, BOS once.
 
     Args:
         language: Tokenizes.
         template: The conversation template.
         segments: What `build_turn` gives.
-        images: The pictures of the turn.
+        images: The images of the turn.
         is_first: Whether the conversation begins here.
         carry: Text of the answer before that is not in the conversation as tokens, see `AnswerText.remainder`.
     """
@@ -49,10 +49,10 @@ def plan_turn(
 def check_text(text: str, name: str) -> None:
     """
     Raises:
-        ValueError: If the text, called `name`, is no valid Unicode.
+        ValueError: If the text, called `name`, is not valid Unicode.
     """
     if not is_unicode(text):
-        raise ValueError(f"{name} holds halves of characters (surrogates), which are no text")
+        raise ValueError(f"{name} contains unpaired surrogates, which are not valid text")
 
 
 def check_length(texts: Iterable[str], language: LanguageModel, n_ctx: int) -> None:
@@ -94,5 +94,5 @@ def check_room(runs: Sequence[Run], n_earlier: int, n_ctx: int, spec: LanguageSp
         detail = f"{n_earlier} earlier, {n_text} text, {n_image} for {len(images)} images, 1 answer"
         larger = f"a larger context (-c {n_needed + 512}), " if n_needed <= spec.n_ctx_train else ""
         raise ContextOverflow(
-            n_needed, n_ctx, detail, f"Use {larger}a shorter prompt, fewer pictures, or begin a new conversation."
+            n_needed, n_ctx, detail, f"Use {larger}a shorter prompt, fewer images, or begin a new conversation."
         )

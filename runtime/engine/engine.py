@@ -1,251 +1,173 @@
-"""Many conversations at once over one bundle: what a server answers with."""
+"""The engine: one thread computes all answers of a model, step by step."""
 
 from __future__ import annotations
 
 import threading
 import weakref
 from contextlib import ExitStack
-from types import TracebackType
+from dataclasses import replace
+from functools import partial
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.ggml.limits import MAX_SEQUENCES
-from edge_llava.home.progress import ProgressCallback, silent
-from edge_llava.runtime.dialogue.answer_start import AnswerStart
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
-from edge_llava.runtime.dialogue.messages import Prompt, RawPrompt, read_messages
-from edge_llava.runtime.dialogue.past_turns import OnFull, check_on_full
-from edge_llava.runtime.dialogue.planner import DialoguePlanner
-from edge_llava.runtime.dialogue.shortening import DialogueShortener
-from edge_llava.runtime.engine.answer import Answer, TokenCallback
-from edge_llava.runtime.engine.image_queue import PictureQueue
+from edge_llava.runtime.engine.answer import ENGINE_THREAD, Answer, TokenCallback
+from edge_llava.runtime.engine.image_queue import ImageQueue
 from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.engine.metrics import EngineMetrics
+from edge_llava.runtime.engine.prefix_reader import PrefixReader
 from edge_llava.runtime.engine.queue import JobQueue
-from edge_llava.runtime.engine.worker import BatchWorker
-from edge_llava.runtime.language.decoder import BatchDecoder
+from edge_llava.runtime.engine.worker import Worker
+from edge_llava.runtime.kv.disk_cache import PrefixStore
+from edge_llava.runtime.kv.disk_prefixes import DiskPrefixes
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.lifetime.gate import Gate
-from edge_llava.runtime.options import EngineOptions, SamplingOptions, n_ctx
-from edge_llava.runtime.runs import ImageRun, Run
-from edge_llava.runtime.vision.image import Image
-from edge_llava.runtime.vision.images.opening import ImageSource
+from edge_llava.runtime.options import EngineOptions
+from edge_llava.runtime.request import Request
 from edge_llava.runtime.vision.tower import Tower
 
-_MAX_PARALLEL = MAX_SEQUENCES // 2  # as many conversations are remembered as run
 
+class Engine:
+    """Answers many conversations at a time over one bundle. Thread-safe.
 
-class BatchEngine:
-    """A bundle that answers many clients at a time. Thread-safe.
-
-    One thread of its own computes all answers together, step by step, another encodes pictures. Conversations that
-    begin alike share what was computed, and one that was answered is remembered, so that its next question goes on
-    where it stopped. What a client sends as an earlier answer is recognized by its text.
+    Conversations that begin alike share what was computed, and one that was answered is remembered, so that its next
+    question continues where it stopped.
 
     Attributes:
-        bundle: What was opened.
-        n_ctx: Positions that one conversation may take, its answer among them.
-        on_full: What happens to a conversation that does not fit, as `Session.on_full`; "error" until it is replaced.
+        language: Its tokenizer; only the engine's thread computes with it.
+        gate: Says which threads use the engine, and frees it.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: EngineOptions | None = None,
-        *,
-        n_parallel: int = 4,
-        n_queued: int = 16,
-        n_positions: int | None = None,
-        kept_bytes: int = 1 << 30,
-        progress: ProgressCallback = silent,
-    ) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions, tower: Tower, store: PrefixStore | None) -> None:
         """
         Args:
-            bundle: An opened bundle; its digests are compared at first use and remembered.
-            options: Device settings; `decoder.n_ctx` is of one conversation.
-            n_parallel: Answers that are computed at a time, 1 to 128.
-            n_queued: Answers that may wait beside them.
-            n_positions: What the KV cache holds, of all conversations together; None has room for `n_parallel` full
-                ones. With less, the youngest answer gives way when it is full, and goes on later.
-            kept_bytes: Memory for conversations that wait for their next question while others are computed: it goes
-                on where it stopped, in milliseconds. The least recent are forgotten first.
-            progress: Told the bytes read while digests are compared.
+            bundle: Its digests are not checked here.
+            options: Device settings.
+            tower: Encodes images; closed with the engine.
+            store: Where computed beginnings of conversations are kept on disk; None keeps none.
 
         Raises:
-            BundleError: If a file is not what the manifest says, or pictures cannot be reduced as asked.
+            BundleError: If language.gguf is not what the manifest says.
             BackendError: If the language model cannot start.
-            ValueError: If a number is out of range.
         """
-        options = options or EngineOptions()
-        _check_numbers(n_parallel, n_queued, kept_bytes, n_positions, n_ctx(bundle.manifest.language, options.decoder))
-        self._tower = Tower(bundle, options)
-        bundle.verify_digests(trust_earlier=True, progress=progress)
-        self.bundle = bundle
-        self._n_parallel, self._n_queued = n_parallel, n_queued
-        self._decoder = BatchDecoder(
+        self._tower, manifest = tower, bundle.manifest
+        self._done = EngineMetrics(options.parallel, options.n_queued)
+        decoder = Decoder(
             bundle.file("language"),
-            bundle.manifest.language,
+            manifest.language,
             options.decoder,
-            n_parallel=n_parallel,
-            n_cells=n_positions,
-            kept_bytes=kept_bytes,
+            n_parallel=options.parallel,
+            n_cells=options.n_positions,
+            host_bytes=options.host_bytes,
         )
-        self.n_ctx = self._decoder.n_ctx
-        self._planner = DialoguePlanner(bundle, self._decoder, self._tower, self.n_ctx)
-        self.on_full: OnFull = "error"
-        self._shortener = DialogueShortener(bundle, self._decoder, self._tower, self.n_ctx)
-        self._queue = JobQueue(n_parallel, n_queued, self._decoder.abort)
-        self._pictures = PictureQueue(self._tower.start, self._queue.wake)
-        self._worker = BatchWorker(self._decoder, self._queue, self._pictures, self._planner.said, n_parallel)
-        with ExitStack() as engines:
-            engines.callback(self._decoder.close)
-            engines.callback(self._tower.close)
-            self._gate = Gate("this engine", self._queue.close, engines.pop_all().close)
-        weakref.finalize(self, self._gate.abandon).atexit = False  # the gate itself sees to the end of the process
-        self._thread = threading.Thread(
-            target=_work, args=(self._gate, self._worker), name="edge-llava-batch", daemon=True
-        )
+        self.language = decoder
+        with ExitStack() as opened:
+            opened.callback(decoder.close)
+            opened.callback(tower.close)
+            disk = None
+            if store is not None:
+                disk = DiskPrefixes(store, manifest.files["language"].sha256, decoder.settings)
+                opened.callback(disk.close)
+            self._queue = JobQueue(options.parallel, options.n_queued, decoder.abort)
+            images = ImageQueue(tower, self._queue.wake)
+            prefixes = PrefixReader(disk, decoder.sequences, self._queue.wake)
+            self._worker = Worker(decoder, self._queue, images, prefixes, self._done)
+            stop = partial(_stop, self._queue, disk)
+            self.gate = Gate("this model", stop, opened.pop_all().close)
+        weakref.finalize(self, self.gate.abandon).atexit = False  # the gate itself sees to the end of the process
+        self._thread = threading.Thread(target=_work, args=(self.gate, self._worker), name=ENGINE_THREAD, daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> BatchEngine:
-        return self
+    @property
+    def n_ctx(self) -> int:
+        """Positions that one conversation may take, its answer among them."""
+        return self.language.n_ctx
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def open_image(self, source: ImageSource) -> Image:
-        """Decodes an image for a message: what `submit` does itself with other sources, for callers that want to do
-        it elsewhere or sooner. Does not keep `close` waiting.
-
-        Raises:
-            ImageError: If it cannot be read.
+    def check_room(self) -> None:
         """
-        return self._tower.open(source)
+        Raises:
+            QueueFull: If a request would be refused now.
+            EdgeLlavaError: If the engine is closed.
+        """
+        self._queue.check_room()
 
-    def submit(
-        self,
-        prompt: Prompt,
-        options: SamplingOptions,
-        on_token: TokenCallback,
-        *,
-        on_full: OnFull | None = None,
-        salt: str = "",
-    ) -> Answer:
-        """Asks for the answer to a conversation. Pictures are opened before this returns, and encoded later.
+    def submit(self, request: Request, on_token: TokenCallback) -> Answer:
+        """Asks for an answer; images are encoded where their rows are needed.
 
         Args:
-            prompt: The conversation. Where its last message is the assistant's, the answer continues that. Or a text,
-                which is continued as it is.
-            options: How the answer is drawn.
-            on_token: Told every token, on the engine's thread: it must return at once, since all others wait for it.
-                What it raises ends this answer alone. The last token has a `finish_reason`.
-            on_full: What happens if the conversation does not fit; None: what the engine's own `on_full` says.
-            salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
-                and timings, clients learn nothing about conversations of other salts.
+            request: What to answer.
+            on_token: Called with every token, on the engine's thread: it must return at once, since all other answers
+                wait for it. What it raises ends this answer alone. The last token has a `finish_reason`.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
-            ContextOverflow: If the conversation does not fit.
-            ImageError: If a picture cannot be read or an embedding belongs to another bundle.
             BackendError: If the grammar does not compile.
-            ValueError: If the messages are not a conversation, or the options do not go with them.
+            ValueError: If the options do not go with the model.
             EdgeLlavaError: If the engine is closed, or was opened by the process that forked this one.
         """
-        wanted = on_full or self.on_full
-        check_on_full(wanted)
-        with self._gate.inside():
-            self._queue.check_room()
-            runs, start, n_dropped = self._plan(prompt, options, wanted, salt)
-            if start.ids and options.grammar is not None:
-                raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
-            stops = options.stop if isinstance(prompt, RawPrompt) else (self._planner.template.stop, *options.stop)
-            tokens = AnswerTokens(self._decoder, stops, options.max_new_tokens, keeps_space=start.keeps_space)
-            n_image = sum(run.n_tokens for run in runs if isinstance(run, ImageRun))
-            answer = Answer(
-                sum(run.n_tokens for run in runs) + len(start.ids),
-                n_image,
-                on_token,
-                on_cancel=lambda: self._queue.cancel(job),
-                gate=self._gate,
+        with self.gate.inside():
+            options = request.options
+            tokens = AnswerTokens(
+                self.language, request.stops, options.max_new_tokens, keeps_space=request.start.keeps_space
             )
-            answer.n_dropped = n_dropped
-            job = Job(answer, runs, tokens, Sampler(options, self._decoder.vocabulary), start, salt=salt)
+            answer = Answer(request, tokens, on_token, self.gate)
+            job = Job(request, answer, Sampler(options, self.language))
+            # they keep the engine until the answer is over, also where its model is dropped
+            answer.connect(lambda: self._queue.cancel(job), lambda: self._queue.release(job))
             with ExitStack() as undo:
-                undo.callback(job.sampler.close)
-                job.sampler.remember(start.ids)
+                undo.callback(self._undo, job)
+                job.sampler.remember(request.start.ids)
                 self._queue.put(job)
                 undo.pop_all()
             return answer
 
-    def _plan(
-        self, prompt: Prompt, options: SamplingOptions, on_full: OnFull, salt: str
-    ) -> tuple[list[Run], AnswerStart, int]:
-        """Also how many earlier questions were dropped."""
-        if isinstance(prompt, RawPrompt):
-            return self._planner.plan_text(prompt.text), AnswerStart(keeps_space=True), 0
-        dialogue = read_messages(prompt)
-        n_exchanges = len(dialogue.exchanges)
-        if on_full == "drop-oldest":
-            dialogue = self._shortener.shorten(dialogue, options.max_new_tokens)
-        runs = self._planner.plan(dialogue, salt)
-        start = self._planner.plan_start(dialogue.answer_start, runs, salt)
-        return runs, start, n_exchanges - len(dialogue.exchanges)
+    def _undo(self, job: Job) -> None:
+        """Ends a job whose submission was interrupted, wherever it is."""
+        if job.number:
+            self._queue.cancel(job)
+        else:
+            job.sampler.close()
+
+    def forget(self, owner: int) -> None:
+        """The owner of conversations is gone, see `Request.owner`; safe to call anywhere."""
+        self._worker.forgotten.append(owner)
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes conversations: not after `close`, nor after a fault that ended its thread."""
-        return not self._queue.is_closed and not self._gate.is_elsewhere
+        """Whether it takes requests: not after `close`, nor after a fault that ended its thread."""
+        return not self._queue.is_closed and not self.gate.is_elsewhere
 
     @property
     def metrics(self) -> EngineMetrics:
         """What it is doing and has done."""
-        done, sequences = self._worker.done, self._decoder.sequences
-        return EngineMetrics(
-            n_parallel=self._n_parallel,
-            n_queued_max=self._n_queued,
+        sequences = self.language.sequences
+        return replace(
+            self._done,
             running=len(self._worker.running),
             queued=len(self._queue),
-            answers_total=done.answers,
-            cancelled_total=done.cancelled,
-            failed_total=done.failed,
             refused_total=self._queue.n_refused,
-            prompt_tokens_total=done.prompt_tokens,
-            cached_tokens_total=done.cached_tokens,
-            tokens_total=done.tokens,
-            pictures_encoded_total=self._pictures.n_encoded,
-            steps_total=done.steps,
-            decode_seconds_total=done.decode_s,
-            gave_way_total=done.gave_way,
+            images_encoded_total=self._tower.n_encoded,
             kv_positions=sequences.n_used,
             kv_positions_max=sequences.n_cells,
-            kept_conversations=len(sequences.shelf),
-            kept_bytes=sequences.shelf.n_bytes,
+            kept_conversations=len(sequences.host),
+            kept_bytes=sequences.host.n_bytes,
         )
 
     def close(self) -> None:
-        """Ends running and waiting answers as cancelled and frees the engines; safe to call twice, from any thread.
+        """Ends running and waiting answers as cancelled and frees everything; safe to call twice, from any thread.
 
         From within a token's callback, and from a signal handler that interrupts one of these methods, it returns at
-        once, and the engines are freed when the last thread has left them. In a forked child it does nothing.
+        once, and the engine is freed when the last thread has left it. In a forked child it does nothing.
         """
-        self._gate.close()
+        self.gate.close()
 
 
-def _work(gate: Gate, worker: BatchWorker) -> None:
+def _stop(queue: JobQueue, disk: DiskPrefixes | None) -> None:
+    queue.close()
+    if disk is not None:
+        disk.stop()
+
+
+def _work(gate: Gate, worker: Worker) -> None:
     with gate.visiting():
         worker.run()
-
-
-def _check_numbers(n_parallel: int, n_queued: int, kept_bytes: int, n_positions: int | None, n_ctx: int) -> None:
-    faults = []
-    if not 1 <= n_parallel <= _MAX_PARALLEL:
-        faults.append(f"n_parallel must be from 1 to {_MAX_PARALLEL}")
-    if n_queued < 0:
-        faults.append("n_queued must not be negative")
-    if kept_bytes < 0:
-        faults.append("kept_bytes must not be negative")
-    if n_positions is not None and n_positions < n_ctx:
-        faults.append(f"n_positions must be at least {n_ctx}, which is one conversation")
-    if faults:
-        raise ValueError("; ".join(faults))

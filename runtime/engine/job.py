@@ -1,62 +1,70 @@
-"""An answer as the batch engine works on it: what must be computed for it, how far that has come, what it has said."""
+"""An answer as the engine works on it: what must be computed for it, and how far that has come."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 
-from edge_llava.runtime.answer import Token
-from edge_llava.runtime.dialogue.answer_start import NO_START, AnswerStart
-from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
 from edge_llava.runtime.engine.answer import Answer
+from edge_llava.runtime.kv.disk_prefixes import DiskPrefix
 from edge_llava.runtime.kv.sequences import KvSequence
 from edge_llava.runtime.language.decoder import Chunk, RowChunk, TokenChunk
 from edge_llava.runtime.language.sampler import Sampler
-from edge_llava.runtime.runs import ImageRun, Run, count_common, list_positions
+from edge_llava.runtime.lifetime.cancel import StopFlag
+from edge_llava.runtime.request import Request
+from edge_llava.runtime.runs import ImageRun, count_common, list_positions
+
+
+@dataclass(frozen=True)
+class DiskRead:
+    """A prefix on its way from disk.
+
+    Attributes:
+        prefix: Which.
+        state: What was read; None if it is gone or damaged.
+        started_at: When it began, of `time.perf_counter`.
+        cancel: Set it to stop.
+    """
+
+    prefix: DiskPrefix
+    state: Future[bytearray | None]
+    started_at: float
+    cancel: StopFlag
 
 
 class Job:
-    """One answer. Everything but `is_cancelled` is the worker thread's.
+    """One answer. Everything but `is_cancelled` is the engine thread's.
 
-    Whatever was computed for it can be lost and computed again: `wanted` says all that must be in the KV cache before
-    the next token can be drawn, its own tokens so far included.
+    Whatever was computed for it can be lost and computed again: `wanted` lists all that must be in the KV cache before
+    the next token can be sampled, its own tokens so far included.
 
     Attributes:
+        request: What was asked.
         answer: What the client sees of it.
-        runs: The conversation up to the answer.
         wanted: What every position stands for.
-        tokens: What was drawn.
-        text: What was told of it.
-        start: What the answer began with before the model wrote: part of the conversation, not of `tokens`.
-        sampler: Draws.
+        sampler: Chooses its tokens.
         sequence: Its place in the KV cache; None while it waits.
-        number: Smaller ones came before; the queue gives it.
-        is_cancelled: Whether nobody waits for it any more.
-        salt: Only jobs of the same salt share what was computed.
+        reading: The beginning of it that is being read from disk; None: nothing is.
+        number: Smaller ones came before; the queue assigns it.
+        is_paused: Whether nothing of it is computed until its images have come.
+        is_cancelled: Whether nothing waits for it any more.
     """
 
-    def __init__(
-        self,
-        answer: Answer,
-        runs: Sequence[Run],
-        tokens: AnswerTokens,
-        sampler: Sampler,
-        start: AnswerStart = NO_START,
-        *,
-        salt: str = "",
-    ) -> None:
-        self.answer, self.runs, self.tokens, self.sampler = answer, runs, tokens, sampler
-        self.number, self.salt = 0, salt
-        self.start = start
-        self.wanted = [*list_positions(runs), *start.ids]
-        self.text = ""
+    def __init__(self, request: Request, answer: Answer, sampler: Sampler) -> None:
+        self.request, self.answer, self.sampler = request, answer, sampler
+        self.tokens = answer.tokens
+        self.number = 0
+        self.wanted = [*list_positions(request.runs), *request.start.ids]
         self.sequence: KvSequence | None = None
-        self.is_cancelled = False
-        self._images = {run.identity: run for run in runs if isinstance(run, ImageRun)}
-        self._leaders: list[tuple[int, Job]] = []
+        self.reading: DiskRead | None = None
+        self.is_paused = self.is_cancelled = False
+        self._images = {run.identity: run for run in request.runs if isinstance(run, ImageRun)}
+        self._sources: list[tuple[int, Job]] = []
 
     @property
     def images(self) -> Sequence[ImageRun]:
-        """Its pictures, each once."""
+        """Its images, each once."""
         return tuple(self._images.values())
 
     @property
@@ -65,58 +73,63 @@ class Job:
         return len(self.sequence.positions) if self.sequence is not None else 0
 
     @property
-    def is_flowing(self) -> bool:
+    def is_decoding(self) -> bool:
         """Whether one step gives its next token, after the first."""
         return bool(self.tokens.ids) and self.n_computed == len(self.wanted) - 1
 
-    def tell(self, token: Token) -> None:
-        """Hands a token to the client.
-
-        Raises: what the client's callback raises.
-        """
-        self.text += token.text
-        self.answer.tell(token, len(self.tokens.ids))
-
     def missing_images(self, n_known: int) -> list[ImageRun]:
-        """Pictures with positions beyond the first `n_known`, whose rows nobody has."""
+        """Images with positions beyond the first `n_known`, whose rows were not computed."""
+        if not self._images or n_known >= len(self.wanted) - 1:
+            return []
         beyond = {position[0] for position in self.wanted[n_known:] if isinstance(position, tuple)}
         return [image for image in self.images if image.identity in beyond and image.embedding is None]
 
-    def follow(self, others: Sequence[Job]) -> None:
+    def find_sources(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
-        same = [other for other in others if other.salt == self.salt]
+        same = [other for other in others if other.request.salt == self.request.salt]
         shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in same]
-        self._leaders = [
+        self._sources = [
             (n_shared, other) for n_shared, other in shared if n_shared > self.n_computed and other.number < self.number
         ]
 
-    def leader(self) -> tuple[int, Job] | None:
+    def prefix_source(self) -> tuple[int, Job] | None:
         """The running job that computes most of what this one still needs, and how many positions both begin with."""
-        leading = [
+        if not self._sources:
+            return None
+        found = [
             (n_shared, other)
-            for n_shared, other in self._leaders
+            for n_shared, other in self._sources
             if other.sequence is not None and n_shared > self.n_computed
         ]
-        return max(leading, key=lambda pair: (pair[0], pair[1].n_computed), default=None)
+        return max(found, key=lambda pair: (pair[0], pair[1].n_computed), default=None)
+
+    def can_compute(self) -> bool:
+        """Whether something of it can be computed: it need not wait for an image, a job, the disk, or its reader."""
+        start = self.n_computed
+        if self.sequence is None or start >= len(self.wanted) or self.reading is not None or self.is_paused:
+            return False
+        if self.prefix_source() is not None or (self.tokens.ids and not self.answer.check_credit()):
+            return False
+        first = self.wanted[start]
+        return isinstance(first, int) or self._images[first[0]].embedding is not None
+
+    def next_token(self) -> TokenChunk:
+        """The token that was sampled last, of a job that is decoding and has a place."""
+        assert self.sequence is not None
+        return TokenChunk(self.sequence, (self.wanted[-1],), is_last=True)  # type: ignore[arg-type]
 
     def next_chunk(self, limit: int) -> Chunk | None:
-        """What comes next, at most `limit` positions; None where it must wait for a picture or for another job."""
-        start = self.n_computed
-        if limit <= 0 or self.sequence is None or start >= len(self.wanted) or self.leader() is not None:
+        """What comes next, at most `limit` positions; None if nothing can be computed."""
+        if limit <= 0 or self.sequence is None or not self.can_compute():
             return None
+        start = self.n_computed
         first = self.wanted[start]
         if isinstance(first, tuple):
-            return self._next_rows(self.sequence, first, limit)
+            identity, row = first
+            return RowChunk(self.sequence, self._images[identity].rows[row : row + limit], identity, row)
         ids: list[int] = []
         for position in self.wanted[start : start + limit]:
             if isinstance(position, tuple):
                 break
             ids.append(position)
         return TokenChunk(self.sequence, ids, is_last=start + len(ids) == len(self.wanted))
-
-    def _next_rows(self, sequence: KvSequence, first: tuple[str, int], limit: int) -> RowChunk | None:
-        identity, row = first
-        image = self._images[identity]
-        if image.embedding is None:
-            return None
-        return RowChunk(sequence, image.rows[row : row + limit], identity, row)

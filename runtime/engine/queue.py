@@ -1,4 +1,4 @@
-"""The line before the running answers: bounded, in order, and quickly left."""
+"""The queue before the running answers: bounded, in order, and left at once by what is cancelled."""
 
 from __future__ import annotations
 
@@ -14,30 +14,38 @@ from edge_llava.runtime.language.abort_switch import AbortSwitch
 _FIRST_GUESS_S, _SHARE_OF_NEW = 2.0, 0.2
 
 
+def _do_nothing() -> None:
+    pass
+
+
 class JobQueue:
     """Between the threads of clients, which put jobs in and cancel them, and the worker, which takes them out.
 
+    "The worker's" methods are for its thread only.
+
     Attributes:
         is_closed: Whether nothing is taken in any more.
+        has_changed: Whether something happened since `wait` returned that the worker should look at.
         n_refused: Jobs that found it full.
     """
 
-    def __init__(self, n_parallel: int, n_queued: int, abort: AbortSwitch) -> None:
+    def __init__(self, n_parallel: int, n_queued: int | None, abort: AbortSwitch) -> None:
         """
         Args:
             n_parallel: Jobs that run at a time.
-            n_queued: Jobs that may wait beside them.
+            n_queued: Jobs that may wait at the same time; None: any number.
             abort: Stops the worker's computation; set when everything in it was cancelled.
         """
-        self.is_closed = False
+        self.is_closed = self.has_changed = False
         self.n_refused = 0
-        self._n_parallel, self._n_most = n_parallel, n_parallel + n_queued
+        self._n_parallel, self._n_most = n_parallel, None if n_queued is None else n_parallel + n_queued
         self._abort = abort
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._left: list[Job] = []  # cancelled while they waited; their last token is still to be told
+        self._held: list[Job] = []  # out of the running ones until more of them is read
+        self._left: list[Job] = []  # cancelled while they waited; their last token is still to be emitted
         self._numbers = count(1)
-        self._inside: list[Job] = []  # waiting, running, or left and not told yet: all that are not over
+        self._inside: list[Job] = []  # all that are not over, wherever they are
         self._computing: Sequence[Job] = ()
         self._job_s = _FIRST_GUESS_S
 
@@ -52,8 +60,8 @@ class JobQueue:
         """
         with self._changed:
             if self.is_closed:
-                raise EdgeLlavaError("this engine is closed. Make it again.")
-            if len(self._inside) >= self._n_most:
+                raise EdgeLlavaError("this model is closed. Load it again.")
+            if self._n_most is not None and len(self._inside) >= self._n_most:
                 self.n_refused += 1
                 raise QueueFull(len(self._inside), self._job_s * (len(self._waiting) + 1) / self._n_parallel)
 
@@ -67,12 +75,29 @@ class JobQueue:
             job.number = next(self._numbers)
             self._inside.append(job)
             self._waiting.append(job)
-            self._changed.notify_all()
+            self._notify()
 
     def put_back(self, job: Job) -> None:
-        """The worker's: a job that gave its place up is the next to get one."""
+        """The worker's: a preempted job is the next to get a place."""
         with self._changed:
             self._waiting.appendleft(job)
+
+    def hold(self, job: Job) -> None:
+        """The worker's: a job that left its place to others until its reader continues."""
+        with self._changed:
+            self._held.append(job)
+            self._release(job)
+
+    def release(self, job: Job) -> None:
+        """From any thread: a held job may continue."""
+        with self._changed:
+            self._release(job)
+            self._notify()
+
+    def _release(self, job: Job) -> None:
+        if job in self._held and job.answer.check_credit():
+            self._held.remove(job)
+            self._waiting.append(job)
 
     def take(self) -> Job | None:
         """The worker's: the next job, if there is one."""
@@ -90,6 +115,7 @@ class JobQueue:
         with self._changed:
             self._left.clear()
             self._waiting.clear()
+            self._held.clear()
             return list(self._inside)
 
     def waiting(self) -> list[Job]:
@@ -101,12 +127,13 @@ class JobQueue:
         """From any thread: a waiting job leaves at once, a running one at the worker's next look."""
         with self._changed:
             job.is_cancelled = True
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._left.append(job)
+            for place in (self._waiting, self._held):
+                if job in place:
+                    place.remove(job)
+                    self._left.append(job)
             if self._computing and all(computed.is_cancelled for computed in self._computing):
                 self._abort.set()
-            self._changed.notify_all()
+            self._notify()
 
     def leave(self, job: Job, seconds: float) -> None:
         """The worker's: a job is over, after so many seconds in its place; 0 if it had none."""
@@ -129,27 +156,35 @@ class JobQueue:
             if not self.is_closed:
                 self._abort.clear()
 
-    def wait(self, has_work: Callable[[], bool]) -> bool:
+    def wait(self, has_work: Callable[[], bool], before: Callable[[], None] = _do_nothing) -> bool:
         """The worker's: waits for something to do.
 
         Args:
             has_work: Looked at whenever something changed, under the lock.
+            before: Called before this really waits.
 
         Returns:
             False once the queue is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self.is_closed or self._left or has_work())
+            self.has_changed = False
+            while not (self.is_closed or self._left or has_work()):
+                before()
+                self._changed.wait()
             return not self.is_closed
 
     def wake(self) -> None:
         """From any thread: something changed that `wait` should look at."""
         with self._changed:
-            self._changed.notify_all()
+            self._notify()
 
     def close(self) -> None:
         """Takes nothing in any more and stops what is being computed; safe to call twice."""
         with self._changed:
             self.is_closed = True
             self._abort.set()
-            self._changed.notify_all()
+            self._notify()
+
+    def _notify(self) -> None:
+        self.has_changed = True
+        self._changed.notify_all()

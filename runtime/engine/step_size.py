@@ -1,4 +1,4 @@
-"""How much of the waiting prompts one step may take, so that the answers that flow keep flowing."""
+"""How much of the waiting prompts one step may take, so that answers keep arriving while it is taken."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class StepSize:
         self._n_batch = n_batch
         self._position_s = _STEP_S / _ROUND
 
-    def prompt_positions(self, some_flow: bool) -> int:
+    def prompt_positions(self, some_decode: bool) -> int:
         """Positions of prompts that the next step may take.
 
         Args:
-            some_flow: Whether answers wait for their next token; otherwise a step is as large as a batch.
+            some_decode: Whether answers wait for their next token; otherwise a step is as large as a batch.
         """
-        if not some_flow:
+        if not some_decode:
             return self._n_batch
         return min(self._n_batch, max(_ROUND, int(_STEP_S / self._position_s) // _ROUND * _ROUND))
 

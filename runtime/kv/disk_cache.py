@@ -10,7 +10,7 @@ One entry is one file, <key>.kv, little-endian:
         64     32  sha256 of the state
         96         the state
 
-Files derive from private pictures: they are 0600 in a directory that is 0700. Several processes may share the
+Files derive from private images: they are 0600 in a directory that is 0700. Several processes may share the
 directory: entries appear by rename, and any of them may vanish at any time.
 """
 
@@ -23,13 +23,12 @@ import os
 import re
 import struct
 import threading
-import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.home.files import PARTIAL, atomic_file, remove_abandoned
 from edge_llava.home.regular_file import open_regular
 from edge_llava.runtime.lifetime.cancel import Cancelled
 
@@ -38,9 +37,7 @@ _HEADER = struct.Struct("<16sQ32sQ32s")
 _MAGIC = b"edge-llava kv\0\0\0"
 _VERSION = 1
 _ENTRY = re.compile(r"[0-9a-f]{64}\.kv")  # whatever else lies there is not ours
-_PARTIAL = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
 _CHUNK_BYTES = 1 << 22  # between two looks at `cancel`
-_ABANDONED_S = 3600.0  # a .partial file that nobody has written to for so long was left by a process that died
 _log = logging.getLogger("edge_llava.cache")
 
 
@@ -80,7 +77,7 @@ class PrefixStore:
             cancel: Set it from another thread to stop.
 
         Raises:
-            Cancelled: If `cancel` was set meanwhile.
+            Cancelled: If `cancel` was set before it was read.
         """
         path = self._path(key)
         try:
@@ -89,13 +86,13 @@ class PrefixStore:
         except FileNotFoundError:
             return None
         except _Damaged as fault:
-            _log.warning("%s is ignored and made anew: %s", path, fault)
+            _log.warning("%s is ignored and written again: %s", path, fault)
             _remove(path)
             return None
         except OSError as error:
             _log.warning("%s cannot be read: %s", path, error.strerror)
             return None
-        self.touch(key)  # in vain if another process made room meanwhile
+        self.touch(key)  # in vain if another process has just removed it
         return state
 
     def touch(self, key: str) -> bool:
@@ -119,21 +116,20 @@ class PrefixStore:
             cancel: Set it from another thread to stop.
 
         Raises:
-            Cancelled: If `cancel` was set meanwhile; nothing is left behind.
+            Cancelled: If `cancel` was set before it was written; nothing is left behind.
         """
         n_bytes = _HEADER.size + len(state)
         if n_bytes > self.max_bytes:
             return
         path = self._path(key)
-        partial = path.with_name(f"{key}.{uuid.uuid4().hex[:8]}.partial")
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(n_bytes)
-            try:
-                _write_entry(partial, key, state, cancel)
-                partial.replace(path)
-            finally:
-                _remove(partial)
+            digest = _digest(state, cancel)
+            with atomic_file(path, 0o600) as file:
+                file.write(_HEADER.pack(_MAGIC, _VERSION, bytes.fromhex(key), len(state), digest))
+                for chunk in _chunks(state, cancel):
+                    file.write(chunk)
         except OSError as error:
             _log.warning("%s cannot be kept: %s", path, error.strerror)
 
@@ -148,7 +144,7 @@ class PrefixStore:
             EdgeLlavaError: If one cannot be removed.
         """
         n_entries = len(self.files())
-        for file in [*self._scan(_ENTRY), *self._scan(_PARTIAL)]:
+        for file in [*self._scan(_ENTRY), *self._scan(PARTIAL)]:
             try:
                 file.path.unlink(missing_ok=True)
             except OSError as error:
@@ -159,9 +155,7 @@ class PrefixStore:
         return self.directory / f"{key}.kv"
 
     def _make_room(self, n_bytes: int) -> None:
-        for file in self._scan(_PARTIAL):
-            if file.used_s < time.time() - _ABANDONED_S:
-                _remove(file.path)
+        remove_abandoned(self.directory)
         files = self.files()
         surplus = sum(file.n_bytes for file in files) + n_bytes - self.max_bytes
         for file in files:
@@ -179,7 +173,7 @@ class PrefixStore:
             try:
                 status = path.stat()
             except OSError:
-                continue  # gone meanwhile
+                continue  # another process has just removed it
             yield StoredFile(path, status.st_size, status.st_mtime)
 
 
@@ -193,15 +187,13 @@ def _read_entry(file: io.BufferedReader, key: str, cancel: threading.Event) -> b
         raise _Damaged("it is truncated")
     magic, version, found_key, n_bytes, sha256 = _HEADER.unpack(header)
     if magic != _MAGIC or version != _VERSION:
-        raise _Damaged("it is no entry of this version")
+        raise _Damaged("it is not an entry of this version")
     if found_key != bytes.fromhex(key):
         raise _Damaged("it is another entry's file")
     if os.fstat(file.fileno()).st_size != _HEADER.size + n_bytes:
         raise _Damaged("its size is wrong")
     state, digest = bytearray(n_bytes), hashlib.sha256()
-    for start in range(0, n_bytes, _CHUNK_BYTES):
-        _look(cancel)
-        chunk = memoryview(state)[start : start + _CHUNK_BYTES]
+    for chunk in _chunks(state, cancel):
         if file.readinto(chunk) != len(chunk):
             raise _Damaged("it is truncated")
         digest.update(chunk)
@@ -210,27 +202,19 @@ def _read_entry(file: io.BufferedReader, key: str, cancel: threading.Event) -> b
     return state
 
 
-def _write_entry(path: Path, key: str, state: bytearray, cancel: threading.Event) -> None:
-    view, digest = memoryview(state), hashlib.sha256()
+def _digest(state: bytearray, cancel: threading.Event) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in _chunks(state, cancel):
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _chunks(state: bytearray, cancel: threading.Event) -> Iterator[memoryview]:
+    """Parts of a state, with a look at `cancel` before each."""
     for start in range(0, len(state), _CHUNK_BYTES):
-        _look(cancel)
-        digest.update(view[start : start + _CHUNK_BYTES])
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    with open(descriptor, "wb", buffering=0) as file:
-        file.write(_HEADER.pack(_MAGIC, _VERSION, bytes.fromhex(key), len(state), digest.digest()))
-        for start in range(0, len(state), _CHUNK_BYTES):
-            _look(cancel)
-            _write_all(file, view[start : start + _CHUNK_BYTES])
-
-
-def _write_all(file: io.FileIO, chunk: memoryview) -> None:
-    while chunk:
-        chunk = chunk[file.write(chunk) :]  # a nearly full disk takes a part, and refuses the rest
-
-
-def _look(cancel: threading.Event) -> None:
-    if cancel.is_set():
-        raise Cancelled
+        if cancel.is_set():
+            raise Cancelled
+        yield memoryview(state)[start : start + _CHUNK_BYTES]
 
 
 def _remove(path: Path) -> None:

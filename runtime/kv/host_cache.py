@@ -1,4 +1,4 @@
-"""Conversations that wait for their next question, out of the KV cache but not forgotten: their numbers in memory."""
+"""Conversations that wait for their next question, moved out of the KV cache: their state in memory."""
 
 from __future__ import annotations
 
@@ -15,46 +15,43 @@ class KeptConversation:
     Attributes:
         positions: What its positions were computed from.
         state: llama.cpp's copy of them.
-        salt: As `KvSequence.salt`.
+        salt, owner: As in `KvSequence`.
     """
 
     positions: tuple[Position, ...]
     state: bytearray
     salt: str = ""
+    owner: int | None = None
 
 
-class KvShelf:
-    """Keeps the last conversations in at most so many bytes.
+class HostCache:
+    """Keeps the most recent conversations in at most so many bytes.
 
     Attributes:
         n_bytes: What it holds.
+        n_bytes_max: What it may hold; 0 keeps nothing.
     """
 
     def __init__(self, n_bytes_max: int) -> None:
-        """
-        Args:
-            n_bytes_max: Memory that it may take; 0 keeps nothing.
-        """
-        self.n_bytes = 0
-        self._n_bytes_max = n_bytes_max
+        self.n_bytes, self.n_bytes_max = 0, n_bytes_max
         self._kept: list[KeptConversation] = []  # the oldest first
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def put(self, conversation: KeptConversation) -> None:
-        """Keeps a conversation; forgets those that it goes on from, and the oldest that there is no room for."""
+        """Keeps a conversation; forgets those that it continues, and the oldest ones that do not fit."""
         for kept in tuple(self._kept):
             is_beginning = kept.positions == conversation.positions[: len(kept.positions)]
             if is_beginning and kept.salt == conversation.salt:
                 self.remove(kept)
         self._kept.append(conversation)
         self.n_bytes += len(conversation.state)
-        while self.n_bytes > self._n_bytes_max:
+        while self.n_bytes > self.n_bytes_max:
             self.remove(self._kept[0])
 
     def find(self, wanted: Sequence[Position], salt: str = "") -> tuple[int, KeptConversation] | None:
-        """The conversation of a salt that begins most like another, and how many positions both begin with."""
+        """The conversation of a salt that shares the longest beginning, and the number of positions shared."""
         found = [(count_common(kept.positions, wanted), kept) for kept in self._kept if kept.salt == salt]
         return max(found, key=lambda pair: pair[0], default=None)
 
@@ -63,3 +60,9 @@ class KvShelf:
         if conversation in self._kept:
             self._kept.remove(conversation)
             self.n_bytes -= len(conversation.state)
+
+    def forget(self, owner: int) -> None:
+        """Forgets the conversations of an owner."""
+        for kept in tuple(self._kept):
+            if kept.owner == owner:
+                self.remove(kept)

@@ -10,13 +10,17 @@ from typing import Any
 
 import llama_cpp
 
-from edge_llava.runtime.kv.host_cache import KeptConversation, KvShelf
-from edge_llava.runtime.kv.state import read_sequence, write_sequence
+from edge_llava.runtime.kv.host_cache import HostCache, KeptConversation
+from edge_llava.runtime.kv.state import read_prefix, read_sequence, write_sequence
 from edge_llava.runtime.runs import Position, count_common
 
 _N_IDLE_CELLS = 256  # attention looks at every cell in use, of whichever conversation: idle ones slow all others
 # positions; computing one takes as long as copying hundreds
 _WORTH_KEEPING, _WORTH_RESTORING = 64, 16
+
+
+class NoCells(Exception):
+    """The KV cache has no room; nothing was computed. Never leaves the engine."""
 
 
 @dataclass(eq=False)
@@ -26,41 +30,48 @@ class KvSequence:
     Attributes:
         id: Its number in llama.cpp.
         positions: What each of its positions was computed from.
+        cells: A number for each cell, by which shared ones are recognized.
         is_busy: Whether an answer is being computed in it.
-        last_used: Grows with every release: the smallest was not used for longest.
+        last_used: Grows with every release: the smallest is the least recently used.
         salt: Of the conversation in it. Only conversations of the same salt share anything.
+        owner: Whose conversation it is, for one that does not need its earlier content once it continues elsewhere;
+            None: it may continue from any of its positions.
+        is_forgotten: Whether its owner is gone: what it holds is not worth a copy.
     """
 
     id: int
     positions: list[Position] = field(default_factory=list)
-    cells: list[int] = field(default_factory=list)  # a number of ours for each cell, to know the shared ones
+    cells: list[int] = field(default_factory=list)
     is_busy: bool = False
     last_used: int = 0
     salt: str = ""
+    owner: int | None = None
+    is_forgotten: bool = False
 
 
 class KvSequences:
     """The sequences of a context with a unified KV cache: a shared beginning takes its cells once.
 
-    A sequence that was released keeps its content, so that its conversation can go on. While others are computed, or
-    when cells run out, it is put away: on the shelf.
+    A released sequence keeps its content, so that its conversation can continue. While others are computed, or when
+    cells run out, the content moves to the host cache.
 
     Attributes:
         n_cells: Positions that the cache can hold, of all sequences together.
-        shelf: What it does not hold any more.
+        host: What it no longer holds.
     """
 
-    def __init__(self, context: Any, n_sequences: int, n_cells: int, shelf: KvShelf) -> None:
+    def __init__(self, context: Any, n_sequences: int, n_cells: int, host: HostCache) -> None:
         """
         Args:
             context: llama.cpp's context.
-            n_sequences: As the context was made with.
+            n_sequences: As the context was made with, less one: the last is for copies.
             n_cells: As the context has.
-            shelf: An empty one.
+            host: An empty one.
         """
-        self.n_cells, self.shelf = n_cells, shelf
+        self.n_cells, self.host = n_cells, host
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequences = [KvSequence(id) for id in range(n_sequences)]
+        self._scratch = n_sequences
         self._holders = Counter[int]()  # of each cell
         self._new_cells = count()
         self._clock = count(1)
@@ -73,31 +84,65 @@ class KvSequences:
 
     def count_known(self, wanted: Sequence[Position], salt: str = "") -> int:
         """Positions of a conversation that need not be computed; the last one always needs to be."""
-        kept = self.shelf.find(wanted[:-1], salt)
+        kept = self.host.find(wanted[:-1], salt)
         in_cache = (_count_shared(sequence, wanted, salt) for sequence in self._sequences)
         return max(*in_cache, kept[0] if kept else 0)
 
-    def claim(self, wanted: Sequence[Position], salt: str = "") -> KvSequence:
+    def claim(self, wanted: Sequence[Position], salt: str = "", owner: int | None = None) -> KvSequence:
         """A sequence for a conversation, which begins with what is known of it.
 
-        Nobody loses more than must be: a conversation that ends where this one goes on is taken over; any other is
-        shared, in an empty sequence, or in the one that was not used for longest.
+        A conversation that ends where this one continues is taken over, as is what its owner had before and what a
+        forgotten one left; any other is shared, in an empty sequence or the least recently used one.
         """
         found = {sequence: _count_shared(sequence, wanted, salt) for sequence in self._sequences}
-        source = max(found, key=lambda sequence: (found[sequence], not sequence.is_busy))
+        source = max(found, key=lambda s: (found[s], not s.is_busy, s.is_forgotten or _is_owned(s, owner)))
         n_common = found[source]
-        if not source.is_busy and n_common == len(source.positions):
+        can_be_cut = n_common == len(source.positions) or source.is_forgotten or _is_owned(source, owner)
+        if not source.is_busy and can_be_cut:
             target = source
+            if n_common < len(source.positions):
+                self.truncate(source, n_common)
         else:
             idle = [sequence for sequence in self._sequences if not sequence.is_busy]
             others = [sequence for sequence in idle if sequence is not source] or idle
-            target = min(others, key=lambda sequence: (len(sequence.positions) > 0, sequence.last_used))
-            self._put_away(target, n_common if target is source else 0)
-        target.is_busy, target.salt = True, salt
-        kept = self.shelf.find(wanted[:-1], salt)
+            target = min(others, key=lambda s: (not _is_owned(s, owner), bool(s.positions), s.last_used))
+            self._put_away(target, n_common if target is source else 0, is_worth=not _is_owned(target, owner))
+        target.is_busy, target.salt, target.owner, target.is_forgotten = True, salt, owner, False
+        kept = self.host.find(wanted[:-1], salt)
         if kept is None or kept[0] < n_common + _WORTH_RESTORING or not self._restore(target, *kept):
             self.share(source, target, n_common)
         return target
+
+    def restore(self, target: KvSequence, state: bytearray, positions: Sequence[Position]) -> bool:
+        """Replaces what a sequence holds by a state of exactly these positions.
+
+        Returns:
+            Whether llama.cpp took it; if not, the sequence is empty.
+
+        Raises:
+            NoCells: If others need the room; the sequence is empty.
+        """
+        self.truncate(target, 0)
+        if not self.make_room(len(positions)):
+            raise NoCells
+        if write_sequence(self._context, state, target.id) != len(positions):
+            self.truncate(target, 0)
+            return False
+        self.extend(target, positions)
+        return True
+
+    def copy_prefix(self, sequence: KvSequence, positions: Sequence[Position]) -> bytearray:
+        """The state of a sequence's first positions, for `restore`; empty if it begins otherwise."""
+        if sequence.positions[: len(positions)] != list(positions):
+            return bytearray()
+        return read_prefix(self._context, sequence.id, len(positions), self._scratch)
+
+    def forget(self, owner: int) -> None:
+        """An owner is gone: what its conversation holds may be used, but is not kept."""
+        for sequence in self._sequences:
+            if sequence.owner == owner:
+                sequence.owner, sequence.is_forgotten = None, True
+        self.host.forget(owner)
 
     def release(self, sequence: KvSequence) -> None:
         """Its conversation is not being computed any more; what it holds may be of use to another."""
@@ -119,10 +164,11 @@ class KvSequences:
         cells = list(islice(self._new_cells, len(positions)))
         sequence.positions += positions
         sequence.cells += cells
-        self._holders.update(cells)
+        for cell in cells:
+            self._holders[cell] = 1
 
     def truncate(self, sequence: KvSequence, n_positions: int) -> None:
-        """Drops everything of a sequence from position `n_positions` on, also what a failed computation left there."""
+        """Drops everything of a sequence from position `n_positions` on, and what a failed computation left there."""
         self._is_tidy = False  # what it shared with another may be that one's alone now
         llama_cpp.llama_memory_seq_rm(self._memory, sequence.id, n_positions, -1)
         for cell in sequence.cells[n_positions:]:
@@ -131,28 +177,35 @@ class KvSequences:
                 del self._holders[cell]
         del sequence.positions[n_positions:], sequence.cells[n_positions:]
 
+    def has_room(self, n_positions: int) -> bool:
+        """Whether so many cells are free."""
+        return self.n_cells - len(self._holders) >= n_positions
+
     def make_room(self, n_positions: int) -> bool:
-        """Puts idle conversations away, those first that were not used for longest, until so many cells are free.
+        """Moves idle conversations out of the cache, the least recently used first, until so many cells are free.
 
         Returns:
             Whether they are.
         """
+        if self.has_room(n_positions):
+            return True
         for sequence in self._idle():
-            if self.n_cells - self.n_used >= n_positions:
-                break
             self._put_away(sequence)
-        return self.n_cells - self.n_used >= n_positions
+            if self.has_room(n_positions):
+                return True
+        return False
 
     def tidy(self) -> None:
-        """Puts idle conversations away that slow others down; what they share with these costs nothing."""
+        """Moves idle conversations that slow others down out of the cache; what they share with these costs nothing."""
         if self._is_tidy:
             return
         n_own = {sequence: self._count_own(sequence) for sequence in self._idle()}
         for sequence in self._idle():
             if sum(n_own.values()) <= _N_IDLE_CELLS:
                 break
-            self._put_away(sequence)
-            del n_own[sequence]
+            if sequence.is_forgotten or self.host.n_bytes_max:
+                self._put_away(sequence)
+                del n_own[sequence]
         self._is_tidy = True
 
     def _idle(self) -> list[KvSequence]:
@@ -162,25 +215,31 @@ class KvSequences:
     def _count_own(self, sequence: KvSequence, start: int = 0) -> int:
         return sum(self._holders[cell] == 1 for cell in sequence.cells[start:])
 
-    def _put_away(self, sequence: KvSequence, n_left: int = 0) -> None:
-        """Drops a sequence from position `n_left` on; the shelf gets a copy, if it is much that no other holds."""
-        if self._count_own(sequence, n_left) >= _WORTH_KEEPING and (state := read_sequence(self._context, sequence.id)):
-            self.shelf.put(KeptConversation(tuple(sequence.positions), state, sequence.salt))
+    def _put_away(self, sequence: KvSequence, n_left: int = 0, *, is_worth: bool = True) -> None:
+        """Drops a sequence from position `n_left` on; the host cache gets a copy of what no other sequence holds."""
+        is_worth = is_worth and not sequence.is_forgotten and self.host.n_bytes_max > 0
+        if is_worth and self._count_own(sequence, n_left) >= _WORTH_KEEPING:
+            state = read_sequence(self._context, sequence.id)
+            if state:
+                self.host.put(KeptConversation(tuple(sequence.positions), state, sequence.salt, sequence.owner))
         self.truncate(sequence, n_left)
 
     def _restore(self, target: KvSequence, n_common: int, kept: KeptConversation) -> bool:
-        """Puts a conversation from the shelf into a sequence; stays there, too, if this one does not go on from it."""
-        self.truncate(target, 0)
-        if not self.make_room(len(kept.positions)):
+        """Puts a conversation from the host cache into a sequence; stays there, too, if this one continues another."""
+        try:
+            if not self.restore(target, kept.state, kept.positions):
+                self.host.remove(kept)
+                return False
+        except NoCells:
             return False
-        if write_sequence(self._context, kept.state, target.id) != len(kept.positions):
-            self.shelf.remove(kept)
-            return False
-        self.extend(target, kept.positions)
         self.truncate(target, n_common)
         if n_common == len(kept.positions):
-            self.shelf.remove(kept)
+            self.host.remove(kept)
         return True
+
+
+def _is_owned(sequence: KvSequence, owner: int | None) -> bool:
+    return owner is not None and sequence.owner == owner
 
 
 def _count_shared(sequence: KvSequence, wanted: Sequence[Position], salt: str) -> int:

@@ -7,29 +7,22 @@ from typing import Any
 
 import llama_cpp
 
-N_SEQUENCES = 2  # the conversation, and the one below; both share all cells of the cache
-_CONVERSATION, _PREFIX = 0, 1  # _PREFIX marks the cells that are copied, since llama.cpp copies whole sequences
 
+def read_prefix(context: Any, sequence: int, n_positions: int, scratch: int) -> bytearray:
+    """A copy of a sequence's first positions; empty if llama.cpp cannot give it.
 
-def read_state(context: Any, n_positions: int) -> bytearray:
-    """A copy of the conversation's first positions; empty if llama.cpp cannot give it."""
-    memory = llama_cpp.llama_get_memory(context)
-    llama_cpp.llama_memory_seq_cp(memory, _CONVERSATION, _PREFIX, 0, n_positions)
-    try:
-        return read_sequence(context, _PREFIX)
-    finally:
-        llama_cpp.llama_memory_seq_rm(memory, _PREFIX, 0, -1)
-
-
-def write_state(context: Any, state: bytearray) -> int:
-    """Replaces the whole KV cache by what `read_state` gave.
-
-    Returns:
-        Positions that the conversation has now; 0 if llama.cpp refused the state, and the cache is empty.
+    Args:
+        context: llama.cpp's context.
+        sequence: Which.
+        n_positions: How many.
+        scratch: An empty sequence, which marks the cells that are copied: llama.cpp copies whole sequences.
     """
     memory = llama_cpp.llama_get_memory(context)
-    llama_cpp.llama_memory_clear(memory, False)  # so that cells are taken from the first on, as when computing
-    return write_sequence(context, state, _CONVERSATION)
+    llama_cpp.llama_memory_seq_cp(memory, sequence, scratch, 0, n_positions)
+    try:
+        return read_sequence(context, scratch)
+    finally:
+        llama_cpp.llama_memory_seq_rm(memory, scratch, 0, -1)
 
 
 def read_sequence(context: Any, sequence: int) -> bytearray:

@@ -1,4 +1,4 @@
-"""The language model at work on many conversations: tokens, or picture rows, of several sequences at a time."""
+"""The language model at work: tokens, or image rows, of one or several sequences at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.errors import BackendError
-from edge_llava.runtime.kv.host_cache import KvShelf
-from edge_llava.runtime.kv.sequences import KvSequence, KvSequences
+from edge_llava.runtime.kv.host_cache import HostCache
+from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
 from edge_llava.runtime.language.abort_switch import AbortSwitch
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
-from edge_llava.runtime.language.llama_params import context_params
+from edge_llava.runtime.language.llama_params import context_params, context_settings
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.options import DecoderOptions, n_ctx
@@ -28,13 +28,9 @@ from edge_llava.runtime.runs import Position
 _NO_CELLS, _ABORTED = 1, 2
 
 
-class NoCells(Exception):
-    """The KV cache has no room for a batch; nothing of it was computed. Never leaves the batch engine."""
-
-
 @dataclass(frozen=True)
 class TokenChunk:
-    """Tokens that go on from what a sequence holds.
+    """Tokens that continue what a sequence holds.
 
     Attributes:
         sequence: Where they go.
@@ -59,13 +55,13 @@ class TokenChunk:
 
 @dataclass(frozen=True)
 class RowChunk:
-    """Rows of a picture that go on from what a sequence holds.
+    """Rows of an image that continue what a sequence holds.
 
     Attributes:
         sequence: Where they go.
         rows: float32 (n, n_embd), C-contiguous.
-        identity: What the picture's rows are known by.
-        first_row: Index of rows[0] in the whole picture.
+        identity: What the image's rows are known by.
+        first_row: Index of rows[0] in the whole image.
     """
 
     sequence: KvSequence
@@ -87,12 +83,14 @@ class RowChunk:
 Chunk = TokenChunk | RowChunk
 
 
-class BatchDecoder(LanguageModel):
-    """A language model with one context of many sequences. For one thread, but for `abort`.
+class Decoder(LanguageModel):
+    """A language model with one context of several sequences. For one thread, but for `abort`.
 
     Attributes:
         n_ctx: Positions of one conversation.
         n_batch: Positions that are computed at a time.
+        settings: Everything that decides which numbers the KV cache holds, apart from the weights and llama.cpp's
+            build.
         sequences: What is in the KV cache.
         abort: Set it from any thread to stop what is being computed.
     """
@@ -103,43 +101,74 @@ class BatchDecoder(LanguageModel):
         spec: LanguageSpec,
         options: DecoderOptions,
         *,
-        n_parallel: int,
+        n_parallel: int = 1,
         n_cells: int | None = None,
-        kept_bytes: int = 0,
+        host_bytes: int = 0,
     ) -> None:
         """
         Args:
             path: language.gguf.
-            spec: What the manifest says of it.
+            spec: What the manifest says about it.
             options: Device settings; `n_ctx` is of one conversation.
             n_parallel: Conversations at a time.
             n_cells: Positions of the KV cache, for all together; None: room for `n_parallel` full conversations.
-            kept_bytes: Memory for conversations that are not being computed.
+            host_bytes: Memory for conversations that are not being computed.
 
         Raises:
             BundleError: If the file is damaged or is not what the manifest says.
             BackendError: If llama.cpp cannot load it or make a context.
         """
         super().__init__(path, spec, options)
-        self.n_ctx, n_sequences = n_ctx(spec, options), 2 * n_parallel
-        self._batches: list[Any] = []
-        params = context_params(spec, options)
-        params.n_seq_max, params.n_ctx = n_sequences, n_cells or n_parallel * self.n_ctx
-        params.n_batch = params.n_ubatch = max(options.n_batch, n_sequences)  # llama.cpp plans for one token of each
-        self._context: Any = self._new_context(params, "Try a smaller one, or fewer at a time.")
-        self._free_context = freed_with(self, _free, self._context, self._batches)
+        self._n_parallel, self._n_cells, self._host_bytes = n_parallel, n_cells, host_bytes
+        self._open_context(options)
+
+    def reconfigure(self, options: DecoderOptions) -> None:
+        """Makes a new, empty context on the same weights, whose settings (repack, n_gpu_layers) stay as they are.
+
+        Raises:
+            BackendError: If llama.cpp cannot make it; the decoder is closed then.
+        """
+        self._free_context()
+        self._open_context(options)
+
+    def _open_context(self, options: DecoderOptions) -> None:
+        params, size = context_params(self.spec, options), n_ctx(self.spec, options)
+        n_sequences = 2 * self._n_parallel  # as many conversations are remembered as run
+        params.n_seq_max, params.n_ctx = n_sequences + 1, self._n_cells or self._n_parallel * size
+        params.n_batch = params.n_ubatch = max(options.n_batch, params.n_seq_max)  # llama.cpp plans a token of each
+        self.settings = self._weight_settings | context_settings(params)
+        self._context: Any = self._new_context(params, "Try a smaller one with -c, or fewer conversations at a time.")
+        batches: list[Any] = []
+        self._free_context = freed_with(self, _free, self._context, batches)
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
         n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self._context)))
-        self.n_batch = int(llama_cpp.llama_n_batch(self._context))
-        self.sequences = KvSequences(self._context, n_sequences, n_cells, KvShelf(kept_bytes))
+        self.n_ctx = min(size, n_cells)
+        self.n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self._context)), int(params.n_threads)
+        self.sequences = KvSequences(self._context, n_sequences, n_cells, HostCache(self._host_bytes))
         self.abort = AbortSwitch(self._context)
-        for n_embd in (0, spec.n_embd):
-            self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
+        for n_embd in (0, self.spec.n_embd):
+            batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
+        self._batches = batches
 
     @property
     def context(self) -> Any:
         """llama.cpp's context handle, to sample from."""
         return self._context
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether blocks of the model are on a GPU."""
+        return bool(llama_cpp.llama_supports_gpu_offload()) and self.settings["n_gpu_layers"] != 0
+
+    def spare_threads(self, n_spared: int) -> None:
+        """From now on, prompts leave so many CPU threads to other work; one is always taken."""
+        n = self._n_threads
+        llama_cpp.llama_set_n_threads(self._context, n, max(1, n - n_spared))
+
+    def logits(self, index: int = -1) -> NDArray[np.float32]:
+        """Logits (n_vocab,) float32 of a position of the last batch, -1 the last one; a copy."""
+        address = llama_cpp.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(address, shape=(self.spec.n_vocab,)).copy()
 
     def decode_tokens(self, chunks: Sequence[TokenChunk]) -> list[int]:
         """Appends tokens to their sequences, all at once.
@@ -162,9 +191,9 @@ class BatchDecoder(LanguageModel):
         return ends
 
     def decode_rows(self, chunks: Sequence[RowChunk]) -> None:
-        """Appends rows of pictures to their sequences, all at once.
+        """Appends rows of images to their sequences, all at once.
 
-        Raises: as `decode_tokens`.
+        Raises: As `decode_tokens`.
         """
         batch = self._batches[1]
         ends = self._place(batch, chunks)

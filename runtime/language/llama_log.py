@@ -1,4 +1,4 @@
-"""What llama.cpp says: to logging, and the last errors kept for messages of ours."""
+"""Routes llama.cpp's messages to logging, and keeps the last errors for our own messages."""
 
 from __future__ import annotations
 

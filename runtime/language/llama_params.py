@@ -1,4 +1,4 @@
-"""What llama.cpp is told about how the language model runs."""
+"""Our options as llama.cpp's parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import llama_cpp
 
 from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.device.threads import usable_threads
-from edge_llava.runtime.kv.state import N_SEQUENCES
+from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.options import DecoderOptions, n_ctx
-
-_GGML_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
 
 
 def model_params(options: DecoderOptions) -> Any:
@@ -41,10 +39,10 @@ def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     params.n_ctx = n_ctx(spec, options)
     params.n_batch = params.n_ubatch = options.n_batch
     params.n_threads = params.n_threads_batch = usable_threads(options.n_threads)
-    params.type_k = params.type_v = _GGML_TYPES[kv_type]
+    params.type_k = params.type_v = GgmlType[kv_type.upper()]
     params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
     params.no_perf = True
-    params.n_seq_max, params.kv_unified = N_SEQUENCES, True
+    params.kv_unified = True
     return params
 
 

@@ -1,4 +1,4 @@
-"""What code that is not ours raises on a thread of ours: kept, so that it hurts only the one whose code it is."""
+"""Captures exceptions from user callbacks so that they fail one answer, not the engine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import TracebackType
 class Caught:
     """While inside, whatever is raised ends the block and is kept instead of travelling on.
 
-    SystemExit, KeyboardInterrupt and the like, too: on a thread of ours they mean nothing but that foreign code has
-    ended. Nothing else here catches everything: whoever uses this must hand the error to its owner.
+    This includes SystemExit and KeyboardInterrupt: on one of our threads they only mean that the callback has ended.
+    Nothing else catches everything: the code that uses this must hand the error to the answer it belongs to.
 
     Attributes:
         error: What was raised; None if nothing was.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.runtime.lifetime.cancel import StopFlag
 
 _EXIT_S = 10.0  # how long the end of the process waits for threads that are inside
 
@@ -24,7 +25,7 @@ class Gate:
     see half done is written in an order that is safe at each step.
 
     Attributes:
-        closed: Whether `close` or `abandon` was called.
+        closing: Set by `close` and `abandon`.
     """
 
     def __init__(self, name: str, stop: Callable[[], object], free: Callable[[], object]) -> None:
@@ -33,9 +34,9 @@ class Gate:
             name: What lies behind it, for messages: "this model".
             stop: Called on closing, perhaps several times, always before `free`: those inside should leave soon. Must
                 not wait.
-            free: Called once, when nobody is inside.
+            free: Called once, when no thread is inside.
         """
-        self.closed = False
+        self.closing = StopFlag()
         self._name, self._process = name, os.getpid()
         self._stop, self._free = stop, free
         self._changed = threading.Condition()
@@ -43,6 +44,11 @@ class Gate:
         self._n_closing = 0  # threads that wait in `close`, one of which will free
         self._is_taken = self._is_freed = False
         _gates.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` or `abandon` was called."""
+        return self.closing.is_set()
 
     @property
     def is_elsewhere(self) -> bool:
@@ -106,7 +112,7 @@ class Gate:
         """
         if self.is_elsewhere:
             return
-        self.closed = True
+        self.closing.set()
         self._stop()
         with self._changed:
             if threading.get_ident() in self._inside:
@@ -128,7 +134,7 @@ class Gate:
         """
         if self.closed or self.is_elsewhere:
             return
-        self.closed = True
+        self.closing.set()
         self._stop()
         warnings.warn(f"{self._name} was dropped without close()", ResourceWarning, stacklevel=2)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from edge_llava.runtime.lifetime.caught import Caught
 
+THREAD_PREFIX = "edge-llava"  # of the names of all our threads
 _Result = TypeVar("_Result")
 _Items = SimpleQueue["tuple[Future[Any], Callable[[], Any]] | None"]
 

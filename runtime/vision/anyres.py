@@ -1,4 +1,4 @@
-"""LLaVA-1.6's "anyres": a picture as a small whole and tiles of a larger canvas, and their rows put together again.
+"""LLaVA-1.6's "anyres": an image as a small whole and tiles of a larger canvas, and their rows put together again.
 
 Pure arithmetic on sizes, PIL for the pixels, numpy for the rows. Sizes are (width, height) in pixels, as pinpoints are.
 
@@ -23,10 +23,10 @@ _BLACK = (0, 0, 0)
 
 
 def choose_canvas(size: Size, pinpoints: Sequence[Size]) -> Size:
-    """The canvas on which most of the picture's own pixels survive, and of these the one with least empty space.
+    """The canvas on which most of the image's own pixels survive, and of these the one with least empty space.
 
     Args:
-        size: Of the picture.
+        size: Of the image.
         pinpoints: Canvases, in the order in which ties are decided.
     """
     width, height = size
@@ -39,17 +39,17 @@ def choose_canvas(size: Size, pinpoints: Sequence[Size]) -> Size:
     return max(pinpoints, key=rank)
 
 
-def cut_tiles(picture: Image.Image, spec: VisionSpec) -> list[Image.Image]:
-    """Squares of side S: the whole picture first, whatever its shape, then the canvas row by row."""
+def cut_tiles(image: Image.Image, spec: VisionSpec) -> list[Image.Image]:
+    """Squares of side S: the whole image first, whatever its shape, then the canvas row by row."""
     side = spec.image_size
-    canvas = _fit(picture, choose_canvas(picture.size, spec.grid_pinpoints))
-    whole = scale(picture, (side, side))
+    canvas = _fit(image, choose_canvas(image.size, spec.grid_pinpoints))
+    whole = scale(image, (side, side))
     places = [(x, y) for y in range(0, canvas.height, side) for x in range(0, canvas.width, side)]
     return [whole, *(canvas.crop((x, y, x + side, y + side)) for x, y in places)]
 
 
 def lay_out(squares: Sequence[Image.Image], size: Size, spec: VisionSpec) -> Image.Image:
-    """One picture of all squares: the whole, and to its right the canvas that the tiles were cut from."""
+    """One image of all squares: the whole, and to its right the canvas that the tiles were cut from."""
     if len(squares) == 1:
         return squares[0]
     side, (width, height) = spec.image_size, choose_canvas(size, spec.grid_pinpoints)
@@ -62,7 +62,7 @@ def lay_out(squares: Sequence[Image.Image], size: Size, spec: VisionSpec) -> Ima
 
 
 def count_tokens(size: Size, spec: VisionSpec, visual_tokens: int | None = None) -> int:
-    """Context positions that a picture takes; `visual_tokens` where it is reduced to so many."""
+    """Context positions that an image takes; `visual_tokens` where it is reduced to so many."""
     if visual_tokens is not None:
         return visual_tokens
     if spec.aspect != "anyres":
@@ -86,12 +86,12 @@ def kept_patches(size: Size, spec: VisionSpec) -> tuple[int, int]:
 def merge_tiles(
     tiles: NDArray[np.float32], newline: NDArray[np.float32] | None, size: Size, spec: VisionSpec
 ) -> NDArray[np.float32]:
-    """Puts the rows of one picture together.
+    """Puts the rows of one image together.
 
     Args:
-        tiles: (T, P, E): the whole picture's rows, then each tile's.
+        tiles: (T, P, E): the whole image's rows, then each tile's.
         newline: (E,): ends each row of patches; None where the checkpoint has none.
-        size: Of the picture.
+        size: Of the image.
         spec: Decides canvas and manner.
 
     Returns:
@@ -112,24 +112,24 @@ def merge_tiles(
     return np.concatenate([tiles[0], patches.reshape(-1, n_embd)])
 
 
-def _fit(picture: Image.Image, canvas: Size) -> Image.Image:
-    """Scales the picture to fit, keeping its shape, and centres it on black."""
-    (width, height), (canvas_width, canvas_height) = picture.size, canvas
+def _fit(image: Image.Image, canvas: Size) -> Image.Image:
+    """Scales the image to fit, keeping its shape, and centres it on black."""
+    (width, height), (canvas_width, canvas_height) = image.size, canvas
     across, down = canvas_width / width, canvas_height / height
     if across < down:
         new = canvas_width, min(math.ceil(height * across), canvas_height)
     else:
         new = min(math.ceil(width * down), canvas_width), canvas_height
     fitted = Image.new("RGB", canvas, _BLACK)
-    resized = scale(picture, new)
+    resized = scale(image, new)
     fitted.paste(resized, ((canvas_width - new[0]) // 2, (canvas_height - new[1]) // 2))
     return fitted
 
 
 def _kept_region(size: Size, spec: VisionSpec) -> tuple[int, int, int, int]:
-    """First and last (exclusive) row and column of the canvas's patches that show the picture.
+    """First and last (exclusive) row and column of the canvas's patches that show the image.
 
-    Where an odd number is left over, one row or column more is kept than the picture fills.
+    Where an odd number is left over, one row or column more is kept than the image fills.
     """
     columns, rows = (length // spec.patch_size for length in choose_canvas(size, spec.grid_pinpoints))
     if not spec.merge.startswith("spatial_unpad"):

@@ -52,12 +52,12 @@ class VisionEncoder:
             n_threads: CPU threads.
             provider: "cuda", "cpu", or "auto": CUDA where the installed build and the device have it.
             spinning: Threads wait for work awake: quicker, but they take the CPU from others.
-            mapped: Weights stay in their file, which the system may drop from memory, and are not laid out anew for
+            mapped: Weights stay in their file, which the system may drop from memory, and are not rearranged for
                 the CPU: opened at once, and slower for it.
 
         Raises:
             MissingExtra: If onnxruntime is not installed.
-            BundleError: If the file is no ONNX model or does not have the declared inputs and outputs.
+            BundleError: If the file is not an ONNX model or does not have the declared inputs and outputs.
             BackendError: If onnxruntime cannot be loaded, or "cuda" was asked for and is not there.
         """
         try:
@@ -120,7 +120,7 @@ class VisionEncoder:
             except _session_errors() as error:
                 if cancel is not None and cancel.is_set():
                     raise Cancelled from error
-                raise BackendError(f"ONNX Runtime could not encode the picture: {error}") from error
+                raise BackendError(f"ONNX Runtime could not encode the image: {error}") from error
         return outputs
 
     def _check_signature(self, path: Path, taken: dict[str, Any], given: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def _session_errors() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
-    # TypeError and UnicodeDecodeError come from names in the file, or a path, that are no UTF-8
+    # TypeError and UnicodeDecodeError come from names in the file, or a path, that are not UTF-8
     return (*own, RuntimeError, ValueError, TypeError)
 
 

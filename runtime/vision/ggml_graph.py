@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
 from edge_llava.ggml.library import bind
+from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.lifetime.work_thread import WorkThread
 
-_F32 = 0
 _POINTER, _SIZE, _INT64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
 
 
@@ -118,7 +118,7 @@ class Graph:
         """A tensor holding a copy of `values`, float32 (rows, columns)."""
         rows, columns = values.shape
         new = bind("ggml_new_tensor_2d", _POINTER, [_POINTER, ctypes.c_int, _INT64, _INT64])
-        tensor: int = new(self._context, _F32, columns, rows)
+        tensor: int = new(self._context, GgmlType.F32, columns, rows)
         _data(tensor, rows, columns)[...] = values
         return tensor
 

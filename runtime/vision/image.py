@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import PIL.Image
 
 from edge_llava.bundle.vision_spec import VisionSpec
-from edge_llava.runtime.vision.images.alpha import Alpha
-from edge_llava.runtime.vision.images.opening import ImageSource, is_truncated, open_picture
+from edge_llava.home.image_files.alpha import Alpha
+from edge_llava.home.image_files.opening import ImageSource, is_truncated, open_image
 from edge_llava.runtime.vision.preprocess import cut_squares
 
 
@@ -30,7 +30,7 @@ class Image:
         """Opens an image; one that is open already is returned as it is.
 
         Args:
-            source: What `open_picture` takes, or an image.
+            source: What `open_image` takes, or an image.
             alpha: What becomes of transparency: "white" or "drop".
             apply_exif: Rotate by the EXIF orientation.
 
@@ -39,7 +39,7 @@ class Image:
         """
         if isinstance(source, Image):
             return source
-        pixels = open_picture(source, alpha=alpha, apply_exif=apply_exif)
+        pixels = open_image(source, alpha=alpha, apply_exif=apply_exif)
         return cls(pixels, is_truncated(pixels))
 
     @property

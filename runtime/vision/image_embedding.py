@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.numpy import save
 
 from edge_llava.errors import ImageError
 from edge_llava.home.border import blaming_file
+from edge_llava.home.files import atomic_file
 from edge_llava.home.regular_file import open_regular
 
 _FORMAT = "edge-llava image embedding 1"
@@ -115,16 +115,11 @@ class ImageEmbedding:
         try:
             target = Path(path).resolve()
             if os.path.exists(target) and not os.path.isfile(target):
-                raise ImageError(f"{target} is no file that could be replaced. Name another file with -o.")
+                raise ImageError(f"{target} is not a file that can be replaced. Name another file with -o.")
             if not os.path.isdir(target.parent):
-                raise ImageError(f"{path}: there is no directory {target.parent}. Name another file with -o.")
-            partial = target.with_name(f"{uuid.uuid4().hex[:16]}.partial")
-            try:
-                # safetensors' own files are private whatever the umask
-                partial.write_bytes(save({"embedding": rows}, metadata))
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
+                raise ImageError(f"{path}: the directory {target.parent} does not exist. Name another file with -o.")
+            with atomic_file(target) as file:
+                file.write(save({"embedding": rows}, metadata))  # safetensors' own files are private whatever the umask
         except (OSError, SafetensorError, ValueError) as error:
             raise ImageError(f"{path} cannot be written: {_reason(error)}. Name another file with -o.") from error
 
@@ -143,7 +138,7 @@ class ImageEmbedding:
                 metadata, names = file.metadata() or {}, set(file.keys())
                 if metadata.get("format") != _FORMAT or names != {"embedding"}:
                     raise ImageError(
-                        f"{path} is no image embedding. Make one: edge-llava embed IMAGE -o FILE.safetensors"
+                        f"{path} is not an image embedding. Make one: edge-llava embed IMAGE -o FILE.safetensors"
                     )
                 rows = file.get_tensor("embedding")
             if rows.dtype.kind != "f":

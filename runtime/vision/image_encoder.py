@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
+from edge_llava.bundle.vision_file import check_vision_file
 from edge_llava.device.threads import usable_threads
 from edge_llava.errors import BackendError
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.anyres import kept_patches, merge_tiles
 from edge_llava.runtime.vision.encoder import VisionEncoder
-from edge_llava.runtime.vision.file_check import check_vision_file
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.preprocess import normalize
@@ -141,7 +141,7 @@ class ImageEncoder:
 def tower_digest(manifest: Manifest) -> str:
     """sha256 (hex) of the vision tower: of vision.onnx, and of the weights where they are kept in their own file.
 
-    The graph alone does not tell towers of one shape apart.
+    The graph alone does not distinguish towers of one shape.
     """
     files = manifest.files
     if "vision_data" not in files:

@@ -1,4 +1,4 @@
-"""Picture to pixel values, equal (max difference 0.0) to transformers' slow CLIP, Llava and LlavaNext image processors.
+"""Image to pixel values, equal (max difference 0.0) to transformers' slow CLIP, Llava and LlavaNext image processors.
 
 Source: LLaVA's mm_utils.process_images and transformers' CLIPImageProcessor (the torchvision "fast" one differs).
 """
@@ -16,7 +16,7 @@ from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.runtime.vision.anyres import cut_tiles
 from edge_llava.runtime.vision.scaling import STRIP_PIXELS, scale, scale_strips
 
-# Above this many pixels neither the resized picture of "crop" nor the padded one of "pad" is built whole.
+# Above this many pixels neither the resized image of "crop" nor the padded one of "pad" is built whole.
 # A crop of 1 x 4000 px would otherwise build 336 x 1,344,000: only the part that it keeps is computed, from the same
 # source rows; rounding may differ by one level. A pad of 1000 x 30,000 would build 30,000 x 30,000: it is made in
 # strips, with the same result.
@@ -24,79 +24,79 @@ _MAX_RESIZED_PIXELS = 1 << 26
 # Above this many, the square is not built either: of 48 megapixels it would take 256 MB, and strips of it can be scaled
 # on several threads; the result is the same.
 _MAX_SQUARE_PIXELS = STRIP_PIXELS
-# Above this many, strips of a padded picture are not scaled whole: a strip of 1 x 50,000 would take 14 seconds.
+# Above this many, strips of a padded image are not scaled whole: a strip of 1 x 50,000 would take 14 seconds.
 _MAX_PADDED_PIXELS = 1 << 28
-_NARROW = 4  # a picture so many times narrower than what is scaled of its padded rows is computed without padding
+_NARROW = 4  # an image so many times narrower than what is scaled of its padded rows is computed without padding
 _WEIGHT_BITS = 22  # of Pillow's fixed-point weights. Source: PRECISION_BITS of its Resample.c
 
 
-def pixel_values(picture: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
-    """Turns an opened picture into the tower's input.
+def pixel_values(image: Image.Image, spec: VisionSpec) -> NDArray[np.float32]:
+    """Turns an opened image into the tower's input.
 
     Args:
-        picture: RGB, any size.
+        image: RGB, any size.
         spec: Decides size, aspect handling and normalization.
 
     Returns:
         float32 (B, 3, S, S), C-contiguous; B is 1 for "pad" and "crop", and the whole with its tiles for "anyres".
     """
-    return normalize(cut_squares(picture, spec), spec)
+    return normalize(cut_squares(image, spec), spec)
 
 
-def cut_squares(picture: Image.Image, spec: VisionSpec) -> list[Image.Image]:
-    """What the tower will see of a picture, before normalization: RGB squares of side S."""
+def cut_squares(image: Image.Image, spec: VisionSpec) -> list[Image.Image]:
+    """What the tower will see of an image, before normalization: RGB squares of side S."""
     if spec.aspect == "anyres":
-        return cut_tiles(picture, spec)
+        return cut_tiles(image, spec)
     if spec.aspect == "pad":
-        return [pad_and_resize(picture, pad_colour(spec), spec.image_size)]
-    return [resize_and_crop(picture, spec.image_size)]
+        return [pad_and_resize(image, pad_colour(spec), spec.image_size)]
+    return [resize_and_crop(image, spec.image_size)]
 
 
 def pad_colour(spec: VisionSpec) -> tuple[int, int, int]:
-    """The RGB colour around a padded picture: the mean, truncated to 8 bits; (122, 116, 104) for CLIP."""
+    """The RGB colour around a padded image: the mean, truncated to 8 bits; (122, 116, 104) for CLIP."""
     red, green, blue = (int(mean * 255) for mean in spec.image_mean)
     return red, green, blue
 
 
-def pad_to_square(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Centres the picture on a square of side max(width, height)."""
-    width, height = picture.size
+def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Centres the image on a square of side max(width, height)."""
+    width, height = image.size
     if width == height:
-        return picture
+        return image
     side = max(width, height)
     square = Image.new("RGB", (side, side), colour)
-    square.paste(picture, ((side - width) // 2, (side - height) // 2))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
 
 
-def pad_and_resize(picture: Image.Image, colour: tuple[int, int, int], side: int) -> Image.Image:
+def pad_and_resize(image: Image.Image, colour: tuple[int, int, int], side: int) -> Image.Image:
     """Pads to a square and scales it to (side, side); equal to doing one after the other, in bounded memory and time.
 
     Where the longest side is above 16,384 pixels, some may differ by one level.
     """
-    width, height = picture.size
+    width, height = image.size
     longest = max(width, height)
     at_once = min(_MAX_SQUARE_PIXELS, _MAX_RESIZED_PIXELS)
     if longest * longest <= at_once:
-        return resize_and_crop(pad_to_square(picture, colour), side)
+        return resize_and_crop(pad_to_square(image, colour), side)
     # PIL scales rows first, each on its own, then columns: rows can be padded and scaled strip by strip.
     left, top, scale = (longest - width) // 2, (longest - height) // 2, longest / side
     first, last, span = 0, side, (0.0, float(longest), 0, longest)
-    if longest * longest > _MAX_PADDED_PIXELS:  # of a row, only what the picture reaches
+    if longest * longest > _MAX_PADDED_PIXELS:  # of a row, only what the image reaches
         first = max(0, math.floor(left / scale) - 3)
         last = min(side, math.ceil((left + width) / scale) + 3)
         span = _source_span(first, last - first, scale, longest)
     x0, x1, from_x, to_x = span
     narrow = Image.new("RGB", (side, longest), colour)
     if longest * longest > _MAX_PADDED_PIXELS and width * _NARROW < to_x - from_x:
-        narrow.paste(_scale_padded_rows(picture, colour, side, range(first, last)), (first, top))
+        narrow.paste(_scale_padded_rows(image, colour, side, range(first, last)), (first, top))
         return narrow.resize((side, side), Image.Resampling.BICUBIC)
 
     def scale_strip(rows: range) -> Image.Image:
-        strip = picture
+        strip = image
         if (width, left) != (to_x, from_x):
             strip = Image.new("RGB", (to_x - from_x, len(rows)), colour)
-            strip.paste(picture.crop((0, rows.start, width, rows.stop)), (left - from_x, 0))
+            strip.paste(image.crop((0, rows.start, width, rows.stop)), (left - from_x, 0))
             rows = range(len(rows))
         box = (x0, rows.start, x1, rows.stop)
         return strip.resize((last - first, len(rows)), Image.Resampling.BICUBIC, box=box)
@@ -106,19 +106,19 @@ def pad_and_resize(picture: Image.Image, colour: tuple[int, int, int], side: int
     return narrow.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _scale_padded_rows(picture: Image.Image, colour: tuple[int, int, int], side: int, span: range) -> Image.Image:
-    """Rows of a picture much higher than wide, padded to its height and scaled to `side`: columns `span` of them, RGB.
+def _scale_padded_rows(image: Image.Image, colour: tuple[int, int, int], side: int, span: range) -> Image.Image:
+    """Rows of an image much higher than wide, padded to its height and scaled to `side`: columns `span` of them, RGB.
 
     The padding is one colour, and its part in a scaled pixel is known from the weights: it need not be built. For
     1 x 65,535 pixels and a tower of 8 px, whose weights reach over half of a row, building it takes 19 s.
     """
-    width, height = picture.size
+    width, height = image.size
     weights = _bicubic_weights(side, height, range((height - width) // 2, (height - width) // 2 + width))[span]
     scaled = np.empty((height, len(span), 3), np.uint8)
     n_rows = max(1, (1 << 20) // width)
     for start in range(0, height, n_rows):
         end = min(start + n_rows, height)
-        rows = np.asarray(picture.crop((0, start, width, end)))  # (n, W, 3)
+        rows = np.asarray(image.crop((0, start, width, end)))  # (n, W, 3)
         for channel in range(3):
             sums = rows[:, :, channel].astype(np.float64) @ weights[:, 1:].T  # whole numbers below 2^53: exact
             sums += weights[:, 0] * colour[channel] + (1 << (_WEIGHT_BITS - 1))
@@ -156,9 +156,9 @@ def _bicubic_weights(side: int, length: int, wanted: range) -> NDArray[np.float6
     return table
 
 
-def resize_and_crop(picture: Image.Image, side: int) -> Image.Image:
+def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
     """Scales the shorter edge to `side` (bicubic, antialiased), then cuts the centre (side, side)."""
-    width, height = picture.size
+    width, height = image.size
     if width <= height:
         new_width, new_height = side, int(side * height / width)
     else:
@@ -167,11 +167,11 @@ def resize_and_crop(picture: Image.Image, side: int) -> Image.Image:
     if new_width * new_height > _MAX_RESIZED_PIXELS:
         x0, x1, from_x, to_x = _source_span(left, side, width / new_width, width)
         y0, y1, from_y, to_y = _source_span(top, side, height / new_height, height)
-        part = picture.crop((from_x, from_y, to_x, to_y))
+        part = image.crop((from_x, from_y, to_x, to_y))
         # rows, then columns, as PIL does for the whole; given both at once it chooses the order by the part's shape
         narrow = part.resize((side, part.height), Image.Resampling.BICUBIC, box=(x0, 0, x1, part.height))
         return narrow.resize((side, side), Image.Resampling.BICUBIC, box=(0, y0, side, y1))
-    resized = scale(picture, (new_width, new_height))
+    resized = scale(image, (new_width, new_height))
     return resized.crop((left, top, left + side, top + side))
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edge_llava.bundle.manifest import ProjectorSpec
 from edge_llava.errors import BackendError, BundleError, list_faults
 from edge_llava.ggml.gguf_header import read_gguf_header
+from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile
 
 # ggml acts upon the alignment alone; the converters write the others.
@@ -95,7 +96,7 @@ def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
             faults.append(f"{name} is missing")
         elif found.shape != shape:
             faults.append(f"{name} has shape {found.shape}, expected {shape}")
-        elif len(shape) == 1 and found.type_id != 0:
+        elif len(shape) == 1 and found.type_id != GgmlType.F32:
             faults.append(f"{name} is not float32")
     if faults:
         raise BundleError(list_faults(f"{path} does not match its manifest:", faults, "Convert the checkpoint again."))

@@ -40,7 +40,7 @@ class SharedEncoding(StopFlag):
             return not any(map(_waits, self._users))
 
     def finish(self, work: Future[ImageEmbedding]) -> None:
-        """Gives every user what the work gave. Nobody may join any more."""
+        """Hands the result of the work to every user. Nothing can join any more."""
         for future, _ in self._users:
             if work.cancelled():
                 future.cancel()

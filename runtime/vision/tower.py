@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import ImageError
+from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.runs import ImageRun
@@ -24,7 +25,6 @@ from edge_llava.runtime.vision.anyres import count_tokens, lay_out
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.image_encoder import ImageEncoder, tower_digest
-from edge_llava.runtime.vision.images.opening import ImageSource
 from edge_llava.runtime.vision.lazy_encoder import LazyEncoder
 from edge_llava.runtime.vision.shared_encoding import SharedEncoding
 from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
@@ -61,6 +61,7 @@ class Tower:
         self._changing = threading.Lock()
         self._encodings: dict[str, SharedEncoding] = {}
         self._rows = WeakValueDictionary[str, ImageEmbedding]()
+        self._early: dict[str, Future[ImageEmbedding]] = {}
 
     @property
     def is_open(self) -> bool:
@@ -166,6 +167,12 @@ class Tower:
         """
         key = key or self.key(image)
         identity = identity or key
+        future = self._join(image, key, identity, cancel)
+        if (early := self._early.pop(identity, None)) is not None:
+            early.cancel()  # it does not wait any more
+        return future
+
+    def _join(self, image: Image, key: str, identity: str, cancel: threading.Event | None) -> Future[ImageEmbedding]:
         with self._changing:
             if (rows := self._rows.get(identity)) is not None:
                 known = Future[ImageEmbedding]()
@@ -182,12 +189,17 @@ class Tower:
         work.add_done_callback(partial(self._finish, identity, encoding))
         return first
 
+    def start_early(self, image: Image) -> None:
+        """Begins to encode an image that will be asked for; its rows are kept for the first `start` of its key."""
+        key = self.key(image)
+        self._early[key] = self.start(image, key)
+
     def start_features(self, image: Image, cancel: threading.Event | None = None) -> Future[NDArray[np.float32]]:
         """As `start`, for what the tower sees: float32 (T, P, D), one square, or the whole and its tiles."""
         return self._encoder.submit(lambda encoder: encoder.patch_features(image, cancel), cancel)
 
     def show_input(self, source: ImageSource | Image) -> PIL.Image.Image:
-        """What the tower is shown of an image, as RGB; of tiles, the whole and beside it the canvas.
+        """What the tower is shown of an image, as RGB; of tiles, the whole and to its right the canvas.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -197,6 +209,8 @@ class Tower:
 
     def close(self) -> None:
         """Frees the engines after the image that is being encoded, and drops the others; safe to call twice."""
+        for early in self._early.values():
+            early.cancel()
         self._encoder.close()
 
     def _finish(self, identity: str, encoding: SharedEncoding, work: Future[ImageEmbedding]) -> None:

@@ -1,4 +1,4 @@
-"""Fewer rows for a picture: the patches that the class token looks at most, and the others merged into a few.
+"""Fewer rows for an image: the patches that the class token looks at most, and the others merged into a few.
 
 Source: VisionZip, arXiv 2412.04467: "dominant" and "contextual" tokens, taken between tower and projector. Other than
 there the class token itself is no row, as LLaVA never had one; a merged row is the mean of its patches, as large as
@@ -36,10 +36,10 @@ class RankedPatches:
 
 
 def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
-    """Refuses a number of rows that a tower's pictures cannot have.
+    """Refuses a number of rows that a tower's images cannot have.
 
     Args:
-        n: Rows of a picture; None: all.
+        n: Rows of an image; None: all.
         spec: Of the tower.
 
     Raises:
@@ -49,7 +49,7 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
         return
     if spec.aspect == "anyres":
         raise BundleError(
-            "this bundle cuts pictures into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
+            "this bundle cuts images into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
         )
     if not spec.drop_cls:
         raise BundleError(
@@ -58,7 +58,7 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
         )
     if not _FEWEST <= n < spec.n_features:
         raise BundleError(
-            f"this bundle gives a picture {spec.n_features} tokens: --visual-tokens takes "
+            f"this bundle gives an image {spec.n_features} tokens: --visual-tokens takes "
             f"{_FEWEST} to {spec.n_features - 1}, not {n}. Leave it out to keep all."
         )
     if not spec.has_ranking:

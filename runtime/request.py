@@ -1,0 +1,47 @@
+"""What the engine is asked for: a conversation, and how its answer is sampled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from edge_llava.runtime.dialogue.answer_start import NO_START, AnswerStart
+from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.runs import Run
+
+
+def _do_nothing(tokens: AnswerTokens) -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One answer to be computed.
+
+    Attributes:
+        runs: The conversation up to the answer.
+        options: How the answer is sampled.
+        stops: Texts that end it.
+        start: What it begins with; the model continues that.
+        salt: Only conversations of the same salt share what was computed, text and images.
+        owner: As `KvSequence.owner`.
+        to_disk: The beginning of `runs`, up to and including an image, that is kept on disk; empty for none.
+        n_dropped: Earlier questions that were dropped because the context was full.
+        credit: Tokens that are computed ahead of the reader, see `Answer.note_read`; None: all.
+        on_end: Called on the engine's thread once the last token was handed over.
+        asked_at: When it was asked, of `time.perf_counter`.
+    """
+
+    runs: Sequence[Run]
+    options: SamplingOptions
+    stops: tuple[str, ...]
+    start: AnswerStart = NO_START
+    salt: str = ""
+    owner: int | None = None
+    to_disk: Sequence[Run] = ()
+    n_dropped: int = 0
+    credit: int | None = None
+    on_end: Callable[[AnswerTokens], object] = _do_nothing
+    asked_at: float = field(default_factory=time.perf_counter)

@@ -1,0 +1,95 @@
+"""One question of a session on its way to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from edge_llava.runtime.answer import Token
+from edge_llava.runtime.dialogue.past_turns import PastTurn
+from edge_llava.runtime.engine.answer import Answer
+from edge_llava.runtime.lifetime.gate import Gate
+from edge_llava.runtime.runs import Run
+
+
+@dataclass(eq=False)
+class Turn:
+    """What was planned for a question, and what was read of its answer.
+
+    Attributes:
+        question: The user's text.
+        runs: Its tokens and images.
+        past: The turns before it, without those that are dropped for it.
+        asked_at: When it was asked, of `time.perf_counter`.
+        gate: Of the model.
+        on_over: Called once its answer is not read any more, and over.
+        answer: None before it is computed.
+        is_cancelled: Whether the reader gets no more of it, though it may be computed further.
+        is_left: Whether it is not read any more.
+        is_dropped: Whether its reader was dropped on one of the model's own threads, which must not wait for it.
+        ids: Tokens that were read.
+        last: The token that was read last.
+    """
+
+    question: str
+    runs: Sequence[Run]
+    past: list[PastTurn]
+    asked_at: float
+    gate: Gate
+    on_over: Callable[[Turn], None]
+    answer: Answer | None = None
+    is_cancelled: bool = False
+    is_left: bool = False
+    is_dropped: bool = False
+    ids: list[int] = field(default_factory=list)
+    last: Token | None = None
+
+    def read(self, token: Token) -> Token:
+        """What the reader is given in place of a token: the same, unless the answer was cancelled since it came."""
+        if (self.is_cancelled or self.gate.closed) and token.finish_reason != "error":
+            token = Token(None, "", "cancelled")
+        self.last = token
+        if token.id is not None:
+            self.ids.append(token.id)
+        if self.answer is not None:
+            self.answer.note_read()
+        return token
+
+    def cancel(self) -> None:
+        """Ends it, from any thread."""
+        self.is_cancelled = True
+        if self.answer is not None:
+            self.answer.cancel()
+
+    def leave(self) -> None:
+        """Nothing more of it is read: what is still computed stops. Safe to call twice, from any thread."""
+        if self.answer is None:
+            return
+        self.answer.cancel()
+        if not self.is_left:
+            self.is_left = True
+            self.answer.when_over(lambda: self.on_over(self))
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Calls a function once its answer is over."""
+        if self.answer is not None:
+            self.answer.when_over(callback)
+
+    def raise_error(self) -> None:
+        """
+        Raises:
+            EdgeLlavaError: Why the answer failed, if it did.
+        """
+        if self.answer is not None and self.answer.error is not None:
+            raise self.answer.error
+
+    def conclude(self) -> PastTurn | None:
+        """What it adds to the conversation: what was read of the answer; None if nothing was."""
+        if self.answer is None or self.last is None or (self.last.id is None and not self.ids):
+            return None
+        tokens = self.answer.tokens
+        if self.last.finish_reason in ("stop", "length"):
+            return PastTurn(
+                self.question, tuple(self.runs), tokens.whole_ids() if tokens.ids else None, tokens.remainder()
+            )
+        return PastTurn(self.question, tuple(self.runs), tuple(self.ids) or None)
