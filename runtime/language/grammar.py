@@ -1,10 +1,10 @@
-"""A GBNF grammar, as far as an answer has come: which tokens may follow."""
+"""A GBNF grammar, as far as an answer has come: which tokens may follow. llama.cpp enforces it."""
 
 from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from edge_llava.errors import BackendError
 from edge_llava.runtime.lifetime.native import freed_with
 
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 # llama.cpp follows every way to read an answer; where ways double with each token, no answer would ever end.
 _MAX_STEP_S = 1.0
 
 
 class GrammarFault(BackendError):
-    """A grammar that does not compile, that allows nothing more, or that can be read in too many ways."""
+    """A grammar or JSON schema that does not compile, that allows nothing more, or that takes too long."""
 
 
 class Grammar:
@@ -39,42 +40,30 @@ class Grammar:
         if not self._sampler:
             raise GrammarFault("the grammar does not compile. It must be GBNF with a rule named 'root'.")
         self._free = freed_with(self, llama_cpp.llama_sampler_free, self._sampler)
-        self._one = (llama_cpp.llama_token_data * 1)()
+        self._every = np.arange(llama_cpp.llama_vocab_n_tokens(vocabulary), dtype=np.int32)
+        self._table = np.zeros(len(self._every), CANDIDATE)
 
-    def allows(self, token: int) -> bool:
-        """Whether a token may follow.
-
-        Raises:
-            GrammarFault: If finding out takes too long.
-        """
-        self._one[0] = llama_cpp.llama_token_data(token, 0.0, 0.0)
-        self._apply(llama_cpp.llama_token_data_array(self._one, 1, -1, False))
-        return bool(self._one[0].logit == 0.0)
-
-    def check(self, token: int) -> None:
-        """
-        Raises:
-            GrammarFault: If a token may not follow: accepting it would end the process.
-        """
-        if not self.allows(token):
-            raise GrammarFault("the model's chances are no numbers, so that no token could be drawn.")
-
-    def mask(self, candidates: Any, logits: NDArray[np.float32]) -> None:
-        """Gives every candidate that may not follow a logit of minus infinity.
+    def sample(self, choose: Callable[[NDArray[np.int32]], int]) -> int:
+        """A token that may follow.
 
         Args:
-            candidates: A llama_token_data_array of the whole vocabulary.
-            logits: float32 view of theirs.
+            choose: Samples one of the tokens that it is given.
 
         Raises:
-            GrammarFault: If none may, or finding out takes too long.
+            GrammarFault: If none may follow, or finding out takes too long.
         """
-        self._apply(candidates)
-        if np.isneginf(logits).all():  # llama.cpp would draw one all the same, and end the process
+        # Asking about one token is a hundred times faster than about all, and the chances stay the same: where it may
+        # not follow, another is sampled among those that may.
+        token = choose(self._every)
+        if len(self._filter(np.array([token], np.int32))):
+            return token
+        allowed = self._filter(self._every)
+        if not len(allowed):
             raise GrammarFault("the grammar allows no token that this model has.")
+        return choose(allowed)
 
     def accept(self, token: int) -> None:
-        """Goes on with a token that may follow.
+        """Goes on with a token that may follow; llama.cpp would end the process with any other.
 
         Raises:
             GrammarFault: If that takes too long.
@@ -87,14 +76,20 @@ class Grammar:
         self._free()
         self._sampler = None
 
-    def _apply(self, candidates: Any) -> None:
+    def _filter(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+        table = self._table[: len(tokens)]
+        table["id"], table["logit"] = tokens, 0.0
+        data = table.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        candidates = llama_cpp.llama_token_data_array(data, len(table), -1, False)
         with _limited():
             llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(candidates))
+        is_allowed: NDArray[np.bool_] = table["logit"] == 0.0
+        return tokens[is_allowed]
 
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """By this thread's own time: a busy machine is nobody's fault."""
+    """By this thread's own time: other work on the machine does not count."""
     started = time.thread_time()
     yield
     if time.thread_time() - started > _MAX_STEP_S:

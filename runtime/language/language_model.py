@@ -6,19 +6,22 @@ import ctypes
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 
+from edge_llava.bundle.language_file import check_language_file
 from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.ggml.openmp import end_threads_before_forks
-from edge_llava.runtime.language.file_check import check_language_file
-from edge_llava.runtime.language.kept_interrupt import KeptInterrupt
 from edge_llava.runtime.language.llama_log import last_error, route_log
 from edge_llava.runtime.language.llama_params import model_params, weight_settings
+from edge_llava.runtime.lifetime.aside import run_aside
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.options import DecoderOptions
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 
 class LanguageModel:
@@ -46,8 +49,7 @@ class LanguageModel:
         self.spec = spec
         params = model_params(options)
         self._weight_settings = weight_settings(params)
-        with KeptInterrupt():  # llama.cpp tells its log
-            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), params))
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)
@@ -59,8 +61,7 @@ class LanguageModel:
         Raises:
             BackendError: If llama.cpp cannot make it; the model is closed then. Its message ends with `advice`.
         """
-        with KeptInterrupt():
-            context = llama_cpp.llama_init_from_model(self._model, params)
+        context = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
         if not context:
             LanguageModel.close(self)  # there is no context to be freed before
             raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
@@ -70,6 +71,18 @@ class LanguageModel:
     def vocabulary(self) -> Any:
         """llama.cpp's vocabulary handle."""
         return self._vocabulary
+
+    @property
+    def n_vocab(self) -> int:
+        """How many tokens it has."""
+        return int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+
+    @cached_property
+    def json_tokenizer(self) -> LLTokenizer:
+        """Its vocabulary for answers that follow a JSON schema; made when the first is asked for."""
+        from edge_llava.runtime.language.json_grammar import make_tokenizer
+
+        return make_tokenizer(self)
 
     def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
         """Token ids of a text; special tokens written in it are recognized, as in training."""
@@ -82,7 +95,7 @@ class LanguageModel:
         return list(tokens[:n])
 
     def tokenize_within(self, text: str) -> list[int]:
-        """Token ids of a text that goes on from another: no space is put before it."""
+        """Token ids of a text that continues another: no space is put before it."""
         lead = self.tokenize("\n", add_bos=False)  # no token of LLaMA's vocabulary crosses a line
         ids = self.tokenize(f"\n{text}", add_bos=False)
         return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
@@ -93,8 +106,7 @@ class LanguageModel:
 
     @cached_property
     def _longest_piece(self) -> int:
-        n_tokens = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
-        return max(len(self.piece(token, special=True)) for token in range(n_tokens))
+        return max(len(self.piece(token, special=True)) for token in range(self.n_vocab))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that a token stands for; empty for control tokens, unless `special` asks for their names."""

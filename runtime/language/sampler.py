@@ -15,22 +15,23 @@ from edge_llava.runtime.options import SamplingOptions
 
 if TYPE_CHECKING:
     from edge_llava.runtime.language.grammar import Grammar
+    from edge_llava.runtime.language.json_grammar import JsonGrammar
+    from edge_llava.runtime.language.language_model import LanguageModel
 
 _RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one
 _REPEAT_WINDOW = 64
 _WHOLE_ANSWER = 65_536  # tokens; no context is longer
 _COLDEST = 1e-4  # dividing by less says nothing else, and overflows in the end
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 class Sampler:
-    """A llama.cpp sampler chain, and a grammar beside it; close it after the answer."""
+    """A llama.cpp sampler chain over the tokens that a grammar or JSON schema allows; close it after the answer."""
 
-    def __init__(self, options: SamplingOptions, vocabulary: Any) -> None:
+    def __init__(self, options: SamplingOptions, language: LanguageModel) -> None:
         """
         Args:
             options: Validated options.
-            vocabulary: llama.cpp's vocabulary handle.
+            language: The model whose tokens are sampled.
 
         Raises:
             BackendError: If the grammar does not compile.
@@ -38,14 +39,14 @@ class Sampler:
         """
         import llama_cpp
 
-        from edge_llava.runtime.language.grammar import Grammar
+        from edge_llava.runtime.language.grammar import CANDIDATE
         from edge_llava.runtime.lifetime.native import freed_with
 
         self._llama, self._n_top = llama_cpp, options.logprobs
-        self._n_vocab = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        self._n_vocab = language.n_vocab
         _check_biases(options.logit_bias, self._n_vocab)
-        self._grammar = None if options.grammar is None else Grammar(options.grammar, vocabulary)
-        self._candidates = np.empty(self._n_vocab if self._grammar else 0, _CANDIDATE)
+        self._grammar = _make_grammar(options, language)
+        self._candidates = np.empty(self._n_vocab if self._grammar else 0, CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._free_chain = freed_with(self, llama_cpp.llama_sampler_free, self._chain)
         self._add_logit_changes(options)
@@ -62,7 +63,7 @@ class Sampler:
         self._add(llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed))
 
     def sample(self, context: Any, index: int = -1) -> int:
-        """Draws a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
+        """Samples a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
 
         Raises:
             BackendError: If the grammar allows no token, or takes too long to say; if the logits are not numbers.
@@ -70,12 +71,8 @@ class Sampler:
         self._check_logits(context, index)
         if self._grammar is None:
             return int(self._llama.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
-        # Asking about one token is a hundred times cheaper than about all, and the chances stay the same: what is
-        # refused is drawn again among those that are allowed.
-        token = self._draw(context, index, None)
-        if not self._grammar.allows(token):
-            token = self._draw(context, index, self._grammar)
-            self._grammar.check(token)
+        logits = self._logits(context, index)
+        token = self._grammar.sample(lambda tokens: self._choose(logits, tokens))
         self._llama.llama_sampler_accept(self._chain, token)
         self._grammar.accept(token)
         return token
@@ -105,15 +102,12 @@ class Sampler:
                 "and empty the cache with 'edge-llava cache clear'."
             )
 
-    def _draw(self, context: Any, index: int, grammar: Grammar | None) -> int:
-        """Draws among all tokens, or among those that a grammar allows, and remembers nothing."""
-        table = self._candidates
-        table["id"] = np.arange(self._n_vocab)
-        table["logit"] = self._logits(context, index)
+    def _choose(self, logits: NDArray[np.float32], tokens: NDArray[np.int32]) -> int:
+        """Samples one of these tokens, and remembers nothing."""
+        table = self._candidates[: len(tokens)]
+        table["id"], table["logit"] = tokens, logits[tokens]
         data = table.ctypes.data_as(ctypes.POINTER(self._llama.llama_token_data))
-        candidates = self._llama.llama_token_data_array(data, self._n_vocab, -1, False)
-        if grammar is not None:
-            grammar.mask(candidates, table["logit"])
+        candidates = self._llama.llama_token_data_array(data, len(table), -1, False)
         self._llama.llama_sampler_apply(self._chain, ctypes.byref(candidates))
         return int(candidates.data[candidates.selected].id)
 
@@ -141,6 +135,19 @@ class Sampler:
 
     def _add(self, sampler: Any) -> None:
         self._llama.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _make_grammar(options: SamplingOptions, language: LanguageModel) -> Grammar | JsonGrammar | None:
+    if options.json_schema is not None:
+        from edge_llava.runtime.language.json_grammar import JsonGrammar
+        from edge_llava.runtime.language.json_schema import read_schema, strict_schema
+
+        return JsonGrammar(strict_schema(read_schema(options.json_schema)), language.json_tokenizer)
+    if options.grammar is not None:
+        from edge_llava.runtime.language.grammar import Grammar
+
+        return Grammar(options.grammar, language.vocabulary)
+    return None
 
 
 def _check_biases(biases: Sequence[tuple[int, float]], n_vocab: int) -> None:
