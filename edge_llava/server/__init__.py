@@ -1,1 +1,1 @@
-"""An OpenAI-compatible HTTP server over one bundle. Starlette, uvicorn, and the runtime."""
+"""An OpenAI-compatible HTTP server for one bundle, built on Starlette, uvicorn and the runtime."""

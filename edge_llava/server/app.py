@@ -1,4 +1,4 @@
-"""The application: which path is served by what, and what every request passes on its way there."""
+"""The application: its routes, and the middleware that every request passes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.device.memory import is_out_of_memory
-from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.server.http.api_key import ApiKey, RequireKey
 from edge_llava.server.http.cors import AllowOrigins
+from edge_llava.server.http.errors import (
+    RequestError,
+    internal_error,
+    no_memory,
+    show_error,
+    show_http_error,
+    unavailable,
+)
 from edge_llava.server.http.framing_check import CheckFraming
 from edge_llava.server.http.host_check import CheckHost
 from edge_llava.server.http.memory_budget import MemoryBudget
@@ -24,7 +32,7 @@ from edge_llava.server.http.metrics import CONTENT_TYPE, write_metrics
 from edge_llava.server.http.named_route import NamedRoute
 from edge_llava.server.http.origin_check import CheckOrigin
 from edge_llava.server.http.path_aliases import AllowAliases
-from edge_llava.server.http.request_body import OpenBodies
+from edge_llava.server.http.request_body import PendingBodies
 from edge_llava.server.http.request_counts import RequestCounts
 from edge_llava.server.http.request_log import LogRequests
 from edge_llava.server.images.image_parts import ImageParts
@@ -32,16 +40,8 @@ from edge_llava.server.images.remote_images import RemoteImages, RemoteOptions
 from edge_llava.server.ollama.api import OllamaApi
 from edge_llava.server.openai.answers import Answers
 from edge_llava.server.openai.chat_endpoint import ChatEndpoint
-from edge_llava.server.openai.errors import (
-    RequestFault,
-    internal_fault,
-    no_memory,
-    show_fault,
-    show_http_error,
-    unavailable,
-)
-from edge_llava.server.openai.openapi import describe_api
 from edge_llava.server.openai.served_models import ServedModels
+from edge_llava.server.openapi import describe_api
 from edge_llava.server.options import ServerOptions
 from edge_llava.server.page.files import page_routes
 
@@ -49,23 +49,23 @@ _log = logging.getLogger("edge_llava.server")
 
 
 class ServerApp:
-    """Everything that a server holds.
+    """The application of a server, and all its parts.
 
     Attributes:
         asgi: The application, for any ASGI server; it does not close the engine.
-        answers: What is being computed.
-        models: Under which names.
-        limits: Caps of requests and connections.
+        answers: The answers that are being computed.
+        models: The names of the model.
+        limits: Limits of requests and connections.
     """
 
     def __init__(
-        self, engine: BatchEngine, options: ServerOptions | None = None, *, remote: RemoteImages | None = None
+        self, engine: LlavaModel, options: ServerOptions | None = None, *, remote: RemoteImages | None = None
     ) -> None:
         """
         Args:
-            engine: What answers.
-            options: Who may use it, and how.
-            remote: Fetches pictures from the web, instead of what `options.remote_images` makes.
+            engine: The model that answers.
+            options: Who may use the server, and how.
+            remote: Fetches images from the web; None follows `options.remote_images`.
 
         Raises:
             ValueError: If the API key is too short.
@@ -88,23 +88,23 @@ class ServerApp:
             strict=options.strict,
         )
         self._ollama = OllamaApi(self._chat, self.models, engine.bundle, self._budget, limits)
-        self._description = describe_api(limits, has_key=options.api_key is not None)
+        self._description = describe_api(has_key=options.api_key is not None, strict=options.strict)
         self.asgi = Starlette(
             routes=self._routes(),
             middleware=_middleware(options, self._counts),
-            exception_handlers={RequestFault: show_fault, HTTPException: show_http_error},
+            exception_handlers={RequestError: show_error, HTTPException: show_http_error},
             lifespan=self._lifespan,
         )
         self.asgi.router.redirect_slashes = False
-        self.asgi.state.bodies = self._bodies = OpenBodies()
+        self.asgi.state.bodies = self._bodies = PendingBodies()
 
     @property
     def n_open_requests(self) -> int:
-        """Requests that are read, waiting or answered."""
+        """The number of requests that are being read, waiting or answered."""
         return self._counts.n_open
 
     def stop(self) -> None:
-        """Ends what is being answered and what is still arriving: clients are told. For the event loop's thread."""
+        """Ends running answers and arriving requests with an error for the clients. For the event loop's thread."""
         self.answers.stop()
         self._bodies.stop()
 
@@ -135,9 +135,9 @@ class ServerApp:
 
     async def _show_health(self, request: Request) -> Response:
         if self.answers.is_stopping or not self._engine.is_open:
-            raise unavailable("The server stops, or its engine has failed.")
+            raise unavailable("The server is shutting down, or its engine has failed.")
         engine = self._engine.metrics
-        is_busy = self._counts.n_open > self.limits.n_requests  # this one is among them
+        is_busy = self._counts.n_open > self.limits.n_requests  # including this one
         state = {"running": engine.running, "queued": engine.queued, "parallel": engine.n_parallel, "busy": is_busy}
         return JSONResponse({"status": "ok", "model": self.models.name, **state})
 
@@ -150,13 +150,13 @@ class ServerApp:
 
 
 def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middleware]:
-    """The first is the outermost."""
+    """The middleware, outermost first."""
     layers = [Middleware(AllowAliases)]
     if options.cors_origins:
         layers.append(Middleware(AllowOrigins, options.cors_origins))
     layers.append(Middleware(LogRequests, counts, options.limits.n_requests))
-    # inside of what counts requests and names them: Starlette's own handler of errors is outside of everything
-    layers.append(Middleware(ExceptionMiddleware, {Exception: _show_bug, ClientDisconnect: _leave}))
+    # inside of the layer that counts and names requests; Starlette's own error handler is outside of all layers
+    layers.append(Middleware(ExceptionMiddleware, {Exception: _show_bug, ClientDisconnect: _reraise}))
     layers.append(Middleware(CheckFraming, options.limits))
     if options.allowed_hosts is not None:
         layers.append(Middleware(CheckHost, options.allowed_hosts))
@@ -168,11 +168,11 @@ def _middleware(options: ServerOptions, counts: RequestCounts) -> list[Middlewar
 
 async def _show_bug(request: Request, error: Exception) -> Response:
     is_short = is_out_of_memory(error)
-    # its message may hold what a client wrote
+    # its message may contain client data
     _log.error("%s: %s", "not enough memory" if is_short else "internal error", type(error).__name__)
     _log.debug("internal error", exc_info=error)
-    return (no_memory() if is_short else internal_fault()).response()
+    return (no_memory() if is_short else internal_error()).response()
 
 
-async def _leave(request: Request, error: Exception) -> Response:
-    raise error  # nobody reads an answer; the log says so
+async def _reraise(request: Request, error: Exception) -> Response:
+    raise error  # the client is gone; the log records it

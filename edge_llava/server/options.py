@@ -9,17 +9,17 @@ from edge_llava.server.http.limits import Limits
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a server is told at its start.
+    """The options of a server.
 
     Attributes:
-        api_key: What clients must show; None asks for none.
-        aliases: Names of the model beside the bundle's; answers bear the first.
-        cors_origins: Origins of web pages that may use the API from elsewhere: "https://app.example".
-        allowed_hosts: Names that a Host header may say beside loopback ones; None does not look at it.
-        remote_images: Whether pictures are fetched from the web.
-        private_cache: Whether requests that give neither `prompt_cache_key` nor `user` share nothing that was computed.
+        api_key: The key that clients must send; None requires none.
+        aliases: Names of the model in addition to the bundle's; answers contain the first.
+        cors_origins: Other origins whose web pages may use the API: "https://app.example".
+        allowed_hosts: Names that the Host header may contain besides loopback ones; None allows any.
+        remote_images: Whether images are fetched from the web.
+        private_cache: Whether requests without `prompt_cache_key` and `user` share no cached prompts.
         strict: Whether fields of a request that have no effect are refused.
-        limits: Caps of requests.
+        limits: Limits of requests.
     """
 
     api_key: str | None = None

@@ -1,4 +1,4 @@
-"""Running the application with uvicorn until a signal ends it."""
+"""Runs the application with uvicorn until a signal ends it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _KEEP_ALIVE_S = 30
 _BACKLOG = 128
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
-)  # Ctrl-C, a service manager, a terminal that is closed, Ctrl-Break of Windows
-_OWN_HANDLES = 64  # files of the model, of the engines and of Python
+)  # Ctrl-C, a service manager, a closed terminal, Ctrl-Break on Windows
+_OWN_HANDLES = 64  # for files of the model, the engines and Python
 
 
 class _Server(uvicorn.Server):
@@ -35,7 +35,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a signal that was obeyed is not raised again."""
+        """Like uvicorn's, but a signal that was handled is not raised again."""
         loop = asyncio.get_running_loop()
 
         def obey(number: int, frame: FrameType | None) -> None:
@@ -62,17 +62,17 @@ def serve(
         app: The application; its engine stays open.
         listeners: Bound sockets; closed at the end.
         on_ready: Called once requests are answered.
-        give_up: Called at a second signal: whoever runs the process ends it, since threads may be busy for long.
+        give_up: Called on a second signal. It should end the process, because threads may be busy for a long time.
     """
-    # what uvicorn says of broken requests and of errors that were reported already is for debugging
+    # uvicorn's messages about broken requests and about errors that were reported already are for debugging
     is_debugging = logging.getLogger("edge_llava.server").isEnabledFor(logging.DEBUG)
     logging.getLogger("uvicorn").setLevel(logging.INFO if is_debugging else logging.CRITICAL)
-    logging.getLogger("uvicorn.access").disabled = True  # its lines hold whole addresses
+    logging.getLogger("uvicorn.access").disabled = True  # its lines contain whole addresses
     asyncio.run(_run(_Server(make_config(app), app.stop, give_up), listeners, on_ready))
 
 
 def make_config(app: ServerApp) -> uvicorn.Config:
-    """How uvicorn serves an application: plain HTTP/1.1, bounded."""
+    """Configures uvicorn for an application: plain HTTP/1.1, with limits."""
     connections = Connections(app.limits, _spare_handles())
     return uvicorn.Config(
         app.asgi,
@@ -92,7 +92,7 @@ def make_config(app: ServerApp) -> uvicorn.Config:
 
 
 def _spare_handles() -> int | None:
-    """File handles that connections may take; None where there is no such limit."""
+    """The number of file handles for connections; None if there is no limit."""
     if sys.platform == "win32":
         return None
     import resource

@@ -1,1 +1,1 @@
-"""HTTP as this server speaks it: bodies, hosts, keys, limits, logs."""
+"""The HTTP layer: bodies, hosts, keys, limits, logs."""

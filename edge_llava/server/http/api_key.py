@@ -1,4 +1,4 @@
-"""The key that clients must show, where the server has one."""
+"""The key that clients must send if the server has one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import secrets
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.http.errors import RequestError
 
 _OPEN_PATHS = ("/health", "/", "/openapi.json")
 _OPEN_FOLDERS = ("/page/",)
 
 
 class ApiKey:
-    """A secret; compared in constant time, whatever the length of a guess."""
+    """A secret that is compared in constant time, whatever the length of a guess."""
 
     def __init__(self, key: str) -> None:
         """
@@ -23,7 +23,7 @@ class ApiKey:
             key: 8 or more visible ASCII characters.
 
         Raises:
-            ValueError: If it is shorter, or holds others.
+            ValueError: If it is shorter, or contains other characters.
         """
         if len(key) < 8 or not all("!" <= character <= "~" for character in key):
             raise ValueError("an API key must be 8 or more visible ASCII characters, without spaces")
@@ -31,18 +31,18 @@ class ApiKey:
 
     @classmethod
     def generate(cls) -> str:
-        """A new key, of 256 random bits."""
+        """Returns a new key of 256 random bits."""
         return secrets.token_urlsafe(32)
 
     def is_in(self, authorization: bytes) -> bool:
-        """Whether the header Authorization shows the key: "Bearer KEY", with any run of spaces and tabs between."""
+        """Whether the Authorization header contains the key: "Bearer KEY", with any spaces or tabs between."""
         scheme, shown = (*authorization.split(maxsplit=1), b"", b"")[:2]
         is_same = hmac.compare_digest(hashlib.sha256(shown.strip()).digest(), self._digest)
         return is_same and scheme.lower() == b"bearer"
 
 
 class RequireKey:
-    """Middleware: refuses requests that do not show the key. Health, the page and the API's description are open."""
+    """Middleware that refuses requests without the key. Health, the page and the API's description need none."""
 
     def __init__(self, app: ASGIApp, key: ApiKey) -> None:
         self._app, self._key = app, key
@@ -61,9 +61,9 @@ def _is_open(path: str) -> bool:
     return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDERS)
 
 
-def _refusal(has_key: bool) -> RequestFault:
+def _refusal(has_key: bool) -> RequestError:
     message = "Incorrect API key provided." if has_key else "Missing API key."
-    return RequestFault(
+    return RequestError(
         401,
         f"{message} Send the header 'Authorization: Bearer KEY'.",
         code="invalid_api_key",

@@ -1,4 +1,4 @@
-"""Whether the client of a request is still there."""
+"""Detecting that the client of a request has disconnected."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 async def while_present(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Does work for a client whose request was read to its end; stops it as soon as the client leaves.
+    """Awaits work for a client whose request was read completely, and cancels it as soon as the client disconnects.
 
     Raises:
-        ClientDisconnect: If it left; the work was cancelled, and has ended.
+        ClientDisconnect: If the client disconnected; the work was cancelled, and has ended.
     """
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_departure(receive))
     try:

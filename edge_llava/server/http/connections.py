@@ -1,6 +1,6 @@
-"""Connections of clients: how many there may be, and how long one may say nothing or take nothing.
+"""Connections of clients: how many may be open, and how long one may send or read nothing.
 
-uvicorn bounds neither; both cost a client nothing, and none of them needs a key.
+uvicorn limits neither. An attack of either kind costs a client nothing, and needs no key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edge_llava.server.http.limits import Limits
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol, with deadlines for the headers of a request and for a client that takes nothing."""
+    """uvicorn's protocol, with deadlines for the headers of a request and for a client that does not read."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has sent no request that is still to be answered."""
+        """Whether no request on it is waiting for an answer."""
         return self.cycle is None or self.cycle.response_complete
 
     def drop(self) -> None:
-        """Closes the connection at once, with whatever was still to be sent."""
+        """Closes the connection at once, and discards what was not yet sent."""
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -51,7 +51,7 @@ class BoundedProtocol(H11Protocol):
             self.drop()
 
     def data_received(self, data: bytes) -> None:
-        """Of a request: its deadline begins with its first byte, and is met by the last byte of its headers."""
+        """Reads data. A request's deadline starts with its first byte, and ends with the last byte of its headers."""
         if self.is_idle:
             self._expect_request()
         super().data_received(data)
@@ -60,30 +60,30 @@ class BoundedProtocol(H11Protocol):
             self._header_timer = None
 
     def on_response_complete(self) -> None:
-        """A request was answered."""
+        """An answer was sent completely."""
         self._open.note_idle(self)
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        """The time without a next request is over; a client that has not taken the last answer does not delay it."""
+        """The connection was idle for too long. It is closed even if the client has not read the last answer."""
         if self.transport.get_write_buffer_size():
             self.drop()
         else:
             super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
-        """The client takes less than is sent."""
+        """The client reads more slowly than data is sent."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(self._open.limits.stalled_s, self.drop)
 
     def resume_writing(self) -> None:
-        """It has taken most of it."""
+        """The client has read most of the data."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing of it is left, and no timer."""
+        """The connection is closed: cancels its timers."""
         super().connection_lost(exc)
         self._open.remove(self)
         for timer in (self._header_timer, self._write_timer):
@@ -99,14 +99,14 @@ class Connections:
     """The open connections of a server. For the event loop's thread.
 
     Attributes:
-        limits: How many, and how long.
+        limits: The number of connections and their deadlines.
     """
 
     def __init__(self, limits: Limits, n_most: int | None = None) -> None:
         """
         Args:
             limits: `n_connections`, `header_s` and `stalled_s`.
-            n_most: Fewer than `n_connections`, where the process has fewer file handles.
+            n_most: A lower number than `n_connections`, if the process has fewer file handles.
         """
         self.limits = limits
         self._n_most = min(limits.n_connections, n_most or limits.n_connections)
@@ -116,14 +116,14 @@ class Connections:
         return len(self._open)
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """What makes a connection's protocol, for `uvicorn.Config(http=...)`."""
+        """The factory of a connection's protocol, for `uvicorn.Config(http=...)`."""
         return cast("type[asyncio.Protocol]", partial(BoundedProtocol, connections=self))
 
     def admit(self, connection: BoundedProtocol) -> bool:
-        """Lets a new connection in; where there are too many, the one that was idle for longest is closed for it.
+        """Accepts a new connection. If there are too many, this closes the one that has been idle longest.
 
         Returns:
-            Whether there is room: not if none is idle.
+            Whether there is room; there is none if no connection is idle.
         """
         if len(self._open) >= self._n_most:
             idle = next((other for other in self._open if other.is_idle), None)
@@ -135,10 +135,10 @@ class Connections:
         return True
 
     def note_idle(self, connection: BoundedProtocol) -> None:
-        """A connection has nothing to do from now on."""
+        """A connection has become idle."""
         if connection in self._open:
             self._open[connection] = self._open.pop(connection)
 
     def remove(self, connection: BoundedProtocol) -> None:
-        """A connection is closed."""
+        """A connection was closed."""
         self._open.pop(connection, None)

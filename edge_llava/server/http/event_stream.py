@@ -1,4 +1,4 @@
-"""A response that is sent while it is made: server-sent events, or lines of JSON."""
+"""A response that is sent while it is generated: server-sent events, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """One object as an event."""
+    """Encodes one object as an event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 class EventStream(Response):
-    """Sends what a generator gives, until it ends or the client leaves. Says something when nothing comes for long."""
+    """Sends what a generator yields until it ends or the client disconnects, and keep-alive messages in between."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class EventStream(Response):
         """
         Args:
             parts: Whole events.
-            on_end: Called when nothing more is sent, for whatever reason.
-            stalled_s: Seconds after which a client that takes nothing is given up.
-            media_type: Of what is sent.
-            beat: Sent after silence, for proxies that close silent connections; readers pass over it.
+            on_end: Called when the stream has ended, for whatever reason.
+            stalled_s: Seconds after which a client that reads nothing is disconnected.
+            media_type: Of the stream.
+            beat: Sent after silence, for proxies that close silent connections; clients ignore it.
             beat_s: Seconds of silence.
-            headers: To send beside those of every stream.
+            headers: Sent in addition to those of every stream.
         """
         self.status_code, self.background, self.media_type = 200, None, media_type
         self._parts, self._on_end, self._stalled_s = parts, on_end, stalled_s
@@ -59,7 +59,7 @@ class EventStream(Response):
         try:
             await while_present(receive, self._send_all(send))
         except (ClientDisconnect, TimeoutError):
-            pass  # nobody is there who could be told
+            pass  # the client is gone
         finally:
             self._on_end()
 

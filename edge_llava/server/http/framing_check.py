@@ -1,6 +1,6 @@
-"""The headers of a request: not too many, and only one of them says where its body ends.
+"""Checks the headers of a request: there are not too many, and only one of them defines where its body ends.
 
-Said twice, a proxy and this server may disagree (request smuggling).
+If two define it, a proxy and this server may disagree (request smuggling).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.limits import Limits
-from edge_llava.server.openai.errors import RequestFault
 
 _BOTH = {b"content-length", b"transfer-encoding"}
 _CLOSE = {"Connection": "close"}
@@ -18,9 +18,9 @@ Headers = Collection[tuple[bytes, bytes]]
 
 
 class CheckFraming:
-    """Middleware: refuses requests with both Content-Length and Transfer-Encoding, or with too many headers.
+    """Middleware that refuses requests with both Content-Length and Transfer-Encoding, or with too many headers.
 
-    Their connection is closed: what follows on it may not be a request.
+    It closes their connection, because what follows on it may not be a request.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
@@ -31,12 +31,12 @@ class CheckFraming:
         fault = self._find_fault(scope["headers"]) if scope["type"] == "http" else None
         await (self._app if fault is None else fault.response())(scope, receive, send)
 
-    def _find_fault(self, headers: Headers) -> RequestFault | None:
+    def _find_fault(self, headers: Headers) -> RequestError | None:
         n_bytes = sum(len(name) + len(value) for name, value in headers)
         if n_bytes > self._limits.header_bytes or len(headers) > self._limits.n_headers:
             most = f"{self._limits.n_headers} headers, or more than {self._limits.header_bytes} bytes of them"
-            return RequestFault(431, f"The request has more than {most}.", code="headers_too_large", headers=_CLOSE)
+            return RequestError(431, f"The request has more than {most}.", code="headers_too_large", headers=_CLOSE)
         if {name for name, _ in headers} >= _BOTH:
             message = "The request has both a Content-Length and a Transfer-Encoding. Send one of them."
-            return RequestFault(400, message, code="ambiguous_length", headers=_CLOSE)
+            return RequestError(400, message, code="ambiguous_length", headers=_CLOSE)
         return None

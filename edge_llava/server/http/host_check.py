@@ -1,7 +1,7 @@
-"""The names that a local server may be called by.
+"""The host names that a local server accepts.
 
-A page of anybody can make its own name resolve to 127.0.0.1 (DNS rebinding) and would then be of the same origin as
-this server; the Host header still says that name.
+Any web page can make its own name resolve to 127.0.0.1 (DNS rebinding), and would then have the same origin as this
+server; the Host header still contains that name.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.http.errors import RequestError
 
 _SHOWN = re.compile(r"[a-z0-9_:][a-z0-9._:-]{0,252}")
 
 
 class CheckHost:
-    """Middleware: refuses requests whose Host header is neither a loopback address, nor localhost, nor allowed."""
+    """Middleware that refuses requests whose Host header is neither a loopback address, nor localhost, nor allowed."""
 
     def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
         self._app, self._allowed = app, {name.lower().rstrip(".") for name in allowed}
@@ -37,17 +37,17 @@ class CheckHost:
         return name == "localhost" or name.endswith(".localhost") or name in self._allowed or is_loopback(name)
 
 
-def _refusal(header: str) -> RequestFault:
+def _refusal(header: str) -> RequestError:
     name = _name_of(header)
     if _SHOWN.fullmatch(name):
         named = f"The Host header {name!r} is not allowed. If it is a name of this server, start it with"
-    else:  # what is not a name is not repeated
+    else:  # the message repeats valid names only
         name, named = "NAME", "The Host header is missing or not a name. Allow the name of this server with"
-    return RequestFault(403, f"{named} --allow-host {name}.", code="host_not_allowed")
+    return RequestError(403, f"{named} --allow-host {name}.", code="host_not_allowed")
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name is an address of this machine alone."""
+    """Whether a name is localhost or a loopback address."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
@@ -55,7 +55,7 @@ def is_loopback(name: str) -> bool:
 
 
 def _name_of(header: str) -> str:
-    """A Host header without its port, and without brackets."""
+    """The name in a Host header, without the port and brackets."""
     name = header.strip().lower()
     if name.startswith("["):
         return name[1:].partition("]")[0]

@@ -1,4 +1,4 @@
-"""How much a request may ask for. Everything is checked before it is decoded or computed."""
+"""Limits of a request. Each is checked before anything is decoded or computed."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one request, and of all together.
+    """Limits of one request, and of all requests together.
 
     Attributes:
-        body_bytes: Of a request's body, checked while it is read.
-        n_values: Values of JSON that a body holds, as `ValueCount` counts them; 30,000 parts of messages fit.
-        body_s: Seconds in which a body must have arrived.
-        n_messages, n_parts: Messages of a request, parts of a message.
+        body_bytes: Size of a request's body, checked while it is read.
+        n_values: JSON values in a body, as counted by `JsonValueCounter`; enough for 30,000 parts of messages.
+        body_s: Seconds within which a body must arrive.
         text_chars: Characters of all texts of a request.
-        n_images: Pictures of a request.
-        image_bytes: Of one picture's file.
-        image_pixels: Of all pictures of a request, decoded; a 4:3 photograph of 48 megapixels fits.
-        held_bytes: Of the bodies, image files and decoded images of all requests at a time, with what decoding takes.
-        n_requests: Requests that are read, waiting or answered at a time.
-        n_connections: Connections of clients at a time, idle ones among them; more close the longest idle ones.
-        header_s: Seconds from the first byte of a request, or from a client's connecting, to the end of its headers.
-        header_bytes, n_headers: Of a request's line and headers.
-        stalled_s: Seconds after which a reader that takes nothing is given up.
+        n_images: Images in a request.
+        image_bytes: Size of one image file.
+        image_pixels: Pixels of all images of a request together; a 4:3 photograph of 48 megapixels fits.
+        held_bytes: Memory for the bodies, image files and decoded images of all requests, including the decoding.
+        n_requests: Requests that may be read, waiting or answered at the same time.
+        n_connections: Connections of clients, including idle ones; beyond it, the longest idle ones are closed.
+        header_s: Seconds from the first byte of a request, or from the connection, to the end of the headers.
+        header_bytes, n_headers: Size of a request's line and headers, and their number.
+        stalled_s: Seconds after which a client that reads nothing is disconnected.
 
     Raises:
-        ValueError: If one is not positive; all faults at once.
+        ValueError: If any is not positive; the message names all of them.
     """
 
     body_bytes: int = 32 * 2**20
     n_values: int = 100_000
     body_s: float = 60.0
-    n_messages: int = 1024
-    n_parts: int = 256
     text_chars: int = 1_000_000
     n_images: int = 16
     image_bytes: int = 20 * 2**20

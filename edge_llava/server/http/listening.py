@@ -1,4 +1,4 @@
-"""Sockets to listen on: opened before the model is loaded, so that a port in use is known at once."""
+"""Listening sockets. They are opened before the model is loaded, so that a port conflict is reported at once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine does not have IPv4, or IPv6
 _N_TRIES = 10  # for a free port that both addresses have
 
-# by family: an address of nobody (RFC 5737, RFC 3849), and the loopback one
+# by family: an unassigned address (RFC 5737, RFC 3849), and the loopback one
 _ELSEWHERE = {socket.AF_INET: ("192.0.2.1", "127.0.0.1"), socket.AF_INET6: ("2001:db8::1", "::1")}
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listens at a TCP port. Nothing is accepted yet: clients that come early wait.
+    """Listens on a TCP port. Connections are not accepted yet: early clients wait.
 
     Args:
         host: A name or an address; "localhost" is 127.0.0.1 and ::1, each where this machine has it, since some clients
             try only one of them.
-        port: 0 takes any that is free.
+        port: 0 chooses any free port.
 
     Returns:
         The sockets, at least one; all have the same port.
 
     Raises:
-        EdgeLlavaError: If that is not possible; says why, and what to do.
+        EdgeLlavaError: If that is not possible; the message says why, and what to do.
     """
     if host.lower().rstrip(".") != "localhost":
         return [_listen_at(host, port)]
@@ -64,7 +64,7 @@ def _listen_at(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise EdgeLlavaError(f"--host {host}: there is no such name or address on this machine.") from error
+        raise EdgeLlavaError(f"--host {host}: this machine has no such name or address.") from error
     try:
         return _bind(family, address)
     except OSError as error:
@@ -74,7 +74,7 @@ def _listen_at(host: str, port: int) -> socket.socket:
 def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # Windows would let a second server take the port
+        if os.name == "posix":  # on Windows, a second server could take the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -87,12 +87,12 @@ def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
 
 
 def is_loopback_socket(listener: socket.socket) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether only this machine can reach the socket."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where clients find it: "http://127.0.0.1:8080"; of one that listens everywhere, this machine's usual address."""
+    """The URL for clients, "http://127.0.0.1:8080"; with this machine's usual address if the socket listens on all."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
         host = _usual_address(listener.family)
@@ -100,11 +100,11 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _usual_address(family: int) -> str:
-    """The address that this machine shows to others; loopback where it has no network."""
+    """The address that other machines see; loopback if there is no network."""
     away, loopback = _ELSEWHERE[socket.AddressFamily(family)]
     with socket.socket(family, socket.SOCK_DGRAM) as asked:
         try:
-            asked.connect((away, 9))  # of UDP: chooses the way, and sends nothing
+            asked.connect((away, 9))  # UDP: this chooses the route, and sends nothing
         except OSError:
             return loopback
         return str(asked.getsockname()[0])
@@ -112,11 +112,9 @@ def _usual_address(family: int) -> str:
 
 def _explain(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"port {port} of {host} is in use. Stop what listens there, or choose another: --port 0 takes a free one."
-        )
+        return f"port {port} of {host} is in use. Stop the program that uses it, or choose another: --port 0 takes any."
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"port {port} of {host} may not be used by this user. Choose one above 1023 with --port."
+        return f"port {port} of {host} is not permitted for this user. Choose one above 1023 with --port."
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host {host} is no address of this machine."
+        return f"--host {host} is not an address of this machine."
     return f"{host}:{port} cannot be listened on: {error.strerror}."

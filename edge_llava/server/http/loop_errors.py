@@ -1,4 +1,4 @@
-"""What goes wrong in the event loop itself, said in one line, and not over and over."""
+"""Logs errors of the event loop itself in one line each, without repeating them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NO_HANDLES = (errno.EMFILE, errno.ENFILE)
 
 
 class LoopErrors:
-    """An event loop's exception handler: every kind of error at most once a minute, its traceback only for debugging.
+    """An event loop's exception handler that logs each kind of error at most once a minute, its traceback at DEBUG.
 
-    asyncio's own writes a traceback for each connection that finds no file handle left, some thousand a second.
+    asyncio's own handler writes a traceback for each connection without a file handle, some thousand a second.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LoopErrors:
         if isinstance(error, OSError) and error.errno in _NO_HANDLES:
             line = "no file handle is left for new connections; raise the limit (ulimit -n)"
         else:
-            line = context["message"].partition("(")[0]  # arguments of a callback may hold what a client wrote
+            line = context["message"].partition("(")[0]  # arguments of a callback may contain client data
             line += "" if error is None else f": {type(error).__name__}"
         if self._is_new(line):
             _log.error("%s", line)

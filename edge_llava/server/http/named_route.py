@@ -1,4 +1,4 @@
-"""A route that requests can be counted and logged by."""
+"""A route that names itself, so that requests can be counted and logged by it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class NamedRoute(Route):
-    """Says in the request's scope which route it is: "route", as Starlette itself does since 1.4."""
+    """Puts itself into the request's scope as "route", as Starlette itself does since 1.4."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""

@@ -1,6 +1,7 @@
-"""Web pages of elsewhere: what they send is refused, and not only kept from them afterwards.
+"""Refuses requests from web pages of other origins, instead of only hiding the answers from them.
 
-A browser asks before it sends JSON to another origin, and asks in vain (no CORS). This does not rely on that.
+A browser asks for permission before it sends JSON to another origin, and is denied it (no CORS). This check does not
+rely on that.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.http.errors import RequestError
 
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
 class CheckOrigin:
-    """Middleware: refuses what pages of another origin send, unless that origin is allowed.
+    """Middleware that refuses requests from pages of another origin unless that origin is allowed.
 
-    A page is of the same origin if its browser says so (Sec-Fetch-Site, which no page can set), if its Origin is what
-    the Host header names, or if it names a host that a proxy gives this server.
+    A page has the same origin if its browser says so (Sec-Fetch-Site, which no page can set), if its Origin matches the
+    Host header, or if its Origin is a host name under which a proxy serves this server.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str], hosts: Sequence[str]) -> None:
         """
         Args:
-            app: What answers the others.
+            app: The application.
             origins: Allowed origins: "https://app.example"; "*" allows all.
-            hosts: Names of this server, without ports.
+            hosts: Host names of this server, without ports.
         """
         self._app = app
         self._origins, self._hosts = set(origins), {name.lower().rstrip(".") for name in hosts}
@@ -37,7 +38,7 @@ class CheckOrigin:
         """ASGI."""
         if scope["type"] == "http" and scope["method"] not in _READING and self._is_foreign(Headers(scope=scope)):
             message = "Pages of this origin may not use the server. Start it with --cors-origin URL to allow them."
-            fault = RequestFault(403, message, code="origin_not_allowed")
+            fault = RequestError(403, message, code="origin_not_allowed")
             await fault.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)

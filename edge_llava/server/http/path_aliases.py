@@ -1,4 +1,4 @@
-"""Other ways to write the paths of the API: without /v1, and with a slash at the end."""
+"""Other spellings of the API's paths: without /v1, and with a trailing slash."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MODEL = "/models/"
 
 
 class AllowAliases:
-    """Middleware: gives a request the path that is served. Other layers, and the log, see only that.
+    """Middleware that replaces a request's path by the canonical one. Other layers, and the log, see only that.
 
-    Clients are configured with an address to which they add their own paths: some count /v1 as part of the address,
-    some as part of the path, and some people write a slash at its end.
+    Clients add their own paths to an address from their settings: some expect /v1 in the address, some add it
+    themselves, and some users end the address with a slash.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -27,7 +27,7 @@ class AllowAliases:
 
 
 def canonical_path(path: str) -> str:
-    """The path that is served: "/models/" is "/v1/models". Paths that are not of the API stay as they are."""
+    """The path that is served: "/v1/models" for "/models/". Paths outside of the API stay as they are."""
     short = path.rstrip("/")
     if short in _OPENAI or short.startswith(_MODEL):
         return f"/v1{short}"

@@ -1,4 +1,4 @@
-"""What was asked of the server so far: counts by path and status, and how long answers took."""
+"""Statistics of requests: counts by path and status, and how long answers took."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class Histogram:
-    """How many values lay below each of some bounds, as Prometheus has it."""
+    """Counts values below each of several bounds, as Prometheus defines it."""
 
     def __init__(self, bounds: Sequence[float] = _BOUNDS_S) -> None:
         self._bounds = bounds
@@ -35,13 +35,13 @@ class Histogram:
 
 
 class RequestCounts:
-    """For the event loop's thread.
+    """Counts requests. For the event loop's thread.
 
     Attributes:
         n_open: Requests that are being read or answered.
-        by_status: (path, status) -> requests; status 0 where the client left before there was one.
-        first_text_s: From a request's place in the queue to the first text of its answer.
-        whole_s: Whole chat requests that were answered.
+        by_status: (path, status) -> requests; status 0 if the client disconnected before there was one.
+        first_text_s: Seconds from queueing a request to the first text of its answer.
+        whole_s: Duration of chat requests that were answered.
     """
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class RequestCounts:
         self.first_text_s, self.whole_s = Histogram(), Histogram()
 
     def note(self, route: str, status: int, seconds: float, answer: Answer | None) -> None:
-        """A request is over."""
+        """Records a request that has ended."""
         self.by_status[route, status] += 1
         if answer is None:
             return
         self.whole_s.add(seconds)
-        if answer.timings.ttft_s:
-            self.first_text_s.add(answer.timings.ttft_s)
+        if answer.timings().ttft_s:
+            self.first_text_s.add(answer.timings().ttft_s)

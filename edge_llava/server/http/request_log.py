@@ -6,13 +6,15 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable
+from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge_llava.runtime.answer import FinishReason
+from edge_llava.runtime.engine.answer import Answer
+from edge_llava.server.http.errors import unavailable
 from edge_llava.server.http.request_counts import RequestCounts
-from edge_llava.server.openai.answers import TokenStream
-from edge_llava.server.openai.errors import unavailable
 
 _log = logging.getLogger("edge_llava.server")
 _STREAM = "edge_llava.stream"
@@ -21,13 +23,25 @@ _QUIET = (_ALIVE, "/metrics", "/page/")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 
-def note_answer(request: Request, stream: TokenStream) -> None:
-    """Lets the log say what became of a request's answer."""
+class AnswerStream(Protocol):
+    """An answer as the log sees it.
+
+    Attributes:
+        answer: The engine's answer; None before it has begun.
+        finish_reason: Why it ended; None before.
+    """
+
+    answer: Answer | None
+    finish_reason: FinishReason | None
+
+
+def note_answer(request: Request, stream: AnswerStream) -> None:
+    """Lets the log report how a request's answer ended."""
     request.scope[_STREAM] = stream
 
 
 class LogRequests:
-    """Middleware: counts, times and logs requests, gives each an id, and refuses those beyond a number at a time."""
+    """Middleware that counts, times and logs requests, assigns each an id, and limits how many are open."""
 
     def __init__(self, app: ASGIApp, counts: RequestCounts, n_requests: int) -> None:
         self._app, self._counts, self._n_requests = app, counts, n_requests
@@ -49,15 +63,15 @@ class LogRequests:
         self._counts.n_open += 1
         try:
             if self._counts.n_open > self._n_requests and scope["path"] != _ALIVE:  # busy is not dead
-                await unavailable("Too many requests at a time.").response()(scope, receive, note_status)
+                await unavailable("Too many requests are open.").response()(scope, receive, note_status)
             else:
                 await self._app(scope, receive, note_status)
         except ClientDisconnect:
-            pass  # there is nobody to answer: the status stays 0
+            pass  # the client is gone: the status stays 0
         finally:
             self._counts.n_open -= 1
             seconds = time.perf_counter() - started
-            stream: TokenStream | None = scope.get(_STREAM)
+            stream: AnswerStream | None = scope.get(_STREAM)
             route = _route(scope)
             self._counts.note(route, status, seconds, stream.answer if stream is not None else None)
             level = logging.DEBUG if route.startswith(_QUIET) else logging.INFO
@@ -65,18 +79,18 @@ class LogRequests:
 
 
 def _with_own(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer, with those that all answers have."""
+    """Adds the headers that all answers have."""
     others = [pair for pair in headers if pair[0].lower() != _NO_SNIFFING[0]]
     return [*others, _NO_SNIFFING, (b"x-request-id", request_id.encode())]
 
 
 def _route(scope: Scope) -> str:
-    """Where the request went, as the server calls it."""
+    """The path of the route that matched the request."""
     route = scope.get("route")
     return str(route.path) if route is not None else "(no such path)"
 
 
-def _describe(stream: TokenStream | None) -> str:
+def _describe(stream: AnswerStream | None) -> str:
     if stream is None or stream.answer is None:
         return ""
     answer = stream.answer

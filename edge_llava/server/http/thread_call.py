@@ -1,4 +1,4 @@
-"""A function on another thread, of which nothing is left once whoever waits for it has gone."""
+"""Calls a function on another thread, and leaves nothing behind when the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _Result = TypeVar("_Result")
 
 
 async def call_on_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """What a function gives that would keep the event loop from others.
+    """Calls a function that would block the event loop, and returns its result.
 
-    As `asyncio.to_thread`, but a cancellation is over only when nothing holds the arguments any more: a function that
-    has not begun never does and forgets them, one that has is waited for. So whoever counts them may stop counting.
+    This works like `asyncio.to_thread`, but a cancellation ends only when nothing refers to the arguments any more: a
+    function that has not started never does, and one that has is awaited. The caller may then stop counting them.
     """
-    call = [partial(function, *arguments)]  # whoever pops it has it alone
+    call = [partial(function, *arguments)]  # only one thread can pop it
     working = asyncio.ensure_future(asyncio.to_thread(_call, call))
     try:
         await asyncio.wait({working})
@@ -34,9 +34,9 @@ def _call(call: list[partial[_Result]]) -> _Result:
 async def _end(call: list[partial[_Result]], working: asyncio.Task[_Result]) -> None:
     with suppress(IndexError):  # it has begun
         call.pop()
-        working.cancel()  # what stays in line for a thread is empty
+        working.cancel()  # what remains in the pool's queue is empty
     while not working.done():
-        with suppress(asyncio.CancelledError):  # of one who is being cancelled already
+        with suppress(asyncio.CancelledError):  # of a caller that is being cancelled already
             await asyncio.wait({working})
     if not working.cancelled():
-        working.exception()  # nobody else wants to know
+        working.exception()  # retrieved, so that asyncio does not log it

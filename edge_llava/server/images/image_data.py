@@ -1,8 +1,8 @@
-"""From the text that a client sent to the bytes of an image file: data: URIs and bare base64, as people write them.
+"""Decodes the text of an image as clients send it, a data: URI or bare base64, to the bytes of the file.
 
-Accepted are the alphabets of RFC 4648, sections 4 and 5, with or without padding, white space and percent-encoding
-(RFC 2397, RFC 3986). A media type is not looked at: the content decides. Everything takes linear time, and room for two
-copies of the text at a time.
+It accepts the alphabets of RFC 4648, sections 4 and 5, with or without padding, white space and percent-encoding
+(RFC 2397, RFC 3986). It ignores the media type: the content decides. It takes linear time, and memory for two copies
+of the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 _SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]{0,30})\s*:", re.IGNORECASE)
 _MAX_HEAD = 1024  # characters before the content
-_MAX_HEADS = 2  # a client puts its own before the one that its user has written
+_MAX_HEADS = 2  # a client may add its own to one that its user wrote
 _BASE64_HEAD = re.compile(r".*?;\s*base64\s*,", re.IGNORECASE | re.DOTALL)
 _WHITE_SPACE = b" \t\r\n\f\v"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
@@ -35,7 +35,7 @@ def decode_image_data(text: str, n_bytes_max: int) -> bytes:
 
     Args:
         text: What the client sent.
-        n_bytes_max: Bytes that the file may have; they are counted before anything is decoded.
+        n_bytes_max: Largest size of the file; checked before anything is decoded.
 
     Raises:
         ImageDataError: If it is neither, empty, or larger.
@@ -43,11 +43,11 @@ def decode_image_data(text: str, n_bytes_max: int) -> bytes:
     try:
         data = _skip_head(text).encode("ascii")
     except UnicodeEncodeError as error:
-        raise ImageDataError("it contains no valid base64") from error
+        raise ImageDataError("it is not valid base64") from error
     if b"%" in data:
         for encoded, plain in _PERCENT_ENCODED:
             data = data.replace(encoded, plain).replace(encoded.lower(), plain)
-    # one name for every step: each frees what the one before it made
+    # one name for every step, so that each frees the result of the one before
     data = data.translate(_URL_SAFE, delete=_WHITE_SPACE)
     data = data.rstrip(b"=")
     if not data:
@@ -55,13 +55,13 @@ def decode_image_data(text: str, n_bytes_max: int) -> bytes:
     if len(data) * 3 // 4 > n_bytes_max:
         raise ImageDataError(f"an image may have at most {n_bytes_max} bytes")
     if _DIGITS.fullmatch(data) is None or len(data) % 4 == 1:
-        raise ImageDataError("it contains no valid base64")
+        raise ImageDataError("it is not valid base64")
     data += b"=" * (-len(data) % 4)
     return binascii.a2b_base64(data)
 
 
 def _skip_head(text: str) -> str:
-    """What follows "data:...," in a data: URI; any other text as it is."""
+    """Returns what follows "data:...," in a data: URI, and any other text as it is."""
     for _ in range(_MAX_HEADS):
         if find_scheme(text) != "data":
             break

@@ -1,4 +1,4 @@
-"""Pictures of a request: data URIs, and addresses where that is allowed; capped before anything is decoded."""
+"""Images of a request: data: URIs, and web addresses if allowed; limits are checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from edge_llava.errors import ImageError
+from edge_llava.home.image_files.decoding_memory import OPENED_BYTES_PER_PIXEL, decoding_bytes
+from edge_llava.home.image_files.formats import FORMATS, open_image_file
 from edge_llava.runtime.vision.image import Image
-from edge_llava.runtime.vision.images.decoding_memory import OPENED_BYTES_PER_PIXEL, decoding_bytes
-from edge_llava.runtime.vision.images.formats import FORMATS, open_image_file
+from edge_llava.server.http.answer_headers import TRUNCATED
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.limits import Limits
-from edge_llava.server.http.memory_budget import Share
+from edge_llava.server.http.memory_budget import MemoryLease
 from edge_llava.server.http.thread_call import call_on_thread
+from edge_llava.server.images.image_address import ImageAddress
 from edge_llava.server.images.image_data import ImageDataError, decode_image_data, find_scheme
-from edge_llava.server.images.image_forms import ImageAddress
 from edge_llava.server.images.image_threads import ImageThreads
 from edge_llava.server.images.remote_images import RemoteImages
-from edge_llava.server.openai.errors import RequestFault
 
-TRUNCATED_HEADER = "x-edge-llava-truncated-images"
-_N_TEXT_COPIES = 3  # of an image's base64, while it is decoded
-# what PIL's readers raise on damaged headers
+_N_TEXT_COPIES = 3  # of an image's base64 while it is decoded
+# what Pillow's readers raise on damaged headers
 _HEADER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError)
 
 
@@ -35,9 +35,9 @@ class _ImageFile:
 
     Attributes:
         data: The file.
-        param: Where it stands in the request.
-        n_pixels: By its header.
-        peak_bytes, kept_bytes: Memory that decoding it takes, and the decoded image.
+        param: Its place in the request.
+        n_pixels: The number of pixels according to its header.
+        peak_bytes, kept_bytes: Memory that its decoding takes, and that of the decoded image.
     """
 
     data: bytes
@@ -51,58 +51,58 @@ class _ImageFile:
 
 
 class ImageParts:
-    """Turns what clients send for pictures into pictures.
+    """Opens the images that clients send.
 
     Attributes:
-        limits: Caps of a request.
+        limits: Limits of a request.
     """
 
     def __init__(self, limits: Limits, remote: RemoteImages | None, opener: Callable[[bytes], Image]) -> None:
         """
         Args:
-            limits: Caps of a request.
-            remote: Fetches pictures from the web; None refuses them.
+            limits: Limits of a request.
+            remote: Fetches images from the web; None refuses them.
             opener: Decodes an image file.
         """
         self.limits = limits
         self._remote, self._opener, self._threads = remote, opener, ImageThreads()
 
-    async def open(self, addresses: Sequence[ImageAddress], share: Share) -> list[Image]:
+    async def open(self, addresses: Sequence[ImageAddress], lease: MemoryLease) -> list[Image]:
         """Opens the images of one request: all headers are read before the first image is decoded.
 
         Raises:
-            RequestFault: 400 if one is not allowed, no picture, or too large; 429 if there is no room for them now.
+            RequestError: 400 if one is not allowed, not an image, or too large; 429 if there is no memory for them now.
         """
         files, n_pixels = [], 0
         for address in addresses:
-            data = await self._fetch(address, share)
-            file = await self._threads.call(share, self._read_header, data, address.param)
+            data = await self._fetch(address, lease)
+            file = await self._threads.call(lease, self._read_header, data, address.param)
             n_pixels += file.n_pixels
             if n_pixels > self.limits.image_pixels:
                 raise _refused(
                     address.param,
-                    f"the pictures have {n_pixels} pixels or more; a request may have {self.limits.image_pixels}. "
+                    f"the images have {n_pixels} pixels or more; a request may have {self.limits.image_pixels}. "
                     "Scale them down",
                 )
             files.append(file)
-        return [await self._threads.call(share, self._decode, file, share) for file in files]
+        return [await self._threads.call(lease, self._decode, file, lease) for file in files]
 
-    async def _fetch(self, address: ImageAddress, share: Share) -> bytes:
+    async def _fetch(self, address: ImageAddress, lease: MemoryLease) -> bytes:
         scheme = find_scheme(address.url)
         if scheme in ("", "data"):
-            with share.borrow(_N_TEXT_COPIES * sys.getsizeof(address.url)):
+            with lease.borrow(_N_TEXT_COPIES * sys.getsizeof(address.url)):
                 data = await call_on_thread(self._read_text, address)
-            share.take(len(data))
+            lease.take(len(data))
             return data
         if scheme in ("http", "https") and address.may_fetch:
             if self._remote is None:
                 raise _refused(
                     address.param,
-                    "pictures are not fetched from the web. Send a data: URI, or start the server with "
+                    "images are not fetched from the web. Send a data: URI, or start the server with "
                     "--allow-remote-images",
                 )
             data = await self._remote.fetch(replace(address, url=address.url.strip()))
-            share.take(len(data))
+            lease.take(len(data))
             return data
         raise _refused(address.param, "an image must be a data: URI, 'data:image/jpeg;base64,...', or base64")
 
@@ -123,24 +123,24 @@ class ImageParts:
         except UnidentifiedImageError as error:
             raise _refused(param, f"the data is not an image of type {', '.join(FORMATS)} or HEIC") from error
         except (DecompressionBombError, DecompressionBombWarning) as error:
-            raise _refused(param, "the picture has too many pixels. Scale it down") from error
+            raise _refused(param, "the image has too many pixels. Scale it down") from error
         except _HEADER_ERRORS as error:
-            raise _refused(param, "the picture's header is damaged") from error
+            raise _refused(param, "the image's header is damaged") from error
 
-    def _decode(self, file: _ImageFile, share: Share) -> Image:
-        share.take(file.kept_bytes)
+    def _decode(self, file: _ImageFile, lease: MemoryLease) -> Image:
+        lease.take(file.kept_bytes)
         try:
-            with share.borrow(file.peak_bytes - file.kept_bytes):
+            with lease.borrow(file.peak_bytes - file.kept_bytes):
                 return self._opener(file.data)
         except ImageError as error:
             raise _refused(file.param, str(error).rstrip(".")) from error
 
 
 def truncated_headers(images: Sequence[Image]) -> dict[str, str]:
-    """The header that lists the images of a request whose files lack their end, counted from 1; none without any."""
+    """The header that lists the truncated images of a request, counted from 1; none if no image is truncated."""
     numbers = [str(number) for number, image in enumerate(images, 1) if image.truncated]
-    return {TRUNCATED_HEADER: ", ".join(numbers)} if numbers else {}
+    return {TRUNCATED: ", ".join(numbers)} if numbers else {}
 
 
-def _refused(param: str, why: str) -> RequestFault:
-    return RequestFault(400, f"Invalid image at '{param}': {why}.", code="invalid_image", param=param)
+def _refused(param: str, why: str) -> RequestError:
+    return RequestError(400, f"Invalid image at '{param}': {why}.", code="invalid_image", param=param)

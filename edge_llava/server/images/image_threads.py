@@ -1,7 +1,7 @@
-"""Threads that decode images, and nothing else: a slow image delays other images, but no other request.
+"""Threads that only decode images: a slow image delays other images, but no other request.
 
-They are daemon threads outside of asyncio's and `concurrent.futures`' pools, which are joined when the process ends:
-an image that takes minutes to decode must delay neither the questions of others nor the end of the server.
+They are daemon threads outside of the pools of asyncio and `concurrent.futures`, which are joined when the process
+ends: an image that takes minutes to decode must delay neither other questions nor the server's shutdown.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from edge_llava.runtime.lifetime.caught import Caught
-from edge_llava.server.http.memory_budget import Share
+from edge_llava.server.http.memory_budget import MemoryLease
 
 _N_THREADS = 2
 _Result = TypeVar("_Result")
 
 
 class _Work(Generic[_Result]):
-    """A call that was asked for, until it has been made or forgotten."""
+    """A call that was requested, until it is made or dropped."""
 
     def __init__(self, call: Callable[[], _Result]) -> None:
         self.future: Future[_Result] = Future()
-        self._calls = [call]  # a list, so that forgetting it frees the arguments at once
+        self._calls = [call]  # a list, so that dropping it frees the arguments at once
 
     def run(self) -> None:
         if not self.future.set_running_or_notify_cancel():
@@ -44,32 +44,32 @@ class _Work(Generic[_Result]):
 
 
 class ImageThreads:
-    """Calls functions on a few threads, in the order they were asked for."""
+    """Calls functions on a few threads, in the order of the requests."""
 
     def __init__(self, n_threads: int = _N_THREADS) -> None:
         """
         Args:
-            n_threads: Calls at a time; the threads are started with the first one.
+            n_threads: Number of threads; they are started by the first call.
         """
         self._n_threads = n_threads
         self._is_started = False
         self._line: queue.SimpleQueue[_Work[Any]] = queue.SimpleQueue()
 
-    async def call(self, share: Share, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """What a function returns.
+    async def call(self, lease: MemoryLease, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Calls a function and returns its result.
 
-        A cancellation is over at once: a call that has not begun is never made and forgets its arguments; one that
-        has begun runs to its end, and until then the share stays held.
+        A cancellation takes effect at once: a call that has not started is dropped with its arguments; one that has
+        started runs to its end, and keeps the lease until then.
 
         Args:
-            share: What the request holds, the arguments among it.
+            lease: Counts the memory of the request, including the arguments.
             function: Must not touch the event loop.
-            arguments: Of the function.
+            arguments: Arguments of the function.
         """
         self._start()
         work = _Work(partial(function, *arguments))
-        share.retain()
-        work.future.add_done_callback(lambda _: share.release())
+        lease.retain()
+        work.future.add_done_callback(lambda _: lease.release())
         self._line.put(work)
         try:
             return await asyncio.wrap_future(work.future)

@@ -1,7 +1,7 @@
-"""Pictures from the web, for servers that were told to fetch them: public addresses only, capped in size and time.
+"""Fetches images from the web if the server allows it: from public addresses only, with limits of size and time.
 
-A name is resolved once; every address that it has must be public, and the connection is made to one that was checked,
-so that a name cannot point elsewhere a moment later (DNS rebinding). Redirects are not followed.
+A name is resolved once; all its addresses must be public, and the connection goes to one that was checked, so that the
+name cannot point elsewhere a moment later (DNS rebinding). Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from urllib.parse import SplitResult, urlsplit
 import anyio
 import h11
 
-from edge_llava.server.images.image_forms import ImageAddress
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.http.errors import RequestError
+from edge_llava.server.images.image_address import ImageAddress
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _PORTS = {"http": 80, "https": 443}
 _READ_BYTES = 65536
 _MAX_HEAD = 32768
-# Of IANA's registries of special addresses, what some version of Python takes for public: documentation (RFC 5737,
+# Special addresses (IANA's registries) that some version of Python takes for public: documentation (RFC 5737,
 # 3849, 9637), benchmarks (RFC 2544, 5180), protocol assignments (RFC 6890, 2928) with ORCHID, old relays (RFC 7526),
 # AS112 and AMT (RFC 7534, 7535, 7450), segment routing (RFC 9602).
 _SPECIAL = tuple(
@@ -45,12 +45,12 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """How pictures are fetched.
+    """How images are fetched.
 
     Attributes:
-        max_bytes: Of one picture's file.
+        max_bytes: Largest size of one image file.
         timeout_s: From resolving the name to the last byte.
-        n_at_once: Pictures that are fetched at a time; the rest wait.
+        n_at_once: Images that are fetched at the same time; others wait.
     """
 
     max_bytes: int = 20 * 2**20
@@ -59,7 +59,7 @@ class RemoteOptions:
 
 
 class RemoteImages:
-    """Fetches pictures from public addresses."""
+    """Fetches images from public addresses."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class RemoteImages:
     ) -> None:
         """
         Args:
-            options: Caps.
+            options: Limits.
             resolve: (host, port) -> its addresses; None asks the system.
             is_allowed: (address, port) -> whether it may be connected to; None allows public ones at ports 80 and 443.
         """
@@ -80,10 +80,10 @@ class RemoteImages:
         self._room = asyncio.Semaphore(options.n_at_once)
 
     async def fetch(self, address: ImageAddress) -> bytes:
-        """The bytes at an http(s) address.
+        """Fetches the bytes at an http(s) address.
 
         Raises:
-            RequestFault: 400 if the address is not allowed, or nothing usable comes from it in time.
+            RequestError: 400 if the address is not allowed, or nothing usable arrives from it in time.
         """
         url = _split(address)
         async with self._room:
@@ -91,15 +91,15 @@ class RemoteImages:
                 with anyio.fail_after(self._options.timeout_s):
                     return await self._fetch(url, address.param)
             except TimeoutError as error:
-                raise _failed(address.param, f"nothing came within {self._options.timeout_s:g} s") from error
+                raise _failed(address.param, f"nothing arrived within {self._options.timeout_s:g} s") from error
             except (OSError, h11.RemoteProtocolError, UnicodeError) as error:
-                raise _failed(address.param, "the host cannot be reached, or speaks no HTTP") from error
+                raise _failed(address.param, "the host cannot be reached, or does not speak HTTP") from error
 
     async def _fetch(self, url: SplitResult, param: str) -> bytes:
         host, port = str(url.hostname), url.port or _PORTS[url.scheme]
         addresses = await self._resolve(host, port)
         if not addresses or not all(self._is_allowed(found, port) for found in addresses):
-            raise _failed(param, "only public hosts are asked, at ports 80 and 443")
+            raise _failed(param, "only public hosts are allowed, at ports 80 and 443")
         secure = ssl.create_default_context() if url.scheme == "https" else None
         reader, writer = await asyncio.open_connection(
             addresses[0], port, ssl=secure, server_hostname=host if secure else None
@@ -132,14 +132,14 @@ class RemoteImages:
             elif isinstance(event, h11.Data):
                 n_bytes += len(event.data)
                 if n_bytes > self._options.max_bytes:
-                    raise _failed(param, f"the picture has more than {self._options.max_bytes} bytes")
+                    raise _failed(param, f"the image has more than {self._options.max_bytes} bytes")
                 parts.append(bytes(event.data))
             elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
                 return b"".join(parts)
 
 
 def is_public(address: str, port: int) -> bool:
-    """Whether an address is one of the public internet, and the port one of the web's."""
+    """Whether an address belongs to the public internet, and the port to the web."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:  # with a zone ("fe80::1%eth0"): local
@@ -163,25 +163,25 @@ def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 async def _resolve(host: str, port: int) -> Sequence[str]:
-    """Asks the system, on a thread that nothing waits for: it may take its time, and cannot be interrupted."""
+    """Asks the system's resolver on a separate thread, because a lookup may be slow and cannot be interrupted."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[Sequence[str]] = loop.create_future()
 
     def ask() -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+        with suppress(RuntimeError):  # the loop is closed: the result is no longer needed
             try:
                 entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
-                loop.call_soon_threadsafe(_tell, found, error)
+                loop.call_soon_threadsafe(_settle, found, error)
             else:
-                loop.call_soon_threadsafe(_tell, found, [str(entry[4][0]) for entry in entries])
+                loop.call_soon_threadsafe(_settle, found, [str(entry[4][0]) for entry in entries])
 
     threading.Thread(target=ask, name="edge-llava-names", daemon=True).start()
     return await found
 
 
-def _tell(found: asyncio.Future[Sequence[str]], answer: Sequence[str] | Exception) -> None:
-    if found.done():  # it was given up
+def _settle(found: asyncio.Future[Sequence[str]], answer: Sequence[str] | Exception) -> None:
+    if found.done():  # the request was cancelled
         return
     if isinstance(answer, Exception):
         found.set_exception(answer)
@@ -194,11 +194,11 @@ def _split(address: ImageAddress) -> SplitResult:
         url = urlsplit(address.url)
         port = url.port
     except ValueError as error:
-        raise _failed(address.param, "this is no address of the web") from error
+        raise _failed(address.param, "this is not a web address") from error
     if not url.hostname or port == 0 or not address.url.isascii() or any(c <= " " or c == "\x7f" for c in address.url):
-        raise _failed(address.param, "this is no address of the web; other characters than ASCII must be encoded")
+        raise _failed(address.param, "this is not a web address; characters other than ASCII must be encoded")
     if url.username is not None or url.password is not None:
-        raise _failed(address.param, "an address with a user's name or password is not asked")
+        raise _failed(address.param, "an address with a user name or password is not allowed")
     return url
 
 
@@ -208,15 +208,13 @@ def _target(url: SplitResult) -> str:
 
 def _check_response(response: h11.Response, param: str) -> None:
     if 300 <= response.status_code < 400:
-        raise _failed(param, "the host redirects elsewhere, which is not followed. Give the final address")
+        raise _failed(param, "the host redirects, and redirects are not followed. Give the final address")
     if response.status_code != 200:
         raise _failed(param, f"the host answered with status {response.status_code}")
     encodings = [value for name, value in response.headers if name == b"content-encoding"]
     if any(value.strip().lower() != b"identity" for value in encodings):
-        raise _failed(param, "the host sent it compressed, which was not asked for")
+        raise _failed(param, "the host sent a compressed body, which was not requested")
 
 
-def _failed(param: str, why: str) -> RequestFault:
-    return RequestFault(
-        400, f"The picture at '{param}' cannot be fetched: {why}.", code="invalid_image_url", param=param
-    )
+def _failed(param: str, why: str) -> RequestError:
+    return RequestError(400, f"The image at '{param}' cannot be fetched: {why}.", code="invalid_image_url", param=param)

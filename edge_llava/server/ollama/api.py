@@ -1,4 +1,4 @@
-"""Ollama's API over the one bundle that is served: photo programs and home automation speak it."""
+"""Ollama's API for the bundle that is served; photo programs and home automation use it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.memory_budget import MemoryBudget
 from edge_llava.server.http.named_route import NamedRoute
@@ -15,11 +16,12 @@ from edge_llava.server.http.request_body import parse_body, read_body
 from edge_llava.server.http.thread_call import call_on_thread
 from edge_llava.server.ollama.form import OllamaForm, resolve
 from edge_llava.server.ollama.models import OllamaModels
+from edge_llava.server.ollama.request import NameRequest
 from edge_llava.server.openai.chat_endpoint import ChatEndpoint
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.openai.request_model import Rules, parse
 from edge_llava.server.openai.served_models import ServedModels
 
-_SPOKEN = "0.12.6"  # the version of Ollama whose API this is; clients compare it with what they need
+_SPOKEN = "0.12.6"  # the version of Ollama whose API this is; clients compare it with the one they need
 _NOT_OFFERED = (
     ("/api/create", "POST"), ("/api/copy", "POST"), ("/api/push", "POST"), ("/api/delete", "DELETE"),
     ("/api/blobs/{digest}", "POST"),
@@ -39,7 +41,7 @@ class OllamaApi:
         self._names = {entry["id"] for entry in entries}
 
     def routes(self) -> list[NamedRoute]:
-        """What is served, and what is refused in Ollama's words."""
+        """The routes that are served, and those that are refused in Ollama's form."""
         return [
             NamedRoute("/api/chat", self._answer_chat, methods=["POST"]),
             NamedRoute("/api/generate", self._answer_prompt, methods=["POST"]),
@@ -73,10 +75,10 @@ class OllamaApi:
         return JSONResponse(await call_on_thread(self._described.show, name))
 
     async def _pull(self, request: Request) -> Response:
-        """What is served is here already; nothing else can be had."""
+        """Succeeds for the model that is served, and refuses all others."""
         name = await self._read_name(request)
         if name not in self._names and name.removesuffix(":latest") not in self._names:
-            raise RequestFault(
+            raise RequestError(
                 400,
                 f"model '{name[:100]}' cannot be pulled: edge-llava serves one model, "
                 f"{self._models.name}. Convert others with 'edge-llava convert'.",
@@ -85,20 +87,18 @@ class OllamaApi:
         return JSONResponse({"status": "success"})
 
     async def _read_name(self, request: Request) -> str:
-        with self._budget.open() as share:
-            data = parse_body(await read_body(request, self._limits, share, any_type=True))
-        name = data.get("model") or data.get("name")
-        if not isinstance(name, str):
-            raise RequestFault(400, "model is required", code="missing_required_parameter", param="model")
-        return name
+        with self._budget.open() as lease:
+            data = parse_body(await read_body(request, self._limits, lease, any_type=True))
+        asked = parse(NameRequest, data, Rules())
+        return asked.model or asked.name or ""
 
 
 async def _refuse_embedding(request: Request) -> Response:
-    raise RequestFault(400, "this model does not support embeddings", code="unsupported")
+    raise RequestError(400, "this model does not support embeddings", code="unsupported")
 
 
 async def _refuse_change(request: Request) -> Response:
-    raise RequestFault(
+    raise RequestError(
         400,
         f"{request.method} {request.url.path} is not offered: edge-llava serves one model and does not change it.",
         code="unsupported",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 
-from edge_llava.server.ollama.request import name_fault, translate_chat, translate_generate
-from edge_llava.server.openai.api_form import ApiForm
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.http.errors import RequestError
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.ollama.request import OllamaChatRequest, OllamaGenerateRequest
+from edge_llava.server.openai.api_form import ApiForm, Json
+from edge_llava.server.openai.generation import ParsedRequest
+from edge_llava.server.openai.request_model import Rules, parse
 from edge_llava.server.openai.served_models import ServedModels
-from edge_llava.server.openai.translation import Json
 
 _NS = 1_000_000_000
 
@@ -29,33 +32,33 @@ class OllamaForm(ApiForm):
 
     @classmethod
     def chat(cls, models: ServedModels) -> OllamaForm:
-        """Of /api/chat."""
+        """Returns the form of /api/chat."""
         return cls(models, is_chat=True)
 
     @classmethod
     def generate(cls, models: ServedModels) -> OllamaForm:
-        """Of /api/generate."""
+        """Returns the form of /api/generate."""
         return cls(models, is_chat=False)
 
-    def read(self, data: Json) -> Json | None:
-        """As of `ApiForm`. Without a question, a client wants the model to be loaded, or unloaded: it stays."""
-        model = self._check_model(data)
-        asked = ("messages",) if self._is_chat else ("prompt", "images", "suffix")
-        if not any(data.get(key) for key in asked):
+    def read(self, data: Json, rules: Rules, limits: Limits) -> ParsedRequest | None:
+        """See `ApiForm`. A request without a question asks to load or unload the model, which stays loaded."""
+        asked = parse(OllamaChatRequest if self._is_chat else OllamaGenerateRequest, data, rules)
+        name = asked.model if asked.model is not None else asked.name
+        model = resolve(self._models.check, name) if name else None
+        self._model = name or self._model  # the answer contains the name that was requested
+        if not (data.get("messages") if self._is_chat else data.get("prompt") or data.get("images")):
             self.reply = self._object("") | {"done": True, "done_reason": "load"}
             return None
-        made = (translate_chat if self._is_chat else translate_generate)(data)
-        self.places, self.ignored, self.is_raw = made.places, made.ignored, made.is_raw
-        return made.chat | {"model": model}
+        return replace(asked.read(rules, limits), model=model)
 
     def whole(self, completion: Json) -> Json:
-        """As of `ApiForm`."""
+        """See `ApiForm`."""
         (choice,) = completion["choices"]
         text = self._object(choice["message"]["content"], choice["logprobs"])
         return text | _ending(choice["finish_reason"], completion["timings"], completion["usage"])
 
     async def events(self, batches: AsyncIterator[list[Json]]) -> AsyncGenerator[bytes, None]:
-        """As of `ApiForm`."""
+        """See `ApiForm`."""
         closing: Json = {}
         async for chunks in batches:
             lines = []
@@ -75,17 +78,6 @@ class OllamaForm(ApiForm):
             if lines:
                 yield b"".join(lines)
 
-    def _check_model(self, data: Json) -> str | None:
-        """The name of the model that is asked for, as the chat API knows it; the answer says it as it was asked."""
-        name = data.get("model", data.get("name"))
-        if name is not None and not isinstance(name, str):
-            raise RequestFault(400, "'model' must be a string.", code="invalid_type", param="model")
-        if not name:
-            return None
-        found = resolve(self._models.check, name)
-        self._model = name
-        return found
-
     def _line(self, text: str, logprobs: Json | None = None) -> bytes:
         return _encode(self._object(text, logprobs))
 
@@ -96,31 +88,31 @@ class OllamaForm(ApiForm):
 
 
 def resolve(check: Callable[[str], None], name: str) -> str:
-    """A name of Ollama's as the server's: what has no tag may be called "NAME:latest".
+    """Translates a name of Ollama's to one of the server's: "NAME:latest" is also the name without a tag.
 
     Args:
-        check: Raises a RequestFault for a name that is not served.
-        name: What was asked for.
+        check: Raises a RequestError for a name that is not served.
+        name: The requested name.
 
     Raises:
-        RequestFault: 404, in Ollama's words.
+        RequestError: 404, with Ollama's message.
     """
     for candidate in (name, name.removesuffix(":latest")):
         try:
             check(candidate)
             return candidate
-        except RequestFault:
+        except RequestError:
             continue
-    raise name_fault(name)
+    raise RequestError(404, f"model '{name[:100]}' not found", code="model_not_found", param="model")
 
 
 def time_stamp(at: datetime | None = None) -> str:
-    """RFC 3339, in UTC; now by default."""
+    """Formats a time, by default now, as RFC 3339 in UTC."""
     return (at or datetime.now(timezone.utc)).isoformat().replace("+00:00", "Z")
 
 
 def _ending(finish_reason: str, timings: Json, usage: Json) -> Json:
-    """What the last object says. Durations are in nanoseconds, and never 0: clients divide by them."""
+    """The fields of the last object. Durations are in nanoseconds, and never 0 because clients divide by them."""
     queued, prefill, decode = (max(1, round(timings[key] * _NS)) for key in ("queued_s", "prefill_s", "decode_s"))
     return {
         "done": True,

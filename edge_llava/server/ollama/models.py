@@ -20,14 +20,14 @@ _STAYS = timedelta(days=3650)  # nothing unloads the model
 
 
 class OllamaModels:
-    """What /api/tags, /api/show and /api/ps say. The files are looked at when one of them is asked for first."""
+    """The answers of /api/tags, /api/show and /api/ps. The files are read at the first request."""
 
     def __init__(self, bundle: Bundle, n_ctx: int, names: list[str]) -> None:
         """
         Args:
-            bundle: What is served.
+            bundle: The bundle that is served.
             n_ctx: Positions of a conversation.
-            names: All names of it.
+            names: All its names.
         """
         self._bundle, self._n_ctx, self._names = bundle, n_ctx, names
 
@@ -115,7 +115,7 @@ class OllamaModels:
 
 
 def _describe_number(n: int) -> str:
-    """7241732096 is "7.2B", as Ollama writes it."""
+    """Formats a number as Ollama does: 7241732096 as "7.2B"."""
     for size, letter, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 2)):
         if n >= size:
             return f"{n / size:.{digits}f}{letter}"

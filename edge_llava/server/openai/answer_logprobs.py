@@ -1,4 +1,4 @@
-"""How likely the tokens of an answer were, in OpenAI's words."""
+"""Log probabilities of an answer's tokens in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 from edge_llava.runtime.answer import Token
 
-_LEAST = -9999.0  # OpenAI's; JSON has no minus infinity
+_LEAST = -9999.0  # OpenAI's value; JSON has no minus infinity
 
 
 class AnswerLogprobs:
-    """Collects the entries of an answer's tokens: those that its text shows, and nothing of what ended it.
+    """Collects the entries of the tokens in an answer's text, without those of the stop text that ended it.
 
-    A token may be held back, because a character is not complete or a stop text may begin with it: its entry is, too.
+    If a token is held back, because a character is incomplete or it may start a stop text, its entry is held back, too.
     """
 
     def __init__(self) -> None:
         self._held: list[dict[str, Any]] = []
 
     def push(self, token: Token) -> list[dict[str, Any]]:
-        """Adds a token; gives the entries that are certain now."""
+        """Adds a token, and returns the entries that are certain now."""
         if token.logprob is not None and (token.piece or token.finish_reason != "stop"):
             self._held.append(_entry(token))
         if not token.text and token.finish_reason is None:
@@ -36,5 +36,5 @@ def _entry(token: Token) -> dict[str, Any]:
 
 
 def _describe(piece: bytes, logprob: float) -> dict[str, Any]:
-    shown = logprob if logprob > _LEAST else _LEAST  # also for NaN, which JSON lacks, too
+    shown = logprob if logprob > _LEAST else _LEAST  # also for NaN, which JSON does not have either
     return {"token": piece.decode("utf-8", "replace"), "logprob": shown, "bytes": list(piece)}

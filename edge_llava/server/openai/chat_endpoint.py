@@ -1,4 +1,4 @@
-"""A request is read, checked, handed to the engine, and answered, in the form of the API that it came by."""
+"""Reads and checks a request, passes it to the engine, and answers it in the form of its API."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from edge_llava.runtime.answer import Token
 from edge_llava.runtime.dialogue.messages import Message, RawPrompt
 from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.vision.image import Image
+from edge_llava.server.http.answer_headers import DROPPED
 from edge_llava.server.http.client_presence import while_present
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.event_stream import EventStream
 from edge_llava.server.http.limits import Limits
-from edge_llava.server.http.memory_budget import MemoryBudget, Share
-from edge_llava.server.http.request_body import OpenBodies, parse_body, parsing_bytes, read_body
+from edge_llava.server.http.memory_budget import MemoryBudget, MemoryLease
+from edge_llava.server.http.request_body import PendingBodies, parse_body, parsing_bytes, read_body
 from edge_llava.server.http.request_log import note_answer
 from edge_llava.server.http.thread_call import call_on_thread
 from edge_llava.server.images.image_parts import ImageParts, truncated_headers
@@ -27,10 +29,10 @@ from edge_llava.server.openai.answers import Answers, TokenStream
 from edge_llava.server.openai.api_form import ApiForm
 from edge_llava.server.openai.cache_salt import own_salt
 from edge_llava.server.openai.chat_completion import ChatCompletion
-from edge_llava.server.openai.chat_messages import ChatMessage
-from edge_llava.server.openai.chat_request import ChatRequest, read_chat_request
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.openai.conversation import ChatMessage
+from edge_llava.server.openai.generation import ParsedRequest
 from edge_llava.server.openai.ignored_fields import IgnoredLog, ignored_headers
+from edge_llava.server.openai.request_model import Rules
 from edge_llava.server.openai.responses_form import ResponsesForm
 from edge_llava.server.openai.served_models import ServedModels
 from edge_llava.server.openai.text_completion import TextCompletionForm
@@ -40,7 +42,7 @@ from edge_llava.server.openai.text_completion import TextCompletionForm
 class _Begun:
     """A request that is being answered."""
 
-    wanted: ChatRequest
+    wanted: ParsedRequest
     images: Sequence[Image]
     answer: Answer
 
@@ -61,7 +63,7 @@ class ChatEndpoint:
     ) -> None:
         self._answers, self._models, self._images = answers, models, images
         self._budget, self._limits = budget, limits
-        self._private_cache, self._strict = private_cache, strict
+        self._private_cache, self._rules = private_cache, Rules(strict)
         self._ignored = IgnoredLog()
 
     async def complete(self, request: Request) -> Response:
@@ -77,33 +79,32 @@ class ChatEndpoint:
         return await self.answer(request, TextCompletionForm())
 
     async def answer(self, request: Request, form: ApiForm) -> Response:
-        """The answer, at once or as a stream.
+        """Answers a request, at once or as a stream.
 
         Args:
-            request: What was sent.
-            form: A new one of the API that it came by.
+            request: The request.
+            form: A new form of the request's API.
 
         Raises:
-            RequestFault: If the request cannot be answered.
-            ClientDisconnect: If the client leaves.
+            RequestError: If the request cannot be answered.
+            ClientDisconnect: If the client disconnects.
         """
         with ExitStack() as held:
             stream = self._answers.open()
             held.callback(self._answers.close, stream)
-            share = held.enter_context(self._budget.open())
-            body = await read_body(request, self._limits, share, any_type=form.takes_any_type)
-            begun = await while_present(request.receive, self._begin(request, body, stream, share, form))
+            lease = held.enter_context(self._budget.open())
+            body = await read_body(request, self._limits, lease, any_type=form.takes_any_type)
+            begun = await while_present(request.receive, self._begin(request, body, stream, lease, form))
             if begun is None:
                 return JSONResponse(form.reply)
             wanted = begun.wanted
             note_answer(request, stream)
-            ignored = tuple(dict.fromkeys((*form.ignored, *wanted.ignored)))
-            self._ignored.note(ignored)
-            headers = ignored_headers(ignored) | truncated_headers(begun.images) | _dropped_header(begun.answer)
+            self._ignored.note(wanted.ignored)
+            headers = ignored_headers(wanted.ignored) | truncated_headers(begun.images) | _dropped_header(begun.answer)
             completion = ChatCompletion(self._models.name, begun.answer)
             if wanted.stream:
                 return EventStream(
-                    form.events(_list_chunks(stream, completion, wanted, form)),
+                    form.events(_list_chunks(stream, completion, wanted)),
                     held.pop_all().close,
                     stalled_s=self._limits.stalled_s,
                     media_type=form.media_type,
@@ -114,39 +115,34 @@ class ChatEndpoint:
             return JSONResponse(form.whole(_write_whole(tokens, completion, wanted)), headers=headers)
 
     async def _begin(
-        self, request: Request, body: bytearray, stream: TokenStream, share: Share, form: ApiForm
+        self, request: Request, body: bytearray, stream: TokenStream, lease: MemoryLease, form: ApiForm
     ) -> _Begun | None:
-        with share.borrow(parsing_bytes(body)):
-            wanted = await call_on_thread(_parse, body, self._limits, form, self._strict)
-        body.clear()  # what it took is what the texts take that were read from it
+        with lease.borrow(parsing_bytes(body)):
+            wanted = await call_on_thread(_parse, body, self._limits, form, self._rules)
+        body.clear()  # its memory is now counted as that of the texts read from it
         if wanted is None:
             return None
         try:
             self._models.check(wanted.model)
             addresses = [image for message in wanted.messages for image in message.images]
-            bodies: OpenBodies = request.app.state.bodies
+            bodies: PendingBodies = request.app.state.bodies
             with bodies.reading():
-                images = await self._images.open(addresses, share)
-            prompt = RawPrompt(wanted.messages[0].text) if form.is_raw else _place(wanted.messages, images)
+                images = await self._images.open(addresses, lease)
+            prompt = RawPrompt(wanted.messages[0].text) if wanted.is_raw else _place(wanted.messages, images)
             salt = wanted.salt or (own_salt() if self._private_cache else "")
             return _Begun(wanted, images, await stream.begin(prompt, wanted.options, salt, wanted.on_full))
-        except RequestFault as fault:
-            raise form.renamed(fault) from fault
+        except RequestError as error:
+            error.param = wanted.places.get(error.param or "", error.param)
+            raise
 
 
 def _dropped_header(answer: Answer) -> dict[str, str]:
-    """Says how many earlier questions the model does not see, where the context was full."""
-    return {"X-Edge-Llava-Dropped-Turns": str(answer.n_dropped)} if answer.n_dropped else {}
+    """The header that states how many earlier questions were dropped; none if all fit."""
+    return {DROPPED: str(answer.n_dropped)} if answer.n_dropped else {}
 
 
-def _parse(body: bytearray, limits: Limits, form: ApiForm, strict: bool) -> ChatRequest | None:
-    chat = form.read(parse_body(body))
-    if chat is None:
-        return None
-    try:
-        return read_chat_request(chat, limits, strict=strict)
-    except RequestFault as fault:
-        raise form.renamed(fault) from fault
+def _parse(body: bytearray, limits: Limits, form: ApiForm, rules: Rules) -> ParsedRequest | None:
+    return form.read(parse_body(body), rules, limits)
 
 
 def _place(messages: Iterable[ChatMessage], images: Sequence[Image]) -> list[Message]:
@@ -158,7 +154,7 @@ async def _read_whole(stream: TokenStream) -> list[Token]:
     return [token async for tokens in stream.read() for token in tokens]
 
 
-def _write_whole(tokens: Sequence[Token], completion: ChatCompletion, wanted: ChatRequest) -> dict[str, Any]:
+def _write_whole(tokens: Sequence[Token], completion: ChatCompletion, wanted: ParsedRequest) -> dict[str, Any]:
     text = "".join(token.text for token in tokens)
     entries = None
     if wanted.options.logprobs is not None:
@@ -168,9 +164,9 @@ def _write_whole(tokens: Sequence[Token], completion: ChatCompletion, wanted: Ch
 
 
 async def _list_chunks(
-    stream: TokenStream, completion: ChatCompletion, wanted: ChatRequest, form: ApiForm
+    stream: TokenStream, completion: ChatCompletion, wanted: ParsedRequest
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
-    # where usage is asked for, every chunk has the field
+    # if usage is requested, every chunk has the field
     extra = {"usage": None} if wanted.include_usage else {}
     logprobs = None if wanted.options.logprobs is None else AnswerLogprobs()
     yield [completion.opening() | extra]
@@ -183,8 +179,9 @@ async def _list_chunks(
                     pieces.append(completion.piece(token.text, entries) | extra)
             if pieces:
                 yield pieces
-    except RequestFault as fault:  # too late for a status
-        yield [form.renamed(fault).body]
+    except RequestError as error:  # too late for a status
+        error.param = wanted.places.get(error.param or "", error.param)
+        yield [error.body]
         return
     yield [completion.closing(stream.finish_reason) | extra]
     if wanted.include_usage:

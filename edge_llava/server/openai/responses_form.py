@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from edge_llava.server.openai.api_form import ApiForm
-from edge_llava.server.openai.responses_request import translate_response
-from edge_llava.server.openai.translation import Json
+from edge_llava.server.http.limits import Limits
+from edge_llava.server.openai.api_form import ApiForm, Json
+from edge_llava.server.openai.generation import ParsedRequest, read_request
+from edge_llava.server.openai.request_model import Rules
+from edge_llava.server.openai.responses_request import ResponsesRequest
 
 _ERROR_CODES = {"rate_limit_exceeded": "rate_limit_exceeded", "invalid_image": "invalid_image"}
 _ECHOED = (
@@ -27,22 +29,21 @@ class ResponsesForm(ApiForm):
         self._created, self._n_events = int(time.time()), 0
         self._about: Json = {}
 
-    def read(self, data: Json) -> Json:
-        """As of `ApiForm`."""
-        made = translate_response(data)
-        self.places, self.ignored = made.places, made.ignored
+    def read(self, data: Json, rules: Rules, limits: Limits) -> ParsedRequest:
+        """See `ApiForm`."""
+        wanted = read_request(ResponsesRequest, data, rules, limits)
         self._about = {key: data.get(key) for key in _ECHOED}
         self._about["text"] = {"format": (data.get("text") or {}).get("format") or {"type": "text"}}
-        return made.chat
+        return wanted
 
     def whole(self, completion: Json) -> Json:
-        """As of `ApiForm`."""
+        """See `ApiForm`."""
         (choice,) = completion["choices"]
         item = self._item(choice["message"]["content"], _status(choice["finish_reason"]))
         return self._response(completion["model"], [item], choice["finish_reason"], completion["usage"])
 
     async def events(self, batches: AsyncIterator[list[Json]]) -> AsyncGenerator[bytes, None]:
-        """As of `ApiForm`."""
+        """See `ApiForm`."""
         text, reason, model = "", "", ""
         async for chunks in batches:
             sent = b""
@@ -100,7 +101,7 @@ class ResponsesForm(ApiForm):
         return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
 
     def _item(self, text: str | None, status: str) -> Json:
-        """The only output: a message; without text, it has no part yet."""
+        """The only output item, a message; it has no parts before there is text."""
         content = [] if text is None else [_part(text)]
         return {"id": self._item_id, "type": "message", "status": status, "role": "assistant", "content": content}
 

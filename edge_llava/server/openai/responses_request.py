@@ -1,4 +1,4 @@
-"""Requests of OpenAI's Responses API as requests of its chat API.
+"""Requests of OpenAI's Responses API.
 
 Source: https://platform.openai.com/docs/api-reference/responses/create
 """
@@ -6,139 +6,117 @@ Source: https://platform.openai.com/docs/api-reference/responses/create
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from edge_llava.server.openai.errors import Faults
-from edge_llava.server.openai.request_fields import RequestFields
-from edge_llava.server.openai.translation import Json, Translation
+from pydantic import BeforeValidator, Field, Tag
 
-_MOVED = ("input", "instructions", "max_output_tokens", "text", "stream", "stream_options")
-# state that OpenAI's service keeps, and this server does not
-_KEPT_ELSEWHERE = ("previous_response_id", "conversation", "prompt")
-_IDLE = ("include", "reasoning", "max_tool_calls", "context_management", "prompt_cache_options")
-_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "input_image": "image_url"}
-_IDLE_ITEM_FIELDS = ("id", "type", "status", "phase")
+from edge_llava.server.openai.conversation import ChatMessage
+from edge_llava.server.openai.faults import tag
+from edge_llava.server.openai.fields import Idle, NoEffect, Refused, Text, by_kind, by_word, only
+from edge_llava.server.openai.generation import GenerationRequest
+from edge_llava.server.openai.messages import Message, Messages, read_messages
+from edge_llava.server.openai.request_model import RequestModel
+from edge_llava.server.openai.response_format import FormatType, JsonSchema, PlainFormat
+from edge_llava.server.openai.sampling import TokenLimit
+
+_IDLE_FIELDS = ("id", "type", "status", "phase")
 _IDLE_PART_FIELDS = ("annotations", "logprobs")
-# what other models have thought and called: the history is read without it, as in the chat API
-_UNSAID = re.compile(r"reasoning|compaction|mcp_\w{1,60}|\w{1,60}_call(_output)?")
+# reasoning and calls of other models, which are left out of the history, as in the chat API
+_PASSED = re.compile(r"reasoning|compaction|mcp_\w{1,60}|\w{1,60}_call(_output)?", re.ASCII)
+_STATE = "'{place}' is not supported: no response is kept"
+_Conversation = Annotated[Any, Refused(message=f"{_STATE}. Send the whole conversation as 'input'")]
 
 
-def translate_response(data: Json) -> Translation:
-    """A body of /v1/responses.
+class PassedItem(RequestModel):
+    """Another model's reasoning or call, which is left out of the history."""
 
-    Raises:
-        RequestFault: If it asks for what this server cannot do; all faults at once.
-    """
-    faults, made = Faults(), Translation()
-    fields = RequestFields(data, "", faults)
-    _refuse_state(fields)
-    made.chat["messages"] = _read_input(fields, made)
-    _read_text(fields, made)
-    if fields.has("max_output_tokens"):
-        made.put("max_tokens", data["max_output_tokens"], "max_output_tokens")
-    made.chat["stream"] = data.get("stream")
-    if data.get("stream") is True:
-        made.chat["stream_options"] = {"include_usage": True}
-    for key in _IDLE:
-        if data.get(key) not in (None, [], {}, "disabled"):
-            made.ignore(key)
-    for key, value in data.items():  # what has the chat API's name, or none, is up to the reader of chat requests
-        if key not in (*_MOVED, *_KEPT_ELSEWHERE, *_IDLE, "background", "top_logprobs"):
-            made.hand_on(key, key, value)
-    faults.check()
-    return made
+    type: Annotated[str, Field(pattern=f"^({_PASSED.pattern})$"), NoEffect(refuse=False)]
 
 
-def _refuse_state(fields: RequestFields) -> None:
-    for key in _KEPT_ELSEWHERE:
-        if fields.raw(key) not in (None, "", {}):
-            fields.note(
-                key, "is not supported: no response is kept. Send the whole conversation as 'input'",
-                "unsupported_parameter",
-            )  # fmt: skip
-    if fields.raw("background"):
-        fields.note("background", "is not supported: no response is kept", "unsupported_parameter")
-    if fields.raw("top_logprobs"):
-        fields.note("top_logprobs", "is not supported here; /v1/chat/completions has it", "unsupported_parameter")
-
-
-def _read_input(fields: RequestFields, made: Translation) -> list[Any]:
-    messages: list[Any] = []
-    instructions = fields.text("instructions")
-    if instructions:
-        messages.append({"role": "system", "content": instructions})
-    made.places["messages"] = "input"
-    if not fields.require("input"):
-        return messages
-    given = fields.raw("input")
-    if isinstance(given, str):
-        made.places[f"messages[{len(messages)}].content"] = "input"
-        return [*messages, {"role": "user", "content": given}]
-    if not isinstance(given, list):
-        fields.note("input", "must be a string or an array of items", "invalid_type")
-        return messages
-    for n, item in enumerate(given):
-        place = f"input[{n}]"
-        if isinstance(item, dict) and item.get("type") not in (None, "message"):
-            _pass_over(item, place, fields, made)
-            continue
-        made.places[f"messages[{len(messages)}]"] = place
-        messages.append(_read_item(item, place, f"messages[{len(messages)}]", made))
-    return messages
-
-
-def _pass_over(item: Json, place: str, fields: RequestFields, made: Translation) -> None:
-    """An item that is not a message."""
-    if isinstance(item["type"], str) and _UNSAID.fullmatch(item["type"]):
-        made.ignore(place)
-        return
-    shown = str(item["type"])[:40]
-    message = f"{shown!r} is not supported: no response is kept, and this model does not support tools; give messages"
-    fields.faults.note(f"{place}.type", f"'{place}.type' {message}", "unsupported_value")
-
-
-def _read_item(item: Any, place: str, chat_place: str, made: Translation) -> Any:
+def _without_idle(item: Any) -> Any:
+    """Converts a message to the chat API's form."""
     if not isinstance(item, dict):
         return item
-    kept = {key: value for key, value in item.items() if key not in _IDLE_ITEM_FIELDS}
+    kept = {name: value for name, value in item.items() if name not in _IDLE_FIELDS}
     if isinstance(kept.get("content"), list):
-        parts = []
-        for n, part in enumerate(kept["content"]):
-            parts.append(_read_part(part))
-            if isinstance(part, dict) and part.get("type") == "input_image":
-                made.places[f"{chat_place}.content[{n}].image_url.url"] = f"{place}.content[{n}].image_url"
-        kept["content"] = parts
+        kept["content"] = [
+            {name: value for name, value in part.items() if name not in _IDLE_PART_FIELDS}
+            if isinstance(part, dict)
+            else part
+            for part in kept["content"]
+        ]
     return kept
 
 
-def _read_part(part: Any) -> Any:
-    """A part as the chat API has it; one of a kind that it does not know is left to its reader."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(kind, str) or kind not in _PARTS:
-        return part
-    kept = {key: value for key, value in part.items() if key not in _IDLE_PART_FIELDS} | {"type": _PARTS[kind]}
-    if kind == "input_image":
-        if kept.get("file_id") is None:
-            kept.pop("file_id", None)
-        detail, url = kept.pop("detail", None), kept.get("image_url")
-        if isinstance(url, str):
-            kept["image_url"] = {"url": url} if detail is None else {"url": url, "detail": detail}
-    return kept
+def _find_tag(item: Any) -> str | None:
+    kind = item.get("type") if isinstance(item, dict) else None
+    if kind is None or kind == "message":
+        return tag("message")
+    return tag("passed") if isinstance(kind, str) and _PASSED.fullmatch(kind) else None
 
 
-def _read_text(fields: RequestFields, made: Translation) -> None:
-    text = fields.object("text")
-    if text is None:
-        return
-    if text.has("verbosity"):
-        made.ignore("text.verbosity")
-    wanted = text.object("format")
-    if wanted is None:
-        return
-    given: Json = text.raw("format")
-    if given.get("type") == "json_schema":
-        described = {key: value for key, value in given.items() if key != "type"}
-        made.put("response_format", {"type": "json_schema", "json_schema": described}, "text.format")
-        made.places["response_format.json_schema"] = "text.format"
-    else:
-        made.put("response_format", given, "text.format")
+_MESSAGE_TYPE: dict[str, Any] = {"properties": {"type": {"enum": [None, "message"]}}}
+_Item = Annotated[
+    Annotated[Message, BeforeValidator(_without_idle), Field(json_schema_extra=_MESSAGE_TYPE), Tag(tag("message"))]
+    | Annotated[PassedItem, only("type"), Tag(tag("passed"))],
+    by_word("type", _find_tag, f"{_STATE}, and this model does not support tools; send messages", "unsupported_value"),
+]
+
+
+class NamedSchema(JsonSchema):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+
+
+_Format = Annotated[Annotated[PlainFormat, Tag(tag("plain"))] | Annotated[NamedSchema, Tag(tag("schema"))], FormatType]
+
+
+class ResponseText(RequestModel):
+    """The format of a response's text."""
+
+    format: _Format | None = None
+    verbosity: Idle = None
+
+
+class ResponsesRequest(GenerationRequest):
+    """A conversation to answer. No response is kept for later requests."""
+
+    _place: ClassVar[str] = "input"
+    _is_counted: ClassVar[bool] = True
+
+    input: Annotated[
+        Annotated[Text, Tag(tag("string"))] | Annotated[Messages[_Item], Field(min_length=1), Tag(tag("array"))],
+        by_kind("a string or an array of items"),
+    ]
+    instructions: Text | None = None
+    """Used as the first system message."""
+    text: ResponseText | None = None
+    max_output_tokens: TokenLimit | None = None
+
+    # state that OpenAI's service keeps, but this server does not
+    previous_response_id: _Conversation = None
+    conversation: _Conversation = None
+    prompt: _Conversation = None
+    background: Annotated[Any, Refused((False,), _STATE)] = None
+    top_logprobs: Annotated[Any, Refused((0,), "'{place}' is not supported here; /v1/chat/completions has it")] = None
+
+    include: Idle = None
+    reasoning: Idle = None
+    max_tool_calls: Idle = None
+    context_management: Idle = None
+    prompt_cache_options: Idle = None
+
+    def _turns(self) -> list[ChatMessage]:
+        instructions = [ChatMessage("system", (self.instructions,))] if self.instructions else []
+        if isinstance(self.input, str):
+            return [*instructions, ChatMessage("user", (self.input,) if self.input else ())]
+        return [*instructions, *read_messages(self.input, self._place)]
+
+    def _token_limits(self) -> tuple[int | None, ...]:
+        return self.max_output_tokens, *super()._token_limits()
+
+    def _answer_format(self) -> tuple[PlainFormat | JsonSchema | None, str]:
+        if self.text is not None and self.text.format is not None:
+            return self.text.format, "text.format.schema"
+        return super()._answer_format()

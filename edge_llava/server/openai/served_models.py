@@ -7,24 +7,24 @@ from typing import Any
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.home.directories import MANIFEST_NAME
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.http.errors import RequestError
 
-_ANY = "default"  # what clients say that must name a model and mean the one there is
+_ANY = "default"  # the name that clients use if they must give one
 
 
 class ServedModels:
-    """One bundle under its own name and others.
+    """One bundle under its own name and its aliases.
 
     Attributes:
-        name: The bundle's own, or the first of the others; what answers say.
+        name: The name in answers: the first alias, or the bundle's name if there is none.
     """
 
     def __init__(self, bundle: Bundle, n_ctx: int, aliases: Sequence[str] = ()) -> None:
         """
         Args:
-            bundle: What is served.
+            bundle: The bundle that is served.
             n_ctx: Positions of a conversation.
-            aliases: Names that clients may use beside the bundle's.
+            aliases: Names that clients may use in addition to the bundle's.
         """
         self.name = aliases[0] if aliases else bundle.name
         self._has_aliases = bool(aliases)
@@ -36,29 +36,29 @@ class ServedModels:
         }
 
     def list(self) -> dict[str, Any]:
-        """OpenAI's list object."""
+        """Returns OpenAI's list object."""
         return {"object": "list", "data": [*self._entries.values()]}
 
     def find(self, name: str) -> dict[str, Any]:
-        """OpenAI's model object.
+        """Returns OpenAI's model object.
 
         Raises:
-            RequestFault: 404 if there is none of that name.
+            RequestError: 404 if there is no model of that name.
         """
         if name != _ANY and name not in self._entries:
             raise self._unknown(name)
         return self._entries.get(name, self._entries[self.name])
 
     def check(self, name: str | None) -> None:
-        """Checks the name in a question. Without aliases, every name means the one model there is.
+        """Checks the name in a request. Without aliases, every name means the model that is served.
 
         Raises:
-            RequestFault: 404 if there are aliases, and the name is not among them, nor the bundle's, nor "default".
+            RequestError: 404 if there are aliases and the name is not an alias, the bundle's name, or "default".
         """
         if self._has_aliases and name is not None and name != _ANY and name not in self._entries:
             raise self._unknown(name)
 
-    def _unknown(self, name: str) -> RequestFault:
+    def _unknown(self, name: str) -> RequestError:
         served = ", ".join(self._entries)
         message = f"The model {name[:100]!r} does not exist. Served: {served}; --alias NAME adds names."
-        return RequestFault(404, message, code="model_not_found", param="model")
+        return RequestError(404, message, code="model_not_found", param="model")

@@ -1,4 +1,4 @@
-"""The web page: the files of the folder static/, read once, under a policy that lets in nothing from elsewhere."""
+"""The web page: the files of the folder static/, read once, under a policy that allows nothing from other origins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 
 
 def page_routes() -> list[NamedRoute]:
-    """`/` is the page; what it needs lies below `/page/`. No other path reaches a file."""
+    """The routes of the page, `/`, and of its files below `/page/`. No other path reaches a file."""
     files = {path.relative_to(_FOLDER).as_posix(): path for path in sorted(_FOLDER.rglob("*")) if path.is_file()}
     routes = [_route(f"/page/{name}", path) for name, path in files.items()]
     if _INDEX in files:

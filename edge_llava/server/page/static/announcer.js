@@ -1,10 +1,10 @@
-/** What is told to a screen reader: whole sentences of an answer as they are complete, not every token. */
+/** What a screen reader announces: whole sentences of an answer once they are complete, not every token. */
 
 const END = /[.!?…。！？]["'”’)\]]*\s|\n/g; // of a sentence
-const FORGET_MS = 20_000; // read out by then, and not to be met again while browsing
+const FORGET_MS = 20_000; // it was read out by then, and should not be found again while browsing
 
 export class Announcer {
-  /** region: polite, and seen by nobody. */
+  /** region: polite, and not visible. */
   constructor(region) {
     this.region = region;
     this.rest = "";
@@ -18,7 +18,7 @@ export class Announcer {
   }
 
   feed(text) {
-    END.lastIndex = Math.max(0, this.rest.length - 4); // what was searched before need not be again
+    END.lastIndex = Math.max(0, this.rest.length - 4); // the rest was searched before
     this.rest += text;
     let end = 0;
     while (END.test(this.rest)) end = END.lastIndex;

@@ -1,4 +1,4 @@
-/** Takes a picture: with the phone's own camera app, or from a live view where the browser allows one. */
+/** Takes a photo: with the phone's own camera app, or from a live view where the browser allows one. */
 
 const FACING_AWAY = { video: { facingMode: "environment", width: { ideal: 1920 } } };
 
@@ -13,14 +13,14 @@ export class Camera {
     dialog.addEventListener("close", () => this.#release());
   }
 
-  /** Whether there is any way to take a picture. */
+  /** Whether there is any way to take a photo. */
   static get isThere() {
     return isHandheld() || Boolean(navigator.mediaDevices?.getUserMedia); // the latter on https and localhost only
   }
 
-  /** `onPicture` gets a File once the shutter is pressed. Throws an Error for people. */
-  async open(onPicture) {
-    this.onPicture = onPicture;
+  /** `onImage` gets a File once the shutter is pressed. Throws an Error whose message is for the user. */
+  async open(onImage) {
+    this.onImage = onImage;
     if (isHandheld()) {
       this.input.click();
       return;
@@ -39,7 +39,7 @@ export class Camera {
     canvas.width = this.video.videoWidth;
     canvas.height = this.video.videoHeight;
     canvas.getContext("2d").drawImage(this.video, 0, 0);
-    canvas.toBlob((blob) => this.onPicture(new File([blob], "photo.jpg", { type: blob.type })), "image/jpeg", 0.95);
+    canvas.toBlob((blob) => this.onImage(new File([blob], "photo.jpg", { type: blob.type })), "image/jpeg", 0.95);
     this.dialog.close();
   }
 

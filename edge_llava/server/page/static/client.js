@@ -8,15 +8,15 @@ export class Client {
     this.settings = settings;
   }
 
-  /** What is served: its id, and n_ctx, the positions of a conversation. Throws a Fault. */
+  /** The model that is served: its id, and n_ctx, the positions of a conversation. Throws a Fault. */
   async model() {
     const { data } = await (await this.#fetch("v1/models")).json();
     return data[0];
   }
 
   /**
-   * Asks, and hands every piece of the answer to `onText`. `signal` stops it, on the server too.
-   * Gives a report {finishReason, usage, timings}; throws a Fault if there is no answer, or only part of one.
+   * Asks, and passes every piece of the answer to `onText`. `signal` stops it, on the server too.
+   * Returns a report {finishReason, usage, timings}; throws a Fault if there is no answer, or only part of one.
    */
   async ask(messages, onText, signal) {
     const { system, temperature, maxTokens } = this.settings;

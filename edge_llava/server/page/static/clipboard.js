@@ -1,6 +1,6 @@
-/** Copying, on http too, where browsers hide their clipboard. */
+/** Copies text, on http too, where browsers hide their clipboard. */
 
-/** Says whether it did. */
+/** Returns whether the text was copied. */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -8,13 +8,14 @@ export class Conversation {
   #running = null; // the AbortController of the answer that is being written
 
   /**
-   * told: onChange when an answer begins or ends, onText(text) for every piece, onDrawn when it is seen, onSay(text)
-   * what is only seen, onUnanswered(asked, fault) when a question got no answer and is gone, onView(picture).
+   * hooks: onChange when an answer begins or ends, onText(text) for every piece, onDrawn when it is visible,
+   * onSay(text) for what is only visible, onUnanswered(asked, fault) when a question got no answer and was removed,
+   * onView(image).
    */
-  constructor(place, client, told) {
+  constructor(place, client, hooks) {
     this.place = place;
     this.client = client;
-    this.told = told;
+    this.hooks = hooks;
     this.nCtx = undefined; // positions of a conversation
   }
 
@@ -27,16 +28,16 @@ export class Conversation {
   }
 
   /**
-   * Asks {question, pictures}, and shows the answer as it comes.
-   * before: the exchange that this one takes the place of; back again if there is no new answer.
+   * Asks {question, images}, and shows the answer as it comes.
+   * before: the exchange that this one replaces; it is restored if there is no new answer.
    */
   async ask(asked, before) {
-    const exchange = new Exchange(asked, { ...this.told, onAgain: () => this.#askAgain(exchange) });
+    const exchange = new Exchange(asked, { ...this.hooks, onAgain: () => this.#askAgain(exchange) });
     this.#put(exchange);
-    this.told.onSay(exchange.doing);
+    this.hooks.onSay(exchange.doing);
     const messages = this.#exchanges.flatMap((each) => each.messages);
     const running = (this.#running = new AbortController());
-    this.told.onChange();
+    this.hooks.onChange();
     try {
       const report = await this.client.ask(messages, (text) => this.#write(exchange, text), running.signal);
       this.#end(exchange, report, noteOn(report, exchange.answer, this.client.settings));
@@ -44,7 +45,7 @@ export class Conversation {
       this.#break(exchange, asFault(error), before);
     } finally {
       if (this.#running === running) this.#running = null;
-      this.told.onChange();
+      this.hooks.onChange();
     }
   }
 
@@ -67,18 +68,18 @@ export class Conversation {
   #write(exchange, text) {
     if (this.#exchanges.includes(exchange)) {
       exchange.write(text);
-      this.told.onText(text);
+      this.hooks.onText(text);
     }
   }
 
   #end(exchange, report, note) {
     exchange.end(report, note, this.nCtx);
-    if (note) this.told.onSay(note);
+    if (note) this.hooks.onSay(note);
   }
 
   /** There is no answer, or only part of one. */
   #break(exchange, fault, before) {
-    if (!this.#exchanges.includes(exchange)) return; // cleared meanwhile
+    if (!this.#exchanges.includes(exchange)) return; // it was cleared
     if (exchange.answer) {
       this.#end(exchange, {}, fault.message);
       return;
@@ -86,7 +87,7 @@ export class Conversation {
     this.#exchanges.pop();
     exchange.remove();
     if (before) this.#put(before);
-    this.told.onUnanswered(before ? null : exchange, fault);
+    this.hooks.onUnanswered(before ? null : exchange, fault);
   }
 
   #askAgain(exchange) {

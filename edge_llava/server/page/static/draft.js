@@ -1,47 +1,47 @@
-/** The question that is being written, with the pictures it will show. */
+/** The question that is being written, and its images. */
 
-import { readPicture } from "./pictures.js";
+import { readImage } from "./images.js";
 import { thumbnail } from "./viewer.js";
 
 export class Draft {
-  #pictures = [];
+  #images = [];
   #nReading = 0;
 
-  /** told: onChange, onFault(message), onView(picture). */
-  constructor(form, told) {
-    this.told = told;
+  /** hooks: onChange, onFault(message), onView(image). */
+  constructor(form, hooks) {
+    this.hooks = hooks;
     this.field = form.querySelector("textarea");
     this.list = form.querySelector("#shown");
-    /** Resolved once all pictures are there that were added so far. */
+    /** Resolves once all images that were added so far are read. */
     this.read = Promise.resolve();
     this.field.addEventListener("input", () => this.#changed());
   }
 
-  /** Those that are still read among them. */
-  get nPictures() {
-    return this.#pictures.length + this.#nReading;
+  /** Includes those that are still being read. */
+  get nImages() {
+    return this.#images.length + this.#nReading;
   }
 
   get isEmpty() {
-    return this.nPictures === 0 && this.field.value.trim() === "";
+    return this.nImages === 0 && this.field.value.trim() === "";
   }
 
-  /** What is asked if nothing is written. */
+  /** The question that is asked if none is written. */
   get suggestion() {
-    if (this.nPictures === 0) return "";
-    return this.nPictures === 1 ? "Describe this picture." : "Describe these pictures.";
+    if (this.nImages === 0) return "";
+    return this.nImages === 1 ? "Describe this image." : "Describe these images.";
   }
 
   add(files) {
     this.#nReading += files.length;
-    this.#drawPictures();
+    this.#drawImages();
     this.focus();
     this.read = this.read.then(() => this.#readAll(files));
   }
 
-  /** Gives what was written; the draft is empty then. */
+  /** Returns the question and its images, and empties the draft. */
   take() {
-    const taken = { question: this.field.value.trim() || this.suggestion, pictures: this.#pictures };
+    const taken = { question: this.field.value.trim() || this.suggestion, images: this.#images };
     this.clear();
     return taken;
   }
@@ -51,18 +51,18 @@ export class Draft {
     this.#changed();
   }
 
-  /** Puts a question back that was not answered, before what was written since. */
-  putBack({ question, pictures }) {
+  /** Restores a question that was not answered, before what was written since. */
+  putBack({ question, images }) {
     const later = this.field.value;
-    this.#pictures = [...pictures, ...this.#pictures];
+    this.#images = [...images, ...this.#images];
     this.field.value = later ? `${question}\n${later}` : question;
-    this.#drawPictures();
+    this.#drawImages();
   }
 
   clear() {
     this.field.value = "";
-    this.#pictures = [];
-    this.#drawPictures();
+    this.#images = [];
+    this.#drawImages();
   }
 
   focus() {
@@ -70,35 +70,35 @@ export class Draft {
   }
 
   async #readAll(files) {
-    const results = await Promise.allSettled(files.map(readPicture));
+    const results = await Promise.allSettled(files.map(readImage));
     this.#nReading -= files.length;
-    this.#pictures.push(...results.flatMap(({ value }) => value ?? []));
-    this.#drawPictures();
+    this.#images.push(...results.flatMap(({ value }) => value ?? []));
+    this.#drawImages();
     const faults = results.flatMap(({ reason }) => reason?.message ?? []);
-    if (faults.length > 0) this.told.onFault(faults.join(" "));
+    if (faults.length > 0) this.hooks.onFault(faults.join(" "));
   }
 
-  #remove(picture) {
-    this.#pictures = this.#pictures.filter((other) => other !== picture);
-    this.#drawPictures();
+  #remove(image) {
+    this.#images = this.#images.filter((other) => other !== image);
+    this.#drawImages();
     this.focus();
   }
 
-  #drawPictures() {
+  #drawImages() {
     this.list.replaceChildren(
-      ...this.#pictures.map((picture) => this.#drawPicture(picture)),
+      ...this.#images.map((image) => this.#drawImage(image)),
       ...Array.from({ length: this.#nReading }, drawComing),
     );
-    this.list.hidden = this.nPictures === 0;
+    this.list.hidden = this.nImages === 0;
     this.#changed();
   }
 
-  #drawPicture(picture) {
+  #drawImage(image) {
     const item = document.getElementById("removable").content.firstElementChild.cloneNode(true);
     const remove = item.firstElementChild;
-    remove.setAttribute("aria-label", `Remove ${picture.name}`);
-    remove.addEventListener("click", () => this.#remove(picture));
-    item.prepend(thumbnail(picture, this.told.onView));
+    remove.setAttribute("aria-label", `Remove ${image.name}`);
+    remove.addEventListener("click", () => this.#remove(image));
+    item.prepend(thumbnail(image, this.hooks.onView));
     return item;
   }
 
@@ -106,7 +106,7 @@ export class Draft {
     this.field.style.height = "auto";
     this.field.style.height = `${this.field.scrollHeight}px`;
     this.field.placeholder = this.suggestion || "Ask anything";
-    this.told.onChange();
+    this.hooks.onChange();
   }
 }
 

@@ -1,6 +1,6 @@
 /** Server-sent events, read from bytes that are cut anywhere. */
 
-/** Takes text as it comes and gives the data of every event that is complete. */
+/** Takes text as it arrives, and returns the data of every event that is complete. */
 export class EventParser {
   #rest = "";
   #data = [];
@@ -36,6 +36,6 @@ export async function* readEvents(stream) {
       yield* parser.feed(decoder.decode(value, { stream: true }));
     }
   } finally {
-    reader.cancel().catch(() => {}); // whoever stops reading stops the answer
+    reader.cancel().catch(() => {}); // a reader that stops also stops the answer
   }
 }

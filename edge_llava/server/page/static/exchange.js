@@ -5,8 +5,8 @@ import { thumbnail } from "./viewer.js";
 import { figuresOf, seconds } from "./figures.js";
 
 const TICK_MS = 1000;
-const DRAW_MS = 40; // a long text takes longer to lay out than a token to come
-const SAID_MS = 2000;
+const DRAW_MS = 40; // laying out a long text takes longer than the next token
+const COPIED_MS = 2000;
 
 export class Exchange {
   #startedAt = performance.now();
@@ -17,25 +17,25 @@ export class Exchange {
 
   answer = "";
 
-  /** told: onAgain, onDrawn, onSay(text), onView(picture). */
-  constructor({ question, pictures }, told) {
-    this.told = told;
+  /** hooks: onAgain, onDrawn, onSay(text), onView(image). */
+  constructor({ question, images }, hooks) {
+    this.hooks = hooks;
     this.question = question;
-    this.pictures = pictures;
+    this.images = images;
     this.element = document.getElementById("exchange").content.firstElementChild.cloneNode(true);
     this.#part(".question").textContent = question;
-    this.#part(".pictures").append(...pictures.map((picture) => thumbnail(picture, told.onView)));
+    this.#part(".images").append(...images.map((image) => thumbnail(image, hooks.onView)));
     this.#part(".answer").append(this.#text);
-    this.doing = pictures.length > 0 ? "Looking…" : "Thinking…";
+    this.doing = images.length > 0 ? "Looking…" : "Thinking…";
     this.#part("[data-doing]").textContent = this.doing;
-    this.#part("[data-again]").addEventListener("click", told.onAgain);
+    this.#part("[data-again]").addEventListener("click", hooks.onAgain);
     this.#part("[data-copy]").addEventListener("click", () => this.#copy());
     this.ticking = setInterval(() => this.#tick(), TICK_MS);
   }
 
-  /** As OpenAI's messages; pictures stand before the question, as in LLaVA's training. */
+  /** As OpenAI's messages; images stand before the question, as in LLaVA's training. */
   get messages() {
-    const shown = this.pictures.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+    const shown = this.images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
     const content = shown.length > 0 ? [...shown, { type: "text", text: this.question }] : this.question;
     const asked = { role: "user", content };
     return this.#isOver ? [asked, { role: "assistant", content: this.answer }] : [asked];
@@ -86,7 +86,7 @@ export class Exchange {
     clearTimeout(this.#drawing);
     this.#drawing = 0;
     this.#text.appendData(this.answer.slice(this.#text.length));
-    this.told.onDrawn();
+    this.hooks.onDrawn();
   }
 
   #settle() {
@@ -104,15 +104,15 @@ export class Exchange {
   async #copy() {
     const label = this.#part("[data-copy] span");
     label.textContent = (await copyText(this.answer)) ? "Copied" : "Not copied";
-    this.told.onSay(label.textContent);
-    setTimeout(() => (label.textContent = "Copy"), SAID_MS);
+    this.hooks.onSay(label.textContent);
+    setTimeout(() => (label.textContent = "Copy"), COPIED_MS);
   }
 }
 
 function segment({ kind, seconds: s }) {
   const part = document.createElement("span");
   part.className = kind;
-  part.style.flexGrow = s * 1000; // below 1 in all, they would not fill the line
+  part.style.flexGrow = s * 1000; // if they added up to less than 1, they would not fill the line
   return part;
 }
 

@@ -1,4 +1,4 @@
-/** Says above the composer what went wrong, and what to do. */
+/** Shows above the composer what went wrong, and what to do. */
 
 export class FaultBanner {
   #waiting = 0;
@@ -14,7 +14,7 @@ export class FaultBanner {
     clearTimeout(this.#waiting);
     this.element.hidden = false;
     this.text.textContent = retryS > 0 ? `${message} Send it again in ${retryS} s.` : message;
-    // said twice and not every second: it is read out
+    // twice and not every second: screen readers read it out
     if (retryS > 0) this.#waiting = setTimeout(() => this.show(`${message} Send it again now.`), retryS * 1000);
   }
 

@@ -1,8 +1,8 @@
 /** How long an answer took, where the time went, and how many tokens it was. */
 
 /**
- * From the server's report, of which parts may be missing, and what this page's clock saw: seconds until the first
- * text and until the end. Gives {summary: one line, times: in their order, together the whole, counts}.
+ * Combines the server's report, which may lack parts, with the times that this page measured: seconds until the
+ * first text and until the end. Returns {summary: one line, times: in order, adding up to the whole, counts}.
  */
 export function figuresOf({ usage, timings }, seen, nCtx) {
   const decodeS = timings?.decode_s ?? seen.wholeS - seen.firstS;
@@ -16,7 +16,7 @@ export function figuresOf({ usage, timings }, seen, nCtx) {
   return { summary: summary.filter(Boolean).join(" · "), times: timesOf(timings, seen), counts: countsOf(usage, nCtx) };
 }
 
-/** A duration, with three digits. */
+/** Formats a duration with three digits. */
 export function seconds(value) {
   return `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} s`;
 }
@@ -42,7 +42,7 @@ function countsOf(usage, nCtx) {
   const { prompt_tokens: nPrompt, completion_tokens: nAnswer, prompt_tokens_details: within } = usage;
   return [
     ["Prompt", nPrompt],
-    ["of pictures", within.image_tokens],
+    ["of images", within.image_tokens],
     ["from cache", within.cached_tokens],
     ["Answer", nAnswer],
     ["Context used", `${nPrompt + nAnswer} of ${nCtx}`],

@@ -1,11 +1,11 @@
-/** The ways by which pictures come in: dropped, pasted, chosen, taken. */
+/** How images reach the page: they are dropped, pasted, chosen, or taken with a camera. */
 
 import { Camera } from "./camera.js";
-import { picturesOf } from "./pictures.js";
+import { imagesOf } from "./images.js";
 
 export class Intake {
-  constructor(onPictures, onFault) {
-    this.onPictures = onPictures;
+  constructor(onImages, onFault) {
+    this.onImages = onImages;
     this.onFault = onFault;
     this.overlay = document.getElementById("drop");
     this.#listenToDrops();
@@ -26,18 +26,18 @@ export class Intake {
     onDrag("dragleave", ({ relatedTarget }) => show(relatedTarget !== null)); // null: outside the window
     onDrag("drop", (event) => {
       show(false);
-      const files = picturesOf(event.dataTransfer);
-      if (files.length > 0) this.onPictures(files);
-      else this.onFault("That is no picture.");
+      const files = imagesOf(event.dataTransfer);
+      if (files.length > 0) this.onImages(files);
+      else this.onFault("That is not an image.");
     });
   }
 
   #paste(event) {
     if (document.querySelector("dialog[open]") || event.clipboardData.getData("text/plain")) return; // words
-    const files = picturesOf(event.clipboardData);
+    const files = imagesOf(event.clipboardData);
     if (files.length === 0) return;
     event.preventDefault();
-    this.onPictures(files);
+    this.onImages(files);
   }
 
   #offerFiles() {
@@ -53,14 +53,14 @@ export class Intake {
     for (const button of document.querySelectorAll("[data-camera]")) {
       button.hidden = false;
       button.addEventListener("click", () =>
-        camera.open((file) => this.onPictures([file])).catch((error) => this.onFault(error.message)),
+        camera.open((file) => this.onImages([file])).catch((error) => this.onFault(error.message)),
       );
     }
   }
 
   #takeFrom(input) {
     input.addEventListener("change", () => {
-      if (input.files.length > 0) this.onPictures([...input.files]);
+      if (input.files.length > 0) this.onImages([...input.files]);
       input.value = ""; // the same file may be chosen again
     });
   }

@@ -1,4 +1,4 @@
-/** The page: its parts, and what they tell each other. Read from here. */
+/** The page: its parts and how they are connected. Start reading here. */
 
 import { Announcer } from "./announcer.js";
 import { isHandheld } from "./camera.js";
@@ -25,7 +25,7 @@ const scroll = new Scroll(at("latest"));
 const keyDialog = new KeyDialog(at("key-dialog"), settings);
 const settingsDialog = new SettingsDialog(at("settings-dialog"), settings);
 
-const view = (picture) => viewer.open(picture);
+const view = (image) => viewer.open(image);
 const complain = (message) => banner.show(message);
 const conversation = new Conversation(at("turns"), client, {
   onChange: changed,
@@ -71,7 +71,7 @@ if (!isHandheld()) draft.focus();
 changed();
 meet();
 
-/** Finds out what is served here; again and again while nothing answers. */
+/** Finds out which model is served; retries while nothing answers. */
 async function meet() {
   try {
     const model = await client.model();
@@ -109,7 +109,7 @@ function changed() {
   if (!conversation.isEmpty) scroll.grown();
 }
 
-/** A question got no answer: it can be sent again, unless its old answer is back. */
+/** A question got no answer: it can be sent again, unless its old answer was restored. */
 async function unanswered(asked, fault) {
   if (fault.kind === "key" && (await keyDialog.open())) {
     meet();

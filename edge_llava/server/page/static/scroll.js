@@ -1,9 +1,9 @@
-/** Keeps the end of the conversation in view while it grows, unless the reader went elsewhere. */
+/** Keeps the end of the conversation in view while it grows, unless the reader scrolled away. */
 
 const NEAR = 48; // pixels
 
 export class Scroll {
-  #height = 0; // of the page, when it was last looked at
+  #height = 0; // of the page, when it was last measured
   #isAtEnd = true;
 
   constructor(button) {
@@ -20,7 +20,7 @@ export class Scroll {
 
   /** Something was added at the end. */
   grown() {
-    // not what the last event said: the reader may have gone since
+    // the last event may be out of date: the reader may have scrolled since
     if (this.#height - scrollY - innerHeight < NEAR) this.toEnd();
     else this.#look();
   }

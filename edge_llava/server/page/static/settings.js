@@ -1,4 +1,4 @@
-/** How to answer, and the key. Kept for this tab: closing it forgets them. */
+/** How to answer, and the key. They are kept for this tab, until it is closed. */
 
 const KEPT_AS = "edge-llava.settings";
 const DEFAULTS = { temperature: 0.2, maxTokens: 512, system: "", key: "" };
@@ -32,7 +32,7 @@ function read() {
   }
 }
 
-/** The dialog that changes them; its fields are named as they are. */
+/** The dialog that changes the settings; its fields have the same names. */
 export class SettingsDialog {
   constructor(dialog, settings) {
     this.dialog = dialog;
@@ -60,7 +60,7 @@ export class SettingsDialog {
   }
 }
 
-/** Asks for the key of a server that wants one. */
+/** Asks for the key of a server that requires one. */
 export class KeyDialog {
   constructor(dialog, settings) {
     this.dialog = dialog;
@@ -68,7 +68,7 @@ export class KeyDialog {
     dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
   }
 
-  /** Says, once it is closed, whether one was given. */
+  /** Resolves, once the dialog is closed, to whether a key was given. */
   open() {
     const { key } = this.dialog.querySelector("form").elements;
     this.dialog.querySelector("[data-wrong]").hidden = !this.settings.key;

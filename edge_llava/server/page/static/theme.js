@@ -1,4 +1,4 @@
-// Light or dark, as the device says unless somebody chose; a classic script, so that it runs before anything is painted.
+// Light or dark: the device's choice unless the user made one. A classic script: it runs before the first paint.
 (() => {
   const root = document.documentElement;
   const device = matchMedia("(prefers-color-scheme: dark)");

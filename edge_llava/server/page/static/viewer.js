@@ -1,11 +1,11 @@
-/** Shows pictures: one large, others small. */
+/** Shows images: one at full size, others as thumbnails. */
 
 export class Viewer {
   constructor(dialog) {
     this.dialog = dialog;
     this.image = dialog.querySelector("img");
     dialog.addEventListener("click", (event) => {
-      if (event.target === dialog) dialog.close(); // beside the picture
+      if (event.target === dialog) dialog.close(); // a click outside of the image
     });
   }
 
@@ -16,11 +16,11 @@ export class Viewer {
   }
 }
 
-/** A button that shows a picture small, and opens it. */
-export function thumbnail(picture, onView) {
-  const button = document.getElementById("picture").content.firstElementChild.cloneNode(true);
-  button.firstElementChild.src = picture.url;
-  button.setAttribute("aria-label", `View ${picture.name}`);
-  button.addEventListener("click", () => onView(picture));
+/** A button that shows an image as a thumbnail, and opens it. */
+export function thumbnail(image, onView) {
+  const button = document.getElementById("thumbnail").content.firstElementChild.cloneNode(true);
+  button.firstElementChild.src = image.url;
+  button.setAttribute("aria-label", `View ${image.name}`);
+  button.addEventListener("click", () => onView(image));
   return button;
 }

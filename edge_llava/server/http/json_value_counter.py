@@ -1,29 +1,29 @@
-"""How many values a body of JSON holds, counted while it comes: before it is parsed, and without parsing it.
+"""Counts the values in a JSON body while it arrives, before it is parsed and without parsing it.
 
-Whoever parses JSON holds Python's lock until the end, and makes some hundred bytes of a `[],`. What makes an honest
-request large are the strings of its pictures: they are few values.
+A JSON parser holds the GIL until it ends, and turns each `[],` into some hundred bytes. What makes an honest request
+large are the strings of its images, which are few values.
 """
 
 from __future__ import annotations
 
 
-class ValueCount:
+class JsonValueCounter:
     """Counts the commas and opening brackets outside of strings: each is followed by one value at most.
 
     Attributes:
-        n_values: So far.
+        n_values: The number of values so far.
     """
 
     def __init__(self) -> None:
         self.n_values = 0
         self._is_in_string = False
-        self._rest = b""  # a backslash whose character has not come yet
+        self._rest = b""  # a backslash whose character has not arrived yet
 
     def add(self, part: bytes) -> int:
         """Counts the next bytes of the body.
 
         Returns:
-            How many values they hold.
+            The number of values in them.
         """
         # without what is escaped, every quote begins or ends a string
         part = (self._rest + part).replace(rb"\\", b"").replace(rb"\"", b"")
