@@ -1,16 +1,16 @@
 """Every error that edge-llava raises on purpose.
 
-    EdgeLlavaError                1   anything else that is ours
+    EdgeLlavaError                1   any other error of edge-llava's own
     |-- MissingExtra              3   a package of an optional extra is not installed
-    |-- CheckpointError           4   the input is not a checkpoint that we can read
-    |-- ConversionError           5   the checkpoint is fine, making the bundle failed
+    |-- CheckpointError           4   the input is not a checkpoint that can be read
+    |-- ConversionError           5   the checkpoint is valid, but making the bundle failed
     |-- BundleError               6   a bundle is missing, damaged, foreign or too new
-    |-- ImageError                7   a picture or an image embedding cannot be used
+    |-- ImageError                7   an image or an image embedding cannot be used
     |-- ContextOverflow           8   the prompt does not fit in the context
     |-- BackendError              9   llama.cpp, ggml or ONNX Runtime failed
     |-- DataError                10   training data that cannot be read or made
     |-- TrainingError            11   training failed or diverged; the last good checkpoint is kept
-    `-- QueueFull                12   as many conversations wait for an answer as may; try again later
+    `-- QueueFull                12   the queue for answers is full; try again later
 
 The number is the exit code of the command line. A message says what is wrong, where, and what to do next.
 """
@@ -27,7 +27,7 @@ class EdgeLlavaError(Exception):
 
 
 class MissingExtra(EdgeLlavaError):
-    """A package that belongs to an optional extra is not installed; the message holds the pip line."""
+    """A package that belongs to an optional extra is not installed; the message contains the pip command."""
 
     exit_code = 3
 
@@ -49,7 +49,7 @@ class CheckpointError(EdgeLlavaError):
 
 
 class ConversionError(EdgeLlavaError):
-    """Making the bundle failed; no half bundle is left behind."""
+    """Making the bundle failed; no incomplete bundle is left behind."""
 
     exit_code = 5
 
@@ -61,7 +61,7 @@ class BundleError(EdgeLlavaError):
 
 
 class ImageError(EdgeLlavaError):
-    """A picture cannot be read, or an image embedding does not belong to this bundle."""
+    """An image cannot be read, or an image embedding does not belong to this bundle."""
 
     exit_code = 7
 
@@ -76,7 +76,7 @@ class ContextOverflow(EdgeLlavaError):
         Args:
             n_needed: Positions that the prompt and at least one answer token take.
             n_ctx: Positions that the context has.
-            detail: How n_needed comes about.
+            detail: What n_needed consists of.
             advice: What to do next.
         """
         super().__init__(f"the prompt needs {n_needed} positions ({detail}) and the context has {n_ctx}. {advice}")
@@ -103,7 +103,7 @@ class TrainingError(EdgeLlavaError):
 
 
 class QueueFull(EdgeLlavaError):
-    """As many conversations run and wait as may; nothing was done."""
+    """The queue for answers is full; nothing was done."""
 
     exit_code = 12
 
@@ -111,16 +111,16 @@ class QueueFull(EdgeLlavaError):
         """
         Args:
             n_inside: Answers that run or wait.
-            retry_after_s: When a place is likely to be free, going by how long answers took so far.
+            retry_after_s: When a place is likely to be free, judging by how long answers have taken so far.
         """
         super().__init__(
-            f"{n_inside} answers are running and waiting, no more may. Try again in {retry_after_s:.0f} s."
+            f"The queue is full ({n_inside} answers running or waiting). Try again in {retry_after_s:.0f} s."
         )
         self.n_inside = n_inside
         self.retry_after_s = retry_after_s
 
 
-_MAX_FAULTS, _MAX_FAULT_CHARACTERS = 100, 1000  # of one message; a hostile file may hold millions
+_MAX_FAULTS, _MAX_FAULT_CHARACTERS = 100, 1000  # of one message; a hostile file may have millions
 
 
 def list_faults(headline: str, faults: Sequence[str], advice: str = "") -> str:

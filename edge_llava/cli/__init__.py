@@ -1,4 +1,4 @@
-"""The command line: one file per command, loaded when it is called. The only part of edge-llava that speaks."""
+"""The command line: one file per command, imported when it is called. Only this part of edge-llava prints."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _LazyGroup(click.Group):
 @click.version_option(package_name="edge-llava", prog_name="edge-llava", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, envvar="EDGE_LLAVA_DEBUG", help="Show tracebacks and the engines' own messages.")
 def cli(debug: bool) -> None:
-    """Run LLaVA on this device: convert a checkpoint once, then ask about pictures.
+    """Run LLaVA on this device: convert a checkpoint once, then ask about images.
 
     \b
     edge-llava convert llava-hf/llava-1.5-7b-hf
@@ -56,7 +56,7 @@ def cli(debug: bool) -> None:
         logging.basicConfig(level=logging.DEBUG, handlers=[handler])
         sys.excepthook = _show_traceback
     else:
-        warnings.simplefilter("ignore")  # what a user must know is an error or a note, in our words
+        warnings.simplefilter("ignore")  # what users must know is an error or a note of our own
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +71,7 @@ def run_command(command: click.Command, arguments: list[str] | None, name: str) 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up like Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an answer may hold characters that a terminal's encoding lacks
+        sys.stdout.reconfigure(errors="replace")  # an answer may contain characters that the terminal's encoding lacks
     try:
         sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
     except (click.Abort, KeyboardInterrupt):
@@ -80,22 +80,22 @@ def run_command(command: click.Command, arguments: list[str] | None, name: str) 
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        _say(shown.getvalue().rstrip("\n"))
+        _print_error(shown.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
-    except OSError as error:  # a path or a stream that the system refuses, outside what the library translates
+    except OSError as error:  # a path or stream error that the library does not translate
         if sys.excepthook is not _report_bug:
-            _say(traceback.format_exc())
-        _say(f"{name}: {error}")
+            _print_error(traceback.format_exc())
+        _print_error(f"{name}: {error}")
         sys.exit(1)
     except EdgeLlavaError as error:
         if sys.excepthook is not _report_bug:
-            _say(traceback.format_exc())
-        _say(f"{name}: {error}")
+            _print_error(traceback.format_exc())
+        _print_error(f"{name}: {error}")
         sys.exit(error.exit_code)
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody can be told that stderr is full
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # an error about stderr cannot be reported on stderr
         click.echo(printable(text), err=True)
 
 
@@ -106,21 +106,19 @@ class _Printable(logging.Formatter):
 
 
 def _open_closed_streams() -> None:
-    """A stream that the caller closed is None in Python; reading it gives nothing and writing goes nowhere."""
+    """Replaces streams that the caller closed, which are None in Python, by the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    _say("".join(traceback.format_exception(kind, error, trace)))
+    _print_error("".join(traceback.format_exception(kind, error, trace)))
 
 
 def _report_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if is_out_of_memory(error):
-        _say(
-            "edge-llava: there is not enough memory. Close other programs, or choose a smaller model, image or context."
-        )
+        _print_error("edge-llava: out of memory. Close other programs, or choose a smaller model, image or context.")
         return
     click.echo(printable(f"edge-llava: internal error: {kind.__name__}: {error}"), err=True)
     click.echo("This is a bug. Run again with: edge-llava --debug ... and report what it prints.", err=True)

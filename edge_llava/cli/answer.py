@@ -1,4 +1,4 @@
-"""Reading one answer: text to stdout as it comes, timings to stderr, Ctrl-C stops the answer and not the program."""
+"""Reads one answer: text to stdout as it is generated, timings to stderr; Ctrl-C stops the answer, not the program."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from edge_llava.runtime.session import ImageInput, Session
 
 
-_MIN_RATED_TOKENS = 16  # a rate over fewer says nothing
+_MIN_RATED_TOKENS = 16  # a rate over fewer is meaningless
 
 
 @dataclass(frozen=True)
-class Answer:
+class FinishedAnswer:
     """A finished answer: its text without surrounding white space, its token ids, and why it ended."""
 
     text: str
@@ -31,14 +31,14 @@ class Answer:
     finish_reason: str
 
 
-def read_answer(session: Session, question: str, images: Sequence[ImageInput], *, stream: bool) -> Answer:
-    """Asks and reads to the end.
+def read_answer(session: Session, question: str, images: Sequence[ImageInput], *, stream: bool) -> FinishedAnswer:
+    """Asks a question and reads the answer to its end.
 
     Args:
         session: The conversation.
         question: The user's text.
-        images: Pictures of this question.
-        stream: Write the text to stdout as it comes, and the timings to stderr if that is a terminal.
+        images: The images of this question.
+        stream: Write the text to stdout as it is generated, and the timings to stderr if it is a terminal.
     """
     parts, tokens, finish_reason = [], [], ""
     with _stopping(session):
@@ -48,21 +48,21 @@ def read_answer(session: Session, question: str, images: Sequence[ImageInput], *
                 tokens.append(token.id)
             finish_reason = token.finish_reason or finish_reason
             if stream and token.text:
-                # a pipe gets the answer as it is
+                # a pipe gets the answer unchanged
                 click.echo(printable(token.text) if sys.stdout.isatty() else token.text, nl=False)
                 sys.stdout.flush()
     if stream:
         click.echo()
         if session.timings is not None and sys.stderr.isatty():
             click.secho(describe_timings(session.timings, finish_reason), err=True, dim=True)
-    return Answer("".join(parts).strip(), tokens, finish_reason)
+    return FinishedAnswer("".join(parts).strip(), tokens, finish_reason)
 
 
 def describe_timings(timings: Timings, finish_reason: str) -> str:
-    """One line: what was computed, what was reused, and how long it took."""
+    """Describes in one line what was computed, what was reused, and how long it took."""
     parts = []
     if timings.vision_s:
-        parts.append(f"picture {timings.vision_s + timings.projector_s:.2f} s")
+        parts.append(f"image {timings.vision_s + timings.projector_s:.2f} s")
     parts.append(f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s")
     if timings.cached_tokens:
         parts.append(f"{timings.cached_tokens} reused")
@@ -76,7 +76,7 @@ def describe_timings(timings: Timings, finish_reason: str) -> str:
 
 @contextmanager
 def _stopping(session: Session) -> Iterator[None]:
-    """While inside, the first Ctrl-C cancels the answer; a second one interrupts the program."""
+    """Inside the block, the first Ctrl-C cancels the answer and a second one interrupts the program."""
 
     def cancel(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""edge-llava bench: how fast a bundle is on this device."""
+"""edge-llava bench: measures how fast a bundle is on this device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_llava.cli.display import format_bytes, show, show_progress
-from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
-from edge_llava.home.directories import find_bundle
+from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
     from edge_llava.measuring.spread import Spread
     from edge_llava.runtime.options import EngineOptions
 
-_DEMO_PICTURE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes-1.jpg"
+_DEMO_IMAGE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes-1.jpg"
 _ROWS = (
     ("ttft_cold_s", "first token, new process"),
-    ("ttft_loaded_s", "first token, loaded, new picture"),
+    ("ttft_loaded_s", "first token, loaded, new image"),
     ("ttft_second_question_s", "first token, second question"),
-    ("ttft_restored_s", "first token, picture seen before"),
+    ("ttft_restored_s", "first token, image seen before"),
     ("vision_s", "vision tower"),
     ("projector_s", "projector"),
     ("prefill_tps", "prefill"),
@@ -34,45 +33,46 @@ _ROWS = (
 )
 
 
-@click.command("bench")
+@click.command("bench", cls=EngineCommand)
 @bundle_option
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
-    default=_DEMO_PICTURE,
+    default=_DEMO_IMAGE,
     metavar="IMG",
-    help="Picture to ask about. Default: a picture of the demo.",
+    help="Image to ask about. Default: an image of the demo.",
 )
-@click.option("--runs", type=click.IntRange(1), default=5, metavar="N", show_default=True, help="Times to measure.")
+@click.option("--runs", type=click.IntRange(1), default=5, metavar="N", show_default=True, help="Number of runs.")
 @engine_options()
 @json_option
 def command(
     bundle: str | None,
     image: Path,
     runs: int,
+    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Measure how fast a bundle is: medians, smallest and largest of several runs.
 
-    A new process is timed from its start to its first token, its files having been read before. Every run has a picture
-    of its own. Prefill counts positions, decode tokens, per second.
+    A new process is timed from its start to its first token, with its files in the system's cache. Every run uses a
+    different image. Prefill is in positions per second, decode in tokens per second.
 
     \b
     edge-llava bench
     edge-llava bench -m my-bundle --image img.jpg --runs 9 --json
     """
-    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.measuring.benchmark import run_benchmark
 
-    opened, engines = Bundle.open(find_bundle(bundle)), EngineChoice.said()
-    options = engines.options(bundle)
+    opened = open_bundle(bundle)
+    options = engines.options(opened)
     with show_progress() as progress:
         benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)
     if as_json:
         settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines)}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
-    show("\n".join(_draw(benchmark, opened.name, runs)))
+    show("\n".join(_format_table(benchmark, opened.name, runs)))
 
 
 def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
@@ -82,7 +82,7 @@ def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
 
 
 def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
-    """What the figures belong to."""
+    """The settings that the figures belong to."""
     from edge_llava.device.facts import this_device
     from edge_llava.device.threads import usable_threads
 
@@ -99,7 +99,7 @@ def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, be
     }
 
 
-def _draw(benchmark: Benchmark, bundle: str, runs: int) -> Iterator[str]:
+def _format_table(benchmark: Benchmark, bundle: str, runs: int) -> Iterator[str]:
     """The figures as lines of at most 80 columns."""
     yield f"{bundle[:40]}: {benchmark.n_image_tokens} image tokens, {runs} runs"
     yield ""

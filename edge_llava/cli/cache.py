@@ -1,4 +1,4 @@
-"""edge-llava cache: what chat keeps of pictures that were asked about."""
+"""edge-llava cache: what chat stores about images that were asked about."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from edge_llava.cli.printable import printable_line
 
 @click.group("cache")
 def command() -> None:
-    """Look at, or remove, what `chat` keeps on disk to answer faster about pictures it has seen.
+    """Show or delete what `chat` stores on disk to answer faster about images it has seen.
 
-    An entry is the language model's state after system prompt and picture. It derives from the picture, and is readable
-    by you only. The least recently used go first; `chat --no-cache` keeps nothing.
+    An entry is the language model's state after the system prompt and an image. It is derived from the image, and only
+    you can read it. The least recently used entries are deleted first; `chat --no-cache` stores nothing.
     """
 
 
 @command.command("info")
 @json_option
 def info_command(as_json: bool) -> None:
-    """Where it is, and how large."""
+    """Show where the cache is and how large it is."""
     from edge_llava.home.directories import cache_directory, has_cache
     from edge_llava.runtime.kv.disk_cache import PrefixStore
 

@@ -1,4 +1,4 @@
-"""edge-llava chat: questions about pictures, once or in a conversation."""
+"""edge-llava chat: questions about images, once or in a conversation."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_llava.cli.display import INTERRUPTED, note, note_truncated
-from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.json_schema import json_schema_option, read_json_schema
+from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 
 if TYPE_CHECKING:
     from edge_llava.runtime.answer import Timings
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from edge_llava.runtime.session import ImageInput, Session
 
 
-@click.command("chat")
+@click.command("chat", cls=EngineCommand)
 @click.argument("images", nargs=-1, type=click.Path(allow_dash=True))
 @bundle_option
 @click.option(
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     default=0.2,
     metavar="X",
     show_default=True,
-    help="0 takes the likeliest token.",
+    help="0 takes the most likely token.",
 )
 @click.option(
     "--top-p",
@@ -47,26 +49,30 @@ if TYPE_CHECKING:
     default=1.0,
     metavar="X",
     show_default=True,
-    help="Keep the likeliest tokens up to this sum.",
+    help="Keep the most likely tokens up to this sum.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer. Default: drawn.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer. Default: random.")
 @click.option("--stop", multiple=True, help="Text that ends the answer; repeatable.")
+@json_schema_option
 @click.option(
     "--on-full",
     type=click.Choice(["error", "drop-oldest"]),
     default="error",
     show_default=True,
-    help="When a conversation fills the context: refuse the question, or drop the oldest ones, images last.",
+    help="If a conversation fills the context: refuse the question, or drop the oldest ones, images last.",
 )
-@click.option("--show-prompt", is_flag=True, help="Write what the model reads to stderr, special tokens by name.")
+@click.option("--show-prompt", is_flag=True, help="Print what the model reads on stderr, special tokens by name.")
 @click.option(
-    "--show-input", type=click.Path(dir_okay=False), metavar="FILE.png", help="Save what the tower sees of the picture."
+    "--show-input",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.png",
+    help="Save the image as the vision tower sees it.",
 )
 @click.option(
     "--no-cache",
     is_flag=True,
     envvar="EDGE_LLAVA_NO_CACHE",
-    help="Keep nothing of the picture on disk, and use nothing kept; see `edge-llava cache`.",
+    help="Store nothing about the image on disk, and use nothing stored; see `edge-llava cache`.",
 )
 @engine_options()
 @json_option
@@ -80,40 +86,52 @@ def command(
     top_p: float,
     seed: int | None,
     stop: tuple[str, ...],
+    json_schema: Path | None,
     on_full: OnFull,
     show_prompt: bool,
     show_input: str | None,
     no_cache: bool,
+    engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Ask about one or several pictures ('-' reads a picture from stdin).
+    """Ask about one or several images ('-' reads an image from stdin).
 
     \b
     edge-llava chat img.jpg
     edge-llava chat img.jpg -p "What is on the table?"
     echo "What is on the table?" | edge-llava chat img.jpg --json
+    edge-llava chat receipt.jpg -p "What was bought?" --json-schema receipt.json
     """
     question = _read_question(prompt, images, as_json)
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.runtime.options import SamplingOptions
     from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
+    schema = read_json_schema(json_schema)
     try:
-        options = SamplingOptions(temperature=temp, top_p=top_p, seed=seed, max_new_tokens=max_tokens, stop=stop)
+        options = SamplingOptions(
+            temperature=temp,
+            top_p=top_p,
+            seed=seed,
+            max_new_tokens=max_tokens,
+            stop=stop,
+            json_schema=schema,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     # opened before the engines: a wrong path must not cost their loading
-    alpha = EngineChoice.said().alpha
-    opened = [Image.open(_read_stdin() if path == "-" else path, alpha=alpha) for path in images]
-    note_truncated(zip(images, opened, strict=True))
-    inputs: list[ImageInput] = [*opened, *(ImageEmbedding.load(path) for path in embeddings)]
+    shown = [Image.open(_read_stdin() if path == "-" else path, alpha=engines.alpha) for path in images]
+    note_truncated(zip(images, shown, strict=True))
+    inputs: list[ImageInput] = [*shown, *(ImageEmbedding.load(path) for path in embeddings)]
     names = [*images, *embeddings]
     if show_input is not None and len(images) != 1:
-        raise click.UsageError(f"--show-input shows one picture; {len(images)} were given")
+        raise click.UsageError(f"--show-input shows one image; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
-    how = dataclasses.replace(EngineChoice.said().options(bundle), cache=not no_cache)
-    with open_model(bundle, how, first_pictures=opened) as model:
+    opened = open_bundle(bundle)
+    how = dataclasses.replace(engines.options(opened), cache=not no_cache)
+    with open_model(opened, how, first_images=shown) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:
@@ -122,16 +140,16 @@ def command(
             from edge_llava.cli.repl import run_repl
             from edge_llava.cli.tune import suggest_tuning
 
-            if not EngineChoice.said().no_profile:
-                suggest_tuning(model.bundle, bundle)
-            run_repl(model, options, inputs, names, on_full)
+            if not engines.no_profile:
+                suggest_tuning(opened, bundle)
+            run_repl(model, options, list(zip(names, inputs, strict=True)), on_full, engines.alpha)
         else:
             _answer_once(model, options, question, inputs, names, as_json=as_json)
 
 
-def _save_input(model: LlavaModel, picture: ImageInput, path: str) -> None:
+def _save_input(model: LlavaModel, image: ImageInput, path: str) -> None:
     try:
-        model.show_input(picture).save(path, "PNG")  # type: ignore[arg-type]
+        model.show_input(image).save(path, "PNG")  # type: ignore[arg-type]
     except OSError as error:
         raise click.UsageError(f"--show-input: {path} cannot be written: {error.strerror or error}") from error
     note(f"what the tower sees: {path}")
@@ -148,7 +166,7 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
             raise click.UsageError("--json answers once: give the question with -p, or through a pipe")
         return None
     if "-" in images:
-        raise click.UsageError("stdin is the picture: give the question with -p")
+        raise click.UsageError("stdin is the image, so give the question with -p")
     try:
         question = _read_stdin().decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -159,7 +177,9 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
 
 
 def _check_text(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    from edge_llava.home.unicode_text import is_unicode
+
+    if not is_unicode(text):
         raise click.UsageError("the question is not UTF-8 text")
     return text
 

@@ -1,4 +1,4 @@
-"""edge-llava convert: checkpoint to bundle."""
+"""edge-llava convert: converts a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edge_llava.home.directories import check_home, home_directory
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
 
-# What `edge-llava convert` alone offers: sizes of the published files, of its tower, and of its language model in GiB.
+# What `edge-llava convert` offers without arguments: bytes to download, bytes of the tower, GiB of the language model.
 _SUGGESTION, _DOWNLOAD_BYTES, _TOWER_BYTES = "llava-hf/llava-1.5-7b-hf", 14.1e9, 1.2e9
 _LANGUAGE_GIB = {
     "F32": 25.1, "F16": 12.55, "BF16": 12.55, "Q8_0": 6.67, "Q6_K": 5.15, "Q5_K_M": 4.45, "Q5_K_S": 4.33,
@@ -33,7 +33,10 @@ _LANGUAGE_GIB = {
 @click.command("convert")
 @click.argument("checkpoint", required=False)
 @click.option(
-    "-o", "--out", type=click.Path(file_okay=False), help="Bundle directory. Default: in the home, as default."
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Bundle directory. Default: in the data directory, as the default bundle.",
 )
 @click.option(
     "--quant",
@@ -49,27 +52,27 @@ _LANGUAGE_GIB = {
     default="auto",
     show_default=True,
     help="Weights of the vision tower. fp16: half the disk, computed in float32. int8: fast on CPUs, within a measured "
-    "budget. auto: int8 if it is worth it and the language model is quantized too, else fp32.",
+    "budget. auto: int8 if it pays off and the language model is quantized too, else fp32.",
 )
 @click.option(
-    "--calibrate", metavar="DIR", help="Pictures to measure int8 with, like those to come. Default: built-in ones."
+    "--calibrate", metavar="DIR", help="Images to calibrate int8 on, like those you will use. Default: built-in ones."
 )
-@click.option("--aspect", type=click.Choice(["pad", "crop"]), help="What becomes of pictures that are not square.")
+@click.option("--aspect", type=click.Choice(["pad", "crop"]), help="How images that are not square are fitted.")
 @click.option(
-    "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not hold its tower."
+    "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not contain its tower."
 )
 @click.option("--base", metavar="DIR", help="Directory or hub id that a delta, LoRA adapter or projector belongs to.")
-@click.option("--mmproj", is_flag=True, help="Also write mmproj.gguf, the vision for llama.cpp's own tools.")
+@click.option("--mmproj", is_flag=True, help="Also write mmproj.gguf, the vision part for llama.cpp's own tools.")
 @click.option(
     "--template",
     type=click.Choice(list(TEMPLATES)),
     metavar="NAME",
-    help=f"Conversation template, if not as the config says: {', '.join(TEMPLATES)}.",
+    help=f"Conversation template, if not the one in the config: {', '.join(TEMPLATES)}.",
 )
 @click.option(
-    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads that quantize. Default: all cores."
+    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads for quantization. Default: all cores."
 )
-@click.option("--force", is_flag=True, help="Replace a bundle that is there already, once the new one is complete.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle once the new one is complete.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def command(
@@ -91,7 +94,7 @@ def command(
     """Convert a LLaVA checkpoint to a bundle for this device.
 
     CHECKPOINT is a directory, a hub id such as llava-hf/llava-1.5-7b-hf, or `demo`: a small model that comes with
-    edge-llava, knows drawn shapes only, and needs no network. Without -o the bundle becomes the default of
+    edge-llava, knows only drawn shapes, and needs no network. Without -o the bundle becomes the default of
     `edge-llava chat`.
 
     \b
@@ -105,7 +108,7 @@ def command(
 
     require_converters()
     if calibrate is not None and vision in ("fp32", "fp16"):
-        raise click.UsageError(f"--calibrate measures int8; --vision {vision} needs no pictures")
+        raise click.UsageError(f"--calibrate is for int8; --vision {vision} needs no images")
     if out is None:
         check_home(", or name the bundle's directory with -o")
     if checkpoint is None:
@@ -113,7 +116,7 @@ def command(
     started = time.perf_counter()
     if sys.stderr.isatty():
         note("Loading torch and transformers ...")
-    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.converters.options import ConvertOptions
 
     options = ConvertOptions(
         quant=quant,
@@ -158,7 +161,7 @@ def _suggest(quant: str, place: Path, *, yes: bool) -> str:
     shortage = "" if free > needed else ": NOT ENOUGH"
     note(f"  disk      {format_bytes(int(needed))} of {format_bytes(free)} free{shortage}")
     note("  time      the download, and about ten minutes on a laptop; 7 GB of memory")
-    note("To try the machinery first, without a network: edge-llava convert demo")
+    note("To try edge-llava first, without a network: edge-llava convert demo")
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("name a checkpoint, or answer with --yes")
@@ -176,4 +179,4 @@ def _summarize(bundle: Bundle, seconds: float, *, is_default: bool) -> None:
         note(f"  {stage:<11}{figures.describe()}")
     note(f"{format_bytes(bundle.n_bytes)} in {seconds:.0f} s.")
     name = "" if is_default else f" -m {bundle.path}"
-    note(f"Ask about a picture: edge-llava chat img.jpg{name}")
+    note(f"Ask about an image: edge-llava chat img.jpg{name}")

@@ -1,4 +1,4 @@
-"""edge-llava data: pictures with captions and boxes to conversations that a LLaVA learns from."""
+"""edge-llava data: turns images with captions and boxes into conversations for training."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from edge_llava.cli.printable import printable_line
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
     from edge_llava.training.instructions.generation import GenerationReport
-    from edge_llava.training.instructions.statistics import Spread, Statistics
+    from edge_llava.training.instructions.statistics import Distribution, Statistics
     from edge_llava.training.instructions.teacher import Teacher
 
 _SCENES = "scenes"  # the teacher that needs no address
 _DEFAULT_KEY = "OPENAI_API_KEY"
-_MAX_TOLD = 5  # faults of pictures that were left out
+_MAX_SHOWN = 5  # faults of images that were left out
 _SEED = click.IntRange(0, 2**31 - 1)
 
 
 @click.group("data")
 def command() -> None:
-    """Make instruction data from pictures, and look at it.
+    """Make instruction data from images, and inspect it.
 
     \b
     edge-llava data scenes my-scenes --n 1000
-    edge-llava data captions my-scenes/annotations.jsonl -o my-scenes/captions.json
-    edge-llava data instruct my-scenes/annotations.jsonl --teacher scenes -o my-scenes/llava.json
-    edge-llava data stats my-scenes/llava.json --sheet sheet.png
+    edge-llava data captions my-scenes/annotations.jsonl -o captions.json
+    edge-llava data instruct my-scenes/annotations.jsonl \\
+        --teacher scenes -o llava.json
+    edge-llava data stats llava.json --images my-scenes --sheet sheet.png
     """
 
 
@@ -45,16 +46,16 @@ def command() -> None:
 @click.option(
     "--split", type=click.Choice(["train", "held-out"]), default="train", show_default=True, help="Which scenes."
 )
-@click.option("--n", type=click.IntRange(1), default=1000, show_default=True, help="How many.")
-@click.option("--seed", type=_SEED, default=0, show_default=True, help="Another seed draws other scenes.")
+@click.option("--n", type=click.IntRange(1), default=1000, show_default=True, help="Number of scenes.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="A different seed gives different scenes.")
 @click.option(
     "--side", type=click.IntRange(16, 4096), default=224, show_default=True, help="Width and height in pixels."
 )
 @json_option
 def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, as_json: bool) -> None:
-    """Draw pictures of simple shapes whose every fact is known.
+    """Draw pictures of simple shapes, with every fact about them known.
 
-    DIRECTORY gets images/*.jpg and annotations.jsonl: captions, boxes and facts. The two splits never share a scene.
+    Writes images/*.jpg and annotations.jsonl (captions, boxes and facts) to DIRECTORY. The two splits share no scene.
 
     \b
     edge-llava data scenes my-scenes --n 1000
@@ -72,20 +73,26 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
 @click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
 @click.option("--teacher", required=True, metavar="URL|scenes", help="An OpenAI-compatible address, or 'scenes'.")
-@click.option("--model", metavar="NAME", help="What the teacher's server shall run.")
-@click.option("--types", default="conversation,detail,reasoning", show_default=True, help="Replies for each picture.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N pictures only.")
-@click.option("--instances", type=click.Path(dir_okay=False, path_type=Path), help="COCO's instances file: the boxes.")
-@click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the pictures are.")
-@click.option("--skip-faulty", is_flag=True, help="Leave out pictures with faulty annotations.")
-@click.option("--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--model", metavar="NAME", help="Model that the teacher's server should run.")
+@click.option(
+    "--types", default="conversation,detail,reasoning", show_default=True, help="Kinds of replies for each image."
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N images.")
+@click.option(
+    "--instances", type=click.Path(dir_okay=False, path_type=Path), help="COCO's instances file, for the boxes."
+)
+@click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the images are.")
+@click.option("--skip-faulty", is_flag=True, help="Leave out images with faulty annotations.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at the same time."
+)
 @click.option("--temperature", type=click.FloatRange(0), help="Default: the server's.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120, show_default=True, help="Seconds.")
-@click.option("--key-env", metavar="NAME", help=f"Environment variable that holds the key. Default: {_DEFAULT_KEY}.")
+@click.option("--key-env", metavar="NAME", help=f"Environment variable with the key. Default: {_DEFAULT_KEY}.")
 @click.option("--price-in", type=click.FloatRange(0), metavar="X", help="Price of a million prompt tokens.")
 @click.option("--price-out", type=click.FloatRange(0), metavar="X", help="Price of a million completion tokens.")
-@click.option("--seed", type=_SEED, default=0, show_default=True, help="Of all that is drawn at random.")
-@click.option("--force", is_flag=True, help="Start anew: replace OUT and forget the replies beside it.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of all random choices.")
+@click.option("--force", is_flag=True, help="Start over: replace OUT and discard the stored replies.")
 @json_option
 def instruct_command(
     source: Path,
@@ -107,61 +114,63 @@ def instruct_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Ask a teacher for conversations, descriptions and reasoning about pictures.
+    """Ask a teacher for conversations, descriptions and reasoning about images.
 
     SOURCE is our JSONL (see docs/instruction-data.md) or COCO's captions file. OUT is LLaVA's conversation JSON.
-    Replies are kept as they come: after an interruption the same command goes on where it was.
+    Replies are stored as they arrive: after an interruption the same command resumes.
 
     \b
-    edge-llava data instruct my-scenes/annotations.jsonl --teacher scenes -o my-scenes/llava.json
-    edge-llava data instruct captions_val2017.json --instances instances_val2017.json --images val2017 \\
-        --teacher https://api.openai.com/v1 --model gpt-4o -o llava.json --limit 10
+    edge-llava data instruct my-scenes/annotations.jsonl \\
+        --teacher scenes -o llava.json
+    edge-llava data instruct captions_val2017.json \\
+        --instances instances_val2017.json --images val2017 --limit 10 \\
+        --teacher https://api.openai.com/v1 --model gpt-4o -o llava.json
     """
     from edge_llava.training.instructions.annotation_files import read_annotations
     from edge_llava.training.instructions.generation import GenerationOptions, generate
 
     options = GenerationOptions(_parse_types(types), concurrency, seed, force)
     annotations = read_annotations(source, images, instances, skip_faulty=skip_faulty)
-    _tell_faults(annotations.faults)
-    pictures = annotations.pictures[:limit]
+    _print_faults(annotations.faults)
+    chosen = annotations.images[:limit]
     with (
         _open_teacher(teacher, model, key_env, temperature, timeout, seed) as opened,
-        _tell_how_to_go_on(out),
+        _explain_how_to_resume(out),
         show_progress() as progress,
     ):
-        report = generate(pictures, opened, out, options, progress)
+        report = generate(chosen, opened, out, options, progress)
     cost = _cost(report, price_in, price_out)
     if as_json:
         facts = dataclasses.asdict(report) | {"out": str(out), "rejected_path": str(report.rejected_path), "cost": cost}
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
         return
-    _tell_report(report, cost)
+    _print_report(report, cost)
     show_result(out)
 
 
 @command.command("captions")
 @click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
-@click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the pictures are.")
-@click.option("--skip-faulty", is_flag=True, help="Leave out pictures with faulty annotations.")
-@click.option("--seed", type=_SEED, default=0, show_default=True, help="Which caption of each.")
+@click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the images are.")
+@click.option("--skip-faulty", is_flag=True, help="Leave out images with faulty annotations.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the choice of captions.")
 @json_option
 def captions_command(source: Path, out: Path, images: Path | None, skip_faulty: bool, seed: int, as_json: bool) -> None:
-    """Make the pairs of a short wish and a caption that 'train align' learns from; no teacher is needed.
+    """Pair short requests with captions, for 'train align'; no teacher is needed.
 
-    SOURCE as for 'data instruct'.
+    SOURCE is the same as for 'data instruct'.
 
     \b
-    edge-llava data captions my-scenes/annotations.jsonl -o my-scenes/captions.json
+    edge-llava data captions my-scenes/annotations.jsonl -o captions.json
     """
     from edge_llava.training.instructions.annotation_files import read_annotations
     from edge_llava.training.instructions.caption_pairs import pair_captions
     from edge_llava.training.instructions.conversations import write_conversations
 
     annotations = read_annotations(source, images, skip_faulty=skip_faulty)
-    _tell_faults(annotations.faults)
-    write_conversations(out, pair_captions(annotations.pictures, seed), seed)
-    show_result(json.dumps({"out": str(out), "n": len(annotations.pictures)}) if as_json else out)
+    _print_faults(annotations.faults)
+    write_conversations(out, pair_captions(annotations.images, seed), seed)
+    show_result(json.dumps({"out": str(out), "n": len(annotations.images)}) if as_json else out)
 
 
 @command.command("stats")
@@ -169,15 +178,15 @@ def captions_command(source: Path, out: Path, images: Path | None, skip_faulty: 
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the pictures are: every one must exist. Default: beside FILE, unchecked.",
+    help="Where the images are; all must exist. Default: next to FILE, unchecked.",
 )
 @click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet, FILE.png.")
-@click.option("--seed", type=_SEED, default=0, show_default=True, help="Which samples the sheet shows.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the samples on the sheet.")
 @json_option
 def stats_command(file: Path, images: Path | None, sheet: Path | None, seed: int, as_json: bool) -> None:
-    """Count what a file of conversations holds, and show samples of it.
+    """Summarize a file of conversations, and show samples of it.
 
-    FILE is LLaVA's conversation JSON, or JSONL by its suffix.
+    FILE is LLaVA's conversation JSON, or JSONL if its suffix says so.
 
     \b
     edge-llava data stats llava.json
@@ -194,7 +203,7 @@ def stats_command(file: Path, images: Path | None, sheet: Path | None, seed: int
         note(f"contact sheet: {sheet}")
         if n_unreadable:
             place = images or file.parent
-            note(f"{n_unreadable} of its pictures cannot be read in {place}; --images says where they are")
+            note(f"{n_unreadable} of its images cannot be read in {place}; --images says where they are")
     if as_json:
         facts = dataclasses.asdict(statistics) | {"sheet": None if sheet is None else str(sheet)}
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
@@ -223,47 +232,47 @@ def _open_teacher(
     from edge_llava.training.instructions.chat_teacher import ChatOptions, ChatTeacher
 
     if model is None:
-        raise click.UsageError("--model: name the model that the teacher's server shall run")
+        raise click.UsageError("--model: name the model that the teacher's server should run")
     key = os.environ.get(key_env or _DEFAULT_KEY, "").strip()
-    if key_env is not None and not key:  # the default one may be missing: not every server asks for a key
+    if key_env is not None and not key:  # the default may be unset: not every server asks for a key
         raise click.UsageError(f"--key-env: the environment variable {key_env} is not set")
     return ChatTeacher(ChatOptions(address, model, key or None, temperature, timeout))
 
 
 @contextmanager
-def _tell_how_to_go_on(out: Path) -> Iterator[None]:
+def _explain_how_to_resume(out: Path) -> Iterator[None]:
     from edge_llava.training.instructions.journal import journal_path
 
     try:
         yield
     except KeyboardInterrupt:
         if journal_path(out).exists():
-            note(f"Accepted replies are kept in {journal_path(out)}; run the same command again to go on.")
+            note(f"Accepted replies are kept in {journal_path(out)}; run the same command again to resume.")
         raise
 
 
-def _tell_faults(faults: tuple[str, ...]) -> None:
-    for fault in faults[:_MAX_TOLD]:
+def _print_faults(faults: tuple[str, ...]) -> None:
+    for fault in faults[:_MAX_SHOWN]:
         note(f"left out: {printable_line(str(fault))}")
-    if len(faults) > _MAX_TOLD:
-        note(f"left out: {len(faults) - _MAX_TOLD} more faults")
+    if len(faults) > _MAX_SHOWN:
+        note(f"left out: {len(faults) - _MAX_SHOWN} more faults")
 
 
 def _cost(report: GenerationReport, price_in: float | None, price_out: float | None) -> float | None:
-    """What all tokens cost, in the currency of the prices; None without any price."""
+    """The cost of all tokens, in the currency of the prices; None without prices."""
     if price_in is None and price_out is None:
         return None
     return (report.prompt_tokens * (price_in or 0.0) + report.completion_tokens * (price_out or 0.0)) / 1e6
 
 
-def _tell_report(report: GenerationReport, cost: float | None) -> None:
+def _print_report(report: GenerationReport, cost: float | None) -> None:
     shares = ", ".join(f"{number} {kind}" for kind, number in report.accepted.items())
     earlier = f"; {report.n_kept} of them from an earlier run" if report.n_kept else ""
     note(f"accepted: {sum(report.accepted.values())} ({shares}){earlier}")
     if report.rejected:
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(report.rejected.items()))
         note(f"rejected: {sum(report.rejected.values())} ({reasons}), kept in {report.rejected_path}")
-        note("The same command again asks for the rejected ones once more.")
+        note("Run the same command again to retry the rejected ones.")
     if report.prompt_tokens or report.completion_tokens:
         price = "" if cost is None else f", cost {cost:.4f}"
         note(f"tokens:   {report.prompt_tokens} prompt, {report.completion_tokens} completion{price}")
@@ -271,7 +280,7 @@ def _tell_report(report: GenerationReport, cost: float | None) -> None:
 
 def _describe(statistics: Statistics) -> Iterator[tuple[str, str]]:
     n_without = f", {statistics.n_without_picture} about none" if statistics.n_without_picture else ""
-    yield "records", f"{statistics.n_records} about {statistics.n_pictures} pictures{n_without}"
+    yield "records", f"{statistics.n_records} about {statistics.n_pictures} images{n_without}"
     yield "turns", f"{statistics.n_turns}; per record {_format(statistics.turns)}"
     yield "question words", _format(statistics.question_words)
     yield "answer words", _format(statistics.answer_words)
@@ -279,12 +288,9 @@ def _describe(statistics: Statistics) -> Iterator[tuple[str, str]]:
         yield f"{name}"[:15], f"{number} ({number / statistics.n_records:.1%})"
     yield (
         "repeated",
-        (
-            f"{statistics.n_repeated_records} records, "
-            f"{statistics.n_repeated_questions} questions about the same picture"
-        ),
+        f"{statistics.n_repeated_records} records, {statistics.n_repeated_questions} questions about the same image",
     )
 
 
-def _format(spread: Spread) -> str:
+def _format(spread: Distribution) -> str:
     return f"min {spread.min}, median {spread.median:g}, mean {spread.mean:.1f}, max {spread.max}"

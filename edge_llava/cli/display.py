@@ -1,4 +1,4 @@
-"""What people see on stderr: progress bars on a terminal, one line per stage elsewhere, and notes."""
+"""Output for people on stderr: progress bars on a terminal, one line per stage elsewhere, and notes."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 _LINE_EVERY_S = 10.0
-_SPEED_OVER_S = 300.0  # a picture may take a minute
+_SPEED_OVER_S = 300.0  # an image may take a minute
 
 
 def note(text: str) -> None:
-    """A line for people, on stderr."""
+    """Prints a line for people on stderr."""
     click.echo(printable(text), err=True)
 
 
 def show(text: str) -> None:
-    """A line for people, on stdout; what programs read is printed as it is."""
+    """Prints a line for people on stdout. Output for programs does not go through here."""
     click.echo(printable(text))
 
 
 def show_result(text: object) -> None:
-    """What a command made, on stdout: as it is for programs, its control characters visible on a terminal."""
+    """Prints a command's result on stdout; on a terminal, its control characters are made visible."""
     click.echo(printable(str(text)) if sys.stdout.isatty() else str(text))
 
 
 def note_truncated(images: Iterable[tuple[str, Image]]) -> None:
-    """A line for every opened image, given with its name, whose file ended early."""
+    """Prints a line for every image whose file ends early; images come with their names."""
     for name, image in images:
         if image.truncated:
-            note(f"edge-llava: {name} is truncated: its file ends early, and a part of the image is missing.")
+            note(f"edge-llava: {name} is truncated: its file ends early, and part of the image is missing.")
 
 
 def format_bytes(n_bytes: int) -> str:
-    """1,234,567 -> "1.2 MB"; decimal units, as disks are sold."""
+    """Formats 1,234,567 as "1.2 MB", in decimal units."""
     size, unit = float(n_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 1000:
@@ -55,7 +55,7 @@ def format_bytes(n_bytes: int) -> str:
 
 
 def format_speed(per_second: float) -> str:
-    """Things done in a second, or in a minute or an hour where that would be less than one."""
+    """Formats a rate per second, or per minute or hour if it would be below one."""
     for amount, unit in ((per_second, "s"), (per_second * 60, "min")):
         if amount >= 1:
             return f"{amount:.1f}/{unit}"
@@ -64,7 +64,7 @@ def format_speed(per_second: float) -> str:
 
 @contextmanager
 def show_progress() -> Iterator[ProgressCallback]:
-    """A progress callback that draws until the block ends."""
+    """Yields a progress callback that draws until the block ends."""
     if sys.stderr.isatty():
         with _bars() as callback:
             yield callback
@@ -73,10 +73,10 @@ def show_progress() -> Iterator[ProgressCallback]:
 
 
 class _StageLines:
-    """One line when a stage is complete, and now and then while things are counted; for logs."""
+    """Progress for logs: a line when a stage is complete, and now and then while items are counted."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[float, int]] = {}  # when, and at how many
+        self._printed: dict[str, tuple[float, int]] = {}  # time and count of the last line, by stage
 
     def __call__(self, event: ProgressEvent) -> None:
         if event.total is not None and event.done == event.total:
@@ -84,9 +84,9 @@ class _StageLines:
             note(f"{event.stage}{amount}")
         elif event.total is not None and event.unit == "items":
             now = time.monotonic()
-            then, n_then = self._told.setdefault(event.stage, (now, event.done))
+            then, n_then = self._printed.setdefault(event.stage, (now, event.done))
             if now - then >= _LINE_EVERY_S and event.done > n_then:
-                self._told[event.stage] = (now, event.done)
+                self._printed[event.stage] = (now, event.done)
                 speed = (event.done - n_then) / (now - then)
                 left = timedelta(seconds=round((event.total - event.done) / speed))
                 note(f"{event.stage}: {event.done:,} of {event.total:,}, {format_speed(speed)}, {left} left")

@@ -1,4 +1,4 @@
-"""edge-llava embed: an image to a file that `chat --embedding` reads."""
+"""edge-llava embed: encodes an image to a file that `chat --embedding` reads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Literal
 import click
 
 from edge_llava.cli.display import note, note_truncated, show_progress, show_result
-from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
+from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 
 
-@click.command("embed")
+@click.command("embed", cls=EngineCommand)
 @click.argument("image", type=click.Path(allow_dash=True))
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="File to write, FILE.safetensors.")
 @click.option(
@@ -21,7 +21,7 @@ from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, 
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Numbers in the file.",
+    help="Number format in the file.",
 )
 @bundle_option
 @engine_options("threads", "provider", "visual_tokens", "alpha", "low_memory", "no_profile")
@@ -31,6 +31,7 @@ def command(
     out: str,
     dtype: Literal["float32", "float16"],
     bundle: str | None,
+    engines: EngineChoice,
     as_json: bool,
 ) -> None:
     """Encode an image once; ask about it later, or on another device with the same bundle.
@@ -39,18 +40,17 @@ def command(
     edge-llava embed img.jpg -o img.safetensors
     edge-llava chat --embedding img.safetensors -p "What is on the table?"
     """
-    from edge_llava.bundle.bundle import Bundle
-    from edge_llava.home.directories import find_bundle
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.tower import Tower
 
-    # before the digests are compared: a wrong path must not cost that
-    shown = Image.open(sys.stdin.buffer.read() if image == "-" else image, alpha=EngineChoice.said().alpha)
+    # opened before the digests are compared, so that a wrong path fails fast
+    shown = Image.open(sys.stdin.buffer.read() if image == "-" else image, alpha=engines.alpha)
     note_truncated([(image, shown)])
-    opened = Bundle.open(find_bundle(bundle))
+    opened = open_bundle(bundle)
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
-    with closing(Tower(opened, EngineChoice.said().options(bundle))) as tower:
+    with closing(Tower(opened, engines.options(opened))) as tower:
         embedding = tower.start(shown).result()
     embedding.save(out, dtype)
     if as_json:

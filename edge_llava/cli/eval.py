@@ -1,20 +1,21 @@
-"""edge-llava eval: how well a bundle answers."""
+"""edge-llava eval: measures how well a bundle answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from edge_llava.cli.display import note, show, show_progress
-from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
+from edge_llava.home.files import atomic_file
 
 if TYPE_CHECKING:
-    from edge_llava.evaluation.answering import Reply
+    from edge_llava.evaluation.answering import ExamReply
     from edge_llava.evaluation.scene_scores import SceneScores
     from edge_llava.evaluation.share import Share
 
@@ -24,12 +25,14 @@ def command() -> None:
     """Measure how well a bundle answers."""
 
 
-@command.command("scenes")
+@command.command("scenes", cls=EngineCommand)
 @bundle_option
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="S", show_default=True, help="Same seed, same exam."
 )
-@click.option("-n", "--n", type=click.IntRange(1), default=1000, metavar="N", show_default=True, help="Pictures.")
+@click.option(
+    "-n", "--n", type=click.IntRange(1), default=1000, metavar="N", show_default=True, help="Number of pictures."
+)
 @click.option(
     "--failures", type=click.Path(dir_okay=False), metavar="FILE.jsonl", help="Write every wrong answer to this file."
 )
@@ -40,60 +43,55 @@ def scenes_command(
     seed: int,
     n: int,
     failures: str | None,
+    engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Ask about drawn pictures that were never trained on.
+    """Ask about drawn pictures that were never used in training.
 
-    Every fact of them is known. Of each, one question of every kind it allows, answered greedily; right is the expected
-    word or phrase alone. The same questions are asked about other pictures: whoever looks must fall to what guessing
-    gives. Descriptions are judged by the objects they mention. A small bundle is quickest with -t 1.
+    Every fact about them is known. Each picture gets one question of every kind that it allows, answered greedily; only
+    the exact word or phrase counts as right. The same questions are also asked about other pictures: a model that uses
+    the image should drop to chance here. Descriptions are scored by the objects they mention. A small bundle is fastest
+    with -t 1.
 
     \b
     edge-llava eval scenes -m my-bundle
     edge-llava eval scenes --seed 7 --n 200 --failures wrong.jsonl
     """
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.evaluation.bundle_answerer import BundleAnswerer
     from edge_llava.evaluation.scene_scores import evaluate_scenes
 
     with _new_file(failures) if failures else nullcontext() as file:
-        with (
-            open_model(bundle, EngineChoice.said().options(bundle)) as model,
-            show_progress() as progress,
-        ):
+        opened = open_bundle(bundle)
+        with open_model(opened, engines.options(opened)) as model, show_progress() as progress:
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)
-        path = model.bundle.path
-        # said before the file is written: a full disk must not cost the scores
+        # printed before the file is written, so that a full disk does not cost the scores
         if as_json:
-            exam = {"seed": seed, "visual_tokens": EngineChoice.said().visual_tokens, "bundle": str(path)}
+            exam = {"seed": seed, "visual_tokens": engines.visual_tokens, "bundle": str(opened.path)}
             click.echo(json.dumps(scores.to_dict() | exam, indent=2))
         else:
-            show("\n".join(_draw(scores, path.name, seed)))
+            show("\n".join(_format_table(scores, opened.name, seed)))
         if file is not None:
-            file.writelines(f"{json.dumps(_failure(reply))}\n" for reply in scores.wrong)
+            file.writelines(json.dumps(_failure(reply)).encode() + b"\n" for reply in scores.wrong)
     if failures:
         note(f"{len(scores.wrong)} wrong answers: {failures}")
 
 
 @contextmanager
-def _new_file(path: str) -> Iterator[IO[str]]:
-    """A text file that takes its name when the block is done.
+def _new_file(path: str) -> Iterator[BinaryIO]:
+    """Opens a file that takes its name when the block is done.
 
-    It is opened at once: a place that cannot be written must not be found out after the work.
+    It is opened at once, so that a path that cannot be written is reported before the work.
     """
-    partial = Path(f"{path}.partial")
-    try:
-        file = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise click.UsageError(f"{partial} cannot be written: {error.strerror}") from error
-    try:
-        with file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(atomic_file(Path(path)))
+        except OSError as error:
+            raise click.UsageError(f"--failures: {path} cannot be written: {error.strerror}") from error
+        yield file
 
 
-def _failure(reply: Reply) -> dict[str, str | int]:
+def _failure(reply: ExamReply) -> dict[str, str | int]:
     return {
         "picture": reply.sheet.picture,
         "scene_seed": reply.sheet.scene.seed,
@@ -104,7 +102,7 @@ def _failure(reply: Reply) -> dict[str, str | int]:
     }
 
 
-def _draw(scores: SceneScores, bundle: str, seed: int) -> Iterable[str]:
+def _format_table(scores: SceneScores, bundle: str, seed: int) -> Iterable[str]:
     """The scores as lines of at most 80 columns."""
     from edge_llava.evaluation.share import add
 

@@ -1,4 +1,4 @@
-"""edge-llava inspect: what is in a bundle."""
+"""edge-llava inspect: shows what is in a bundle."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from edge_llava.cli.printable import printable_line
 @click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
 @json_option
 def command(bundle: str | None, as_json: bool) -> None:
-    """Show what a bundle holds and how near it is to its checkpoint.
+    """Show what a bundle contains and how close it is to its checkpoint.
 
     \b
     edge-llava inspect
     edge-llava inspect my-bundle --json
     """
-    from edge_llava.bundle.bundle import Bundle
-    from edge_llava.home.directories import find_bundle
+    from edge_llava.bundle.bundle import open_bundle
 
-    opened = Bundle.open(find_bundle(bundle))
+    opened = open_bundle(bundle)
     manifest = opened.manifest
     if as_json:
         facts = {"bundle": str(opened.path), "bytes": opened.n_bytes, "manifest": json.loads(manifest.to_json())}
@@ -48,7 +47,7 @@ def command(bundle: str | None, as_json: bool) -> None:
             f"{language.n_layer} blocks of width {language.n_embd}, {language.n_head} heads ({language.n_head_kv} kv), "
             f"{language.n_vocab} tokens, trained for {language.n_ctx_train} positions, {language.quant}",
         ),
-        ("template", language.template + (", <im_start> and <im_end> around pictures" if language.image_marks else "")),
+        ("template", language.template + (", <im_start> and <im_end> around images" if language.image_marks else "")),
     ]
     if vision.quantization is not None:
         lines.append(("int8", vision.quantization.describe()))
@@ -61,6 +60,6 @@ def command(bundle: str | None, as_json: bool) -> None:
 def _count_tokens(vision: VisionSpec) -> str:
     from edge_llava.runtime.vision.anyres import count_tokens
 
-    # the canvas itself is the picture that fills it
+    # an image of the canvas's own size fills it
     counts = [count_tokens(canvas, vision) for canvas in vision.grid_pinpoints]
     return f"up to {max(counts)}" if counts else f"{vision.n_features}"

@@ -1,4 +1,4 @@
-"""edge-llava models: the bundles of this user."""
+"""edge-llava models: manages this user's bundles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_llava.errors import BundleError
 
 @click.group("models")
 def command() -> None:
-    """List, remove, or choose among the bundles in the home."""
+    """List, delete, or choose among the bundles in the data directory."""
 
 
 @command.command("list")
@@ -49,7 +49,7 @@ def list_command(as_json: bool) -> None:
     if not rows:
         note("No bundles yet. Make one: edge-llava convert CHECKPOINT (or 'edge-llava convert demo').")
     if default is not None and os.path.isabs(default):
-        note(f"The default lies outside this list: {default}")
+        note(f"The default is not in this list: {default}")
     width = max((len(str(row["name"])) for row in rows), default=0)
     for row in rows:
         star = "*" if row["default"] else " "
@@ -66,7 +66,7 @@ def _facts(row: dict[str, object]) -> str:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> None:
-    """Delete a bundle of the home by name."""
+    """Delete a bundle in the data directory by name."""
     from edge_llava.home.directories import own_bundle, remove_bundle
 
     directory = own_bundle(name)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean for the engines."""
+"""Options that several commands share, and their meaning for the engines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.home.image_files.alpha import Alpha
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import EngineOptions, VisionProvider
     from edge_llava.runtime.vision.image import Image
-    from edge_llava.runtime.vision.images.alpha import Alpha
 
 _Command = Callable[..., Any]
 
@@ -22,13 +23,9 @@ bundle_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
-def _note_choice(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    context.meta[f"{__name__}.{parameter.name}"] = value
-
-
 @dataclass(frozen=True)
 class EngineChoice:
-    """What the user said about the engines; None, -1 and "auto" where nothing."""
+    """The user's choices for the engines: the values of `engine_options`, with their defaults."""
 
     threads: int | None = None
     ctx: int | None = None
@@ -39,15 +36,8 @@ class EngineChoice:
     alpha: Alpha = "white"
     no_profile: bool = False
 
-    @classmethod
-    def said(cls) -> EngineChoice:
-        """What the user said to the command that runs; defaults for options that it does not have."""
-        meta = click.get_current_context().meta
-        keys = {field.name: f"{__name__}.{field.name}" for field in fields(cls)}
-        return cls(**{name: meta[key] for name, key in keys.items() if key in meta})
-
-    def options(self, bundle: str | None) -> EngineOptions:
-        """The runtime's options: what was measured for the bundle on this device, and over it what the user said."""
+    def options(self, bundle: Bundle) -> EngineOptions:
+        """The runtime's options: what was measured for the bundle on this device, overridden by the user's choices."""
         from edge_llava.cli.display import note
         from edge_llava.runtime.options import EngineOptions, tuned_options
 
@@ -96,9 +86,7 @@ _ENGINE_OPTIONS = {
         "--threads",
         type=click.IntRange(1, 512),
         metavar="N",
-        help="CPU threads. Default: as tuned, or the physical cores.",
-        expose_value=False,
-        callback=_note_choice,
+        help="CPU threads. Default: as tuned, else one per physical core.",
     ),
     "ctx": click.option(
         "-c",
@@ -106,17 +94,13 @@ _ENGINE_OPTIONS = {
         type=click.IntRange(16, 1 << 20),
         metavar="N",
         help="Context positions. Default: as trained, at most 4096.",
-        expose_value=False,
-        callback=_note_choice,
     ),
     "gpu_layers": click.option(
         "--gpu-layers",
         type=click.IntRange(-1),
         default=-1,
         metavar="N",
-        help="Language model's blocks on the GPU; -1 all, 0 none.",
-        expose_value=False,
-        callback=_note_choice,
+        help="Blocks of the language model on the GPU; -1 for all, 0 for none.",
     ),
     "provider": click.option(
         "--provider",
@@ -124,48 +108,49 @@ _ENGINE_OPTIONS = {
         default="auto",
         show_default=True,
         help="Where the vision tower runs.",
-        expose_value=False,
-        callback=_note_choice,
     ),
     "visual_tokens": click.option(
         "--visual-tokens",
         type=click.IntRange(2),
         metavar="N",
-        help="Tokens of a picture, fewer than it has: 288, 192, 144 or 64 of a tower of 336 px, which has 576. "
-        "Less to prefill, and less seen. Default: all.",
-        expose_value=False,
-        callback=_note_choice,
+        help="Use fewer tokens for an image: 288, 192, 144 or 64 of the 576 of a 336 px tower. "
+        "Faster, with less visual detail. Default: all.",
     ),
     "alpha": click.option(
         "--alpha",
         type=click.Choice(["white", "drop"]),
         default="white",
         show_default=True,
-        help="Transparent images: on white, as viewers show them, or as LLaVA's own code has them.",
-        expose_value=False,
-        callback=_note_choice,
+        help="Transparent images: on white, as viewers show them, or with alpha dropped, as LLaVA's own code does.",
     ),
     "low_memory": click.option(
         "--low-memory",
         is_flag=True,
-        help="Less memory for more time: weights stay in their files, the tower goes after each picture.",
-        expose_value=False,
-        callback=_note_choice,
+        help="Less memory, more time: weights stay in their files, and the tower is freed after each image.",
     ),
     "no_profile": click.option(
         "--no-profile",
         is_flag=True,
         help="Ignore what `edge-llava tune` measured.",
-        expose_value=False,
-        callback=_note_choice,
     ),
 }
 
 
-def engine_options(*names: str) -> Callable[[_Command], _Command]:
-    """A decorator that adds options of the engines, by the fields of EngineChoice; without names all of them.
+class EngineCommand(click.Command):
+    """A command with `engine_options`, whose function takes their values as `engines: EngineChoice`."""
 
-    The command finds what the user said in `EngineChoice.said()`.
+    def invoke(self, ctx: click.Context) -> Any:
+        """Calls the command's function."""
+        names = {field.name for field in fields(EngineChoice)} & ctx.params.keys()
+        ctx.params["engines"] = EngineChoice(**{name: ctx.params.pop(name) for name in names})
+        return super().invoke(ctx)
+
+
+def engine_options(*names: str) -> Callable[[_Command], _Command]:
+    """A decorator that adds options of the engines to an `EngineCommand`.
+
+    Args:
+        names: Fields of EngineChoice. Without names, all are added; fields without an option keep their defaults.
     """
 
     def decorate(command: _Command) -> _Command:
@@ -176,10 +161,10 @@ def engine_options(*names: str) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def open_model(bundle: str | None, options: EngineOptions, first_pictures: Sequence[Image] = ()) -> LlavaModel:
-    """Opens a bundle with progress on stderr."""
+def open_model(bundle: Bundle, options: EngineOptions, first_images: Sequence[Image] = ()) -> LlavaModel:
+    """Opens a bundle as a model, with progress on stderr."""
     from edge_llava.cli.display import show_progress
     from edge_llava.runtime.model import load
 
     with show_progress() as progress:
-        return load(bundle, options, first_pictures=first_pictures, progress=progress)
+        return load(bundle, options, first_images=first_images, progress=progress)

@@ -1,6 +1,6 @@
-"""Text of unknown origin for a terminal: control characters become visible instead of being obeyed.
+"""Makes text of unknown origin safe for a terminal: control characters become visible and have no effect.
 
-A manifest, a file's name or an answer may hold sequences that set the title, write to the clipboard, clear the screen
+A manifest, a file name or an answer may contain sequences that set the title, write to the clipboard, clear the screen
 or turn the direction of what follows.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-# C0 but tab and line feed, DEL, C1, line separators, embeddings and overrides of direction, isolates, and what is left
-# of bytes that are not UTF-8.
+# C0 except tab and line feed, DEL, C1, line separators, embeddings and overrides of direction, isolates, and
+# surrogates, which stand for bytes that are not UTF-8.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """The text as a part of one line: its line feeds and tabs are written as Python does, too."""
+    """The text as part of one line: line feeds and tabs are written as Python does, too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 

@@ -14,26 +14,26 @@ import click
 
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.display import note, note_truncated
-from edge_llava.cli.options import EngineChoice
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
 if TYPE_CHECKING:
+    from edge_llava.home.image_files.alpha import Alpha
     from edge_llava.runtime.dialogue.past_turns import OnFull
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import SamplingOptions
     from edge_llava.runtime.session import ImageInput, Session
 
 _HELP = """\
-/image PATH   add a picture to the next question
-/clear        begin a new conversation
+/image PATH   add an image to the next question
+/clear        start a new conversation
 /save [FILE]  write the conversation to a Markdown file
-/help         this list
+/help         show this list
 Ctrl-C        stop the answer
 /exit, Ctrl-D leave"""
 
 _WAY_OUT: dict[OnFull, str] = {
-    "error": "/clear begins a new conversation here; chat --on-full drop-oldest drops the oldest questions instead.",
-    "drop-oldest": "Even without the earlier questions it does not fit. /clear begins a new conversation here.",
+    "error": "/clear starts a new conversation here; chat --on-full drop-oldest drops the oldest questions instead.",
+    "drop-oldest": "It does not fit even without the earlier questions. /clear starts a new conversation here.",
 }
 _LEAVE = ("/exit", "/quit", "/bye")
 
@@ -42,22 +42,24 @@ _LEAVE = ("/exit", "/quit", "/bye")
 class _Conversation:
     session: Session
     pending: list[tuple[str, ImageInput]]
+    alpha: Alpha
     transcript: list[str] = field(default_factory=list)
 
 
 def run_repl(
-    model: LlavaModel, options: SamplingOptions, inputs: list[ImageInput], names: list[str], on_full: OnFull
+    model: LlavaModel, options: SamplingOptions, images: list[tuple[str, ImageInput]], on_full: OnFull, alpha: Alpha
 ) -> None:
     """Asks on the terminal until Ctrl-D.
 
     Args:
         model: An open model.
-        options: How answers are drawn.
-        inputs, names: Pictures of the first question, and how the user named them.
+        options: How answers are sampled.
+        images: Images of the first question, with the names that the user typed.
         on_full: What happens when the context is full.
+        alpha: How transparency is treated in images that are added.
     """
     _enable_line_editing()
-    conversation = _Conversation(model.session(options, on_full=on_full), list(zip(names, inputs, strict=True)))
+    conversation = _Conversation(model.session(options, on_full=on_full), images, alpha)
     note(f"{model.bundle.name}. Type a question, /help for commands, Ctrl-D to leave.")
     while (line := _read_line(conversation)) is not None and line not in _LEAVE:
         try:
@@ -90,9 +92,9 @@ def _ask(conversation: _Conversation, question: str) -> None:
         questions = "question" if n_dropped == 1 else f"{n_dropped} questions"
         note(f"The context was full: the model no longer sees the oldest {questions}, with the answers.")
     if answer.finish_reason == "cancelled" and not answer.tokens:
-        return  # stopped before the first token: the question was not heard, its pictures wait for the next
-    pictures = "".join(f"![]({name})\n\n" for name, _ in conversation.pending)
-    conversation.transcript.append(f"{pictures}**User:** {question}\n\n**Assistant:** {answer.text}\n")
+        return  # stopped before the first token: the question does not count, and its images go with the next one
+    links = "".join(f"![]({name})\n\n" for name, _ in conversation.pending)
+    conversation.transcript.append(f"{links}**User:** {question}\n\n**Assistant:** {answer.text}\n")
     conversation.pending.clear()
 
 
@@ -101,19 +103,19 @@ def _add_image(conversation: _Conversation, argument: str) -> None:
 
     path = os.path.expanduser(argument.strip("'\""))
     if not argument:
-        note("which picture? /image PATH")
+        note("which image? /image PATH")
         return
-    image = Image.open(path, alpha=EngineChoice.said().alpha)
+    image = Image.open(path, alpha=conversation.alpha)
     note_truncated([(path, image)])
     conversation.pending.append((path, image))
-    note(f"{len(conversation.pending)} picture(s) go with the next question")
+    note(f"{len(conversation.pending)} image(s) will go with the next question")
 
 
 def _clear(conversation: _Conversation, argument: str) -> None:
     conversation.session.clear()
     conversation.pending.clear()
     conversation.transcript.clear()
-    note("a new conversation; add a picture with /image")
+    note("a new conversation; add an image with /image")
 
 
 def _save(conversation: _Conversation, argument: str) -> None:
@@ -159,6 +161,6 @@ def _read_line(conversation: _Conversation) -> str | None:
 
 def _enable_line_editing() -> None:
     try:
-        import readline  # noqa: F401 (importing it gives input() history and editing)
+        import readline  # noqa: F401 (importing it adds history and editing to input())
     except ImportError:
         return  # Windows has its own

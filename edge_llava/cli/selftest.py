@@ -1,4 +1,4 @@
-"""edge-llava-selftest: are the engines found, and do they compute? Also inside a frozen app."""
+"""edge-llava-selftest: checks that the engines are found and compute correctly, also inside a frozen app."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from edge_llava.errors import BackendError
 def command(bundle: str | None, as_json: bool) -> None:
     """Load llama.cpp and ONNX Runtime and compute with them, without a network.
 
-    A tiny bundle is made, run and compared with what numpy computes. With BUNDLE, a name or a directory, that one is
-    verified and asked as well. Exit code 0 says that everything works.
+    A tiny bundle of random weights is verified, and its answer is compared with that of transformers. With BUNDLE, a
+    name or a directory, that bundle is verified and asked a question as well. Exit code 0 means that everything works.
 
     \b
     edge-llava-selftest
     edge-llava-selftest ./my-bundle
     """
-    from edge_llava.bundle.bundle import Bundle
-    from edge_llava.home.directories import find_bundle
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.selftest.checks import run_selftest
 
-    opened = None if bundle is None else Bundle.open(find_bundle(bundle))
+    opened = None if bundle is None else open_bundle(bundle)
     checks = []
     for check in run_selftest(opened):
         checks.append(check)

@@ -1,4 +1,4 @@
-"""edge-llava serve: the bundle behind OpenAI's and Ollama's APIs."""
+"""edge-llava serve: serves a bundle over OpenAI's and Ollama's APIs."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
 
 from edge_llava.cli.display import INTERRUPTED, note, show_progress
-from edge_llava.cli.options import EngineChoice, bundle_option, engine_options
+from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options
 from edge_llava.cli.printable import printable_line
 from edge_llava.errors import MissingExtra
-from edge_llava.home.directories import find_bundle
 
 if TYPE_CHECKING:
     import socket
 
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.runtime.dialogue.past_turns import OnFull
-    from edge_llava.runtime.engine.engine import BatchEngine
+    from edge_llava.runtime.model import LlavaModel
+    from edge_llava.runtime.options import EngineOptions
     from edge_llava.server.options import ServerOptions
 
 _MIB = 2**20
 
 
-@click.command("serve")
+@click.command("serve", cls=EngineCommand)
 @bundle_option
 @click.option(
     "--host",
     default="127.0.0.1",
     metavar="NAME",
     show_default=True,
-    help="Address to listen on; localhost is 127.0.0.1 and ::1.",
+    help="Address to listen on; localhost means 127.0.0.1 and ::1.",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, metavar="N", show_default=True, help="0 takes a free one."
@@ -44,14 +46,24 @@ _MIB = 2**20
     "--api-key",
     envvar="EDGE_LLAVA_API_KEY",
     metavar="KEY",
-    help="What clients must send. Other hosts than loopback ones need one: without this, it is drawn.",
+    help="Key that clients must send. Without it, a host other than loopback gets a random key.",
 )
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="Another name of the model; repeatable.")
 @click.option(
-    "--parallel", type=click.IntRange(1, 128), default=4, metavar="N", show_default=True, help="Answers at a time."
+    "--parallel",
+    type=click.IntRange(1, 127),
+    default=4,
+    metavar="N",
+    show_default=True,
+    help="Answers computed at the same time.",
 )
 @click.option(
-    "--queue", type=click.IntRange(0, 4096), default=16, metavar="N", show_default=True, help="Answers that may wait."
+    "--queue",
+    type=click.IntRange(0, 4096),
+    default=16,
+    metavar="N",
+    show_default=True,
+    help="Answers that may wait in the queue.",
 )
 @click.option(
     "--kv-positions",
@@ -68,28 +80,37 @@ _MIB = 2**20
     help="Memory for conversations that wait for their next question.",
 )
 @click.option(
+    "--cache",
+    is_flag=True,
+    help="Store what is computed for images on disk, and reuse what `chat` and earlier servers stored.",
+)
+@click.option(
     "--on-full",
     type=click.Choice(["error", "drop-oldest"]),
     default="error",
     show_default=True,
-    help="When a conversation does not fit: refuse it, or drop its oldest questions, images last. "
+    help="If a conversation does not fit: refuse it, or drop its oldest questions, images last. "
     'A request may say "truncation": "disabled" or "auto".',
 )
 @click.option(
     "--cors-origin", "cors_origins", multiple=True, metavar="URL", help="Web page that may use the API; repeatable."
 )
 @click.option(
-    "--allow-host", "allowed_hosts", multiple=True, metavar="NAME", help="Name that a proxy calls it by; repeatable."
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Another Host name to accept, such as a proxy's; repeatable.",
 )
-@click.option("--allow-remote-images", is_flag=True, help="Fetch pictures from public http(s) addresses.")
-@click.option("--strict", is_flag=True, help="Refuse fields of requests that have no effect.")
+@click.option("--allow-remote-images", is_flag=True, help="Fetch images from public http(s) addresses.")
+@click.option("--strict", is_flag=True, help="Refuse request fields that have no effect.")
 @click.option(
     "--private-cache",
     is_flag=True,
-    help="Share computed prompts only between requests of one prompt_cache_key or user.",
+    help="Share computed prompts only between requests with the same prompt_cache_key or user.",
 )
 @click.option(
-    "--max-images", type=click.IntRange(1, 256), default=16, metavar="N", show_default=True, help="A request."
+    "--max-images", type=click.IntRange(1, 256), default=16, metavar="N", show_default=True, help="Images per request."
 )
 @click.option(
     "--max-image-mb",
@@ -97,7 +118,7 @@ _MIB = 2**20
     default=20,
     metavar="N",
     show_default=True,
-    help="One picture's file.",
+    help="Megabytes per image file.",
 )
 @click.option(
     "--max-megapixels",
@@ -105,9 +126,9 @@ _MIB = 2**20
     default=50,
     metavar="N",
     show_default=True,
-    help="All pictures of a request.",
+    help="Megapixels of all images of a request.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No line per request on stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print a line per request on stderr.")
 @engine_options()
 def command(
     bundle: str | None,
@@ -119,6 +140,7 @@ def command(
     queue: int,
     kv_positions: int | None,
     keep_mb: int,
+    cache: bool,
     on_full: OnFull,
     cors_origins: tuple[str, ...],
     allowed_hosts: tuple[str, ...],
@@ -129,10 +151,11 @@ def command(
     max_image_mb: int,
     max_megapixels: int,
     quiet: bool,
+    engines: EngineChoice,
 ) -> None:
-    """Serve a bundle over HTTP to this machine alone, unless --host says otherwise.
+    """Serve a bundle over HTTP, to this machine only unless --host says otherwise.
 
-    It answers OpenAI's chat, Responses and completions APIs, and Ollama's.
+    The server implements OpenAI's chat, Responses and completions APIs, and Ollama's API.
 
     \b
     edge-llava serve
@@ -141,6 +164,7 @@ def command(
       -d '{"messages": [{"role": "user", "content": "Hello"}]}'
     """
     _check_extra()
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.server.http.api_key import ApiKey
     from edge_llava.server.http.limits import Limits
     from edge_llava.server.http.listening import is_loopback_socket, listen
@@ -151,9 +175,9 @@ def command(
     with ExitStack() as held:
         listeners = [held.enter_context(listener) for listener in listen(host, port)]
         is_local = all(map(is_loopback_socket, listeners))
-        drawn_key = None if is_local or api_key is not None else ApiKey.generate()
+        random_key = None if is_local or api_key is not None else ApiKey.generate()
         options = ServerOptions(
-            api_key=api_key or drawn_key,
+            api_key=api_key or random_key,
             aliases=aliases,
             cors_origins=origins,
             allowed_hosts=allowed_hosts if is_local else None,
@@ -168,16 +192,19 @@ def command(
                 held_bytes=_held_bytes(max_image_mb, max_megapixels),
             ),
         )
-        kept_bytes = keep_mb * _MIB
-        with _open_engine(bundle, parallel, queue, kv_positions, kept_bytes) as engine:
-            engine.on_full = on_full
+        opened = open_bundle(bundle)
+        serving = replace(
+            engines.options(opened), parallel=parallel, n_queued=queue, host_bytes=keep_mb * _MIB, cache=cache
+        )
+        with _open_model(opened, serving, kv_positions) as model:
+            model.on_full = on_full
             _show_requests(quiet)
-            _serve(engine, options, listeners, drawn_key)
+            _serve(model, options, listeners, random_key)
     note("stopped")
 
 
 def _check_extra() -> None:
-    for package in ("starlette", "uvicorn", "h11"):
+    for package in ("starlette", "uvicorn", "h11", "pydantic"):
         if find_spec(package) is None:
             raise MissingExtra("serve", "serving a bundle", package)
 
@@ -207,46 +234,35 @@ def _read_origins(origins: Sequence[str]) -> tuple[str, ...]:
 
 
 def _body_bytes(max_image_mb: int) -> int:
-    """Room for one largest picture in base64, and for as much again of others and text as fits beside it."""
+    """The limit of a request body: one image of the largest size in base64, and 8 MiB for all else."""
     return max_image_mb * _MIB * 4 // 3 + 8 * _MIB
 
 
 def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
-    """A gigabyte for all requests together; more where one with the largest WebP image takes more by itself."""
-    from edge_llava.runtime.vision.images.decoding_memory import decoding_bytes
+    """Memory for all requests together: 1 GiB, or more if one request with the largest WebP image needs more."""
+    from edge_llava.home.image_files.decoding_memory import decoding_bytes
 
     return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
 
 
-def _open_engine(
-    bundle: str | None, n_parallel: int, n_queued: int, n_positions: int | None, kept_bytes: int
-) -> BatchEngine:
-    from edge_llava.bundle.bundle import Bundle
-    from edge_llava.runtime.engine.engine import BatchEngine
+def _open_model(bundle: Bundle, options: EngineOptions, n_positions: int | None) -> LlavaModel:
+    from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import n_ctx
 
-    opened, options = Bundle.open(find_bundle(bundle)), EngineChoice.said().options(bundle)
-    # a whole conversation of a 7B model takes 2 GB, and hardly any is: the youngest answer waits when it is full
-    n_positions = n_positions or min(n_parallel, 2) * n_ctx(opened.manifest.language, options.decoder)
+    # a full context of a 7B model takes 2 GB, but few answers need it; if they do, the youngest one is preempted
+    if n_positions is None:
+        n_positions = min(options.parallel, 2) * n_ctx(bundle.manifest.language, options.decoder)
     try:
         with show_progress() as progress:
-            return BatchEngine(
-                opened,
-                options,
-                n_parallel=n_parallel,
-                n_queued=n_queued,
-                n_positions=n_positions,
-                kept_bytes=kept_bytes,
-                progress=progress,
-            )
+            return LlavaModel(bundle, replace(options, n_positions=n_positions), progress=progress)
     except ValueError as error:
         raise click.UsageError(f"--kv-positions: {error}") from error
 
 
 def _show_requests(quiet: bool) -> None:
-    """A line per request on stderr, and whatever goes wrong.
+    """Logs a line per request, and all warnings and errors, to stderr.
 
-    Not what llama.cpp says to it: errors of ours hold that, and it calls an answer that a client left an error.
+    llama.cpp's own messages are left out: our errors contain them, and it also reports cancelled answers as errors.
     """
     log = logging.getLogger("edge_llava")
     if not log.isEnabledFor(logging.DEBUG):  # --debug shows all already
@@ -259,10 +275,10 @@ def _show_requests(quiet: bool) -> None:
 
 
 class _OneLine(logging.Formatter):
-    """Of an error, its kind and its words instead of a traceback; no control character reaches the terminal."""
+    """Formats an error as its type and message instead of a traceback, and makes control characters visible."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Formats a record as one line."""
         error = record.exc_info[1] if record.exc_info else None
         line = f"{self.formatTime(record, self.datefmt)} {record.getMessage()}"
         if error is not None:
@@ -271,28 +287,28 @@ class _OneLine(logging.Formatter):
 
 
 def _serve(
-    engine: BatchEngine, options: ServerOptions, listeners: Sequence[socket.socket], drawn_key: str | None
+    model: LlavaModel, options: ServerOptions, listeners: Sequence[socket.socket], random_key: str | None
 ) -> None:
     from edge_llava.server.app import ServerApp
     from edge_llava.server.http.listening import url_of
     from edge_llava.server.serving import serve
 
-    app = ServerApp(engine, options)
+    app = ServerApp(model, options)
 
     def announce() -> None:
         url = url_of(listeners[0])
-        note(f"{app.models.name} is served. Ctrl-C ends it.")
+        note(f"{app.models.name} is served. Ctrl-C stops it.")
         note(f"  API:  {url}/v1")
-        if drawn_key is None:
+        if random_key is None:
             note(f"  page: {url}/")
-        else:  # whoever opens the link need not type the key; what follows the # is never sent
-            note(f"  key:  {drawn_key}")
-            note(f"  page: {url}/#key={drawn_key}")
+        else:  # the link saves typing the key; browsers never send what follows the #
+            note(f"  key:  {random_key}")
+            note(f"  page: {url}/#key={random_key}")
 
     serve(app, listeners, announce, _end_at_once)
 
 
 def _end_at_once() -> None:
-    """Not by sys.exit(), which would wait for what the engine's threads are in the middle of."""
+    """Exits at once. sys.exit() would wait for the engine's threads."""
     note("stopped at once")
     os._exit(INTERRUPTED)

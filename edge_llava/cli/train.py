@@ -1,4 +1,4 @@
-"""edge-llava train: LLaVA's two stages."""
+"""edge-llava train: trains a LLaVA in its two stages."""
 
 from __future__ import annotations
 
@@ -27,37 +27,39 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group("train")
 def command() -> None:
-    """Train a LLaVA on your own pictures: first its projector, then projector and language model.
+    """Train a LLaVA on your own images: first its projector, then its projector and language model.
 
-    Both stages go on where they were stopped when the same command is run again.
+    If a stage is stopped, running the same command again resumes it.
 
     \b
-    edge-llava train align --tower ./clip --language ./vicuna --data captions.json --images ./images -o aligned
-    edge-llava train finetune --checkpoint aligned --data conversations.json --images ./images -o my-llava
+    edge-llava train align --tower ./clip --language ./vicuna \\
+        --data captions.json --images ./images -o aligned
+    edge-llava train finetune --checkpoint aligned \\
+        --data conversations.json --images ./images -o my-llava
     edge-llava convert my-llava
     """
 
 
 def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
-    """Options of both stages, with the stage's own defaults."""
+    """Adds the options of both stages, with this stage's defaults."""
     options = (
         click.option("--data", required=True, type=_FILE, help="Conversations in LLaVA's JSON."),
-        click.option("--images", required=True, type=_FOLDER, help="Folder that their pictures are relative to."),
+        click.option("--images", required=True, type=_FOLDER, help="Folder that image paths are relative to."),
         click.option("-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Output."),
-        click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Times each is seen."),
-        click.option("--lr", type=_RATE, default=rate, show_default=True, help="Peak rate."),
+        click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Passes over the data."),
+        click.option("--lr", type=_RATE, default=rate, show_default=True, help="Peak learning rate."),
         click.option("--batch", type=click.IntRange(1), default=batch, show_default=True, help="Samples per device."),
         click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per step."),
         click.option("--max-length", type=click.IntRange(16), default=2048, show_default=True, help="Positions."),
         click.option(
             "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
-            help="auto: bf16 where the device computes it natively.",
+            help="auto: bf16 if the device computes it natively.",
         ),
-        click.option("--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps."),
-        click.option("--keep-features", is_flag=True, help="Run the tower once per picture; needs disk."),
-        click.option("--gradient-checkpointing", is_flag=True, help="Less memory for a third more time."),
+        click.option("--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps per save."),
+        click.option("--keep-features", is_flag=True, help="Run the tower once per image; needs disk space."),
+        click.option("--gradient-checkpointing", is_flag=True, help="Less memory, about a third more time."),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
-        click.option("--restart", is_flag=True, help="Throw away what a stopped run left."),
+        click.option("--restart", is_flag=True, help="Discard what a stopped run left."),
         click.option("--overwrite", is_flag=True, help="Replace the checkpoint at --out."),
         json_option,
     )  # fmt: skip
@@ -73,13 +75,13 @@ def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
 @command.command("align")
 @click.option("--tower", type=_FOLDER, help="CLIP to start from.")
 @click.option("--language", type=_FOLDER, help="LLaMA or Vicuna to start from.")
-@click.option("--checkpoint", type=_FOLDER, help="Instead of these: a LLaVA whose projector is trained further.")
+@click.option("--checkpoint", type=_FOLDER, help="Instead of these: a LLaVA whose projector is to be trained further.")
 @click.option(
     "--projector",
     type=click.Choice(["mlp2x_gelu", "linear"]),
     default="mlp2x_gelu",
     show_default=True,
-    help="Its kind.",
+    help="Kind of projector.",
 )
 @_stage_options(rate=1e-3, batch=32)
 def align_command(
@@ -104,12 +106,13 @@ def align_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Stage 1: teach a new projector to put pictures into words, from captions; all else is frozen.
+    """Stage 1: train a new projector on captions; everything else is frozen.
 
-    Of each conversation in --data the first answer is taken as the caption.
+    The first answer of each conversation in --data is used as the caption.
 
     \b
-    edge-llava train align --tower ./clip --language ./vicuna --data captions.json --images ./images -o aligned
+    edge-llava train align --tower ./clip --language ./vicuna \\
+        --data captions.json --images ./images -o aligned
     """
     if (checkpoint is None) != (tower is not None and language is not None) or (checkpoint and (tower or language)):
         raise click.UsageError("Name --tower and --language, or --checkpoint alone.")
@@ -137,7 +140,9 @@ def align_command(
 
 
 @command.command("finetune")
-@click.option("--checkpoint", type=_FOLDER, required=True, help="A LLaVA to start from: what align made, or any other.")
+@click.option(
+    "--checkpoint", type=_FOLDER, required=True, help="The LLaVA to start from: the output of align, or any other."
+)
 @click.option(
     "--template",
     type=click.Choice(TRAINED_TEMPLATES),
@@ -145,8 +150,8 @@ def align_command(
     show_default=True,
     help="Conversation template.",
 )
-@click.option("--projector-lr", type=_RATE, help="The projector's own peak rate.")
-@click.option("--lora", is_flag=True, help="Train low-rank adapters, merged into the checkpoint at the end.")
+@click.option("--projector-lr", type=_RATE, help="Peak learning rate of the projector.")
+@click.option("--lora", is_flag=True, help="Train low-rank adapters, and merge them into the checkpoint at the end.")
 @click.option("--lora-rank", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--lora-alpha", type=click.IntRange(1), default=256, show_default=True)
 @_stage_options(rate=2e-5, batch=16)
@@ -174,11 +179,13 @@ def finetune_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Stage 2: teach projector and language model to talk about pictures, from conversations; the tower is frozen.
+    """Stage 2: train the projector and the language model on conversations; the tower is frozen.
 
     \b
-    edge-llava train finetune --checkpoint aligned --data conversations.json --images ./images -o my-llava
-    edge-llava train finetune --checkpoint ./llava-1.5-7b-hf --lora --lr 2e-4 --data mine.json --images . -o mine
+    edge-llava train finetune --checkpoint aligned \\
+        --data conversations.json --images ./images -o my-llava
+    edge-llava train finetune --checkpoint ./llava-1.5-7b-hf --lora --lr 2e-4 \\
+        --data mine.json --images . -o mine
     """
     _prepare(out, overwrite)
     from edge_llava.training.lora import LoraOptions
@@ -214,7 +221,7 @@ def _report(result: TrainResult, as_json: bool) -> None:
     if not is_first_process():
         return
     if result.n_cut:
-        note(f"{result.n_cut} of {result.n_samples} conversations were longer than --max-length and were cut.")
+        note(f"{result.n_cut} of {result.n_samples} conversations were longer than --max-length and were truncated.")
     if as_json:
         figures = {"checkpoint": str(result.checkpoint), "loss": result.last_loss}
         click.echo(json.dumps(figures | {"n_samples": result.n_samples, "n_cut": result.n_cut}))

@@ -1,4 +1,4 @@
-"""edge-llava tune: the best settings for a bundle on this device."""
+"""edge-llava tune: finds the best settings for a bundle on this device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_llava.cli.display import format_bytes, note, show, show_progress
-from edge_llava.cli.options import EngineChoice, bundle_option, engine_options, json_option
+from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 from edge_llava.device.facts import this_device
 from edge_llava.device.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
-from edge_llava.home.directories import check_home, find_bundle, write_atomically
+from edge_llava.home.directories import check_home
+from edge_llava.home.files import write_text
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -33,15 +34,15 @@ _GOAL_WORDS = {
 _VISION_FIELDS = ("n_vision_threads", "vision_spinning")
 
 
-@click.command("tune")
+@click.command("tune", cls=EngineCommand)
 @bundle_option
 @click.option(
     "--goal",
     type=click.Choice(GOALS),
     default="total",
     show_default=True,
-    help="What to make small: the total time of a turn, the time to its first token (ttft), the time per token "
-    "(throughput), or the memory of what takes at most a quarter longer than the quickest.",
+    help="What to minimize: the total time of a turn, the time to its first token (ttft), the time per token "
+    "(throughput), or the memory, among settings at most a quarter slower than the fastest.",
 )
 @click.option(
     "--seconds",
@@ -49,28 +50,27 @@ _VISION_FIELDS = ("n_vision_threads", "vision_spinning")
     default=45,
     metavar="S",
     show_default=True,
-    help="How long to measure; a large model may need more to be loaded.",
+    help="How long to measure; loading a large model may take longer.",
 )
 @engine_options("gpu_layers", "provider")
 @json_option
-def command(bundle: str | None, goal: Goal, seconds: float, as_json: bool) -> None:
-    """Measure which settings are best for a bundle on this device, and keep them.
+def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoice, as_json: bool) -> None:
+    """Measure which settings are best for a bundle on this device, and save them.
 
-    Threads, weight layout, batch size, attention, and how the tower's threads wait are tried, for a turn of one
-    picture, 50 tokens of text and 64 of answer. Every command then uses the choice; options given to it win, and
-    --no-profile ignores it. Leave the device alone meanwhile.
+    Tries threads, weight layout, batch sizes, attention, and how the tower's threads wait, on a turn of one image, 50
+    tokens of text and a 64-token answer. All commands then use the result; their own options take precedence, and
+    --no-profile ignores it. Leave the device idle while it runs.
 
     \b
     edge-llava tune
     edge-llava tune -m my-bundle --goal ttft --seconds 20
     """
-    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.measuring.tuning import tune
     from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
-    check_home()  # where the result goes
-    opened = Bundle.open(find_bundle(bundle))
-    engines = EngineChoice.said()
+    check_home()  # the result is saved there
+    opened = open_bundle(bundle)
     base = EngineOptions(DecoderOptions(n_gpu_layers=engines.gpu_layers), vision_provider=engines.provider)
     with show_progress() as progress:
         tuning = tune(opened, goal, seconds, base, progress=progress)
@@ -78,25 +78,25 @@ def command(bundle: str | None, goal: Goal, seconds: float, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(_report(tuning, opened.path, path), indent=2))
         return
-    show("\n".join(_draw(tuning, opened.name)))
-    note(f"kept in {path}")
+    show("\n".join(_format_table(tuning, opened.name)))
+    note(f"saved in {path}")
 
 
 def suggest_tuning(bundle: Bundle, named: str | None) -> None:
-    """Says once per bundle and device that settings can be measured, if they were not.
+    """Suggests once per bundle and device to measure the settings, if nothing was measured yet.
 
     Args:
-        bundle: What was opened.
+        bundle: The opened bundle.
         named: How the user named it; None for the default.
     """
     path = profile_path(bundle.manifest, this_device())
-    told = path.with_suffix(".told")
-    if path.exists() or told.exists():
+    suggested = path.with_suffix(".suggested")
+    if path.exists() or suggested.exists():
         return
     option = f" -m {shlex.quote(named)}" if named else ""
     note(f"edge-llava tune{option} measures the best settings for this device.")
-    with contextlib.suppress(OSError):  # a home that cannot be written: it is said again
-        write_atomically(told, "")
+    with contextlib.suppress(OSError):  # if the data directory cannot be written, the suggestion is repeated
+        write_text(suggested, "")
 
 
 def _report(tuning: Tuning, bundle: Path, path: Path) -> dict[str, Any]:
@@ -128,19 +128,19 @@ def _trial(trial: Trial[VisionFigures] | Trial[LanguageFigures], *, of_vision: b
     }
 
 
-def _draw(tuning: Tuning, bundle: str) -> Iterator[str]:
-    """What was tried and chosen, as lines of at most 80 columns."""
+def _format_table(tuning: Tuning, bundle: str) -> Iterator[str]:
+    """Formats what was tried and chosen, as lines of at most 80 columns."""
     profile, chosen = tuning.profile, tuning.profile.settings
     yield f"{bundle[:30]}: {_GOAL_WORDS[profile.goal]}, measured for {tuning.seconds:.0f} s"
     yield f"{profile.device.cpu[:60]}, {profile.device.n_cpus} CPUs"
     yield ""
-    yield f"{'picture':<10}{'threads':>8}{'spinning':>10}{'runs':>6}{'seconds':>10}"
-    for picture in tuning.vision:
-        settings = picture.settings
+    yield f"{'image':<10}{'threads':>8}{'spinning':>10}{'runs':>6}{'seconds':>10}"
+    for vision_trial in tuning.vision:
+        settings = vision_trial.settings
         is_chosen = all(getattr(settings, name) == getattr(chosen, name) for name in _VISION_FIELDS)
         yield (
             f"{'':<10}{settings.n_vision_threads:>8}{_yes(settings.vision_spinning):>10}"
-            f"{len(picture.samples):>6}{picture.median(lambda run: run.encode_s):>10.3f}{_mark(is_chosen)}"
+            f"{len(vision_trial.samples):>6}{vision_trial.median(lambda run: run.encode_s):>10.3f}{_mark(is_chosen)}"
         )
     yield ""
     memory = f"{'memory':>10}" if tuning.peaks else ""
@@ -151,7 +151,7 @@ def _draw(tuning: Tuning, bundle: str) -> Iterator[str]:
     for trial in tuning.language:
         settings = trial.settings
         memory = f"{format_bytes(tuning.peaks[settings]):>10}" if tuning.peaks else ""
-        yield _language_row(trial) + memory + _mark(_speaks_alike(settings, chosen))
+        yield _language_row(trial) + memory + _mark(_has_same_language_settings(settings, chosen))
     yield ""
     yield (
         f"a turn of {tuning.n_positions} positions and 64 answer tokens: {profile.measured['turn_s']:.2f} s; "
@@ -170,7 +170,7 @@ def _language_row(trial: Trial[LanguageFigures]) -> str:
     )
 
 
-def _speaks_alike(one: DeviceSettings, other: DeviceSettings) -> bool:
+def _has_same_language_settings(one: DeviceSettings, other: DeviceSettings) -> bool:
     mine, its = one.to_dict(), other.to_dict()
     return all(mine[name] == its[name] for name in mine if name not in _VISION_FIELDS)
 

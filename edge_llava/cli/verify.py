@@ -1,4 +1,4 @@
-"""edge-llava verify: is this bundle what its checkpoint is, on this device?"""
+"""edge-llava verify: checks that a bundle computes here what its checkpoint does."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from edge_llava.errors import BundleError
 @click.option(
     "--checkpoint", metavar="DIR", help="Compare with this checkpoint in float32 (needs the [convert] extra)."
 )
-@click.option("--vision-tower", metavar="DIR", help="The checkpoint's tower, if it does not hold it.")
-@click.option("--base", metavar="DIR", help="What the checkpoint is a delta or adapter of.")
+@click.option("--vision-tower", metavar="DIR", help="The checkpoint's tower, if the checkpoint does not contain it.")
+@click.option("--base", metavar="DIR", help="The model that the checkpoint is a delta or adapter of.")
 @json_option
 def command(
     bundle: str | None, checkpoint: str | None, vision_tower: str | None, base: str | None, as_json: bool
 ) -> None:
-    """Check files, features, embeddings and greedy tokens of a bundle on this device.
+    """Check the files, features, embeddings and greedy tokens of a bundle on this device.
 
-    Without --checkpoint the bundle is compared with the record it carries; torch is not needed.
+    The bundle is compared with the record that it contains, which does not need torch.
 
     \b
     edge-llava verify
     edge-llava verify my-bundle --checkpoint ./llava-1.5-7b-hf
     """
-    from edge_llava.bundle.bundle import Bundle
-    from edge_llava.home.directories import find_bundle
+    from edge_llava.bundle.bundle import open_bundle
     from edge_llava.parity.verify import verify, verify_against
 
-    opened = Bundle.open(find_bundle(bundle))
+    opened = open_bundle(bundle)
     with show_progress() as progress:
-        reports = {"against the record it carries": verify(opened, progress)}
+        reports = {"against the record it contains": verify(opened, progress)}
         if checkpoint is not None and all(report.ok for report in reports.values()):
             from edge_llava.conversion.convert import open_checkpoint
 

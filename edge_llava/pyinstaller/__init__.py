@@ -1,4 +1,4 @@
-"""Hooks for PyInstaller, which finds them through the entry point `pyinstaller40`: an app needs no option for us."""
+"""Hooks for PyInstaller. It finds them through the entry point `pyinstaller40`, so that apps need no options."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def get_hook_dirs() -> list[str]:
-    """Where the hooks lie."""
+    """The directory that contains the hooks."""
     return [str(Path(__file__).parent)]

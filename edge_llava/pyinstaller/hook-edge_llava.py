@@ -1,12 +1,12 @@
-"""What PyInstaller cannot see of edge_llava: modules that are imported by name when they are first used."""
+"""Collects what PyInstaller cannot see in edge_llava: modules that are imported by name on first use."""
 
 from __future__ import annotations
 
 from importlib.metadata import packages_distributions
 
-from PyInstaller.utils.hooks import collect_submodules, copy_metadata
+from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata
 
-# What makes bundles, and what that needs (the extras [convert] and [train]): gigabytes that an app does not use.
+# Conversion and training with their dependencies (the extras [convert] and [train]): gigabytes that apps do not use.
 excludedimports = [
     "edge_llava.conversion",
     "edge_llava.converters",
@@ -16,8 +16,8 @@ excludedimports = [
 hiddenimports = ["edge_llava.cli.selftest"]
 for _room in ("edge_llava.runtime", "edge_llava.captioning", "edge_llava.selftest"):
     hiddenimports += collect_submodules(_room)
-# `edge-llava tune` keeps its measurements by the engines' versions
-datas = []
-for _package in ("edge_llava", "llama_cpp", "onnxruntime"):
+datas = collect_data_files("edge_llava.selftest")
+# `edge-llava tune` stores its measurements by engine version, and llguidance looks for its own
+for _package in ("edge_llava", "llama_cpp", "llguidance", "onnxruntime"):
     for _name in packages_distributions().get(_package, ()):  # onnxruntime, or onnxruntime-gpu
         datas += copy_metadata(_name)

@@ -1,1 +1,1 @@
-"""Pictures whose every fact is known: drawn scenes, what can be said and asked about them. numpy and Pillow only."""
+"""Drawn scenes, with every fact about them known, and texts and questions about them. Needs only numpy and Pillow."""

@@ -1,4 +1,4 @@
-"""Scene -> picture: background, shapes, light, noise and JPEG artefacts, all from the scene's seed."""
+"""Draws a scene: background, shapes, light, noise and JPEG artefacts, all determined by the scene's seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from edge_llava.scenes.scene import Scene, SceneObject
 
-SIDE = 224  # pixels, unless told otherwise
+SIDE = 224  # default, in pixels
 RING_HOLE = 0.52  # of the radius
 
 _HUES = {"red": 0.0, "yellow": 0.145, "green": 0.345, "cyan": 0.5, "blue": 0.635, "purple": 0.79}
@@ -18,20 +18,20 @@ _SUPERSAMPLING = 3
 
 
 def draw_scene(scene: Scene, side: int = SIDE) -> Image.Image:
-    """Draws a scene; the same pixels for the same scene, side and versions of numpy and Pillow.
+    """Draws a scene. The pixels depend only on the scene, the side, and the versions of numpy and Pillow.
 
     Args:
         scene: What to draw.
         side: Width and height in pixels, from 16.
 
     Returns:
-        RGB picture, decoded from the JPEG that it was.
+        RGB picture, decoded from its JPEG file.
     """
     return Image.open(io.BytesIO(encode_scene(scene, side)), formats=("JPEG",)).convert("RGB")
 
 
 def encode_scene(scene: Scene, side: int = SIDE) -> bytes:
-    """The picture of a scene as a JPEG file."""
+    """Draws a scene and encodes it as a JPEG file."""
     random = np.random.default_rng([scene.seed, 2])
     canvas = _background(random, side)
     for thing in scene.objects:
@@ -47,7 +47,7 @@ def encode_scene(scene: Scene, side: int = SIDE) -> bytes:
 
 
 def draw_map(scene: Scene, side: int) -> np.ndarray:
-    """Which object is where.
+    """Draws a map of which object is where.
 
     Returns:
         int64 (side, side): index of the object seen at each pixel, -1 for the background.
@@ -61,7 +61,7 @@ def draw_map(scene: Scene, side: int) -> np.ndarray:
 
 
 def _mask(thing: SceneObject, side: int) -> tuple[np.ndarray, int, int]:
-    """Coverage float32 (h, w) in 0..1 of the part of the picture that holds the object, and its left and top."""
+    """Coverage float32 (h, w) in 0..1 of the part of the picture around the object, and that part's left and top."""
     reach = thing.radius * side + 2
     left, top = max(0, int(thing.x * side - reach)), max(0, int(thing.y * side - reach))
     right, bottom = min(side, int(thing.x * side + reach) + 1), min(side, int(thing.y * side + reach) + 1)
@@ -84,7 +84,7 @@ def _paint(random: np.random.Generator, canvas: np.ndarray, thing: SceneObject) 
     height, width = mask.shape
     hue = (_HUES[thing.colour] + random.uniform(-0.02, 0.02)) % 1.0
     colour = 255 * np.array(colorsys.hsv_to_rgb(hue, random.uniform(0.72, 1.0), random.uniform(0.65, 1.0)), np.float32)
-    # a side that catches the light and one that does not
+    # lit on one side and shaded on the other
     slope_x, slope_y = random.uniform(-0.18, 0.18, 2)
     ys, xs = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     shade = 1 + slope_x * xs + slope_y * ys

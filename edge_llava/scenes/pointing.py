@@ -1,6 +1,6 @@
-"""Questions that point: where something is, what is somewhere, what exactly is meant. Taught, but not examined.
+"""Questions that point: where something is, what is at a place, what is meant. Used in training, but not in exams.
 
-Their answers tell much more than yes or no, so whoever learns them learns to find what a question names.
+Their answers contain much more than yes or no, so that a model learns from them to find what a question names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ POINTINGS = ("where", "what is there", "describe it")
 
 
 def point(scene: Scene, pointing: str, random: np.random.Generator) -> tuple[str, str] | None:
-    """A question and its answer.
+    """Makes a question and its answer.
 
     Args:
         scene: What it is about.
@@ -22,7 +22,7 @@ def point(scene: Scene, pointing: str, random: np.random.Generator) -> tuple[str
         random: Source of the choice.
 
     Returns:
-        The pair, or None where nothing can be named, or no place holds a single thing.
+        The pair; None if nothing can be named, or if no place contains exactly one thing.
     """
     places = [place(thing) for thing in scene.objects]
     if pointing == "what is there":

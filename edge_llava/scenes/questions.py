@@ -18,7 +18,7 @@ class Question:
 
     Attributes:
         kind: One of KINDS.
-        form: What is asked, apart from the wording and the objects: "relation left"; guesses are counted per form.
+        form: What is asked, regardless of wording and objects: "relation left"; guesses are counted per form.
         text: The question.
         answer: The answer: a word or a phrase, with a capital and a full stop.
     """
@@ -30,21 +30,21 @@ class Question:
 
 
 def ask(scene: Scene, kind: str, random: np.random.Generator) -> Question | None:
-    """A question of one kind.
+    """Makes a question of one kind.
 
     Args:
-        scene: What it is about.
+        scene: The scene to ask about.
         kind: One of KINDS.
         random: Source of the choice.
 
     Returns:
-        The question, or None where the scene allows none of this kind (a relation needs two objects).
+        The question; None if the scene allows none of this kind (a relation needs two objects).
     """
     return _ASKERS[kind](scene, random)
 
 
 def normalize_answer(text: str) -> str:
-    """What exact match compares: lower case, no blanks or full stop around."""
+    """Normalizes an answer for exact matching: lower case, without surrounding blanks and full stop."""
     return text.strip().rstrip(".").strip().lower()
 
 
@@ -88,7 +88,7 @@ def _count(scene: Scene, random: np.random.Generator) -> Question:
     shapes = Counter(thing.shape for thing in scene.objects)
     numbers = {f"{colour} objects": colours[colour] for colour in COLOURS}
     numbers |= {plural(shape): shapes[shape] for shape in SHAPES}
-    # each number that occurs is as likely as the others, else nearly all answers would be none or one
+    # each number that occurs is equally likely; otherwise nearly all answers would be none or one
     number = int(random.choice(sorted(set(numbers.values()))))
     what = pick(random, sorted(name for name, value in numbers.items() if value == number))
     wording = pick(random, ("How many {} are there?", "How many {} can you see?"))
@@ -145,7 +145,7 @@ def _are_there_more(scene: Scene, random: np.random.Generator) -> Question | Non
     attribute = pick(random, ("colour", "shape"))
     numbers = Counter(getattr(thing, attribute) for thing in scene.objects)
     values = list(COLOURS if attribute == "colour" else SHAPES)
-    # at least one of the two is there, and they differ: who names the rarer first asks for a "no"
+    # at least one of the two is there, and the counts differ: naming the rarer one first makes the answer "no"
     pairs = [
         (a, b) for a in values for b in values if numbers[a] != numbers[b] and (numbers[a] > numbers[b]) == expected
     ]

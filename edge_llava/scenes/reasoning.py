@@ -1,4 +1,4 @@
-"""Questions about a scene that must be thought about, with the answer and its reason: nothing is guessed."""
+"""Questions about a scene that need reasoning, with exact answers and their reasons."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _Form = Callable[[Scene, np.random.Generator], tuple[str, str] | None]
 
 
 def reason(scene: Scene, random: np.random.Generator) -> tuple[str, str]:
-    """A question that needs reasoning, and its answer: one to three sentences.
+    """Makes a question that needs reasoning, and its answer of one to three sentences.
 
     Args:
-        scene: What it is about.
-        random: Source of the choice; each form that the scene allows is as likely as the others.
+        scene: The scene to ask about.
+        random: Source of the choice; all forms that the scene allows are equally likely.
 
     Returns:
         Question and answer.

@@ -13,7 +13,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
 SIZES = ("small", "large")
 MAX_OBJECTS = 5
-MIN_OFFSET = 0.12  # of the side: nearer than this nobody calls one thing left of, or above, another
+MIN_OFFSET = 0.12  # of the side: closer objects are not clearly left of, or above, one another
 
 Split = Literal["train", "held-out"]
 SPLITS: tuple[Split, ...] = ("train", "held-out")
@@ -23,13 +23,13 @@ _RADII = {"small": (0.09, 0.115), "large": (0.155, 0.19)}
 _MARGIN = 0.01  # between an object's circle and the border
 _MIN_DISTANCE = 0.95  # of two centres, in sums of their radii: circles may overlap a little
 _REPEAT = 0.45  # chance that an object takes its shape, or its colour, from one before it
-_TRIES = 60  # places tried before a crowded scene is given up
+_TRIES = 60  # places to try before giving up on a crowded scene
 _HELD_OUT_SHARE = 10  # one scene in ten
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene.
+    """An object in a scene.
 
     Attributes:
         shape: One of SHAPES.
@@ -37,7 +37,7 @@ class SceneObject:
         size: One of SIZES.
         x: Centre, from the left border, 0..1.
         y: Centre, from the upper border, 0..1.
-        radius: Of the circle around the shape, in fractions of the side.
+        radius: Radius of the circle around the shape, in fractions of the side.
         angle: Rotation in radians, counter-clockwise.
     """
 
@@ -51,7 +51,7 @@ class SceneObject:
 
     @property
     def phrase(self) -> str:
-        """All that can be said of it without its place: "large red circle"."""
+        """Its description without its place: "large red circle"."""
         return f"{self.size} {self.colour} {self.shape}"
 
     def outline(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, and the seed of how it is lit, textured and compressed.
+    """The content of a picture, and the seed of its light, texture and compression.
 
     Attributes:
         seed: Seed of everything about it.
@@ -85,15 +85,15 @@ class Scene:
 
     @property
     def split(self) -> Split:
-        """The split it belongs to. A function of what is where (to an eighth of the side), not of the seed: two scenes
-        that look alike are never on different sides."""
+        """The split that it belongs to. It depends on what is where (to an eighth of the side), not on the seed: scenes
+        that look alike are never in different splits."""
         facts = sorted(f"{thing.phrase} {int(thing.x * 8)} {int(thing.y * 8)}" for thing in self.objects)
         digest = hashlib.sha256("\n".join(facts).encode()).digest()
         return "held-out" if digest[0] % _HELD_OUT_SHARE == 0 else "train"
 
 
 def sample_scenes(split: Split, seed: int) -> Iterator[Scene]:
-    """Yields scenes of one split for ever; the same ones for the same seed."""
+    """Yields an endless sequence of scenes of one split; equal seeds give equal sequences."""
     start = seed << 32
     index = 0
     while True:
@@ -104,7 +104,7 @@ def sample_scenes(split: Split, seed: int) -> Iterator[Scene]:
 
 
 def sample_scene(seed: int) -> Scene:
-    """The scene of a seed, of whichever split.
+    """The scene of a seed; it may belong to either split.
 
     Args:
         seed: Any integer from 0.

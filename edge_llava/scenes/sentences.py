@@ -1,4 +1,4 @@
-"""What can be said about a scene: phrases, captions in five manners, the detailed description."""
+"""Texts about a scene: phrases, captions in five styles, and the detailed description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plural(noun: str) -> str:
 
 
 def place(thing: SceneObject) -> str:
-    """Where it is, by thirds of the picture: "at the top left", "in the middle"."""
+    """The place of an object, by thirds of the picture: "at the top left", "in the middle"."""
     row, column = _ROWS[min(2, int(thing.y * 3))], _COLUMNS[min(2, int(thing.x * 3))]
     if row == "middle":
         return "in the middle" if column == "centre" else f"on the {column}"
@@ -30,7 +30,7 @@ def place(thing: SceneObject) -> str:
 
 
 def in_reading_order(scene: Scene) -> list[SceneObject]:
-    """Its objects row by row (an eighth of the picture each), left to right in a row."""
+    """The objects of a scene row by row (each an eighth of the picture), from left to right."""
     return sorted(scene.objects, key=lambda thing: (int(thing.y * _GRID), thing.x))
 
 
@@ -40,7 +40,7 @@ def join(parts: list[str]) -> str:
 
 
 def captions(scene: Scene) -> tuple[str, str, str, str, str]:
-    """Five captions of one scene, from the plainest to the one that relates two objects."""
+    """Five captions of one scene, from the plainest to one that relates two objects."""
     things = in_reading_order(scene)
     phrases = [f"a {thing.phrase}" for thing in things]
     groups = Counter(f"{thing.colour} {thing.shape}" for thing in things)
@@ -69,17 +69,17 @@ def describe(scene: Scene) -> str:
 
 
 def mentioned_objects(text: str) -> Counter[str]:
-    """The objects that a text mentions with size, colour and shape, as phrases with their number."""
+    """Counts the objects that a text mentions by size, colour and shape, by phrase."""
     return Counter(" ".join(match) for match in _MENTION.findall(text.lower()))
 
 
 def references(scene: Scene, thing: SceneObject, *, without: str = "") -> list[str]:
-    """Ways to speak of one object that fit no other: "red circle", "large object", "small star".
+    """Phrases that refer to one object and no other: "red circle", "large object", "small star".
 
     Args:
         scene: The scene.
         thing: One of its objects.
-        without: "size", "colour" or "shape": what must not be said, because it is asked.
+        without: "size", "colour" or "shape": the attribute to leave out because it is asked for.
     """
     found = []
     for use_size in (False, True):
@@ -95,7 +95,7 @@ def references(scene: Scene, thing: SceneObject, *, without: str = "") -> list[s
 
 
 def pick(random: np.random.Generator, values: list[str] | tuple[str, ...]) -> str:
-    """One of several texts."""
+    """Picks one of several texts."""
     return values[int(random.integers(len(values)))]
 
 

@@ -1,9 +1,9 @@
-"""A scene's facts in shorthand: entries that name something, then say what is known of it. Taught, but not examined.
+"""A scene's facts in shorthand: entries that name something and state facts about it. Used in training, not in exams.
 
     red small star at the top left, circles two, blue ring none, star to large square right below.
 
-Nearly every word must be looked up in the picture by the words before it. Whoever learns to write such lists learns to
-find what a question names, which answers of yes and no alone teach very slowly.
+Nearly every word must be looked up in the picture from the words before it. A model that learns to write such lists
+learns to find what a question names, which yes-or-no answers alone teach very slowly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ATTRIBUTES = ("size", "colour", "shape", "place")
 
 
 def shorthand(scene: Scene, random: np.random.Generator) -> tuple[str, str]:
-    """The request, and entries in any order, none twice.
+    """Makes the request and its answer: entries in random order, without repeats.
 
     Args:
         scene: What they are about.
@@ -41,7 +41,7 @@ def shorthand(scene: Scene, random: np.random.Generator) -> tuple[str, str]:
 
 
 def _view(scene: Scene, thing: SceneObject, random: np.random.Generator) -> str:
-    """What an object is like, from any side: "star red small at the top"; or how many are like it: "red two"."""
+    """Describes an object with its attributes in random order, "star red small at the top"; or counts: "red two"."""
     names = [_ATTRIBUTES[index] for index in random.permutation(len(_ATTRIBUTES))]
     key = names[: int(random.integers(1, len(names)))]
     alike = sum(all(_value(other, name) == _value(thing, name) for name in key) for other in scene.objects)
@@ -59,7 +59,7 @@ def _number(scene: Scene, random: np.random.Generator) -> str:
 
 
 def _absent(scene: Scene, random: np.random.Generator) -> str | None:
-    """A colour and a shape that do not go together here, though one or both may well be there."""
+    """Names a colour and a shape that do not occur together, though each may occur alone."""
     there = [(thing.colour, thing.shape) for thing in scene.objects]
     colour = pick(random, [c for c, _ in there] if random.random() < 0.6 else COLOURS)
     shape = pick(random, [s for _, s in there] if random.random() < 0.6 else SHAPES)
@@ -69,7 +69,7 @@ def _absent(scene: Scene, random: np.random.Generator) -> str | None:
 
 
 def _pairs(scene: Scene, random: np.random.Generator) -> list[str]:
-    """The way from one object to another: "red star to small circle left below"."""
+    """The relation of one object to another: "red star to small circle left below"."""
     named = [(thing, names) for thing in scene.objects if (names := references(scene, thing))]
     entries = []
     for _ in range(_N_PAIRS if len(named) > 1 else 0):
