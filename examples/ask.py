@@ -1,4 +1,4 @@
-"""The shortest way from a picture to an answer.
+"""The shortest program that asks about an image.
 
 python examples/ask.py BUNDLE IMAGE ["What is on the table?"]
 """
@@ -14,7 +14,7 @@ def main(bundle: str, image: str, question: str = "What is shown in this picture
         for token in chat.ask(question, image=image):
             print(token.text, end="", flush=True)
         print()
-        # ask on with chat.ask("And what else?"): the picture stays in the conversation
+        # to ask more, chat.ask("And what else?"): the image stays in the conversation
 
 
 if __name__ == "__main__":

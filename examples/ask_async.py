@@ -1,9 +1,9 @@
-"""Answers in an asyncio program: the event loop is never blocked, and a task that is cancelled stops its answer.
+"""Asks questions in an asyncio program: the event loop is never blocked, and cancelling a task stops its answer.
 
 python examples/ask_async.py BUNDLE IMAGE QUESTION...
 
-All questions are asked at once, each in a conversation of its own. A model computes one answer at a time, the others
-wait in order; the picture is encoded once.
+All questions are asked at the same time, each in its own conversation. The model computes one answer at a time, and the
+others wait in order. The image is encoded once.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ async def ask(model: edge_llava.LlavaModel, image: edge_llava.ImageEmbedding, qu
 
 
 async def main(bundle: str, image: str, *questions: str) -> None:
-    # opening and encoding take seconds: they belong on a thread, too
+    # opening and encoding take seconds, so they run on a thread, too
     model = await asyncio.to_thread(edge_llava.load, bundle)
     try:
         embedding = await asyncio.to_thread(model.embed_image, image)

@@ -1,4 +1,4 @@
-"""Captions for every picture in a folder, as JSON lines; stop it at any time, it goes on where it was.
+"""Captions every image in a folder, as JSON lines. You can stop it at any time; the next run resumes.
 
 python examples/caption_folder.py BUNDLE FOLDER
 """

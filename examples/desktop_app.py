@@ -1,10 +1,10 @@
-"""A small window to talk about a picture: drop, paste or open one, ask, stop.
+"""A small window to talk about an image: drop, paste or open one, ask, stop.
 
 pip install 'edge-llava[cpu,desktop]'
 python examples/desktop_app.py BUNDLE [IMAGE]
 
-A starting point for copying. A worker thread owns the model and does all that takes time; the window talks to it
-through signals. The one call that crosses threads directly is `Session.cancel()`, which is made for that.
+A starting point to copy. A worker thread owns the model and does everything that takes time; the window communicates
+with it through signals. Only `Session.cancel()` is called directly across threads, for which it is made.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ QWidget#page { background: #f4f5f7; }
 QLabel, QLineEdit, QPushButton { color: #1f2430; font-size: 14px; }
 QLabel#title { font-size: 17px; font-weight: 600; }
 QLabel#status { color: #6b7280; font-size: 12px; }
-QLabel#picture { background: #ffffff; border: 1px solid #e2e5ea; border-radius: 14px; }
-QLabel#picture[empty="true"] { background: #fafbfc; border: 2px dashed #c3c9d4; color: #8a919e; }
+QLabel#image { background: #ffffff; border: 1px solid #e2e5ea; border-radius: 14px; }
+QLabel#image[empty="true"] { background: #fafbfc; border: 2px dashed #c3c9d4; color: #8a919e; }
 QFrame#conversation { background: #ffffff; border: 1px solid #e2e5ea; border-radius: 14px; }
 QScrollArea, QWidget#bubbles { background: transparent; border: none; }
 QFrame[role] { border-radius: 14px; background: #eef0f4; }
@@ -59,8 +59,8 @@ class Worker(QObject):
     opened = Signal(str)  # the bundle's name
     not_opened = Signal(str)  # why
     token = Signal(str)  # text to append to the answer
-    finished = Signal(str)  # how it went, in a line
-    failed = Signal(str)  # what, where, and what next
+    finished = Signal(str)  # a summary line
+    failed = Signal(str)  # the error message
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,20 +78,20 @@ class Worker(QObject):
             self.not_opened.emit(str(error))
 
     @Slot(str, object)
-    def ask(self, question: str, picture: str | bytes | None) -> None:
-        """`picture` is a path, or an image file's bytes; it comes with the first question about it."""
+    def ask(self, question: str, image: str | bytes | None) -> None:
+        """Asks a question. `image` is a path or the bytes of an image file, given with the first question about it."""
         try:
-            answer = self._chat.ask(question, image=picture)
-            if self.is_stopped:  # before ask(), which forgets an earlier cancel()
+            answer = self._chat.ask(question, image=image)
+            if self.is_stopped:  # stop() came before ask(), which discards earlier cancels
                 self._chat.cancel()
             for token in answer:
                 self.token.emit(token.text)
             self.finished.emit(describe(self._chat.timings))
-        except (edge_llava.EdgeLlavaError, ValueError) as error:  # ValueError: halves of characters, pasted
+        except (edge_llava.EdgeLlavaError, ValueError) as error:  # ValueError: pasted unpaired surrogates
             self.failed.emit(str(error))
 
     @Slot()
-    def begin_anew(self) -> None:
+    def clear(self) -> None:
         if self._chat is not None:
             self._chat.clear()
 
@@ -101,7 +101,7 @@ class Worker(QObject):
             self._model.close()
 
     def stop(self) -> None:
-        """Stops the answer, also one that was not begun. The window calls this on its own thread."""
+        """Stops the answer, even one that has not started. The window calls this on its own thread."""
         self.is_stopped = True
         if self._chat is not None:
             self._chat.cancel()
@@ -117,12 +117,12 @@ def describe(timings: edge_llava.Timings) -> str:
     return "  ·  ".join(parts)
 
 
-class Picture(QLabel):
-    """The picture, or an invitation to bring one."""
+class ImageView(QLabel):
+    """Shows the image, or a hint how to add one."""
 
     def __init__(self) -> None:
-        super().__init__("Drop a picture here,\npaste one, or open a file")
-        self.setObjectName("picture")
+        super().__init__("Drop an image here,\npaste one, or open a file")
+        self.setObjectName("image")
         self.setProperty("empty", True)
         self.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.setMinimumSize(260, 220)
@@ -132,7 +132,7 @@ class Picture(QLabel):
     def show_image(self, image: QImage) -> None:
         self._image = image
         if image.isNull():
-            self.setText("No preview of this picture")
+            self.setText("No preview of this image")
         self.setProperty("empty", image.isNull())
         self.style().polish(self)
         self._fit()
@@ -142,7 +142,7 @@ class Picture(QLabel):
         self._fit()
 
     def _fit(self) -> None:
-        """As large as there is room, with round corners."""
+        """Shows the image as large as possible, with rounded corners."""
         if self._image.isNull():
             return
         ratio = self.devicePixelRatioF()
@@ -163,7 +163,7 @@ class Picture(QLabel):
 
 
 class Bubble(QFrame):
-    """Something that was said, as wide as it needs."""
+    """One message, only as wide as its text."""
 
     def __init__(self, role: str) -> None:
         super().__init__()
@@ -174,8 +174,8 @@ class Bubble(QFrame):
         inside.setContentsMargins(14, 9, 14, 10)
         inside.addWidget(self._label)
 
-    def say(self, more: str, room: int) -> None:
-        """Adds text; no line of it is wider than `room`."""
+    def append(self, more: str, room: int) -> None:
+        """Appends text; no line is wider than `room` pixels."""
         self._label.setText(self._label.text() + more)
         self._label.ensurePolished()
         metrics = self._label.fontMetrics()
@@ -184,7 +184,7 @@ class Bubble(QFrame):
 
 
 class Conversation(QFrame):
-    """Questions on the right, answers on the left, the last one in view."""
+    """Shows questions on the right and answers on the left, and scrolls to the last one."""
 
     def __init__(self) -> None:
         super().__init__(objectName="conversation")
@@ -199,16 +199,16 @@ class Conversation(QFrame):
         QVBoxLayout(self).addWidget(scroll)
 
     def add(self, role: str, text: str = "") -> Bubble:
-        """`role` is "question", "answer" or "error"."""
+        """Adds a bubble. `role` is "question", "answer" or "error"."""
         bubble = Bubble(role)
         side = Qt.AlignmentFlag.AlignRight if role == "question" else Qt.AlignmentFlag.AlignLeft
         self._bubbles.addWidget(bubble, 0, side)
-        bubble.say(text, self.room)
+        bubble.append(text, self.room)
         return bubble
 
     @property
     def room(self) -> int:
-        """Pixels that a line of text may take."""
+        """The maximum width of a line of text, in pixels."""
         return int(self.width() * 0.75)
 
     def clear(self) -> None:
@@ -218,33 +218,33 @@ class Conversation(QFrame):
     def resizeEvent(self, event) -> None:
         super().resizeEvent(event)
         for bubble in self.findChildren(Bubble):
-            bubble.say("", self.room)
+            bubble.append("", self.room)
 
 
 class Window(QMainWindow):
-    """The picture and the conversation about it."""
+    """The window with the image and the conversation about it."""
 
     bundle_named = Signal(str)
     question_asked = Signal(str, object)
-    picture_changed = Signal()
+    image_changed = Signal()
     closing = Signal()
 
     def __init__(self, bundle: str) -> None:
         super().__init__()
         self.setWindowTitle("edge-llava")
         self.setAcceptDrops(True)
-        self._new_picture: str | bytes | None = None  # that no question was asked about yet
-        self._answer: Bubble | None = None  # that is being written
-        self._is_asked = self._ignores_answer = False  # an answer that comes is about the picture before
+        self._new_image: str | bytes | None = None  # not asked about yet
+        self._answer: Bubble | None = None  # being written
+        self._is_asked = self._ignores_answer = False  # the answer being computed is about the previous image
         self._build()
         self._start_worker()
         self.bundle_named.emit(bundle)
 
     def _build(self) -> None:
         self.title = QLabel("Opening the model ...", objectName="title")
-        self.picture, self.conversation = Picture(), Conversation()
+        self.image_view, self.conversation = ImageView(), Conversation()
         self.status = QLabel(objectName="status")
-        self.question = QLineEdit(placeholderText="Ask about the picture")
+        self.question = QLineEdit(placeholderText="Ask about the image")
         self.question.returnPressed.connect(self.send)
         self.send_button = QPushButton("Send", objectName="send", clicked=self.send)
         self.stop_button = QPushButton("Stop", objectName="stop", clicked=self.stop, visible=False)
@@ -255,8 +255,8 @@ class Window(QMainWindow):
             line.addWidget(widget)
         left, right = QVBoxLayout(), QVBoxLayout()
         left.addWidget(self.title)
-        left.addWidget(self.picture, 1)
-        left.addWidget(QPushButton("Open a picture ...", clicked=self.open_file))
+        left.addWidget(self.image_view, 1)
+        left.addWidget(QPushButton("Open an image ...", clicked=self.open_file))
         right.addWidget(self.conversation, 1)
         right.addLayout(line)
         right.addWidget(self.status)
@@ -275,7 +275,7 @@ class Window(QMainWindow):
         self.worker.moveToThread(self._thread)
         self.bundle_named.connect(self.worker.open)
         self.question_asked.connect(self.worker.ask)
-        self.picture_changed.connect(self.worker.begin_anew)
+        self.image_changed.connect(self.worker.clear)
         self.closing.connect(self.worker.close, Qt.ConnectionType.BlockingQueuedConnection)
         self.worker.opened.connect(self._on_opened)
         self.worker.not_opened.connect(self._on_not_opened)
@@ -307,7 +307,7 @@ class Window(QMainWindow):
     def _on_token(self, text: str) -> None:
         if text and not self._ignores_answer:
             self._answer = self._answer or self.conversation.add("answer")
-            self._answer.say(text, self.conversation.room)
+            self._answer.append(text, self.conversation.room)
 
     @Slot(str)
     def _on_finished(self, status: str) -> None:
@@ -328,11 +328,11 @@ class Window(QMainWindow):
             return
         self.question.clear()
         self.conversation.add("question", question)
-        self.status.setText("Thinking ..." if self._new_picture is None else "Looking at the picture ...")
+        self.status.setText("Thinking ..." if self._new_image is None else "Looking at the image ...")
         self._set_asked(True)
         self.worker.is_stopped = False
-        self.question_asked.emit(question, self._new_picture)
-        self._new_picture = None
+        self.question_asked.emit(question, self._new_image)
+        self._new_image = None
 
     @Slot()
     def stop(self) -> None:
@@ -340,7 +340,7 @@ class Window(QMainWindow):
 
     @Slot()
     def open_file(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Open a picture")
+        path, _ = QFileDialog.getOpenFileName(self, "Open an image")
         if path:
             self.take_file(path)
 
@@ -363,26 +363,26 @@ class Window(QMainWindow):
             image, buffer = QImage(data.imageData()), QBuffer()
             buffer.open(QIODevice.OpenModeFlag.WriteOnly)
             image.save(buffer, "PNG")
-            self._take_picture(bytes(buffer.data()), image)
+            self._take_image(bytes(buffer.data()), image)
 
     def take_file(self, path: str) -> None:
-        """Another picture, by its path."""
+        """Opens another image by its path."""
         reader = QImageReader(path)
-        reader.setAutoTransform(True)  # photographs know which side is up; edge-llava looks, too
-        self._take_picture(path, reader.read())
+        reader.setAutoTransform(True)  # applies EXIF orientation, as edge-llava does
+        self._take_image(path, reader.read())
 
-    def _take_picture(self, source: str | bytes, preview: QImage) -> None:
+    def _take_image(self, source: str | bytes, preview: QImage) -> None:
         self._ignores_answer = self._is_asked
         self.stop()
-        self.picture_changed.emit()  # the worker gets to it when the answer has stopped
-        self._new_picture = source
-        self.picture.show_image(preview)
+        self.image_changed.emit()  # the worker handles it once the answer has stopped
+        self._new_image = source
+        self.image_view.show_image(preview)
         self.conversation.clear()
         self.status.clear()
         self._answer = None
 
     def closeEvent(self, event) -> None:
-        """Stops the answer, frees the engines, and then lets the window go."""
+        """Stops the answer, frees the engines, and then closes the window."""
         self.stop()
         self.closing.emit()
         self._thread.quit()
@@ -391,7 +391,7 @@ class Window(QMainWindow):
 
 
 def main(bundle: str, *images: str) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Qt's loop never looks: Ctrl-C in the terminal would do nothing
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Qt's loop ignores Python's handler, so that Ctrl-C would do nothing
     app = QApplication(sys.argv)
     app.setStyleSheet(STYLE)
     window = Window(bundle)
@@ -403,7 +403,7 @@ def main(bundle: str, *images: str) -> int:
 
 
 if __name__ == "__main__":
-    # a frozen app that can test itself: MyApp --selftest [BUNDLE]
+    # lets a frozen app test itself: MyApp --selftest [BUNDLE]
     if sys.argv[1:2] == ["--selftest"]:
         from edge_llava.cli.selftest import main as selftest
 

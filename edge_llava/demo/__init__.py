@@ -1,4 +1,4 @@
-"""A LLaVA that has learned to talk about drawn scenes, and pictures of scenes that it has never seen."""
+"""A small LLaVA trained on drawn scenes, and pictures of scenes that were not in its training data."""
 
 from __future__ import annotations
 

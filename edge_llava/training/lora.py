@@ -1,4 +1,4 @@
-"""Low-rank adapters in the language model, by peft, and their merging.
+"""Adds low-rank adapters to the language model by peft, and merges them.
 
 Source: LLaVA's train.py (find_all_linear_names); LoRA (Hu et al., 2021).
 """
@@ -16,12 +16,12 @@ from edge_llava.training.llava import Llava
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Adapters of every matrix of every block.
+    """Adapters for every matrix of every block.
 
     Attributes:
         rank: Width of an adapter.
         alpha: Its output is scaled by alpha / rank.
-        dropout: Of its input, while training.
+        dropout: Dropout of its input while training.
     """
 
     rank: int = 128
@@ -30,7 +30,7 @@ class LoraOptions:
 
 
 def add_lora(llava: Llava, options: LoraOptions, seed: int) -> None:
-    """Adds adapters to the language model's blocks; they are trained, what they adapt is not."""
+    """Adds adapters to the language model's blocks; only the adapters are trained, not the matrices."""
     blocks = llava.model.model.language_model.layers
     targets = {name.rpartition(".")[2] for name, layer in blocks.named_modules() if isinstance(layer, torch.nn.Linear)}
     torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def add_lora(llava: Llava, options: LoraOptions, seed: int) -> None:
 
 
 def merge_lora(llava: Llava) -> None:
-    """Adds what the adapters learned to the matrices and takes the adapters out."""
+    """Adds what the adapters learned to the matrices and removes the adapters."""
     for block in llava.model.model.language_model.layers:
         for name, layer in list(block.named_modules()):
             if isinstance(layer, LoraLayer):

@@ -1,4 +1,4 @@
-"""Loss over steps: JSON lines while training, a picture afterwards."""
+"""The loss curve: JSON lines while training, a plot afterwards."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import json
 import time
 from pathlib import Path
 
+from edge_llava.home.files import write_text
+from edge_llava.home.line_file import LineFile
+
 
 class LossCurve:
-    """The points of one run, appended to a file as they come.
+    """The points of one run, appended to a file one by one.
 
     A line is {"step", "loss", "learning_rate", "grad_norm", "time"}; time in seconds since the epoch.
     """
@@ -16,27 +19,26 @@ class LossCurve:
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: JSON lines; made when the first point comes.
+            path: JSON lines; created with the first point.
         """
         self._path = path
 
     def resume(self, after_step: int) -> None:
-        """Forgets the points after a step: they are computed again."""
+        """Drops the points after a step, which will be computed again."""
         kept = [point for point in self.points() if point["step"] <= after_step]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(f"{json.dumps(point)}\n" for point in kept), encoding="utf-8")
+        write_text(self._path, "".join(f"{json.dumps(point)}\n" for point in kept))
 
     def add(self, step: int, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Appends a point: the mean loss since the one before."""
+        """Appends a point: the mean loss since the previous one."""
         point = {
             "step": step, "loss": round(loss, 6), "learning_rate": learning_rate,
             "grad_norm": round(grad_norm, 4), "time": round(time.time(), 1),
         }  # fmt: skip
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(point)}\n")
+        with LineFile(self._path) as file:
+            file.append(json.dumps(point).encode() + b"\n")
 
     def points(self) -> list[dict[str, float]]:
-        """All points; a last line that was cut off is left out."""
+        """Reads all points; a last line that was cut off is left out."""
         if not self._path.is_file():
             return []
         lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is unfinished
@@ -44,12 +46,12 @@ class LossCurve:
 
     @property
     def last_loss(self) -> float:
-        """Loss of the last point; not a number where there is none."""
+        """Returns the loss of the last point; NaN if there is none."""
         points = self.points()
         return points[-1]["loss"] if points else float("nan")
 
     def draw(self, path: Path, title: str) -> None:
-        """Draws loss over steps as a PNG; nothing where no point is known."""
+        """Draws loss over steps as a PNG; does nothing if there are no points."""
         points = self.points()
         if not points:
             return

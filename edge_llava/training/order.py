@@ -1,6 +1,6 @@
-"""In which order samples are seen: batches of like lengths, with or without pictures, shuffled.
+"""The order in which samples are seen: shuffled batches of similar lengths, either with or without images.
 
-Source: LLaVA's group_by_modality_length, with larger groups, so that rows of a batch need little filling.
+Source: LLaVA's group_by_modality_length, with larger groups, so that rows of a batch need little padding.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 _GROUP = 50  # batches sorted by length together
 
 
-def draw_order(lengths: Sequence[int], has_picture: Sequence[bool], batch: int, n_epochs: int, seed: int) -> np.ndarray:
-    """Draws the order of all epochs.
+def draw_order(lengths: Sequence[int], has_image: Sequence[bool], batch: int, n_epochs: int, seed: int) -> np.ndarray:
+    """Chooses the order of all epochs at random.
 
     Args:
         lengths: Positions of each sample.
-        has_picture: Whether each sample has one; batches are of one kind.
-        batch: Samples of a step's batch, over all devices.
-        n_epochs: Times that each sample is seen.
-        seed: Of all choices.
+        has_image: Whether each sample has an image; all samples of a batch do, or none.
+        batch: Samples in a step's batch, over all devices.
+        n_epochs: How often each sample is seen.
+        seed: Seed of all choices.
 
     Returns:
-        int64 (n_epochs * N,): indices of samples. Full batches first, epoch by epoch; what is left over comes last.
+        int64 (n_epochs * N,): indices of samples. Full batches come first, epoch by epoch; the remainders come last.
     """
     random = np.random.default_rng(seed)
-    sizes, kinds = np.asarray(lengths), np.asarray(has_picture, bool)
+    sizes, kinds = np.asarray(lengths), np.asarray(has_image, bool)
     ordered: list[np.ndarray] = []
     rest: list[np.ndarray] = []
     for _ in range(n_epochs):

@@ -1,4 +1,4 @@
-"""A trained LLaVA as a checkpoint: Hugging Face layout, half precision, written whole or not at all."""
+"""Writes a trained LLaVA as a checkpoint: Hugging Face layout, half precision, complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from edge_llava.converters.exchange import exchange
 from edge_llava.errors import TrainingError
+from edge_llava.home.atomic_directory import atomic_directory
 from edge_llava.home.regular_file import share_permissions
 from edge_llava.training.llava import Llava
 
@@ -21,45 +21,40 @@ _SHARD = "5GB"
 def write_checkpoint(llava: Llava, out: Path, extra_files: tuple[Path, ...] = ()) -> None:
     """Writes tower, projector and language model, with tokenizer and preprocessing.
 
-    A linear projector has no place in Hugging Face layout; such a model is written in LLaVA's own, its tower beside it
-    in `vision_tower/`.
+    Hugging Face layout has no place for a linear projector; such a model is written in LLaVA's own layout, with its
+    tower in `vision_tower/`.
 
     Args:
-        llava: Turned to float16 on the way; not to be trained further.
+        llava: Converted to float16 in place; it cannot be trained further.
         out: Directory of the checkpoint; replaced when the new one is complete.
-        extra_files: Copied beside it: loss curves.
+        extra_files: Files to copy into it: loss curves.
 
     Raises:
-        TrainingError: If it cannot be written; what was there before is still there.
+        TrainingError: If it cannot be written; an existing checkpoint is kept.
     """
-    unfinished = out.with_name(f"{out.name}.partial")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        llava.model.to(torch.float16)
-        if llava.projector_kind == "linear":
-            _write_original(llava, unfinished)
-        else:
-            llava.model.save_pretrained(unfinished, max_shard_size=_SHARD)
-            _write_json(unfinished / "processor_config.json", _processor_config(llava))
-        _write_json(unfinished / "preprocessor_config.json", llava.preprocessing.to_config())
-        llava.tokenizer.save_pretrained(unfinished)
-        for path in extra_files:
-            if path.is_file():
-                shutil.copyfile(path, unfinished / path.name)
-        share_permissions(unfinished, like=unfinished / "preprocessor_config.json")
-    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk comes as any of them
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with atomic_directory(out, overwrite=True) as directory:
+            _write_files(llava, directory, extra_files)
+    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk can raise any of them
         raise TrainingError(
-            f"the trained checkpoint cannot be written to {out}: {error}. Make room and run the same command again: "
+            f"the trained checkpoint cannot be written to {out}: {error}. Free space and run the same command again: "
             "the last saved step is kept."
         ) from error
-    if out.exists() and exchange(unfinished, out):  # a kill leaves the older one or the new one
-        shutil.rmtree(unfinished)
-        return
-    if out.exists():
-        shutil.rmtree(out)
-    unfinished.rename(out)
+
+
+def _write_files(llava: Llava, directory: Path, extra_files: tuple[Path, ...]) -> None:
+    llava.model.to(torch.float16)
+    if llava.projector_kind == "linear":
+        _write_original(llava, directory)
+    else:
+        llava.model.save_pretrained(directory, max_shard_size=_SHARD)
+        _write_json(directory / "processor_config.json", _processor_config(llava))
+    _write_json(directory / "preprocessor_config.json", llava.preprocessing.to_config())
+    llava.tokenizer.save_pretrained(directory)
+    for path in extra_files:
+        if path.is_file():
+            shutil.copyfile(path, directory / path.name)
+    share_permissions(directory, like=directory / "preprocessor_config.json")
 
 
 def _processor_config(llava: Llava) -> dict[str, object]:

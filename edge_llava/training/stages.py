@@ -1,4 +1,4 @@
-"""LLaVA's two stages: `align` teaches the projector captions, `finetune` teaches projector and language model to talk.
+"""LLaVA's two stages: `align` trains the projector on captions, `finetune` also the language model, on conversations.
 
 Source: LLaVA and LLaVA-1.5; LLAVA's scripts/v1_5/pretrain.sh and finetune.sh for the defaults.
 """
@@ -9,7 +9,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from torch.utils.data import Dataset
 
 from edge_llava.bundle.templates import TRAINED_TEMPLATES, find_template
 from edge_llava.errors import DataError, TrainingError, list_faults
+from edge_llava.home.files import digest_file, write_text
+from edge_llava.home.lock import HeldElsewhere, hold
 from edge_llava.home.progress import ProgressCallback, silent
+from edge_llava.training.images import ImageFolder, KeptFeatures
 from edge_llava.training.instructions.conversations import read_conversations
 from edge_llava.training.llava import Llava, LlavaLoss
 from edge_llava.training.lora import LoraOptions, add_lora, merge_lora
-from edge_llava.training.muon import hidden_matrices
 from edge_llava.training.order import draw_order
-from edge_llava.training.pictures import KeptFeatures, PictureFolder
 from edge_llava.training.samples import IGNORED, Sample, SampleBuilder
 from edge_llava.training.saving import write_checkpoint
 from edge_llava.training.trainer import Batch, Job, Schedule, is_first_process, n_devices, one_process_first, run
@@ -41,18 +43,18 @@ class TrainOptions:
 
     Attributes:
         data: Conversations in LLaVA's JSON.
-        images: Folder that their pictures are relative to.
+        images: Folder that their images are relative to.
         out: Directory of the trained checkpoint.
         schedule: Rates, batches, steps between saved states.
-        n_epochs: Times that each conversation is seen.
-        max_length: Positions of a sample, patches included; what is longer is cut.
+        n_epochs: How often each conversation is seen.
+        max_length: Positions of a sample, including patches; longer samples are cut.
         template: Name of the conversation template (stage 2), one of TRAINED_TEMPLATES.
-        projector_rate: Learning rate of the projector, where it differs (stage 2).
+        projector_rate: Learning rate of the projector, if it differs (stage 2).
         lora: Low-rank adapters in the language model instead of its full weights (stage 2).
         keep_features: Compute the frozen tower's features once and keep them on disk while training.
-        features: Folder for these, shared by runs on the same pictures; None takes the run's own.
+        features: Folder for these, shared by runs on the same images; None uses the run's own.
         gradient_checkpointing: Compute activations twice instead of keeping them: less memory, a third more time.
-        restart: Throw away what an earlier run with other settings left.
+        restart: Discard what an earlier run with other settings left.
     """
 
     data: Path
@@ -72,13 +74,13 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a stage made.
+    """The result of a stage.
 
     Attributes:
         checkpoint: Directory.
         last_loss: Mean loss of the last logged steps.
         n_samples: Conversations used.
-        n_cut: Of these, how many were longer than max_length.
+        n_cut: How many of these were longer than max_length.
     """
 
     checkpoint: Path
@@ -88,16 +90,16 @@ class TrainResult:
 
 
 def align(llava: Llava, options: TrainOptions, progress: ProgressCallback = silent) -> TrainResult:
-    """Stage 1: the projector alone, on captions in the plain template.
+    """Runs stage 1: trains only the projector, on captions in the plain template.
 
     Args:
-        llava: What to start from; changed.
+        llava: The model to start from; it is changed.
         options: Data and schedule.
-        progress: Told steps.
+        progress: Receives the number of steps.
 
     Raises:
         DataError: If the data cannot be read.
-        TrainingError: If training fails; the last saved step is kept and taken up by the same call.
+        TrainingError: If training fails; the last saved step is kept, and the same call resumes from it.
     """
     builder = _builder(llava, options)
     conversations = read_conversations(options.data, options.images)
@@ -106,10 +108,10 @@ def align(llava: Llava, options: TrainOptions, progress: ProgressCallback = sile
 
 
 def finetune(llava: Llava, options: TrainOptions, progress: ProgressCallback = silent) -> TrainResult:
-    """Stage 2: projector and language model, on conversations. Arguments and errors as `align`."""
+    """Runs stage 2: trains projector and language model on conversations. Arguments and errors are those of `align`."""
     if options.template not in TRAINED_TEMPLATES:
         raise TrainingError(
-            f"the template {options.template!r} is not taught here; {', '.join(TRAINED_TEMPLATES)} are."
+            f"the template {options.template!r} cannot be trained here; use one of {', '.join(TRAINED_TEMPLATES)}."
         )
     builder, template = _builder(llava, options), find_template(options.template)
     conversations = read_conversations(options.data, options.images)
@@ -135,39 +137,62 @@ def _train(
 ) -> TrainResult:
     _check_samples(samples, options)
     work = options.out.with_name(f"{options.out.name}.training")
-    folder = PictureFolder(options.images, llava)
-    names = [sample.picture for sample in samples if sample.picture is not None]
+    folder = ImageFolder(options.images, llava)
+    names = [sample.image for sample in samples if sample.image is not None]
     if options.gradient_checkpointing:
-        language = llava.model.model.language_model
-        # transformers 5 renamed it
-        enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    with one_process_first():
-        _claim(work, _fingerprint(stage, llava, options), restart=options.restart and is_first_process())
-        reader = KeptFeatures(folder, names, options.features or work, progress) if options.keep_features else folder
-    order = draw_order(
-        [len(sample.ids) for sample in samples],
-        [sample.picture is not None for sample in samples],
-        options.schedule.batch_size * options.schedule.accumulation * n_devices(),
-        options.n_epochs,
-        options.schedule.seed,
-    )
-    rates = {"llava.model.multi_modal_projector": options.projector_rate} if options.projector_rate else None
-    collator = _Collator(reader, llava.special.pad)
-    matrices = hidden_matrices(llava.model.model.multi_modal_projector, llava.model.model.language_model)
-    job = Job(stage, module, _Ordered(samples, order), collator, work, rates, matrices)
-    loss = run(job, options.schedule, progress)
-    if options.lora is not None:
-        merge_lora(llava)
-    if is_first_process():
-        write_checkpoint(llava, options.out, (work / "loss.jsonl", work / "loss.png"))
-        shutil.rmtree(work)
+        _checkpoint_gradients(llava)
+    with _alone_in(work):
+        with one_process_first():
+            _claim(work, _fingerprint(stage, llava, options), restart=options.restart and is_first_process())
+            reader = (
+                KeptFeatures(folder, names, options.features or work, progress) if options.keep_features else folder
+            )
+        order = draw_order(
+            [len(sample.ids) for sample in samples],
+            [sample.image is not None for sample in samples],
+            options.schedule.batch_size * options.schedule.accumulation * n_devices(),
+            options.n_epochs,
+            options.schedule.seed,
+        )
+        rates = {"llava.model.multi_modal_projector": options.projector_rate} if options.projector_rate else None
+        collator = _Collator(reader, llava.special.pad)
+        job = Job(stage, module, _Ordered(samples, order), collator, work, rates)
+        loss = run(job, options.schedule, progress)
+        if options.lora is not None:
+            merge_lora(llava)
+        if is_first_process():
+            write_checkpoint(llava, options.out, (work / "loss.jsonl", work / "loss.png"))
+            shutil.rmtree(work)
     return TrainResult(options.out, loss, len(samples), sum(sample.n_cut > 0 for sample in samples))
+
+
+@contextmanager
+def _alone_in(work: Path) -> Iterator[None]:
+    """Excludes other runs from this directory within the `with` block; the processes of one run count as one."""
+    if not is_first_process():
+        yield
+        return
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(work))
+        except HeldElsewhere as error:
+            raise TrainingError(
+                f"another run is training in {work}. Wait until it ends, or choose another output with -o."
+            ) from error
+        yield
+
+
+def _checkpoint_gradients(llava: Llava) -> None:
+    language = llava.model.model.language_model
+    # transformers 5 renamed it
+    enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _check_samples(samples: list[Sample], options: TrainOptions) -> None:
     if not samples:
-        raise DataError(f"{options.data} holds no conversation.")
+        raise DataError(f"{options.data} contains no conversations.")
     mute = [str(index) for index, sample in enumerate(samples) if not (sample.labels != IGNORED).any()]
     if len(mute) == len(samples):
         raise DataError(f"{options.data}: nothing is left to learn within {options.max_length} positions.")
@@ -176,7 +201,7 @@ def _check_samples(samples: list[Sample], options: TrainOptions) -> None:
 
 
 class _Ordered(Dataset[Sample]):
-    """Samples in the order of a run, epochs one after another."""
+    """Samples in the order of a run, one epoch after another."""
 
     def __init__(self, samples: Sequence[Sample], order: np.ndarray) -> None:
         self._samples, self._order = samples, order
@@ -189,9 +214,9 @@ class _Ordered(Dataset[Sample]):
 
 
 class _Collator:
-    """Fills the rows of a batch up and reads its pictures."""
+    """Pads the rows of a batch and reads its images."""
 
-    def __init__(self, reader: PictureFolder | KeptFeatures, pad: int) -> None:
+    def __init__(self, reader: ImageFolder | KeptFeatures, pad: int) -> None:
         self._reader, self._pad = reader, pad
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -200,12 +225,12 @@ class _Collator:
         return {
             "ids": ids,
             "labels": fill([sample.labels for sample in samples], batch_first=True, padding_value=IGNORED),
-            "pictures": self._reader.read([sample.picture for sample in samples if sample.picture is not None]),
+            "images": self._reader.read([sample.image for sample in samples if sample.image is not None]),
         }
 
 
 def _fingerprint(stage: str, llava: Llava, options: TrainOptions) -> dict[str, Any]:
-    """What must be the same for a run to be taken up."""
+    """Returns what must be equal for a run to be resumed."""
     weights = hashlib.sha256()
     for parameter in llava.model.parameters():
         weights.update(parameter.detach().flatten()[:1024].cpu().numpy().tobytes())
@@ -215,7 +240,7 @@ def _fingerprint(stage: str, llava: Llava, options: TrainOptions) -> dict[str, A
     return {
         "stage": stage,
         "starting point": weights.hexdigest(),
-        "data": hashlib.sha256(options.data.read_bytes()).hexdigest(),
+        "data": digest_file(options.data),
         "devices": n_devices(),
         **settings,
     }
@@ -230,8 +255,7 @@ def _claim(work: Path, fingerprint: dict[str, Any], *, restart: bool) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [key for key in fingerprint if found.get(key) != json.loads(json.dumps(fingerprint[key]))]
         if changed:
-            advice = "Run it as before to go on with it, or say --restart to throw its steps away."
-            raise TrainingError(list_faults(f"{work} holds an unfinished run that differs in:", changed, advice))
+            advice = "Use its settings to resume it, or --restart to discard its steps."
+            raise TrainingError(list_faults(f"{work} contains an unfinished run that differs in:", changed, advice))
         return
-    work.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
+    write_text(path, json.dumps(fingerprint, indent=2))

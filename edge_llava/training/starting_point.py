@@ -1,4 +1,4 @@
-"""What training starts from: a LLaVA in Hugging Face layout, or a CLIP tower and a LLaMA that have never met."""
+"""What training starts from: a LLaVA in Hugging Face layout, or a separate CLIP tower and LLaMA."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from edge_llava.training.llava import LinearProjector, Llava, Preprocessing, Pro
 from edge_llava.training.samples import SpecialTokens
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
-# Named everywhere: a checkpoint's config may name a hub repository instead, whose code transformers would load.
+# Always named: a checkpoint's config may name a hub repository instead, whose code transformers would load.
 _ATTENTION = "sdpa"
 _ROW_MULTIPLE = 64  # embedding rows are a multiple of it, as in llava-hf files
 
@@ -41,13 +41,13 @@ def open_llava(directory: Path) -> Llava:
     """Opens a LLaVA in Hugging Face layout, in float32.
 
     Raises:
-        CheckpointError: If it is none, damaged, or of a family that is not trained here.
+        CheckpointError: If it is not a LLaVA, is damaged, or belongs to a family that cannot be trained here.
     """
     config = read_checkpoint_config(directory)
     if config.layout != "hf":
         raise CheckpointError(f"{directory} is in LLaVA's original layout; training starts from Hugging Face layout.")
     if config.aspect == "anyres":
-        raise CheckpointError(f"{directory} is LLaVA-1.6; training starts from LLaVA-1.5 (one square a picture).")
+        raise CheckpointError(f"{directory} is LLaVA-1.6; training starts from LLaVA-1.5 (one square per image).")
     with _as_checkpoint_error(directory):
         known = _configured(LlavaConfig, directory, config.language)
         model = _load(LlavaForConditionalGeneration, directory, config=known)
@@ -58,16 +58,16 @@ def open_llava(directory: Path) -> Llava:
 
 
 def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Llava:
-    """Joins a CLIP tower and a LLaMA by a new projector.
+    """Joins a CLIP tower and a LLaMA with a new projector.
 
     Args:
         tower: Directory of a CLIPModel or CLIPVisionModel.
         language: Directory of a LlamaForCausalLM with its tokenizer.
-        projector: Its kind; weights are drawn from the seed.
+        projector: Kind of the projector, whose random weights depend on the seed.
         seed: Any integer.
 
     Raises:
-        CheckpointError: If one of them is not what it must be.
+        CheckpointError: If one of them is not what it should be.
     """
     read_tower_config(tower)
     described = read_language_config(language)
@@ -100,7 +100,7 @@ def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Ll
 
 
 def _configured(kind: Any, directory: Path, language: LanguageConfig) -> Any:
-    """A config whose rotary positions are those of the file: transformers 4 ignores rope_parameters, which 5 writes."""
+    """Reads a config with the file's rotary positions: transformers 4 ignores rope_parameters, which 5 writes."""
     config = kind.from_pretrained(directory, local_files_only=True)
     if int(transformers.__version__.partition(".")[0]) < 5:
         text = getattr(config, "text_config", config)
@@ -110,10 +110,10 @@ def _configured(kind: Any, directory: Path, language: LanguageConfig) -> Any:
 
 
 def _load(kind: Any, directory: Path, config: Any = None) -> Any:
-    """A model in float32 with the weights of its files, every one of which it has.
+    """Loads a model in float32 with all weights of its files, none missing and none left over.
 
     Raises:
-        CheckpointError: If files and model differ in their tensors; transformers would train random ones, or the base.
+        CheckpointError: If files and model differ in their tensors, which transformers would initialize or ignore.
     """
     model, report = kind.from_pretrained(
         directory,
@@ -131,7 +131,7 @@ def _load(kind: Any, directory: Path, config: Any = None) -> Any:
 
 
 def _add_rows(llama: LlamaForCausalLM, n_tokens: int) -> None:
-    """Rows for new tokens: the mean of the others, as LLaVA has it."""
+    """Adds rows for new tokens: the mean of the others, as in LLaVA."""
     n_old = llama.get_input_embeddings().num_embeddings
     llama.resize_token_embeddings(n_tokens, pad_to_multiple_of=_ROW_MULTIPLE, mean_resizing=False)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def _add_rows(llama: LlamaForCausalLM, n_tokens: int) -> None:
 
 
 def _open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """LLaMA's slow, legacy tokenizer: what LLaVA was trained with, and what llama.cpp computes."""
+    """Loads LLaMA's slow, legacy tokenizer, with which LLaVA was trained and with which llama.cpp agrees."""
     if (directory / "tokenizer.model").is_file():
         return LlamaTokenizer.from_pretrained(directory, legacy=True, local_files_only=True)
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -164,7 +164,7 @@ def _special_tokens(config: LlavaConfig, tokenizer: PreTrainedTokenizerBase, dir
 
 @contextmanager
 def _as_checkpoint_error(directory: Path) -> Iterator[None]:
-    """transformers' ways to say that files are missing, damaged or of other shapes."""
+    """Translates transformers' errors about missing or damaged files and wrong shapes."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

@@ -1,8 +1,8 @@
-"""One training run: transformers' Trainer on our modules, resumable to the bit, that stops before a bad step is taken.
+"""One training run: transformers' Trainer on our modules. It resumes bit for bit, and stops before a bad step is taken.
 
 A module takes the collated batch as keywords and returns {"loss": scalar}. Only what requires a gradient is saved and
-restored; the rest comes from the starting point again. The order of the samples is drawn before the first step, so a
-resumed run sees what an uninterrupted one would have seen.
+restored; the rest is loaded from the starting point again. The order of the samples is chosen before the first step, so
+a resumed run sees the same samples as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,34 +25,36 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.training.loss_curve import LossCurve
-from edge_llava.training.muon import MuonWithAdamW
 
 Batch = Mapping[str, torch.Tensor]
+# make_adamw(apart): AdamW of all trained parameters but some
+MakeAdamW = Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer]
 Precision = Literal["auto", "fp32", "bf16"]
 
 _COMPLETE = "complete"  # written last into a saved step: without it the save was interrupted
 _WEIGHTS = "model.safetensors"
 _MIN_POINTS = 20  # of the loss curve, if there are as many steps
-_KEEP = 2  # saved steps: the newest, and the one before in case the newest is being written
+_KEEP = 2  # saved steps: the newest, and the one before it in case writing the newest is interrupted
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a module is trained: AdamW (Muon where matrices are given to it), linear warm-up, cosine to zero.
+    """How a module is trained: AdamW unless another optimizer is given, linear warm-up, cosine to zero.
 
     Attributes:
         learning_rate: Peak.
         batch_size: Samples per device and step.
         accumulation: Batches whose gradients are added up before a step is taken.
-        weight_decay: Of matrices; biases and norms have none.
+        weight_decay: Weight decay of matrices; biases and norms have none.
         warmup_ratio: Share of the steps in which the rate rises.
         max_grad_norm: Gradients are clipped to this norm.
         beta2: Second moment's decay.
-        matrix_rate: Peak rate of the job's matrices by Muon.
+        optimizer: optimizer(module, make_adamw) makes another optimizer. A frozen dataclass: its fields are settings of
+            the run, as these are.
         save_every: Steps between saved states.
         log_every: Steps between points of the loss curve; fewer in short runs.
-        precision: Of matrix products; "auto" takes bf16 where the device computes it natively.
-        seed: Of dropout and anything else drawn while training.
+        precision: Precision of matrix products; "auto" uses bf16 if the device computes it natively.
+        seed: Seed of dropout and everything else that is random while training.
     """
 
     learning_rate: float
@@ -62,7 +64,7 @@ class Schedule:
     warmup_ratio: float = 0.03
     max_grad_norm: float = 1.0
     beta2: float = 0.999
-    matrix_rate: float | None = None
+    optimizer: Callable[[torch.nn.Module, MakeAdamW], torch.optim.Optimizer] | None = None
     save_every: int = 500
     log_every: int = 10
     precision: Precision = "auto"
@@ -71,16 +73,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained on what.
+    """A module and the samples that it is trained on.
 
     Attributes:
-        stage: Words for progress and errors: "align".
-        module: What is trained.
+        stage: Name for progress and errors: "align".
+        module: The module to train.
         samples: All samples of the run in the order in which they are seen, epochs one after another.
-        collate: Makes the batch of some samples.
-        directory: Saved states and the loss curve; what it holds of this run is taken up.
-        group_rates: Learning rates of parameters by the prefix of their name, where they differ from the schedule's.
-        matrices: What Muon trains, where the schedule has a rate for it.
+        collate: Makes a batch from samples.
+        directory: Saved states and the loss curve; a run that it contains is resumed.
+        group_rates: Learning rates of parameters by the prefix of their name, if they differ from the schedule's.
     """
 
     stage: str
@@ -89,11 +90,10 @@ class Job:
     collate: Callable[[Sequence[Any]], Batch]
     directory: Path
     group_rates: Mapping[str, float] | None = None
-    matrices: Sequence[torch.Tensor] = ()
 
 
 def run(job: Job, schedule: Schedule, progress: ProgressCallback = silent) -> float:
-    """Trains from the last saved step, or from the start, to the end; the module holds the result.
+    """Trains from the last saved step, or from the start, to the end; the module contains the result.
 
     Returns:
         Mean loss of the last logged steps.
@@ -117,7 +117,7 @@ def run(job: Job, schedule: Schedule, progress: ProgressCallback = silent) -> fl
 
 
 def last_saved_step(directory: Path) -> Path | None:
-    """The newest completely saved step; interrupted saves are removed.
+    """Finds the newest completely saved step, and removes interrupted saves.
 
     Returns:
         Its directory `checkpoint-<step>`, or None.
@@ -141,7 +141,7 @@ def use_bf16(precision: Precision) -> bool:
 
 
 def n_devices() -> int:
-    """Processes that train together, as the launcher started them."""
+    """Returns how many processes the launcher started for this run."""
     return int(_processes().num_processes)
 
 
@@ -151,7 +151,7 @@ def is_first_process() -> bool:
 
 
 def one_process_first() -> AbstractContextManager[None]:
-    """A block that the first process runs before the others do."""
+    """The first process runs this block before the others do."""
     block: AbstractContextManager[None] = _processes().main_process_first()
     return block
 
@@ -200,15 +200,15 @@ class _Trainer(Trainer):
         return SequentialSampler(self._job.samples)  # type: ignore[arg-type]
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """AdamW over matrices and the rest, those with a rate of their own apart; Muon over what is given to it."""
+        """AdamW over matrices and the rest, those with a rate of their own apart, or what the schedule makes of it."""
         make, options = self.get_optimizer_cls_and_kwargs(self.args)
-        rate = self._schedule.matrix_rate
-        matrices = list(self._job.matrices) if rate is not None else []
-        optimizer: torch.optim.Optimizer = make(self._parameter_groups(apart=matrices), **options)
-        if rate is not None:
-            decay = self.args.weight_decay
-            muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-            optimizer = MuonWithAdamW(muon, optimizer)
+
+        def make_adamw(apart: Sequence[torch.Tensor] = ()) -> torch.optim.Optimizer:
+            adamw: torch.optim.Optimizer = make(self._parameter_groups(apart), **options)
+            return adamw
+
+        make_other = self._schedule.optimizer
+        optimizer = make_adamw() if make_other is None else make_other(self._job.module, make_adamw)
         optimizer.register_step_pre_hook(self._refuse_bad_gradients)
         self.optimizer = optimizer
         return optimizer
@@ -226,7 +226,7 @@ class _Trainer(Trainer):
         return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
     def _refuse_bad_gradients(self, optimizer: torch.optim.Optimizer, _args: object, _options: object) -> None:
-        """Before weights change: a loss can be finite and its gradient not."""
+        """Checks gradients before weights change: a loss can be finite while its gradient is not."""
         members = (parameter for group in optimizer.param_groups for parameter in group["params"])
         norms = [parameter.grad.norm() for parameter in members if parameter.grad is not None]
         if norms and not torch.stack(norms).isfinite().all():
@@ -269,7 +269,7 @@ class _Trainer(Trainer):
             kept = f"{last} is intact" if last else "nothing was saved before"
             raise TrainingError(
                 f"{self._job.stage}: the state of step {self.state.global_step} cannot be saved: {error}. {kept}. "
-                "Make room and run the same command again: it goes on from there."
+                "Free space and run the same command again: it resumes from there."
             ) from error
 
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
@@ -284,7 +284,9 @@ class _Trainer(Trainer):
         saved = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
         expected = {name: p for name, p in self._job.module.named_parameters() if p.requires_grad}
         if saved.keys() != expected.keys():
-            raise TrainingError(f"{resume_from_checkpoint} holds other parameters than this run trains; use --restart.")
+            raise TrainingError(
+                f"{resume_from_checkpoint} contains other parameters than this run trains; use --restart."
+            )
         with torch.no_grad():
             for name, parameter in expected.items():
                 parameter.copy_(saved[name])
@@ -293,6 +295,6 @@ class _Trainer(Trainer):
 def trained_tensors(
     module: torch.nn.Module, state: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
-    """The parameters that training changes, by name; taken from `state` where it is given (gathered from shards)."""
+    """Returns the parameters that training changes, by name, from `state` if given (gathered from shards)."""
     source = state or {name: parameter.detach() for name, parameter in module.named_parameters()}
     return {name: source[name].contiguous() for name, p in module.named_parameters() if p.requires_grad}

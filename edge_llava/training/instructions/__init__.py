@@ -1,1 +1,1 @@
-"""Instruction data: pictures with captions and boxes become conversations. The standard library, Pillow and httpx."""
+"""Instruction data: images with captions and boxes become conversations. The standard library, Pillow and httpx."""

@@ -1,4 +1,4 @@
-"""Pictures that people described: by captions, and by boxes around what is there."""
+"""Images described by people: captions, and boxes around what is visible."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MAX_NUMBER = 1e300
 
 @dataclass(frozen=True)
 class Box:
-    """One thing and the rectangle around it, in fractions of the picture's width and height, 0..1 from the upper left.
+    """One thing and the rectangle around it, in fractions of the image's width and height, 0..1 from the upper left.
 
     Attributes:
-        category: What it is: "dog".
-        left, top, right, bottom: Of the rectangle; left < right and top < bottom.
+        category: What the thing is: "dog".
+        left, top, right, bottom: Edges of the rectangle; left < right and top < bottom.
     """
 
     category: str
@@ -29,19 +29,19 @@ class Box:
 
 
 @dataclass(frozen=True)
-class AnnotatedPicture:
-    """A picture and what people said about it.
+class AnnotatedImage:
+    """An image and its descriptions.
 
     Attributes:
-        id: Unique among the pictures of one file.
-        image: Its path relative to the directory of pictures.
+        id: Unique among the images of one file.
+        path: Its path relative to the directory of images.
         captions: At least one.
         boxes: In the order of the file.
-        scene: The facts of a drawn scene, None for a photograph.
+        scene: The facts of a drawn scene; None for a photograph.
     """
 
     id: str
-    image: str
+    path: str
     captions: tuple[str, ...]
     boxes: tuple[Box, ...]
     scene: Scene | None = None
@@ -49,20 +49,20 @@ class AnnotatedPicture:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Pictures of a file, and what was wrong with those that were left out."""
+    """The images of a file, and the faults of those that were left out."""
 
-    pictures: tuple[AnnotatedPicture, ...]
+    images: tuple[AnnotatedImage, ...]
     faults: tuple[str, ...]
 
 
 def find_missing(images: Path, image: str) -> list[str]:
-    """The fault of a picture that is not there, or none."""
+    """Returns the fault of a missing image, or no fault."""
     path = os.path.join(images, image)
-    return [] if os.path.isfile(path) else [f"picture {path} is missing"]
+    return [] if os.path.isfile(path) else [f"image {path} is missing"]
 
 
 def parse_numbers(value: Any) -> tuple[float, float, float, float] | None:
-    """Four finite numbers of JSON, or None if it is anything else."""
+    """Returns four finite numbers from JSON, or None for anything else."""
     if not isinstance(value, list) or len(value) != 4:
         return None
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _MAX_NUMBER for v in value):

@@ -1,4 +1,4 @@
-"""Many questions to one teacher at once, from threads of this process; answers come back as they are ready."""
+"""Asks one teacher many questions at once, on threads of this process; replies are returned as they arrive."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import threading
 from collections.abc import Generator, Sequence
 
 from edge_llava.errors import DataError
-from edge_llava.training.instructions.annotation import AnnotatedPicture
-from edge_llava.training.instructions.journal import Job
-from edge_llava.training.instructions.teacher import Reply, Teacher
+from edge_llava.training.instructions.annotation import AnnotatedImage
+from edge_llava.training.instructions.journal import ReplyJob
+from edge_llava.training.instructions.teacher import Teacher, TeacherReply
 
-_WAIT_S = 0.5  # Windows cannot interrupt a wait without end
+_WAIT_S = 0.5  # Windows cannot interrupt an endless wait
 
 
 def ask_all(
-    teacher: Teacher, questions: Sequence[tuple[Job, AnnotatedPicture]], concurrency: int
-) -> Generator[tuple[Job, Reply], None, None]:
-    """Yields every job with its reply, in the order in which they are ready.
+    teacher: Teacher, questions: Sequence[tuple[ReplyJob, AnnotatedImage]], concurrency: int
+) -> Generator[tuple[ReplyJob, TeacherReply], None, None]:
+    """Yields every job with its reply, in the order in which the replies arrive.
 
-    Close it when you stop early: no further question is asked then. Replies that are on their way are not waited for.
+    Close it to stop early: no further question is asked, and pending replies are not waited for.
 
     Raises:
-        DataError: What the teacher raised.
+        DataError: If the teacher raises it.
     """
-    waiting: queue.SimpleQueue[tuple[Job, AnnotatedPicture]] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[tuple[Job, Reply] | DataError | None] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[ReplyJob, AnnotatedImage]] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[tuple[ReplyJob, TeacherReply] | DataError | None] = queue.SimpleQueue()
     stop = threading.Event()
     for question in questions:
         waiting.put(question)
@@ -33,14 +33,14 @@ def ask_all(
     def work() -> None:
         try:
             while not stop.is_set():
-                job, picture = waiting.get_nowait()
-                ready.put((job, teacher.reply(picture, job.type)))
+                job, image = waiting.get_nowait()
+                ready.put((job, teacher.reply(image, job.type)))
         except queue.Empty:
-            pass  # all is asked
+            pass  # everything has been asked
         except DataError as error:
             ready.put(error)
         except RuntimeError:
-            if not stop.is_set():  # else the teacher was closed while it replied, and nobody waits
+            if not stop.is_set():  # else the teacher was closed while it replied, and nothing waits for it
                 raise
         finally:
             ready.put(None)

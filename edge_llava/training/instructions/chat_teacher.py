@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint as teacher: it reads captions and boxes instead of seeing."""
+"""A teacher that is a language model behind an OpenAI-compatible endpoint: it reads captions and boxes, not images."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_llava.errors import DataError, MissingExtra
-from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.annotation import AnnotatedImage
 from edge_llava.training.instructions.prompts import build_messages
 from edge_llava.training.instructions.reply import Rejection
-from edge_llava.training.instructions.teacher import NO_REPLY, Reply
+from edge_llava.training.instructions.teacher import NO_REPLY, TeacherReply
 
 if TYPE_CHECKING:
     import httpx
 
 _log = logging.getLogger(__name__)
 _URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", re.ASCII)
-_MAX_BYTES = 1 << 24  # of a reply: more is no reply
+_MAX_BYTES = 1 << 24  # a larger response is not a reply
 _MAX_PORT = 65535
-_MAX_SHOWN = 300  # characters of what a server says
-_AGAIN = {408, 409, 425, 429}  # and every 5xx: ask again later
-_THIS_ONE = {400, 413, 422}  # the server minds this request: another picture's may pass
+_MAX_SHOWN = 300  # characters of a server's message
+_AGAIN = {408, 409, 425, 429}  # like every 5xx: ask again later
+_THIS_ONE = {400, 413, 422}  # the server refuses this request, but may accept another image's
 _ADVICE = {
-    401: "Is the key right? It is taken from the environment, see --key-env.",
+    401: "Is the key correct? It is read from the environment, see --key-env.",
     403: "May this key use this model?",
-    404: "Is the address right? It is what stands before /chat/completions, and --model names what is served there.",
+    404: "Is the address correct? It is the part before /chat/completions, and --model names a model served there.",
 }
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How to reach a model and how patiently.
+    """How to reach a model, and how often and how long to wait for it.
 
     Attributes:
-        url: What stands before /chat/completions: "https://api.openai.com/v1". Holds no secret.
-        model: The name that the server knows it by.
-        key: Sent as bearer token; None for servers that ask for none. Never shown or written.
+        url: The part before /chat/completions: "https://api.openai.com/v1". Contains no secret.
+        model: The model's name on the server.
+        key: Sent as bearer token; None for servers that need none. Never shown or written.
         temperature: None leaves it to the server.
         timeout_s: For one reply, from asking to its last byte.
-        n_tries: How often one question is put before it is given up.
-        first_wait_s: Before the second try; doubled from try to try, at random up to half more or less.
-        max_wait_s: The longest wait, whatever the server asks for in Retry-After.
+        n_tries: How often a question is asked before giving up.
+        first_wait_s: Wait before the second try; doubled for each try, with random jitter of up to half.
+        max_wait_s: The longest wait, even if the server asks for more in Retry-After.
     """
 
     url: str
@@ -65,7 +65,7 @@ class ChatTeacher:
     def __init__(self, options: ChatOptions) -> None:
         """
         Raises:
-            DataError: If address or key cannot be used.
+            DataError: If the address or the key cannot be used.
             MissingExtra: If httpx is not installed.
         """
         try:
@@ -78,11 +78,11 @@ class ChatTeacher:
             address = httpx.URL()
         if not _URL.fullmatch(options.url) or not address.host or (address.port or 0) > _MAX_PORT:
             raise DataError(
-                f"{_without_user(options.url)!r} is no address of a teacher: http(s)://HOST[:PORT][/PATH], no name, "
-                "password or query in it. The key is taken from the environment."
+                f"{_without_user(options.url)!r} is not the address of a teacher: http(s)://HOST[:PORT][/PATH], "
+                "without name, password or query. The key is read from the environment."
             )
         if options.key is not None and not re.fullmatch(r"[!-~]+", options.key):
-            raise DataError("the teacher's key is empty or holds characters that no key has. See the environment.")
+            raise DataError("the teacher's key is empty or contains invalid characters. Check the environment.")
         self._options = options
         headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
         self._client = httpx.Client(headers=headers, timeout=options.timeout_s)
@@ -102,15 +102,15 @@ class ChatTeacher:
         """Model and address."""
         return f"{self._options.model} at {self._options.url}"
 
-    def reply(self, picture: AnnotatedPicture, response_type: str) -> Reply:
+    def reply(self, image: AnnotatedImage, response_type: str) -> TeacherReply:
         """See `Teacher.reply`."""
-        body: dict[str, Any] = {"model": self._options.model, "messages": build_messages(picture, response_type)}
+        body: dict[str, Any] = {"model": self._options.model, "messages": build_messages(image, response_type)}
         if self._options.temperature is not None:
             body["temperature"] = self._options.temperature
         return self._ask(body)
 
-    def _ask(self, body: dict[str, Any]) -> Reply:
-        """Puts one question as often as it takes."""
+    def _ask(self, body: dict[str, Any]) -> TeacherReply:
+        """Asks one question until there is a reply or the tries are spent."""
         import httpx
 
         trouble = ""
@@ -127,7 +127,7 @@ class ChatTeacher:
                     return _parse(text)
                 trouble = f"status {status}: {self._shown(text)}"
                 if status in _THIS_ONE:
-                    return Reply("", Rejection(NO_REPLY, trouble))
+                    return TeacherReply("", Rejection(NO_REPLY, trouble))
                 if status not in _AGAIN and status < 500:
                     raise DataError(f"{self._options.url} refuses, {trouble}. {_ADVICE.get(status, '')}".rstrip())
                 retry_after = headers.get("Retry-After")
@@ -135,12 +135,12 @@ class ChatTeacher:
                 wait_s = self._wait_s(n_tried, retry_after)
                 _log.info("%s; again in %.1f s", trouble, wait_s)
                 time.sleep(wait_s)
-        return Reply("", Rejection(NO_REPLY, f"{trouble} ({self._options.n_tries} tries)"))
+        return TeacherReply("", Rejection(NO_REPLY, f"{trouble} ({self._options.n_tries} tries)"))
 
     def _post(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
         import httpx
 
-        # httpx's own timeout is for one read: a server that sends a byte now and then would never meet it
+        # httpx's own timeout is for one read: a server that sends a byte now and then would never exceed it
         deadline = time.monotonic() + self._options.timeout_s
         content = bytearray()
         with self._client.stream("POST", f"{self._options.url.rstrip('/')}/chat/completions", json=body) as response:
@@ -157,20 +157,20 @@ class ChatTeacher:
         return min(self._options.max_wait_s, max(own, _seconds(retry_after)))
 
     def _shown(self, text: str) -> str:
-        """What a server says, in one line, without the key that some servers repeat."""
+        """Formats a server's message in one line, without the key, which some servers repeat."""
         try:
             error = json.loads(text)["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
         except (ValueError, KeyError, TypeError, RecursionError):
-            pass  # it speaks in its own way: shown as it is
+            pass  # not OpenAI's form: shown unchanged
         if self._options.key:
             text = text.replace(self._options.key, "***")
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text[:_MAX_SHOWN] or "nothing said"
+        return text[:_MAX_SHOWN] or "no message"
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Seconds that Retry-After asks for, a number or a date; 0 where it says nothing that we understand."""
+    """Returns the seconds that Retry-After asks for, as a number or a date; 0 if it cannot be parsed."""
     if retry_after is None:
         return 0.0
     try:
@@ -184,8 +184,8 @@ def _without_user(url: str) -> str:
     return re.sub(r"//[^/]*@", "//***@", url)
 
 
-def _parse(text: str) -> Reply:
-    """The reply in a chat completion; whatever else came is junk, and kept as it came."""
+def _parse(text: str) -> TeacherReply:
+    """Returns the reply in a chat completion; anything else is junk, and kept unchanged."""
     try:
         completion = json.loads(text)
         choice = completion["choices"][0]
@@ -193,11 +193,11 @@ def _parse(text: str) -> Reply:
         usage = completion.get("usage") or {}
         n_prompt, n_completion = (_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion"))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        return Reply(text, Rejection("junk", "no chat completion"))
+        return TeacherReply(text, Rejection("junk", "not a chat completion"))
     if not isinstance(content, str):
-        return Reply(text, Rejection("junk", "no text in it"), n_prompt, n_completion)
+        return TeacherReply(text, Rejection("junk", "no text in it"), n_prompt, n_completion)
     fault = Rejection("cut off", "it reached the server's limit of tokens") if finish_reason == "length" else None
-    return Reply(content, fault, n_prompt, n_completion)
+    return TeacherReply(content, fault, n_prompt, n_completion)
 
 
 def _count(value: Any) -> int:

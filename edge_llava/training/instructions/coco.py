@@ -1,4 +1,4 @@
-"""COCO's captions and instances files: pictures by number, boxes in pixels.
+"""Reads COCO's captions and instances files: images by number, boxes in pixels.
 
 captions:   {"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id", "caption"}]}
 instances:  {"images": [...], "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, width, height]}],
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError
-from edge_llava.training.instructions.annotation import AnnotatedPicture, Box, find_missing, parse_numbers
+from edge_llava.training.instructions.annotation import AnnotatedImage, Box, find_missing, parse_numbers
 from edge_llava.training.instructions.json_files import is_id, is_text, read_json
 
-_SLACK = 1.0  # pixels that a box may stand out, as published ones do by rounding; it is clipped
+_SLACK = 1.0  # pixels by which a box may exceed its image, as published ones do by rounding; it is clipped
 
 
 @dataclass
-class _Picture:
-    """One picture while it is put together. Width and height in pixels."""
+class _Draft:
+    """One image while its parts are collected. Width and height in pixels."""
 
     file_name: str
     width: float
@@ -33,37 +33,37 @@ class _Picture:
     n_faults: int = 0
 
 
-def read_coco(captions: Path, instances: Path | None, images: Path | None, faults: list[str]) -> list[AnnotatedPicture]:
-    """Reads pictures in the order of the captions file, boxes in the order of the instances file.
+def read_coco(captions: Path, instances: Path | None, images: Path | None, faults: list[str]) -> list[AnnotatedImage]:
+    """Reads images in the order of the captions file, boxes in the order of the instances file.
 
     Args:
         captions: Captions JSON.
-        instances: Instances JSON; None for pictures without boxes.
-        images: Directory in which every picture must exist; None leaves that unchecked.
-        faults: What is wrong is noted here, by picture or annotation id.
+        instances: Instances JSON; None for images without boxes.
+        images: Directory in which every image must exist; None leaves that unchecked.
+        faults: Receives what is wrong, by image or annotation id.
 
     Returns:
-        The pictures without faults.
+        The images without faults.
 
     Raises:
-        DataError: If a file cannot be read or is not COCO's.
+        DataError: If a file cannot be read or is not in COCO's format.
     """
     file = _open(captions, ("images", "annotations"))
-    pictures = _read_images(captions.name, file["images"], faults)
+    drafts = _read_images(captions.name, file["images"], faults)
     for place, record in _records(captions.name, "annotation", file["annotations"], faults):
-        _add_caption(pictures, place, record, faults)
+        _add_caption(drafts, place, record, faults)
     if instances is not None:
-        _add_boxes(pictures, instances, faults)
-    for identity, picture in pictures.items():
-        own = [] if images is None else find_missing(images, picture.file_name)
-        if not picture.captions and not picture.n_faults:
+        _add_boxes(drafts, instances, faults)
+    for identity, draft in drafts.items():
+        own = [] if images is None else find_missing(images, draft.file_name)
+        if not draft.captions and not draft.n_faults:
             own.append("it has no caption")
-        picture.n_faults += len(own)
+        draft.n_faults += len(own)
         faults += [f"{captions.name}: image {identity}: {fault}" for fault in own]
     return [
-        AnnotatedPicture(identity, picture.file_name, tuple(picture.captions), tuple(picture.boxes))
-        for identity, picture in pictures.items()
-        if not picture.n_faults
+        AnnotatedImage(identity, draft.file_name, tuple(draft.captions), tuple(draft.boxes))
+        for identity, draft in drafts.items()
+        if not draft.n_faults
     ]
 
 
@@ -71,12 +71,12 @@ def _open(path: Path, keys: tuple[str, ...]) -> dict[str, list[Any]]:
     file = read_json(path)
     if not isinstance(file, dict) or not all(isinstance(file.get(key), list) for key in keys):
         lists = ", ".join(f"`{key}`" for key in keys)
-        raise DataError(f"{path} is no COCO file with lists {lists}. One picture a line is read from a file *.jsonl.")
+        raise DataError(f"{path} is not a COCO file with lists {lists}. Name a file with one image per line *.jsonl.")
     return file
 
 
 def _records(file: str, what: str, values: list[Any], faults: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each record stands, and the record; what has no id is named by its index, from 0."""
+    """Yields each record with its place; a record without an id is named by its index, from 0."""
     for index, value in enumerate(values):
         if isinstance(value, dict) and is_id(value.get("id")):
             yield f"{file}: {what} {value['id']}", value
@@ -84,70 +84,70 @@ def _records(file: str, what: str, values: list[Any], faults: list[str]) -> Iter
             faults.append(f"{file}: {what} without a valid id at index {index}")
 
 
-def _read_images(file: str, values: list[Any], faults: list[str]) -> dict[str, _Picture]:
-    pictures: dict[str, _Picture] = {}
+def _read_images(file: str, values: list[Any], faults: list[str]) -> dict[str, _Draft]:
+    drafts: dict[str, _Draft] = {}
     for place, record in _records(file, "image", values, faults):
         name, sides = record.get("file_name"), [record.get("width"), record.get("height")]
         numbers = parse_numbers([*sides, 1, 1])
-        own = [] if is_text(name) else ["file_name is missing or no text"]
+        own = [] if is_text(name) else ["file_name is missing or not a string"]
         if numbers is None or min(numbers) <= 0:
-            own.append("width or height is missing or no number above 0")
+            own.append("width or height is missing or not a positive number")
         identity = str(record["id"])
-        if identity in pictures:
-            own.append("its id is that of another image")
-            pictures[identity].n_faults += 1
+        if identity in drafts:
+            own.append("its id is already used by another image")
+            drafts[identity].n_faults += 1
         faults += [f"{place}: {fault}" for fault in own]
         width, height = numbers[:2] if numbers else (1.0, 1.0)
-        pictures.setdefault(identity, _Picture(str(name), width, height, n_faults=len(own)))
-    return pictures
+        drafts.setdefault(identity, _Draft(str(name), width, height, n_faults=len(own)))
+    return drafts
 
 
-def _add_caption(pictures: dict[str, _Picture], place: str, record: dict[str, Any], faults: list[str]) -> None:
-    picture = pictures.get(str(record.get("image_id")))
-    if picture is None:
+def _add_caption(drafts: dict[str, _Draft], place: str, record: dict[str, Any], faults: list[str]) -> None:
+    draft = drafts.get(str(record.get("image_id")))
+    if draft is None:
         faults.append(f"{place}: there is no image {record.get('image_id')!r}")
     elif not is_text(record.get("caption")):
-        faults.append(f"{place}: caption is missing or no text")
-        picture.n_faults += 1
+        faults.append(f"{place}: caption is missing or not a string")
+        draft.n_faults += 1
     else:
-        picture.captions.append(record["caption"])
+        draft.captions.append(record["caption"])
 
 
-def _add_boxes(pictures: dict[str, _Picture], path: Path, faults: list[str]) -> None:
+def _add_boxes(drafts: dict[str, _Draft], path: Path, faults: list[str]) -> None:
     file = _open(path, ("images", "annotations", "categories"))
     categories = {
         str(record["id"]): record.get("name")
         for _, record in _records(path.name, "category", file["categories"], faults)
     }
-    # pictures that have boxes and no captions are none of ours, and no fault
-    known = {str(record["id"]) for _, record in _records(path.name, "image", file["images"], faults)} | set(pictures)
+    # images with boxes but no captions are not used, and not a fault
+    known = {str(record["id"]) for _, record in _records(path.name, "image", file["images"], faults)} | set(drafts)
     for place, record in _records(path.name, "annotation", file["annotations"], faults):
         identity = str(record.get("image_id"))
         if identity not in known:
             faults.append(f"{place}: there is no image {record.get('image_id')!r}")
-        elif identity in pictures:
-            picture = pictures[identity]
+        elif identity in drafts:
+            draft = drafts[identity]
             own: list[str] = []
-            box = _parse_box(categories, picture, record, own)
-            picture.boxes.append(box)
-            picture.n_faults += len(own)
+            box = _parse_box(categories, draft, record, own)
+            draft.boxes.append(box)
+            draft.n_faults += len(own)
             faults += [f"{place}: {fault}" for fault in own]
 
 
-def _parse_box(categories: dict[str, Any], picture: _Picture, record: dict[str, Any], faults: list[str]) -> Box:
+def _parse_box(categories: dict[str, Any], draft: _Draft, record: dict[str, Any], faults: list[str]) -> Box:
     category, numbers = categories.get(str(record.get("category_id"))), parse_numbers(record.get("bbox"))
     if not is_text(category):
         faults.append(f"there is no category {record.get('category_id')!r}")
     if numbers is None:
-        faults.append("bbox is missing or no list of four numbers")
+        faults.append("bbox is missing or not a list of four numbers")
         numbers = (0.0, 0.0, 1.0, 1.0)
     x, y, width, height = numbers
-    left, right = (min(1.0, max(0.0, value / picture.width)) for value in (x, x + width))
-    top, bottom = (min(1.0, max(0.0, value / picture.height)) for value in (y, y + height))
-    stands_out = min(x, y) < -_SLACK or x + width > picture.width + _SLACK or y + height > picture.height + _SLACK
+    left, right = (min(1.0, max(0.0, value / draft.width)) for value in (x, x + width))
+    top, bottom = (min(1.0, max(0.0, value / draft.height)) for value in (y, y + height))
+    stands_out = min(x, y) < -_SLACK or x + width > draft.width + _SLACK or y + height > draft.height + _SLACK
     shown = f"bbox [{x:.6g}, {y:.6g}, {width:.6g}, {height:.6g}]"
     if width <= 0 or height <= 0:
         faults.append(f"{shown} is empty: x, y, width, height in pixels")
     elif stands_out or left >= right or top >= bottom:
-        faults.append(f"{shown} lies outside its image of {picture.width:.6g} x {picture.height:.6g} pixels")
+        faults.append(f"{shown} lies outside its image of {draft.width:.6g} x {draft.height:.6g} pixels")
     return Box(str(category), left, top, right, bottom)

@@ -1,58 +1,56 @@
-"""A contact sheet: sample pictures, one question and its answer under each, as one PNG. Pillow only."""
+"""Draws a contact sheet: sample images, one question and its answer under each, as one PNG. Needs Pillow only."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from edge_llava.errors import DataError, ImageError
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.home.files import atomic_file
+from edge_llava.home.image_files.opening import open_image
 from edge_llava.training.instructions.conversations import Conversation
 from edge_llava.training.instructions.statistics import find_type
 
 _COLUMNS, _N_SAMPLES = 4, 12
-_WIDTH, _PICTURE_HEIGHT, _GAP = 280, 210, 20  # pixels, of a cell, of the picture in it, and around it
+_WIDTH, _IMAGE_HEIGHT, _GAP = 280, 210, 20  # pixels: a cell, the image in it, and the space around it
 _FONT_SIZE, _LINE_HEIGHT = 14, 19
 _MAX_QUESTION_LINES, _MAX_ANSWER_LINES = 4, 9
-_MAX_CHARACTERS = 1000  # more than those lines hold, of the narrowest letters
+_MAX_CHARACTERS = 1000  # more than fit into those lines, even of the narrowest letters
 _PAPER, _INK, _ASKED, _FADED, _EMPTY = "white", "#202020", "#1a4f8a", "#808080", "#e8e8e8"
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def write_contact_sheet(path: Path, conversations: Sequence[Conversation], images: Path, seed: int = 0) -> int:
-    """Draws samples of a file of conversations, of all types in turn.
+    """Draws sample conversations, of all types in turn.
 
     Args:
         path: PNG file, written by rename.
-        conversations: What to choose from; those about no picture are passed over.
-        images: Directory of the pictures.
-        seed: Decides which are shown.
+        conversations: What to choose from; conversations without an image are skipped.
+        images: Directory of the images.
+        seed: Decides which conversations are shown.
 
     Returns:
-        How many of the pictures shown could not be read; a grey field stands in their place.
+        How many of the images could not be read; a grey field is shown in their place.
 
     Raises:
-        DataError: If no conversation is about a picture, or the file cannot be written.
+        DataError: If no conversation is about an image, or the file cannot be written.
     """
     samples = choose_samples([c for c in conversations if c.image is not None], seed)
     if not samples:
-        raise DataError("a contact sheet needs conversations about pictures, and here is none.")
+        raise DataError("a contact sheet needs conversations about images, and there are none.")
     font = ImageFont.load_default(_FONT_SIZE)
-    pictures = [_open(images / str(sample.image)) for sample in samples]
-    cells = [_draw_cell(sample, picture, font) for sample, picture in zip(samples, pictures, strict=True)]
+    opened = [_open(images / str(sample.image)) for sample in samples]
+    cells = [_draw_cell(sample, image, font) for sample, image in zip(samples, opened, strict=True)]
     _save(_arrange(cells), path)
-    return pictures.count(None)
+    return opened.count(None)
 
 
 def choose_samples(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """Up to twelve of them, the types by turns, no picture twice while there are others."""
+    """Chooses up to twelve, the types in turn, and no image twice while there are others."""
     shuffled = list(conversations)
     random.Random(seed).shuffle(shuffled)
     by_type: dict[str, list[Conversation]] = {}
@@ -70,36 +68,36 @@ def choose_samples(conversations: Sequence[Conversation], seed: int) -> list[Con
 
 
 def _open(path: Path) -> Image.Image | None:
-    """The picture as it is seen, small; None if it cannot be read."""
+    """Opens an image and makes it small; returns None if it cannot be read."""
     try:
-        picture = open_picture(path)
+        image = open_image(path)
     except (ImageError, OSError):
         return None
-    return ImageOps.contain(picture, (_WIDTH, _PICTURE_HEIGHT))
+    return ImageOps.contain(image, (_WIDTH, _IMAGE_HEIGHT))
 
 
-def _draw_cell(sample: Conversation, picture: Image.Image | None, font: _Font) -> Image.Image:
+def _draw_cell(sample: Conversation, image: Image.Image | None, font: _Font) -> Image.Image:
     turn = sample.turns[0]
     number = f", 1 of {len(sample.turns)} turns" if len(sample.turns) > 1 else ""
     heading = _wrap(f"{sample.id} {find_type(sample)}{number}", font, 1)
     question = _wrap(turn.question, font, _MAX_QUESTION_LINES)
     answer = _wrap(turn.answer, font, _MAX_ANSWER_LINES)
     n_lines = len(heading) + len(question) + len(answer)
-    cell = Image.new("RGB", (_WIDTH, _PICTURE_HEIGHT + (n_lines + 1) * _LINE_HEIGHT), _PAPER)
+    cell = Image.new("RGB", (_WIDTH, _IMAGE_HEIGHT + (n_lines + 1) * _LINE_HEIGHT), _PAPER)
     drawing = ImageDraw.Draw(cell)
-    if picture is None:
-        drawing.rectangle((0, 0, _WIDTH - 1, _PICTURE_HEIGHT - 1), fill=_EMPTY)
-        drawing.text((_GAP, _PICTURE_HEIGHT // 2), "this picture cannot be read", fill=_FADED, font=font)
+    if image is None:
+        drawing.rectangle((0, 0, _WIDTH - 1, _IMAGE_HEIGHT - 1), fill=_EMPTY)
+        drawing.text((_GAP, _IMAGE_HEIGHT // 2), "this image cannot be read", fill=_FADED, font=font)
     else:
-        cell.paste(picture, ((_WIDTH - picture.width) // 2, (_PICTURE_HEIGHT - picture.height) // 2))
+        cell.paste(image, ((_WIDTH - image.width) // 2, (_IMAGE_HEIGHT - image.height) // 2))
     colours = [_FADED] * len(heading) + [_ASKED] * len(question) + [_INK] * len(answer)
     for index, (line, colour) in enumerate(zip(heading + question + answer, colours, strict=True)):
-        drawing.text((0, _PICTURE_HEIGHT + 6 + index * _LINE_HEIGHT), line, fill=colour, font=font)
+        drawing.text((0, _IMAGE_HEIGHT + 6 + index * _LINE_HEIGHT), line, fill=colour, font=font)
     return cell
 
 
 def _wrap(text: str, font: _Font, max_lines: int) -> list[str]:
-    """Lines no wider than a cell; what does not fit ends in dots."""
+    """Breaks text into lines no wider than a cell; what does not fit ends in dots."""
     lines = [""]
     for word in text[:_MAX_CHARACTERS].split():
         longer = f"{lines[-1]} {word}".strip()
@@ -136,13 +134,9 @@ def _arrange(cells: list[Image.Image]) -> Image.Image:
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(partial, "PNG")
-        os.replace(partial, path)
+        with atomic_file(path) as file:
+            sheet.save(file, "PNG")
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is not there, or its place is none
-            partial.unlink()

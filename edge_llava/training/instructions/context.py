@@ -1,29 +1,29 @@
-"""What a teacher that cannot see reads in place of the picture: captions, and boxes as numbers.
+"""What a teacher that cannot see reads instead of the image: captions, and boxes as numbers.
 
 Source: LLaVA (Liu et al., 2023), table 1, and github.com/haotian-liu/LLaVA, playground/data/prompts.
 """
 
 from __future__ import annotations
 
-from edge_llava.training.instructions.annotation import AnnotatedPicture, Box
+from edge_llava.training.instructions.annotation import AnnotatedImage, Box
 
 _MAX_CAPTIONS = 5
 
 
-def format_context(picture: AnnotatedPicture, response_type: str) -> str:
-    """The text that stands for a picture.
+def format_context(image: AnnotatedImage, response_type: str) -> str:
+    """Formats the text that represents an image.
 
     Args:
-        picture: Its first five captions are used.
-        response_type: "conversation" takes captions only; "detail" and "reasoning" take the boxes too.
+        image: Its first five captions are used.
+        response_type: "conversation" uses captions only; "detail" and "reasoning" also use the boxes.
 
     Returns:
-        One caption a line; then a blank line and one box a line, `category: [left, top, right, bottom]`, rounded to
-        three decimals.
+        One caption per line; then a blank line and one box per line, `category: [left, top, right, bottom]`, rounded
+        to three decimals.
     """
-    lines = [" ".join(caption.split()) for caption in picture.captions[:_MAX_CAPTIONS]]
-    if response_type != "conversation" and picture.boxes:
-        lines += ["", *(_format_box(box) for box in picture.boxes)]
+    lines = [" ".join(caption.split()) for caption in image.captions[:_MAX_CAPTIONS]]
+    if response_type != "conversation" and image.boxes:
+        lines += ["", *(_format_box(box) for box in image.boxes)]
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
-"""Conversations about pictures, in LLaVA's JSON.
+"""Conversations about images, in LLaVA's JSON.
 
-A list of objects (or one object a line, in a file named *.jsonl):
+A list of objects (or one object per line, in a file named *.jsonl):
 
     {"id": "000000033471", "image": "000000033471.jpg", "type": "conversation",
      "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A bus."}, ...]}
 
-`image` is relative to a directory of pictures and absent where the talk is about none; `type` is ours and optional.
+`image` is relative to a directory of images, and absent if the conversation has none; `type` is our own and optional.
 
 Source: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md and llava/train/train.py.
 """
@@ -31,7 +31,7 @@ _HUMAN, _TEACHER = "human", "gpt"
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer; neither is empty and neither holds the image marker."""
+    """A question and its answer; neither is empty and neither contains the image marker."""
 
     question: str
     answer: str
@@ -39,13 +39,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is asked and answered about one picture, or about none.
+    """Questions and answers about one image, or without an image.
 
     Attributes:
-        id: Of the record; not unique in published data.
-        image: Path of the picture relative to its directory, or None.
+        id: The record's id; not unique in published data.
+        image: Path of the image relative to its directory, or None.
         turns: At least one.
-        type: One of RESPONSE_TYPES or what else a file says; None where it says nothing.
+        type: One of RESPONSE_TYPES or another value from a file; None if the file states none.
     """
 
     id: str
@@ -58,11 +58,11 @@ def read_conversations(path: str | Path, images: str | Path | None = None) -> li
     """Reads LLaVA's conversation JSON. A turn of the teacher before the first question is dropped.
 
     Args:
-        path: A JSON list, or one object a line if its name ends with ".jsonl".
-        images: Directory in which every picture must exist; None leaves that unchecked.
+        path: A JSON list, or one object per line if its name ends with ".jsonl".
+        images: Directory in which every image must exist; None leaves that unchecked.
 
     Raises:
-        DataError: If the file cannot be read, or any record is wrong: all faults are told, each with its place.
+        DataError: If the file cannot be read, or any record is wrong; all faults at once, each with its place.
     """
     path, faults = Path(path), list[str]()
     directory = None if images is None else Path(images)
@@ -71,14 +71,16 @@ def read_conversations(path: str | Path, images: str | Path | None = None) -> li
         own: list[str] = []
         conversation = _parse(record, own)
         if not own and directory is not None and conversation.image is not None:
-            picture = os.path.join(directory, conversation.image)
-            own += [] if os.path.isfile(picture) else [f"picture {picture} is missing"]
+            image = os.path.join(directory, conversation.image)
+            own += [] if os.path.isfile(image) else [f"image {image} is missing"]
         faults += [f"{place}: {fault}" for fault in own]
         found.append(conversation)
     if faults:
-        raise refuse(f"{path} holds conversations that cannot be used:", faults, "Nothing was read. Correct the file.")
+        raise refuse(
+            f"{path} contains conversations that cannot be used:", faults, "Nothing was read. Correct the file."
+        )
     if not found:
-        raise DataError(f"{path} holds no conversations.")
+        raise DataError(f"{path} contains no conversations.")
     return found
 
 
@@ -86,10 +88,10 @@ def write_conversations(path: str | Path, conversations: Iterable[Conversation],
     """Writes LLaVA's conversation JSON, by rename.
 
     Args:
-        path: A JSON list, or one object a line if its name ends with ".jsonl".
+        path: A JSON list, or one object per line if its name ends with ".jsonl".
         conversations: What to write, in this order.
-        seed: Decides, with id and type, whether the image marker stands before or after the first question, as in the
-            published data both occur.
+        seed: Decides, with id and type, whether the image marker comes before or after the first question, since both
+            occur in the published data.
     """
     path = Path(path)
     lines = [json.dumps(_record(conversation, seed), ensure_ascii=False) for conversation in conversations]
@@ -118,47 +120,47 @@ def _record(conversation: Conversation, seed: int) -> dict[str, Any]:
 
 
 def _records(path: Path, faults: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each record stands, and the record."""
+    """Yields each record with its place."""
     if _is_lines(path):
         for number, record in read_json_lines(path, faults):
             yield f"line {number}", record
         return
     records = read_json(path)
     if not isinstance(records, list):
-        raise DataError(f"{path} holds no JSON list. One object a line is read from a file named *.jsonl.")
+        raise DataError(f"{path} does not contain a JSON list. Name a file with one object per line *.jsonl.")
     for index, record in enumerate(records):
         if isinstance(record, dict):
             yield f"record {index}", record
         else:
-            faults.append(f"record {index} is no JSON object")
+            faults.append(f"record {index} is not a JSON object")
 
 
 def _parse(record: dict[str, Any], faults: list[str]) -> Conversation:
     identity, image, kind = record.get("id"), record.get("image"), record.get("type")
     if not is_id(identity):
-        faults.append("id is missing or no text")
+        faults.append("id is missing or not a string")
     if image is not None and not is_text(image):
-        faults.append("image is no path")
+        faults.append("image is not a path")
         image = ""
     if kind is not None and not is_text(kind):
-        faults.append("type is no text")
+        faults.append("type is not a string")
     values = _parse_values(record.get("conversations"), faults)
     if values:
         _check_marker(values, image, faults)
     values = [value.replace(IMAGE_MARKER, "").strip() for value in values]
-    faults += [f"value {index} is empty or no text" for index, value in enumerate(values) if not is_text(value)]
+    faults += [f"value {index} is empty or not a string" for index, value in enumerate(values) if not is_text(value)]
     turns = tuple(Turn(*pair) for pair in zip(values[::2], values[1::2], strict=True))
     return Conversation(str(identity), image, turns, kind)
 
 
 def _parse_values(entries: Any, faults: list[str]) -> list[str]:
-    """Questions and answers in turn; empty after a fault."""
+    """Returns questions and answers in turn; nothing after a fault."""
     if not isinstance(entries, list) or not entries:
-        faults.append("conversations is missing or no list")
+        faults.append("conversations is missing or not a list")
         return []
     wrong = [index for index, entry in enumerate(entries) if not _is_entry(entry)]
     if wrong:
-        faults.append(f"`from` or `value` is missing or no text in entries {wrong}")
+        faults.append(f"`from` or `value` is missing or not a string in entries {wrong}")
         return []
     if entries[0]["from"] == _TEACHER:
         entries = entries[1:]
@@ -177,6 +179,6 @@ def _check_marker(values: list[str], image: str | None, faults: list[str]) -> No
     numbers = [value.count(IMAGE_MARKER) for value in values]
     expected = int(image is not None)
     if numbers[0] != expected:
-        what = "names a picture" if image is not None else "names no picture"
-        faults.append(f"it {what}, but {IMAGE_MARKER} stands {numbers[0]} times in its first question")
-    faults += [f"value {index} holds {IMAGE_MARKER}" for index, number in enumerate(numbers) if number and index]
+        what = "names an image" if image is not None else "names no image"
+        faults.append(f"it {what}, but {IMAGE_MARKER} occurs {numbers[0]} times in its first question")
+    faults += [f"value {index} contains {IMAGE_MARKER}" for index, number in enumerate(numbers) if number and index]

@@ -1,4 +1,4 @@
-"""Instruction data from pictures and a teacher: ask, judge, keep, and write LLaVA's conversation JSON at the end."""
+"""Makes instruction data with a teacher: ask, judge, keep, and write LLaVA's conversation JSON at the end."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path
 
 from edge_llava.errors import DataError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.annotation import AnnotatedImage
 from edge_llava.training.instructions.asking import ask_all
 from edge_llava.training.instructions.conversations import RESPONSE_TYPES, Conversation, write_conversations
-from edge_llava.training.instructions.journal import Job, Journal
+from edge_llava.training.instructions.journal import Journal, ReplyJob
 from edge_llava.training.instructions.phrasings import DETAIL
 from edge_llava.training.instructions.reply import Rejection, parse_reply
-from edge_llava.training.instructions.teacher import NO_REPLY, Reply, Teacher
+from edge_llava.training.instructions.teacher import NO_REPLY, Teacher, TeacherReply
 
 _STAGE = "asking the teacher"
-_MAX_SILENT = 3  # pictures in a row without any reply: the teacher is gone
-_MAX_USELESS = 50  # rejections in a row: it does not understand what it is asked
+_MAX_SILENT = 3  # images in a row without any reply: the teacher is unavailable
+_MAX_USELESS = 50  # rejections in a row: the teacher does not understand the task
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What to ask for.
+    """The options of a run.
 
     Attributes:
-        types: Some of RESPONSE_TYPES; each picture gets a reply of each.
-        concurrency: Replies that are waited for at once.
-        seed: Of all that is drawn at random: how a description is asked for, where the image marker stands.
-        overwrite: Replaces an output that is there, and forgets the replies of an unfinished run.
+        types: Some of RESPONSE_TYPES; each image gets a reply of each.
+        concurrency: Number of questions asked at the same time.
+        seed: Seed of all random choices: how a description is asked for, where the image marker goes.
+        overwrite: Replace an existing output, and discard the replies of an unfinished run.
     """
 
     types: tuple[str, ...] = RESPONSE_TYPES
@@ -49,10 +49,10 @@ class GenerationReport:
     Attributes:
         out: The conversation JSON.
         accepted: Replies in it, by type.
-        rejected: Replies that are missing in it, by reason; asked for again when `generate` is called again.
+        rejected: Rejected replies by reason; they are requested again when `generate` is called again.
         rejected_path: Where they are kept in full.
-        n_kept: Accepted replies that an earlier run had left.
-        prompt_tokens, completion_tokens: Of all replies, rejected ones and those of earlier runs included.
+        n_kept: Accepted replies from an earlier run.
+        prompt_tokens, completion_tokens: Tokens of all replies, including rejected ones and those of earlier runs.
     """
 
     out: Path
@@ -65,26 +65,26 @@ class GenerationReport:
 
 
 def generate(
-    pictures: Sequence[AnnotatedPicture],
+    images: Sequence[AnnotatedImage],
     teacher: Teacher,
     out: Path,
     options: GenerationOptions = GenerationOptions(),
     progress: ProgressCallback = silent,
 ) -> GenerationReport:
-    """Asks a teacher about pictures. Replies are kept as they come: a run that was stopped goes on when called again.
+    """Asks a teacher about images. Replies are kept as they arrive: a stopped run resumes when called again.
 
     Args:
-        pictures: What to ask about.
-        teacher: Whom to ask.
-        out: LLaVA's conversation JSON, or JSONL by its suffix; in the order of the pictures whatever the concurrency.
+        images: What to ask about.
+        teacher: The teacher to ask.
+        out: LLaVA's conversation JSON, or JSONL by its suffix; always in the order of the images.
         options: What to ask for.
         progress: Called after every reply.
 
     Raises:
-        DataError: If the output is in the way, the teacher refuses or is gone, no reply is accepted, or nothing can be
-            written. What was accepted is kept.
+        DataError: If the output exists, the teacher refuses or is unavailable, no reply is accepted, or the output
+            cannot be written. Accepted replies are kept.
     """
-    wanted = {_job(picture, kind): picture for picture in pictures for kind in options.types}
+    wanted = {_job(image, kind): image for image in images for kind in options.types}
     with Journal(out, {"teacher": teacher.name, "seed": options.seed}, overwrite=options.overwrite) as journal:
         n_kept = sum(job in journal.accepted for job in wanted)
         try:
@@ -94,7 +94,7 @@ def generate(
                 raise DataError(f"no reply was accepted. They are in {journal.rejected_path}, with the reasons.")
             write_conversations(
                 out,
-                [Conversation(job.id, wanted[job].image, journal.accepted[job], job.type) for job in made],
+                [Conversation(job.id, wanted[job].path, journal.accepted[job], job.type) for job in made],
                 options.seed,
             )
         except DataError as error:
@@ -112,19 +112,19 @@ def generate(
     )
 
 
-def _job(picture: AnnotatedPicture, response_type: str) -> Job:
-    return Job(picture.id, response_type, hashlib.sha256(repr(picture).encode()).hexdigest()[:16])
+def _job(image: AnnotatedImage, response_type: str) -> ReplyJob:
+    return ReplyJob(image.id, response_type, hashlib.sha256(repr(image).encode()).hexdigest()[:16])
 
 
 def _ask_for_missing(
-    wanted: Mapping[Job, AnnotatedPicture],
+    wanted: Mapping[ReplyJob, AnnotatedImage],
     teacher: Teacher,
     journal: Journal,
     options: GenerationOptions,
     progress: ProgressCallback,
 ) -> Counter[str]:
-    """Asks for what the journal does not hold; returns how many replies were rejected, by reason."""
-    missing = [(job, picture) for job, picture in wanted.items() if job not in journal.accepted]
+    """Asks for what the journal does not contain; returns how many replies were rejected, by reason."""
+    missing = [(job, image) for job, image in wanted.items() if job not in journal.accepted]
     rejected, in_a_row = Counter[str](), list[str]()
     n_done = len(wanted) - len(missing)
     progress(ProgressEvent(_STAGE, n_done, len(wanted), "items"))
@@ -145,11 +145,11 @@ def _ask_for_missing(
 def _check_hope(teacher: Teacher, in_a_row: list[str], last: Rejection) -> None:
     if len(in_a_row) >= _MAX_USELESS or in_a_row[-_MAX_SILENT:] == [NO_REPLY] * _MAX_SILENT:
         raise DataError(
-            f"{teacher.name} was of no use {len(in_a_row)} times in a row. The last time: {last.reason}: {last.detail}."
+            f"{teacher.name} gave no usable reply {len(in_a_row)} times in a row. Last: {last.reason}: {last.detail}."
         )
 
 
-def _judge(job: Job, reply: Reply, journal: Journal, seed: int) -> Rejection | None:
+def _judge(job: ReplyJob, reply: TeacherReply, journal: Journal, seed: int) -> Rejection | None:
     """Accepts or rejects a reply, and keeps it either way."""
     detail_question = random.Random(f"{seed} {job.id}").choice(DETAIL)
     result = reply.fault or parse_reply(reply.text, job.type, detail_question)

@@ -1,4 +1,4 @@
-"""JSON and JSONL that others write and read: every fault is noted with its place, then all are told at once."""
+"""Reads and writes JSON and JSONL of other programs; all faults are reported at once, each with its place."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.home.directories import write_atomically
+from edge_llava.home import files
 from edge_llava.home.regular_file import read_input
+from edge_llava.home.unicode_text import is_unicode
 
-_MAX_TOLD = 20
+_MAX_LISTED = 20
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
+    """Reads a UTF-8 file, with or without a byte order mark.
 
     Raises:
         DataError: If it cannot be read.
@@ -29,10 +30,10 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value that a JSON file holds.
+    """Reads the value in a JSON file.
 
     Raises:
-        DataError: If it cannot be read or is no JSON.
+        DataError: If it cannot be read or is not JSON.
     """
     try:
         return json.loads(read_text(path))
@@ -41,11 +42,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields line number (from 1) and object of a JSONL file; blank lines are passed over.
+    """Yields line number (from 1) and object of a JSONL file; blank lines are skipped.
 
     Args:
         path: The file.
-        faults: A line that is no JSON object is noted here, and not yielded.
+        faults: Receives each line that is not a JSON object; it is not yielded.
 
     Raises:
         DataError: If the file cannot be read.
@@ -61,33 +62,33 @@ def read_json_lines(path: Path, faults: list[str]) -> Iterator[tuple[int, dict[s
         if isinstance(value, dict):
             yield number, value
         else:
-            faults.append(f"line {number} is no JSON object")
+            faults.append(f"line {number} is not a JSON object")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file by rename: what was there stays until the new one is complete.
+    """Writes a text file by rename: an existing file stays until the new one is complete.
 
     Raises:
-        DataError: If it cannot be written, because the disk is full for example.
+        DataError: If it cannot be written, for example because the disk is full.
     """
     try:
-        write_atomically(path, text)
+        files.write_text(path, text)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}. What was there is unchanged.") from error
+        raise DataError(f"{path} cannot be written: {error.strerror}. An existing file is unchanged.") from error
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value of JSON is a text that is not blank and that can be written as UTF-8."""
-    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
+    """Whether a JSON value is a string that is not blank and that can be written as UTF-8."""
+    return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value of JSON may name a record: published data has numbers among its ids."""
+    """Whether a JSON value may be the id of a record; published data has numbers among its ids."""
     return is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def describe(error: ValueError | RecursionError) -> str:
-    """What json says is wrong, in one line."""
+    """Describes a JSON error in one line."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
@@ -97,8 +98,8 @@ def describe(error: ValueError | RecursionError) -> str:
 
 
 def refuse(headline: str, faults: Sequence[str], advice: str) -> DataError:
-    """The error that tells the first faults, and how many more there are."""
-    told = list(faults[:_MAX_TOLD])
-    if len(faults) > _MAX_TOLD:
-        told.append(f"and {len(faults) - _MAX_TOLD} more")
-    return DataError(list_faults(headline, told, advice))
+    """Returns an error with the first faults, and how many more there are."""
+    listed = list(faults[:_MAX_LISTED])
+    if len(faults) > _MAX_LISTED:
+        listed.append(f"and {len(faults) - _MAX_LISTED} more")
+    return DataError(list_faults(headline, listed, advice))

@@ -1,6 +1,6 @@
-"""What betrays that an answer was made from captions and boxes and not by seeing.
+"""Finds what betrays that an answer was made from captions and boxes, not from the image.
 
-The patterns let ordinary words through: a cardboard box, players who coordinate their moves, the text on a sign.
+The patterns allow ordinary words: a cardboard box, players who coordinate their moves, the text on a sign.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LEAKS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _PATTERN
 
 
 def find_leak(text: str) -> str | None:
-    """The first thing in a text that betrays its source: "captions: 'the captions'"; None for a clean text."""
+    """Returns the first thing in a text that betrays its source, "captions: 'the captions'"; None for a clean text."""
     for name, pattern in _LEAKS.items():
         match = pattern.search(text)
         if match:

@@ -1,4 +1,4 @@
-"""The messages that ask a teacher for one reply: system message, worked examples, and the picture's context.
+"""The messages that ask a teacher for one reply: system message, worked examples, and the image's context.
 
 The texts are in prompt_<type>.json: {"system": ..., "examples": [{"captions", "boxes", "reply"}]}.
 """
@@ -10,17 +10,17 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from edge_llava.training.instructions.annotation import AnnotatedPicture, Box
+from edge_llava.training.instructions.annotation import AnnotatedImage, Box
 from edge_llava.training.instructions.context import format_context
 
 Message = dict[str, str]
 
 
-def build_messages(picture: AnnotatedPicture, response_type: str) -> list[Message]:
-    """Messages in the form of the chat completions API.
+def build_messages(image: AnnotatedImage, response_type: str) -> list[Message]:
+    """Builds messages in the form of the chat completions API.
 
     Args:
-        picture: What the reply shall be about.
+        image: The image to reply about.
         response_type: "conversation", "detail" or "reasoning".
 
     Returns:
@@ -30,10 +30,10 @@ def build_messages(picture: AnnotatedPicture, response_type: str) -> list[Messag
     messages = [_message("system", prompt["system"])]
     for index, example in enumerate(prompt["examples"]):
         boxes = tuple(Box(box["category"], *box["box"]) for box in example["boxes"])
-        shown = AnnotatedPicture(f"example {index}", "", tuple(example["captions"]), boxes)
+        shown = AnnotatedImage(f"example {index}", "", tuple(example["captions"]), boxes)
         messages.append(_message("user", format_context(shown, response_type)))
         messages.append(_message("assistant", example["reply"]))
-    messages.append(_message("user", format_context(picture, response_type)))
+    messages.append(_message("user", format_context(image, response_type)))
     return messages
 
 

@@ -1,4 +1,4 @@
-"""A teacher's reply: questions and answers as text. What does not keep to the form is rejected, never repaired.
+"""A teacher's reply: questions and answers as text. A reply that violates the form is rejected, never repaired.
 
     Question:
     What is the dog doing?
@@ -29,8 +29,8 @@ class Rejection:
     """Why a reply is not used.
 
     Attributes:
-        reason: In a few words that are the same for all replies of this sort: they are counted.
-        detail: What exactly, in this reply; may be empty.
+        reason: A few words that are the same for all replies of this kind, since they are counted.
+        detail: What is wrong with this reply in particular; may be empty.
     """
 
     reason: str
@@ -38,12 +38,12 @@ class Rejection:
 
 
 def parse_reply(text: str, response_type: str, detail_question: str) -> tuple[Turn, ...] | Rejection:
-    """Turns of a reply, or why it is rejected.
+    """Returns the turns of a reply, or why it is rejected.
 
     Args:
-        text: The reply as it came.
+        text: The unchanged reply.
         response_type: "conversation", "detail" or "reasoning".
-        detail_question: What a detailed description shall be the answer to.
+        detail_question: The question that a detailed description answers.
     """
     if not is_text(text):
         return Rejection("no text")
@@ -55,7 +55,7 @@ def parse_reply(text: str, response_type: str, detail_question: str) -> tuple[Tu
         return Rejection("more than one question", f"{len(turns)} questions")
     for turn in turns:
         if IMAGE_MARKER in turn.question or IMAGE_MARKER in turn.answer:
-            return Rejection("holds the image marker")
+            return Rejection("contains the image marker")
         leak = find_leak(turn.question) or find_leak(turn.answer)
         if leak is not None:
             return Rejection("betrays its source", leak)
@@ -63,7 +63,7 @@ def parse_reply(text: str, response_type: str, detail_question: str) -> tuple[Tu
 
 
 def format_reply(turns: Sequence[Turn], response_type: str) -> str:
-    """The reply that `parse_reply` turns into these turns."""
+    """Formats the reply that `parse_reply` turns into these turns."""
     if response_type == "detail":
         return turns[0].answer
     blocks = [f"Question:\n{turn.question}\n{_SEPARATOR}\nAnswer:\n{turn.answer}" for turn in turns]
@@ -91,13 +91,13 @@ def _parse_blocks(text: str) -> tuple[Turn, ...] | Rejection:
         if not value:
             return Rejection("empty part", f"part {index + 1}")
         if any(_is_structure(line) for line in value.split("\n")):
-            return Rejection("separator missing", f"part {index + 1} holds another label")
+            return Rejection("separator missing", f"part {index + 1} contains another label")
         values.append(value)
     return tuple(Turn(*pair) for pair in zip(values[::2], values[1::2], strict=True))
 
 
 def _split(text: str) -> list[str]:
-    """The parts between separators; a separator at the very end, which separates nothing, is passed over."""
+    """Returns the parts between separators; ignores a separator at the very end, which separates nothing."""
     parts: list[list[str]] = [[]]
     for line in text.split("\n"):
         if line.strip() == _SEPARATOR:

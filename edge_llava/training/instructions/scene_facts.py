@@ -1,4 +1,4 @@
-"""The facts of a drawn scene as JSON; a scene that is read is equal to the one that was written.
+"""Reads and writes the facts of a drawn scene as JSON; a scene that is read equals the one that was written.
 
     {"seed": 7, "objects": [{"shape": "star", "colour": "red", "size": "small", "x": 0.31, "y": 0.72,
                              "radius": 0.1, "angle": 2.4}]}
@@ -19,16 +19,16 @@ _RANGES = {"x": 1.0, "y": 1.0, "radius": 0.5, "angle": 2 * math.pi}  # each from
 
 
 def format_scene(scene: Scene) -> dict[str, Any]:
-    """The facts as JSON takes them."""
+    """Returns the facts as a JSON value."""
     return {"seed": scene.seed, "objects": [dataclasses.asdict(thing) for thing in scene.objects]}
 
 
 def parse_scene(record: Any, faults: list[str]) -> Scene | None:
-    """The scene that a JSON value describes.
+    """Returns the scene that a JSON value describes.
 
     Args:
         record: The value.
-        faults: Everything that is wrong is noted here.
+        faults: Receives everything that is wrong.
 
     Returns:
         The scene, or None if anything is wrong.
@@ -37,9 +37,9 @@ def parse_scene(record: Any, faults: list[str]) -> Scene | None:
     seed, things = record.get("seed"), record.get("objects")
     own = []
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        own.append("scene.seed is missing or no number from 0")
+        own.append("scene.seed is missing or not a number from 0")
     if not isinstance(things, list) or not 1 <= len(things) <= MAX_OBJECTS:
-        own.append(f"scene.objects is missing or no list of 1 to {MAX_OBJECTS}")
+        own.append(f"scene.objects is missing or not a list of 1 to {MAX_OBJECTS}")
         things = []
     for index, thing in enumerate(things):
         own += [f"scene.objects[{index}].{fault}" for fault in _object_faults(thing)]
@@ -59,12 +59,12 @@ def _value(thing: dict[str, Any], name: str) -> Any:
 def _object_faults(thing: Any) -> list[str]:
     thing = thing if isinstance(thing, dict) else {}
     faults = [
-        f"{name} is missing or none of {', '.join(choices)}"
+        f"{name} is missing or not one of {', '.join(choices)}"
         for name, choices in _CHOICES.items()
         if thing.get(name) not in choices
     ]
     for name, high in _RANGES.items():
         value = thing.get(name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= high:
-            faults.append(f"{name} is missing or no number from 0 to {high:.4g}")
+            faults.append(f"{name} is missing or not a number from 0 to {high:.4g}")
     return faults

@@ -1,20 +1,19 @@
-"""Drawn scenes as a directory of annotated pictures.
+"""Writes drawn scenes as a directory of annotated images.
 
 DIR/images/<id>.jpg     the JPEG files, as they were encoded
-DIR/annotations.jsonl   captions, boxes and facts, one scene a line; see `annotation_files`
+DIR/annotations.jsonl   captions, boxes and facts, one scene per line; see `annotation_files`
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from edge_llava.errors import DataError
+from edge_llava.home.atomic_directory import atomic_directory
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.scenes.drawing import SIDE, encode_scene
 from edge_llava.scenes.scene import Scene, Split, sample_scenes
@@ -27,18 +26,18 @@ ANNOTATIONS_NAME = "annotations.jsonl"
 def write_scenes(
     directory: Path, split: Split, n: int, seed: int, side: int = SIDE, progress: ProgressCallback = silent
 ) -> None:
-    """Draws scenes of one split; the same bytes for the same arguments.
+    """Draws scenes of one split; the same arguments produce the same bytes.
 
     Args:
         directory: New, or empty.
         split: Which scenes: the two splits never share one.
-        n: How many.
-        seed: Which of them.
+        n: Number of scenes.
+        seed: Which scenes of the split.
         side: Width and height in pixels.
-        progress: Called after every picture.
+        progress: Called after every image.
 
     Raises:
-        DataError: If the directory is in use or cannot be written; nothing is left behind.
+        DataError: If the directory is not empty or cannot be written; nothing is left behind.
     """
     with _new_directory(directory) as growing:
         (growing / "images").mkdir()
@@ -64,18 +63,12 @@ def _line(identity: str, image: str, scene: Scene) -> str:
 
 @contextmanager
 def _new_directory(directory: Path) -> Iterator[Path]:
-    """`<directory>.partial`, which takes its place when the block ends well, and goes away when it does not."""
+    """Does what `atomic_directory` does, with errors for users."""
     directory = directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise DataError(f"{directory} is there already and not empty. Choose another directory.")
-    growing = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.partial")
+        raise DataError(f"{directory} already exists and is not empty. Choose another directory.")
     try:
-        growing.mkdir(parents=True)
-        yield growing
-        if directory.exists():
-            directory.rmdir()  # an empty one; Windows renames over none
-        growing.rename(directory)
+        with atomic_directory(directory, overwrite=False) as growing:
+            yield growing
     except OSError as error:
-        raise DataError(f"{directory} cannot be written: {error.strerror}. Nothing of it was kept.") from error
-    finally:
-        shutil.rmtree(growing, ignore_errors=True)
+        raise DataError(f"{directory} cannot be written: {error.strerror}. Nothing was kept.") from error

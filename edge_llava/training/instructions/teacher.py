@@ -1,24 +1,24 @@
-"""What every teacher does: it replies about a picture, in one of three manners."""
+"""The interface of every teacher: it replies about an image, in one of three styles."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.annotation import AnnotatedImage
 from edge_llava.training.instructions.reply import Rejection
 
 NO_REPLY = "no reply"  # reason of a rejection
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a teacher said.
+class TeacherReply:
+    """A teacher's reply.
 
     Attributes:
-        text: Its words, or what came in their place; "" if nothing came.
-        fault: Why it is useless whatever its words are; None for a whole reply.
-        prompt_tokens, completion_tokens: What it cost, 0 where nobody counts.
+        text: Its text, or what was received instead; "" if nothing was.
+        fault: Why it cannot be used, whatever its text; None for a complete reply.
+        prompt_tokens, completion_tokens: What it cost; 0 if it was not counted.
     """
 
     text: str
@@ -28,19 +28,19 @@ class Reply:
 
 
 class Teacher(Protocol):
-    """Knows, or can be told, what is in a picture. Used by several threads at once."""
+    """Knows, or reads, what is in an image. Used by several threads at once."""
 
     @property
     def name(self) -> str:
-        """Tells this teacher from others, without any secret; the journal of a run keeps it."""
+        """Identifies this teacher, without any secret; the journal of a run keeps it."""
 
-    def reply(self, picture: AnnotatedPicture, response_type: str) -> Reply:
-        """Replies about one picture in the form that `reply.parse_reply` reads.
+    def reply(self, image: AnnotatedImage, response_type: str) -> TeacherReply:
+        """Replies about one image, in the form that `reply.parse_reply` reads.
 
         Args:
-            picture: What the reply is about.
+            image: The image to reply about.
             response_type: "conversation", "detail" or "reasoning".
 
         Raises:
-            DataError: If this teacher will reply about no picture at all.
+            DataError: If this teacher cannot reply about any image.
         """

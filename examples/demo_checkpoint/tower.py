@@ -1,10 +1,10 @@
-"""The demo's CLIP: which region is which phrase and where its middle is, and which picture is which caption.
+"""Trains the demo's CLIP to match regions with phrases and places, and pictures with captions.
 
-A picture's patches are compared with all region phrases there are (a whole object's at the patch that holds the centre
-of its box, "part of" it where it covers a good share of a patch, the background elsewhere), and the picture with the
-captions of its batch. Each patch also tells the middle of what it shows: what a patch shows would else crowd out where
-it is, and nobody could say what is left of what. What LLaVA reads, the patches of the last but one block, is what the
-regions train.
+A picture's patches are compared with all region phrases: the object's phrase at the patch that contains the centre of
+its box, "part of" it where it covers a good share of a patch, and the background elsewhere. The picture is compared
+with the captions of its batch. Each patch also predicts the middle of its object; otherwise the content would crowd
+out the place, and relations such as "left of" could not be learned. The region losses train the patches of the
+penultimate block, which are what LLaVA reads.
 
 Source: CLIP (Radford et al., 2021); region-phrase alignment and localization as in GLIP (Li et al., 2022).
 """
@@ -19,12 +19,12 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
+from demo_checkpoint.renderings import render
+from demo_checkpoint.vocabulary import DemoTokenizer
 from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.scenes.drawing import draw_map
 from edge_llava.scenes.scene import COLOURS, SHAPES, SIZES, Scene
 from edge_llava.scenes.sentences import captions
-from edge_llava.training.demo.renderings import render
-from edge_llava.training.demo.vocabulary import DemoTokenizer
 from edge_llava.training.trainer import Job, Schedule, run
 
 IMAGE_SIZE = 112
@@ -32,10 +32,10 @@ PATCH_SIZE = 14
 WIDTH = 256
 _GRID = IMAGE_SIZE // PATCH_SIZE
 _MAX_TEXT = 48
-_MIN_COVER = 0.2  # of a patch: less is background
+_MIN_COVER = 0.2  # share of a patch; below it the patch is background
 _CAPTION_WEIGHT = 0.1
 _PLACE_WEIGHT = 0.2
-_N_PLACES = 16  # columns, and rows, in which a middle is told
+_N_PLACES = 16  # number of columns, and of rows, for the middles
 _SCHEDULE = Schedule(1e-3, batch_size=64, weight_decay=0.05, beta2=0.98, warmup_ratio=0.05, save_every=250, seed=11)
 
 _OBJECTS = tuple(f"{size} {colour} {shape}" for size in SIZES for colour in COLOURS for shape in SHAPES)
@@ -48,17 +48,17 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def train_tower(
     scenes: Sequence[Scene], n_epochs: int, tokenizer: DemoTokenizer, work: Path, progress: ProgressCallback = silent
 ) -> CLIPModel:
-    """Trains a CLIP from nothing on scenes.
+    """Trains a CLIP from scratch on scenes.
 
     Args:
         scenes: Training scenes.
-        n_epochs: Times that each is seen.
-        tokenizer: Of the text tower.
-        work: Renderings and saved steps; taken up where it holds them.
-        progress: Told steps.
+        n_epochs: Passes over the scenes.
+        tokenizer: Tokenizer of the text tower.
+        work: Folder for renderings and saved steps, from which training resumes.
+        progress: Called after every step.
 
     Returns:
-        The model, float32; its text tower has done its service.
+        The model, float32; its text tower is no longer needed.
     """
     torch.manual_seed(_SCHEDULE.seed)
     module = RegionClip(tokenizer)
@@ -68,11 +68,11 @@ def train_tower(
 
 
 def region_labels(scene: Scene) -> np.ndarray:
-    """What each patch shows.
+    """Labels every patch with its content and place.
 
     Returns:
         int64 (P, 3), row by row: the index in PHRASES; column and row of the middle of the object, or of the patch
-        itself where it shows the background, in sixteenths of the side.
+        itself if it shows the background, in sixteenths of the side.
     """
     blocks = draw_map(scene, IMAGE_SIZE).reshape(_GRID, PATCH_SIZE, _GRID, PATCH_SIZE).swapaxes(1, 2)
     seen = blocks.reshape(_GRID * _GRID, PATCH_SIZE * PATCH_SIZE)
@@ -90,7 +90,7 @@ def region_labels(scene: Scene) -> np.ndarray:
 
 
 class RegionClip(torch.nn.Module):
-    """CLIP, and a head that compares its patches with phrases."""
+    """CLIP with a head that compares its patches with phrases."""
 
     phrases: torch.Tensor
     weights: torch.Tensor
@@ -116,13 +116,13 @@ class RegionClip(torch.nn.Module):
         self.places = torch.nn.Linear(WIDTH, 2 * _N_PLACES)
         self.region_scale = torch.nn.Parameter(torch.tensor(3.0))
         self.register_buffer("phrases", _encode_texts(tokenizer, PHRASES), persistent=False)
-        # background is most of a picture, centres are few
+        # most patches are background, and few are centres
         weights = torch.ones(len(PHRASES))
         weights[: len(_OBJECTS)], weights[_BACKGROUND] = 2.0, 0.2
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, pixels: torch.Tensor, regions: torch.Tensor, texts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Losses of pictures uint8 (B, S, S, 3), `region_labels` (B, P, 3) and caption ids (B, T)."""
+        """The losses for pictures uint8 (B, S, S, 3), `region_labels` (B, P, 3) and caption ids (B, T)."""
         logits, places, pooled = self.compare(pixels)
         region_loss = F.cross_entropy(logits.flatten(0, 1).float(), regions[..., 0].flatten(), self.weights)
         axes = places.float().reshape(-1, _N_PLACES)
@@ -146,7 +146,7 @@ class RegionClip(torch.nn.Module):
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray, str]]):
-    """Pixels, region labels and one caption of each scene, epoch after epoch, each in an order of its own."""
+    """Pixels, region labels and one caption of each scene, in a different order in every epoch."""
 
     def __init__(self, scenes: Sequence[Scene], pixels: np.ndarray, n_epochs: int) -> None:
         self._scenes, self._pixels = scenes, pixels
@@ -182,7 +182,7 @@ def _normalize(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _encode_texts(tokenizer: DemoTokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """Ids (n, T), each text ended by the id after the vocabulary's last and filled with the one after that."""
+    """Token ids (n, T). The id after the vocabulary ends each text, and the one after that pads it."""
     end, filling = len(tokenizer), len(tokenizer) + 1
     rows = [[*tokenizer.encode(text)[: _MAX_TEXT - 1], end] for text in texts]
     longest = max(map(len, rows))

@@ -1,4 +1,4 @@
-"""The demo's LLaMA: learns to talk about scenes from text alone, as Vicuna learned before LLaVA gave it eyes."""
+"""Trains the demo's LLaMA on text about scenes, as Vicuna was trained on text before it became part of LLaVA."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ import torch
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from demo_checkpoint.corpus import documents
+from demo_checkpoint.muon import MuonForMatrices
+from demo_checkpoint.vocabulary import DemoTokenizer
 from edge_llava.bundle.templates import find_template
 from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.scenes.scene import Scene
-from edge_llava.training.demo.corpus import documents
-from edge_llava.training.demo.vocabulary import DemoTokenizer
-from edge_llava.training.muon import hidden_matrices
 from edge_llava.training.samples import IGNORED
 from edge_llava.training.trainer import Job, Schedule, run
 
 WIDTH = 256
 N_CONTEXT = 1024
 _N_BLOCKS = 6
-# small batches: what a small model must find takes many steps, not many samples a step
+# small batches: a small model needs many steps rather than many samples per step
 _SCHEDULE = Schedule(
-    1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, matrix_rate=2e-3, warmup_ratio=0.05, save_every=250, seed=12
-)
+    1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, optimizer=MuonForMatrices(2e-3, 0.05), warmup_ratio=0.05,
+    save_every=250, seed=12,
+)  # fmt: skip
 _BOS, _EOS = 1, 2
 
 
 def train_language(
     scenes: Sequence[Scene], template: str, tokenizer: DemoTokenizer, work: Path, progress: ProgressCallback = silent
 ) -> LlamaForCausalLM:
-    """Trains a LLaMA from nothing on one document per scene.
+    """Trains a LLaMA from scratch on one document per scene.
 
     Args:
-        scenes: What the documents are about.
+        scenes: The scenes that the documents are about.
         template: Name of the conversation template.
-        tokenizer: Its vocabulary.
-        work: Saved steps; taken up where it holds them.
-        progress: Told steps.
+        tokenizer: The vocabulary.
+        work: Folder for saved steps, from which training resumes.
+        progress: Called after every step.
 
     Returns:
         The model, float32.
@@ -53,7 +54,7 @@ def train_language(
         num_key_value_heads=4,
         max_position_embeddings=N_CONTEXT,
         rms_norm_eps=1e-5,
-        initializer_range=WIDTH**-0.5,  # the usual 0.02 is for wide models: attention would start out blind
+        initializer_range=WIDTH**-0.5,  # the usual 0.02 is for wide models; here attention would start out uniform
         bos_token_id=_BOS,
         eos_token_id=_EOS,
     )
@@ -61,14 +62,14 @@ def train_language(
     _balance(llama)
     module = _Reader(llama)
     samples = _tokenize(scenes, template, tokenizer)
-    job = Job("language model", module, samples, _collate, work, matrices=hidden_matrices(llama.model))
+    job = Job("language model", module, samples, _collate, work)
     run(job, _SCHEDULE, progress)
     return module.llama
 
 
 @torch.no_grad()
 def _balance(llama: LlamaForCausalLM) -> None:
-    """What a token is starts out heavier than what all blocks together add to it; else it would soon be forgotten."""
+    """Makes token embeddings initially larger than the sum of all blocks' updates, which would otherwise drown them."""
     torch.nn.init.normal_(llama.model.embed_tokens.weight)
     for block in llama.model.layers:
         for matrix in (block.self_attn.o_proj, block.mlp.down_proj):
@@ -76,15 +77,15 @@ def _balance(llama: LlamaForCausalLM) -> None:
 
 
 class _Reader(torch.nn.Module):
-    """Loss of the next token, everywhere."""
+    """Computes the next-token loss at every position."""
 
     def __init__(self, llama: LlamaForCausalLM) -> None:
         super().__init__()
         self.llama = llama
 
     def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Loss of ids and labels int64 (B, T)."""
-        # no mask: what fills a row stands behind its text, which does not look ahead
+        """The loss for ids and labels int64 (B, T)."""
+        # no mask is needed: padding follows the text, and attention is causal
         hidden = self.llama.model(input_ids=ids).last_hidden_state
         learned = labels[:, 1:] != IGNORED
         logits = self.llama.lm_head(hidden[:, :-1][learned])

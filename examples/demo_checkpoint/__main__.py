@@ -1,4 +1,7 @@
-"""python -m edge_llava.training.demo OUT WORK: makes the demo checkpoint; the same command goes on after a stop."""
+"""Makes the demo checkpoint. After a stop, the same command resumes.
+
+In the folder examples: python -m demo_checkpoint OUT WORK
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ from pathlib import Path
 
 import click
 
+from demo_checkpoint.recipe import make_demo
 from edge_llava.cli.display import show_progress
-from edge_llava.training.demo.recipe import make_demo
 
 
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("work", type=click.Path(file_okay=False, path_type=Path))
 def main(out: Path, work: Path) -> None:
-    """Make the demo checkpoint in OUT, keeping all that is made on the way in WORK."""
+    """Make the demo checkpoint in OUT, with intermediate results in WORK."""
     with show_progress() as progress:
         make_demo(out, work, progress=progress)
 

@@ -1,4 +1,4 @@
-"""The demo's own SentencePiece vocabulary, made like LLaMA's: BPE, byte fallback, no normalization."""
+"""The demo's own SentencePiece vocabulary, of the same kind as LLaMA's: BPE, byte fallback, no normalization."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ N_TOKENS = 1024
 
 
 def train_vocabulary(texts: Iterable[str]) -> bytes:
-    """The tokenizer.model of a corpus; ids 0, 1 and 2 are <unk>, <s> and </s>."""
+    """Trains the tokenizer.model of a corpus; ids 0, 1 and 2 are <unk>, <s> and </s>."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -30,7 +30,7 @@ def train_vocabulary(texts: Iterable[str]) -> bytes:
 
 
 class DemoTokenizer:
-    """Ids of text, by a tokenizer.model."""
+    """Tokenizes text with a tokenizer.model."""
 
     def __init__(self, model: bytes) -> None:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -39,6 +39,6 @@ class DemoTokenizer:
         return int(self._processor.vocab_size())
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Ids of a text on its own, with <s> before it where special tokens are wanted."""
+        """The ids of a text, preceded by <s> if special tokens are requested."""
         ids: list[int] = self._processor.encode(text, add_bos=add_special_tokens)
         return ids

@@ -1,6 +1,7 @@
-"""The demo's model card: what it is, what it learned from, what it scores and what it cannot do.
+"""Writes the demo's model card: its architecture, training data, scores and limits.
 
-python -m edge_llava.training.demo.card CHECKPOINT F16.json Q4_K_M.json, each from `edge-llava eval scenes --json`.
+In the folder examples: python -m demo_checkpoint.card CHECKPOINT F16.json Q4_K_M.json
+Each JSON file is from `edge-llava eval scenes --json`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any
 
 import click
 
+from demo_checkpoint.recipe import Amounts
 from edge_llava.scenes.questions import KINDS
 from edge_llava.scenes.scene import COLOURS, MAX_OBJECTS, SHAPES, SIZES
-from edge_llava.training.demo.recipe import Amounts
 
 
 @click.command()
@@ -27,11 +28,11 @@ def main(checkpoint: Path, f16: Path, q4: Path) -> None:
 
 
 def write_card(f16: dict[str, Any], q4: dict[str, Any]) -> str:
-    """The card in Markdown.
+    """Writes the card in Markdown.
 
     Args:
         f16: Scores of the F16 bundle, as `eval scenes --json` prints them.
-        q4: Of the Q4_K_M bundle.
+        q4: Scores of the Q4_K_M bundle.
     """
     amounts = Amounts()
     exam = f"`edge-llava eval scenes --seed {f16['seed']} --n {f16['n']}`"
@@ -47,9 +48,9 @@ pipeline_tag: image-text-to-text
 
 A LLaVA of 8 million weights that talks about drawn shapes: CLIP tower (6 blocks, width 256, 112 pixels, 64 patches), a
 two-layer projector, LLaMA (6 blocks, width 256). It comes with edge-llava so that everything can be tried without a
-download. It is a demonstration of the way, not a model for photographs.
+download. It demonstrates the tools and is not a model for photographs.
 
-## What it learned from
+## Training data
 
 Drawn scenes of 1 to {MAX_OBJECTS} objects: {", ".join(SHAPES)};
 {", ".join(COLOURS)}; {" or ".join(SIZES)}; rotated, on varied backgrounds, with uneven light, noise and
@@ -69,7 +70,7 @@ One seeded command makes it: `make demo-checkpoint`.
 ## Scores
 
 {exam}: held-out scenes, greedy, exact match, 95 % intervals.
-*Shuffled*: the same questions about another picture; whoever looks falls to, or below, what blind guessing gives.
+*Shuffled*: the same questions about another picture; a model that uses the image should drop to chance or below here.
 
 | question | F16 | interval | shuffled | guessing | Q4_K_M |
 |---|---|---|---|---|---|

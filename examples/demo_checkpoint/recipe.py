@@ -1,4 +1,4 @@
-"""The demo checkpoint, step by step: each leaves its result in the work folder and is skipped when that is there."""
+"""Makes the demo checkpoint. Each step stores its result in the work folder, and is skipped if the result exists."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
+from demo_checkpoint.corpus import vocabulary_texts
+from demo_checkpoint.language import train_language
+from demo_checkpoint.muon import MuonForMatrices
+from demo_checkpoint.tower import train_tower
+from demo_checkpoint.vocabulary import DemoTokenizer, train_vocabulary
+from edge_llava.home.atomic_directory import atomic_directory
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.scenes.drawing import encode_scene
 from edge_llava.scenes.scene import Scene, sample_scenes
 from edge_llava.scenes.sentences import captions
 from edge_llava.scenes.shorthand import shorthand
-from edge_llava.training.demo.corpus import vocabulary_texts
-from edge_llava.training.demo.language import train_language
-from edge_llava.training.demo.tower import train_tower
-from edge_llava.training.demo.vocabulary import DemoTokenizer, train_vocabulary
-from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.annotation import AnnotatedImage
 from edge_llava.training.instructions.caption_pairs import pair_captions
 from edge_llava.training.instructions.conversations import Conversation, Turn, write_conversations
 from edge_llava.training.instructions.scene_teacher import teach
@@ -31,26 +33,28 @@ from edge_llava.training.trainer import Schedule
 
 TEMPLATE = "llava_v1"
 _SEED = 20230417
-# Scenes of one split by seed: what the tower and the language model learned from is not what LLaVA learns from.
+# Seeds of scenes of one split: tower, language model and LLaVA are trained on different scenes.
 _TOWER_SCENES, _LANGUAGE_SCENES, _LLAVA_SCENES = 1, 2, 3
 _ALIGN = Schedule(2e-3, batch_size=32, save_every=250, seed=_SEED)
-_FINETUNE = Schedule(1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, matrix_rate=2e-3, save_every=500, seed=_SEED)
-_N_TURNS = (8, 14)  # of a conversation: many questions for one reading of the picture
+_FINETUNE = Schedule(
+    1e-3, batch_size=8, weight_decay=0.05, beta2=0.98, optimizer=MuonForMatrices(2e-3, 0.05), save_every=500, seed=_SEED
+)
+_N_TURNS = (8, 14)  # per conversation: many questions for one pass over the picture
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much is learned from.
+    """The amounts of training data.
 
     Attributes:
         vocabulary: Scenes whose texts make the vocabulary.
-        tower: Scenes of the vision tower, and times that each is seen.
-        tower_epochs: See `tower`.
-        language: Documents of the language model.
-        pictures: Pictures of LLaVA's two stages.
-        conversations: Conversations about each.
+        tower: Scenes for the vision tower.
+        tower_epochs: Passes over the tower's scenes.
+        language: Documents for the language model.
+        pictures: Pictures for LLaVA's two stages.
+        conversations: Conversations per picture.
         shorthands: Share of the pictures with a list of facts in shorthand.
-        descriptions, reasonings: Share with a detailed description, and with a question to think about.
+        descriptions, reasonings: Share with a detailed description, and with a question that needs reasoning.
     """
 
     vocabulary: int = 4000
@@ -69,9 +73,9 @@ def make_demo(out: Path, work: Path, amounts: Amounts = Amounts(), progress: Pro
 
     Args:
         out: Directory of the checkpoint; replaced when the new one is complete.
-        work: Folder of all that is made on the way; a run that was stopped goes on from it.
-        amounts: How much is learned from.
-        progress: Told steps.
+        work: Folder for intermediate results, from which a stopped run resumes.
+        amounts: The amounts of training data.
+        progress: Called after every step.
     """
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _make_vocabulary(work / "tokenizer.model", amounts)
@@ -106,35 +110,34 @@ def _make_tower(out: Path, tokenizer: DemoTokenizer, amounts: Amounts, progress:
     if not out.exists():
         scenes = _scenes(_TOWER_SCENES, amounts.tower)
         clip = train_tower(scenes, amounts.tower_epochs, tokenizer, out.with_name("tower"), progress)
-        clip.save_pretrained(_unfinished(out))
-        _unfinished(out).rename(out)
+        with atomic_directory(out, overwrite=False) as directory:
+            clip.save_pretrained(directory)
 
 
 def _make_language(out: Path, tokenizer: DemoTokenizer, amounts: Amounts, progress: ProgressCallback) -> None:
     if not out.exists():
         scenes = _scenes(_LANGUAGE_SCENES, amounts.language)
         llama = train_language(scenes, TEMPLATE, tokenizer, out.with_name("language"), progress)
-        llama.save_pretrained(_unfinished(out))
-        shutil.copyfile(out.with_name("tokenizer.model"), _unfinished(out) / "tokenizer.model")
-        _unfinished(out).rename(out)
+        with atomic_directory(out, overwrite=False) as directory:
+            llama.save_pretrained(directory)
+            shutil.copyfile(out.with_name("tokenizer.model"), directory / "tokenizer.model")
 
 
 def _make_data(out: Path, amounts: Amounts, progress: ProgressCallback) -> None:
-    """Pictures, captions and instructions of the two stages."""
+    """Makes the pictures, captions and instructions of the two stages."""
     if out.exists():
         return
     scenes = _scenes(_LLAVA_SCENES, amounts.pictures)
-    shutil.rmtree(_unfinished(out), ignore_errors=True)
-    (_unfinished(out) / "images").mkdir(parents=True)
-    # spawned, not forked: torch's threads do not survive a fork
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for index, picture in enumerate(pool.map(encode_scene, scenes, chunksize=64)):
-            (_unfinished(out) / "images" / _picture_name(index)).write_bytes(picture)
-            progress(ProgressEvent("drawing pictures", index + 1, len(scenes), "items"))
-    pictures = (AnnotatedPicture(f"{i}", _picture_name(i), captions(scene), ()) for i, scene in enumerate(scenes))
-    write_conversations(_unfinished(out) / "captions.json", pair_captions(pictures, _SEED), _SEED)
-    write_conversations(_unfinished(out) / "instructions.json", _instructions(scenes, amounts), _SEED)
-    _unfinished(out).rename(out)
+    with atomic_directory(out, overwrite=False) as directory:
+        (directory / "images").mkdir()
+        # spawned, not forked: torch's threads do not survive a fork
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+            for index, picture in enumerate(pool.map(encode_scene, scenes, chunksize=64)):
+                (directory / "images" / _picture_name(index)).write_bytes(picture)
+                progress(ProgressEvent("drawing pictures", index + 1, len(scenes), "items"))
+        pictures = (AnnotatedImage(f"{i}", _picture_name(i), captions(scene), ()) for i, scene in enumerate(scenes))
+        write_conversations(directory / "captions.json", pair_captions(pictures, _SEED), _SEED)
+        write_conversations(directory / "instructions.json", _instructions(scenes, amounts), _SEED)
 
 
 def _instructions(scenes: Sequence[Scene], amounts: Amounts) -> Iterator[Conversation]:
@@ -156,7 +159,3 @@ def _scenes(seed: int, number: int) -> list[Scene]:
 
 def _picture_name(index: int) -> str:
     return f"{index:06d}.jpg"
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.partial")

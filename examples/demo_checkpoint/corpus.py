@@ -1,7 +1,7 @@
-"""Text about scenes: what the demo's language model has read before it sees a picture.
+"""Text about scenes, on which the demo's language model is trained before it sees a picture.
 
-A document is a conversation in which a description stands where the picture will stand: what can be asked about a
-scene, and what follows from which facts.
+Each document is a conversation in which a description takes the place of the picture, so that the model learns what can
+be asked about a scene, and what follows from which facts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _TYPES = ("conversation", "conversation", "conversation", "shorthand", "shorthan
 
 
 def documents(scenes: Sequence[Scene], seed: int) -> Iterator[tuple[str, tuple[Turn, ...]]]:
-    """What stands in for the picture, and the turns about it, for each scene."""
+    """Yields, for each scene, the description that replaces the picture, and the turns about it."""
     random = np.random.default_rng(seed)
     for scene in scenes:
         response_type = _TYPES[int(random.integers(len(_TYPES)))]
-        # a description tells of size and place; the third caption does so in another manner
+        # a description states size and place; the third caption does so in another style
         stand_in = describe(scene) if response_type != "detail" and random.random() < 0.5 else captions(scene)[2]
         if response_type == "shorthand":
             yield stand_in, (Turn(*shorthand(scene, random)),)
@@ -35,7 +35,7 @@ def documents(scenes: Sequence[Scene], seed: int) -> Iterator[tuple[str, tuple[T
 
 
 def vocabulary_texts(scenes: Sequence[Scene], seed: int) -> Iterator[str]:
-    """Lines that the vocabulary is made from: all that will be said, as the templates frame it."""
+    """Yields the lines from which the vocabulary is made: all texts of the training, as the templates frame them."""
     for scene, (_, turns) in zip(scenes, documents(scenes, seed), strict=True):
         yield from captions(scene)
         for name in _TEMPLATES:
