@@ -1,9 +1,9 @@
-"""Prints a constraints file with the lowest version that pyproject.toml allows of each package it names.
+"""Prints a constraints file with the lowest version of each package that pyproject.toml allows.
 
 usage: python .ci/floors.py EXTRA [EXTRA ...] > floors.txt; pip install -c floors.txt '.[EXTRA,...]'
 
-Packages of the `dev` extra only test, so constraints.txt pins them. torch is left to it, too: below 2.13 its wheels for
-Linux bring gigabytes of CUDA. Its floor is tried by hand before it moves.
+Packages of the `dev` extra are only used in tests, so constraints.txt pins them. It also pins torch, whose Linux wheels
+before 2.13 include gigabytes of CUDA; its floor is tested by hand before it changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEFT_TO_CONSTRAINTS = ("torch",)
 
 
 def list_floors(extras: list[str]) -> dict[str, Version]:
-    """The highest floor of each package that the base and the extras name."""
+    """The highest floor of each package among the base dependencies and those of the extras."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     floors: dict[str, Version] = {}
@@ -35,7 +35,7 @@ def list_floors(extras: list[str]) -> dict[str, Version]:
 
 
 def write_constraints(floors: dict[str, Version]) -> Iterator[str]:
-    """Lines of a constraints file: the floors, and what was tested of everything else."""
+    """Yields the lines of a constraints file: the floors, and the tested versions of all other packages."""
     held = {name: version for name, version in floors.items() if name not in _LEFT_TO_CONSTRAINTS}
     yield from (f"{name}=={version}" for name, version in sorted(held.items()))
     tested = (_ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()

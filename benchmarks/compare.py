@@ -1,4 +1,4 @@
-"""The same work through edge-llava and its peers, in turns, on the same weights: adds figures to a file.
+"""Measures the same work with edge-llava and its peers, in turns, on the same weights, and adds the figures to a file.
 
     python benchmarks/compare.py BUNDLE IMAGE samples.jsonl --rounds 5 \\
         --variant "192 tokens=--visual-tokens 192" \\
@@ -7,10 +7,10 @@
         --llama-bench build/bin/llama-bench
     python benchmarks/report.py samples.jsonl --table table.md --chart chart.png
 
-In every round each one answers about pictures of its own, which no memory knows, with the likeliest tokens. New
-processes are measured beside llama-mtmd-cli: ours with a first picture, and again with that picture. Loaded ones answer
-about a new picture, then a second question. llama-bench decodes at the depth and with the settings of ours. Set
-EDGE_LLAVA_HOME to where `edge-llava tune` kept its choice. Linux.
+In every round each participant answers greedily about a new image, which no cache contains. New processes are compared
+with llama-mtmd-cli: ours with a new image, and again with the same image. Loaded ones answer about a new image, then a
+second question. llama-bench decodes at our depth and with our settings. Set EDGE_LLAVA_HOME to the directory in which
+`edge-llava tune` saved its choice. Linux only.
 """
 
 from __future__ import annotations
@@ -36,67 +36,67 @@ from samples import OURS, Sample, append
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.facts import this_device
 from edge_llava.device.threads import count_cores
-from edge_llava.measuring.benchmark import mark_picture
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.home.image_files.opening import open_image
+from edge_llava.measuring.benchmark import mark_image
 
 _FIRST, _SECOND = "Describe the picture.", "What else is there?"
 _CHAT = (sys.executable, "-m", "edge_llava.cli", "chat", "--temp", "0")
 _STARTED = time.perf_counter()
 # (who, what, value) of one turn
-_Turn = Callable[[], Iterator[tuple[str, str, float]]]
+_Measurement = Callable[[], Iterator[tuple[str, str, float]]]
 
 
-class Pictures:
-    """Files of one picture, no two alike."""
+class Images:
+    """Makes files of one image, no two alike."""
 
     def __init__(self, image: Path, directory: Path) -> None:
-        self._picture, self._directory, self._n_made = open_picture(image), directory, 0
+        self._source, self._directory, self._n_made = open_image(image), directory, 0
 
     def make(self) -> Path:
         """Writes the next one."""
         self._n_made += 1
         path = self._directory / f"{self._n_made}.jpg"
-        mark_picture(self._picture, self._n_made).save(path, quality=95)
+        mark_image(self._source, self._n_made).save(path, quality=95)
         return path
 
 
 @dataclass(frozen=True)
 class Work:
-    """What everyone is asked to do.
+    """The work that every participant does.
 
     Attributes:
-        bundle: Weights of all who read them.
-        pictures: Where pictures come from.
-        n_tokens: Of an answer.
-        cache: Directory in which our new processes keep what they computed.
+        bundle: The weights, for participants that read GGUF files.
+        images: Source of new images.
+        n_tokens: Tokens per answer.
+        cache: Cache directory of our new processes.
     """
 
     bundle: Bundle
-    pictures: Pictures
+    images: Images
     n_tokens: int
     cache: Path
 
     def ours_cold(self, name: str, words: list[str]) -> Iterator[tuple[str, str, float]]:
-        """A new process with a new picture, and another one with the same."""
-        picture, environment = str(self.pictures.make()), {"EDGE_LLAVA_CACHE": str(self.cache)}
-        command = [*_CHAT, "-m", str(self.bundle.path), *words, picture]
+        """A new process with a new image, and another process with the same image."""
+        image, environment = str(self.images.make()), {"EDGE_LLAVA_CACHE": str(self.cache)}
+        command = [*_CHAT, "-m", str(self.bundle.path), *words, image]
         yield from self._cold(name, [*command, "-p", _FIRST, "-n", str(self.n_tokens)], environment)
         known = run_cold([*command, "-p", _SECOND, "-n", "1"], environment)
         yield name, "known_first_s", known.first_s
 
     def mtmd_cold(self, name: str, program: list[str]) -> Iterator[tuple[str, str, float]]:
-        """llama-mtmd-cli on the same files."""
+        """A new llama-mtmd-cli process on the same files."""
         command = [
             *program, "-m", str(self.bundle.file("language")), "--mmproj", str(self.bundle.file("mmproj")),
             "--chat-template", "vicuna", "-c", str(self.bundle.manifest.language.n_ctx_train),
             "-t", str(count_cores()), "--temp", "0", "-n", str(self.n_tokens), "-p", _FIRST,
-            "--image", str(self.pictures.make()),
+            "--image", str(self.images.make()),
         ]  # fmt: skip
         yield from self._cold(name, command, {})
 
     def loaded(self, name: str, peer: PeerProcess) -> Iterator[tuple[str, str, float]]:
-        """A new picture, then a second question."""
-        answer = peer.ask(self.pictures.make(), _FIRST, self.n_tokens)
+        """A loaded participant: a new image, then a second question."""
+        answer = peer.ask(self.images.make(), _FIRST, self.n_tokens)
         yield name, "loaded_first_s", answer.first_s
         yield name, "loaded_total_s", answer.total_s
         yield name, "decode_tps", (self.n_tokens - 1) / (answer.total_s - answer.first_s)
@@ -106,7 +106,7 @@ class Work:
         yield name, "second_first_s", peer.ask(None, _SECOND, 1).first_s
 
     def llama_bench(self, name: str, program: Path, ours: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
-        """The same decode; `ours` has the settings, and the depth as "depth"."""
+        """The same decode in llama-bench; `ours` has the settings and the depth."""
         yield (
             name,
             "decode_tps",
@@ -123,15 +123,15 @@ class Work:
 
 
 def compare(given: argparse.Namespace) -> None:
-    """Loads everyone, lets them take turns, and writes down every figure as it comes."""
+    """Loads all participants, runs them in turns, and writes every figure as it arrives."""
     bundle = Bundle.open(given.bundle.resolve())
     bundle.verify_digests(trust_earlier=True)
     variants = {OURS: list[str]()} | {f"{OURS}, {name}": words for name, words in given.variant}
     facts: dict[str, Any] = {"all": _setting(given)}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        work = Work(bundle, Pictures(given.image, directory), given.tokens, directory / "cache")
-        turns: list[_Turn] = []
+        work = Work(bundle, Images(given.image, directory), given.tokens, directory / "cache")
+        turns: list[_Measurement] = []
         if given.llama_mtmd_cli:
             turns += [partial(work.ours_cold, name, words) for name, words in variants.items()]
         for name, words in given.llama_mtmd_cli:
@@ -139,10 +139,10 @@ def compare(given: argparse.Namespace) -> None:
             turns.append(partial(work.mtmd_cold, name, words))
         loaded: dict[str, PeerProcess] = {}
         for name, command in _peer_commands(given, bundle, variants):
-            _tell(f"loading {name}")
+            _log(f"loading {name}")
             loaded[name] = stack.enter_context(PeerProcess(command, directory / f"{len(loaded)}.log"))
             facts[name] = loaded[name].facts
-            warm = loaded[name].ask(work.pictures.make(), _FIRST, 2)
+            warm = loaded[name].ask(work.images.make(), _FIRST, 2)
             facts[name]["prompt_tokens"] = int(warm.figures["prompt_tokens"])
             turns.append(partial(work.loaded, name, loaded[name]))
         if given.llama_bench:
@@ -151,15 +151,15 @@ def compare(given: argparse.Namespace) -> None:
         _run(given, turns, loaded)
 
 
-def _run(given: argparse.Namespace, turns: list[_Turn], loaded: dict[str, PeerProcess]) -> None:
+def _run(given: argparse.Namespace, turns: list[_Measurement], loaded: dict[str, PeerProcess]) -> None:
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     for number in range(given.rounds):
-        # who begins changes, so that nobody always follows the same one
+        # the order rotates, so that no participant always comes first
         shift = number % len(turns)
         for turn in [*turns[shift:], *turns[:shift]]:
             samples = [Sample(f"{started}/{number}", *figure) for figure in turn()]
             append(given.samples, samples)
-            _tell(f"round {number + 1} of {given.rounds}: {_brief(samples)}")
+            _log(f"round {number + 1} of {given.rounds}: {_brief(samples)}")
     last = f"{started}/{given.rounds - 1}"
     append(given.samples, [Sample(last, name, "loaded_peak_bytes", peer.peak_bytes()) for name, peer in loaded.items()])
 
@@ -167,7 +167,7 @@ def _run(given: argparse.Namespace, turns: list[_Turn], loaded: dict[str, PeerPr
 def _peer_commands(
     given: argparse.Namespace, bundle: Bundle, variants: dict[str, list[str]]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Ours where anything is compared with it loaded, then the peers."""
+    """Yields ours, if any comparison needs it loaded, and then the peers."""
     if given.peer or given.llama_bench:
         for name, words in variants.items():
             yield name, [sys.executable, "-m", "peers.edge_llava_peer", str(bundle.path), *words]
@@ -188,11 +188,11 @@ def _setting(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _version(program: str) -> str:
-    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
-    return (said.stdout + said.stderr).splitlines()[0].removeprefix("version: ")
+    done = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
+    return (done.stdout + done.stderr).splitlines()[0].removeprefix("version: ")
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(f"{time.perf_counter() - _STARTED:.0f} s: {text}", file=sys.stderr)
 
 
@@ -211,10 +211,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("image", type=Path)
-    parser.add_argument("samples", type=Path, help="JSON lines; added to")
+    parser.add_argument("samples", type=Path, help="JSON lines; figures are appended")
     for option, value, words in (
         ("--variant", "NAME=OPTIONS", "ours with options of `edge-llava chat`"),
-        ("--llama-mtmd-cli", "NAME=PROGRAM [OPTIONS]", "new processes are measured beside it"),
+        ("--llama-mtmd-cli", "NAME=PROGRAM [OPTIONS]", "new processes are compared with it"),
         ("--peer", "NAME=PYTHON -m peers.MODULE ...", "loaded; with absolute paths"),
     ):
         parser.add_argument(
@@ -222,5 +222,5 @@ if __name__ == "__main__":
         )
     parser.add_argument("--llama-bench", type=Path, metavar="PROGRAM")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=64, help="of an answer")
+    parser.add_argument("--tokens", type=int, default=64, help="per answer")
     compare(parser.parse_args())

@@ -1,8 +1,8 @@
-"""A copy of a LLaVA-1.5 checkpoint with the files that llava-hf's repositories have beside config and weights.
+"""Copies a LLaVA-1.5 checkpoint and adds the files that llava-hf's repositories have besides config and weights.
 
     python benchmarks/hub_files.py CHECKPOINT OUT
 
-transformers and OpenVINO's exporter want them: tokenizer, chat template, image processor, generation settings. The
+transformers and OpenVINO's exporter need them: tokenizer, chat template, image processor, generation settings. The
 weights are links. CHECKPOINT is one that `seeded_checkpoint.py` wrote: config.json, tokenizer.model, shards.
 """
 

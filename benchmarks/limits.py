@@ -1,4 +1,4 @@
-"""How near the engines come to what the device can do at all: bytes read per second, int8 products per second.
+"""Measures how close the engines come to the limits of the device: bytes read and int8 multiply-adds per second.
 
     python benchmarks/limits.py BUNDLE IMAGE --llama-bench build/bin/llama-bench --rounds 5
 
@@ -31,9 +31,9 @@ from processes import PeerProcess
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.bundle.vision_spec import VisionSpec
-from edge_llava.measuring.benchmark import mark_picture
+from edge_llava.home.image_files.opening import open_image
+from edge_llava.measuring.benchmark import mark_image
 from edge_llava.measuring.spread import summarize
-from edge_llava.runtime.vision.images.opening import open_picture
 
 _READ_BYTES, _N_READS = 1 << 29, 8  # each thread's, far beyond any cache
 _ROWS, _WIDTH = 1024, 4096  # of the large MatMul: the shape at which it is quickest
@@ -44,12 +44,12 @@ _KV_BYTES = {"auto": 2.0, "f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
 
 @dataclass(frozen=True)
 class LanguageWork:
-    """What the language model does.
+    """The work of the language model.
 
     Attributes:
-        weight_bytes: Read for every token that is decoded.
-        prefill_macs: Multiply-adds with weights for every position that is prefilled, all but the last one's.
-        kv_bytes: Read for every token, for every position before it.
+        weight_bytes: Bytes of weights that are read for every decoded token.
+        prefill_macs: Multiply-adds with weights for every prefilled position except the last.
+        kv_bytes: Bytes of KV cache that are read for every decoded token and every position before it.
     """
 
     weight_bytes: int
@@ -58,7 +58,7 @@ class LanguageWork:
 
 
 def language_work(path: Path, spec: LanguageSpec, kv_type: str) -> LanguageWork:
-    """Counts it in a GGUF of a LLaMA; of the token embedding a single row is read."""
+    """Counts the work in a LLaMA GGUF. Only one row of the token embedding is read."""
     tensors = [tensor for tensor in GGUFReader(path).tensors if tensor.name != "token_embd.weight"]
     kv_width = spec.n_embd // spec.n_head * spec.n_head_kv
     return LanguageWork(
@@ -69,11 +69,11 @@ def language_work(path: Path, spec: LanguageSpec, kv_type: str) -> LanguageWork:
 
 
 def tower_macs(path: Path, spec: VisionSpec) -> int:
-    """Multiply-adds of one square: those with weights, and those of attention, which stay in float."""
+    """Counts the multiply-adds for one square: those with weights, and those of attention, which stay in float."""
     graph = onnx.load(path, load_external_data=False).graph
     shapes = {weight.name: list(weight.dims) for weight in graph.initializer}
     n_patches = (spec.image_size // spec.patch_size) ** 2
-    n_rows = n_patches + 1  # the class token's
+    n_rows = n_patches + 1  # and the class token
     macs = 0
     for node in graph.node:
         weights = [shapes[name] for name in node.input if len(shapes.get(name, ())) > 1]
@@ -88,7 +88,7 @@ def tower_macs(path: Path, spec: VisionSpec) -> int:
 
 
 def reader(n_threads: int) -> Callable[[], float]:
-    """Measures bytes per second that the threads read together: memchr, which finds nothing."""
+    """Makes a function that measures the bytes per second that all threads read together, by memchr."""
     find = ctypes.CDLL(None).memchr
     find.argtypes, find.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t), ctypes.c_void_p
     memory = np.ones((n_threads, _READ_BYTES), np.uint8)
@@ -105,7 +105,7 @@ def reader(n_threads: int) -> Callable[[], float]:
 
 
 def multiplier(n_threads: int) -> Callable[[], float]:
-    """Measures multiply-adds per second of a dynamic int8 MatMul, as the tower has them, but larger."""
+    """Makes a function that measures the multiply-adds per second of a dynamic int8 MatMul, larger than the tower's."""
     weights = np.random.default_rng(0).integers(-63, 64, (_WIDTH, _WIDTH), dtype=np.int8)
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["integers", "scale", "zero"]),
@@ -139,10 +139,10 @@ def multiplier(n_threads: int) -> Callable[[], float]:
 
 
 class Rounds:
-    """Takes what is reached and the limit of it, in turns.
+    """Measures the rates reached and their limits, in turns.
 
     Attributes:
-        shares: (reached, limit) of every round, by what it is.
+        shares: (reached, limit) of every round, by name of the rate.
     """
 
     def __init__(self, bundle: Bundle, ours: PeerProcess, llama_bench: Path | None) -> None:
@@ -153,25 +153,25 @@ class Rounds:
         self._file, self._ours, self._llama_bench, self._settings = bundle.file("language"), ours, llama_bench, settings
         self._read, self._multiply = reader(settings["n_threads"]), multiplier(settings["n_vision_threads"])
 
-    def take(self, picture: Path) -> None:
-        """One round, about a picture that was not seen before."""
+    def take(self, image: Path) -> None:
+        """Measures one round with a new image."""
         bandwidth, rate = self._read(), self._multiply()
-        answer = self._ours.ask(picture, "Describe the picture.", _N_TOKENS)
-        told, macs = answer.figures, self.language.prefill_macs
-        token_bytes = self.token_bytes(told["prompt_tokens"])
+        answer = self._ours.ask(image, "Describe the picture.", _N_TOKENS)
+        figures, macs = answer.figures, self.language.prefill_macs
+        token_bytes = self.token_bytes(figures["prompt_tokens"])
         decode_tps = (_N_TOKENS - 1) / (answer.total_s - answer.first_s)
-        self._add("vision tower, GMAC/s", self.tower_macs / told["vision_s"], rate)
-        self._add("prefill, GMAC/s", macs * told["prefill_tokens"] / told["prefill_s"], rate)
+        self._add("vision tower, GMAC/s", self.tower_macs / figures["vision_s"], rate)
+        self._add("prefill, GMAC/s", macs * figures["prefill_tokens"] / figures["prefill_s"], rate)
         self._add("decode, GB/s read", token_bytes * decode_tps, bandwidth)
         if self._llama_bench is not None:
-            depth = int(told["prompt_tokens"])
+            depth = int(figures["prompt_tokens"])
             tps = run_llama_bench(self._llama_bench, self._file, self._settings, n_prompt=depth)
             self._add("llama-bench: prefill, GMAC/s", macs * tps, rate)
             tps = run_llama_bench(self._llama_bench, self._file, self._settings, n_tokens=_N_TOKENS - 1, depth=depth)
             self._add("llama-bench: decode, GB/s read", token_bytes * tps, bandwidth)
 
     def token_bytes(self, depth: float) -> float:
-        """Read for one token after `depth` positions."""
+        """Bytes that are read for one token after `depth` positions."""
         return self.language.weight_bytes + self.language.kv_bytes * depth
 
     def _add(self, what: str, reached: float, limit: float) -> None:
@@ -180,15 +180,15 @@ class Rounds:
 
 def measure(given: argparse.Namespace) -> None:
     """Measures, and prints a Markdown table."""
-    bundle, picture = Bundle.open(given.bundle.resolve()), open_picture(given.image)
+    bundle, source = Bundle.open(given.bundle.resolve()), open_image(given.image)
     command = [sys.executable, "-m", "peers.edge_llava_peer", str(bundle.path), *shlex.split(given.options)]
     with tempfile.TemporaryDirectory() as directory, PeerProcess(command, Path(directory) / "log") as ours:
         rounds = Rounds(bundle, ours, given.llama_bench)
         for number in range(given.rounds + 1):
             path = Path(directory) / f"{number}.jpg"
-            mark_picture(picture, number).save(path, quality=95)
+            mark_image(source, number).save(path, quality=95)
             rounds.take(path)
-            if number == 0:  # it warmed up
+            if number == 0:  # the warm-up round
                 rounds.shares.clear()
             print(f"round {number} of {given.rounds}", file=sys.stderr)
     print("| what | reached | the device's limit | share |\n|---|---|---|---|")
@@ -197,9 +197,10 @@ def measure(given: argparse.Namespace) -> None:
         print(f"| {what} | {_span(reached)} | {_span(limit)} | {_span([a / b for a, b in pairs])} |")
     language, threads = rounds.language, ours.facts["n_threads"]
     print(
-        f"\nThe tower: {rounds.tower_macs / 1e9:.4g} GMAC a picture. Prefill: {language.prefill_macs / 1e9:.4g} GMAC a "
-        f"position. Decode: {language.weight_bytes / 1e9:.4g} GB of weights a token, and {language.kv_bytes / 1e3:.3g} "
-        f"kB of KV cache for each position before it. {given.rounds} rounds, {threads} threads."
+        f"\nThe tower: {rounds.tower_macs / 1e9:.4g} GMAC per image. Prefill: {language.prefill_macs / 1e9:.4g} GMAC "
+        f"per position. Decode: {language.weight_bytes / 1e9:.4g} GB of weights per token, and "
+        f"{language.kv_bytes / 1e3:.3g} kB of KV cache for each position before it. {given.rounds} rounds, "
+        f"{threads} threads."
     )
 
 

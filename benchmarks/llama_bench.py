@@ -1,4 +1,4 @@
-"""llama.cpp's own measure of its speed, with the settings that edge-llava runs with."""
+"""Runs llama.cpp's own benchmark with edge-llava's settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FLASH_ATTENTION = {None: "auto", True: "on", False: "off"}
 def run_llama_bench(
     program: Path, language: Path, settings: Mapping[str, Any], *, n_prompt: int = 0, n_tokens: int = 0, depth: int = 0
 ) -> float:
-    """Tokens per second of one prefill, or one decode, after one that warms up.
+    """Measures the tokens per second of one prefill or one decode, after a warm-up.
 
     Args:
-        program: llama-bench.
-        language: GGUF.
-        settings: Of `chat_options.engine_facts`.
+        program: The llama-bench program.
+        language: The GGUF file.
+        settings: See `chat_options.engine_facts`.
         n_prompt, n_tokens: Positions to prefill, or tokens to decode; one of them is 0.
         depth: Positions in the context before that.
     """

@@ -1,4 +1,4 @@
-"""Peers as processes: started for one answer, or loaded and asked many times. Takes times and memory."""
+"""Runs peers as processes, started for one answer or loaded and asked many times, and measures time and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 class PeerFailed(RuntimeError):
-    """A peer did not do what it was asked; says what it said."""
+    """A peer failed; the message contains its output."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ColdRun:
     """One process that answers one question.
 
     Attributes:
-        first_s: From its start to the first byte on stdout.
-        total_s: To its end.
+        first_s: Seconds from the start to the first byte on stdout.
+        total_s: Seconds from the start to the end.
         peak_bytes: Largest resident size.
     """
 
@@ -38,14 +38,14 @@ class ColdRun:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a loaded peer answered.
+class PeerAnswer:
+    """The answer of a loaded peer.
 
     Attributes:
-        first_s: From the question to the first token; reading the picture's file is part of it.
-        total_s: To the end of the answer.
+        first_s: Seconds from the question to the first token; includes reading the image file.
+        total_s: Seconds from the question to the end of the answer.
         n_tokens: Tokens of the answer.
-        figures: The peer's own.
+        figures: The peer's own figures.
     """
 
     first_s: float
@@ -60,48 +60,48 @@ def run_cold(command: Sequence[str], environment: Mapping[str, str]) -> ColdRun:
     Raises:
         PeerFailed: If it fails or writes nothing.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=os.environ | dict(environment)
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=os.environ | dict(environment)
         )
         with process:
             assert process.stdout is not None
             first = process.stdout.read(1)
             first_s = time.perf_counter() - started
             process.stdout.read()
-            # begins with what this process has resident itself, which is less than any model
+            # includes what this process itself has resident, which is less than any model
             _, status, usage = os.wait4(process.pid, 0)
             total_s = time.perf_counter() - started
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode or not first:
-            said.seek(0)
-            raise PeerFailed(f"{' '.join(command)}: {said.read().decode('utf-8', 'replace').strip()[-2000:]}")
+            errors.seek(0)
+            raise PeerFailed(f"{' '.join(command)}: {errors.read().decode('utf-8', 'replace').strip()[-2000:]}")
     return ColdRun(first_s, total_s, usage.ru_maxrss * 1024)
 
 
 class PeerProcess:
-    """A loaded peer, see `peers/protocol.py`. It stands still while others are asked: idle threads take no CPU.
+    """A loaded peer, see `peers/protocol.py`. It is paused while others are asked, so that its threads take no CPU.
 
     Attributes:
         facts: Its version and settings.
-        pid: Its number.
+        pid: Its process id.
     """
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         """
         Args:
             command: `PYTHON -m peers.NAME ...`, run in this directory; paths have to be absolute.
-            log: File for what it says beside its answers.
+            log: File for its error output.
 
         Raises:
-            PeerFailed: If it does not get ready.
+            PeerFailed: If it does not become ready.
         """
         self._name = " ".join(command)
         self._log = log
-        with log.open("wb") as said:
+        with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, cwd=_HERE, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=_HERE, text=True
             )
         self.pid = self._process.pid
         try:
@@ -119,14 +119,14 @@ class PeerProcess:
     ) -> None:
         self._end()
 
-    def ask(self, picture: Path | None, question: str, n_tokens: int) -> Answer:
-        """Asks a question; None as the picture goes on in the conversation.
+    def ask(self, image: Path | None, question: str, n_tokens: int) -> PeerAnswer:
+        """Asks a question; None as the image continues the conversation.
 
         Raises:
-            PeerFailed: If the process ends, or ends the answer early: its times would say nothing.
+            PeerFailed: If the process ends, or ends the answer early, which would make its times meaningless.
         """
         assert self._process.stdin is not None
-        message = {"picture": None if picture is None else str(picture), "question": question, "n_tokens": n_tokens}
+        message = {"image": None if image is None else str(image), "question": question, "n_tokens": n_tokens}
         self._process.send_signal(signal.SIGCONT)
         started = time.perf_counter()
         self._process.stdin.write(f"{json.dumps(message)}\n")
@@ -138,7 +138,7 @@ class PeerProcess:
         self._pause()
         if figures["n_tokens"] != n_tokens:
             raise PeerFailed(f"{self._name}: wrote {figures['n_tokens']} tokens of {n_tokens}")
-        return Answer(first_s, total_s, n_tokens, figures)
+        return PeerAnswer(first_s, total_s, n_tokens, figures)
 
     def peak_bytes(self) -> int:
         """Largest resident size so far (Linux)."""
@@ -160,6 +160,6 @@ class PeerProcess:
         line = self._process.stdout.readline()
         message = json.loads(line) if line else {}
         if kind not in message:
-            said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-            raise PeerFailed(f"{self._name}: {line.strip() or 'ended'}; it said: {said}")
+            output = self._log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+            raise PeerFailed(f"{self._name}: {line.strip() or 'ended'}; its output: {output}")
         return message[kind]

@@ -1,4 +1,4 @@
-"""What `compare.py` measured, as a Markdown table and a chart.
+"""Turns the figures of `compare.py` into a Markdown table and a chart.
 
 python benchmarks/report.py samples.jsonl --table table.md --chart chart.png
 """
@@ -13,19 +13,19 @@ from samples import OURS, Samples
 
 from edge_llava.measuring.spread import Spread
 
-# what: (words, unit, what its ratio is taken to where that is no peer's same figure)
+# name: (description, unit, base of the ratio if it is not the same figure of a peer)
 FIGURES = {
-    "cold_first_s": ("new process, new picture: first token", "s", None),
-    "cold_total_s": ("new process, new picture: whole answer", "s", None),
-    "known_first_s": ("new process, picture asked about before: first token", "s", "cold_first_s"),
-    "loaded_first_s": ("loaded, new picture: first token", "s", None),
-    "loaded_total_s": ("loaded, new picture: whole answer", "s", None),
+    "cold_first_s": ("new process, new image: first token", "s", None),
+    "cold_total_s": ("new process, new image: whole answer", "s", None),
+    "known_first_s": ("new process, image asked about before: first token", "s", "cold_first_s"),
+    "loaded_first_s": ("loaded, new image: first token", "s", None),
+    "loaded_total_s": ("loaded, new image: whole answer", "s", None),
     "second_first_s": ("loaded, second question: first token", "s", None),
-    "decode_tps": ("decode after the picture", "tokens/s", None),
+    "decode_tps": ("decode after the image", "tokens/s", None),
     "cold_peak_bytes": ("peak memory, new process", "GB", None),
     "loaded_peak_bytes": ("peak memory, loaded", "GB", None),
 }
-# parts of loaded_first_s, where a peer tells them
+# parts of loaded_first_s, for peers that report them
 STAGES = {
     "vision_s": "vision tower",
     "projector_s": "projector",
@@ -38,7 +38,7 @@ _COLOURS = {True: "tab:blue", False: "tab:gray"}
 
 
 def make_table(samples: Samples) -> str:
-    """The comparison, the stages where they are known, and what it all ran on."""
+    """The comparison, the stages if they are known, and the versions and settings."""
     parts = ["\n".join(_comparison(samples))]
     if any(samples.names(what) for what in STAGES):
         parts.append("\n".join(_stages(samples)))
@@ -102,7 +102,7 @@ def _ratio(samples: Samples, own: str, name: str, what: str, base: str | None) -
 
 def _stages(samples: Samples) -> Iterator[str]:
     names = list(dict.fromkeys(name for what in STAGES for name in samples.names(what)))
-    yield "| loaded, new picture | " + " | ".join(names) + " |"
+    yield "| loaded, new image | " + " | ".join(names) + " |"
     yield "|---" * (1 + len(names)) + "|"
     for what, words in STAGES.items():
         if not samples.names(what):
@@ -116,12 +116,12 @@ def _stages(samples: Samples) -> Iterator[str]:
 
 def _facts(samples: Samples) -> Iterator[str]:
     """Versions and settings, each once."""
-    said = dict.fromkeys(
+    lines = dict.fromkeys(
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if value not in (None, ""))
         for run in samples.runs
         for name, facts in run.items()
     )
-    yield from said
+    yield from lines
 
 
 def _scale(spread: Spread, unit: str) -> Spread:

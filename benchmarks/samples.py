@@ -1,4 +1,4 @@
-"""Figures that were taken, in the rounds in which they were taken: a file of JSON lines that several runs add to."""
+"""Measured figures with their rounds, in a file of JSON lines to which several runs append."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sample:
     """One figure.
 
     Attributes:
-        round: In which it was taken; what is compared was taken in the same one.
+        round: The round of the measurement; only figures of the same round are compared.
         who: "edge-llava", a variant of it, or a peer.
         what: A key of `report.FIGURES`.
         value: Seconds `_s`, tokens per second `_tps`, bytes `_bytes`, or a count.
@@ -35,7 +35,7 @@ class Samples:
     """All figures of a file.
 
     Attributes:
-        runs: Of each run what it ran on, settings and versions.
+        runs: The device, settings and versions of each run.
     """
 
     taken: list[Sample] = field(default_factory=list)
@@ -54,20 +54,20 @@ class Samples:
         return samples
 
     def names(self, what: str) -> list[str]:
-        """Who has figures of that kind, in the order in which they came; edge-llava and its variants first."""
+        """Names of all who have such figures, in order of appearance; edge-llava and its variants first."""
         names = dict.fromkeys(sample.who for sample in self.taken if sample.what == what)
         return sorted(names, key=lambda name: not name.startswith(OURS))
 
     def spread(self, who: str, what: str) -> Spread:
-        """Median, smallest and largest."""
+        """The median, smallest and largest of the figures."""
         return summarize([sample.value for sample in self.taken if (sample.who, sample.what) == (who, what)])
 
     def count(self, who: str, what: str) -> int:
-        """How many figures there are."""
+        """The number of such figures."""
         return sum((sample.who, sample.what) == (who, what) for sample in self.taken)
 
     def ratio(self, ours: tuple[str, str], theirs: tuple[str, str]) -> Spread | None:
-        """Median, smallest and largest of the ratios of pairs; None where no round has both.
+        """The spread of the ratios of pairs in the same round; None if no round has both.
 
         Args:
             ours, theirs: (who, what).
@@ -80,7 +80,7 @@ class Samples:
 
 
 def append(path: Path, records: Iterable[Sample | dict[str, Any]]) -> None:
-    """Adds figures, or what a run ran on."""
+    """Appends figures, or the facts of a run."""
     with path.open("a", encoding="utf-8") as file:
         for record in records:
             file.write(f"{json.dumps(asdict(record) if isinstance(record, Sample) else {'run': record})}\n")

@@ -3,7 +3,7 @@
     python benchmarks/seeded_checkpoint.py 1.1b OUT --vocabulary llama-vocab.gguf
     python benchmarks/seeded_checkpoint.py tiny OUT
 
-The vocabulary is a GGUF that holds LLaMA's 32,000 tokens (llama.cpp ships one as models/ggml-vocab-llama-spm.gguf); the
+The vocabulary is a GGUF file with LLaMA's 32,000 tokens (llama.cpp ships one as models/ggml-vocab-llama-spm.gguf); the
 tiny shape makes its own. Shards are written one at a time: the 7B shape needs 14 GB of disk and little memory.
 """
 
@@ -21,7 +21,11 @@ from gguf import GGUFReader
 from safetensors.torch import save_file
 from sentencepiece import sentencepiece_model_pb2
 
-from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes, expected_vision_shapes
+from edge_llava.converters.expected_tensors import (
+    expected_language_shapes,
+    expected_projector_shapes,
+    expected_vision_shapes,
+)
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 
 _TOWER = TowerConfig(1024, 4096, 24, 16, image_size=336, patch_size=14, layer_norm_eps=1e-5, hidden_act="quick_gelu")
@@ -78,24 +82,29 @@ def write_checkpoint(directory: Path, language: LanguageConfig, vocabulary: Path
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def write_tiny_checkpoint(directory: Path) -> None:
-    """Writes a checkpoint of 6 million weights and 512 tokens; the same bytes on every machine with the same packages.
+def write_tiny_checkpoint(
+    directory: Path, tower: TowerConfig = _TINY_TOWER, language: LanguageConfig = _TINY_LANGUAGE
+) -> None:
+    """Writes a checkpoint, of 6 million weights and 512 tokens by default.
+
+    The bytes are the same on every machine with the same packages.
 
     Args:
         directory: Created; must not exist.
+        tower, language: The shapes.
     """
     directory.mkdir(parents=True)
-    (directory / "tokenizer.model").write_bytes(_train_tokenizer())
-    config = json.dumps(hf_config(_TINY_TOWER, _TINY_LANGUAGE), indent=2, sort_keys=True)
+    (directory / "tokenizer.model").write_bytes(_train_tokenizer(language.n_rows))
+    config = json.dumps(hf_config(tower, language), indent=2, sort_keys=True)
     (directory / "config.json").write_text(f"{config}\n", encoding="utf-8")
     random = np.random.default_rng(_TINY_SEED)
-    shapes = _all_shapes(_TINY_TOWER, _TINY_LANGUAGE)
+    shapes = _all_shapes(tower, language)
     tensors = {hf_name(name): _seeded_tensor(random, name, shape) for name, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
 
 def hf_name(name: str) -> str:
-    """The name that hub files of LLaVA-1.5 give one of our tensors: the inverse of `tensor_names.own_name`."""
+    """The name of one of our tensors in hub files of LLaVA-1.5: the inverse of `tensor_names.own_name`."""
     part, rest = name.split(".", 1)
     if part == "vision":
         return f"vision_tower.vision_model.{rest}"
@@ -168,13 +177,13 @@ def _seeded_tensor(random: np.random.Generator, name: str, shape: tuple[int, ...
     return torch.from_numpy(values).to(torch.float16)
 
 
-def _train_tokenizer() -> bytes:
+def _train_tokenizer(n_tokens: int = _TINY_LANGUAGE.n_rows) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(_SENTENCES),
         model_writer=model,
         model_type="bpe",
-        vocab_size=_TINY_LANGUAGE.n_rows,
+        vocab_size=n_tokens,
         byte_fallback=True,
         # as LLaMA's: every space and newline counts
         normalization_rule_name="identity",

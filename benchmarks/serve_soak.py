@@ -1,10 +1,10 @@
-"""`edge-llava serve` for a long time: 64 clients on loopback, pictures of several sizes and kinds, a third leave early.
+"""Runs `edge-llava serve` for a long time: 64 clients on loopback, images of several sizes and formats, a third of the
+clients leave early.
 
     python benchmarks/serve_soak.py BUNDLE --seconds 300
 
-The server must live, answer everything that it accepted, free every place, and keep its memory. Then the clients come
-again, and kill -9 comes among them: it must start again from what lies on disk, and answer. Exits with 1 where
-it does not.
+The server must stay alive, answer everything that it accepted, free every slot, and not grow in memory. Then it is
+killed with SIGKILL among clients; it must start again from its files on disk, and answer. Exits with 1 if it does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from drawn_pictures import picture_uri
+from random_images import image_uri
 from servers import CHAT, EDGE_LLAVA, NO_LIMITS, PATIENCE_S, free_port, ours, running
 
 _NOUNS = ("table", "window", "river", "garden", "bottle", "engine", "letter", "mountain")
@@ -36,34 +36,32 @@ _MAX_GROWTH = 1.05  # of the median of resident memory, from a soak's second qua
 
 @dataclass
 class Soak:
-    """What the clients of a soak saw."""
+    """The outcomes that the clients saw."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     first_s: list[float] = field(default_factory=list)
 
 
-def make_pictures(draw: random.Random) -> list[str]:
-    """Data URIs: several sizes and kinds of file."""
-    return [picture_uri(draw, kind, size) for kind, size in _KINDS for _ in range(6)]
+def make_images(rng: random.Random) -> list[str]:
+    """Makes data URIs of several sizes and formats."""
+    return [image_uri(rng, kind, size) for kind, size in _KINDS for _ in range(6)]
 
 
-def _request(draw: random.Random, pictures: Sequence[str]) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"type": "text", "text": f"What of the {draw.choice(_NOUNS)} is in the picture?"}]
-    parts += [
-        {"type": "image_url", "image_url": {"url": draw.choice(pictures)}} for _ in range(draw.choice((0, 1, 1, 2)))
-    ]
-    wanted: dict[str, Any] = {"messages": [{"role": "user", "content": parts}], "max_tokens": draw.randint(1, 60)}
-    if draw.random() < 0.1:
+def _request(rng: random.Random, images: Sequence[str]) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = [{"type": "text", "text": f"What of the {rng.choice(_NOUNS)} is in the picture?"}]
+    parts += [{"type": "image_url", "image_url": {"url": rng.choice(images)}} for _ in range(rng.choice((0, 1, 1, 2)))]
+    wanted: dict[str, Any] = {"messages": [{"role": "user", "content": parts}], "max_tokens": rng.randint(1, 60)}
+    if rng.random() < 0.1:
         wanted["response_format"] = {"type": "json_object"}
-    return wanted | {"stream": draw.random() < 0.7, "temperature": draw.choice((0, 0.8)), "seed": draw.getrandbits(31)}
+    return wanted | {"stream": rng.random() < 0.7, "temperature": rng.choice((0, 0.8)), "seed": rng.getrandbits(31)}
 
 
-async def _ask_once(client: httpx.AsyncClient, draw: random.Random, pictures: Sequence[str], soak: Soak) -> float:
-    """One request. Gives the seconds to wait before the next."""
-    wanted, leaves = _request(draw, pictures), draw.random() < 1 / 3
+async def _ask_once(client: httpx.AsyncClient, rng: random.Random, images: Sequence[str], soak: Soak) -> float:
+    """Makes one request. Returns the seconds to wait before the next."""
+    wanted, leaves = _request(rng, images), rng.random() < 1 / 3
     if leaves and not wanted["stream"]:
-        timeout = httpx.Timeout(PATIENCE_S, read=draw.uniform(0.01, 1))
+        timeout = httpx.Timeout(PATIENCE_S, read=rng.uniform(0.01, 1))
         try:
             refused = (await client.post(CHAT, json=wanted, timeout=timeout)).status_code == 429
         except httpx.ReadTimeout:
@@ -80,7 +78,7 @@ async def _ask_once(client: httpx.AsyncClient, draw: random.Random, pictures: Se
             await response.aread()
             soak.faults.append(f"{response.status_code}: {response.text[:200]}")
             return 0.0
-        n_lines, n_leave, last = 0, draw.randint(0, 20) if leaves else 10**9, ""
+        n_lines, n_leave, last = 0, rng.randint(0, 20) if leaves else 10**9, ""
         async for line in response.aiter_lines():
             if n_lines == 1:
                 soak.first_s.append(time.perf_counter() - started)
@@ -96,16 +94,16 @@ async def _ask_once(client: httpx.AsyncClient, draw: random.Random, pictures: Se
     return 0.0
 
 
-async def _be_client(url: str, seed: int, until: float, pictures: Sequence[str], soak: Soak) -> None:
-    draw = random.Random(seed)
+async def _be_client(url: str, seed: int, until: float, images: Sequence[str], soak: Soak) -> None:
+    rng = random.Random(seed)
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=NO_LIMITS) as client:
         while time.monotonic() < until:
             try:
-                wait_s = await _ask_once(client, draw, pictures, soak)
+                wait_s = await _ask_once(client, rng, images, soak)
             except httpx.TransportError as error:
                 soak.faults.append(f"{type(error).__name__}: {error}")
                 wait_s = 1.0
-            await asyncio.sleep(wait_s * draw.uniform(0.5, 1.0))
+            await asyncio.sleep(wait_s * rng.uniform(0.5, 1.0))
 
 
 async def _watch_memory(pid: int, until: float, sizes: list[int]) -> None:
@@ -121,17 +119,17 @@ def _resident_bytes(pid: int) -> int:
 
 async def _soak_all(url: str, pid: int, arguments: argparse.Namespace, soak: Soak) -> list[int]:
     until = time.monotonic() + arguments.seconds
-    pictures, sizes = make_pictures(random.Random(0)), []
-    clients = [_be_client(url, seed, until, pictures, soak) for seed in range(arguments.clients)]
+    images, sizes = make_images(random.Random(0)), []
+    clients = [_be_client(url, seed, until, images, soak) for seed in range(arguments.clients)]
     await asyncio.gather(_watch_memory(pid, until, sizes), *clients)
     return sizes
 
 
 def soak(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The report; its `faults` are empty if all went well."""
+    """Runs the soak. The report's `faults` are empty if all went well."""
     port, seen = free_port(), Soak()
     command = ours(arguments.bundle, port, arguments.threads, arguments.parallel, arguments.queue)
-    command += ["--keep-mb", 64]  # full within seconds, so that what grows beyond it is seen
+    command += ["--keep-mb", 64]  # full within seconds, so that growth beyond it shows
     with running(command, port) as (url, process):
         sizes = asyncio.run(_soak_all(url, process.pid, arguments, seen))
         _check_idle(url, seen)
@@ -142,11 +140,11 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     with running(command, port) as (url, _):
         wanted = {"messages": [{"role": "user", "content": "What?"}], "max_tokens": 4}
         if httpx.post(url + CHAT, json=wanted, timeout=PATIENCE_S).status_code != 200:
-            seen.faults.append("after kill -9 it does not answer")
+            seen.faults.append("after SIGKILL it does not answer")
     if subprocess.run([EDGE_LLAVA, "cache", "info"], capture_output=True, check=False).returncode:
-        seen.faults.append("after kill -9 the cache cannot be read")
+        seen.faults.append("after SIGKILL the cache cannot be read")
     quarters = [sizes[n * len(sizes) // 4 : (n + 1) * len(sizes) // 4] for n in range(4)]
-    medians = [statistics.median(quarter) for quarter in quarters]  # what is highest depends on who met whom
+    medians = [statistics.median(quarter) for quarter in quarters]  # peaks depend on which requests coincide
     growth = medians[3] / medians[1]
     if growth > _MAX_GROWTH:
         seen.faults.append(f"resident memory grew to {growth:.2f} of what it was")
@@ -162,22 +160,22 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _kill_among_clients(url: str, process: subprocess.Popen[bytes], n_clients: int) -> None:
-    until, pictures, unheard = time.monotonic() + 2 * _KILLED_AFTER_S, make_pictures(random.Random(1)), Soak()
-    clients = [_be_client(url, seed, until, pictures, unheard) for seed in range(n_clients)]
+    until, images, ignored = time.monotonic() + 2 * _KILLED_AFTER_S, make_images(random.Random(1)), Soak()
+    clients = [_be_client(url, seed, until, images, ignored) for seed in range(n_clients)]
     asyncio.get_running_loop().call_later(_KILLED_AFTER_S, process.kill)
     await asyncio.gather(*clients)
     process.wait()
 
 
 def _check_idle(url: str, seen: Soak) -> None:
-    """Nobody is there any more: every place must be free."""
+    """Checks that every slot is free once all clients have left."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         state = httpx.get(f"{url}/health", timeout=PATIENCE_S).json()
         if state["running"] == state["queued"] == 0:
             return
         time.sleep(0.1)
-    seen.faults.append(f"places are taken although nobody is there: {state}")
+    seen.faults.append(f"slots are taken although all clients have left: {state}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""`edge-llava serve` and llama-server answer several clients at a time, on the same GGUF, in turn, on loopback.
+"""Compares `edge-llava serve` with llama-server: several clients at once, the same GGUF, in turns, on loopback.
 
     python benchmarks/serve_throughput.py BUNDLE --llama-server PATH/TO/llama-server
 
-Tokens per second of all streams together, and how much longer the slowest stream waited than the mean one, for its
-first text and for its end. Three cases:
+Measures the tokens per second of all streams together, and how much longer than average the slowest stream waited for
+its first text and for its end. Three cases:
 
-    words      streams that begin together, every one with words of its own
-    pictures   the same with a new picture each (640 x 480); needs a bundle of `edge-llava convert --mmproj`
-    late       streams that run, and a long question (some 700 positions) that comes among them: how long the running
-               ones then say nothing at most, and how long the long one waits for its first text
+    words      streams that start together, each with its own words
+    images     the same with a new image each (640 x 480); needs a bundle of `edge-llava convert --mmproj`
+    late       running streams, and a long question (about 700 positions) that arrives later: the longest pause of the
+               running ones, and how long the late one waits for its first text
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from drawn_pictures import picture_uri
+from random_images import image_uri
 from servers import CHAT, NO_LIMITS, PATIENCE_S, free_port, ours, running, theirs
 
 from edge_llava.bundle.bundle import Bundle
@@ -45,10 +45,10 @@ class Stream:
     """One answer as a client saw it.
 
     Attributes:
-        n_tokens: By the server's count.
-        first_s: From the request to the first text.
-        whole_s: From the request to the end.
-        gap_s: The longest time between two texts.
+        n_tokens: Tokens, as counted by the server.
+        first_s: Seconds from the request to the first text.
+        whole_s: Seconds from the request to the end.
+        gap_s: The longest time between two texts, in seconds.
     """
 
     n_tokens: int
@@ -61,14 +61,14 @@ Figures = dict[str, float]
 Case = Callable[[httpx.AsyncClient, int, int, random.Random], Awaitable[Figures]]
 
 
-async def read_stream(client: httpx.AsyncClient, text: str, n_tokens: int, picture: str | None = None) -> Stream:
-    """Asks for n_tokens, or fewer where the model ends its answer. The picture is a data URI."""
-    parts = [{"type": "image_url", "image_url": {"url": picture}}] if picture else []
+async def read_stream(client: httpx.AsyncClient, text: str, n_tokens: int, image: str | None = None) -> Stream:
+    """Reads one answer of n_tokens, or fewer if the model ends it. The image is a data URI."""
+    parts = [{"type": "image_url", "image_url": {"url": image}}] if image else []
     wanted = {
         "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}],
         "max_tokens": n_tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
-    started, said, count = time.perf_counter(), [], 0
+    started, arrivals, count = time.perf_counter(), [], 0
     async with client.stream("POST", CHAT, json=wanted) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
@@ -76,26 +76,26 @@ async def read_stream(client: httpx.AsyncClient, text: str, n_tokens: int, pictu
                 continue
             chunk = json.loads(line[6:])
             if any(choice["delta"].get("content") for choice in chunk["choices"]):
-                said.append(time.perf_counter() - started)
+                arrivals.append(time.perf_counter() - started)
             count = (chunk.get("usage") or {}).get("completion_tokens", count)
     whole_s = time.perf_counter() - started
-    if not said:
-        raise RuntimeError(f"a stream of {count} tokens said nothing")
-    gaps = [later - earlier for earlier, later in itertools.pairwise(said)]
-    return Stream(count, said[0], whole_s, max(gaps, default=0.0))
+    if not arrivals:
+        raise RuntimeError(f"a stream of {count} tokens contained no text")
+    gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
+    return Stream(count, arrivals[0], whole_s, max(gaps, default=0.0))
 
 
-def _question(draw: random.Random) -> str:
-    return f"Write a long story about a {' '.join(draw.sample(_WORDS, 4))}."
+def _question(rng: random.Random) -> str:
+    return f"Write a long story about a {' '.join(rng.sample(_WORDS, 4))}."
 
 
 async def _together(
-    client: httpx.AsyncClient, n_streams: int, n_tokens: int, draw: random.Random, pictures: Sequence[str | None]
+    client: httpx.AsyncClient, n_streams: int, n_tokens: int, rng: random.Random, images: Sequence[str | None]
 ) -> Figures:
-    texts = [_question(draw) for _ in range(n_streams)]
+    texts = [_question(rng) for _ in range(n_streams)]
     started = time.perf_counter()
     streams = await asyncio.gather(
-        *(read_stream(client, text, n_tokens, picture) for text, picture in zip(texts, pictures, strict=True))
+        *(read_stream(client, text, n_tokens, image) for text, image in zip(texts, images, strict=True))
     )
     seconds = time.perf_counter() - started
     first, whole = [stream.first_s for stream in streams], [stream.whole_s for stream in streams]
@@ -107,26 +107,26 @@ async def _together(
     }
 
 
-async def words(client: httpx.AsyncClient, n_streams: int, n_tokens: int, draw: random.Random) -> Figures:
-    """Streams that begin together."""
-    return await _together(client, n_streams, n_tokens, draw, [None] * n_streams)
+async def words(client: httpx.AsyncClient, n_streams: int, n_tokens: int, rng: random.Random) -> Figures:
+    """Streams that start together."""
+    return await _together(client, n_streams, n_tokens, rng, [None] * n_streams)
 
 
-async def pictures(client: httpx.AsyncClient, n_streams: int, n_tokens: int, draw: random.Random) -> Figures:
-    """Streams that begin together, each with a picture that nobody has sent before."""
+async def images(client: httpx.AsyncClient, n_streams: int, n_tokens: int, rng: random.Random) -> Figures:
+    """Streams that start together, each with a new image."""
     return await _together(
-        client, n_streams, n_tokens, draw, [picture_uri(draw, "JPEG", (640, 480)) for _ in range(n_streams)]
+        client, n_streams, n_tokens, rng, [image_uri(rng, "JPEG", (640, 480)) for _ in range(n_streams)]
     )
 
 
-async def late(client: httpx.AsyncClient, n_streams: int, n_tokens: int, draw: random.Random) -> Figures:
-    """One stream comes late, with a long question."""
+async def late(client: httpx.AsyncClient, n_streams: int, n_tokens: int, rng: random.Random) -> Figures:
+    """Running streams, and one that arrives late with a long question."""
 
     async def come_late() -> Stream:
         await asyncio.sleep(_LATE_AFTER_S)
-        return await read_stream(client, " ".join(draw.choices(_WORDS, k=_N_LATE_WORDS)), n_tokens // 2)
+        return await read_stream(client, " ".join(rng.choices(_WORDS, k=_N_LATE_WORDS)), n_tokens // 2)
 
-    short = [read_stream(client, _question(draw), 2 * n_tokens) for _ in range(n_streams - 1)]
+    short = [read_stream(client, _question(rng), 2 * n_tokens) for _ in range(n_streams - 1)]
     *streams, long = await asyncio.gather(*short, come_late())
     return {
         "gap_s": max(stream.gap_s for stream in streams),
@@ -135,25 +135,25 @@ async def late(client: httpx.AsyncClient, n_streams: int, n_tokens: int, draw: r
     }
 
 
-CASES: dict[str, Case] = {"words": words, "pictures": pictures, "late": late}
+CASES: dict[str, Case] = {"words": words, "images": images, "late": late}
 
 
-async def _measure(url: str, case: Case, n_streams: int, n_tokens: int, draw: random.Random) -> Figures:
+async def _measure(url: str, case: Case, n_streams: int, n_tokens: int, rng: random.Random) -> Figures:
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=NO_LIMITS) as client:
-        return await case(client, n_streams, n_tokens, draw)
+        return await case(client, n_streams, n_tokens, rng)
 
 
 def compare(bundle: Bundle, arguments: argparse.Namespace, case: str, n_streams: int) -> dict[str, Any]:
-    """Medians and ranges of one case, both servers running and taking turns."""
+    """Medians and ranges of one case; both servers run and are measured in turns."""
     ports = free_port(), free_port()
     here = ours(bundle.path, ports[0], arguments.threads, n_streams)
     there = theirs(arguments.llama_server, bundle, ports[1], arguments.threads, n_streams)
     figures: dict[str, list[Figures]] = {"ours": [], "peer": []}
-    draw = random.Random(0)
+    rng = random.Random(0)
     with running(here, ports[0]) as (our_url, _), running(there, ports[1]) as (their_url, _):
         for run in range(arguments.runs + 1):
             for name, url in (("ours", our_url), ("peer", their_url))[:: 1 if run % 2 else -1]:
-                taken = asyncio.run(_measure(url, CASES[case], n_streams, arguments.tokens, draw))
+                taken = asyncio.run(_measure(url, CASES[case], n_streams, arguments.tokens, rng))
                 if run:  # the first of each warms up
                     figures[name].append(taken)
     return {
@@ -170,7 +170,7 @@ def _ratios(figures: dict[str, list[Figures]], key: str) -> list[float]:
 
 
 def _summary(values: Sequence[float]) -> list[float]:
-    """Median, least, most."""
+    """The median, minimum and maximum."""
     return [round(number, 3) for number in (statistics.median(values), min(values), max(values))]
 
 

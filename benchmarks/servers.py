@@ -1,4 +1,4 @@
-"""Servers of the chat API as processes on loopback: ours, and llama-server on the same GGUF."""
+"""Starts servers of the chat API as processes on loopback: ours, and llama-server on the same GGUF."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from edge_llava.bundle.bundle import Bundle
 
 EDGE_LLAVA = str(Path(sys.executable).with_name("edge-llava"))
 CHAT = "/v1/chat/completions"
-PATIENCE_S = 600.0  # a full queue of pictures on a small machine is minutes long
-N_CTX = 2048  # of one conversation
+PATIENCE_S = 600.0  # a full queue of images takes minutes on a small machine
+N_CTX = 2048  # per conversation
 NO_LIMITS = httpx.Limits(max_connections=None)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextmanager
 def running(command: Sequence[object], port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server as a process, once it is healthy: its address, and the process. SIGTERM ends it."""
+    """Runs a server and yields its address and process once it is healthy. SIGTERM ends it."""
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE_S
     try:
@@ -51,7 +51,7 @@ def _is_healthy(url: str) -> bool:
 
 
 def ours(bundle: Path, port: int, n_threads: int, n_parallel: int, n_queued: int = 64) -> list[object]:
-    """Our command line."""
+    """The command line of `edge-llava serve`."""
     return [
         EDGE_LLAVA, "serve", "-m", bundle, "--port", port, "--parallel", n_parallel, "--queue", n_queued,
         "-t", n_threads, "-c", N_CTX, "--quiet",
@@ -59,7 +59,7 @@ def ours(bundle: Path, port: int, n_threads: int, n_parallel: int, n_queued: int
 
 
 def theirs(program: Path, bundle: Bundle, port: int, n_threads: int, n_parallel: int) -> list[object]:
-    """llama-server's, with as many slots of as many positions; its own defaults otherwise."""
+    """The command line of llama-server with as many slots and positions, and its own defaults otherwise."""
     command: list[object] = [
         program, "-m", bundle.file("language"), "--port", port, "-np", n_parallel, "-c", N_CTX * n_parallel,
         "-t", n_threads, "--no-webui", "--no-warmup",

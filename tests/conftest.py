@@ -10,11 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from edge_llava.bundle.vision_spec import VisionSpec
 
 ROOT = Path(__file__).parents[1]
-SHARED_VOCABULARY = ROOT.parent / "shared" / "data" / "llama-vocab.gguf"
+SMALL_BUNDLE = ROOT / "edge_llava" / "selftest" / "bundle"
+SMALL_Q4_FILES = ROOT / "tests" / "data" / "bundles" / "q4"
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +74,21 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
+def forget() -> Callable[[Any], None]:
+    """forget(model): nothing is computed already; of an idle model."""
+
+    def run(model: Any) -> None:
+        sequences = model.engine.language.sequences
+        for sequence in sequences._sequences:
+            assert not sequence.is_busy
+            sequences.truncate(sequence, 0)
+        for kept in tuple(sequences.host._kept):
+            sequences.host.remove(kept)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def kernels_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory for PYTHONPATH with a package `kernels` that says what it is asked for, and ends the process.
 
@@ -94,6 +115,41 @@ def kernels_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def noise() -> Callable[..., NDArray[np.uint8]]:
+    """noise(width, height, seed=0) -> uint8 (height, width, 3); every pixel differs from its neighbours."""
+
+    def make(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+        return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_spec() -> Callable[..., VisionSpec]:
+    """clip_spec(aspect, image_size=336, merge="flat", pinpoints=()) -> the spec of a released tower."""
+
+    def make(
+        aspect: str, image_size: int = 336, merge: str = "flat", pinpoints: tuple[tuple[int, int], ...] = ()
+    ) -> VisionSpec:
+        return VisionSpec(
+            image_size=image_size,
+            patch_size=14,
+            hidden_size=1024,
+            feature_layer=-2,
+            drop_cls=True,
+            image_mean=(0.48145466, 0.4578275, 0.40821073),
+            image_std=(0.26862954, 0.26130258, 0.27577711),
+            aspect=aspect,
+            grid_pinpoints=pinpoints,
+            merge=merge,
+            has_newline=merge.startswith("spatial_unpad"),
+            precision="fp32",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint in Hugging Face layout with random weights: it answers noise, always the same."""
     from seeded_checkpoint import write_tiny_checkpoint  # of benchmarks/
@@ -107,7 +163,7 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def convert_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """convert_to(source, **ConvertOptions fields) -> bundle directory, in a home that lasts for the session."""
     from edge_llava.conversion.convert import convert
-    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.converters.options import ConvertOptions
 
     root = tmp_path_factory.mktemp("bundles")
 
@@ -127,15 +183,36 @@ def convert_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def seeded_f32(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
+def seeded_f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small F32 bundle that tests/data/bundles/write.py made. Read only: copy it before changing it."""
+    return shutil.copytree(SMALL_BUNDLE, tmp_path_factory.mktemp("bundles") / "seeded-f32")
+
+
+@pytest.fixture(scope="session")
+def seeded_q4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint as a Q4_K_M bundle with a float tower. Read only: copy it before changing it."""
+    directory = shutil.copytree(SMALL_BUNDLE, tmp_path_factory.mktemp("bundles") / "seeded-q4")
+    return shutil.copytree(SMALL_Q4_FILES, directory, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def converted_f32(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
     """The seeded checkpoint as an F32 bundle. Read only: copy it before changing it."""
     return convert_to(seeded_checkpoint, quant="F32")
 
 
 @pytest.fixture(scope="session")
-def seeded_q4(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
+def converted_q4(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Path:
     """The seeded checkpoint as a Q4_K_M bundle with an unquantized tower. Read only: copy it before changing it."""
     return convert_to(seeded_checkpoint, quant="Q4_K_M", vision="fp32")
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(convert_to: Callable[..., Path]) -> Path:
+    """The demo as `convert demo` makes it, which gives real answers. Read only."""
+    from edge_llava import demo
+
+    return convert_to(demo.CHECKPOINT)
 
 
 @dataclass(frozen=True)
@@ -221,7 +298,8 @@ def shape() -> type[Shape]:
 
 @pytest.fixture(scope="session")
 def llama_vocabulary() -> Path:
-    """The real LLaMA vocabulary as a GGUF without weights; the test is skipped where it is not at hand."""
-    if not SHARED_VOCABULARY.is_file():
-        pytest.skip("the LLaMA vocabulary is not part of the repository")
-    return SHARED_VOCABULARY
+    """The file that EDGE_LLAVA_LLAMA_VOCABULARY names: LLaMA's vocabulary as a GGUF without weights."""
+    path = os.environ.get("EDGE_LLAVA_LLAMA_VOCABULARY")
+    if not path:
+        pytest.skip("EDGE_LLAVA_LLAMA_VOCABULARY does not name LLaMA's vocabulary")
+    return Path(path)

@@ -28,19 +28,17 @@ class EdgeLlavaPeer:
         self._model = LlavaModel(Bundle.open(bundle), options)
         self._session = self._model.session()
 
-    def ask(
-        self, picture: str | None, question: str, n_tokens: int, tell_first: Callable[[], None]
-    ) -> dict[str, float]:
+    def ask(self, image: str | None, question: str, n_tokens: int, on_first: Callable[[], None]) -> dict[str, float]:
         """See `protocol.Peer`."""
         options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=n_tokens)
-        if picture is None:
+        if image is None:
             self._session.options = options
         else:
             self._session = self._model.session(options)
-        tokens = self._session.ask(question, image=picture)
+        tokens = self._session.ask(question, image=image)
         for count, _ in enumerate(tokens):
             if count == 0:
-                tell_first()
+                on_first()
         timings = self._session.timings
         assert timings is not None
         return {
@@ -56,6 +54,6 @@ class EdgeLlavaPeer:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
-    # what follows is not ours to read
+    # the rest are options of `edge-llava chat`
     known, rest = parser.parse_known_args()
     serve(lambda: EdgeLlavaPeer(known.bundle, rest))

@@ -2,7 +2,7 @@
 
     PYTHON -m peers.llama_cpp_python_peer language.gguf mmproj.gguf --threads 2
 
-Any environment with llama-cpp-python will do, edge-llava's own for one.
+Any environment with llama-cpp-python will do, for example edge-llava's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peers.protocol import SYSTEM, serve
 
 
 class LlamaCppPythonPeer:
-    """A Llama with the handler that knows pictures, and the messages so far."""
+    """A Llama with the handler for images, and the messages so far."""
 
     def __init__(self, language: Path, mmproj: Path, n_threads: int, n_batch: int, *, flash_attention: bool) -> None:
         self.facts = {
@@ -42,14 +42,12 @@ class LlamaCppPythonPeer:
         )
         self._messages: list[dict[str, Any]] = []
 
-    def ask(
-        self, picture: str | None, question: str, n_tokens: int, tell_first: Callable[[], None]
-    ) -> dict[str, float]:
+    def ask(self, image: str | None, question: str, n_tokens: int, on_first: Callable[[], None]) -> dict[str, float]:
         """See `protocol.Peer`."""
         content: list[dict[str, Any]] = [{"type": "text", "text": question}]
-        if picture is not None:
+        if image is not None:
             self._messages = [{"role": "system", "content": SYSTEM}]
-            content.insert(0, {"type": "image_url", "image_url": {"url": Path(picture).resolve().as_uri()}})
+            content.insert(0, {"type": "image_url", "image_url": {"url": Path(image).resolve().as_uri()}})
         self._messages.append({"role": "user", "content": content})
         text, reason = "", None
         chunks = self._llama.create_chat_completion(
@@ -57,11 +55,11 @@ class LlamaCppPythonPeer:
         )
         for count, chunk in enumerate(chunks):
             if count == 0:
-                tell_first()
+                on_first()
             text += chunk["choices"][0]["delta"].get("content", "")
             reason = chunk["choices"][0]["finish_reason"]
         self._messages.append({"role": "assistant", "content": text})
-        # chunks are texts, not tokens; only "length" says that all were written
+        # chunks are texts, not tokens; only "length" shows that all tokens were written
         return {"n_tokens": n_tokens if reason == "length" else 0, "prompt_tokens": self._llama.n_tokens - n_tokens}
 
 

@@ -24,16 +24,16 @@ from peers.protocol import SYSTEM, serve
 
 
 class _FirstToken(genai.StreamerBase):
-    """Tells the first token, and counts all."""
+    """Reports the first token, and counts all."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, on_first: Callable[[], None]) -> None:
         super().__init__()
         self.n_tokens = 0
-        self._tell = tell
+        self._on_first = on_first
 
     def write(self, token: int | list[int]) -> Any:
         if not self.n_tokens:
-            self._tell()
+            self._on_first()
         self.n_tokens += len(token) if isinstance(token, list) else 1
         return genai.StreamingStatus.RUNNING
 
@@ -42,7 +42,7 @@ class _FirstToken(genai.StreamerBase):
 
 
 class OpenVinoPeer:
-    """A pipeline and the conversation so far, which it keeps computed."""
+    """A pipeline and the conversation so far, whose KV cache it keeps."""
 
     def __init__(self, model: Path, n_threads: int) -> None:
         self.facts = {"version": genai.get_version(), "n_threads": n_threads, "model": model.name}
@@ -51,21 +51,19 @@ class OpenVinoPeer:
         )
         self._history = genai.ChatHistory()
 
-    def ask(
-        self, picture: str | None, question: str, n_tokens: int, tell_first: Callable[[], None]
-    ) -> dict[str, float]:
+    def ask(self, image: str | None, question: str, n_tokens: int, on_first: Callable[[], None]) -> dict[str, float]:
         """See `protocol.Peer`."""
-        pictures = []
-        if picture is not None:
+        images = []
+        if image is not None:
             self._history = genai.ChatHistory()
             self._history.append({"role": "system", "content": SYSTEM})
-            with Image.open(picture, formats=("JPEG", "PNG")) as opened:
-                pictures.append(openvino.Tensor(np.asarray(opened.convert("RGB"))[None]))
+            with Image.open(image, formats=("JPEG", "PNG")) as opened:
+                images.append(openvino.Tensor(np.asarray(opened.convert("RGB"))[None]))
         self._history.append({"role": "user", "content": question})
         config = genai.GenerationConfig()
         config.max_new_tokens, config.do_sample, config.ignore_eos = n_tokens, False, True
-        streamer = _FirstToken(tell_first)
-        result = self._pipeline.generate(self._history, images=pictures, generation_config=config, streamer=streamer)
+        streamer = _FirstToken(on_first)
+        result = self._pipeline.generate(self._history, images=images, generation_config=config, streamer=streamer)
         self._history.append({"role": "assistant", "content": result.texts[0]})
         metrics = result.perf_metrics
         return {

@@ -1,11 +1,11 @@
-"""What `compare.py` and a peer's process say to each other: one JSON object a line. Only the standard library.
+"""The protocol between `compare.py` and a peer's process: one JSON object per line. Needs only the standard library.
 
     the peer     {"ready": {"version": ..., ...}}                       its model is loaded
-    compare.py   {"picture": PATH or null, "question": TEXT, "n_tokens": N}     null: goes on in the conversation
+    compare.py   {"image": PATH or null, "question": TEXT, "n_tokens": N}     null continues the conversation
     the peer     {"first": true}                                        the first token is known
-    the peer     {"done": {"n_tokens": N, "prompt_tokens": P, ...}}     all are; with figures of its own
+    the peer     {"done": {"n_tokens": N, "prompt_tokens": P, ...}}     all tokens are; with the peer's own figures
 
-compare.py takes all times, so every peer is measured by one clock.
+compare.py measures all times, so that every peer is measured by the same clock.
 """
 
 from __future__ import annotations
@@ -31,27 +31,25 @@ class Peer(Protocol):
 
     facts: dict[str, Any]
 
-    def ask(
-        self, picture: str | None, question: str, n_tokens: int, tell_first: Callable[[], None]
-    ) -> dict[str, float]:
-        """Answers with the likeliest tokens.
+    def ask(self, image: str | None, question: str, n_tokens: int, on_first: Callable[[], None]) -> dict[str, float]:
+        """Answers greedily.
 
         Args:
-            picture: Path of a file; a new conversation about it. None goes on in the one before.
+            image: Path of a file, for a new conversation about it; None continues the previous one.
             question: Text.
-            n_tokens: How many to write.
-            tell_first: To be called once, when the first token is known.
+            n_tokens: Number of tokens to write.
+            on_first: Called once, when the first token is known.
 
         Returns:
-            "n_tokens" that were written, "prompt_tokens" before them, and figures of the peer's own, in seconds `_s`
-            or counts.
+            "n_tokens" that were written, "prompt_tokens" before them, and the peer's own figures, as seconds `_s` or
+            counts.
         """
 
 
 def serve(open_peer: Callable[[], Peer]) -> None:
     """Answers the questions on stdin until it is closed."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever an engine prints must not come between
+    os.dup2(2, 1)  # what an engine prints must not mix with the answers
 
     def say(message: dict[str, Any]) -> None:
         answers.write(f"{json.dumps(message)}\n")
@@ -61,5 +59,5 @@ def serve(open_peer: Callable[[], Peer]) -> None:
     say({"ready": peer.facts})
     for line in sys.stdin:
         asked = json.loads(line)
-        figures = peer.ask(asked["picture"], asked["question"], asked["n_tokens"], lambda: say({"first": True}))
+        figures = peer.ask(asked["image"], asked["question"], asked["n_tokens"], lambda: say({"first": True}))
         say({"done": figures})

@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture
 def photo() -> Path:
-    """The sample picture, a JPEG of 640 x 480."""
+    """The sample image, a JPEG of 640 x 480."""
     return Path(__file__).parents[1] / "data" / "table.jpg"

@@ -20,8 +20,8 @@ def test_a_completed_checkpoint_is_opened_by_transformers(make_checkpoint, photo
     content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     assert text == "USER: <image>\nWhat is this? ASSISTANT:"
-    with Image.open(photo) as picture:
-        inputs = processor(images=picture.convert("RGB"), text=text, return_tensors="pt")
+    with Image.open(photo) as image:
+        inputs = processor(images=image.convert("RGB"), text=text, return_tensors="pt")
     n_patches = (56 // 14) ** 2
     image_token = json.loads((checkpoint / "config.json").read_text())["image_token_index"]
     assert (inputs["input_ids"] == image_token).sum() == n_patches

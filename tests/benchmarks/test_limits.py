@@ -10,8 +10,8 @@ from edge_llava.bundle.bundle import Bundle
 pytestmark = pytest.mark.convert
 
 
-def test_tower(seeded_q4):
-    bundle = Bundle.open(seeded_q4)
+def test_tower(converted_q4):
+    bundle = Bundle.open(converted_q4)
     n_rows, width, ff, n_blocks = 65, 256, 512, 3  # the fourth block is cut off
     ranking = n_rows**2 * width  # the last block's attention once more: where the class token looks
     by_hand = (
@@ -22,8 +22,8 @@ def test_tower(seeded_q4):
     assert tower_macs(bundle.file("vision"), bundle.manifest.vision) == by_hand
 
 
-def test_language_model(seeded_f32):
-    bundle = Bundle.open(seeded_f32)
+def test_language_model(converted_f32):
+    bundle = Bundle.open(converted_f32)
     work = language_work(bundle.file("language"), bundle.manifest.language, "f32")
     n_layer, width, ff, n_tokens = 4, 256, 768, 512
     matrices = n_layer * (4 * width**2 + 3 * width * ff)

@@ -1,4 +1,4 @@
-"""Peers are really asked, really answer as many tokens as wanted, and their failures are told."""
+"""Real peers answer with the requested number of tokens, and their failures are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_loaded_peer_answers_and_stands_still_between(seeded_q4, photo, tmp_pa
     assert peak > 50e6
 
 
-def test_an_answer_that_ends_early_is_no_figure(seeded_q4, photo, tmp_path):
+def test_an_answer_that_ends_early_is_refused(seeded_q4, photo, tmp_path):
     command = [sys.executable, "-m", "peers.edge_llava_peer", str(seeded_q4), "-t", "1", "-c", "256"]
     with PeerProcess(command, tmp_path / "log") as peer, pytest.raises(PeerFailed, match=r"wrote \d+ tokens of 4096"):
         peer.ask(photo, "What is this?", 4096)
@@ -49,6 +49,6 @@ def test_a_new_process_is_timed_from_its_start():
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit('no memory')", "import sys; sys.stderr.write('no memory')"])
-def test_a_new_process_that_answers_nothing_is_told(code):
+def test_a_new_process_that_answers_nothing_is_reported(code):
     with pytest.raises(PeerFailed, match="no memory"):
         run_cold([sys.executable, "-c", code], {})

@@ -37,14 +37,14 @@ def test_table(samples):
     assert make_table(samples) == (
         "| what | who | median (range) | n | edge-llava: ratio | edge-llava, few: ratio |\n"
         "|---|---|---|---|---|---|\n"
-        "| new process, new picture: first token | edge-llava | 2 s (1 to 9) | 3 |  | 0.333 (0.25 to 0.5) |\n"
+        "| new process, new image: first token | edge-llava | 2 s (1 to 9) | 3 |  | 0.333 (0.25 to 0.5) |\n"
         "|  | edge-llava, few | 0.5 s (0.5 to 3) | 3 | 3 (2 to 4) |  |\n"
         "|  | peer | 10 s (2 to 100) | 4 | 0.5 (0.25 to 0.75) | 0.25 (0.0625 to 0.25) |\n"
-        "| new process, picture asked about before: first token | edge-llava | 0.5 s (0.25 to 2.25) | 3 "
+        "| new process, image asked about before: first token | edge-llava | 0.5 s (0.25 to 2.25) | 3 "
         "| 0.25 (0.25 to 0.25) |  |\n"
         "| peak memory, new process | peer | 1.5 GB | 1 |  |  |\n"
         "\n"
-        "| loaded, new picture | edge-llava |\n"
+        "| loaded, new image | edge-llava |\n"
         "|---|---|\n"
         "| vision tower | 0.25 s |\n"
         "| positions of the prompt | 600 |\n"
@@ -54,7 +54,7 @@ def test_table(samples):
     )
 
 
-def test_chart_is_a_picture(samples, tmp_path):
+def test_chart_is_a_png(samples, tmp_path):
     draw_chart(samples, tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as chart:
         assert chart.format == "PNG"

@@ -1,4 +1,4 @@
-"""Folders of small pictures, and what every line of an output shares."""
+"""Folders of small images, and the provenance of their lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_llava.captioning.caption import Provenance
 
 @pytest.fixture(scope="session")
 def save_noise() -> Callable[[Path, int], Path]:
-    """save_noise(path, seed) -> path of a small picture that differs from those of other seeds."""
+    """save_noise(path, seed) -> path of a small image that differs from those of other seeds."""
 
     def save(path: Path, seed: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,5 +35,5 @@ def album(tmp_path: Path, save_noise: Callable[[Path, int], Path]) -> Path:
 
 @pytest.fixture
 def provenance() -> Provenance:
-    """Of the lines that tests write."""
+    """The provenance of the lines that tests write."""
     return Provenance("caption", "bundle", "What?", "0123456789abcdef")

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_llava.captioning import file_lock
 from edge_llava.captioning.caption import Caption
 from edge_llava.captioning.caption_file import CaptionFile
 from edge_llava.errors import EdgeLlavaError
 
 
-def caption(name, text="A picture."):
+def caption(name, text="An image."):
     return Caption(name, name[0] * 64, text, "stop", 3, 0.25)
 
 
@@ -65,8 +64,8 @@ def test_what_was_written_is_found_again(opened):
     fill(opened, "a.jpg", "b.jpg")
     with opened() as file:
         assert file.names() == {"a.jpg", "b.jpg"}
-        assert file.holds("a.jpg", "a" * 64)
-        assert not file.holds("a.jpg", "b" * 64)
+        assert file.has("a.jpg", "a" * 64)
+        assert not file.has("a.jpg", "b" * 64)
         assert (file.knows("b" * 64), file.knows("c" * 64)) == (True, False)
         assert file.find("b" * 64) == caption("b.jpg")
         file.append(caption("c.jpg", "x" * 10_000))  # longer than what is read at once
@@ -74,13 +73,13 @@ def test_what_was_written_is_found_again(opened):
         assert file.find("a" * 64) == caption("a.jpg")
 
 
-def test_the_later_line_of_a_changed_picture_counts(opened):
+def test_the_later_line_of_a_changed_image_counts(opened):
     with opened() as file:
         file.append(caption("a.jpg"))
         file.append(dataclasses.replace(caption("a.jpg"), sha256="e" * 64))
     with opened() as file:
-        assert file.holds("a.jpg", "e" * 64)
-        assert not file.holds("a.jpg", "a" * 64)
+        assert file.has("a.jpg", "e" * 64)
+        assert not file.has("a.jpg", "a" * 64)
 
 
 def test_half_a_line_is_dropped_wherever_it_was_cut(out, opened):
@@ -122,15 +121,15 @@ def test_a_line_that_only_lacks_its_end_is_kept(out, opened):
         (b"\xff\xd8\xff\xe0 a photograph", "line 1"),
         (b"some notes\nof mine\n", "line 1"),
         (b"some notes", "line 1"),
-        (b'{"path": "a"}\n', "holds no caption"),
+        (b'{"path": "a"}\n', "contains no caption"),
         (b'{"path": "a", "caption": "x"}\n', "lacks a field"),
-        (b"[1]\n", "holds no caption"),
+        (b"[1]\n", "contains no caption"),
         (b"[" * 10_000 + b"\n", "nested too deeply"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_and_left_alone(out, opened, content, says, overwrite):
     out.write_bytes(content)
-    with pytest.raises(EdgeLlavaError, match=rf"(?s)captions\.jsonl is no caption file:.*{says}.*-o"):
+    with pytest.raises(EdgeLlavaError, match=rf"(?s)captions\.jsonl is not a caption file:.*{says}.*-o"):
         opened(overwrite=overwrite)
     assert out.read_bytes() == content
 
@@ -172,7 +171,7 @@ def test_a_renamed_bundle_is_the_same_bundle(opened):
         assert file.names() == {"a.jpg"}
 
 
-def test_paths_that_are_no_text_come_back(out, opened):
+def test_undecodable_paths_survive(out, opened):
     name = os.fsdecode(b"caf\xe9.jpg")
     with opened() as file:
         file.append(caption(name))
@@ -204,16 +203,16 @@ def test_a_file_without_lines_that_was_there_stays(out, opened, content):
 def test_a_file_that_took_the_place_of_the_output_stays(out, opened):
     with opened():
         out.unlink()
-        out.write_text("of somebody else")
-    assert out.read_text() == "of somebody else"
+        out.write_text("of another program")
+    assert out.read_text() == "of another program"
 
 
-def test_what_is_no_ordinary_file_is_refused_and_not_waited_for(tmp_path, provenance):
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path, provenance):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     reading, writing = os.pipe()
     for path in (tmp_path / "pipe", tmp_path / "link", Path(f"/dev/fd/{writing}"), Path(os.devnull), tmp_path):
-        with pytest.raises(EdgeLlavaError, match=r"cannot be written: it is no ordinary file, .*-o"):
+        with pytest.raises(EdgeLlavaError, match=r"cannot be written: it is not a regular file, .*-o"):
             CaptionFile(path, provenance, overwrite=True)
     os.close(reading)
     os.close(writing)
@@ -232,24 +231,6 @@ def test_one_run_at_a_time(tmp_path, out, opened, provenance, overwrite):
         assert file.names() == {"a.jpg"}
 
 
-def test_an_output_that_goes_away_while_it_is_opened_is_made_anew(out, provenance, monkeypatch):
-    """As when a run that wrote nothing ends just then."""
-    lock, n_locked = file_lock._lock, []
-
-    def lock_late(file):
-        if not n_locked:
-            out.unlink()
-        n_locked.append(file)
-        lock(file)
-
-    monkeypatch.setattr(file_lock, "_lock", lock_late)
-    out.touch()
-    with CaptionFile(out, provenance, overwrite=False) as file:
-        file.append(caption("a.jpg"))
-    assert len(n_locked) == 2
-    assert out.read_bytes().count(b"\n") == 1
-
-
 def test_a_file_system_without_locks(out, opened, monkeypatch):
     def refuse(*unused):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -260,7 +241,7 @@ def test_a_file_system_without_locks(out, opened, monkeypatch):
 
 
 def test_a_file_that_is_whole_is_not_cut(out, opened, provenance):
-    """A line that another run wrote after this one had read, where nobody knows locks, stays."""
+    """Without file locks, a line that another run wrote after this one had read the file stays."""
     fill(opened, "a.jpg")
     before = out.stat().st_mtime_ns
     os.utime(out, ns=(before - 10**9, before - 10**9))
@@ -268,11 +249,11 @@ def test_a_file_that_is_whole_is_not_cut(out, opened, provenance):
         assert out.stat().st_mtime_ns == before - 10**9
 
 
-def test_an_output_that_cannot_be_read_any_more_is_told(out, opened):
+def test_an_output_that_can_no_longer_be_read_is_reported(out, opened):
     fill(opened, "a.jpg", "b.jpg")
     with opened() as file:
         out.write_bytes(b"x" * len(out.read_bytes()))
-        with pytest.raises(EdgeLlavaError, match=r"cannot be read: it was changed meanwhile"):
+        with pytest.raises(EdgeLlavaError, match=r"cannot be read: it was changed during the run"):
             file.find("a" * 64)
 
 
@@ -280,8 +261,8 @@ def test_an_output_that_cannot_be_read_any_more_is_told(out, opened):
 def test_a_full_disk(tmp_path, out, opened, provenance, monkeypatch):
     fill(opened, "a.jpg")
     with opened() as file, open("/dev/full", "ab+", buffering=0) as full, monkeypatch.context() as patch:
-        patch.setattr(file, "_file", full)
+        patch.setattr(file._file, "_file", full)
         with pytest.raises(EdgeLlavaError, match="cannot grow: No space left on device"):
             file.append(caption("b.jpg"))
-        assert not file.holds("b.jpg", "b" * 64)
+        assert not file.has("b.jpg", "b" * 64)
         patch.undo()

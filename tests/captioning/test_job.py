@@ -15,10 +15,11 @@ from PIL import Image
 
 import edge_llava
 from edge_llava.captioning import job as job_module
-from edge_llava.captioning.folder import digest_file
 from edge_llava.captioning.job import CaptionJob, caption_folder
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.home.files import digest_file
+from edge_llava.runtime.engine.answer import ENGINE_THREAD
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.image import Image as OpenedImage
 from edge_llava.runtime.vision.projector import Projector
@@ -56,16 +57,16 @@ def figures(report):
 
 
 @pytest.mark.parametrize("encode_ahead", [True, False, None])
-def test_every_picture_gets_the_answer_of_a_conversation_of_its_own(model, album, encode_ahead):
+def test_every_image_has_its_own_conversation(model, seeded_f32, album, encode_ahead):
     report = caption_folder(model, album, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
     assert figures(report) == (3, 0, 0)
-    assert (report.n_pictures, report.faults, report.out) == (3, (), album / "captions.jsonl")
+    assert (report.n_images, report.faults, report.out) == (3, (), album / "captions.jsonl")
     assert [line["path"] for line in lines(album)] == ["a.png", "b/c.png", "b/d.png"]
+    with edge_llava.load(seeded_f32, ONE_THREAD) as fresh:  # which has computed nothing about these images
+        for line in lines(album):
+            tokens = fresh.session(GREEDY).ask("What?", image=album / line["path"])
+            assert line["caption"] == "".join(token.text for token in tokens).strip() != ""
     for line in lines(album):
-        model.decoder.truncate(0)  # nothing is reused, nothing was encoded before
-        chat = model.session(GREEDY)
-        text = "".join(token.text for token in chat.ask("What?", image=album / line["path"])).strip()
-        assert line["caption"] == text != ""
         assert line["sha256"] == digest_file(album / line["path"])
         assert (line["n_tokens"], line["finish_reason"]) == (8, "length")
         assert line["seconds"] > 0
@@ -77,20 +78,19 @@ def test_every_picture_gets_the_answer_of_a_conversation_of_its_own(model, album
     ("encode_ahead", "on_gpu", "thread"),
     [
         (True, False, "edge-llava-ahead_0"),
-        (False, True, "MainThread"),
-        (None, False, "MainThread"),
+        (False, True, ENGINE_THREAD),
+        (None, False, ENGINE_THREAD),
         (None, True, "edge-llava-ahead_0"),
     ],
 )
-def test_who_has_pictures_encoded(model, album, monkeypatch, encode_ahead, on_gpu, thread):
-    start, seen = model.start_encoding, []
+def test_which_thread_encodes(model, album, monkeypatch, encode_ahead, on_gpu, thread):
+    start, seen = model.tower.start, []
 
-    def note_thread(run, cancel):
-        if run.image is not None:
-            seen.append(threading.current_thread().name)
-        start(run, cancel)
+    def note_thread(*arguments, **options):
+        seen.append(threading.current_thread().name)
+        return start(*arguments, **options)
 
-    monkeypatch.setattr(model, "start_encoding", note_thread)
+    monkeypatch.setattr(model.tower, "start", note_thread)
     monkeypatch.setattr(type(model), "on_gpu", on_gpu)
     caption_folder(model, album, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
     assert seen == [thread] * 3
@@ -99,14 +99,14 @@ def test_who_has_pictures_encoded(model, album, monkeypatch, encode_ahead, on_gp
 def test_a_second_run_changes_nothing(model, album, monkeypatch):
     caption_folder(model, album, options=OPTIONS)
     before = (album / "captions.jsonl").read_bytes()
-    monkeypatch.setattr(model, "session", None)  # nobody is asked
-    monkeypatch.setattr(model, "start_encoding", None)
+    monkeypatch.setattr(model, "session", None)  # no question may be asked
+    monkeypatch.setattr(model.tower, "start", None)
     report = caption_folder(model, album, options=OPTIONS)
     assert figures(report) == (0, 0, 3)
     assert (album / "captions.jsonl").read_bytes() == before
 
 
-def test_new_and_changed_pictures_are_added(model, album, save_noise):
+def test_new_and_changed_images_are_added(model, album, save_noise):
     caption_folder(model, album, options=OPTIONS)
     before = (album / "captions.jsonl").read_bytes()
     save_noise(album / "a.png", 7)  # changed
@@ -137,8 +137,8 @@ def test_same_bytes_are_asked_about_once(model, album):
 
 
 def test_bad_files_are_faults_and_never_the_end(model, album):
-    (album / "0.png").write_bytes(b"no picture")
-    (album / "0-again.png").write_bytes(b"no picture")
+    (album / "0.png").write_bytes(b"not an image")
+    (album / "0-again.png").write_bytes(b"not an image")
     (album / "empty.jpg").write_bytes(b"")
     (album / "torn.png").write_bytes((album / "a.png").read_bytes()[:60])
     Image.new("F", (4, 4)).save(album / "float.tif")
@@ -153,21 +153,21 @@ def test_bad_files_are_faults_and_never_the_end(model, album):
     }
     assert "cannot be decoded" in report.faults[-1].reason
     assert str(album) not in "".join(fault.reason for fault in report.faults)
-    again = caption_folder(model, album, options=OPTIONS)  # they are tried, and told, again
+    again = caption_folder(model, album, options=OPTIONS)  # they are retried, and reported again
     assert (figures(again), len(again.faults)) == ((0, 0, 3), 5)
 
 
 def test_only_bad_files(model, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"not an image")
     report = caption_folder(model, tmp_path)
     assert (figures(report), len(report.faults)) == ((0, 0, 0), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ImageError, match="holds no images"):
+    with pytest.raises(ImageError, match="contains no images"):
         caption_folder(model, tmp_path)
 
 
-def test_a_picture_that_changes_while_it_is_read_gets_no_caption(model, album, save_noise, monkeypatch):
+def test_an_image_that_changes_while_it_is_read_gets_no_caption(model, album, save_noise, monkeypatch):
     def open_late(path, alpha):
         if path.name == "c.png":
             save_noise(path, 99)
@@ -176,14 +176,14 @@ def test_a_picture_that_changes_while_it_is_read_gets_no_caption(model, album, s
     shutil.copy(album / "b" / "c.png", album / "b" / "same.png")  # as it was, and stays
     monkeypatch.setattr(job_module, "Image", SimpleNamespace(open=open_late))
     report = caption_folder(model, album, options=OPTIONS)
-    assert [(fault.path, fault.reason[:14]) for fault in report.faults] == [("b/c.png", "it was changed")]
+    assert [(fault.path, fault.reason[:10]) for fault in report.faults] == [("b/c.png", "it changed")]
     assert list(captions(album)) == ["a.png", "b/d.png", "b/same.png"]
     monkeypatch.undo()
     assert figures(caption_folder(model, album, options=OPTIONS)) == (1, 0, 3)
 
 
 @pytest.mark.parametrize("encode_ahead", [True, False])
-def test_truncated_pictures_are_captioned_and_marked(model, album, encode_ahead):
+def test_truncated_images_are_captioned_and_marked(model, album, encode_ahead):
     data = (album / "a.png").read_bytes()
     (album / "cut.png").write_bytes(data[: len(data) * 3 // 4])
     (album / "cut-again.png").write_bytes(data[: len(data) * 3 // 4])
@@ -202,7 +202,7 @@ def test_several_folders_and_files_have_one_output(model, album, save_noise):
     assert [line["path"] for line in lines(album)] == ["a.png", "b/c.png", "b/d.png", "e/f.png"]
     save_noise(album / "g.png", 12)
     assert figures(caption_folder(model, album, options=OPTIONS)) == (1, 0, 4), (
-        "the folder goes on where its parts ended"
+        "the folder resumes where its parts ended"
     )
     with pytest.raises(ValueError, match="nothing to caption"):
         caption_folder(model, [], options=OPTIONS)
@@ -217,7 +217,7 @@ def test_a_nas_folder_with_links(model, album, save_noise):
     assert (report.unsupported, report.n_links_out, report.passed_over) == ({".dng": 1}, 1, ("@eaDir",))
 
 
-def test_answers_about_transparent_pictures_are_kept_apart_by_alpha(model, album):
+def test_answers_about_transparent_images_are_kept_apart_by_alpha(model, album):
     manifest = model.manifest
     digests = {OPTIONS.digest(manifest, None, alpha) for alpha in ("white", "drop")}
     assert len(digests) == 2
@@ -234,7 +234,7 @@ def test_answers_about_transparent_pictures_are_kept_apart_by_alpha(model, album
         CaptionJob(album, None, model.bundle, OPTIONS, alpha="drop")
 
 
-def test_a_picture_that_is_gone_when_it_is_its_turn(model, album):
+def test_an_image_that_disappears_before_its_turn(model, album):
     def remove_two(event):
         (album / "b" / "c.png").unlink(missing_ok=True)
         (album / "b" / "d.png").unlink(missing_ok=True)
@@ -247,7 +247,7 @@ def test_a_picture_that_is_gone_when_it_is_its_turn(model, album):
 
 @pytest.fixture
 def damage(monkeypatch):
-    """damage(*numbers) lets the projector give undefined numbers for the pictures of these numbers, from 0 on."""
+    """damage(*numbers) makes the projector return undefined values for the images with these numbers, from 0."""
 
     def replace(*numbers):
         project, count = Projector.__call__, itertools.count()
@@ -269,7 +269,7 @@ def fresh(tmp_path, save_noise):
 
 
 @pytest.mark.parametrize("encode_ahead", [True, False])
-def test_a_picture_that_an_engine_fails_with_is_a_fault_and_not_the_end(model, fresh, damage, encode_ahead):
+def test_an_engine_failure_on_one_image_is_a_fault_and_the_run_continues(model, fresh, damage, encode_ahead):
     damage(0, 2)
     shutil.copy(fresh / "0.png", fresh / "0-again.png")
     report = caption_folder(model, fresh, options=dataclasses.replace(OPTIONS, encode_ahead=encode_ahead))
@@ -279,7 +279,7 @@ def test_a_picture_that_an_engine_fails_with_is_a_fault_and_not_the_end(model, f
 
 
 @pytest.mark.parametrize("encode_ahead", [True, False])
-def test_an_engine_that_fails_with_two_pictures_in_a_row_is_the_end(model, fresh, damage, encode_ahead):
+def test_an_engine_failure_on_two_images_in_a_row_ends_the_run(model, fresh, damage, encode_ahead):
     damage(1, 2)
     (fresh / "1-torn.png").write_bytes(b"what no engine sees comes between")
     with pytest.raises(BackendError, match="the tower gave infinite or undefined numbers"):
@@ -287,7 +287,7 @@ def test_an_engine_that_fails_with_two_pictures_in_a_row_is_the_end(model, fresh
     assert list(captions(fresh)) == ["0.png"]
 
 
-def test_an_engine_that_fails_with_the_only_picture_decides_the_exit_code(model, fresh, damage):
+def test_an_engine_failure_on_the_only_image_decides_the_exit_code(model, fresh, damage):
     damage(0)
     for name in ("1.png", "2.png", "3.png"):
         (fresh / name).unlink()
@@ -297,7 +297,7 @@ def test_an_engine_that_fails_with_the_only_picture_decides_the_exit_code(model,
     assert job.first_failure.exit_code == BackendError.exit_code
 
 
-def test_an_output_that_cannot_be_read_is_no_fault_of_a_picture(model, album):
+def test_an_unreadable_output_is_not_a_fault_of_an_image(model, album):
     caption_folder(model, album, options=OPTIONS)
     shutil.copy(album / "a.png", album / "copy.png")
     with (
@@ -305,7 +305,7 @@ def test_an_output_that_cannot_be_read_is_no_fault_of_a_picture(model, album):
         pytest.MonkeyPatch.context() as patch,
     ):
         job.check()
-        patch.setattr(job._file, "_file", BadDisk())
+        patch.setattr(job._file._file, "_file", BadDisk())
         with pytest.raises(EdgeLlavaError, match=r"captions\.jsonl cannot be read: Input/output error"):
             job.caption(model)
         assert job.report.faults == ()
@@ -361,7 +361,7 @@ def test_a_longer_limit_goes_on(model, album):
     assert figures(caption_folder(model, album, options=longer)) == (0, 0, 3)
 
 
-def test_a_prompt_that_does_not_fit_is_a_fault_of_every_picture(seeded_f32, album):
+def test_a_prompt_that_does_not_fit_is_a_fault_of_every_image(seeded_f32, album):
     options = EngineOptions(decoder=DecoderOptions(n_threads=1, n_ctx=64), n_vision_threads=1)
     with (
         edge_llava.load(seeded_f32, options) as small,
@@ -384,7 +384,7 @@ def test_answers_follow_a_schema(model, album):
         assert json.loads((album / line["path"]).with_suffix(".json").read_text()) == line["json"]
 
 
-def test_a_grammar_without_a_way_on_is_a_fault_of_every_picture(model, album):
+def test_a_grammar_that_allows_nothing_more_is_a_fault_of_every_image(model, album):
     sampling = SamplingOptions(grammar='root ::= "a" "\\x00"')
     report = caption_folder(model, album, options=CaptionOptions(prompt="What?", sampling=sampling))
     assert figures(report) == (0, 0, 0)
@@ -419,7 +419,7 @@ def test_a_sidecar_that_cannot_be_written_costs_no_caption(model, album):
     report = caption_folder(model, album, options=CaptionOptions("What?", GREEDY, sidecars=True))
     assert (figures(report), report.n_sidecars) == ((3, 0, 0), 2)
     (fault,) = report.faults
-    assert (fault.path, fault.reason) == ("a.png", "the file beside it cannot be written: Is a directory")
+    assert (fault.path, fault.reason) == ("a.png", "its sidecar cannot be written: Is a directory")
 
 
 def test_progress(model, album):
@@ -468,11 +468,14 @@ def test_a_model_that_is_closed_meanwhile_writes_no_half_answer(seeded_f32, albu
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"prompt": " "}, "the prompt is no text"),
-        ({"prompt": "\udcff"}, "the prompt is no text"),
-        ({"schema": {"type": "colour"}}, r"the JSON schema: type must be of"),
-        ({"schema": {"type": "string", "pattern": "^a$"}}, r"the JSON schema: pattern is not supported"),
-        ({"schema": {}, "sampling": SamplingOptions(grammar="root ::= [a]")}, "a schema or a grammar, not both"),
+        ({"prompt": " "}, "not valid text"),
+        ({"prompt": "\udcff"}, "not valid text"),
+        ({"schema": {"type": "colour"}}, r"json_schema: type must be one of"),
+        ({"schema": {"type": "string", "pattern": "(?=a)"}}, r"json_schema: pattern contains '\(\?='"),
+        (
+            {"schema": {}, "sampling": SamplingOptions(grammar="root ::= [a]")},
+            "schema excludes the sampling's own grammar",
+        ),
     ],
 )
 def test_options_are_checked_at_the_border(arguments, says):

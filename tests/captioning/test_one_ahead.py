@@ -35,7 +35,7 @@ def test_the_next_one_is_worked_on_meanwhile_and_no_further():
 
 
 def test_two_results_exist_at_most():
-    """Counted whenever one more is about to be made, while the caller holds its own as long as it can."""
+    """Counts results whenever one more is about to be made, while the caller keeps its own as long as possible."""
     alive, numbers, made = weakref.WeakSet(), [], threading.Semaphore(0)
 
     def work(item, stop):

@@ -13,7 +13,7 @@ NAMES = ["a.jpg", "b/a.png", "b/a.jpg", "c.tar.jpg"]
 
 @pytest.fixture
 def sidecars(tmp_path):
-    """sidecars(suffix=".txt", overwrite=False) -> Sidecars of the pictures NAMES in tmp_path."""
+    """sidecars(suffix=".txt", overwrite=False) -> Sidecars of the images NAMES in tmp_path."""
     (tmp_path / "b").mkdir()
     return lambda suffix=".txt", overwrite=False: Sidecars(
         tmp_path, NAMES, tmp_path / "captions.jsonl", suffix=suffix, overwrite=overwrite
@@ -21,7 +21,7 @@ def sidecars(tmp_path):
 
 
 def written(directory, names, out="captions.jsonl"):
-    """The files beside pictures, by picture; everything that is there may be replaced."""
+    """The sidecar files by image; existing files may be replaced."""
     files = Sidecars(directory, names, directory / out, suffix=".txt", overwrite=True)
     for name in names:
         files.write(name, f"About {name}.")
@@ -29,7 +29,7 @@ def written(directory, names, out="captions.jsonl"):
     return {name: path.name for name in names for path, text in texts.items() if text == f"About {name}.\n"}
 
 
-def test_beside_each_picture_and_never_one_for_two(tmp_path, sidecars):
+def test_each_image_has_its_own_sidecar(tmp_path, sidecars):
     files = sidecars()
     for name in NAMES:
         files.write(name, f"About {name}. ä")
@@ -49,42 +49,42 @@ def test_beside_each_picture_and_never_one_for_two(tmp_path, sidecars):
         (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg.txt", "a.png.txt", "a.jpg.png.txt"]),
         (["a.jpg", "a.jpg.png"], ["a.txt", "a.jpg.png.txt"]),
         (["a.jpg", "a.jpg.png", "a.jpg.png.gif"], ["a.txt", "a.jpg.png.txt", "a.jpg.png.gif.txt"]),
-        (["S.jpg", "s.png"], ["S.jpg.txt", "s.png.txt"]),  # one file where letters' cases are not told apart
+        (["S.jpg", "s.png"], ["S.jpg.txt", "s.png.txt"]),  # one file on a case-insensitive file system
         (["e\u0301.jpg", "\xe9.png"], ["e\u0301.jpg.txt", "\xe9.png.txt"]),
         (["a.JPG.png", "a.jpg", "A.gif"], ["a.JPG.png.txt", "a.jpg.txt", "A.gif.txt"]),
     ],
 )
-def test_no_file_is_beside_two_pictures(tmp_path, names, targets):
+def test_no_two_images_share_a_sidecar(tmp_path, names, targets):
     assert written(tmp_path, names) == dict(zip(names, targets, strict=True))
     assert len(list(tmp_path.iterdir())) == len({target.casefold() for target in targets}) == len(names)
 
 
 @pytest.mark.parametrize("out", ["a.txt", "A.TXT", "sub/../a.txt", "link.jsonl", "via/a.txt"])
-def test_the_output_is_no_file_beside_a_picture(tmp_path, out):
+def test_the_output_is_never_a_sidecar(tmp_path, out):
     (tmp_path / "sub").mkdir()
     (tmp_path / "via").symlink_to(".")
-    (tmp_path / "link.jsonl").symlink_to("middle.txt")  # the name of another picture's text
+    (tmp_path / "link.jsonl").symlink_to("middle.txt")  # the name of another image's text
     (tmp_path / "middle.txt").symlink_to("a.txt")
     (tmp_path / out).write_text("lines")
     assert written(tmp_path, ["a.jpg", "b.jpg", "middle.jpg"], out)["a.jpg"] == "a.jpg.txt"
     assert (tmp_path / out).read_text() == "lines"
 
 
-def test_a_picture_is_no_file_beside_a_picture(tmp_path):
+def test_an_image_is_never_a_sidecar(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"pixels")
     (tmp_path / "b.jpg").symlink_to("a.txt")
     assert written(tmp_path, ["a.jpg", "b.jpg"]) == {"a.jpg": "a.jpg.txt", "b.jpg": "b.txt"}
     assert (tmp_path / "b.jpg").read_bytes() == b"pixels"
 
 
-def test_an_output_that_only_the_file_beside_a_picture_can_be_is_refused(tmp_path):
-    with pytest.raises(EdgeLlavaError, match=r"a\.jpg\.txt would be the file beside a\.jpg, and is the output.*-o"):
+def test_an_output_that_would_have_to_be_a_sidecar_is_refused(tmp_path):
+    with pytest.raises(EdgeLlavaError, match=r"a\.jpg\.txt would be the sidecar of a\.jpg, but it is the output.*-o"):
         written(tmp_path, ["a.jpg", "a.png"], "a.jpg.txt")
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, sidecars):
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(OSError, match="something that is no file has its name"):
+    with pytest.raises(OSError, match="not a regular file"):
         sidecars().write("a.jpg", "text")
 
 

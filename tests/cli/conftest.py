@@ -1,4 +1,4 @@
-"""A picture to ask about."""
+"""An image to ask about."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def photo() -> Path:
-    """The sample picture, a JPEG of 640 x 480."""
+    """The sample image, a JPEG of 640 x 480."""
     return Path(__file__).parents[1] / "data" / "table.jpg"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.measuring.benchmark import mark_picture
+from edge_llava.measuring.benchmark import mark_image
 
 pytestmark = pytest.mark.convert
 KEYS = {
@@ -34,7 +34,7 @@ def test_json_holds_the_medians(run, seeded_q4, photo):
     for key in KEYS:
         assert report[key] == report["spread"][key]["median"] > 0
     assert all(spread["min"] <= spread["median"] <= spread["max"] for spread in report["spread"].values())
-    assert report["ttft_cold_s"] > report["ttft_loaded_s"] > report["vision_s"]  # each holds the next
+    assert report["ttft_cold_s"] > report["ttft_loaded_s"] > report["vision_s"]  # each contains the next
     assert report["ttft_second_question_s"] < report["ttft_loaded_s"]
     assert report["peak_rss_bytes"] > 10**7
     settings = report["settings"]
@@ -42,16 +42,16 @@ def test_json_holds_the_medians(run, seeded_q4, photo):
     assert settings["engines"]["decoder"]["n_threads"] == settings["engines"]["n_vision_threads"] == 1
 
 
-def test_table_fits_80_columns_and_needs_no_picture(run, seeded_q4):
+def test_table_fits_80_columns_and_needs_no_image(run, seeded_q4):
     result = run("bench", "-m", seeded_q4, "--runs", 1)
     assert result.code == 0
     lines = result.out.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split("  ")[0] for line in lines[3:]] == [
         "first token, new process",
-        "first token, loaded, new picture",
+        "first token, loaded, new image",
         "first token, second question",
-        "first token, picture seen before",
+        "first token, image seen before",
         "vision tower",
         "projector",
         "prefill",
@@ -60,9 +60,9 @@ def test_table_fits_80_columns_and_needs_no_picture(run, seeded_q4):
     ]
 
 
-def test_every_number_makes_another_picture_that_survives_jpeg(photo, tmp_path):
-    with Image.open(photo) as picture:
-        made = [mark_picture(picture, number) for number in (1, 2, 1)]
+def test_every_number_makes_another_image_that_survives_jpeg(photo, tmp_path):
+    with Image.open(photo) as image:
+        made = [mark_image(image, number) for number in (1, 2, 1)]
     for index, image in enumerate(made):
         image.save(tmp_path / f"{index}.jpg", quality=95)
     pixels = []

@@ -26,7 +26,7 @@ def info(run):
     return json.loads(run("cache", "info", "--json").out)
 
 
-def test_a_second_process_begins_after_the_picture(run, chat, home):
+def test_a_second_process_begins_after_the_image(run, chat, home):
     first, second = chat(), chat()
     assert second["tokens"] == first["tokens"]
     assert second["images"] == first["images"]

@@ -20,10 +20,10 @@ N_MANY = 150
 
 @pytest.fixture
 def album(tmp_path):
-    """A folder of three pictures, one of them twice, and a file that is none."""
+    """A folder of three images, one of them twice, and a file that is not an image."""
     draw(tmp_path / "album", 3)
     shutil.copy(tmp_path / "album" / "000.png", tmp_path / "album" / "copy.png")
-    (tmp_path / "album" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "album" / "broken.jpg").write_bytes(b"not an image")
     return tmp_path / "album"
 
 
@@ -48,13 +48,13 @@ def lines(path):
 def test_a_folder_then_the_same_command_again(caption, album):
     result = caption(album)
     assert (result.code, result.out) == (0, f"{album / 'captions.jsonl'}\n")
-    assert "3 pictures captioned, 1 duplicate, 12 tokens; " in result.err
+    assert "3 images captioned, 1 duplicate, 12 tokens; " in result.err
     assert "1 file could not be used:\n  broken.jpg: it is not an image that PIL can read" in result.err
     assert [line["path"] for line in lines(album / "captions.jsonl")] == ["000.png", "001.png", "002.png", "copy.png"]
     before = (album / "captions.jsonl").read_bytes()
     again = caption(album)
     assert again.code == 0
-    assert "0 pictures captioned, 4 earlier; " in again.err
+    assert "0 images captioned, 4 earlier; " in again.err
     assert (album / "captions.jsonl").read_bytes() == before
 
 
@@ -67,7 +67,7 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(caption, album, tmp_pa
     assert (fault["path"], set(fault)) == ("broken.jpg", {"path", "reason"})
     assert report == {
         "out": str(out),
-        "n_pictures": 5,
+        "n_images": 5,
         "n_captioned": 3,
         "n_duplicates": 1,
         "n_earlier": 0,
@@ -87,7 +87,7 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(caption, album, tmp_pa
 def test_sidecars_that_are_there_stay_without_force(caption, album):
     (album / "000.txt").write_text("by hand")
     result = caption(album, "--sidecar")
-    assert "1 file beside pictures with another text stayed as it was; --force replaces them." in result.err
+    assert "1 sidecar file with other text was kept; --force" in result.err
     assert (album / "000.txt").read_text() == "by hand"
     assert caption(album, "--sidecar", "--force").code == 0
     assert (album / "000.txt").read_text() == lines(album / "captions.jsonl")[0]["caption"] + "\n"
@@ -120,9 +120,9 @@ def test_answers_follow_a_schema(caption, album, tmp_path):
     ("schema", "says"),
     [
         ("{", "is not JSON"),
-        ('{"type": "colour"}', "the JSON schema: type must be of object, array"),
+        ('{"type": "colour"}', "json_schema: type must be one of object, array"),
         ("[" * 100_000, "is not JSON"),
-        ("7", "the JSON schema must be an object"),
+        ("7", "json_schema: the schema must be an object"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_found_before_the_bundle(run, album, tmp_path, schema, says):
@@ -138,12 +138,12 @@ def test_a_schema_that_cannot_be_used_is_found_before_the_bundle(run, album, tmp
         (("NOWHERE",), 2, "does not exist"),
         (("ALBUM", "-o", "-"), 2, "not to stdout"),
         ((), 2, "Missing argument"),
-        (("EMPTY",), 7, "holds no images"),
-        (("ALBUM", "-p", " "), 2, "the prompt is no text"),
-        (("ALBUM", "-o", "ALBUM/000.png"), 1, "is no caption file"),
-        (("ALBUM", "-o", "ALBUM/000.png", "--force"), 1, "is no caption file"),
+        (("EMPTY",), 7, "contains no images"),
+        (("ALBUM", "-p", " "), 2, "not valid text"),
+        (("ALBUM", "-o", "ALBUM/000.png"), 1, "is not a caption file"),
+        (("ALBUM", "-o", "ALBUM/000.png", "--force"), 1, "is not a caption file"),
         (("ALBUM", "-o", "EMPTY/none/out.jsonl"), 1, "cannot be written"),
-        (("ALBUM", "-c", "32"), 8, "no picture has a caption"),
+        (("ALBUM", "-c", "32"), 8, "no image has a caption"),
     ],
 )
 def test_bad_input_leaves_everything_as_it_was(caption, album, tmp_path, arguments, code, says):
@@ -180,17 +180,17 @@ def test_what_is_left_out_is_reported(caption, album):
     result = caption(album)
     assert result.code == 0
     for said in (
-        "1 picture truncated: a part is missing.",
-        "2 image files of kinds that are not read: 1 .dng, 1 .jxl. Convert them to JPEG or PNG.",
-        "1 link to something outside not followed.",
-        "1 system folder passed over: @eaDir",
+        "1 image truncated: part of the image is missing.",
+        "2 image files in unsupported formats: 1 .dng, 1 .jxl.",
+        "1 link to places outside the sources not followed.",
+        "1 system folder skipped: @eaDir",
     ):
         assert said in result.err
     assert [line["path"] for line in lines(album / "captions.jsonl") if line.get("truncated")] == ["cut.png"]
 
 
 def test_only_bad_files(caption, tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"not an image")
     result = caption(tmp_path)
     assert (result.code, result.out) == (7, "")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
@@ -259,7 +259,7 @@ def test_an_output_that_is_no_ordinary_file_is_refused(album, seeded_q4):
     arguments = ["caption", album, "-o", "/dev/stdout", "-m", seeded_q4, "-t", "1", "-n", "2"]
     done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "/dev/stdout cannot be written: it is no ordinary file" in done.stderr
+    assert "/dev/stdout cannot be written: it is not a regular file" in done.stderr
 
 
 def test_ctrl_c_loses_nothing(run, seeded_q4, tmp_path):

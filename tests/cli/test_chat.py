@@ -67,9 +67,9 @@ def test_shows_what_the_tower_sees(run, seeded_q4, photo, tmp_path):
     result = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 1, "--show-input", seen)
     assert result.code == 0
     with Image.open(seen) as image, Image.open(photo) as original:
-        assert image.size == (112, 112)
+        assert image.size == (56, 56)
         assert original.width > original.height
-        assert image.getpixel((56, 1)) == (122, 116, 104)  # padded above
+        assert image.getpixel((28, 1)) == (122, 116, 104)  # padded above
     again = run("chat", seen, "-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
     first = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
     assert json.loads(again.out)["tokens"] == json.loads(first.out)["tokens"]
@@ -84,7 +84,7 @@ def test_question_from_a_pipe(run, seeded_q4, photo, monkeypatch, mark):
     assert json.loads(result.out)["prompt"] == "What is this?"
 
 
-def test_picture_from_a_pipe_equals_the_file(run, seeded_q4, photo, monkeypatch):
+def test_image_from_a_pipe_equals_the_file(run, seeded_q4, photo, monkeypatch):
     options = ("-m", seeded_q4, "-p", "What?", "-n", 2, "--temp", 0, "--json")
     from_file = json.loads(run("chat", photo, *options).out)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
@@ -93,13 +93,23 @@ def test_picture_from_a_pipe_equals_the_file(run, seeded_q4, photo, monkeypatch)
     assert from_pipe["tokens"] == from_file["tokens"]
 
 
-def test_two_pictures(run, seeded_q4, photo):
+def test_answers_follow_a_schema(run, seeded_q4, photo, tmp_path):
+    (tmp_path / "schema.json").write_text('{"properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}', "utf-8-sig")
+    options = ("-m", seeded_q4, "-p", "How many?", "--json-schema", tmp_path / "schema.json")
+    assert json.loads(run("chat", photo, *options).out)["n"] in (1, 2)
+    (tmp_path / "schema.json").write_text('{"items": {"format": "idn-email"}}')
+    result = run("chat", photo, "-m", "no-such-bundle", *options[2:])
+    assert (result.code, result.out) == (2, "")
+    assert "json_schema: items.format must be one of date" in result.err
+
+
+def test_two_images(run, seeded_q4, photo):
     answer = json.loads(run("chat", photo, photo, "-m", seeded_q4, "-p", "What changed?", "-n", 2, "--json").out)
     assert len(answer["images"]) == 2
     assert answer["timings"]["prefill_tokens"] > 128
 
 
-def test_embedding_file_gives_the_answer_of_its_picture(run, seeded_q4, photo, tmp_path):
+def test_embedding_file_gives_the_answer_of_its_image(run, seeded_q4, photo, tmp_path):
     file = tmp_path / "table.safetensors"
     made = run("embed", photo, "-o", file, "-m", seeded_q4)
     assert (made.code, made.out.strip()) == (0, str(file))
@@ -115,7 +125,7 @@ def test_half_precision_embedding_is_half_the_size(run, seeded_q4, photo, tmp_pa
     for dtype in ("float32", "float16"):
         run("embed", photo, "-o", tmp_path / dtype, "-m", seeded_q4, "--dtype", dtype)
     sizes = [(tmp_path / dtype).stat().st_size for dtype in ("float32", "float16")]
-    assert sizes[0] - sizes[1] == 64 * 256 * 2
+    assert sizes[0] - sizes[1] == 64 * 64 * 2
 
 
 def test_embedding_of_another_projector_is_refused_by_name(run, seeded_q4, seeded_f32, photo, tmp_path):
@@ -145,7 +155,7 @@ def test_bad_input_is_one_clear_error(run, seeded_q4, photo, monkeypatch, argume
     assert says in result.err
 
 
-def test_a_missing_picture_is_found_before_the_engines_are_opened(run, tmp_path):
+def test_a_missing_image_is_found_before_the_engines_are_opened(run, tmp_path):
     (tmp_path / "bundle").mkdir()
     assert "no file nowhere.png" in run("chat", "nowhere.png", "-p", "x", "-m", tmp_path / "bundle").err
 
@@ -241,10 +251,10 @@ def test_a_conversation_that_fills_the_context(seeded_q4, photo, on_full):
         terminal.type("And what else is to be seen?\n")
         terminal.read_until(r"\n> ")
     dropped = "The context was full: the model no longer sees the oldest question, with the answers."
-    refused = "/clear begins a new conversation here; chat --on-full drop-oldest drops the oldest questions instead."
+    refused = "chat --on-full drop-oldest drops the oldest questions instead."
     assert (dropped in terminal.text, refused in terminal.text) == (on_full != "error", on_full == "error")
     terminal.type("What is this? " * 40 + "\n")
-    assert "/clear begins a new conversation here" in terminal.read_until(r"begins a new.*\n> ")
+    assert "/clear starts a new conversation here" in terminal.read_until(r"starts a new.*\n> ")
     terminal.type("\x04")
     assert terminal.close() == 0
 
@@ -291,6 +301,6 @@ def test_a_reader_that_leaves_is_no_error(seeded_q4, photo):
     assert b"BrokenPipe" not in done.stderr
 
 
-def test_sample_picture_is_a_real_jpeg(photo):
+def test_sample_image_is_a_real_jpeg(photo):
     data = Path(photo).read_bytes()
     assert (data[:3], data[-2:]) == (b"\xff\xd8\xff", b"\xff\xd9")

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.cli import cli
+from edge_llava.cli.options import EngineChoice, EngineCommand
 from edge_llava.device.memory import is_out_of_memory
 
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
@@ -43,9 +50,9 @@ def test_convert_json(run, seeded_checkpoint, tmp_path, home):
         (("no/such/directory",), 4, "no/such/directory"),
         (("EMPTY",), 4, "config.json"),
         (("demo", "--quant", "Q9_X"), 2, "Q9_X"),
-        (("demo", "--vision", "fp16", "--calibrate", "EMPTY"), 2, "--calibrate measures int8"),
-        (("demo", "--calibrate", "EMPTY"), 7, "holds no pictures to calibrate with"),
-        (("demo", "-o", "EMPTY_WITH_FILE"), 5, "is no bundle"),
+        (("demo", "--vision", "fp16", "--calibrate", "EMPTY"), 2, "--calibrate"),
+        (("demo", "--calibrate", "EMPTY"), 7, "to calibrate with"),
+        (("demo", "-o", "EMPTY_WITH_FILE"), 5, "is not a bundle"),
         (("demo", "--vision-tower", "EMPTY"), 4, "--vision-tower"),
         ((), 2, "--yes"),
         (("llava-hf/llava-1.5-7b-hf",), 4, "cannot be reached"),
@@ -105,8 +112,8 @@ def test_verify_says_ok_and_json_lists_the_checks(run, seeded_q4):
     assert report["checks"][-1]["tokens_equal"] == report["checks"][-1]["tokens_total"] == 16
 
 
-def test_verify_against_the_checkpoint_says_what_costs_most(run, seeded_q4, seeded_checkpoint):
-    result = run("verify", seeded_q4, "--checkpoint", seeded_checkpoint)
+def test_verify_against_the_checkpoint_says_what_costs_most(run, converted_q4, seeded_checkpoint):
+    result = run("verify", converted_q4, "--checkpoint", seeded_checkpoint)
     assert result.code == 0
     assert "language costs most" in result.out
 
@@ -128,7 +135,7 @@ def test_verify_finds_a_flipped_byte_in_any_file(run, seeded_q4, tmp_path, name)
 
 def test_inspect(run, seeded_q4):
     text = run("inspect", seeded_q4).out
-    for fact in ("Q4_K_M", "Q6_K", "mlp2x_gelu", "llava_v1", "112 px (pad)", "64 image tokens", "language.gguf"):
+    for fact in ("Q4_K_M", "Q6_K", "mlp2x_gelu", "llava_v1", "56 px (pad)", "64 image tokens", "language.gguf"):
         assert fact in text
     facts = json.loads(run("inspect", seeded_q4, "--json").out)
     assert facts["manifest"] == json.loads((seeded_q4 / "manifest.json").read_text())
@@ -140,7 +147,7 @@ def test_models_list_default_and_rm(run, seeded_q4, home):
     for name in ("one", "two"):
         shutil.copytree(seeded_q4, home / "bundles" / name)
     assert run("models", "default", "two").out.strip() == "two"
-    assert [line.split()[:2] for line in run("models", "list").out.splitlines()] == [["one", "9.6"], ["*", "two"]]
+    assert [line.split()[:2] for line in run("models", "list").out.splitlines()] == [["one", "313.7"], ["*", "two"]]
     (home / "bundles" / "one" / "language.gguf").unlink()
     assert "damaged" in run("models", "list").out
     assert run("models", "rm", "no-such", "--yes").code == 6
@@ -167,6 +174,55 @@ def test_help_imports_no_engine():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def commands(group: click.Group) -> Iterator[click.Command]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command)
+        else:
+            yield command
+
+
+def test_the_signature_of_a_command_shows_everything_it_takes():
+    """No option reaches the code of a command on another way."""
+    n_with_engines = 0
+    for command in commands(cli):
+        assert all(parameter.expose_value for parameter in command.params), command.name
+        taken = {parameter.name for parameter in command.params}
+        if isinstance(command, EngineCommand):
+            n_with_engines += 1
+            of_engines = {field.name for field in dataclasses.fields(EngineChoice)}
+            assert taken & of_engines, command.name
+            taken = taken - of_engines | {"engines"}
+        assert taken == set(inspect.signature(command.callback).parameters), command.name
+    assert n_with_engines == 7
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chat", "PHOTO", "-p", "What?", "-n", 1),
+        ("embed", "PHOTO", "-o", "OUT"),
+        ("caption", "FOLDER", "-n", 1),
+        ("eval", "scenes", "-n", 1),
+        ("verify",),
+        ("inspect",),
+    ],
+)
+def test_a_bundle_is_opened_once(run, photo, seeded_q4, tmp_path, monkeypatch, arguments):
+    opened, read = [], Manifest.from_json
+    monkeypatch.setattr(Manifest, "from_json", lambda *of: (opened.append(of), read(*of))[1])
+    monkeypatch.setenv("EDGE_LLAVA_MODEL", str(seeded_q4))
+    monkeypatch.setattr("edge_llava.evaluation.answering._MAX_DESCRIPTION_TOKENS", 1)
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photo, tmp_path / "photos")
+    places = {"PHOTO": photo, "OUT": tmp_path / "x.safetensors", "FOLDER": tmp_path / "photos"}
+    assert run(*(places.get(argument, argument) for argument in arguments)).code == 0
+    assert len(opened) == 1
 
 
 def test_unknown_command_is_a_usage_error(run):
@@ -233,7 +289,7 @@ run_command(click.Command("x", callback=lambda: bytearray(1 << 60)), [], "edge-l
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.startswith("edge-llava: there is not enough memory. Close other programs")
+    assert run.stderr.startswith("edge-llava: out of memory. Close other programs")
     assert "bug" not in run.stderr
 
 

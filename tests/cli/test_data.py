@@ -1,4 +1,4 @@
-"""edge-llava data, as a user runs it: draw, ask, count; kill and go on."""
+"""edge-llava data, as a user runs it: draw, ask, count; kill and resume."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_from_nothing_to_conversations_and_a_sheet(run, scenes, tmp_path):
     sheet = tmp_path / "sheet.png"
     result = run("data", "stats", out, "--images", scenes.parent, "--sheet", sheet)
     assert result.code == 0
-    assert result.out.splitlines()[0] == "records         18 about 6 pictures"
+    assert result.out.splitlines()[0] == "records         18 about 6 images"
     assert "detail          6 (33.3%)\n" in result.out
     assert f"contact sheet: {sheet}" in result.err
     with Image.open(sheet) as file:
@@ -137,10 +137,10 @@ def test_rejected_replies_are_told_and_kept(run, scenes, teacher, tmp_path):
         (("--teacher", "scenes"), 10, "has none"),
         (("--teacher", "URL"), 2, "--model"),
         (("--teacher", "URL", "--model", "m", "--key-env", "NO_SUCH_KEY"), 2, "NO_SUCH_KEY is not set"),
-        (("--teacher", "ftp://x", "--model", "m"), 10, "'ftp://x' is no address"),
+        (("--teacher", "ftp://x", "--model", "m"), 10, "'ftp://x' is not the address"),
         (("--teacher", "scenes", "--types", "detail,poem"), 2, "'poem'; choose among conversation"),
-        (("--teacher", "scenes", "--instances", "i.json"), 10, "holds its own boxes"),
-        (("--teacher", "scenes", "--images", "nowhere"), 10, "picture nowhere/a.jpg is missing"),
+        (("--teacher", "scenes", "--instances", "i.json"), 10, "contains its own boxes"),
+        (("--teacher", "scenes", "--images", "nowhere"), 10, "nowhere/a.jpg is missing"),
     ],
 )
 def test_bad_instruct(run, teacher, tmp_path, arguments, code, says):
@@ -154,7 +154,7 @@ def test_bad_instruct(run, teacher, tmp_path, arguments, code, says):
     assert not (tmp_path / "o.json").exists()
 
 
-def test_faulty_pictures_are_left_out_when_told_so(run, scenes, tmp_path):
+def test_faulty_images_are_left_out_on_request(run, scenes, tmp_path):
     with scenes.open("a") as file:
         file.write("".join(f'{{"id": "bad {i}"}}\n' for i in range(4)))
     arguments = ("data", "instruct", scenes, "-o", tmp_path / "o.json", "--teacher", "scenes")
@@ -216,7 +216,7 @@ def test_killed_and_gone_on(run, scenes, teacher, tmp_path, how, code):
     error = process.communicate()[1].decode()
     assert process.returncode == code
     assert "Traceback" not in error
-    assert ("run the same command again to go on" in error) == (code == 130)
+    assert ("run the same command again to resume" in error) == (code == 130)
     assert not out.exists()
     n_kept = journal.read_bytes().count(b"\n") - 1
     assert 2 <= n_kept <= 5
@@ -241,7 +241,7 @@ def test_an_output_is_replaced_when_told_so(run, scenes, tmp_path):
     assert len(json.loads(out.read_text())) == 18
 
 
-def test_help_loads_no_pictures(home):
+def test_help_loads_no_images(home):
     code = (
         "import sys\nfrom edge_llava.cli import main\ntry: main(['data', 'instruct', '-h'])\nexcept SystemExit: pass\n"
     )

@@ -1,4 +1,4 @@
-"""Images as people have them, through the commands: truncated, transparent, of kinds that are not read."""
+"""Images as people have them, through the commands: truncated, transparent, in unsupported formats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 NOISE = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-SAID = "cut.jpg is truncated: its file ends early, and a part of the image is missing."
+SAID = "cut.jpg is truncated: its file ends early, and part of the image is missing."
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
+from edge_llava.selftest import BUNDLE
 
 NAME, PATH = "x" * 300, "/".join(["y" * 200] * 30)  # longer than a name may be, and than a path may be
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    (tmp_path / "b").mkdir()
-    write_tiny_bundle(tmp_path / "b")
+    shutil.copytree(BUNDLE, tmp_path / "b")
     Image.fromarray(np.zeros((9, 16, 3), np.uint8)).save(tmp_path / "a.png")
     return {"BUNDLE": tmp_path / "b", "IMAGE": tmp_path / "a.png", "OUT": tmp_path / "out"}
 

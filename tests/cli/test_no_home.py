@@ -48,7 +48,7 @@ def homeless(tmp_path):
 
 
 @pytest.fixture
-def nobody(monkeypatch):
+def without_home(monkeypatch):
     """This process as such a user."""
     pwd = pytest.importorskip("pwd")
 
@@ -62,12 +62,12 @@ def nobody(monkeypatch):
 
 @pytest.mark.convert
 def test_commands_that_need_no_home(homeless, seeded_q4, tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    (tmp_path / "pictures").mkdir()
-    Image.fromarray(picture).save(tmp_path / "pictures" / "a.png")
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(image).save(tmp_path / "images" / "a.png")
     before = set(tmp_path.rglob("*"))
     for arguments in (
-        ("chat", "pictures/a.png", "-m", seeded_q4, "-p", "What?", "-n", 3),
+        ("chat", "images/a.png", "-m", seeded_q4, "-p", "What?", "-n", 3),
         ("inspect", seeded_q4),
         ("verify", seeded_q4),
         ("models", "list"),
@@ -78,8 +78,8 @@ def test_commands_that_need_no_home(homeless, seeded_q4, tmp_path):
         assert done.returncode == 0, (arguments, done.stderr)
     assert set(tmp_path.rglob("*")) == before
     for arguments in (
-        ("embed", "pictures/a.png", "-m", seeded_q4, "-o", "a.safetensors"),
-        ("caption", "pictures", "-m", seeded_q4, "-o", "captions.jsonl", "-n", 3),
+        ("embed", "images/a.png", "-m", seeded_q4, "-o", "a.safetensors"),
+        ("caption", "images", "-m", seeded_q4, "-o", "captions.jsonl", "-n", 3),
     ):
         done = homeless(*arguments)
         assert done.returncode == 0, (arguments, done.stderr)
@@ -102,7 +102,7 @@ def test_commands_that_need_one_say_what_to_do(homeless):
 
 
 @pytest.mark.convert
-def test_what_asks_for_a_home(nobody, seeded_q4):
+def test_what_asks_for_a_home(without_home, seeded_q4):
     assert (has_home(), has_cache()) == (False, False)
     for action in (check_home, lambda: set_default_bundle(str(seeded_q4))):
         with pytest.raises(BundleError, match="there is no data directory"):
@@ -118,7 +118,7 @@ def test_the_home_of_a_user_who_does_not_exist(monkeypatch, variable):
         cache_directory()
 
 
-def test_a_tilde_without_a_home(nobody, monkeypatch):
+def test_a_tilde_without_a_home(without_home, monkeypatch):
     monkeypatch.setenv("EDGE_LLAVA_CACHE", "~/cache")
     with pytest.raises(EdgeLlavaError, match=r"^EDGE_LLAVA_CACHE is '~/cache'"):
         cache_directory()

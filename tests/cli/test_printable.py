@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from PIL import Image
 from edge_llava.cli.display import show_progress
 from edge_llava.cli.printable import printable
 from edge_llava.home.progress import ProgressEvent
-from edge_llava.selftest import tiny_bundle
+from edge_llava.selftest import BUNDLE
 
 EVIL = "a\x1b]0;title\x07\x1b]52;c;Zm9v\x1b\\\x1b[2J\x9b1m\u202eb\rc\x7f"
 SHOWN = r"a\x1b]0;title\x07\x1b]52;c;Zm9v\x1b" + "\\" + r"\x1b[2J\x9b1m\u202eb\x0dc\x7f"
@@ -51,9 +52,7 @@ def test_every_control_is_known() -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    (tmp_path / "b").mkdir()
-    tiny_bundle.write_tiny_bundle(tmp_path / "b")
-    return tmp_path / "b"
+    return shutil.copytree(BUNDLE, tmp_path / "b")
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -157,19 +156,15 @@ def test_debugging_shows_none_either(tiny: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals of that kind")
 @pytest.mark.parametrize("is_terminal", [True, False])
-def test_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
-    """A terminal shows them; a pipe gets the answer's own bytes."""
-    answer = "a\x1b[2Jb"
-    monkeypatch.setattr(tiny_bundle, "ANSWER", answer)
-    (tmp_path / "b").mkdir()
-    tiny_bundle.write_tiny_bundle(tmp_path / "b")
-    command = [*PROGRAM, "chat", "-m", str(tmp_path / "b"), "-p", "x", "--temp", "0", "-t", "1"]
+def test_answer(tiny: Path, is_terminal: bool) -> None:
+    """A terminal shows them; a pipe gets the answer's own bytes. The small bundle's answer to this contains one."""
+    command = [*PROGRAM, "chat", "-m", str(tiny), "-p", "left left", "-n", "5", "--temp", "0", "-t", "1"]
     if not is_terminal:
         result = subprocess.run(command, capture_output=True, check=False)
-        assert result.stdout.decode() == answer + os.linesep
+        assert result.stdout.decode() == "rsX\ufffd shows\x18" + os.linesep
         return
     ours, theirs = os.openpty()
     result = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
     os.close(theirs)
-    assert os.read(ours, 10_000).decode().split() == [r"a\x1b[2Jb"], result.stderr
+    assert os.read(ours, 10_000).decode().split() == ["rsX\ufffd", r"shows\x18"], result.stderr
     os.close(ours)

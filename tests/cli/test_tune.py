@@ -58,13 +58,13 @@ def test_table_fits_80_columns_and_marks_the_choice(run, seeded_q4, goal):
     assert sum(line.endswith(" *") for line in lines) == 2
     profile = find_profile(Bundle.open(seeded_q4).manifest)
     assert profile.goal == goal
-    assert f"kept in {profile_path(Bundle.open(seeded_q4).manifest, profile.device)}" in result.err
+    assert f"saved in {profile_path(Bundle.open(seeded_q4).manifest, profile.device)}" in result.err
     (row,) = [line.split() for line in lines if line.endswith(" *") and len(line.split()) > 6]
     assert row[:2] == [str(profile.settings.n_threads), "yes" if profile.settings.repack else "no"]
 
 
 def test_widest_table_fits_80_columns(seeded_q4):
-    from edge_llava.cli.tune import _draw
+    from edge_llava.cli.tune import _format_table
     from edge_llava.measuring.stages import LanguageFigures, VisionFigures
     from edge_llava.measuring.trials import Trial
     from edge_llava.measuring.tuning import Tuning
@@ -80,7 +80,7 @@ def test_widest_table_fits_80_columns(seeded_q4):
         2930,
         3600.0,
     )
-    lines = list(_draw(tuning, "a-long-name" * 20))
+    lines = list(_format_table(tuning, "a-long-name" * 20))
     assert max(map(len, lines)) <= 80
     assert lines[-1] == "There was no time to compare anything. Try again with --seconds 3600"
 
@@ -101,18 +101,18 @@ def test_json_is_one_object_and_the_choice_its_least(run, seeded_q4):
 
 def test_commands_take_the_profile(profiled):
     bundle, _ = profiled
-    options = EngineChoice(ctx=256, gpu_layers=0, provider="cpu").options(str(bundle))
+    options = EngineChoice(ctx=256, gpu_layers=0, provider="cpu").options(Bundle.open(bundle))
     assert chosen(options) == SETTINGS
     assert (options.decoder.n_ctx, options.decoder.n_gpu_layers, options.vision_provider) == (256, 0, "cpu")
 
 
 def test_explicit_options_win(profiled):
-    options = EngineChoice(threads=2).options(str(profiled[0]))
+    options = EngineChoice(threads=2).options(Bundle.open(profiled[0]))
     assert chosen(options) == dataclasses.replace(SETTINGS, n_threads=2, n_vision_threads=2)
 
 
 def test_no_profile_gives_the_defaults(profiled):
-    options = EngineChoice(no_profile=True).options(str(profiled[0]))
+    options = EngineChoice(no_profile=True).options(Bundle.open(profiled[0]))
     assert options == edge_llava.EngineOptions()
 
 
@@ -121,11 +121,11 @@ def test_the_python_interface_takes_it_unless_options_are_given(profiled):
     assert chosen(edge_llava.tuned_options(bundle)) == SETTINGS
     for options, n_batch, n_threads in ((None, 96, min(5, count_cpus())), (edge_llava.EngineOptions(), 512, 1)):
         with edge_llava.load(bundle, options) as model:
-            assert llama_cpp.llama_n_batch(model.decoder.context) == n_batch
-            assert llama_cpp.llama_n_threads(model.decoder.context) == n_threads
+            assert llama_cpp.llama_n_batch(model.engine.language.context) == n_batch
+            assert llama_cpp.llama_n_threads(model.engine.language.context) == n_threads
 
 
-def test_a_damaged_profile_is_told_and_ignored(run, profiled, photo, tmp_path):
+def test_a_damaged_profile_is_reported_and_ignored(run, profiled, photo, tmp_path):
     bundle, path = profiled
     question = ("chat", photo, "-m", bundle, "-p", "What?", "-n", 2, "--temp", 0, "--json")
     assert "profile" not in run(*question).err

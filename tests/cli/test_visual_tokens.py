@@ -1,4 +1,4 @@
-"""`--visual-tokens` where engines are opened: what is said, counted and refused."""
+"""`--visual-tokens` of commands that open engines: what is reported, counted and refused."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_chat_counts_them(chat, photo):
     assert (first["n_tokens"], second["n_tokens"]) == (64, 16)
     assert first["key"] != second["key"]
     assert whole["timings"]["prefill_tokens"] - reduced["timings"]["prefill_tokens"] == 48
-    assert reduced["timings"]["cached_tokens"] == 0  # what the first one kept is no beginning of this
+    assert reduced["timings"]["cached_tokens"] == 0  # what the first one cached is not a prefix of this
     assert again["timings"]["cached_tokens"] > 16
     assert (again["tokens"], again["images"]) == (reduced["tokens"], reduced["images"])
 
 
 def test_embed_and_chat_need_the_same(run, chat, seeded_q4, photo, tmp_path):
-    file = tmp_path / "picture.safetensors"
+    file = tmp_path / "image.safetensors"
     made = run("embed", photo, "-o", file, "-m", seeded_q4, "-t", 1, "--visual-tokens", 16, "--json")
     assert made.code == 0
     direct = json.loads(chat(photo, "--visual-tokens", 16).out)
@@ -58,8 +58,8 @@ def test_an_exam_with_them_says_so(run, seeded_q4, monkeypatch):
 @pytest.mark.parametrize(
     ("n", "code", "says"),
     [
-        (64, 6, "this bundle gives a picture 64 tokens: --visual-tokens takes 2 to 63, not 64."),
-        (576, 6, "this bundle gives a picture 64 tokens: --visual-tokens takes 2 to 63, not 576."),
+        (64, 6, "this bundle gives an image 64 tokens: --visual-tokens takes 2 to 63, not 64."),
+        (576, 6, "this bundle gives an image 64 tokens: --visual-tokens takes 2 to 63, not 576."),
         (1, 2, "1 is not in the range x>=2"),
         ("many", 2, "'many' is not a valid integer"),
     ],

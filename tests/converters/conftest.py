@@ -52,8 +52,8 @@ class Reference:
         self.tokenizer = LlamaTokenizer(vocab_file=str(directory / "tokenizer.model"), legacy=True)
         self.config = self.model.config
 
-    def pixels(self, picture: np.ndarray, aspect: str) -> np.ndarray:
-        """(1, 3, S, S) float32 of a picture uint8 (H, W, 3)."""
+    def pixels(self, image: np.ndarray, aspect: str) -> np.ndarray:
+        """(1, 3, S, S) float32 of an image uint8 (H, W, 3)."""
         from PIL import Image
         from transformers import CLIPImageProcessor
         from transformers.models.llava.image_processing_llava import LlavaImageProcessor
@@ -61,7 +61,7 @@ class Reference:
         side = self.config.vision_config.image_size
         sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         processor = LlavaImageProcessor(do_pad=True, **sizes) if aspect == "pad" else CLIPImageProcessor(**sizes)
-        return processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+        return processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
 
     def features(self, pixels: np.ndarray) -> np.ndarray:
         """The tower's hidden state (P, D) that the config selects."""
@@ -80,13 +80,13 @@ class Reference:
             return self.model.get_image_features(torch.from_numpy(pixels))[0].numpy()
 
     def ids(self, text: str, *, bos: bool = False) -> list[int]:
-        """Ids of one piece of text; each side of a picture is its own piece."""
+        """Ids of one piece of text; each side of an image is its own piece."""
         ids: list[int] = self.tokenizer(text).input_ids
         assert ids[0] == self.tokenizer.bos_token_id
         return ids if bos else ids[1:]
 
     def prompt_ids(self, prompt: str, *, bos: bool = True) -> list[int]:
-        """Ids of a prompt with `<image>` marks, each picture as repeated image tokens."""
+        """Ids of a prompt with `<image>` marks, each image as repeated image tokens."""
         n_features = self.config.image_seq_length
         first, *others = prompt.split("<image>")
         ids = self.ids(first, bos=bos)
@@ -95,7 +95,7 @@ class Reference:
         return ids
 
     def greedy(self, ids: list[int], pixels: Sequence[np.ndarray], n_tokens: int = 32) -> list[int]:
-        """Greedy tokens; rows that no token owns cannot be chosen.
+        """Greedy tokens; rows without a token cannot be chosen.
 
         A seed whose two best candidates ever come within 1e-3 would compare rounding; it fails here.
         """
@@ -123,7 +123,7 @@ class Reference:
 
 
 class NextReference(Reference):
-    """transformers' LLaVA-1.6: several squares a picture."""
+    """transformers' LLaVA-1.6: several squares per image."""
 
     def __init__(self, directory: Path) -> None:
         import torch
@@ -133,43 +133,43 @@ class NextReference(Reference):
         self.tokenizer = LlamaTokenizer(vocab_file=str(directory / "tokenizer.model"), legacy=True)
         self.config = self.model.config
 
-    def pixels(self, picture: np.ndarray, aspect: str = "anyres") -> np.ndarray:
-        """(T, 3, S, S) float32 of a picture uint8 (H, W, 3): the whole, then its tiles."""
+    def pixels(self, image: np.ndarray, aspect: str = "anyres") -> np.ndarray:
+        """(T, 3, S, S) float32 of an image uint8 (H, W, 3): the whole, then its tiles."""
         from PIL import Image
         from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 
         side = self.config.vision_config.image_size
         sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         processor = LlavaNextImageProcessor(image_grid_pinpoints=self.config.image_grid_pinpoints, **sizes)
-        return processor(Image.fromarray(picture), return_tensors="np")["pixel_values"][0]
+        return processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0]
 
-    def embedding(self, picture: np.ndarray) -> np.ndarray:
-        """Embedding rows (N, E) of a whole picture."""
+    def embedding(self, image: np.ndarray) -> np.ndarray:
+        """Embedding rows (N, E) of a whole image."""
         import torch
 
-        sizes = torch.tensor([picture.shape[:2]])
+        sizes = torch.tensor([image.shape[:2]])
         with torch.inference_mode():
-            (rows,) = self.model.get_image_features(torch.from_numpy(self.pixels(picture))[None], sizes)
+            (rows,) = self.model.get_image_features(torch.from_numpy(self.pixels(image))[None], sizes)
         return rows.numpy()
 
-    def greedy_about(self, prompt: str, pictures: Sequence[np.ndarray], n_tokens: int = 32) -> list[int]:
-        """Greedy tokens after a prompt with `<image>` marks. The tile axis is filled up with zeros, as in a batch."""
+    def greedy_about(self, prompt: str, images: Sequence[np.ndarray], n_tokens: int = 32) -> list[int]:
+        """Greedy tokens after a prompt with `<image>` marks. The tile axis is padded with zeros, as in a batch."""
         import torch
 
-        squares = [self.pixels(picture) for picture in pictures]
+        squares = [self.pixels(image) for image in images]
         most = max(len(values) for values in squares)
         batch = np.stack([np.concatenate([v, np.zeros((most - len(v), *v.shape[1:]), v.dtype)]) for v in squares])
         first, *others = prompt.split("<image>")
         ids = self.ids(first, bos=True)
-        for picture, piece in zip(pictures, others, strict=True):
-            ids += [self.config.image_token_index] * len(self.embedding(picture)) + self.ids(piece)
+        for image, piece in zip(images, others, strict=True):
+            ids += [self.config.image_token_index] * len(self.embedding(image)) + self.ids(piece)
         tokens = torch.tensor([ids])
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
                 pixel_values=torch.from_numpy(batch),
-                image_sizes=torch.tensor([picture.shape[:2] for picture in pictures]),
+                image_sizes=torch.tensor([image.shape[:2] for image in images]),
                 do_sample=False,
                 max_new_tokens=n_tokens,
                 eos_token_id=self.tokenizer.eos_token_id,
@@ -219,7 +219,7 @@ def reference() -> Callable[[Path], Reference]:
 
 
 class GgufFile:
-    """A GGUF file, read anew: metadata by key; type, shape (fastest axis first) and bytes of each tensor by name.
+    """The contents of a GGUF file: metadata by key; type, shape (fastest axis first) and bytes of each tensor by name.
 
     gguf's own reader takes seconds for a vocabulary.
     """
@@ -274,19 +274,19 @@ def read_gguf() -> type[GgufFile]:
 
 
 def draw(height: int, width: int, seed: int) -> np.ndarray:
-    """A picture uint8 (H, W, 3): gradients, two boxes and noise."""
+    """An image uint8 (H, W, 3): gradients, two boxes and noise."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
-    picture = np.stack([255 * x // width, 255 * y // height, (7 * x + 3 * y) % 256], -1)
+    image = np.stack([255 * x // width, 255 * y // height, (7 * x + 3 * y) % 256], -1)
     for _ in range(2):
         top, left = int(random.integers(0, height // 2)), int(random.integers(0, width // 2))
-        picture[top : top + height // 3, left : left + width // 3] = random.integers(0, 256, 3)
-    return np.clip(picture + random.integers(-20, 21, picture.shape), 0, 255).astype(np.uint8)
+        image[top : top + height // 3, left : left + width // 3] = random.integers(0, 256, 3)
+    return np.clip(image + random.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[[int, int, int], np.ndarray]:
-    """picture(height, width, seed) -> uint8 (H, W, 3)."""
+def make_image() -> Callable[[int, int, int], np.ndarray]:
+    """make_image(height, width, seed) -> uint8 (H, W, 3)."""
     return draw
 
 
@@ -322,7 +322,7 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 def read_weights(directory: Path) -> Tensors:
-    """All tensors of a checkpoint of one safetensors file."""
+    """All tensors of a checkpoint with one safetensors file."""
     from safetensors.torch import load_file
 
     return load_file(directory / "model.safetensors")
@@ -374,7 +374,7 @@ def edit_config() -> Callable[..., None]:
 
 
 def rename(tensors: Tensors, prefixes: Sequence[tuple[str, str]]) -> Tensors:
-    """Tensors under new prefixes; those that no prefix names are left out."""
+    """Tensors under new prefixes; those without a matching prefix are left out."""
     renamed = {}
     for name, tensor in tensors.items():
         for old, new in prefixes:

@@ -1,4 +1,4 @@
-"""Kills the last steps of a conversion at each of their calls to the file system, and says what was left each time.
+"""Kills the last steps of a conversion at each of their calls to the file system, and reports what was left each time.
 
 Usage: python kill_points.py DIRECTORY fresh|replace at-once|two-steps
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.converters import staging
 from edge_llava.errors import EdgeLlavaError
+from edge_llava.home import atomic_directory
 from edge_llava.home.directories import bundles_directory, find_bundle, list_bundles
 
 CALLS = (
@@ -34,15 +35,14 @@ CALLS = (
 
 
 def convert(out: Path, content: Path) -> None:
-    """What `pipeline.convert` does with directories; the steps between are a copy."""
+    """What `pipeline.stage` does with directories; the steps between are a copy."""
     staging.check_target(out, overwrite=True)
-    with staging.staging_directory(out) as directory:
+    with staging.staging_directory(out, overwrite=True) as directory:
         shutil.copytree(content, directory, dirs_exist_ok=True)
-        staging.publish(directory, out)
 
 
 def kill_at(number: int) -> None:
-    """From now on, the process is killed before the call of this number."""
+    """From now on, the process is killed before the call with this number."""
     calls = 0
 
     def look(event: str, arguments: object) -> None:
@@ -56,7 +56,7 @@ def kill_at(number: int) -> None:
 
 
 def state() -> str:
-    """Which bundle opens by the name "b", and which names the list has."""
+    """Which bundle opens by the name "b", and which names are listed."""
     try:
         found = Bundle.open(find_bundle("b")).manifest.created_by
     except EdgeLlavaError:
@@ -66,7 +66,7 @@ def state() -> str:
 
 def main(directory: Path, target: str, steps: str) -> None:
     if steps == "two-steps":
-        staging.exchange = lambda first, second: False
+        atomic_directory.exchange = lambda first, second: False
     out, outcomes = bundles_directory() / "b", []
     bundles_directory().mkdir(parents=True, exist_ok=True)
     for number in range(1, 1000):

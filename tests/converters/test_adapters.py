@@ -16,7 +16,7 @@ from edge_llava.errors import CheckpointError
 pytestmark = pytest.mark.convert
 
 LANGUAGE = ["q_proj", "v_proj", "down_proj"]
-TOWER = r".*vision_tower.*\.(q_proj|fc1)"  # an expression: it says where factors are, and is never evaluated
+TOWER = r".*vision_tower.*\.(q_proj|fc1)"  # an expression: it selects the modules with factors, and is never evaluated
 PARTS = (
     ("model.vision_tower.vision_model.", "vision."),
     ("model.multi_modal_projector.linear_1.", "projector.0."),
@@ -28,7 +28,7 @@ PARTS = (
 
 @pytest.fixture(scope="module")
 def base(make_llava: Callable[..., Path], shape: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaVA in Hugging Face layout, whose config says (as those of the hub do) that its head is its own."""
+    """A LLaVA in Hugging Face layout, whose config says, like those on the hub, that its head is not tied."""
     directory = tmp_path_factory.mktemp("adapters") / "llava"
     shutil.copytree(make_llava(shape(), 81), directory)
     config = json.loads((directory / "config.json").read_text())
@@ -52,7 +52,7 @@ def adapt(base: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any
         if n_rows is not None:
             model.resize_token_embeddings(n_rows, mean_resizing=False)
         adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, **options))
-        for parameter in adapted.parameters():  # as if trained: nothing is zero or as it was initialized
+        for parameter in adapted.parameters():  # as if trained: nothing is zero or has its initial value
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn(parameter.shape)
         directory = tmp_path / "adapter"
@@ -70,7 +70,7 @@ def adapt(base: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any
 
 
 def compare(directory: Path, base: Path, merged: dict[str, Any]) -> set[str]:
-    """Every tensor of the checkpoint against peft's. Returns the names of those that the adapter changed.
+    """Compares every tensor of the checkpoint with peft's. Returns the names of those that the adapter changed.
 
     What a conversion is compared with must agree, too.
     """
@@ -138,8 +138,8 @@ def test_merged_as_peft_merges(adapt, base, options, changed):
     [
         {"q_proj": 2, "layers.1.self_attn.v_proj": 3},
         {"^model.language_model.layers.0.self_attn.q_proj": 2, "self_attn.v_proj$": 3},
-        {r"layers\.0\.self_attn\.q_proj": 2, "proj": 5},  # the second names nothing: names begin after dots
-        {"layers.0.self_attn.v_proj": 2, "v_proj": 3},  # the first that matches counts
+        {r"layers\.0\.self_attn\.q_proj": 2, "proj": 5},  # the second matches nothing: names begin after dots
+        {"layers.0.self_attn.v_proj": 2, "v_proj": 3},  # the first match applies
     ],
     ids=["ends", "anchors", "escaped", "order"],
 )
@@ -151,7 +151,7 @@ def test_patterns_as_peft_reads_them(adapt, base, keys):
 
 
 def write_adapter(directory: Path, tensors: dict[Any, Any] | None = None, **config: Any) -> Path:
-    """An adapter of one layer, or of these tensors."""
+    """An adapter with one layer, or with these tensors."""
     import torch
 
     directory.mkdir(exist_ok=True)
@@ -316,7 +316,7 @@ FACTORS = "language.layers.1.self_attn.v_proj.weight"
     ],
 )
 def test_adapters_that_other_versions_wrote(base, name, whole, changed):
-    """Written by tests/data/adapters/write.py. The reference, which peft merges, reads the same."""
+    """Adapters written by tests/data/adapters/write.py. The reference, which peft merges, reads the same."""
     import torch
     from safetensors.torch import load_file
 
@@ -355,5 +355,7 @@ def test_a_merge_that_overflows(base, tmp_path):
 
     tensors = {f"{Q}.lora_A.weight": torch.full((2, 64), 1e30), f"{Q}.lora_B.weight": torch.full((64, 2), 1e30)}
     opened = Checkpoint.open(str(write_adapter(tmp_path / "adapter", tensors)), base=str(base))
-    with pytest.raises(CheckpointError, match=r"merged, language\.layers\.0\.self_attn\.q_proj\.weight holds infinite"):
+    with pytest.raises(
+        CheckpointError, match=r"merged, language\.layers\.0\.self_attn\.q_proj\.weight contains infinite"
+    ):
         opened.load("language.layers.0.self_attn.q_proj.weight")

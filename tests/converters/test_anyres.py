@@ -1,4 +1,4 @@
-"""LLaVA-1.6: an F32 bundle computes what transformers computes, for pictures of many shapes, alone and together."""
+"""LLaVA-1.6: an F32 bundle computes what transformers computes, for images of many shapes, alone and together."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def converted(make_next, convert_to, shape, next_reference):
     "LlavaNextForConditionalGeneration, image_newline, any pinpoints",
     "pixels 0.0, embeddings < 1e-4 at 8 shapes",
 )
-def test_pictures_of_many_shapes(converted, picture):
+def test_images_of_many_shapes(converted, make_image):
     bundle, truth = converted(31)
     with edge_llava.load(bundle) as model:
         assert model.manifest.vision.aspect == "anyres"
         n_tokens = set()
         for height, width in SIZES:
-            shown = picture(height, width, height)
+            shown = make_image(height, width, height)
             ours, theirs = model.embed_image(shown).data, truth.embedding(shown)
             assert ours.shape == theirs.shape
             assert np.abs(ours - theirs).max() < 1e-4
@@ -50,9 +50,9 @@ def test_pictures_of_many_shapes(converted, picture):
 
 
 @pytest.mark.parametrize("sizes", [[(70, 123)], [(199, 111), (30, 30)], [(20, 260), (112, 112)]])
-def test_answers_about_one_and_several(converted, picture, sizes):
+def test_answers_about_one_and_several(converted, make_image, sizes):
     bundle, truth = converted(33)
-    shown = [picture(height, width, height) for height, width in sizes]
+    shown = [make_image(height, width, height) for height, width in sizes]
     prompt = f"{HUMAN} USER: " + "<image>\n" * len(shown) + "What is it? ASSISTANT:"
     expected = truth.greedy_about(prompt, shown, N_NEW)
     options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=N_NEW)
@@ -68,9 +68,9 @@ def test_answers_about_one_and_several(converted, picture, sizes):
     "embeddings < 1e-4 at 8 shapes",
 )
 def test_original_layout_with_a_tower_of_its_own(
-    make_llava, original_layout, shape, reference, picture, convert_to, weights_of
+    make_llava, original_layout, shape, reference, make_image, convert_to, weights_of
 ):
-    """Pinpoints written as text, (width, height); the unpadded size cut down, not rounded."""
+    """Pinpoints are written as text, (width, height); the unpadded size is rounded down."""
     import torch
 
     llava = make_llava(
@@ -88,7 +88,7 @@ def test_original_layout_with_a_tower_of_its_own(
     truth = reference(llava)
     with edge_llava.load(convert_to(directory, quant="F32")) as model:
         for height, width in SIZES:
-            shown = picture(height, width, width)
+            shown = make_image(height, width, width)
             pixels = next_pixels(shown, pinpoints)
             rows = torch.from_numpy(np.stack([truth.embeddings(square[None]) for square in pixels]))
             expected = as_published(rows, newline, (width, height), pinpoints, 56)
@@ -108,7 +108,7 @@ def next_pixels(shown: np.ndarray, pinpoints: list[list[int]]) -> np.ndarray:
 
 
 def as_published(rows, newline, size, pinpoints, side):
-    """LLaVA's prepare_inputs_labels_for_multimodal of one picture, with its own unpad_image."""
+    """LLaVA's prepare_inputs_labels_for_multimodal of one image, with its own unpad_image."""
     import torch
     from transformers.models.llava_next.modeling_llava_next import select_best_resolution
 
@@ -133,5 +133,5 @@ def test_tokens_of_tiles_are_not_reduced(converted):
     with pytest.raises(BundleError) as caught:
         edge_llava.load(bundle, edge_llava.EngineOptions(visual_tokens=8))
     assert str(caught.value) == (
-        "this bundle cuts pictures into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
+        "this bundle cuts images into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
     )

@@ -63,7 +63,7 @@ def write_shards(directory: Path, tensors: dict[str, torch.Tensor], kind: str, n
 
 
 def assert_same(opened: Checkpoint, tiny: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Every tensor that the whole checkpoint has, with its bytes."""
+    """Asserts that every tensor of the whole checkpoint is there, with its bytes."""
     whole = Checkpoint.open(str(tiny))
     names = [*whole.language_tensors(), "projector.0.weight", "vision.encoder.layers.1.mlp.fc1.bias"]
     assert opened.language_tensors() == whole.language_tensors()
@@ -96,7 +96,7 @@ def test_shards(tiny, checkpoint, weights_of, kind, index):
     assert_same(Checkpoint.open(str(checkpoint)), tiny, weights_of(tiny))
 
 
-def test_files_that_are_no_shards_are_not_read(tiny, checkpoint, weights_of):
+def test_files_that_are_not_shards_are_not_read(tiny, checkpoint, weights_of):
     for name in ("mm_projector.bin", "training_args.bin", "optimizer.pt", "pytorch_model-old.bin", "adapter.bin"):
         (checkpoint / name).write_bytes(b"not weights")
     (checkpoint / "consolidated.safetensors").write_bytes(b"not weights")
@@ -210,14 +210,14 @@ def test_a_pickle_that_is_more_than_weights_is_not_executed(tiny, checkpoint, we
         path.write_bytes(pickle.dumps(data["payload"]))
     else:
         torch.save(data, path, _use_new_zipfile_serialization=kind == "bin")
-    assert "pytorch_model.bin holds more than weights, or is damaged; it is not opened" in open_error(checkpoint)
+    assert "pytorch_model.bin contains more than weights, or is damaged; it is not opened" in open_error(checkpoint)
     assert not evidence.exists()
     pickle.loads(pickle.dumps(Payload(f"touch {evidence}")))
-    assert evidence.exists()  # the payload works where it is let
+    assert evidence.exists()  # the payload works if it is unpickled
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"a": {"b": torch.ones(1)}}, torch.ones(2)])
-def test_a_bin_that_is_no_state_dict(checkpoint, content):
+def test_a_bin_that_is_not_a_state_dict(checkpoint, content):
     (checkpoint / "model.safetensors").unlink()
     torch.save(content, checkpoint / "pytorch_model.bin")
     assert "pytorch_model.bin is not a state dict" in open_error(checkpoint)
@@ -292,7 +292,7 @@ def test_a_config_of_another_size(checkpoint, edit_config):
 def test_the_same_tensor_under_both_prefixes(tiny, checkpoint, weights_of, put_weights):
     put_weights(checkpoint, weights_of(tiny) | {"model.language_model.norm.weight": torch.zeros(64)})
     message = open_error(checkpoint)
-    assert "holds the same tensor more than once" in message
+    assert "contains the same tensor more than once" in message
     assert "model.language_model.norm.weight in model.safetensors" in message
     assert NORM in message
 
@@ -342,7 +342,7 @@ def test_a_loaded_tensor_is_its_own_memory(tiny):
     assert opened.load("language.norm.weight").abs().min() > 0
 
 
-def test_a_file_is_no_checkpoint(tiny):
+def test_a_file_is_not_a_checkpoint(tiny):
     assert "is a file. Give the checkpoint's directory" in open_error(tiny / "config.json")
 
 
@@ -414,7 +414,7 @@ class TestTower:
         message = open_error(original_layout(tiny, mm_vision_tower=None))
         assert "contains no vision tower and names none. Give it: --vision-tower DIR" in message
 
-    def test_an_hf_checkpoint_takes_no_other(self, tiny, tmp_path):
+    def test_an_hf_checkpoint_accepts_no_other(self, tiny, tmp_path):
         assert "holds its own vision tower" in open_error(tiny, vision_tower=str(tmp_path))
 
     def test_no_clip(self, tiny, original_layout, tmp_path):
@@ -433,7 +433,7 @@ class TestTower:
         assert "vision.encoder.layers.0.mlp.fc1.weight has shape (128, 64), expected (256, 64)" in open_error(original)
 
     def test_weights_inside_win(self, tiny, original_layout, weights_of):
-        # fine-tuned towers are saved inside; the one outside would be the untrained
+        # fine-tuned towers are saved inside; the one outside would be the untrained one
         original = original_layout(tiny)
         inside = torch.load(original / "pytorch_model.bin", weights_only=True)
         name = "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"
@@ -450,7 +450,7 @@ class TestTower:
     [
         ([[56, 112]] * 1025, 0.3, "expected a list of [width, height], at most 1024"),
         ([[33 * 56, 33 * 56]], 0.3, "vision.grid_pinpoints hold a canvas of 1089 tiles, at most 1024 are supported"),
-        ([[60, 112]], 0.3, "vision.grid_pinpoints are no multiples of image_size 56"),
+        ([[60, 112]], 0.3, "vision.grid_pinpoints are not multiples of image_size 56"),
         ([[56, 112]], 2000.0, "vision.image_std is [2000.0, 2000.0, 2000.0], expected three numbers"),
     ],
 )

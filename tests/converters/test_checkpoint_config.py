@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files say, and what is refused by name."""
+"""What is read from a checkpoint's JSON files, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -282,12 +282,12 @@ def test_an_original_without_a_projector_type_is_linear(read):
         (with_text(rope_scaling="long"), "rope_scaling is 'long'"),
         (with_text(hidden_act="gelu"), "hidden_act is 'gelu', expected 'silu'"),
         (with_text(attention_bias=True), "attention_bias is true"),
-        (with_text(num_attention_heads=33), "hidden_size 4096 is no multiple of num_attention_heads 33"),
-        (with_text(num_key_value_heads=5), "num_attention_heads 32 is no multiple of num_key_value_heads 5"),
+        (with_text(num_attention_heads=33), "hidden_size 4096 is not a multiple of num_attention_heads 33"),
+        (with_text(num_key_value_heads=5), "num_attention_heads 32 is not a multiple of num_key_value_heads 5"),
         (with_text(head_dim=127), "head_dim 127 is odd"),
         (with_text(rms_norm_eps=float("inf")), "rms_norm_eps is inf"),
-        (with_vision(patch_size=13), "vision image_size 336 is no multiple of patch_size 13"),
-        (with_vision(num_attention_heads=15), "vision hidden_size 1024 is no multiple of its 15 heads"),
+        (with_vision(patch_size=13), "vision image_size 336 is not a multiple of patch_size 13"),
+        (with_vision(num_attention_heads=15), "vision hidden_size 1024 is not a multiple of its 15 heads"),
     ],
 )
 def test_hf_configs_that_are_refused(read, config, fault):
@@ -335,7 +335,7 @@ def test_sections_of_the_wrong_type_are_refused(read, config):
         read(config)
 
 
-def test_a_directory_without_config_is_no_checkpoint(tmp_path):
+def test_a_directory_without_config_is_not_a_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: it has no config\.json"):
         read_checkpoint_config(tmp_path)
 
@@ -346,14 +346,14 @@ def test_broken_json(read, text):
         read(text)
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_text(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
         read_checkpoint_config(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"llava"', "null"])
-def test_json_that_is_no_object(read, text):
+def test_json_that_is_not_an_object(read, text):
     with pytest.raises(CheckpointError, match=r"config\.json does not contain a JSON object"):
         read(text)
 
@@ -366,7 +366,7 @@ def test_a_tower_on_its_own(tmp_path, nested):
     assert read_tower_config(tmp_path) == CLIP_L_336
 
 
-def test_a_tower_that_is_no_clip(tmp_path):
+def test_a_tower_that_is_not_a_clip(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "vision_config": {"image_size": 0}}))
     with pytest.raises(CheckpointError) as error:
         read_tower_config(tmp_path)

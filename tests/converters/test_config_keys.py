@@ -1,4 +1,4 @@
-"""Every key of a config is read, known to change nothing, or refused by its name."""
+"""Every key of a config is read, known to change nothing, or refused by name."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ def test_rotary_positions(read, changes, theta, factor, layout):
         ({"rope_parameters": {"full_attention": V5, "rope_theta": 1e6}}, "rope_parameters.full_attention is {"),
         ({"partial_rotary_factor": 0.5}, "text_config.partial_rotary_factor is 0.5: expected 1"),
         ({"rope_parameters": V5 | {"rope_theta": None}}, "rope_parameters.rope_theta is None, expected a positive"),
-        (  # transformers 4 and 5 then read rope_scaling, and theta from beside it or by default
+        (  # transformers 4 and 5 then read rope_scaling, and theta next to it or the default
             {"rope_parameters": LINEAR, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-            "rope_theta 500000.0 stands in rope_parameters only",
+            "rope_theta 500000.0 is in rope_parameters only",
         ),
-        ({"rope_parameters": V5, "rope_scaling": {"rope_type": "default"}}, "stands in rope_parameters only"),
+        ({"rope_parameters": V5, "rope_scaling": {"rope_type": "default"}}, "is in rope_parameters only"),
     ],
 )
 def test_rotary_positions_that_are_refused(refusal, changes, fault):

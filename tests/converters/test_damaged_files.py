@@ -1,4 +1,4 @@
-"""Whatever a stranger's file makes a reader raise is a CheckpointError that names the file."""
+"""Whatever an untrusted file makes a reader raise becomes a CheckpointError that names the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def refusal(directory: Path) -> str:
 
 
 class Odd(Exception):
-    """One that no reader is known to raise."""
+    """An error that no reader is known to raise."""
 
 
 @pytest.mark.parametrize("error", [Odd("first\nsecond"), RecursionError("first."), KeyError("first"), OSError("first")])
@@ -65,7 +65,7 @@ def test_too_little_memory_is_called_so(error):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_the_users_interrupt_is_nobodys_fault(error):
+def test_the_users_interrupt_is_not_a_fault(error):
     with pytest.raises(error), blaming_file(CheckpointError, Path("a.bin"), "Download it again."):
         raise error
 

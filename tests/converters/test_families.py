@@ -33,7 +33,7 @@ TO_ORIGINAL = (
 
 
 def check(bundle: Path, truth: Any, shown: np.ndarray, prompt: str, ids: list[int] | None = None) -> None:
-    """Embeddings within 1e-4 of the reference and the same greedy tokens."""
+    """Asserts embeddings within 1e-4 of the reference and the same greedy tokens."""
     pixels = truth.pixels(shown, "pad")
     expected = truth.greedy(truth.prompt_ids(prompt) if ids is None else ids, [pixels], N_NEW)
     options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=N_NEW)
@@ -100,7 +100,7 @@ def twin(copy_of, weights_of, put_weights) -> Callable[..., Path]:
     "embeddings < 1e-4, greedy tokens equal",
 )
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_delta(make_llava, original_layout, llama_directory, twin, shape, reference, picture, convert_to, dtype):
+def test_delta(make_llava, original_layout, llama_directory, twin, shape, reference, make_image, convert_to, dtype):
     import torch
 
     kind = getattr(torch, dtype)
@@ -118,11 +118,11 @@ def test_delta(make_llava, original_layout, llama_directory, twin, shape, refere
     # as LLaVA's apply_delta.py: the sum in the delta's precision
     summed = {n: t + base[n] if n in base else t for n, t in delta.items()}
     bundle = convert_to(directory, quant="F32", base=str(below))
-    check(bundle, reference(twin(llava, summed)), picture(80, 70, 7), V1)
+    check(bundle, reference(twin(llava, summed)), make_image(80, 70, 7), V1)
 
 
 def test_delta_with_rows_of_new_tokens(make_llava, original_layout, llama_directory, shape, convert_to):
-    """Base rows are added to the first rows only; the others are whole in the delta."""
+    """Base rows are added to the first rows only; the others are complete in the delta."""
     import torch
 
     from edge_llava.converters.checkpoint import Checkpoint
@@ -151,7 +151,7 @@ def test_delta_with_rows_of_new_tokens(make_llava, original_layout, llama_direct
     ("rank_stabilized", "pattern"), [(False, {}), (True, {}), (False, {"layers.0.self_attn.q_proj": 3})]
 )
 def test_lora(
-    make_llava, original_layout, llama_directory, twin, shape, reference, picture, convert_to, tmp_path,
+    make_llava, original_layout, llama_directory, twin, shape, reference, make_image, convert_to, tmp_path,
     rank_stabilized, pattern,
 ):  # fmt: skip
     import torch
@@ -182,7 +182,7 @@ def test_lora(
     merged = adapter.merge_and_unload().state_dict()
     assert any((merged[name] != tensors[name]).any() for name in merged)
     bundle = convert_to(lora, quant="F32", base=str(base))
-    check(bundle, reference(twin(llava, tensors | merged)), picture(66, 90, 8), V1)
+    check(bundle, reference(twin(llava, tensors | merged)), make_image(66, 90, 8), V1)
 
 
 @pytest.mark.family(
@@ -190,7 +190,9 @@ def test_lora(
     "--base, mm_projector.bin",
     "embeddings < 1e-4, greedy tokens equal",
 )
-def test_projector_alone(make_llava, original_layout, llama_directory, shape, reference, picture, convert_to, tmp_path):
+def test_projector_alone(
+    make_llava, original_layout, llama_directory, shape, reference, make_image, convert_to, tmp_path
+):
     import torch
 
     llava = make_llava(shape(), seed=74)
@@ -203,7 +205,7 @@ def test_projector_alone(make_llava, original_layout, llama_directory, shape, re
         {n.removeprefix("model."): t for n, t in tensors.items() if "projector" in n}, projector / "mm_projector.bin"
     )
     bundle = convert_to(projector, quant="F32", base=str(llama_directory(llava, tensors)))
-    check(bundle, reference(llava), picture(60, 60, 9), V1)
+    check(bundle, reference(llava), make_image(60, 60, 9), V1)
 
 
 @pytest.mark.family(
@@ -212,7 +214,7 @@ def test_projector_alone(make_llava, original_layout, llama_directory, shape, re
     "embeddings < 1e-4, greedy tokens equal",
 )
 def test_a_tower_inside_the_original_layout(
-    make_llava, original_layout, shape, reference, picture, convert_to, weights_of
+    make_llava, original_layout, shape, reference, make_image, convert_to, weights_of
 ):
     import torch
 
@@ -221,7 +223,7 @@ def test_a_tower_inside_the_original_layout(
     tensors = load_bin(directory)
     inside = {n: t for n, t in weights_of(llava).items() if n.startswith("vision_tower.")}
     torch.save(tensors | {f"model.vision_tower.{n}": t for n, t in inside.items()}, directory / "pytorch_model.bin")
-    check(convert_to(directory, quant="F32"), reference(llava), picture(60, 90, 10), V1)
+    check(convert_to(directory, quant="F32"), reference(llava), make_image(60, 90, 10), V1)
 
 
 @pytest.mark.family(
@@ -230,7 +232,7 @@ def test_a_tower_inside_the_original_layout(
     "embeddings < 1e-4, greedy tokens equal",
 )
 @pytest.mark.parametrize("layout", ["hf", "original"])
-def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, reference, picture, convert_to, layout):
+def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, reference, make_image, convert_to, layout):
     llava = copy_of(make_llava(shape(heads=4, kv_heads=2), seed=76))
     edit_config(llava, {"text_config.model_type": "mistral", "text_config.sliding_window": None})
     directory = llava
@@ -238,7 +240,7 @@ def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, refer
         kind = {"architectures": ["LlavaMistralForCausalLM"], "model_type": "llava_mistral", "sliding_window": 4096}
         directory = original_layout(llava, **kind)
     bundle = convert_to(directory, quant="F32")
-    check(bundle, reference(llava), picture(50, 60, 11), f"[INST] <image>\n{QUESTION} [/INST]")
+    check(bundle, reference(llava), make_image(50, 60, 11), f"[INST] <image>\n{QUESTION} [/INST]")
 
 
 @pytest.mark.family(
@@ -246,8 +248,8 @@ def test_mistral(make_llava, original_layout, edit_config, copy_of, shape, refer
     "linear projector, <im_start> and <im_end> with their rows, wrong bos and eos in the config; template llava_v0",
     "embeddings < 1e-4, greedy tokens equal",
 )
-def test_v0_linear_with_image_marks(make_llava, original_layout, shape, reference, picture, convert_to):
-    """Linear projector, trained rows for <im_start> and <im_end>, wrong ids in the config, "###" between turns."""
+def test_v0_linear_with_image_marks(make_llava, original_layout, shape, reference, make_image, convert_to):
+    """It has a linear projector, trained <im_start> and <im_end>, wrong ids in the config, "###" between turns."""
     import torch
 
     llava = make_llava(shape(), seed=77)
@@ -280,7 +282,7 @@ def test_v0_linear_with_image_marks(make_llava, original_layout, shape, referenc
             ours[:515] = tensors[theirs]
     image = truth.config.image_token_index
     truth.config.image_token_index = truth.model.config.image_token_index = ours.shape[0] - 1
-    n_features, shown = truth.config.image_seq_length, picture(40, 90, 12)
+    n_features, shown = truth.config.image_seq_length, make_image(40, 90, 12)
     ids = [*truth.ids(f"{HUMAN}###Human: ", bos=True), 513, *[truth.config.image_token_index] * n_features, 514]
     ids += truth.ids(f"\n{QUESTION}###Assistant:")
     assert image != truth.config.image_token_index
@@ -319,16 +321,16 @@ def test_a_delta_without_its_base(delta_and_base):
     assert "is a delta: its last norm is next to nothing. Give the LLaMA" in refusal(delta_and_base[0])
 
 
-def test_a_whole_model_is_no_delta(make_llava, original_layout, delta_and_base, shape):
+def test_a_whole_model_is_not_a_delta(make_llava, original_layout, delta_and_base, shape):
     whole = original_layout(make_llava(shape(), seed=78), tower="clip-of-whole")
-    assert "is a whole model, no delta" in refusal(whole, base=str(delta_and_base[1]))
+    assert "is a whole model, not a delta" in refusal(whole, base=str(delta_and_base[1]))
 
 
 def test_a_base_of_another_size(make_llava, original_layout, llama_directory, delta_and_base, shape):
     other = make_llava(shape(width=128, layers=3), seed=79)
     base = llama_directory(other, load_bin(original_layout(other, tower="clip-of-other")), "other")
     text = refusal(delta_and_base[0], base=str(base))
-    assert "is no delta of" in text
+    assert "is not a delta of" in text
     assert "language.layers.0.mlp.up_proj.weight has shape" in text
     assert "language.layers.2.mlp.up_proj.weight is in the base only" in text
 

@@ -1,6 +1,6 @@
-"""The table in docs/checkpoints.md is what the tests prove: its rows are their marks.
+"""The table in docs/checkpoints.md lists what the tests prove: its rows are their marks.
 
-UPDATE_DOCS=1 pytest tests/converters/test_family_table.py writes it anew.
+UPDATE_DOCS=1 pytest tests/converters/test_family_table.py rewrites it.
 """
 
 from __future__ import annotations

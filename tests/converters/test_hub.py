@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves one model's files; everything else is 404, and the model `owner/gated` wants a login."""
+    """Serves one model's files; everything else is 404, and the model `owner/gated` requires a login."""
 
     files: dict[str, bytes]
 

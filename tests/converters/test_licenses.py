@@ -1,4 +1,4 @@
-"""Which files a bundle carries along as licences, and that nothing else gets into it."""
+"""Which licence files are copied into a bundle, and that nothing else is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEMO = Path(edge_llava.__file__).parent / "demo" / "llava-scenes"
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A directory with one licence, beside a private file."""
+    """A directory with one licence, next to a private file."""
     directory = tmp_path / "checkpoint"
     directory.mkdir()
     (directory / "LICENSE").write_text("Be kind. © 2023\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def test_what_is_not_a_file_is_passed_over(checkpoint):
 
 def test_files_of_a_bundle_obey_the_umask(seeded_checkpoint, copy_of, tmp_path):
     from edge_llava.conversion.convert import convert
-    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.converters.options import ConvertOptions
 
     copy = copy_of(seeded_checkpoint)
     (copy / "LICENSE").write_text("be kind")

@@ -1,4 +1,4 @@
-"""A conversion holds one tensor at a time, whatever the checkpoint's size."""
+"""A conversion loads one tensor at a time, whatever the checkpoint's size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ N_LAYERS = 8  # of 7B width: 1.6 billion parameters, 6.5 GB in float32, 3.2 GB o
 
 @pytest.fixture
 def wide_checkpoint(seeded_checkpoint: Path, tmp_path: Path) -> Path:
-    """The demo's tower and tokenizer with blocks as wide as a 7B model's, one shard a block, one shard in memory."""
+    """The demo's tower and tokenizer with blocks as wide as a 7B model's, one shard per block, made one at a time."""
     import torch
     from safetensors.torch import load_file, save_file
     from seeded_checkpoint import hf_config, hf_name
 
-    from edge_llava.converters.checkpoint import expected_language_shapes, expected_projector_shapes
     from edge_llava.converters.checkpoint_config import read_checkpoint_config
+    from edge_llava.converters.expected_tensors import expected_language_shapes, expected_projector_shapes
     from edge_llava.converters.model_configs import LanguageConfig
 
     directory = tmp_path / "wide"

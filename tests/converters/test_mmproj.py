@@ -16,7 +16,7 @@ def parity_of(bundle):
 
 
 def test_llama_cpp_computes_the_same_patches(make_llava, convert_to, shape):
-    """All but what the graph itself does otherwise: the tanh form of GELU, looked up in half precision."""
+    """Everything matches except what the graph does differently: GELU's tanh form, looked up in half precision."""
     bundle = convert_to(make_llava(shape(layers=3), seed=81), quant="F32", mmproj=True)
     assert (bundle / "mmproj.gguf").is_file()
     parity = parity_of(bundle)

@@ -1,4 +1,4 @@
-"""A bundle appears whole or not at all, and says what it is made of."""
+"""A bundle appears complete or not at all, and records what it is made of."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from edge_llava.bundle.manifest import QUANTS
 from edge_llava.conversion.convert import convert
 from edge_llava.converters import pipeline
 from edge_llava.converters.checkpoint import Checkpoint
-from edge_llava.converters.pipeline import ConvertOptions, estimate_bytes
+from edge_llava.converters.disk_space import estimate_bytes
+from edge_llava.converters.options import ConvertOptions
+from edge_llava.converters.staging import staging_directory
 from edge_llava.errors import BundleError, CheckpointError, ConversionError
+from edge_llava.home.atomic_directory import MARKER, atomic_directory
 from edge_llava.home.directories import bundles_directory, default_bundle
 from edge_llava.home.progress import ProgressEvent
 
@@ -50,7 +53,7 @@ def made(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def older(made, tmp_path) -> Path:
-    """A bundle that is there already."""
+    """An existing bundle."""
     shutil.copytree(made, tmp_path / "b")
     return tmp_path / "b"
 
@@ -139,8 +142,8 @@ def test_figures_of_an_unquantized_bundle(make_llava, shape, tmp_path):
     assert (parity["language"].tokens_equal, parity["language"].tokens_total) == (16, 16)
 
 
-def test_figures_tell_what_a_quantization_costs(seeded_f32, seeded_q4):
-    full, quantized = (Bundle.open(path).manifest.parity for path in (seeded_f32, seeded_q4))
+def test_figures_tell_what_a_quantization_costs(converted_f32, converted_q4):
+    full, quantized = (Bundle.open(path).manifest.parity for path in (converted_f32, converted_q4))
     for stage, most in (("language", 0.1), ("projector", 0.01)):
         assert 1 - full[stage].cosine_mean < 1e-6
         assert 1e-4 < 1 - quantized[stage].cosine_mean < most
@@ -214,7 +217,7 @@ def test_an_interrupt_leaves_the_older_bundle(tiny, older, tmp_path, stage):
     assert digests(tmp_path) == before
 
 
-def test_every_stage_is_told(tiny, tmp_path):
+def test_every_stage_is_reported(tiny, tmp_path):
     events: list[ProgressEvent] = []
     convert(tiny, tmp_path / "b", F32, progress=events.append)
     stages = list(dict.fromkeys(event.stage for event in events))
@@ -229,20 +232,21 @@ def test_every_stage_is_told(tiny, tmp_path):
 def test_what_a_killed_process_left_is_cleared(tiny, tmp_path):
     (tmp_path / "b.partial").mkdir()
     (tmp_path / "b.partial" / "vision.onnx").write_bytes(b"half")
-    (tmp_path / "b.partial" / ".edge-llava-converting").write_text(str(2**22 + 1))  # no such process can be
+    (tmp_path / "b.partial" / MARKER).touch()
+    (tmp_path / "b.lock").touch()
     convert(tiny, tmp_path / "b", F32)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_what_another_conversion_works_on_is_left_alone(tiny, tmp_path):
-    (tmp_path / "b.partial").mkdir()
-    (tmp_path / "b.partial" / ".edge-llava-converting").write_text(str(os.getppid()))
-    with pytest.raises(ConversionError, match="another conversion is writing"):
-        convert(tiny, tmp_path / "b", F32)
-    assert [path.name for path in tmp_path.iterdir()] == ["b.partial"]
+    with atomic_directory(tmp_path / "b", overwrite=False) as directory:
+        (directory / "vision.onnx").write_bytes(b"half")
+        with pytest.raises(ConversionError, match=r"another conversion is writing .*b\. Wait"):
+            convert(tiny, tmp_path / "b", F32)
+        assert sorted(path.name for path in directory.iterdir()) == [MARKER, "vision.onnx"]
 
 
-def test_somebody_elses_directory_is_left_alone(tiny, tmp_path):
+def test_a_directory_of_others_is_left_alone(tiny, tmp_path):
     (tmp_path / "b.partial").mkdir()
     (tmp_path / "b.partial" / "diary.txt").write_text("mine")
     with pytest.raises(ConversionError, match="is in the way"):
@@ -251,21 +255,17 @@ def test_somebody_elses_directory_is_left_alone(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_an_older_bundle_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, at_once):
-    from edge_llava.converters import staging
-
+def test_an_older_bundle_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, at_once):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "old").write_text("old")
-    (tmp_path / "b.partial").mkdir()
-    real = staging.mark
-    with pytest.MonkeyPatch.context() as patch:
-        # the finished directory vanishes before it is renamed, as a virus scanner or an open handle would have it
-        patch.setattr(staging, "mark", lambda path: (real(path), (tmp_path / "b.partial").rmdir()))
-        if not at_once:
-            patch.setattr(staging, "exchange", lambda first, second: False)
-        with pytest.raises(ConversionError, match="The older bundle is still there"):
-            staging.publish(tmp_path / "b.partial", tmp_path / "b")
-    assert (tmp_path / "b" / "old").read_text() == "old"
+    if not at_once:
+        monkeypatch.setattr("edge_llava.home.atomic_directory.exchange", lambda first, second: False)
+    with (
+        pytest.raises(ConversionError, match="The older bundle is still there"),
+        staging_directory(tmp_path / "b", overwrite=True) as directory,
+    ):
+        shutil.rmtree(directory)  # before it is renamed, as a virus scanner or an open handle would have it
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -290,7 +290,7 @@ def test_an_empty_directory_may_be_filled(tiny, tmp_path):
 def test_a_foreign_directory_is_left_alone(tiny, tmp_path, overwrite):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(ConversionError, match="exists and is no bundle; it is left alone"):
+    with pytest.raises(ConversionError, match="exists and is not a bundle; it is left alone"):
         convert(tiny, tmp_path / "b", ConvertOptions(quant="F32", overwrite=overwrite))
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["holiday.jpg"]
 
@@ -298,15 +298,15 @@ def test_a_foreign_directory_is_left_alone(tiny, tmp_path, overwrite):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_is_left_alone(tiny, tmp_path, overwrite):
     (tmp_path / "b").write_bytes(b"mine")
-    with pytest.raises(ConversionError, match="exists and is no bundle; it is left alone"):
+    with pytest.raises(ConversionError, match="exists and is not a bundle; it is left alone"):
         convert(tiny, tmp_path / "b", ConvertOptions(quant="F32", overwrite=overwrite))
     assert (tmp_path / "b").read_bytes() == b"mine"
 
 
-def test_the_checkpoint_itself_is_no_target(tiny, copy_of):
+def test_the_checkpoint_itself_is_not_a_target(tiny, copy_of):
     copy = copy_of(tiny)
     before = digests(copy)
-    with pytest.raises(ConversionError, match="exists and is no bundle"):
+    with pytest.raises(ConversionError, match="exists and is not a bundle"):
         convert(copy, copy, ConvertOptions(quant="F32", overwrite=True))
     assert digests(copy) == before
 
@@ -339,9 +339,9 @@ def test_a_disk_that_is_too_small_is_seen_before(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("quant", ["F32", "Q4_K_M"])
-def test_the_estimate_is_near(seeded_checkpoint, seeded_f32, seeded_q4, quant):
+def test_the_estimate_is_near(seeded_checkpoint, converted_f32, converted_q4, quant):
     estimate = estimate_bytes(Checkpoint.open(str(seeded_checkpoint)), ConvertOptions(quant=quant, vision="fp32"))
-    actual = Bundle.open(seeded_f32 if quant == "F32" else seeded_q4).n_bytes
+    actual = Bundle.open(converted_f32 if quant == "F32" else converted_q4).n_bytes
     assert actual <= estimate <= actual + (4 << 20)
 
 
@@ -362,9 +362,9 @@ BIG_LANGUAGE = {"width": 256, "ff": 768, "layers": 4}
 
 
 @pytest.mark.parametrize("big", [BIG_TOWER, BIG_LANGUAGE])
-def test_a_disk_that_fills_up_meanwhile(make_checkpoint, shape, small_disk, monkeypatch, big):
+def test_a_disk_that_fills_up_during_the_conversion(make_checkpoint, shape, small_disk, monkeypatch, big):
     checkpoint = make_checkpoint(shape(**big), seed=55)
-    monkeypatch.setattr(pipeline, "_check_disk", lambda *_: None)  # as if the space was there when it looked
+    monkeypatch.setattr(pipeline, "check_disk", lambda *_: None)  # as if the space was there when it looked
     with pytest.raises(ConversionError, match=rf"the disk of {small_disk} is full\. Nothing was kept; free some space"):
         convert(checkpoint, small_disk / "b", F32)
     assert list(small_disk.iterdir()) == []
@@ -383,14 +383,16 @@ def test_a_file_that_may_not_grow(make_checkpoint, shape, tmp_path, big):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_precision_is_exact_for_a_checkpoint_in_half_precision(seeded_checkpoint, seeded_q4, tmp_path, picture):
-    full, half = Bundle.open(seeded_q4), convert(seeded_checkpoint, tmp_path / "half", ConvertOptions(vision="fp16"))
+def test_half_precision_is_exact_for_a_checkpoint_in_half_precision(
+    seeded_checkpoint, converted_q4, tmp_path, make_image
+):
+    full, half = Bundle.open(converted_q4), convert(seeded_checkpoint, tmp_path / "half", ConvertOptions(vision="fp16"))
     assert (full.manifest.vision.precision, half.manifest.vision.precision) == ("fp32", "fp16")
     assert half.file("vision_data").stat().st_size < 0.51 * full.file("vision_data").stat().st_size
     features = []
     for bundle in (full, half):
         with edge_llava.load(bundle.path) as model:
-            features.append(model.patch_features(picture(100, 80, 1)))
+            features.append(model.patch_features(make_image(100, 80, 1)))
     assert features[0].std() > 0.1
     assert np.array_equal(features[0], features[1])
 
@@ -414,7 +416,7 @@ def test_a_language_model_beyond_half_precision(tiny, copy_of, weights_of, put_w
     copy, weights = copy_of(tiny), weights_of(tiny)
     weights["language_model.model.layers.1.mlp.up_proj.weight"][0, 0] = -1e6
     put_weights(copy, weights)
-    with pytest.raises(ConversionError, match=r"blk\.1\.ffn_up\.weight holds 1e\+06, beyond F16's 65504"):
+    with pytest.raises(ConversionError, match=r"blk\.1\.ffn_up\.weight contains 1e\+06, beyond F16's 65504"):
         convert(copy, tmp_path / "b", ConvertOptions(quant="F16"))
     assert list(tmp_path.glob("b*")) == []
 
@@ -425,16 +427,20 @@ def test_a_language_model_beyond_half_precision(tiny, copy_of, weights_of, put_w
         (
             "vision_tower.vision_model.encoder.layers.1.layer_norm1.bias",
             CheckpointError,
-            "vision.encoder.layers.1.layer_norm1.bias holds infinite",
+            "vision.encoder.layers.1.layer_norm1.bias contains infinite",
         ),
-        ("multi_modal_projector.linear_1.bias", ConversionError, "mm.0.bias holds infinite or undefined numbers"),
-        ("multi_modal_projector.linear_2.weight", ConversionError, "mm.2.weight holds infinite or undefined numbers"),
+        ("multi_modal_projector.linear_1.bias", ConversionError, "mm.0.bias contains infinite or undefined numbers"),
+        (
+            "multi_modal_projector.linear_2.weight",
+            ConversionError,
+            "mm.2.weight contains infinite or undefined numbers",
+        ),
         (
             "language_model.model.layers.0.self_attn.v_proj.weight",
             ConversionError,
-            "blk.0.attn_v.weight holds infinite or undefined numbers",
+            "blk.0.attn_v.weight contains infinite or undefined numbers",
         ),
-        ("language_model.model.norm.weight", ConversionError, "output_norm.weight holds infinite or undefined"),
+        ("language_model.model.norm.weight", ConversionError, "output_norm.weight contains infinite or undefined"),
     ],
 )
 def test_damaged_weights(tiny, copy_of, weights_of, put_weights, tmp_path, name, error, message):
@@ -447,7 +453,7 @@ def test_damaged_weights(tiny, copy_of, weights_of, put_weights, tmp_path, name,
     assert list(tmp_path.glob("b*")) == []
 
 
-def test_rows_of_no_token_may_hold_anything(tiny, made, copy_of, weights_of, put_weights, tmp_path, read_gguf):
+def test_rows_without_a_token_may_contain_anything(tiny, made, copy_of, weights_of, put_weights, tmp_path, read_gguf):
     copy, weights = copy_of(tiny), weights_of(tiny)
     weights["language_model.model.embed_tokens.weight"][512:] = float("nan")
     weights["language_model.lm_head.weight"][512:] = float("nan")
@@ -471,7 +477,7 @@ def test_options_that_are_not_offered(options):
         ConvertOptions(**options)
 
 
-def test_a_bundle_is_no_checkpoint(tiny, made, tmp_path):
+def test_a_bundle_is_not_a_checkpoint(tiny, made, tmp_path):
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: it has no config\.json"):
         convert(made, tmp_path / "c")
     with pytest.raises(BundleError, match=f"It looks like a checkpoint: edge-llava convert {tiny}"):
@@ -483,10 +489,10 @@ def test_a_bundle_is_no_checkpoint(tiny, made, tmp_path):
     [
         ("preprocessor_config.json", {"image_std": [65535.0, 0.5, 0.5]}, "vision.image_std is"),
         ("config.json", {"model_type": "llava_next", "image_grid_pinpoints": [[57, 112]],
-                         "use_image_newline_parameter": False}, "no multiples of image_size 56"),
+                         "use_image_newline_parameter": False}, "not multiples of image_size 56"),
     ],
 )  # fmt: skip
-def test_what_no_manifest_may_say_is_refused_before_the_work(copy_of, tiny, tmp_path, name, keys, fault):
+def test_what_a_manifest_may_not_contain_is_refused_before_the_work(copy_of, tiny, tmp_path, name, keys, fault):
     directory = copy_of(tiny)
     path = directory / name
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | keys))

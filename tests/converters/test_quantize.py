@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edge_llava.bundle.manifest import QUANTS
-from edge_llava.converters.checkpoint import Checkpoint, expected_language_shapes
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.expected_tensors import expected_language_shapes
 from edge_llava.converters.language_gguf import plan_language, write_language
 from edge_llava.converters.model_configs import LanguageConfig
 from edge_llava.converters.projector_gguf import write_projector
@@ -46,7 +47,7 @@ SHAPES = {
     "17 blocks": {"width": 256, "ff": 256, "layers": 17, "heads": 8, "kv_heads": 1},
 }
 FOR_ALL_QUANTS = ("one block", "gqa 4", "rows of 64 and 160", "rows of 48, tied")
-POSITIONAL_QUANTS = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K")  # whose types depend on block, heads, or the head
+POSITIONAL_QUANTS = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K")  # their types depend on block, heads, or the head
 CASES = [(shape, quant) for shape in SHAPES for quant in (QUANTS if shape in FOR_ALL_QUANTS else POSITIONAL_QUANTS)]
 
 
@@ -85,7 +86,7 @@ def test_equals_llama_model_quantize(source, encoder, tmp_path, read_gguf, name,
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     write_language(checkpoint, ours, quant, encoder, silent)
     quantize_with_llama_cpp(f32, theirs, quant)
-    a, b = read_gguf(ours), read_gguf(theirs)  # llama.cpp sorts the tensors by name, which no reader minds
+    a, b = read_gguf(ours), read_gguf(theirs)  # llama.cpp sorts the tensors by name, which does not matter to readers
     assert {name: tensor[:2] for name, tensor in a.tensors.items()} == {
         name: tensor[:2] for name, tensor in b.tensors.items()
     }
@@ -232,7 +233,7 @@ def test_projector_file(make_checkpoint, shape, encoder, tmp_path, weights_of, v
 def test_numbers_that_are_none_are_refused(encoder, value, type_):
     values = np.zeros((4, 256), np.float32)
     values[2, 100] = value
-    with pytest.raises(ConversionError, match=r"^blk\.7\.ffn_up\.weight holds infinite or undefined numbers"):
+    with pytest.raises(ConversionError, match=r"^blk\.7\.ffn_up\.weight contains infinite or undefined numbers"):
         encoder.encode("blk.7.ffn_up.weight", values, type_)
 
 
@@ -241,7 +242,7 @@ def test_f16_overflow_is_refused(encoder):
     values[1, 3] = -65504.0
     assert encoder.encode("output.weight", values, GgmlType.F16).view(np.float16).min() == -65504.0
     values[1, 3] = -65520.0
-    with pytest.raises(ConversionError, match=r"^output\.weight holds 65520, beyond F16's 65504\. Use --quant BF16"):
+    with pytest.raises(ConversionError, match=r"^output\.weight contains 65520, beyond F16's 65504\. Use --quant BF16"):
         encoder.encode("output.weight", values, GgmlType.F16)
 
 

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.converters.vision_int8 import row_cosines
+from edge_llava.bundle.row_cosines import row_cosines
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.visual_tokens import RankedPatches
 
@@ -29,7 +29,7 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture
 def rank(pixels) -> Callable[[Path], list[RankedPatches]]:
-    """rank(bundle directory) -> what its tower makes of each square."""
+    """rank(bundle directory) -> what its tower computes from each square."""
 
     def run(path: Path) -> list[RankedPatches]:
         bundle = Bundle.open(path)
@@ -93,7 +93,7 @@ def test_as_transformers_computes_it(
     assert np.abs(keys).max() > 0.1
     found = rank(convert_to(checkpoint, quant="F32"))
     assert_near(found, (attention, keys), MAX_ABS, MAX_ABS)
-    # half precision holds what was saved in single precision to three digits
+    # half precision keeps three digits of what was saved in single precision
     assert_near(rank(convert_to(checkpoint, quant="F32", vision="fp16")), (attention, keys), 1e-3, 1e-2)
 
 

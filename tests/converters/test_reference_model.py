@@ -1,4 +1,4 @@
-"""What transformers and peft read is held against what the converters read: a wrong reading is never converted."""
+"""What transformers and peft read is compared with what the converters read: a wrong reading is never converted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_checkpoint(directory: Path, **options: Any) -> Any:
 
 
 def check(checkpoint: Any) -> None:
-    """All that a conversion checks, without converting."""
+    """Checks what a conversion checks, without converting."""
     from edge_llava.converters.reference_model import ReferenceModel, check_reading
 
     check_reading(checkpoint)
@@ -131,7 +131,7 @@ def test_a_conversion_ends_before_it_publishes(llava, tmp_path, monkeypatch):
     """The language model's values are compared while its reference is computed; the rest before any slow work."""
     from edge_llava.conversion.convert import convert
     from edge_llava.converters.checkpoint import Checkpoint
-    from edge_llava.converters.pipeline import ConvertOptions
+    from edge_llava.converters.options import ConvertOptions
 
     opened = misread(open_checkpoint(llava), lambda n, tensor: tensor * 1.01 if n == Q else tensor)
     monkeypatch.setattr(Checkpoint, "open", lambda *arguments: opened)

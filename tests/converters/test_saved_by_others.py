@@ -1,4 +1,4 @@
-"""Checkpoints as other programs save them: every tensor of theirs is used, known to have no use, or named."""
+"""Checkpoints as other programs save them: every tensor is used, known to be unused, or named in an error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import edge_llava
-from edge_llava.converters.checkpoint import Checkpoint, expected_vision_shapes
+from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.checkpoint_config import read_tower_config
+from edge_llava.converters.expected_tensors import expected_vision_shapes
 from edge_llava.converters.tensor_store import TensorStore
 from edge_llava.errors import CheckpointError
 
@@ -60,7 +61,7 @@ def assert_same(directory: Path, tiny: Path) -> None:
 
 
 def write_saved(name: str, directory: Path) -> dict[str, torch.Tensor]:
-    """What a version of transformers saved, with the demo's tokenizer and random weights; returns the tensors."""
+    """Copies what a version of transformers saved, with the demo's tokenizer and random weights; returns tensors."""
     from safetensors.torch import save_file
 
     data = json.loads((SAVED / f"{name}.json").read_text(encoding="utf-8"))
@@ -164,7 +165,7 @@ def test_a_tower_of_its_own_is_read_whole(tiny, original_layout, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mm_projector.bin", "non_lora_trainables.bin"])
-def test_a_tensor_without_a_use_beside_an_adapter_or_projector(tiny, original_layout, copy_of, name):
+def test_an_unused_tensor_next_to_an_adapter_or_projector(tiny, original_layout, copy_of, name):
     base = original_layout(tiny)
     directory = copy_of(base)
     (directory / "pytorch_model.bin").unlink()
@@ -199,7 +200,7 @@ def test_an_adapter_that_was_never_merged(saved, names, has_base_layer):
 
     text = refusal(saved(change))
     assert all(f"  - {name}" in text for name in names)
-    assert "holds an adapter that was never merged. Merge it (peft's merge_and_unload), or save the adapter" in text
+    assert "contains an adapter that was never merged. Merge it (peft's merge_and_unload), or save the adapter" in text
 
 
 def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -232,7 +233,7 @@ def test_what_programs_put_around_a_model(saved, tiny, change):
 def test_wrapped_and_plain_names_of_one_tensor(saved):
     name = "language_model.model.norm.weight"
     text = refusal(saved(lambda tensors: tensors | {f"module.{name}": tensors[name] * 2}))
-    assert "holds the same tensor more than once" in text
+    assert "contains the same tensor more than once" in text
     assert f"module.{name}" in text
 
 
@@ -265,7 +266,7 @@ def test_a_nested_state_dict(tiny, copy_of, weights_of, key):
     assert_same(copy, tiny)
 
 
-def test_a_nested_state_dict_beside_tensors(tiny, copy_of, weights_of):
+def test_a_nested_state_dict_next_to_tensors(tiny, copy_of, weights_of):
     copy = copy_of(tiny)
     (copy / "model.safetensors").unlink()
     torch.save({"state_dict": weights_of(tiny), "extra": torch.ones(3)}, copy / "pytorch_model.bin")
@@ -299,7 +300,7 @@ def test_a_variant(tiny, copy_of, weights_of, form):
     assert_same(copy, tiny)
 
 
-def test_a_variant_beside_the_plain_weights_is_not_read(tiny, copy_of):
+def test_a_variant_next_to_the_plain_weights_is_not_read(tiny, copy_of):
     copy = copy_of(tiny)
     (copy / "model.fp16.safetensors").write_bytes(b"not weights")
     assert_same(copy, tiny)
@@ -312,7 +313,7 @@ def test_two_variants(tiny, copy_of):
     assert "in the variants bf16, fp16 only. Keep the files of one of them." in refusal(copy)
 
 
-def test_a_file_beside_its_own_shards(tiny, copy_of, weights_of):
+def test_a_file_next_to_its_own_shards(tiny, copy_of, weights_of):
     copy = copy_of(tiny)
     write_series(copy, weights_of(tiny), "model")
     assert_same(copy, tiny)
@@ -321,7 +322,7 @@ def test_a_file_beside_its_own_shards(tiny, copy_of, weights_of):
 
 
 @pytest.mark.parametrize("rest", ["lm_head.weight", "language_model.model.norm.weight"])
-def test_the_rest_of_an_interrupted_save_beside_whole_weights(tiny, copy_of, weights_of, rest):
+def test_the_rest_of_an_interrupted_save_next_to_whole_weights(tiny, copy_of, weights_of, rest):
     from safetensors.torch import save_file
 
     copy = copy_of(tiny)
@@ -330,7 +331,7 @@ def test_the_rest_of_an_interrupted_save_beside_whole_weights(tiny, copy_of, wei
     assert_same(copy, tiny)
 
 
-def test_half_of_the_weights_beside_others(tiny, copy_of, weights_of, put_weights):
+def test_half_of_the_weights_next_to_others(tiny, copy_of, weights_of, put_weights):
     copy, weights = copy_of(tiny), weights_of(tiny)
     put_weights(copy, {name: weights[name] for name in sorted(weights)[:-10]})
     torch.save(weights, copy / "pytorch_model.bin")
@@ -339,13 +340,13 @@ def test_half_of_the_weights_beside_others(tiny, copy_of, weights_of, put_weight
     assert "Read: model.safetensors. Not read: pytorch_model.bin. Keep the whole ones only." in text
 
 
-def test_an_adapter_config_left_beside_merged_weights(tiny, copy_of):
+def test_an_adapter_config_left_next_to_merged_weights(tiny, copy_of):
     copy = copy_of(tiny)
     (copy / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8, "lora_alpha": 16}')
     assert_same(copy, tiny)
     (copy / "adapter_model.safetensors").write_bytes(b"")
     text = refusal(copy)
-    assert "holds whole weights and adapter_model.safetensors. Move that away" in text
+    assert "contains whole weights and adapter_model.safetensors. Move that away" in text
     assert "--base DIR" in text
 
 

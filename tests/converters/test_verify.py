@@ -1,4 +1,4 @@
-"""Is a bundle what its checkpoint is? Damage of every file, and other checkpoints, must be found."""
+"""Verifying a bundle: damage to any file, and other checkpoints, must be found."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_a_sound_bundle(made):
     assert checks["language"].to_dict()["tokens_equal"] == 16
 
 
-def test_a_quantized_bundle_is_compared_with_itself(seeded_q4):
-    report = verify(Bundle.open(seeded_q4))
+def test_a_quantized_bundle_is_compared_with_itself(converted_q4):
+    report = verify(Bundle.open(converted_q4))
     assert report.ok
     assert {check.name: check for check in report.checks}["language"].figures["tokens_equal"] == 16
 
@@ -86,7 +86,7 @@ def test_all_damaged_files_are_named(bundle):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_size_is_no_bundle(bundle, name):
+def test_a_file_of_another_size_is_not_accepted(bundle, name):
     with (bundle / name).open("ab") as file:
         file.write(b"x")
     with pytest.raises(BundleError, match=name):
@@ -121,8 +121,8 @@ def test_against_its_checkpoint(made, checkpoint):
     assert max(figures["cost"].values()) < 1e-9
 
 
-def test_the_cost_of_each_stage(seeded_q4, seeded_checkpoint):
-    report = verify_against(Bundle.open(seeded_q4), Checkpoint.open(str(seeded_checkpoint)))
+def test_the_cost_of_each_stage(converted_q4, seeded_checkpoint):
+    report = verify_against(Bundle.open(converted_q4), Checkpoint.open(str(seeded_checkpoint)))
     cost = report.checks[-1]
     assert report.ok
     assert abs(cost.figures["vision_loss"]) < 1e-9 < cost.figures["projector_loss"] < cost.figures["language_loss"]

@@ -1,4 +1,4 @@
-"""The int8 tower: exact integers, a budget that is measured and kept, and what is given back where it would break."""
+"""The int8 tower: exact integers, a budget that is measured and kept, and what is restored if it would be exceeded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from PIL import Image
 import edge_llava
 from edge_llava.bundle.bundle import Bundle, describe_file
 from edge_llava.bundle.parity_record import ParityRecord
-from edge_llava.conversion.calibration import builtin_pictures
+from edge_llava.bundle.row_cosines import row_cosines
+from edge_llava.conversion.calibration import builtin_images
 from edge_llava.conversion.convert import convert
 from edge_llava.converters import vision_int8
 from edge_llava.converters.bundle_specs import describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
-from edge_llava.converters.pipeline import ConvertOptions
+from edge_llava.converters.options import ConvertOptions
 from edge_llava.converters.reference import reference_features, reference_pixels
 from edge_llava.converters.smoothing import smooth, watch_ranges
 from edge_llava.converters.tower import build_tower
@@ -49,14 +50,14 @@ INT16 = 2**15 - 1
 
 @dataclass(frozen=True)
 class Towers:
-    """A tower in float32 in every form: pictures, features, and a graph to be quantized."""
+    """A tower in float32 in every form: images, features, and a graph to be quantized."""
 
     checkpoint: Checkpoint
     calibration: Calibration
     exported: ExportedTower
 
-    def plain(self, kind: str) -> vision_int8.Nearness:
-        """All MatMuls of one kind, without moving outliers first."""
+    def plain(self, kind: str) -> vision_int8.Fidelity:
+        """Quantizes all MatMuls to one kind, without moving outliers first."""
         return self.calibration.measure(
             self.exported.write("plain.onnx", {matmul.name: kind for matmul in self.exported.matmuls})
         )
@@ -94,7 +95,7 @@ def open_towers(tmp_path) -> Callable[[Path], Towers]:
     def open_(directory: Path) -> Towers:
         checkpoint = Checkpoint.open(str(directory))
         tower = build_tower(checkpoint)
-        pixels = tuple(reference_pixels(checkpoint, picture, "pad") for picture in builtin_pictures())
+        pixels = tuple(reference_pixels(checkpoint, image, "pad") for image in builtin_images())
         features = tuple(reference_features(tower, values) for values in pixels)
         (tmp_path / "exact").mkdir()
         write_vision(tower, tmp_path / "exact" / "vision.onnx", "fp32")
@@ -104,15 +105,15 @@ def open_towers(tmp_path) -> Callable[[Path], Towers]:
     return open_
 
 
-def measured_again(towers: Towers, path: Path) -> vision_int8.Nearness:
-    """By the runtime, from the file."""
+def measured_again(towers: Towers, path: Path) -> vision_int8.Fidelity:
+    """Measured by the runtime, from the file."""
     encoder = VisionEncoder(path, describe_vision(towers.checkpoint, "int8", "pad"), 1, "cpu")
     cosines = [
-        vision_int8.row_cosines(encoder(pixels), features)
+        row_cosines(encoder(pixels), features)
         for pixels, features in zip(towers.calibration.pixels, towers.calibration.features, strict=True)
     ]
     flat = np.concatenate(cosines)
-    return vision_int8.Nearness(float(flat.mean()), float(flat.min()), 0)
+    return vision_int8.Fidelity(float(flat.mean()), float(flat.min()), 0)
 
 
 def test_pairs_of_products_fit_where_x86_has_no_vnni(seeded_checkpoint, open_towers, tmp_path):
@@ -164,7 +165,7 @@ def test_weights_are_near_their_integers():
 
 
 def test_onnxruntime_computes_the_integers_that_we_wrote(seeded_checkpoint, open_towers):
-    """One MatMul int8, worked out by hand in 64-bit integers: nothing saturated, nothing was fused wrongly."""
+    """One int8 MatMul, computed by hand in 64-bit integers: nothing saturated, nothing was fused wrongly."""
     towers = open_towers(seeded_checkpoint)
     first = towers.exported.matmuls[0]
     assert first.name == "layers.0.self_attn.q_proj"
@@ -181,7 +182,7 @@ def test_onnxruntime_computes_the_integers_that_we_wrote(seeded_checkpoint, open
     steps = np.clip(np.rint(given / scale) + zero, 0, 255).astype(np.int64) - int(zero)
     total = steps[0] @ weights[f"{first.weights}.int8"].astype(np.int64)
     expected = total * (scale * weights[f"{first.weights}.scales"])
-    # a step that fell to the other side of a tie would be 1/255 of the range
+    # a step on the other side of a tie would be 1/255 of the range
     assert np.abs(found[0] - expected).max() < 1e-2 * np.abs(expected).max()
     assert np.abs(found[0] - expected).mean() < 1e-4 * np.abs(expected).max()
 
@@ -222,14 +223,14 @@ def test_outliers_break_plain_int8_and_not_ours(with_outliers, open_towers, tmp_
     assert plain.cosine_min < 0.9
     quantization = write_int8(build_tower(towers.checkpoint), tmp_path / "vision.onnx", towers.calibration.pixels, 1)
     assert quantization.count("int8") == 18
-    nearness = measured_again(towers, tmp_path / "vision.onnx")
-    assert nearness.cosine_mean >= BUDGET_MEAN == 0.999
-    assert nearness.cosine_min >= BUDGET_MIN == 0.99
-    assert nearness.cosine_mean == pytest.approx(quantization.cosine_mean, abs=1e-5)
-    assert nearness.cosine_min == pytest.approx(quantization.cosine_min, abs=1e-4)
+    fidelity = measured_again(towers, tmp_path / "vision.onnx")
+    assert fidelity.cosine_mean >= BUDGET_MEAN == 0.999
+    assert fidelity.cosine_min >= BUDGET_MIN == 0.99
+    assert fidelity.cosine_mean == pytest.approx(quantization.cosine_mean, abs=1e-5)
+    assert fidelity.cosine_min == pytest.approx(quantization.cosine_min, abs=1e-4)
 
 
-def test_a_tower_that_runs_wild_gives_back_what_harms(with_outliers, open_towers, tmp_path):
+def test_a_tower_with_outliers_restores_what_harms(with_outliers, open_towers, tmp_path):
     towers = open_towers(with_outliers(compensated=False))
     assert towers.plain("int8").cosine_mean < 0.95
     events: list[ProgressEvent] = []
@@ -237,9 +238,9 @@ def test_a_tower_that_runs_wild_gives_back_what_harms(with_outliers, open_towers
         build_tower(towers.checkpoint), tmp_path / "vision.onnx", towers.calibration.pixels, 1, events.append
     )
     assert min(quantization.count(kind) for kind in ("int8", "blockwise8", "float")) > 0
-    nearness = measured_again(towers, tmp_path / "vision.onnx")
-    assert nearness.cosine_mean >= BUDGET_MEAN
-    assert nearness.cosine_min >= BUDGET_MIN
+    fidelity = measured_again(towers, tmp_path / "vision.onnx")
+    assert fidelity.cosine_mean >= BUDGET_MEAN
+    assert fidelity.cosine_min >= BUDGET_MIN
     assert [event.done for event in events] == list(range(1, 19))
     graph = onnx.load(tmp_path / "vision.onnx").graph
     operators = [node.op_type for node in graph.node]
@@ -280,7 +281,7 @@ def made(seeded_checkpoint, convert_to) -> Path:
     return convert_to(seeded_checkpoint, vision="int8")
 
 
-def test_a_bundle_in_int8(made, seeded_checkpoint, seeded_q4, picture):
+def test_a_bundle_in_int8(made, seeded_checkpoint, converted_q4, make_image):
     bundle = Bundle.open(made)
     data = json.loads((made / "manifest.json").read_text())["vision"]
     assert data["precision"] == "int8"
@@ -288,12 +289,14 @@ def test_a_bundle_in_int8(made, seeded_checkpoint, seeded_q4, picture):
     assert data["quantization"]["n_pictures"] == 16
     assert (data["quantization"]["budget_mean"], data["quantization"]["budget_min"]) == (0.999, 0.99)
     assert 0.999 <= bundle.manifest.parity["vision"].cosine_mean < 1
-    assert bundle.file("vision_data").stat().st_size < 0.4 * Bundle.open(seeded_q4).file("vision_data").stat().st_size
+    assert (
+        bundle.file("vision_data").stat().st_size < 0.4 * Bundle.open(converted_q4).file("vision_data").stat().st_size
+    )
     features = []
-    for path in (made, seeded_q4):
+    for path in (made, converted_q4):
         with edge_llava.load(path) as model:
-            features.append(model.patch_features(picture(100, 80, 1)))
-    cosines = vision_int8.row_cosines(*features)
+            features.append(model.patch_features(make_image(100, 80, 1)))
+    cosines = row_cosines(*features)
     assert 0.9999999 > cosines.mean() > 0.999
     assert cosines.min() > 0.99
     report = verify_against(bundle, Checkpoint.open(str(seeded_checkpoint)))
@@ -305,7 +308,7 @@ def test_a_bundle_in_int8(made, seeded_checkpoint, seeded_q4, picture):
     ("precision", "recorded", "ok"), [("int8", 0.995, True), ("int8", 0.998, False), ("fp32", 0.995, False)]
 )
 def test_int8_may_lose_twice_what_was_recorded(made, tmp_path, precision, recorded, ok):
-    """Another processor rounds otherwise, and in int8 that moves whole steps. Here the worst row is at 0.993."""
+    """Another processor rounds differently, which moves whole steps in int8. Here the worst row is at 0.993."""
     shutil.copytree(made, tmp_path / "b")
     record = ParityRecord.load(tmp_path / "b" / "parity.safetensors")
     size = np.linalg.norm(record.features, axis=-1, keepdims=True)
@@ -331,15 +334,15 @@ def test_what_auto_tries(options: dict[str, Any], tries):
     assert ConvertOptions(**options).tries_int8 == tries
 
 
-def test_auto_keeps_float_where_int8_is_not_worth_it(seeded_checkpoint, tmp_path, monkeypatch, seeded_q4):
+def test_auto_keeps_float_where_int8_is_not_worth_it(seeded_checkpoint, tmp_path, monkeypatch, converted_q4):
     monkeypatch.setattr(vision_int8, "BUDGET_MEAN", 1 - 1e-9)
     events: list[ProgressEvent] = []
     bundle = convert(seeded_checkpoint, tmp_path / "b", progress=events.append)
     assert (bundle.manifest.vision.precision, bundle.manifest.vision.quantization) == ("fp32", None)
     assert "vision tower, fp32: int8 holds its budget for 0 MatMuls only" in [event.stage for event in events]
     for name in ("vision.onnx", "vision.onnx.data"):
-        assert (bundle.path / name).read_bytes() == (seeded_q4 / name).read_bytes()
-    assert sorted(path.name for path in bundle.path.iterdir()) == sorted(path.name for path in seeded_q4.iterdir())
+        assert (bundle.path / name).read_bytes() == (converted_q4 / name).read_bytes()
+    assert sorted(path.name for path in bundle.path.iterdir()) == sorted(path.name for path in converted_q4.iterdir())
 
 
 def test_auto_leaves_int8_to_cpus(seeded_checkpoint, monkeypatch):
@@ -351,12 +354,12 @@ def test_auto_leaves_int8_to_cpus(seeded_checkpoint, monkeypatch):
     assert ConvertOptions(vision="int8").tries_int8
 
 
-def test_own_pictures(seeded_checkpoint, tmp_path, picture, run):
-    directory = tmp_path / "pictures"
+def test_own_images(seeded_checkpoint, tmp_path, make_image, run):
+    directory = tmp_path / "images"
     directory.mkdir()
     for index in range(3):
-        Image.fromarray(picture(90 + index, 120, index)).save(directory / f"{index}.png")
-    (directory / "notes.txt").write_text("no picture")
+        Image.fromarray(make_image(90 + index, 120, index)).save(directory / f"{index}.png")
+    (directory / "notes.txt").write_text("not an image")
     arguments = ("convert", seeded_checkpoint, "-o", tmp_path / "b", "--vision", "int8", "--calibrate", directory)
     result = run(*arguments)
     assert result.code == 0
@@ -372,8 +375,8 @@ def test_own_pictures(seeded_checkpoint, tmp_path, picture, run):
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])
-def test_a_directory_without_pictures(seeded_checkpoint, tmp_path, name):
+def test_a_directory_without_images(seeded_checkpoint, tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=f"{name} holds no pictures to calibrate with"):
+    with pytest.raises(ImageError, match=f"{name} contains no images to calibrate with"):
         convert(seeded_checkpoint, tmp_path / "b", ConvertOptions(calibrate=str(tmp_path / name)))
     assert not list(tmp_path.glob("b*"))

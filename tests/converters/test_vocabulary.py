@@ -94,7 +94,7 @@ def slow_tokenizer(directory: Path) -> Any:
 
 
 def write_fast(directory: Path) -> None:
-    """Replaces tokenizer.model by the tokenizer.json that transformers makes of it."""
+    """Replaces tokenizer.model by the tokenizer.json that transformers makes from it."""
     from transformers import LlamaTokenizerFast
 
     fast = LlamaTokenizerFast(vocab_file=str(directory / "tokenizer.model"), legacy=True)
@@ -268,7 +268,7 @@ def test_a_broken_tokenizer_model(checkpoint, data):
 @pytest.mark.parametrize(
     ("section", "field", "value", "fault"),
     [
-        ("trainer_spec", "model_type", 1, "it is not of the kind BPE"),
+        ("trainer_spec", "model_type", 1, "it is not of type BPE"),
         ("normalizer_spec", "remove_extra_whitespaces", True, "it removes spaces"),
         ("normalizer_spec", "add_dummy_prefix", False, "it puts no space in front"),
     ],
@@ -291,7 +291,7 @@ def test_a_normalizing_unigram_model(checkpoint):
     (checkpoint / "tokenizer.model").write_bytes(model.getvalue())
     with pytest.raises(CheckpointError) as error:
         read(checkpoint)
-    assert "it is not of the kind BPE" in str(error.value)
+    assert "it is not of type BPE" in str(error.value)
     assert "it has no byte fallback" in str(error.value)
     assert "it normalizes text (nmt_nfkc)" in str(error.value)
 
@@ -442,19 +442,19 @@ def test_llamas_tokenizer_json_gives_the_same_ids(vicuna, copy_of, llama, tokeni
         assert from_json(text, bos=True) == llama(text, bos=True), text
 
 
-def test_golden_ids_around_a_picture(llama):
+def test_golden_ids_around_an_image(llama):
     from edge_llava.bundle.templates import TEMPLATES
     from edge_llava.runtime.dialogue.prompt import ImageSegment, TextSegment, build_turn
 
-    first, picture, second = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
+    first, image, second = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
     assert isinstance(first, TextSegment)
-    assert isinstance(picture, ImageSegment)
+    assert isinstance(image, ImageSegment)
     assert isinstance(second, TextSegment)
     assert llama(first.text, bos=True) == QUESTION_IDS
     assert llama(second.text, bos=False) == ANSWER_IDS
 
 
-def test_two_turns_and_two_pictures(vicuna, llama):
+def test_two_turns_and_two_images(vicuna, llama):
     from edge_llava.bundle.templates import TEMPLATES
     from edge_llava.runtime.dialogue.prompt import TextSegment, build_turn
 
@@ -470,7 +470,7 @@ def test_two_turns_and_two_pictures(vicuna, llama):
         if text == "<image>":
             ours.append(-200)
         elif text == " The left one: it's 42 cm.":
-            ours += llama(text[1:], bos=False)  # as the model writes it: its first token holds the space
+            ours += llama(text[1:], bos=False)  # as the model writes it: its first token contains the space
         else:
             ours += llama(text, bos=not ours)
     theirs: list[int] = []

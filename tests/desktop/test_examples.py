@@ -42,7 +42,7 @@ def test_ask_async(example, demo_bundle, shapes):
 
 def test_caption_folder(example, demo_bundle, tmp_path):
     shutil.copytree(demo.PICTURES, tmp_path / "pictures")
-    (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"not an image")
     done = example("caption_folder.py", demo_bundle, "pictures")
     assert (done.returncode, done.stdout) == (0, "4 captioned, 0 earlier: pictures/captions.jsonl\n")
     assert "broken.png: it is not an image" in done.stderr
@@ -107,7 +107,7 @@ def report(**facts):
 
 @pytest.fixture
 def drive(examples, tmp_path):
-    """drive(code, *arguments) -> what the code reported; the window is drawn, and nowhere shown."""
+    """drive(code, *arguments) -> what the code reported; the window is rendered offscreen."""
     pytest.importorskip("PySide6.QtWidgets", reason="needs the [desktop] extra", exc_type=ImportError)
 
     def run(code, *arguments):
@@ -122,7 +122,7 @@ def drive(examples, tmp_path):
     return run
 
 
-def test_desktop_app_talks_about_pictures(drive, demo_bundle, shapes, tmp_path):
+def test_desktop_app_talks_about_images(drive, demo_bundle, shapes, tmp_path):
     code = """
 bundle, shapes, other = sys.argv[2:]
 window = open_window(bundle)
@@ -135,8 +135,8 @@ for question in ("What colour is the square?", "How many objects are there?"):
     ask(window, question)
     wait(lambda: not window._is_asked)
 report(title=window.title.text(), said=said(window), status=window.status.text())
-picture = window.grab().toImage()
-report(colours=len({picture.pixel(x, y) for x in range(0, 980, 7) for y in range(0, 600, 7)}))
+image = window.grab().toImage()
+report(colours=len({image.pixel(x, y) for x in range(0, 980, 7) for y in range(0, 600, 7)}))
 QApplication.clipboard().setImage(QImage(other))
 window.paste()
 report(said=said(window))
@@ -144,14 +144,14 @@ ask(window, "What colour is the square?")
 wait(lambda: not window._is_asked)
 report(said=said(window))
 window.take_file("missing.jpg")
-report(is_empty=window.picture.pixmap().isNull(), text=window.picture.text())
+report(is_empty=window.image_view.pixmap().isNull(), text=window.image_view.text())
 ask(window, "What is this?")
 wait(lambda: not window._is_asked)
 report(said=said(window))
 window.close()
 report(running=window._thread.isRunning(), closed=window.worker._model.closed)
 """
-    first, talk, picture, empty, other, torn, missing, end = drive(
+    first, talk, image, empty, other, torn, missing, end = drive(
         code, demo_bundle, shapes, demo.PICTURES / "shapes-2.jpg"
     )
     assert first == {"title": "Opening the model ...", "enabled": False}
@@ -163,16 +163,16 @@ report(running=window._thread.isRunning(), closed=window.worker._model.closed)
         ["answer", "Three."],
     ]
     assert "positions reused" in talk["status"]
-    assert picture["colours"] > 100  # the picture is shown
+    assert image["colours"] > 100  # the image is shown
     assert empty["said"] == []
     assert other["said"][1] == ["answer", "Cyan."]
-    assert torn == {"is_empty": True, "text": "No preview of this picture"}  # and not the one before
+    assert torn == {"is_empty": True, "text": "No preview of this image"}  # and not the previous image
     assert missing["said"][1] == ["error", "there is no file missing.jpg."]
     assert end == {"running": False, "closed": True}
 
 
 def test_desktop_app_stops(drive, seeded_f32, shapes):
-    """The seeded bundle says noise for 512 tokens, unless it is stopped."""
+    """The seeded bundle answers 512 tokens of noise unless it is stopped."""
     code = """
 window = open_window(sys.argv[2])
 wait(lambda: window.question.isEnabled())
@@ -183,12 +183,12 @@ QTest.mouseClick(window.stop_button, Qt.MouseButton.LeftButton)
 wait(lambda: not window._is_asked)
 report(status=window.status.text())
 ask(window, "Say more.")
-window.stop_button.click()  # before it was begun
+window.stop_button.click()  # before it started
 wait(lambda: not window._is_asked)
 report(said=said(window)[2:])
 ask(window, "And on.")
 wait(lambda: said(window)[-1][0] == "answer")
-window.take_file(sys.argv[3])  # another picture, while the answer about this one is coming
+window.take_file(sys.argv[3])  # another image, while the answer about this one is computed
 report(said=said(window), is_asked=window._is_asked)
 wait(lambda: not window._is_asked)
 wait(lambda: window.worker._chat.n_positions == 0)  # on its thread

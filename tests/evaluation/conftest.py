@@ -1,4 +1,4 @@
-"""Answerers whose marks are known beforehand."""
+"""Answerers whose scores are known in advance."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SOLVER = Path(__file__).parents[1] / "scenes" / "solver.py"
 
 @pytest.fixture(scope="session")
 def oracle() -> Look:
-    """Sees everything; asked about something that is not there, it says so."""
+    """An answerer that sees everything, and says so if something is not there."""
     solve: Callable[[Scene, str], str | None] = runpy.run_path(str(SOLVER))["solve"]
 
     def look(scene: Scene) -> Ask:
         def ask(question: str, max_tokens: int) -> str:
             if question == "Describe the picture in detail.":
                 return describe(scene)
-            return solve(scene, question) or "I cannot tell."
+            return solve(scene, question) or "I do not know."
 
         return ask
 
@@ -33,7 +33,7 @@ def oracle() -> Look:
 
 @pytest.fixture(scope="session")
 def blind() -> Look:
-    """Sees nothing, and gives the same likely answer to the same kind of question."""
+    """An answerer that sees nothing, and gives the same likely answer to every question of a kind."""
     answers = {"colour": "Red.", "color": "Red.", "shape": "A star.", "How many": "None.", "size": "Small."}
     answers |= {"small or": "Small.", "large or": "Small.", " left or": "Left.", " right or": "Left."}
     answers |= {"above or": "Above.", "below or": "Above."}

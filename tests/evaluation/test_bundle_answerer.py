@@ -22,31 +22,31 @@ def model(seeded_f32, tmp_path_factory):
             yield opened
 
 
-def test_an_answer_is_the_first_greedy_turn_about_the_picture(model):
+def test_an_answer_is_the_first_greedy_turn_about_the_picture(model, seeded_f32):
     scene = sample_scene(5)
     ask = BundleAnswerer(model)(scene)
     ask("How many rings are there?", 3)
     answer = ask("What colour is the ring?", 6)
-    model.decoder.truncate(0)
-    chat = model.session(edge_llava.SamplingOptions(temperature=0, max_new_tokens=6))
-    tokens = list(chat.ask("What colour is the ring?", image=draw_scene(scene)))
+    with edge_llava.load(seeded_f32, ONE_THREAD) as fresh:  # which has computed nothing before
+        chat = fresh.session(edge_llava.SamplingOptions(temperature=0, max_new_tokens=6))
+        tokens = list(chat.ask("What colour is the ring?", image=draw_scene(scene)))
     assert answer == "".join(token.text for token in tokens).strip() != ""
     assert len(tokens) == 6
 
 
 def test_a_picture_is_encoded_and_prefilled_once(model, monkeypatch):
     prefilled, encoded = [], []
-    prefill, encode = model.decoder.prefill_embedding, ImageEncoder.encode
+    prefill, encode = model.engine.language.decode_rows, ImageEncoder.encode
 
-    def count_rows(rows, key, first_row, cancel):
-        prefilled.append((key, len(rows), first_row))
-        prefill(rows, key, first_row, cancel)
+    def count_rows(chunks):
+        prefilled.extend((chunk.identity, len(chunk.rows), chunk.first_row) for chunk in chunks)
+        prefill(chunks)
 
     def count_pictures(*arguments):
         encoded.append(encode(*arguments))
         return encoded[-1]
 
-    monkeypatch.setattr(model.decoder, "prefill_embedding", count_rows)
+    monkeypatch.setattr(model.engine.language, "decode_rows", count_rows)
     monkeypatch.setattr(ImageEncoder, "encode", count_pictures)
     monkeypatch.setattr("edge_llava.evaluation.answering._MAX_ANSWER_TOKENS", 1)
     monkeypatch.setattr("edge_llava.evaluation.answering._MAX_DESCRIPTION_TOKENS", 1)

@@ -23,22 +23,20 @@ GOALS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def examine(convert_to, tmp_path_factory):
-    """examine(quant, n) -> figures of the demo's bundle in an exam of n pictures that no other exam has."""
+@pytest.fixture
+def examine(tmp_path, monkeypatch):
+    """examine(bundle, n) -> figures of a bundle in an exam of n pictures that no other exam has."""
 
-    def run(quant, n):
-        bundle = convert_to(demo.CHECKPOINT, quant=quant)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("EDGE_LLAVA_HOME", str(tmp_path_factory.mktemp("home")))
-            with edge_llava.load(bundle, ONE_THREAD) as model:
-                return evaluate_scenes(BundleAnswerer(model), seed=2, n=n).to_dict()
+    def run(bundle, n):
+        monkeypatch.setenv("EDGE_LLAVA_HOME", str(tmp_path))
+        with edge_llava.load(bundle, ONE_THREAD) as model:
+            return evaluate_scenes(BundleAnswerer(model), seed=2, n=n).to_dict()
 
     return run
 
 
-def test_it_sees(examine):
-    figures = examine("Q4_K_M", 40)
+def test_it_sees(examine, demo_bundle):
+    figures = examine(demo_bundle, 40)
     assert figures["overall"] >= 0.88  # of some 250 questions: the goal of 0.92 less what chance may take
     assert figures["shuffled_overall"] < 0.5
     assert figures["description"]["precision"] > 0.8
@@ -46,13 +44,13 @@ def test_it_sees(examine):
 
 
 @pytest.mark.slow
-def test_it_reaches_its_goals(examine):
-    figures = examine("F16", 1000)
+def test_it_reaches_its_goals(examine, demo_bundle, convert_to):
+    figures = examine(convert_to(demo.CHECKPOINT, quant="F16"), 1000)
     assert {kind: marks["value"] for kind, marks in figures["accuracy"].items() if marks["value"] < GOALS[kind]} == {}
     assert figures["overall"] >= 0.92
     assert figures["shuffled_overall"] <= figures["guessing_overall"] + 0.02
     assert min(figures["description"]["precision"], figures["description"]["recall"]) >= 0.9
-    assert examine("Q4_K_M", 1000)["overall"] >= figures["overall"] - 0.02
+    assert examine(demo_bundle, 1000)["overall"] >= figures["overall"] - 0.02
 
 
 def test_it_is_small_and_complete():

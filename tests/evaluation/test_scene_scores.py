@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from edge_llava.evaluation.answering import Reply, take_exam
+from edge_llava.evaluation.answering import ExamReply, take_exam
 from edge_llava.evaluation.exam import DESCRIPTION, Sheet, exchange, set_exam
 from edge_llava.evaluation.scene_scores import evaluate_scenes, score
 from edge_llava.evaluation.share import Share
@@ -24,21 +24,21 @@ def seeing(oracle):
     return evaluate_scenes(oracle, seed=0, n=400)
 
 
-def test_who_sees_everything_gets_everything_right(seeing):
+def test_a_seeing_answerer_gets_everything_right(seeing):
     assert all(share.value == 1.0 for share in seeing.accuracy.values())
     assert (seeing.precision.value, seeing.recall.value) == (1.0, 1.0)
     assert seeing.precision.n == seeing.recall.n == sum(len(sheet.scene.objects) for sheet in set_exam(0, 400))
     assert seeing.wrong == ()
 
 
-def test_who_looks_falls_when_the_pictures_are_exchanged(seeing):
+def test_a_seeing_answerer_drops_to_chance_when_pictures_are_exchanged(seeing):
     figures = seeing.to_dict()
     assert figures["overall"] == 1.0
     assert 0.1 < figures["shuffled_overall"] < figures["guessing_overall"] < 0.42
     assert {kind: share.n for kind, share in seeing.shuffled.items()} == {k: s.n for k, s in seeing.accuracy.items()}
 
 
-def test_who_does_not_look_gets_the_guessing_rate_both_times(blind):
+def test_a_blind_answerer_gets_the_guessing_rate_both_times(blind):
     scores = evaluate_scenes(blind, seed=1, n=400)
     for kind in KINDS:
         assert scores.accuracy[kind] == scores.shuffled[kind], kind
@@ -63,9 +63,9 @@ def test_figures_are_json(seeing):
 def test_overall_counts_questions_not_kinds():
     sheet = Sheet(0, Scene(0, (thing("small red star", 0.5),)), ())
     replies = [
-        Reply(sheet, 0, Question("count", "count all", "How many?", "One."), text) for text in ("one", "1", "two")
+        ExamReply(sheet, 0, Question("count", "count all", "How many?", "One."), text) for text in ("one", "1", "two")
     ]
-    replies += [Reply(sheet, 0, Question("size", "size", "What size?", "Small."), "Small.")]
+    replies += [ExamReply(sheet, 0, Question("size", "size", "What size?", "Small."), "Small.")]
     scores = score(replies, 2.5)
     assert scores.accuracy["count"] == Share(1, 3)
     assert scores.accuracy["size"] == Share(1, 1)
@@ -86,7 +86,7 @@ def test_descriptions_count_objects_over_all_pictures_and_twins_twice():
         1: "A large blue ring, a large blue ring and a large red ring.",
     }
     scores = score(
-        [Reply(sheet, sheet.picture, sheet.description, said[sheet.picture]) for sheet in (twins, ring)], 0.0
+        [ExamReply(sheet, sheet.picture, sheet.description, said[sheet.picture]) for sheet in (twins, ring)], 0.0
     )
     assert scores.precision == Share(1 + 1, 1 + 3)
     assert scores.recall == Share(1 + 1, 2 + 1)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.selftest import BUNDLE
 
 Random = random.Random
 
@@ -36,3 +40,8 @@ class Kind:
             return seeds[number]
         rng = random.Random(f"{name} {number}")
         return self.damage(rng.choice(list(seeds)), rng)
+
+
+def copy_small_bundle(directory: Path) -> Bundle:
+    """The self-test's bundle, copied into an existing directory."""
+    return Bundle.open(shutil.copytree(BUNDLE, directory, dirs_exist_ok=True))

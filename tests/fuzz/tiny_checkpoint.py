@@ -18,7 +18,7 @@ from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder
 from edge_llava.converters.tower import build_tower
 from edge_llava.home.progress import silent
-from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

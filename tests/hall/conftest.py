@@ -73,7 +73,7 @@ CONTENTS = {
 
 @pytest.fixture
 def manifest_data() -> dict[str, Any]:
-    """The JSON of a valid manifest, to be spoiled."""
+    """The JSON of a valid manifest, for tests that damage it."""
     data = copy.deepcopy(MANIFEST)
     data["files"] = {
         role: {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -84,7 +84,7 @@ def manifest_data() -> dict[str, Any]:
 
 @pytest.fixture
 def small_bundle(tmp_path: Path, manifest_data: dict[str, Any]) -> Path:
-    """A bundle directory that opens; its files hold no weights."""
+    """A bundle directory that opens; its files contain no weights."""
     return write_bundle(tmp_path / "small", manifest_data)
 
 

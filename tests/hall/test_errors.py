@@ -60,9 +60,9 @@ def test_missing_extra_prints_the_pip_line() -> None:
 
 
 def test_context_overflow_carries_its_numbers() -> None:
-    error = ContextOverflow(5000, 4096, "2 pictures of 2304", "Take one picture.")
+    error = ContextOverflow(5000, 4096, "2 images of 2304", "Take one image.")
     assert str(error) == (
-        "the prompt needs 5000 positions (2 pictures of 2304) and the context has 4096. Take one picture."
+        "the prompt needs 5000 positions (2 images of 2304) and the context has 4096. Take one image."
     )
     assert (error.n_needed, error.n_ctx) == (5000, 4096)
 

@@ -30,7 +30,7 @@ def test_silent_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_peak_is_in_bytes_grows_with_what_is_touched_and_never_falls() -> None:
-    """In a fresh process, which has imported next to nothing."""
+    """Measured in a fresh process, which has imported almost nothing."""
     code = """
 from edge_llava.device.memory import peak_rss_bytes
 peaks = [peak_rss_bytes()]

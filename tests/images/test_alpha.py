@@ -9,7 +9,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.home.image_files.opening import open_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (5, 7), dtype=np.uint8)
@@ -23,9 +23,9 @@ def encode(image, format_, **options):
 
 
 def pixels(source, alpha="white"):
-    picture = open_picture(source, alpha=alpha)
-    assert picture.mode == "RGB"
-    return np.asarray(picture).astype(int)
+    image = open_image(source, alpha=alpha)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
 
 
 def png(depth, colour, rows, transparent):
@@ -152,7 +152,7 @@ def test_16_bit_alpha():
 
 
 @pytest.mark.parametrize("format_", ["TGA", "BMP"])
-def test_room_for_alpha_that_holds_nothing_is_not_transparency(format_):
+def test_unused_room_for_alpha_is_not_transparency(format_):
     """Many programs write zeros there, and viewers show the image."""
     image = Image.fromarray(np.dstack([RGB, np.zeros((5, 7), np.uint8)]))
     np.testing.assert_array_equal(pixels(encode(image, format_)), RGB)
@@ -161,12 +161,12 @@ def test_room_for_alpha_that_holds_nothing_is_not_transparency(format_):
 def test_the_callers_image_is_left_alone():
     image = Image.fromarray(np.dstack([RGB, ALPHA]))
     before = image.tobytes()
-    open_picture(image)
+    open_image(image)
     assert (image.mode, image.tobytes()) == ("RGBA", before)
 
 
 def tga_of_palette(image: Image.Image) -> bytes:
-    """A TGA with a palette of four bytes a colour; not every version of Pillow writes its alpha."""
+    """A TGA with a palette of four bytes per colour; not every version of Pillow writes its alpha."""
     palette = np.array(image.getpalette("RGBA"), np.uint8).reshape(-1, 4)[:, [2, 1, 0, 3]]
     header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, len(palette), 32, 0, 0, *image.size, 8, 0x20)
     return header + palette.tobytes() + image.tobytes()
@@ -180,7 +180,7 @@ reads_tga_of_palette = pytest.mark.skipif(PIL.__version__ < "13", reason="Pillow
     [lambda image: image, lambda image: encode(image, "PNG"), pytest.param(tga_of_palette, marks=reads_tga_of_palette)],
 )
 def test_a_palette_of_rgba(write):
-    """As Pillow's `quantize()` makes one of an RGBA image, and as a TGA file holds one."""
+    """As Pillow's `quantize()` produces it from an RGBA image, and as a TGA file may contain it."""
     image = Image.new("RGBA", (8, 4), (200, 10, 10, 0))
     image.paste((200, 10, 10, 255), (0, 0, 4, 4))
     source = write(image.quantize())

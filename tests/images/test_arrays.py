@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.home.image_files.opening import open_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GREY = RGB[:, :, 0]
 
 
 def opened(array):
-    picture = open_picture(array)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    image = open_image(array)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -48,7 +48,7 @@ def test_arrays_of_any_memory_layout(view):
 
 def test_the_array_is_left_alone():
     array = RGB.copy()
-    open_picture(array).putpixel((0, 0), (1, 2, 3))
+    open_image(array).putpixel((0, 0), (1, 2, 3))
     np.testing.assert_array_equal(array, RGB)
     array.flags.writeable = False
     np.testing.assert_array_equal(opened(array), RGB)
@@ -78,5 +78,5 @@ def test_the_array_is_left_alone():
 @pytest.mark.filterwarnings("error")
 def test_other_arrays_are_refused_with_what_they_are(array, says):
     with pytest.raises(ImageError) as caught:
-        open_picture(array)
+        open_image(array)
     assert str(caught.value).endswith(says)

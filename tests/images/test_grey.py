@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.home.image_files.opening import open_image
 
 SHADES = np.array([[0, 60, 128], [200, 254, 255]], np.uint8)
 
@@ -27,7 +27,7 @@ def tiff(bits, photometric, data, extra=()):
 
 
 def pack_12(levels):
-    """12 bits a pixel, the most significant first, each row padded to bytes."""
+    """12 bits per pixel, the most significant first, each row padded to bytes."""
     rows = ["".join(f"{level:012b}" for level in row) for row in levels]
     return b"".join(int(row.ljust(-(-len(row) // 8) * 8, "0"), 2).to_bytes(-(-len(row) // 8), "big") for row in rows)
 
@@ -53,9 +53,9 @@ Image.fromarray(LEVELS_16).save(PNG_16, "PNG")
     ids=["tiff16", "tiff16-white-is-0", "tiff8-white-is-0", "tiff12", "png16", "pgm16", "pgm12", "plain-pgm12"],
 )
 def test_levels_are_scaled_to_8_bits(data, expected):
-    picture = open_picture(data)
-    assert picture.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(picture), np.repeat(expected[:, :, None], 3, axis=2))
+    image = open_image(data)
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), np.repeat(expected[:, :, None], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_levels_are_scaled_to_8_bits(data, expected):
     [tiff(16, 1, LEVELS_16.tobytes(), [(339, 3, 2)]), tiff(32, 1, LEVELS_16.astype("<u4").tobytes())],
     ids=["signed", "32-bit"],
 )
-def test_grey_of_no_defined_range_is_refused(data):
+def test_grey_without_a_defined_range_is_refused(data):
     with pytest.raises(ImageError, match="has 32-bit pixels"):
-        open_picture(data)
+        open_image(data)
 
 
 def test_large_images_are_scaled_strip_by_strip():
     levels = np.random.default_rng(0).integers(0, 65536, (3, 700_000), dtype=np.uint16)[:, :60_000]
     tall = np.ascontiguousarray(np.vstack([levels] * 20))
-    found = np.asarray(open_picture(Image.fromarray(tall)))[:, :, 0]
+    found = np.asarray(open_image(Image.fromarray(tall)))[:, :, 0]
     np.testing.assert_array_equal(found, np.rint(tall / 257).astype(np.uint8))

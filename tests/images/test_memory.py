@@ -1,4 +1,4 @@
-"""What opening an image takes, measured in a process of its own."""
+"""The memory for opening an image, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.vision.images.decoding_memory import decoding_bytes
+from edge_llava.home.image_files.decoding_memory import decoding_bytes
 
 SIZE = (2400, 2000)
 SLACK_BYTES = 6 << 20  # buffers that do not grow with the image
 MEASURE = """
 import sys
 from pathlib import Path
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.home.image_files.opening import open_image
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) * 1024
 
 small, large = sys.argv[1:]
-open_picture(small)  # libraries are loaded, threads are started
+open_image(small)  # libraries are loaded, threads are started
 before = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-picture = open_picture(large)
+image = open_image(large)
 print(memory("VmHWM") - before)
 """
 

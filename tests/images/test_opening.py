@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from edge_llava.errors import ImageError
-from edge_llava.runtime.vision.images.opening import MAX_SIDE, open_picture
+from edge_llava.home.image_files.opening import MAX_SIDE, open_image
 
 ORIENTATION = 0x0112
 
@@ -29,9 +29,9 @@ def encode(image: Image.Image, format_: str, **options: object) -> bytes:
 
 
 def pixels(source: object, **options: object) -> np.ndarray:
-    picture = open_picture(source, **options)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    image = open_image(source, **options)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -54,14 +54,14 @@ def test_exif_orientation(rgb, orientation, format_):
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert expected.size == ((5, 7) if orientation >= 5 else (7, 5))
     np.testing.assert_array_equal(pixels(data), np.asarray(expected))
-    np.testing.assert_array_equal(pixels(open_picture(data)), np.asarray(expected))  # it is turned once
+    np.testing.assert_array_equal(pixels(open_image(data)), np.asarray(expected))  # it is turned once
     as_stored = np.asarray(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(pixels(data, apply_exif=False), as_stored)
-    np.testing.assert_array_equal(pixels(open_picture(data, apply_exif=False)), as_stored)
+    np.testing.assert_array_equal(pixels(open_image(data, apply_exif=False)), as_stored)
 
 
 def test_exif_orientation_turns_the_known_way(rgb):
-    """6 means: the camera's right side is up, so the file must be turned clockwise."""
+    """6 means that the camera's right side is up, so the image must be rotated clockwise."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     np.testing.assert_array_equal(pixels(encode(Image.fromarray(rgb), "PNG", exif=exif)), np.rot90(rgb, -1))
@@ -77,7 +77,7 @@ def test_orientation_that_does_not_exist(rgb, value):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("seed", range(40))
 def test_damaged_exif(seed):
-    """PIL reads it lazily and its errors are of many types; the picture itself is whole and must open."""
+    """PIL reads it lazily and its errors are of many types; the image itself is whole and must open."""
     exif = Image.Exif()
     exif[ORIENTATION], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
     exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
@@ -87,13 +87,13 @@ def test_damaged_exif(seed):
         raw[position] = random.choice([0, 1, 2, 3, 5, 7, 10, 12, 255])
     if seed % 4 == 0:
         raw = raw[: random.integers(1, len(raw))]
-    picture = open_picture(encode(Image.new("RGB", (8, 5), (9, 8, 7)), "JPEG", exif=bytes(raw)))
-    assert picture.size in {(8, 5), (5, 8)}
-    assert np.ptp(np.asarray(picture), axis=(0, 1)).tolist() == [0, 0, 0]
+    image = open_image(encode(Image.new("RGB", (8, 5), (9, 8, 7)), "JPEG", exif=bytes(raw)))
+    assert image.size in {(8, 5), (5, 8)}
+    assert np.ptp(np.asarray(image), axis=(0, 1)).tolist() == [0, 0, 0]
 
 
 def test_exif_with_a_text_for_a_fraction(rgb):
-    """Such a tag reads well and makes PIL's exif_transpose fail, which writes all tags anew."""
+    """Such a tag can be read, but makes PIL's exif_transpose fail, which rewrites all tags."""
     entries = struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")
     raw = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
     data = encode(Image.fromarray(rgb), "PNG", exif=raw)
@@ -121,10 +121,10 @@ def test_the_source_is_left_alone(rgb):
     image = Image.fromarray(rgb).quantize(8)
     image.info["transparency"] = b"\0\1"
     before = image.tobytes()
-    open_picture(image).putpixel((0, 0), (1, 2, 3))
+    open_image(image).putpixel((0, 0), (1, 2, 3))
     assert (image.mode, image.tobytes(), image.info["transparency"]) == ("P", before, b"\0\1")
-    picture = open_picture(rgb)
-    picture.putpixel((0, 0), (1, 2, 3))
+    image = open_image(rgb)
+    image.putpixel((0, 0), (1, 2, 3))
     assert rgb[0, 0].tolist() != [1, 2, 3]
 
 
@@ -178,7 +178,7 @@ def test_big_endian_16_bit():
 @pytest.mark.parametrize(("mode", "kind"), [("F", "float"), ("I", "32-bit")])
 def test_undefined_ranges_are_refused(mode, kind):
     with pytest.raises(ImageError, match=f"^the image has {kind} pixels. Save it with 8 or 16 bits.$"):
-        open_picture(Image.new(mode, (2, 2)))
+        open_image(Image.new(mode, (2, 2)))
 
 
 def test_cmyk_jpeg(rgb):
@@ -217,39 +217,39 @@ def test_one_pixel():
         ("text.png", b"hello, this is text\n", "{path} is not an image that PIL can read. Convert it to JPEG or PNG."),
     ],
 )
-def test_paths_that_are_no_picture(name, content, message, tmp_path):
+def test_paths_that_are_not_images(name, content, message, tmp_path):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     for source in (path, str(path)):
         with pytest.raises(ImageError) as caught:
-            open_picture(source)
+            open_image(source)
         assert str(caught.value) == message.format(path=path)
 
 
 def test_directory(tmp_path):
     with pytest.raises(ImageError) as caught:
-        open_picture(tmp_path)
-    assert str(caught.value) == f"{tmp_path} is a directory, not a picture."
+        open_image(tmp_path)
+    assert str(caught.value) == f"{tmp_path} is a directory, not an image."
 
 
-def test_bytes_that_are_no_picture():
+def test_bytes_that_are_not_an_image():
     with pytest.raises(ImageError, match=r"^the image data is empty.$"):
-        open_picture(b"")
+        open_image(b"")
     with pytest.raises(ImageError, match=r"^the image data is not an image that PIL can read."):
-        open_picture(b"GIF89")
+        open_image(b"GIF89")
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
 def test_paths_that_no_system_accepts(name):
     with pytest.raises(ImageError):
-        open_picture(name)
+        open_image(name)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA"])
 def test_changed_bytes(format_):
-    """Whatever is in the file, it opens as RGB or is an ImageError."""
+    """Whatever the file contains, it opens as RGB or raises an ImageError."""
     data, random = encode(Image.new("RGB", (24, 17), (5, 6, 7)), format_), np.random.default_rng(0)
     n_refused = 0
     for _ in range(400 if format_ == "TGA" else 100):  # most of whose bytes are pixels
@@ -257,7 +257,7 @@ def test_changed_bytes(format_):
         for position in random.integers(0, len(data), 3):
             damaged[position] = random.integers(0, 256)
         try:
-            assert open_picture(bytes(damaged)).mode == "RGB"
+            assert open_image(bytes(damaged)).mode == "RGB"
         except ImageError:
             n_refused += 1
     assert n_refused > 0
@@ -274,7 +274,7 @@ def test_decompression_bomb(as_path, tmp_path):
         Path(what).write_bytes(data)
     tracemalloc.start()
     with pytest.raises(ImageError) as caught:
-        open_picture(source)
+        open_image(source)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(caught.value).startswith(f"{what} is too large: Image size (2500000000 pixels)")
@@ -285,24 +285,24 @@ def test_decompression_bomb(as_path, tmp_path):
 def test_bomb_where_the_application_lifted_pils_limit(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(ImageError) as caught:
-        open_picture(png_header(50_000, 50_000))
+        open_image(png_header(50_000, 50_000))
     assert str(caught.value) == ("the image data has 50000 x 50000 pixels; the limit is 178956970. Scale it down.")
 
 
 def test_strip_that_is_too_long():
     with pytest.raises(ImageError) as caught:
-        open_picture(png_header(1, MAX_SIDE + 1))
+        open_image(png_header(1, MAX_SIDE + 1))
     assert str(caught.value) == ("the image data has 1 x 65536 pixels; the longest side is 65535. Cut it into parts.")
 
 
 def test_pil_image_without_pixels():
     with pytest.raises(ImageError, match=r"^the image has 0 x 5 pixels: there is nothing in it.$"):
-        open_picture(Image.new("RGB", (0, 5)))
+        open_image(Image.new("RGB", (0, 5)))
 
 
 def test_other_types_are_refused():
     with pytest.raises(ImageError):
-        open_picture(12)
+        open_image(12)
 
 
 def test_where_warnings_are_errors_pil_still_gives_an_image_error(tmp_path):
@@ -311,4 +311,4 @@ def test_where_warnings_are_errors_pil_still_gives_an_image_error(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ImageError, match="is too large"):
-            open_picture(path)
+            open_image(path)

@@ -75,7 +75,7 @@ def test_time_is_kept(q4, seconds):
     assert time.perf_counter() - started < seconds + 5
     assert tuning.seconds < seconds + 5
     assert [event.stage for event in events if event.done == event.total][-2:] == [
-        "measuring, picture",
+        "measuring, image",
         "measuring, language model",
     ]
 

@@ -7,46 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from edge_llava.bundle.vision_spec import VisionSpec
-
-
-@pytest.fixture(scope="session")
-def noise() -> Callable[..., NDArray[np.uint8]]:
-    """noise(width, height, seed=0) -> uint8 (height, width, 3); every pixel differs from its neighbours."""
-
-    def make(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-        return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def clip_spec() -> Callable[..., VisionSpec]:
-    """clip_spec(aspect, image_size=336, merge="flat", pinpoints=()) -> the spec of a released tower."""
-
-    def make(
-        aspect: str, image_size: int = 336, merge: str = "flat", pinpoints: tuple[tuple[int, int], ...] = ()
-    ) -> VisionSpec:
-        return VisionSpec(
-            image_size=image_size,
-            patch_size=14,
-            hidden_size=1024,
-            feature_layer=-2,
-            drop_cls=True,
-            image_mean=(0.48145466, 0.4578275, 0.40821073),
-            image_std=(0.26862954, 0.26130258, 0.27577711),
-            aspect=aspect,
-            grid_pinpoints=pinpoints,
-            merge=merge,
-            has_newline=merge.startswith("spatial_unpad"),
-            precision="fp32",
-        )
-
-    return make
 
 
 @pytest.fixture
@@ -86,25 +47,36 @@ def ids() -> Callable[..., list[int]]:
     return read
 
 
+@pytest.fixture(scope="session")
+def last_sequence() -> Callable[[Any], Any]:
+    """last_sequence(model) -> the sequence in which its last answer was computed."""
+    return lambda model: max(model.engine.language.sequences._sequences, key=lambda sequence: sequence.last_used)
+
+
+@pytest.fixture(scope="session")
+def positions(last_sequence: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    """positions(model) -> what is in the KV cache of the conversation that was answered last."""
+    return lambda model: list(last_sequence(model).positions)
+
+
 @pytest.fixture
 def open_engine(home: Path) -> Iterator[Callable[..., Any]]:
-    """open_engine(bundle, decoder={DecoderOptions fields}, engines={EngineOptions fields}, **BatchEngine arguments).
+    """open_engine(bundle, decoder={DecoderOptions fields}, **EngineOptions fields).
 
-    Gives a BatchEngine of a bundle, or of its directory, closed after the test; one thread each, as `open_model`.
+    Gives a LlavaModel of a bundle, or of its directory, with four places, closed after the test; one thread each, as
+    `open_model`.
     """
     from edge_llava.bundle.bundle import Bundle
-    from edge_llava.runtime.engine.engine import BatchEngine
+    from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
     opened = []
 
-    def run(
-        bundle: Any, decoder: dict[str, Any] | None = None, engines: dict[str, Any] | None = None, **arguments: Any
-    ) -> Any:
+    def run(bundle: Any, decoder: dict[str, Any] | None = None, **fields: Any) -> Any:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         how = DecoderOptions(**({"n_threads": 1} | (decoder or {})))
-        options = EngineOptions(decoder=how, n_vision_threads=1, **(engines or {}))
-        opened.append(BatchEngine(bundle, options, **arguments))
+        fields = {"parallel": 4, "n_queued": 16, "n_vision_threads": 1} | fields
+        opened.append(LlavaModel(bundle, EngineOptions(decoder=how, **fields)))
         return opened[-1]
 
     yield run
@@ -119,7 +91,7 @@ def engine(open_engine: Callable[..., Any], seeded_f32: Path) -> Any:
 
 
 class Asked:
-    """An answer of a batch engine, and its tokens as they came."""
+    """An answer of an engine, and its tokens as they came."""
 
     def __init__(self, engine: Any, messages: Any, options: Any, on_token: Callable[[Any], None] | None) -> None:
         self.tokens: list[Any] = []

@@ -37,7 +37,7 @@ def test_each_door_puts_transparency_on_white_or_drops_it(models, noise):
         model = models[alpha]
         expected = model.embed_image(shown)
         for source in (clear, Image.fromarray(clear)):
-            assert model.embed_image(source).key == expected.key == model.place_image(source).key
+            assert model.embed_image(source).key == expected.key == model.tower.place(source).key
             assert model.embed_image(source).data.tobytes() == expected.data.tobytes()
         np.testing.assert_array_equal(model.patch_features(clear), model.patch_features(shown))
         assert model.show_input(clear).tobytes() == model.show_input(shown).tobytes()
@@ -58,5 +58,5 @@ def test_another_word_is_refused():
 def test_a_truncated_image_is_known_to_the_conversation(models, noise, tmp_path):
     Image.fromarray(noise(64, 48)).save(tmp_path / "a.jpg")
     data = (tmp_path / "a.jpg").read_bytes()
-    assert models["white"].place_image(data[:-2]).truncated
-    assert not models["white"].place_image(data).truncated
+    assert models["white"].tower.place(data[:-2]).truncated
+    assert not models["white"].tower.place(data).truncated

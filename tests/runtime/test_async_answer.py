@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.options import SamplingOptions
 
 pytestmark = pytest.mark.convert
@@ -22,7 +23,7 @@ LONG = dataclasses.replace(GREEDY, max_new_tokens=900)
 def no_thread_stays():
     yield
     deadline = time.monotonic() + 20
-    while [thread for thread in threading.enumerate() if thread.name.startswith("edge-llava-answer")]:
+    while [thread for thread in threading.enumerate() if thread.name.startswith("edge-llava-ask")]:
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -45,7 +46,7 @@ async def read_some(answer, n):
     return tokens
 
 
-def test_the_same_tokens_as_ask(model, picture):
+def test_the_same_tokens_as_ask(model, picture, forget):
     async def ask_all():
         chat = model.session(GREEDY)
         turns = [await read(chat.ask_async(QUESTION, image=picture)), await read(chat.ask_async("And now?"))]
@@ -53,26 +54,26 @@ def test_the_same_tokens_as_ask(model, picture):
 
     chat = model.session(GREEDY)
     expected = [list(chat.ask(QUESTION, image=picture)), list(chat.ask("And now?"))]
-    model.decoder.truncate(0)
+    forget(model)
     turns, timings = asyncio.run(ask_all())
     assert turns == expected
     assert timings.decode_tokens == 8
 
 
-def test_the_loop_goes_on_while_a_token_is_computed(model, monkeypatch):
+def test_the_loop_continues_while_a_token_is_computed(model, monkeypatch):
     """The engine waits for something that only the loop can do."""
     done_by_loop = threading.Event()
-    prefill = model.decoder.prefill_tokens
+    decode = model.engine.language.decode_tokens
 
-    def prefill_late(tokens, cancel, *, n_spared):
+    def decode_late(chunks):
         assert done_by_loop.wait(20)
-        prefill(tokens, cancel, n_spared=n_spared)
+        return decode(chunks)
 
     async def ask():
         asyncio.get_running_loop().call_later(0.02, done_by_loop.set)
         return await read(model.session(GREEDY).ask_async(QUESTION))
 
-    monkeypatch.setattr(model.decoder, "prefill_tokens", prefill_late)
+    monkeypatch.setattr(model.engine.language, "decode_tokens", decode_late)
     assert len(asyncio.run(ask())) == 8
 
 
@@ -84,7 +85,7 @@ def test_nothing_happens_before_it_is_read(model):
         return await read(answer)
 
     assert asyncio.run(leave_it()) == []
-    assert model.decoder.n_past == 0
+    assert model.metrics.steps_total == 0
 
 
 @pytest.mark.parametrize(
@@ -109,26 +110,34 @@ def test_errors_of_ask_come_with_the_first_step(model, question, image, error):
 
 
 def test_errors_on_the_way_come_after_the_tokens_before_them(model, monkeypatch):
-    decode, n_left = model.decoder.decode, [3]
+    """Also where the engine has failed long before they are read."""
+    decode, n_left = model.engine.language.decode_tokens, [3]
 
-    def fail_later(token):
-        n_left[0] -= 1
+    def fail_later(chunks):
+        n_left[0] -= sum(chunk.n_tokens for chunk in chunks) == 1
         if n_left[0] < 0:
-            raise EdgeLlavaError("broken")
-        decode(token)
+            raise BackendError("broken")
+        return decode(chunks)
 
     async def ask():
-        answer = model.session(GREEDY).ask_async(QUESTION)
-        tokens = [await anext(answer) for _ in range(4)]
-        with pytest.raises(EdgeLlavaError, match="broken"):
+        chat = model.session(GREEDY)
+        answer = chat.ask_async(QUESTION)
+        tokens = [await anext(answer)]
+        assert chat._asked.answer.wait(20)
+        tokens += [await anext(answer) for _ in range(3)]
+        with pytest.raises(BackendError, match="broken"):
             await anext(answer)
-        return tokens
+        assert await read(answer) == []
+        monkeypatch.undo()
+        return tokens, await read(chat.ask_async("Go on."))
 
-    monkeypatch.setattr(model.decoder, "decode", fail_later)
-    assert len(asyncio.run(ask())) == 4
+    monkeypatch.setattr(model.engine.language, "decode_tokens", fail_later)
+    tokens, more = asyncio.run(ask())
+    assert [token.finish_reason for token in tokens] == [None] * 4
+    assert len(more) == 8
 
 
-def test_leaving_the_loop_stops_the_answer_and_the_session_goes_on(model):
+def test_breaking_out_of_the_loop_stops_the_answer_and_the_session_continues(model):
     async def ask():
         chat = model.session(LONG)
         first = await read_some(chat.ask_async(QUESTION), 3)
@@ -199,13 +208,16 @@ def test_cancelling_the_task_during_decode(model):
 
 
 def test_cancelling_the_task_during_prefill(model, monkeypatch):
-    begun = threading.Event()
-    prefill = model.decoder.prefill_tokens
+    begun, language = threading.Event(), model.engine.language
+    decode = language.decode_tokens
 
-    def prefill_until_cancelled(tokens, cancel, *, n_spared):
+    def decode_when_cancelled(chunks):
         begun.set()
-        assert cancel.wait(20)  # llama.cpp's abort callback looks at it
-        prefill(tokens, cancel, n_spared=n_spared)
+        deadline = time.monotonic() + 20
+        while language.abort._text[0] == b"\0":  # llama.cpp looks at it
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return decode(chunks)
 
     async def ask():
         chat = model.session(GREEDY)
@@ -218,7 +230,7 @@ def test_cancelling_the_task_during_prefill(model, monkeypatch):
         monkeypatch.undo()
         return await read(chat.ask_async(QUESTION))
 
-    monkeypatch.setattr(model.decoder, "prefill_tokens", prefill_until_cancelled)
+    monkeypatch.setattr(language, "decode_tokens", decode_when_cancelled)
     assert len(asyncio.run(ask())) == 8
 
 
@@ -246,43 +258,49 @@ def test_cancel_of_the_session_is_the_last_token(model):
     assert (tokens[-1].id, tokens[-1].finish_reason) == (None, "cancelled")
 
 
-def test_several_sessions_of_one_loop_take_turns_in_order(model):
-    async def ask():
-        seen = []  # whose token it was, for each that came
+def test_several_sessions_of_one_loop_are_answered_in_order(model):
+    may_continue = threading.Event()
+    first = model.submit([Message("user", QUESTION)], GREEDY, lambda _: may_continue.wait(20))
 
-        async def reader(name, answer):
+    async def ask():
+        seen, others = [], []  # whose token it was, for each that came
+
+        async def reader(name):
             ids = []
-            async for token in answer:
+            async for token in model.session(GREEDY).ask_async(f"Question {name}"):
                 seen.append(name)
                 ids.append(token.id)
             return ids
 
-        first, others = model.session(dataclasses.replace(GREEDY, max_new_tokens=300)), []
-        answer = first.ask_async(QUESTION)
-        await anext(answer)  # it has the turn
         for n, name in enumerate("bcd", start=1):
-            answer_to_other = model.session(GREEDY).ask_async(f"Question {name}")
-            others.append(asyncio.create_task(reader(name, answer_to_other)))
-            while len(model.turns._queue) < n:
+            others.append(asyncio.create_task(reader(name)))
+            while model.metrics.queued < n:
                 await asyncio.sleep(0.001)
-        await reader("a", answer)
+        may_continue.set()
         return seen, await asyncio.gather(*others)
 
     seen, answers = asyncio.run(ask())
-    assert [name for name, _ in itertools.groupby(seen)] == ["a", "b", "c", "d"]
+    assert first.finish_reason == "length"
+    assert [name for name, _ in itertools.groupby(seen)] == ["b", "c", "d"]
     alone = [[token.id for token in model.session(GREEDY).ask(f"Question {name}")] for name in "bcd"]
     assert answers == alone
 
 
-def test_a_reader_that_waits_for_another_answer_is_no_deadlock(model):
+@pytest.mark.parametrize("options", [GREEDY, dataclasses.replace(GREEDY, max_new_tokens=100)])
+def test_a_reader_that_waits_for_another_answer_is_no_deadlock(model, options):
+    """A long one gives up its place, and is computed to its end after the other."""
+
     async def ask():
-        inner = []
-        async for _ in model.session(GREEDY).ask_async(QUESTION):
+        outer, inner = [], []
+        async for token in model.session(options).ask_async(QUESTION):
+            outer.append(token.id)
             if not inner:
                 inner = await read(model.session(GREEDY).ask_async("Why?"))
-        return inner
+        return outer, inner
 
-    assert len(asyncio.run(ask())) == 8
+    outer, inner = asyncio.run(ask())
+    assert outer == [token.id for token in model.session(options).ask(QUESTION)]
+    assert len(inner) == 8
 
 
 def test_two_questions_of_one_session_at_once(model):
@@ -312,16 +330,21 @@ def test_closing_the_model_in_the_loop_ends_the_answer(open_model, seeded_f32):
         model.session()
 
 
-def test_a_loop_that_ends_takes_its_answer_along(model):
+def test_an_answer_whose_loop_was_closed(model):
+    """No one can read it any more: it takes no place from others, and ends when it is dropped, or before."""
     loop, chat = asyncio.new_event_loop(), model.session(LONG)
     answer = chat.ask_async(QUESTION)
     loop.run_until_complete(answer.__anext__())
-    loop.close()  # nobody reads on; the thread finds out
+    loop.close()
+    assert len(list(model.session(GREEDY).ask("Why?"))) == 8
+    del answer
     deadline = time.monotonic() + 20
     while chat.timings is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    assert chat.timings.decode_tokens < 900
+    assert chat.timings.decode_tokens <= 1 + 32
+    chat.options = GREEDY
+    assert len(list(chat.ask("Go on."))) == 8
 
 
 @pytest.mark.parametrize("n_closers", [1, 2])

@@ -37,20 +37,33 @@ def test_room_for_prompt():
     assert (room_for_prompt(1024, 8), room_for_prompt(1024, 4096)) == (1016, 768)
 
 
-def alone(model, chat, question, ids):
-    """The answer's ids where exactly the turns that are left are computed from nothing, in a session of their own."""
-    fresh = model.session(GREEDY)
-    fresh._past = fresh._plan_again(chat._past[:-1])
-    model.decoder.truncate(0)
-    answer = ids(fresh.ask(question))
-    assert fresh.timings.cached_tokens == 0
-    assert list_positions(list_runs(fresh._past)) == list_positions(list_runs(chat._past))
-    return answer
+@pytest.fixture
+def alone(forget, ids):
+    """alone(model, chat, question) -> the answer's ids where exactly the turns that are left are computed from nothing.
+
+    In a session of their own.
+    """
+
+    def run(model, chat, question):
+        fresh = model.session(GREEDY)
+        fresh._past = model._turns._plan_again(chat._past[:-1])
+        forget(model)
+        answer = ids(fresh.ask(question))
+        assert fresh.timings.cached_tokens == 0
+        assert said(fresh) == said(chat)
+        return answer
+
+    return run
+
+
+def said(chat):
+    """What each position of a session's conversation stands for."""
+    return list_positions(list_runs(chat._past))
 
 
 @pytest.mark.convert
 @pytest.mark.parametrize("with_image", [True, False])
-def test_a_conversation_of_twenty_questions(open_model, seeded_f32, noise, ids, with_image):
+def test_a_conversation_of_twenty_questions(open_model, seeded_f32, noise, ids, with_image, alone):
     model = open_model(seeded_f32, n_ctx=256)
     chat, before = model.session(GREEDY, on_full="drop-oldest"), 0
     for n in range(20):
@@ -63,12 +76,12 @@ def test_a_conversation_of_twenty_questions(open_model, seeded_f32, noise, ids, 
         assert chat.n_dropped >= before
         if chat.n_dropped > before and before % 2 == 0:
             cached = chat.timings.cached_tokens
-            n_opening = len(model.decoder.tokenize(model.template.opening, add_bos=True))
+            n_opening = len(model.engine.language.tokenize(model._turns.template.opening, add_bos=True))
             assert cached >= (n_opening + 64 if with_image else n_opening - 1)  # what did not move
-            assert answer == alone(model, chat, question, ids)
+            assert answer == alone(model, chat, question)
         before = chat.n_dropped
     assert chat.n_dropped > 5
-    pieces = [model.decoder.piece(i) for i in list_positions(chat._history) if isinstance(i, int)]
+    pieces = [model.engine.language.piece(i) for i in said(chat) if isinstance(i, int)]
     shown = b"".join(pieces).decode(errors="replace")
     assert "A chat between" in shown
     assert ("Question 0" in shown) == with_image
@@ -76,7 +89,7 @@ def test_a_conversation_of_twenty_questions(open_model, seeded_f32, noise, ids, 
 
 
 @pytest.mark.convert
-def test_dropping_where_an_answer_ended_inside_a_token(open_model, seeded_f32, ids):
+def test_dropping_where_an_answer_ended_inside_a_token(open_model, seeded_f32, ids, alone):
     """The text of an answer that is not in it as tokens goes with the answer."""
     model = open_model(seeded_f32, n_ctx=160)
     chat = model.session(
@@ -87,7 +100,7 @@ def test_dropping_where_an_answer_ended_inside_a_token(open_model, seeded_f32, i
     chat.options = GREEDY
     answer = ids(chat.ask("And now?"))
     assert chat.n_dropped > 0
-    assert answer == alone(model, chat, "And now?", ids)
+    assert answer == alone(model, chat, "And now?")
 
 
 @pytest.mark.convert
@@ -96,12 +109,12 @@ def test_what_does_not_fit_even_so_changes_nothing(open_model, seeded_f32, noise
     chat = model.session(GREEDY, on_full="drop-oldest")
     ids(chat.ask("What is this?", image=noise(64, 48)))
     ids(chat.ask("And more?"))
-    n_positions, history = chat.n_positions, list_positions(chat._history)
+    n_positions, history = chat.n_positions, said(chat)
     with pytest.raises(ContextOverflow):
         chat.ask("word " * 150)
     with pytest.raises(ContextOverflow):
         chat.ask("What?", image=[noise(64, 48, seed=n) for n in range(4)])
-    assert (chat.n_positions, chat.n_dropped, list_positions(chat._history)) == (n_positions, 0, history)
+    assert (chat.n_positions, chat.n_dropped, said(chat)) == (n_positions, 0, history)
     answer = chat.ask("word " * 28)  # would drop the second question
     chat.cancel()
     list(answer)
@@ -118,7 +131,7 @@ def test_newer_images_replace_older_ones(open_model, seeded_f32, noise, ids):
     chat = model.session(GREEDY, on_full="drop-oldest")
     for n in range(5):
         ids(chat.ask("What is this?", image=noise(64, 48, seed=n)))
-    assert [image.key for image in chat.images][-1] == model.place_image(noise(64, 48, seed=4)).key
+    assert [image.key for image in chat.images][-1] == model.tower.place(noise(64, 48, seed=4)).key
     assert chat.n_dropped + len(chat.images) == 5
     assert chat.n_dropped >= 3
 

@@ -12,11 +12,13 @@ from PIL import Image
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError, EdgeLlavaError, ImageError
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
+from edge_llava.runtime.vision.image import Image as OpenedImage
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_encoder import tower_digest
-from edge_llava.runtime.vision.images.opening import open_picture
+from edge_llava.runtime.vision.image_encoder import ImageEncoder, tower_digest
 
 pytestmark = pytest.mark.convert
 QUESTION = "What is this?"
@@ -37,7 +39,7 @@ def changed_vision(path, **changes):
 
 def test_embedding(model, picture):
     embedding = model.embed_image(picture)
-    assert embedding.data.shape == (64, 256)
+    assert embedding.data.shape == (64, 64)
     assert (embedding.grid, embedding.image_size) == ((8, 8), (64, 48))
     assert embedding.vision_sha256 == tower_digest(model.manifest)
     assert embedding.projector_sha256 == model.manifest.files["projector"].sha256
@@ -47,9 +49,9 @@ def test_embedding(model, picture):
 
 def test_patch_features_are_what_is_projected(model, picture):
     features = model.patch_features(picture)
-    assert (features.shape, features.dtype) == ((64, 256), np.float32)
+    assert (features.shape, features.dtype) == ((64, 32), np.float32)
     rows = model.embed_image(picture).data
-    assert model._tower._encoder._encoder._projector(features).tobytes() == rows.tobytes()
+    assert model.tower._encoder._encoder._projector(features).tobytes() == rows.tobytes()
 
 
 def test_key(model, picture, noise, seeded_f32):
@@ -57,7 +59,7 @@ def test_key(model, picture, noise, seeded_f32):
     assert len(bytes.fromhex(key)) == 32
     assert model.embed_image(Image.fromarray(picture)).key == key
     one_level = picture.copy()
-    one_level[47, 63, 2] ^= 1
+    one_level[47, 63, 2] ^= 128
     others = [noise(64, 48, seed=1), one_level, picture.reshape(64, 48, 3), picture[:, ::-1], picture[:47]]
     keys = {key, *(model.embed_image(other).key for other in others)}
     mean = (0.5, 0.5, 0.5)
@@ -84,7 +86,7 @@ def test_exif(model, picture, tmp_path):
     assert as_stored.key == model.embed_image(picture).key
     assert upright.key == model.embed_image(np.rot90(picture, -1)).key
     chat = model.session(SamplingOptions(max_new_tokens=1))
-    list(chat.ask("What?", image=open_picture(path)))  # as `edge-llava chat` does: opened before, and turned once
+    list(chat.ask("What?", image=OpenedImage.open(path)))  # as `edge-llava chat` does: opened before, and turned once
     assert chat.images[0].key == upright.key
     assert np.abs(model.patch_features(path) - model.patch_features(path, apply_exif=False)).max() > 0
 
@@ -112,11 +114,11 @@ def test_embedding_of_another_bundle(part, name, model, picture):
 
 def test_embedding_of_the_wrong_shape(model, picture):
     embedding = model.embed_image(picture)
-    for data in (embedding.data[:63].copy(), np.zeros((64, 128), np.float32)):
+    for data in (embedding.data[:63].copy(), np.zeros((64, 32), np.float32)):
         with pytest.raises(ImageError) as caught:
             model.session(GREEDY).ask(QUESTION, image=dataclasses.replace(embedding, data=data))
         assert str(caught.value) == (
-            f"this image embedding has shape {data.shape}, expected (64, 256). Rows differ where the image and the "
+            f"this image embedding has shape {data.shape}, expected (64, 64). Rows differ where the image and the "
             "question were given different --visual-tokens: use the same for both."
         )
 
@@ -195,29 +197,90 @@ def test_closing_from_another_thread(model):
     assert len(tokens) < 499
 
 
-def test_those_who_wait_when_the_model_closes(model):
-    answer, results = model.session(GREEDY).ask(QUESTION), []
+def test_those_that_wait_when_the_model_closes(model):
+    """On threads of their own, behind an answer that is being computed."""
+    may_continue, began, ends = threading.Event(), threading.Event(), []
+    long = dataclasses.replace(GREEDY, max_new_tokens=500)
 
-    def wait():
-        try:
-            list(model.session(GREEDY).ask(QUESTION))
-        except EdgeLlavaError as error:
-            results.append(str(error))
+    def hold(token):
+        began.set()
+        assert may_continue.wait(20)
 
-    next(answer)
-    waiting = [threading.Thread(target=wait) for _ in range(2)]
+    running = model.submit([Message("user", QUESTION)], long, hold)
+    assert began.wait(20)
+    waiting = [
+        threading.Thread(target=lambda: ends.append([*model.session(long).ask(QUESTION)][-1].finish_reason))
+        for _ in range(2)
+    ]
     for thread in waiting:
         thread.start()
-    while len(model.turns._queue) < 2:
+    while model.metrics.queued < 2:
         time.sleep(0.002)
-    model.close()
-    answer.close()
-    for thread in waiting:
+    closing = threading.Thread(target=model.close)
+    closing.start()
+    while not model.closed:
+        time.sleep(0.002)
+    may_continue.set()
+    for thread in (*waiting, closing):
         thread.join(20)
-    assert results == ["this model is closed. Load it again."] * 2
+        assert not thread.is_alive()
+    assert ends == ["cancelled"] * 2
+    assert running.finish_reason == "cancelled"
 
 
-def test_closing_while_pictures_are_encoded(open_model, seeded_f32, picture):
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_closing_while_another_thread_reads(model, picture, stage, monkeypatch):
+    """close() returns when the reader has its last token; what was begun of the image is left."""
+    began, tokens = threading.Event(), []
+    if stage == "encode":
+
+        def hold(encoder, image, key, cancel=None):
+            began.set()
+            while not cancel.is_set():
+                time.sleep(0.002)
+            raise Cancelled
+
+        monkeypatch.setattr(ImageEncoder, "encode", hold)
+
+    def read():
+        for token in model.session(dataclasses.replace(GREEDY, max_new_tokens=800)).ask(QUESTION, image=picture):
+            tokens.append(token)
+            began.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert began.wait(20)
+    model.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert tokens[-1].finish_reason == "cancelled"
+    assert (len(tokens) == 1) == (stage == "encode")
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_load_says_how_many_are_answered_at_the_same_time(seeded_f32, noise, ids, parallel):
+    """Threads ask a model that was loaded so, and get the answers they get alone."""
+    with edge_llava.load(seeded_f32, ONE_THREAD, parallel=parallel) as model:
+        assert model.metrics.n_parallel == model.options.parallel == parallel
+        asked = [(f"What is this, {n}?", noise(40 + n, 50, seed=n % 2)) for n in range(6)]
+        alone = [ids(model.session(GREEDY).ask(question, image=image)) for question, image in asked]
+        n_running, together = [], {}
+
+        def run(n):
+            for token in model.session(GREEDY).ask(asked[n][0], image=asked[n][1]):
+                n_running.append(model.metrics.running)
+                together.setdefault(n, []).append(token.id)
+
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert [together[n] for n in range(6)] == alone
+        assert max(n_running) <= parallel
+
+
+def test_closing_while_images_are_encoded(open_model, seeded_f32, picture):
     """The weights must not go while ggml reads them."""
     for _ in range(5):
         model, results, begun = open_model(seeded_f32), [], threading.Barrier(3)

@@ -14,19 +14,19 @@ import threading
 import llama_cpp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.home.directories import cache_directory
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.kv import disk_cache
 from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.image_encoder import ImageEncoder, tower_digest
-from edge_llava.runtime.vision.tower import Tower
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
-pytestmark = pytest.mark.convert
 QUESTION, OTHER = "What is this?", "How many are there?"
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=8)
 
@@ -38,13 +38,14 @@ def picture(noise):
 
 @pytest.fixture
 def open_caching(home):
-    """open_caching(bundle directory or Bundle, **DecoderOptions fields) -> LlavaModel that uses the disk."""
+    """open_caching(directory or Bundle, parallel=1, **DecoderOptions fields) -> LlavaModel that uses a disk."""
     opened = []
 
-    def run(bundle, **options):
+    def run(bundle, parallel=1, **options):
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         decoder = DecoderOptions(**({"n_threads": 1} | options))
-        opened.append(LlavaModel(bundle, EngineOptions(decoder=decoder, n_vision_threads=1, cache=True)))
+        how = EngineOptions(decoder=decoder, n_vision_threads=1, cache=True, parallel=parallel)
+        opened.append(LlavaModel(bundle, how))
         return opened[-1]
 
     yield run
@@ -69,11 +70,11 @@ def changed(path, **changes):
 
 
 def opened_tower(model):
-    return model._tower.is_open
+    return model.tower.is_open
 
 
 def n_until_picture_ends(model):
-    return len(model.decoder.tokenize(model.template.opening, add_bos=True)) + 64
+    return len(model.engine.language.tokenize(model._turns.template.opening, add_bos=True)) + 64
 
 
 # In memory
@@ -87,7 +88,7 @@ def test_many_questions_share_one_picture(model, picture, ids, monkeypatch):
     first, _ = ask(model, QUESTION, picture)
     for question in (OTHER, "Why?", QUESTION):
         _, timings = ask(model, question, picture)
-        n_question = len(model.decoder.tokenize(f"\n{question} ASSISTANT:", add_bos=False))
+        n_question = len(model.engine.language.tokenize(f"\n{question} ASSISTANT:", add_bos=False))
         assert timings.cached_tokens >= n_shared
         assert timings.cached_tokens + timings.prefill_tokens == n_shared + n_question
         assert (timings.vision_s, timings.projector_s) == (0, 0)
@@ -95,26 +96,26 @@ def test_many_questions_share_one_picture(model, picture, ids, monkeypatch):
     assert ask(model, QUESTION, picture)[0] == first
 
 
-def test_a_picture_is_encoded_when_its_place_was_taken(model, noise, ids):
-    """Two conversations in turns, each about a picture whose rows it has not kept."""
-    pictures = [noise(64, 48, seed=seed) for seed in range(2)]
-    for picture in pictures:
-        ask(model, QUESTION, picture)
+def test_an_image_is_encoded_when_its_place_was_taken(model, noise, ids, forget):
+    """A conversation that has not needed the rows itself, since another had computed what it is about."""
+    images = [noise(64, 48, seed=seed) for seed in range(2)]
+    ask(model, QUESTION, images[1])
     chat = model.session(GREEDY)
-    ids(chat.ask(QUESTION, image=pictures[1]))
+    ids(chat.ask(QUESTION, image=images[1]))
     assert chat.images[0].embedding is None
-    ask(model, QUESTION, pictures[0])
+    ask(model, QUESTION, images[0])
+    forget(model)
     answer = ids(chat.ask(OTHER))
     assert chat.images[0].embedding is not None
     assert chat.images[0].image is None
     assert chat.timings.vision_s > 0
-    model.decoder.truncate(0)
+    forget(model)
     again = model.session(GREEDY)
-    ids(again.ask(QUESTION, image=pictures[1]))
+    ids(again.ask(QUESTION, image=images[1]))
     assert ids(again.ask(OTHER)) == answer
 
 
-def test_rows_that_only_claim_a_key_are_known_by_themselves(model, picture, tmp_path):
+def test_rows_that_only_claim_a_key_are_known_by_themselves(model, picture, tmp_path, forget, positions):
     """A file can name any picture; neither may its rows answer for the picture, nor the picture's for the file."""
     embedding = model.embed_image(picture)
     forged = dataclasses.replace(embedding, data=embedding.data[::-1].copy())
@@ -125,8 +126,8 @@ def test_rows_that_only_claim_a_key_are_known_by_themselves(model, picture, tmp_
     answers = []
     for image in (loaded, picture, loaded, embedding):
         answers.append(ask(model, QUESTION, image)[0])
-        assert model.decoder.n_past > 64
-    model.decoder.truncate(0)
+        assert len(positions(model)) > 64
+    forget(model)
     assert answers[1] == answers[3] == ask(model, QUESTION, picture)[0]
     assert answers[0] == answers[2]
     _, timings = ask(model, QUESTION, loaded)
@@ -137,43 +138,24 @@ def test_rows_that_only_claim_a_key_are_known_by_themselves(model, picture, tmp_
     assert ask(model, QUESTION, own)[0] == answers[1]
 
 
-def test_a_tower_tuned_by_one_matrix_has_the_same_graph_and_another_key(
-    seeded_checkpoint, seeded_f32, convert_to, tmp_path, picture
-):
-    """Its weights lie beside the graph, whose own digest does not change."""
-    tuned = tmp_path / seeded_checkpoint.name  # the name goes into projector.gguf
-    shutil.copytree(seeded_checkpoint, tuned)
-    for path in tuned.glob("*.safetensors"):
-        tensors = load_file(path)
-        for name, values in tensors.items():
-            if "vision" in name and name.endswith("layers.0.mlp.fc1.weight"):
-                tensors[name] = values * np.float32(1.5).astype(values.dtype)
-        save_file(tensors, path, {"format": "pt"})
-    bundles = [Bundle.open(path) for path in (seeded_f32, convert_to(tuned, quant="F32"))]
-    manifests = [bundle.manifest for bundle in bundles]
-    graphs = {manifest.files["vision"].sha256 for manifest in manifests}
-    projectors = {manifest.files["projector"].sha256 for manifest in manifests}
-    assert (len(graphs), len(projectors)) == (1, 1)
-    assert len({tower_digest(manifest) for manifest in manifests}) == 2
-    assert len({Tower(bundle, EngineOptions()).place(picture).key for bundle in bundles}) == 2
-
-
-def test_same_tokens_before_another_picture_or_shifted_rows(model):
+def test_same_tokens_before_another_image_or_shifted_rows(model):
     """Positions are equal one by one, or they are not reused."""
-    decoder, never = model.decoder, threading.Event()
-    rows = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float32)
-    decoder.prefill_tokens([1, 300], never)
-    decoder.prefill_embedding(rows, "a", 0, never)
-    held = [1, 300, *(("a", row) for row in range(8))]
-    assert decoder.count_common([*held, 5]) == 10
-    assert decoder.count_common(held) == 9  # the last one must give logits
-    assert decoder.count_common([1, 300, *(("a", row) for row in range(1, 9)), 5]) == 2
-    assert decoder.count_common([1, 300, *(("b", row) for row in range(8)), 5]) == 2
-    assert decoder.count_common([1, 301, *held[2:], 5]) == 1
-    assert decoder.count_common([1, *held[2:], 5]) == 1
-    assert decoder.count_common([1, 300, 300, *held[2:], 5]) == 2
-    assert not decoder.state([*held[:-1], ("b", 7)])
-    assert decoder.n_past == 10
+    decoder, n_embd = model.engine.language, model.manifest.language.n_embd
+    one = OneSequence(decoder)
+    one.prefill_tokens([1, 300])
+    one.prefill_rows(np.random.default_rng(0).normal(size=(8, n_embd)).astype(np.float32))
+    held, count = one._sequence.positions, decoder.sequences.count_known
+    identity = held[-1][0]
+    assert held == [1, 300, *((identity, row) for row in range(8))]
+    assert count([*held, 5]) == 10
+    assert count(held) == 9  # the last one must give logits
+    assert count([1, 300, *((identity, row) for row in range(1, 9)), 5]) == 2
+    assert count([1, 300, *(("another", row) for row in range(8)), 5]) == 2
+    assert count([1, 301, *held[2:], 5]) == 1
+    assert count([1, *held[2:], 5]) == 1
+    assert count([1, 300, 300, *held[2:], 5]) == 2
+    assert not decoder.sequences.copy_prefix(one._sequence, [*held[:-1], ("another", 7)])
+    assert one.n_past == 10
 
 
 # On disk
@@ -181,23 +163,26 @@ def test_same_tokens_before_another_picture_or_shifted_rows(model):
 
 @pytest.mark.parametrize("bundle", ["seeded_f32", "seeded_q4"])
 @pytest.mark.parametrize("settings", [{"kv_type": "f16"}, {"kv_type": "f32"}, {"flash_attention": True}, {}])
-def test_a_restored_beginning_gives_the_tokens_of_a_computed_one(bundle, settings, request, open_caching, picture):
+def test_a_restored_beginning_gives_the_tokens_of_a_computed_one(
+    bundle, settings, request, open_caching, picture, forget
+):
     path = request.getfixturevalue(bundle)
     first = open_caching(path, **settings)
     computed, timings = ask(first, QUESTION, picture)
     assert (timings.cached_tokens, len(entries())) == (0, 1)
-    memory = llama_cpp.llama_get_memory(first.decoder.context)
-    assert llama_cpp.llama_memory_seq_pos_max(memory, 1) == -1  # the mark of what was copied is gone
-    first_logits = first.decoder.logits()
+    language = first.engine.language
+    memory = llama_cpp.llama_get_memory(language.context)
+    assert llama_cpp.llama_memory_seq_pos_max(memory, language.sequences._scratch) == -1  # its mark of the copy is gone
+    first_logits = first.engine.language.logits()
     second = open_caching(path, **settings)
     restored, timings = ask(second, QUESTION, picture)
     assert restored == computed
-    assert second.decoder.logits().tobytes() == first_logits.tobytes()
+    assert second.engine.language.logits().tobytes() == first_logits.tobytes()
     assert timings.cached_tokens == n_until_picture_ends(second)
     assert (timings.vision_s, timings.projector_s) == (0, 0)
     assert not opened_tower(second)
     assert len(entries()) == 1
-    first.decoder.truncate(0)
+    forget(first)
     fresh = open_caching(path, **settings)
     assert ask(fresh, OTHER, picture)[0] == ask(second, OTHER, picture)[0]
 
@@ -227,20 +212,20 @@ def test_switching_between_pictures_comes_from_disk(open_caching, seeded_f32, no
     assert len(entries()) == 3
 
 
-def test_several_pictures_share_the_first(open_caching, seeded_f32, noise):
+def test_several_pictures_share_the_first(open_caching, seeded_f32, noise, forget):
     model, pictures = open_caching(seeded_f32), [noise(64, 48, seed=seed) for seed in range(2)]
     both, _ = ask(model, QUESTION, pictures)
     ask(model, QUESTION, pictures[0])
     fresh = open_caching(seeded_f32)
     again, timings = ask(fresh, QUESTION, pictures)
     assert (again, opened_tower(fresh)) == (both, False)
-    n_mark = len(fresh.decoder.tokenize("\n", add_bos=False))
+    n_mark = len(fresh.engine.language.tokenize("\n", add_bos=False))
     assert timings.cached_tokens == n_until_picture_ends(fresh) + n_mark + 64
     swapped, timings = ask(fresh, QUESTION, pictures[::-1])
     assert swapped != both
     assert timings.cached_tokens == n_until_picture_ends(fresh) - 64
     other = [pictures[0], noise(64, 48, seed=2)]
-    fresh.decoder.truncate(0)
+    forget(fresh)
     _, timings = ask(fresh, QUESTION, other)
     assert timings.cached_tokens == n_until_picture_ends(fresh)
 
@@ -263,13 +248,18 @@ def kept(open_caching, seeded_f32, picture):
     return path
 
 
-def n_restored(model, image):
-    """Positions that come from disk for a first question about a picture."""
-    model.decoder.truncate(0)
-    return ask(model, QUESTION, image)[1].cached_tokens
+@pytest.fixture
+def n_restored(forget):
+    """n_restored(model, image) -> positions that come from disk for a first question about an image."""
+
+    def run(model, image):
+        forget(model)
+        return ask(model, QUESTION, image)[1].cached_tokens
+
+    return run
 
 
-def test_another_picture_is_not_restored(kept, open_caching, seeded_f32, picture):
+def test_another_picture_is_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     one_level = picture.copy()
     one_level[20, 20, 1] ^= 1
     others = [one_level, picture[:, ::-1], picture[:47], picture.reshape(64, 48, 3), picture[:, :, ::-1]]
@@ -279,7 +269,7 @@ def test_another_picture_is_not_restored(kept, open_caching, seeded_f32, picture
 
 
 @pytest.mark.parametrize("role", ["vision", "vision_data", "projector", "language"])
-def test_another_part_is_not_restored(kept, open_caching, seeded_f32, picture, role, monkeypatch):
+def test_another_part_is_not_restored(kept, open_caching, seeded_f32, picture, role, monkeypatch, n_restored):
     """The same bytes under another digest stand for weights that differ."""
     monkeypatch.setattr(Bundle, "verify_digests", lambda self, **options: None)
     files = Bundle.open(seeded_f32).manifest.files
@@ -287,14 +277,14 @@ def test_another_part_is_not_restored(kept, open_caching, seeded_f32, picture, r
     assert n_restored(open_caching(changed(seeded_f32, files={**files, role: other})), picture) == 0
 
 
-def test_another_preparation_is_not_restored(kept, open_caching, seeded_f32, picture):
+def test_another_preparation_is_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     vision = Bundle.open(seeded_f32).manifest.vision
     for difference in ({"aspect": "crop"}, {"image_mean": (0.5, 0.5, 0.5)}, {"feature_layer": 23}):
         model = open_caching(changed(seeded_f32, vision=dataclasses.replace(vision, **difference)))
         assert n_restored(model, picture) == 0
 
 
-def test_another_template_is_not_restored(kept, open_caching, seeded_f32, picture):
+def test_another_template_is_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     language = Bundle.open(seeded_f32).manifest.language
     for difference in ({"template": "vicuna_v1"}, {"template": "llava_llama_2"}, {"image_marks": True}):
         model = open_caching(changed(seeded_f32, language=dataclasses.replace(language, **difference)))
@@ -302,36 +292,38 @@ def test_another_template_is_not_restored(kept, open_caching, seeded_f32, pictur
         assert n_restored(model, picture) > 0  # its own was kept
 
 
-def test_as_many_other_tokens_are_not_restored(kept, open_caching, seeded_f32, picture):
+def test_as_many_other_tokens_are_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     model = open_caching(seeded_f32)
-    n_positions, template = n_until_picture_ends(model), model.template
-    model.template = dataclasses.replace(
+    n_positions, template = n_until_picture_ends(model), model._turns.template
+    model._turns.template = dataclasses.replace(
         template, opening=template.opening.replace("helpful, detailed", "detailed, helpful")
     )
     assert n_until_picture_ends(model) == n_positions
     assert n_restored(model, picture) == 0
-    model.template = template
+    model._turns.template = template
     assert n_restored(model, picture) == n_positions
 
 
 @pytest.mark.parametrize(
     "settings", [{"kv_type": "f16"}, {"flash_attention": True}, {"n_batch": 32}, {"repack": False}, {"n_gpu_layers": 0}]
 )
-def test_other_settings_are_not_restored(kept, open_caching, seeded_f32, picture, settings):
+def test_other_settings_are_not_restored(kept, open_caching, seeded_f32, picture, settings, n_restored):
     assert n_restored(open_caching(seeded_f32, **settings), picture) == 0
 
 
-def test_another_build_is_not_restored(kept, open_caching, seeded_f32, picture, monkeypatch):
-    monkeypatch.setattr("edge_llava.runtime.kv.prefix_cache.library_digest", lambda: "0" * 64)
+def test_another_build_is_not_restored(kept, open_caching, seeded_f32, picture, monkeypatch, n_restored):
+    monkeypatch.setattr("edge_llava.runtime.kv.disk_prefixes.library_digest", lambda: "0" * 64)
     assert n_restored(open_caching(seeded_f32), picture) == 0
 
 
-def test_the_context_length_does_not_matter(kept, open_caching, seeded_f32, picture):
+def test_the_context_length_does_not_matter(kept, open_caching, seeded_f32, picture, n_restored):
     model = open_caching(seeded_f32, n_ctx=256, n_threads=2)
     assert n_restored(model, picture) == n_until_picture_ends(model)
 
 
-def test_an_embedding_file_with_a_stolen_key_is_not_kept_as_the_picture(open_caching, seeded_f32, picture, tmp_path):
+def test_an_embedding_file_with_a_stolen_key_is_not_kept_as_the_picture(
+    open_caching, seeded_f32, picture, tmp_path, n_restored
+):
     model = open_caching(seeded_f32)
     embedding = model.embed_image(picture)
     dataclasses.replace(embedding, data=embedding.data[::-1].copy()).save(tmp_path / "forged.safetensors")
@@ -341,7 +333,7 @@ def test_an_embedding_file_with_a_stolen_key_is_not_kept_as_the_picture(open_cac
     assert n_restored(fresh, ImageEmbedding.load(tmp_path / "forged.safetensors")) == n_until_picture_ends(fresh)
 
 
-def test_damaged_entries_are_ignored_and_made_anew(kept, open_caching, seeded_f32, picture, caplog):
+def test_damaged_entries_are_ignored_and_made_anew(kept, open_caching, seeded_f32, picture, caplog, forget):
     whole, model = kept.read_bytes(), open_caching(seeded_f32)
     expected, _ = ask(model, QUESTION, picture)
 
@@ -353,18 +345,18 @@ def test_damaged_entries_are_ignored_and_made_anew(kept, open_caching, seeded_f3
         (whole[:50], "truncated"),
         (whole[:-1], "size is wrong"),
         (whole + b"\0", "size is wrong"),
-        (flipped(0), "no entry of this version"),
-        (flipped(16), "no entry of this version"),
+        (flipped(0), "not an entry of this version"),
+        (flipped(16), "not an entry of this version"),
         (flipped(24), "another entry's file"),
         (flipped(56), "size is wrong"),
         (flipped(64), "sha256 is wrong"),
         (flipped(len(whole) // 2), "sha256 is wrong"),
         (flipped(len(whole) - 1), "sha256 is wrong"),
-        (b"GGUF" + bytes(200), "no entry of this version"),
+        (b"GGUF" + bytes(200), "not an entry of this version"),
     ]
     for data, says in faults:
         kept.write_bytes(data)
-        model.decoder.truncate(0)
+        forget(model)
         with caplog.at_level(logging.WARNING, "edge_llava.cache"):
             answer, timings = ask(model, QUESTION, picture)
         assert (answer, timings.cached_tokens) == (expected, 0)
@@ -374,14 +366,14 @@ def test_damaged_entries_are_ignored_and_made_anew(kept, open_caching, seeded_f3
         assert kept.read_bytes() == whole
 
 
-def test_a_state_that_llama_cpp_refuses_is_computed_again(kept, open_caching, seeded_f32, picture, caplog):
+def test_a_state_that_llama_cpp_refuses_is_computed_again(kept, open_caching, seeded_f32, picture, caplog, forget):
     """Its digest is right, its contents are not a state."""
     store, key, never = PrefixStore(kept.parent), kept.stem, threading.Event()
     state, model = store.load(key, never), open_caching(seeded_f32)
     expected, _ = ask(model, QUESTION, picture)
     for wrong in (state[:-4], bytearray(len(state)), state + b"\0", bytearray(b"\xff" * 64), state[: len(state) // 2]):
         store.save(key, wrong, never)
-        model.decoder.truncate(0)
+        forget(model)
         answer, timings = ask(model, QUESTION, picture)
         assert (answer, timings.cached_tokens) == (expected, 0)
         assert "llama.cpp refused" in caplog.text
@@ -389,7 +381,7 @@ def test_a_state_that_llama_cpp_refuses_is_computed_again(kept, open_caching, se
         assert store.load(key, never) == state
 
 
-def test_an_entry_of_another_name_is_foreign(kept, open_caching, seeded_f32, noise, picture, caplog):
+def test_an_entry_of_another_name_is_foreign(kept, open_caching, seeded_f32, noise, picture, caplog, n_restored):
     """A file that was renamed to another picture's key."""
     model, other = open_caching(seeded_f32), noise(64, 48, seed=1)
     ask(model, QUESTION, other)
@@ -399,77 +391,155 @@ def test_an_entry_of_another_name_is_foreign(kept, open_caching, seeded_f32, noi
     assert "another entry's file" in caplog.text
 
 
-def test_cancel_while_restoring_leaves_the_session_usable(kept, open_caching, seeded_f32, picture, monkeypatch):
+def test_an_entry_that_cannot_be_read_is_computed(kept, open_caching, seeded_f32, picture, forget, caplog, monkeypatch):
+    """It stays on disk: what is wrong may be another program's doing, or pass."""
+    model = open_caching(seeded_f32)
+    expected, _ = ask(model, QUESTION, picture)
+    forget(model)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(disk_cache, "open_regular", refuse)
+    answer, timings = ask(model, QUESTION, picture)
+    assert (answer, timings.cached_tokens) == (expected, 0)
+    assert caplog.text.count("cannot be read: Permission denied") == 1
+    assert entries() == [kept]
+
+
+def test_a_damaged_entry_falls_back_to_a_shorter_one(kept, open_caching, seeded_f32, picture, noise, forget, caplog):
+    """Of two images, the first alone."""
+    model, images = open_caching(seeded_f32), [picture, noise(64, 48, seed=1)]
+    expected, _ = ask(model, QUESTION, images)
+    (longer,) = set(entries()) - {kept}
+    longer.write_bytes(longer.read_bytes()[:-1])
+    forget(model)
+    answer, timings = ask(model, QUESTION, images)
+    assert (answer, timings.cached_tokens) == (expected, n_until_picture_ends(model))
+    assert "size is wrong" in caplog.text
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_what_a_session_kept_serves_other_conversations(kept, open_caching, seeded_f32, picture, parallel):
+    """Of another process, as this model stands for, that answers several at a time."""
+    model, tokens = open_caching(seeded_f32, parallel), []
+    answer = model.submit([Message("user", QUESTION, (picture,))], GREEDY, tokens.append)
+    assert answer.wait(20)
+    assert answer.n_cached_tokens == n_until_picture_ends(model)
+    assert (answer.timings().vision_s, opened_tower(model)) == (0, False)
+    assert [token.id for token in tokens] == ask(open_caching(seeded_f32), QUESTION, picture)[0]
+
+
+def test_what_other_conversations_kept_serves_a_session(open_caching, seeded_f32, picture, noise):
+    """The first question's images are kept, as a session keeps them."""
+    several, other = open_caching(seeded_f32, 2), noise(64, 48, seed=1)
+    said = [
+        Message("user", QUESTION, (picture,)),
+        Message("assistant", "A circle."),
+        Message("user", OTHER, (other,)),
+    ]
+    answers = [several.submit(said, GREEDY, lambda _: None), several.submit(said[:1], GREEDY, lambda _: None)]
+    assert all(answer.wait(20) for answer in answers)
+    assert len(entries()) == 1
+    model = open_caching(seeded_f32)
+    _, timings = ask(model, QUESTION, picture)
+    assert timings.cached_tokens == n_until_picture_ends(model)
+    assert not opened_tower(model)
+
+
+def test_cancel_while_restoring_leaves_the_session_usable(
+    kept, open_caching, seeded_f32, picture, monkeypatch, forget, positions
+):
     model = open_caching(seeded_f32)
     expected, _ = ask(model, OTHER, picture)
-    monkeypatch.setattr("edge_llava.runtime.kv.disk_cache._CHUNK_BYTES", 4096)
+    monkeypatch.setattr(disk_cache, "_CHUNK_BYTES", 4096)
     n_looks = 10
     for n in range(1, n_looks):
-        model.decoder.truncate(0)
-        chat = model.session(GREEDY)
-        answer = chat.ask(QUESTION, image=picture)
-        chat._cancel = SetLater(n)
-        (token,) = answer
+        forget(model)
+        chat, n_left = model.session(GREEDY), [n]
+
+        def chunks(state, cancel, chunks=disk_cache._chunks, chat=chat, n_left=n_left):
+            for chunk in chunks(state, cancel):
+                n_left[0] -= 1
+                if n_left[0] == 0:
+                    chat.cancel()
+                yield chunk
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk_cache, "_chunks", chunks)
+            (token,) = chat.ask(QUESTION, image=picture)
+        assert n_left[0] <= 0
         assert (token.id, token.finish_reason) == (None, "cancelled")
-        assert (chat.n_positions, chat.images, model.decoder.n_past) == (0, [], 0)
-        chat._cancel = threading.Event()
+        assert (chat.n_positions, chat.images, positions(model)) == (0, [], [])
         assert [token.id for token in chat.ask(OTHER, image=picture)] == expected
         assert chat.timings.cached_tokens == n_until_picture_ends(model)
 
 
-class SetLater(threading.Event):
-    """Becomes set when it has been looked at n times."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.n_left = n
-
-    def is_set(self):
-        self.n_left -= 1
-        if self.n_left <= 0:
-            self.set()
-        return super().is_set()
-
-
-def test_a_stopped_answer_is_kept_with_the_next_one(open_caching, seeded_f32, picture, ids):
+def test_a_stopped_answer_is_kept_with_the_next_one(open_caching, seeded_f32, picture, ids, n_restored):
     model = open_caching(seeded_f32)
-    chat = model.session(GREEDY)
+    chat = model.session(dataclasses.replace(GREEDY, max_new_tokens=500))
     answer = chat.ask(QUESTION, image=picture)
     next(answer)
     chat.cancel()
     assert ids(answer)[-1] is None
     assert entries() == []
+    chat.options = GREEDY
     ids(chat.ask(OTHER))
     assert len(entries()) == 1
     assert n_restored(open_caching(seeded_f32), picture) == n_until_picture_ends(model)
 
 
-def test_closing_at_the_last_token_keeps_nothing(open_caching, seeded_f32, picture):
-    """The engine is gone when the answer goes on after it."""
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """A disk that takes one part of an entry, and the next once `slow_disk.go` is set, or the model is closed."""
+
+    class Disk:
+        go, entered = threading.Event(), threading.Event()
+
+    def hold(state, cancel, chunks=disk_cache._chunks):
+        Disk.entered.set()
+        while not Disk.go.wait(0.005) and not cancel.is_set():
+            pass
+        yield from chunks(state, cancel)
+
+    monkeypatch.setattr(disk_cache, "_chunks", hold)
+    return Disk
+
+
+def test_closing_while_a_beginning_is_kept_leaves_nothing(open_caching, seeded_f32, picture, slow_disk):
+    """The last token comes before it is written, and the answer is not over before it was, or was dropped."""
     model = open_caching(seeded_f32)
+    tokens = []
     for token in model.session(GREEDY).ask(QUESTION, image=picture):
+        tokens.append(token)
         if token.finish_reason:
+            assert slow_disk.entered.wait(20)
             model.close()
     assert model.closed
-    assert entries() == []
+    assert [token.finish_reason for token in tokens] == [None] * 7 + ["length"]
+    assert not list(cache_directory().iterdir())
 
 
-def test_cancel_while_keeping_does_not_change_the_answer(open_caching, seeded_f32, picture, ids):
+def test_cancel_while_keeping_does_not_change_the_answer(open_caching, seeded_f32, picture, ids, slow_disk):
     model = open_caching(seeded_f32)
     chat = model.session(GREEDY)
     tokens = []
     for token in chat.ask(QUESTION, image=picture):
         tokens.append(token)
         if token.finish_reason:
+            assert slow_disk.entered.wait(20)
             chat.cancel()
+            slow_disk.go.set()
     assert len(tokens) == 8
     assert tokens[-1].finish_reason == "length"
-    assert entries() == []
+    assert len(entries()) == 1
     assert len(ids(chat.ask(OTHER))) == 8
     assert len(entries()) == 1
 
 
-def test_a_damaged_tower_is_reported_where_it_is_needed(kept, open_caching, seeded_f32, picture, noise, tmp_path):
+def test_a_damaged_tower_is_reported_where_it_is_needed(
+    kept, open_caching, seeded_f32, picture, noise, tmp_path, n_restored
+):
     """Digests are compared when the bundle is opened; what ONNX Runtime refuses, when a picture is encoded."""
     path = tmp_path / "bundle"
     shutil.copytree(seeded_f32, path)
@@ -479,7 +549,7 @@ def test_a_damaged_tower_is_reported_where_it_is_needed(kept, open_caching, seed
         open_caching(path)
     bundle.remember_digests()  # as if it had been checked before
     model = open_caching(path)
-    with pytest.raises(edge_llava.BundleError, match="ONNX Runtime cannot load"):
+    with pytest.raises(edge_llava.BundleError, match=r"vision\.onnx"):
         ask(model, QUESTION, noise(64, 48, seed=1))
     assert n_restored(model, picture) == n_until_picture_ends(model)
 

@@ -4,12 +4,14 @@ import dataclasses
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
+from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.vision.projector import Projector
 
@@ -26,48 +28,37 @@ def text(tokens):
     return "".join(token.text for token in tokens)
 
 
-class CancelledByAnother(threading.Event):
-    """Looked at for the nth time, it lets another thread call `cancel`, and waits until that was done."""
-
-    def __init__(self, cancel, n):
-        super().__init__()
-        self.cancel, self.n_left = cancel, n
-
-    def is_set(self):
-        self.n_left -= 1
-        if self.n_left == 0:
-            thread = threading.Thread(target=self.cancel)
-            thread.start()
-            thread.join()
-        return super().is_set()
-
-
 @pytest.fixture
 def pictures(noise):
     return [noise(64, 48, seed=seed) for seed in range(3)]
 
 
-def replay(model, turns, ids):
-    """The last answer's ids when every turn is prefilled from nothing."""
-    chat = model.session(GREEDY)
-    for question, image in turns:
-        model.decoder.truncate(0)
-        answer = ids(chat.ask(question, image=image))
-        assert chat.timings.cached_tokens == 0
-    return answer
+@pytest.fixture
+def replay(forget, ids):
+    """replay(model, turns) -> the last answer's ids when every turn is prefilled from nothing."""
+
+    def run(model, turns):
+        chat = model.session(GREEDY)
+        for question, image in turns:
+            forget(model)
+            answer = ids(chat.ask(question, image=image))
+            assert chat.timings.cached_tokens == 0
+        return answer
+
+    return run
 
 
-def test_second_turn_prefills_only_what_is_new(model, ids, pictures):
+def test_second_turn_prefills_only_what_is_new(model, ids, pictures, positions):
     chat = model.session(GREEDY)
     assert len(ids(chat.ask(QUESTION, image=pictures[0]))) == 8
-    n_prompt = 1 + len(model.decoder.tokenize(f"{model.template.opening}", add_bos=False)) + 64
-    n_prompt += len(model.decoder.tokenize(f"\n{QUESTION} ASSISTANT:", add_bos=False))
+    n_prompt = 1 + len(model.engine.language.tokenize(f"{model._turns.template.opening}", add_bos=False)) + 64
+    n_prompt += len(model.engine.language.tokenize(f"\n{QUESTION} ASSISTANT:", add_bos=False))
     assert (chat.timings.cached_tokens, chat.timings.prefill_tokens) == (0, n_prompt)
     assert chat.n_positions == n_prompt + 8
-    in_cache = model.decoder.n_past
+    in_cache = len(positions(model))
     assert in_cache == n_prompt + 7  # the last token was not needed yet
     ids(chat.ask("And now?"))
-    n_new = len(model.decoder.tokenize("</s>USER: And now? ASSISTANT:", add_bos=False))
+    n_new = len(model.engine.language.tokenize("</s>USER: And now? ASSISTANT:", add_bos=False))
     assert chat.timings.cached_tokens == in_cache
     assert chat.timings.prefill_tokens == 1 + n_new
     assert chat.n_positions == n_prompt + 8 + n_new + 8
@@ -89,18 +80,18 @@ def test_timings(model, ids, pictures):
     assert (chat.timings.vision_s, chat.timings.projector_s) == (0, 0)
 
 
-def test_reuse_gives_the_same_answers(model, ids, pictures):
+def test_reuse_gives_the_same_answers(model, ids, pictures, replay):
     turns = [(QUESTION, pictures[0]), ("And more?", None), ("Why?", pictures[1]), ("How many?", None)]
     chat = model.session(GREEDY)
     for n, (question, image) in enumerate(turns):
         answer = ids(chat.ask(question, image=image))
         assert (chat.timings.cached_tokens > 60) == (n > 0)
-        assert answer == replay(model, turns[: n + 1], ids)
+        assert answer == replay(model, turns[: n + 1])
 
 
-def test_two_sessions_in_turns(model, ids, pictures):
+def test_two_sessions_in_turns(model, ids, pictures, replay):
     turns = [[(QUESTION, pictures[n]), ("And more?", None), ("Why?", pictures[2])] for n in range(2)]
-    alone = [replay(model, turn, ids) for turn in turns]
+    alone = [replay(model, turn) for turn in turns]
     chats = [model.session(GREEDY) for _ in turns]
     for step in range(3):
         answers = [ids(chat.ask(turn[step][0], image=turn[step][1])) for chat, turn in zip(chats, turns, strict=True)]
@@ -108,14 +99,14 @@ def test_two_sessions_in_turns(model, ids, pictures):
     assert alone[0] != alone[1]
 
 
-def test_several_pictures(model, ids, pictures):
+def test_several_pictures(model, ids, pictures, replay):
     chat = model.session(GREEDY)
     first = ids(chat.ask(QUESTION, image=pictures[:2]))
     assert [image.key for image in chat.images] == [model.embed_image(picture).key for picture in pictures[:2]]
     assert chat.timings.prefill_tokens > 128
     assert ids(model.session(GREEDY).ask(QUESTION, image=tuple(pictures[:2]))) == first
     assert ids(model.session(GREEDY).ask(QUESTION, image=pictures[1::-1])) != first
-    assert first == replay(model, [(QUESTION, pictures[:2])], ids)
+    assert first == replay(model, [(QUESTION, pictures[:2])])
     ids(chat.ask("Now?", image=pictures[2]))
     assert len(chat.images) == 3
     assert ids(model.session(GREEDY).ask(QUESTION, image=[])) == ids(model.session(GREEDY).ask(QUESTION))
@@ -129,7 +120,7 @@ def test_ways_to_give_a_picture(model, ids, pictures, tmp_path):
     assert answers == [answers[0]] * 6
 
 
-def test_same_picture_again(model, ids, pictures):
+def test_same_picture_again(model, ids, pictures, replay):
     first = model.session(GREEDY)
     ids(first.ask(QUESTION, image=pictures[0]))
     n_prompt = first.timings.prefill_tokens
@@ -137,11 +128,11 @@ def test_same_picture_again(model, ids, pictures):
     ids(again.ask(QUESTION, image=pictures[0]))
     assert (again.timings.cached_tokens, again.timings.prefill_tokens) == (n_prompt - 1, 1)
     turns = [(QUESTION, pictures[0]), ("Again?", pictures[0])]
-    assert ids(again.ask("Again?", image=pictures[0])) == replay(model, turns, ids)
+    assert ids(again.ask("Again?", image=pictures[0])) == replay(model, turns)
     assert again.images[0].key == again.images[1].key
 
 
-def test_another_picture_is_never_taken_for_the_first(model, pictures):
+def test_another_picture_is_never_taken_for_the_first(model, pictures, forget):
     """One pixel differs by one level; all before the picture may be reused, nothing of it."""
     other = pictures[0].copy()
     other[20, 20, 1] ^= 1
@@ -149,14 +140,14 @@ def test_another_picture_is_never_taken_for_the_first(model, pictures):
     for picture in (pictures[0], other):
         chat = model.session(greedy(1))
         list(chat.ask(QUESTION, image=picture))
-        logits.append(model.decoder.logits())
+        logits.append(model.engine.language.logits())
         cached.append(chat.timings.cached_tokens)
-    n_opening = len(model.decoder.tokenize(model.template.opening, add_bos=True))
+    n_opening = len(model.engine.language.tokenize(model._turns.template.opening, add_bos=True))
     assert cached == [0, n_opening]
     assert np.abs(logits[0] - logits[1]).max() > 0
-    model.decoder.truncate(0)
+    forget(model)
     list(model.session(greedy(1)).ask(QUESTION, image=other))
-    assert np.abs(model.decoder.logits() - logits[1]).max() < 1e-3
+    assert np.abs(model.engine.language.logits() - logits[1]).max() < 1e-3
 
 
 def test_clear(model, ids, pictures):
@@ -167,24 +158,24 @@ def test_clear(model, ids, pictures):
     assert ids(chat.ask(QUESTION, image=pictures[0])) == first
 
 
-def test_overflow_before_any_work(open_model, seeded_f32, ids, pictures):
+def test_overflow_before_any_work(open_model, seeded_f32, ids, pictures, positions):
     model = open_model(seeded_f32, n_ctx=256)
     chat, untouched = model.session(GREEDY), model.session(GREEDY)
     first = ids(chat.ask(QUESTION, image=pictures[0]))
-    n_positions, in_cache, timings = chat.n_positions, model.decoder.n_past, chat.timings
-    n_text = len(model.decoder.tokenize("</s>USER: ", add_bos=False))
-    n_text += 2 * len(model.decoder.tokenize("\n", add_bos=False))
-    n_text += len(model.decoder.tokenize(f"\n{QUESTION} ASSISTANT:", add_bos=False))
+    n_positions, in_cache, timings = chat.n_positions, len(positions(model)), chat.timings
+    n_text = len(model.engine.language.tokenize("</s>USER: ", add_bos=False))
+    n_text += 2 * len(model.engine.language.tokenize("\n", add_bos=False))
+    n_text += len(model.engine.language.tokenize(f"\n{QUESTION} ASSISTANT:", add_bos=False))
     with pytest.raises(ContextOverflow) as caught:
         chat.ask(QUESTION, image=[pictures[1], model.embed_image(pictures[1]), pictures[2]])
     n_needed = n_positions + n_text + 192 + 1
     assert (caught.value.n_needed, caught.value.n_ctx) == (n_needed, 256)
     assert str(caught.value) == (
         f"the prompt needs {n_needed} positions ({n_positions} earlier, {n_text} text, 192 for 3 images, 1 answer) "
-        f"and the context has 256. Use a larger context (-c {n_needed + 512}), a shorter prompt, fewer pictures, "
+        f"and the context has 256. Use a larger context (-c {n_needed + 512}), a shorter prompt, fewer images, "
         "or begin a new conversation."
     )
-    assert (chat.n_positions, model.decoder.n_past, chat.timings) == (n_positions, in_cache, timings)
+    assert (chat.n_positions, len(positions(model)), chat.timings) == (n_positions, in_cache, timings)
     assert len(chat.images) == 1
     second = ids(chat.ask("And now?"))
     assert [first, second] == [ids(untouched.ask(QUESTION, image=pictures[0])), ids(untouched.ask("And now?"))]
@@ -207,13 +198,13 @@ def test_text_much_too_long_is_refused_unread(model, character):
         model.session(GREEDY).ask(character * 1_000_000)
     n_least = caught.value.n_needed - 1
     short = character * 10_000
-    assert model.decoder.count_at_least(short) <= len(model.decoder.tokenize(short, add_bos=False))
-    assert n_least == model.decoder.count_at_least(character * 1_000_000) > 1024
+    assert model.engine.language.count_at_least(short) <= len(model.engine.language.tokenize(short, add_bos=False))
+    assert n_least == model.engine.language.count_at_least(character * 1_000_000) > 1024
 
 
-def test_exactly_full(open_model, seeded_f32, ids):
+def test_exactly_full(open_model, seeded_f32):
     model = open_model(seeded_f32, n_ctx=256)
-    n_fixed = len(model.decoder.tokenize(f"{model.template.opening}x ASSISTANT:", add_bos=True))
+    n_fixed = len(model.engine.language.tokenize(f"{model._turns.template.opening}x ASSISTANT:", add_bos=True))
     question = "x" + "\x01" * (255 - n_fixed)  # each is one byte token
     chat = model.session(GREEDY)
     tokens = list(chat.ask(question))
@@ -227,12 +218,12 @@ def test_exactly_full(open_model, seeded_f32, ids):
         chat.ask(QUESTION)
 
 
-def test_context_ends_the_answer(open_model, seeded_f32):
+def test_context_ends_the_answer(open_model, seeded_f32, positions):
     model = open_model(seeded_f32, n_ctx=256)
     chat = model.session(greedy(10_000))
     tokens = list(chat.ask(QUESTION))
     assert tokens[-1].finish_reason == "length"
-    assert model.decoder.n_past == model.decoder.n_ctx == 256
+    assert len(positions(model)) == model.engine.language.n_ctx == 256
     assert len(tokens) == 256 - chat.timings.prefill_tokens + 1
 
 
@@ -264,34 +255,34 @@ def test_user_stop_texts(model, ids):
         assert len(ids(chat.ask("Go on."))) > 0
 
 
-def test_stopped_answer_stays_as_it_was_shown(model):
+def test_stopped_answer_stays_as_it_was_shown(model, positions):
     """What was cut from the answer is not in the conversation either."""
     grammar = 'root ::= "one two###three"'
     chat = model.session(SamplingOptions(temperature=0, grammar=grammar, stop=("###",)))
     assert text(chat.ask(QUESTION)) == "one two"
     chat.options = greedy(1)
     list(chat.ask("Go on."))
-    said = [token for token in model.decoder._positions if isinstance(token, int)]
-    spoken = b"".join(b"</s>" if token == 2 else model.decoder.piece(token) for token in said).decode()
+    said = [token for token in positions(model) if isinstance(token, int)]
+    spoken = b"".join(b"</s>" if token == 2 else model.engine.language.piece(token) for token in said).decode()
     assert spoken.replace(" ", "").endswith("ASSISTANT:onetwo</s>USER:Goon.ASSISTANT:")
 
 
-def test_stop_text_that_begins_inside_a_token(model, ids):
+def test_stop_text_that_begins_inside_a_token(model, ids, positions):
     """The part of the token that was shown stays in the conversation."""
-    answer = ids(model.session(greedy(80)).ask(QUESTION))
-    pieces = [model.decoder.piece(token) for token in answer]
+    answer = ids(model.session(greedy(80)).ask("Where is it?"))
+    pieces = [model.engine.language.piece(token) for token in answer]
     n = next(n for n, piece in enumerate(pieces) if len(piece) > 3 and piece.isalpha() and piece[-2:] not in pieces)
     before, shown, stop = b"".join(pieces[:n]), pieces[n][:-2].decode(), pieces[n][-2:].decode()
     assert pieces[n][-2:] not in before + pieces[n][:-1]
     chat = model.session(dataclasses.replace(greedy(80), stop=(stop,)))
-    assert text(chat.ask(QUESTION)) == before.decode(errors="replace").lstrip() + shown
+    assert text(chat.ask("Where is it?")) == before.decode(errors="replace").lstrip() + shown
     n_prompt = chat.timings.cached_tokens + chat.timings.prefill_tokens
     assert chat.n_positions == n_prompt + n
     chat.options = greedy(1)
     list(chat.ask("Go on."))
-    said = model.decoder._positions[n_prompt:]
+    said = positions(model)[n_prompt:]
     assert said[:n] == answer[:n]
-    rest = b"".join(b"</s>" if token == 2 else model.decoder.piece(token) for token in said[n:]).decode()
+    rest = b"".join(b"</s>" if token == 2 else model.engine.language.piece(token) for token in said[n:]).decode()
     assert rest.replace(" ", "") == f"{shown}</s>USER:Goon.ASSISTANT:"
 
 
@@ -313,80 +304,135 @@ def test_cancel_before_reading(model, ids, pictures):
     assert ids(chat.ask(QUESTION)) == ids(model.session(GREEDY).ask(QUESTION))
 
 
-@pytest.mark.parametrize("n_looks", [3, 100, 400])
-def test_cancel_during_prefill(open_model, seeded_f32, ids, n_looks):
+def cancelled_at(model, monkeypatch, chat, n):
+    """Another thread cancels the session when the language model computes for the nth time."""
+    decode, n_left = model.engine.language.decode_tokens, [n]
+
+    def cancel_first(chunks):
+        n_left[0] -= 1
+        if n_left[0] == 0:
+            thread = threading.Thread(target=chat.cancel)
+            thread.start()
+            thread.join()
+        return decode(chunks)
+
+    monkeypatch.setattr(model.engine.language, "decode_tokens", cancel_first)
+
+
+@pytest.mark.parametrize("n_batches", [1, 3, 8])
+def test_cancel_during_prefill(open_model, seeded_f32, ids, n_batches, positions, replay, monkeypatch):
+    """What was computed of the question stays in the cache, and the batch that was being computed is dropped."""
     model = open_model(seeded_f32, n_batch=32)
     chat, long = model.session(GREEDY), "word " * 150
-    answer = chat.ask(long)
-    chat._cancel = CancelledByAnother(chat.cancel, n_looks)
-    (token,) = answer
+    cancelled_at(model, monkeypatch, chat, n_batches)
+    (token,) = chat.ask(long)
     assert (token.id, token.finish_reason) == (None, "cancelled")
     assert chat.n_positions == 0
-    assert model.decoder.n_past < 300
-    assert ids(chat.ask(long)) == replay(model, [(long, None)], ids)
+    assert len(positions(model)) == 32 * (n_batches - 1)
+    answer = ids(chat.ask(long))
+    assert chat.timings.cached_tokens == 32 * (n_batches - 1)
+    assert answer == replay(model, [(long, None)])
 
 
-def test_cancel_during_decode(model, ids):
+def wait_until_held(chat):
+    """Returns when the answer is computed as far ahead of its reader as it may be."""
+    deadline = time.monotonic() + 20
+    while not chat._asked.answer.is_held:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_cancel_during_decode(model, ids, forget, is_behind):
+    """The next token is the last one, also where the engine has computed more: only what was read was said."""
     chat = model.session(greedy(500))
     tokens = []
     for token in chat.ask(QUESTION):
         tokens.append(token)
         if len(tokens) == 5:
+            if is_behind:
+                wait_until_held(chat)
             thread = threading.Thread(target=chat.cancel)
             thread.start()
             thread.join()
     assert len(tokens) == 6
     assert (tokens[-1].id, tokens[-1].finish_reason) == (None, "cancelled")
-    assert chat.timings.decode_tokens == 5
+    assert 5 <= chat.timings.decode_tokens <= 5 + 32
     assert chat.n_positions == chat.timings.prefill_tokens + 5
     chat.options = GREEDY
     answer = ids(chat.ask("Go on."))
     other = model.session(greedy(5))
     assert ids(other.ask(QUESTION)) == [token.id for token in tokens[:5]]
     other.options = GREEDY
-    model.decoder.truncate(0)
+    forget(model)
     assert ids(other.ask("Go on.")) == answer
 
 
-def test_cancel_while_waiting_for_a_turn(model, ids):
-    holder, waiter, result = model.session(GREEDY), model.session(GREEDY), []
-    answer = holder.ask(QUESTION)
+def test_cancel_where_all_is_computed_already(model, ids):
+    chat = model.session(GREEDY)
+    answer = chat.ask(QUESTION)
     first = next(answer)
+    assert chat._asked.answer.wait(20)
+    chat.cancel()
+    assert [(token.id, token.finish_reason) for token in answer] == [(None, "cancelled")]
+    assert chat.n_positions == chat.timings.prefill_tokens + 1
+    assert first.id == ids(model.session(GREEDY).ask(QUESTION))[0]
+
+
+def test_cancel_while_waiting_for_a_place(model, ids):
+    may_continue, waiter, result, held = threading.Event(), model.session(GREEDY), [], []
+
+    def hold(token):
+        held.append(token.id)
+        assert may_continue.wait(20)
+
+    holder = model.submit([Message("user", QUESTION)], GREEDY, hold)
     thread = threading.Thread(target=lambda: result.extend(waiter.ask("Why?")))
     thread.start()
-    while not model.turns._queue:
+    while not model.metrics.queued:
         thread.join(0.002)
     waiter.cancel()
+    while model.metrics.queued:  # whatever is being computed; it may be just submitted
+        thread.join(0.002)
+    assert not may_continue.is_set()
+    may_continue.set()
     thread.join(20)
     (token,) = result
     assert (token.id, token.text, token.finish_reason) == (None, "", "cancelled")
     assert waiter.n_positions == 0
-    assert [first.id, *ids(answer)] == ids(model.session(GREEDY).ask(QUESTION))
+    assert holder.wait(20)
+    assert held == ids(model.session(GREEDY).ask(QUESTION))
 
 
-def test_closing_an_answer_early(model, ids):
+def test_closing_an_answer_early(model, ids, answer_after):
     chat = model.session(GREEDY)
     answer = chat.ask(QUESTION)
     said = [next(answer).id, next(answer).id]
     answer.close()
     assert chat.n_positions == chat.timings.prefill_tokens + 2
-    assert ids(chat.ask("Go on.")) == answer_after(model, said, ids)
+    assert ids(chat.ask("Go on.")) == answer_after(model, said)
 
 
-def answer_after(model, said, ids):
-    other = model.session(greedy(len(said)))
-    assert ids(other.ask(QUESTION)) == said
-    other.options = GREEDY
-    model.decoder.truncate(0)
-    return ids(other.ask("Go on."))
+@pytest.fixture
+def answer_after(forget, ids):
+    """answer_after(model, said) -> the answer to a second question where the first answer was cut after these ids."""
+
+    def run(model, said):
+        other = model.session(greedy(len(said)))
+        assert ids(other.ask(QUESTION)) == said
+        other.options = GREEDY
+        forget(model)
+        return ids(other.ask("Go on."))
+
+    return run
 
 
-def test_breaking_out_of_a_loop(model, ids):
+def test_breaking_out_of_a_loop(model, ids, answer_after):
     chat = model.session(GREEDY)
     for token in chat.ask(QUESTION):
         said = [token.id]
         break
-    assert ids(chat.ask("Go on.")) == answer_after(model, said, ids)
+    assert ids(chat.ask("Go on.")) == answer_after(model, said)
 
 
 def test_busy(model, ids):
@@ -400,26 +446,108 @@ def test_busy(model, ids):
     assert len(ids(chat.ask("Why?"))) == 8
 
 
-def test_another_session_on_the_same_thread(model, ids):
-    first, second = model.session(GREEDY), model.session(GREEDY)
-    answer = first.ask(QUESTION)
-    next(answer)
-    with pytest.raises(EdgeLlavaError, match=r"^another answer is still open on this thread."):
-        ids(second.ask("Why?"))
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_two_open_answers_on_one_thread(open_engine, seeded_f32, ids, parallel):
+    """Token by token in turns, and one to its end while the others are open: each is answered as if it were alone."""
+    model = open_engine(seeded_f32, parallel=parallel)
+    alone = [ids(model.session(greedy(90)).ask(question)) for question in (QUESTION, "Why?")]
+    first, second = (model.session(greedy(90)).ask(question) for question in (QUESTION, "Why?"))
+    in_turns = [(a.id, b.id) for a, b in zip(first, second, strict=True)]
+    assert [list(answer) for answer in zip(*in_turns, strict=True)] == alone
+    chats = [model.session(greedy(90)) for _ in range(3)]
+    first, second, third = (
+        chat.ask(question) for chat, question in zip(chats, (QUESTION, "Why?", QUESTION), strict=True)
+    )
+    began = [next(first).id, next(second).id, next(third).id]
+    assert [began[1], *ids(second)] == alone[1]
+    assert [began[2], *ids(third)] == alone[0]
+    assert [began[0], *ids(first)] == alone[0]
+    assert [len(ids(chat.ask("And?"))) for chat in chats] == [90] * 3
+
+
+def test_an_answer_that_is_not_read_is_computed_a_little_ahead(model, ids):
+    chat = model.session(greedy(300))
+    answer = chat.ask(QUESTION)
+    assert model.metrics.steps_total == 0  # it begins when it is first read
+    said = [next(answer).id]
+    wait_until_held(chat)
+    n_computed = model.metrics.tokens_total
+    assert n_computed == 1 + 32
+    time.sleep(0.05)
+    assert (model.metrics.tokens_total, model.metrics.running) == (n_computed, 1)
+    said += [next(answer).id for _ in range(100)]
+    assert n_computed < model.metrics.tokens_total <= 101 + 32
+    assert said == ids(model.session(greedy(101)).ask(QUESTION))
     answer.close()
-    assert len(ids(second.ask("Why?"))) == 8
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "break"])
+def test_an_answer_that_is_left_frees_its_place(model, ids, how):
+    chat = model.session(greedy(300))
+    if how == "break":
+        for _ in chat.ask(QUESTION):
+            break
+    else:
+        answer = chat.ask(QUESTION)
+        next(answer)
+        if how == "close":
+            answer.close()
+        del answer
+    assert (model.metrics.running, model.metrics.queued, model.metrics.cancelled_total) == (0, 0, 1)
+    assert chat.n_positions == chat.timings.prefill_tokens + 1  # what was read
+    assert model.metrics.tokens_total <= 1 + 32
+    assert len(ids(model.session(GREEDY).ask("Why?"))) == 8
+
+
+def test_a_session_beside_what_is_submitted(open_engine, seeded_f32, ids, ask, pictures):
+    """One engine answers both kinds at the same time, and they share what was computed of an image."""
+    model = open_engine(seeded_f32, parallel=2)
+    alone = [ids(model.session(greedy(60)).ask(question, image=pictures[0])) for question in (QUESTION, "Why?")]
+    for _ in range(2):
+        answer = model.session(greedy(60)).ask(QUESTION, image=pictures[0])
+        first = next(answer)
+        submitted = ask(model, "Why?", greedy(60), pictures[0])
+        assert [first.id, *ids(answer)] == alone[0]
+        assert submitted.wait().ids == alone[1]
+        assert submitted.answer.n_cached_tokens > 64
+    assert model.metrics.images_encoded_total == 1
+
+
+def talk_in_turns(model, pictures, ids):
+    """Two sessions with an image each, asked in turns: their answers, and what was cached of each second question."""
+    chats, answers, cached = [model.session(GREEDY) for _ in range(2)], [], []
+    for n in range(3):
+        for chat, image in zip(chats, pictures, strict=False):
+            n_known = chat.n_positions - 1 if n else None  # the last token was not needed yet
+            answers.append(ids(chat.ask(f"What is this, {n}?", image=None if n else image)))
+            cached.append((chat.timings.cached_tokens, n_known))
+    return answers, cached[2:]
+
+
+@pytest.mark.parametrize("n_ctx", [1024, 256])
+def test_sessions_in_turns_compute_only_what_is_new(open_model, open_engine, seeded_f32, ids, pictures, n_ctx):
+    """In the KV cache where it has room for both, and otherwise in memory; without that, one is computed anew."""
+    model = open_model(seeded_f32, n_ctx=n_ctx)
+    answers, cached = talk_in_turns(model, pictures, ids)
+    assert all(n_cached == n_known for n_cached, n_known in cached)
+    assert model.metrics.images_encoded_total == 2
+    assert (model.metrics.kept_conversations > 0) == (n_ctx == 256)
+    forgetful = open_engine(seeded_f32, {"n_ctx": n_ctx}, parallel=1, host_bytes=0)
+    again, cached = talk_in_turns(forgetful, pictures, ids)
+    assert again == answers
+    assert all(n_cached == n_known for n_cached, n_known in cached) == (n_ctx == 1024)
 
 
 def test_asked_twice_before_reading(model, ids):
     """The second question was planned without an answer to the first: only it counts."""
     chat = model.session(GREEDY)
     first, second = chat.ask(QUESTION), chat.ask("Why?")
-    with pytest.raises(EdgeLlavaError, match=r"^this question was given up"):
+    with pytest.raises(EdgeLlavaError, match=r"^this question was superseded"):
         next(first)
     assert ids(second) == ids(model.session(GREEDY).ask("Why?"))
     third = chat.ask("And?")
     chat.clear()
-    with pytest.raises(EdgeLlavaError, match=r"^this question was given up"):
+    with pytest.raises(EdgeLlavaError, match=r"^this question was superseded"):
         next(third)
     assert chat.n_positions == 0
 

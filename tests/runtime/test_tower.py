@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import os
+import signal
 import threading
 import time
 
@@ -12,7 +14,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, EdgeLlavaError, ImageError
-from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
@@ -70,7 +72,7 @@ def test_opened_once_and_only_when_asked_for(opener, tower_with, square, noise):
     opener.go.set()
     first, second, features = (wait_for(work) for work in works)
     assert first.data.tobytes() == second.data.tobytes()
-    assert (first.key, second.key, features.shape) == (tower.key(square), "k", (1, 64, 256))
+    assert (first.key, second.key, features.shape) == (tower.key(square), "k", (1, 64, 32))
     assert (tower.is_open, opener.n_opened) == (True, 1)
     assert tower.open_s > 0
     tower.close()
@@ -211,61 +213,66 @@ def test_an_open_image_is_not_opened_again(seeded_f32, noise):
     assert [square.size for square in image.squares(tower._spec)] == [(tower._spec.image_size,) * 2]
 
 
-def test_text_before_a_picture_is_computed_while_the_tower_opens(model, opener, noise, ids, monkeypatch):
-    """The opener waits until the text is in the KV cache: the answer comes only if nobody waits for the other."""
-    prefill, n_threads = model.decoder.prefill_tokens, []
+def test_text_before_an_image_is_computed_while_the_tower_opens(model, opener, noise, ids, monkeypatch, forget):
+    """The opener waits until the text is in the KV cache: the answer comes only if neither waits for the other."""
+    language, n_spared, seen = model.engine.language, [0], []
+    decode, spare = language.decode_tokens, language.spare_threads
 
-    def watch(tokens, cancel, *, n_spared):
-        prefill(tokens, cancel, n_spared=n_spared)
-        n_threads.append(n_spared)
+    def watch(chunks):
+        ends = decode(chunks)
+        if sum(chunk.n_tokens for chunk in chunks) > 1:  # of a prompt
+            seen.append(n_spared[-1])
         opener.go.set()
+        return ends
 
-    monkeypatch.setattr(model.decoder, "prefill_tokens", watch)
     expected = ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48)))
-    model.decoder.truncate(0)
-    opener.go.clear()
-    model._tower.close()
-    model._tower._encoder = LazyEncoder(opener)
-    n_threads.clear()
+    forget(model)
+    gc.collect()  # no session holds the rows
+    monkeypatch.setattr(language, "decode_tokens", watch)
+    monkeypatch.setattr(language, "spare_threads", lambda n: (n_spared.append(n), spare(n)))
+    model.tower._encoder.close()
+    model.tower._encoder = LazyEncoder(opener)
     chat = model.session(GREEDY)
     assert ids(chat.ask("What is this?", image=noise(64, 48))) == expected
-    assert n_threads == [1, 0]  # spared: one for the opening, none for the question
+    assert seen == [1, 0]  # spared: one for the opening, none for the question
     assert (chat.timings.cached_tokens, chat.timings.prefill_tokens) == (0, chat.n_positions - len(expected))
+    assert chat.timings.prefill_s + chat.timings.vision_s <= chat.timings.ttft_s
 
 
-def test_a_first_picture_is_encoded_while_the_language_model_loads(seeded_f32, home, noise, ids, monkeypatch):
-    picture, began = noise(64, 48), []
-    start = Tower.start
-    monkeypatch.setattr(Tower, "start", lambda *given: (began.append(given[2]), start(*given))[1])
-    loaded = Decoder.__init__
-    monkeypatch.setattr(Decoder, "__init__", lambda *given: (began.append("language"), loaded(*given))[1])
-    with LlavaModel(Bundle.open(seeded_f32), SMALL, first_pictures=[picture]) as model:
-        key = model.place_image(picture).key
-        assert began == [key, "language"]
+def test_a_first_image_is_encoded_while_the_language_model_loads(seeded_f32, home, noise, ids, monkeypatch):
+    began = []
+    encode, loaded, start_early = ImageEncoder.encode, Decoder.__init__, Tower.start_early
+    monkeypatch.setattr(Tower, "start_early", lambda tower, image: (began.append("early"), start_early(tower, image)))
+    monkeypatch.setattr(ImageEncoder, "encode", lambda *given: (began.append("encode"), encode(*given))[1])
+    monkeypatch.setattr(
+        Decoder, "__init__", lambda *given, **options: (began.append("language"), loaded(*given, **options))[1]
+    )
+    with LlavaModel(Bundle.open(seeded_f32), SMALL, first_images=[noise(64, 48)]) as model:
+        assert [begun for begun in began if begun != "encode"] == ["early", "language"]
         chat = model.session(GREEDY)
-        answer = ids(chat.ask("What is this?", image=picture))
-        assert began == [key, "language"]
+        answer = ids(chat.ask("What is this?", image=noise(64, 48)))
+        assert began.count("encode") == 1
         assert chat.timings.vision_s > 0
         ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48, seed=1)))
-        assert len(began) == 3
+        assert began.count("encode") == 2
     with LlavaModel(Bundle.open(seeded_f32), SMALL) as model:
-        assert ids(model.session(GREEDY).ask("What is this?", image=picture)) == answer
+        assert ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48))) == answer
 
 
-def test_a_first_picture_that_is_kept_on_disk_is_not_encoded(seeded_f32, home, noise, ids):
+def test_a_first_image_that_is_kept_on_disk_is_not_encoded(seeded_f32, home, noise, ids):
     options = dataclasses.replace(SMALL, cache=True)
     for is_known in (False, True):
-        with LlavaModel(Bundle.open(seeded_f32), options, first_pictures=[noise(64, 48)]) as model:
+        with LlavaModel(Bundle.open(seeded_f32), options, first_images=[noise(64, 48)]) as model:
             chat = model.session(GREEDY)
             ids(chat.ask("What is this?", image=noise(64, 48)))
             assert (chat.timings.vision_s == 0) == is_known
-            assert model.tower_is_open != is_known
+            assert model.tower.is_open != is_known
 
 
-def test_a_first_picture_that_cannot_be_read(seeded_f32, home, tmp_path):
-    (tmp_path / "not.jpg").write_text("no picture")
+def test_a_first_image_that_cannot_be_read(seeded_f32, home, tmp_path):
+    (tmp_path / "not.jpg").write_text("no image")
     with pytest.raises(ImageError, match=r"not\.jpg"):
-        LlavaModel(Bundle.open(seeded_f32), SMALL, first_pictures=[tmp_path / "not.jpg"])
+        LlavaModel(Bundle.open(seeded_f32), SMALL, first_images=[tmp_path / "not.jpg"])
 
 
 def test_little_memory_gives_the_same_answer(seeded_f32, home, noise, ids):
@@ -274,12 +281,12 @@ def test_little_memory_gives_the_same_answer(seeded_f32, home, noise, ids):
         options = dataclasses.replace(SMALL, low_memory=low_memory)
         with LlavaModel(Bundle.open(seeded_f32), options) as model:
             answers.append(ids(model.session(GREEDY).ask("What is this?", image=noise(64, 48))))
-            assert model.tower_is_open != low_memory
+            assert model.tower.is_open != low_memory
     assert answers[0] == answers[1]
 
 
 def test_cancel_while_the_tower_opens_leaves_the_session_usable(model, opener, noise, ids):
-    model._tower._encoder = LazyEncoder(opener)
+    model.tower._encoder = LazyEncoder(opener)
     chat = model.session()
     answer = chat.ask("What is this?", image=noise(64, 48))
     timer = threading.Timer(0.05, chat.cancel)
@@ -290,7 +297,7 @@ def test_cancel_while_the_tower_opens_leaves_the_session_usable(model, opener, n
     assert (chat.n_positions, chat.images) == (0, [])
     opener.go.set()
     assert ids(chat.ask("What is this?", image=noise(64, 48)))
-    assert model.load_s > model._tower.open_s > 0
+    assert model.load_s > model.tower.open_s > 0
 
 
 @pytest.fixture
@@ -298,7 +305,7 @@ def busy_model(seeded_f32):
     """A model whose tower's thread does something else until `go` is set."""
     with LlavaModel(Bundle.open(seeded_f32), SMALL) as model:
         model.go = threading.Event()
-        model._tower._encoder._thread.submit(model.go.wait, 60)
+        model.tower._encoder._thread.submit(model.go.wait, 60)
         yield model
         model.go.set()
 
@@ -312,7 +319,7 @@ def ask_on_a_thread(chat, image):
     return thread, tokens
 
 
-def test_a_picture_that_was_given_up_is_not_encoded(busy_model, noise):
+def test_an_image_that_was_left_is_not_encoded(busy_model, noise):
     """Asking again must not bring it back."""
     chat = busy_model.session(GREEDY)
     thread, tokens = ask_on_a_thread(chat, noise(64, 48))
@@ -321,11 +328,11 @@ def test_a_picture_that_was_given_up_is_not_encoded(busy_model, noise):
     assert [token.finish_reason for token in tokens] == ["cancelled"]
     assert len(list(chat.ask("And now?"))) == 8
     busy_model.go.set()
-    busy_model._tower._encoder._thread.submit(int).result(20)  # after all that was queued
-    assert not busy_model.tower_is_open
+    busy_model.tower._encoder._thread.submit(int).result(20)  # after all that was queued
+    assert not busy_model.tower.is_open
 
 
-def test_closing_does_not_wait_for_a_picture_to_be_encoded(busy_model, noise):
+def test_closing_does_not_wait_for_an_image_to_be_encoded(busy_model, noise):
     thread, tokens = ask_on_a_thread(busy_model.session(GREEDY), noise(64, 48))
     faults = []
 
@@ -337,7 +344,7 @@ def test_closing_does_not_wait_for_a_picture_to_be_encoded(busy_model, noise):
 
     embedding = threading.Thread(target=embed, daemon=True)
     embedding.start()
-    while busy_model._tower._encoder.n_waiting < 2:
+    while busy_model.tower._encoder.n_waiting < 2:
         time.sleep(0.001)
     closing = threading.Thread(target=busy_model.close, daemon=True)
     closing.start()
@@ -352,18 +359,16 @@ def test_closing_does_not_wait_for_a_picture_to_be_encoded(busy_model, noise):
 
 
 def test_ctrl_c_in_the_log_of_llama_cpp_stops_loading(seeded_f32, caplog):
-    """Python delivers it wherever it runs code, and ctypes swallows what a callback raises."""
+    """Python delivers it wherever the main thread runs Python, and ctypes swallows what a callback raises."""
 
-    class Interrupted(logging.Handler):
+    class Interrupts(logging.Handler):
         def handle(self, record):
-            raise KeyboardInterrupt
+            log.removeHandler(self)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    log, handler = logging.getLogger("edge_llava.llama_cpp"), Interrupted()
+    log, bundle = logging.getLogger("edge_llava.llama_cpp"), Bundle.open(seeded_f32)
     caplog.set_level(logging.DEBUG, log.name)
-    log.addHandler(handler)
-    bundle = Bundle.open(seeded_f32)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            Decoder(bundle.file("language"), bundle.manifest.language, SMALL.decoder)
-    finally:
-        log.removeHandler(handler)
+    log.addHandler(Interrupts())
+    with pytest.raises(KeyboardInterrupt):
+        Decoder(bundle.file("language"), bundle.manifest.language, SMALL.decoder)
+    assert not [handler for handler in log.handlers if isinstance(handler, Interrupts)]

@@ -1,4 +1,4 @@
-"""Scenes of both splits, and a solver that knows nothing of who asked."""
+"""Scenes of both splits, and an independent solver."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def scenes() -> list[Scene]:
 
 @pytest.fixture(scope="session")
 def solve() -> Callable[[Scene, str], str | None]:
-    """solve(scene, question) -> the answer, or None where nobody could tell."""
+    """solve(scene, question) -> the answer, or None if it is ambiguous."""
     solver: Callable[[Scene, str], str | None] = runpy.run_path(str(Path(__file__).with_name("solver.py")))["solve"]
     return solver

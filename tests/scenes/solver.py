@@ -1,4 +1,4 @@
-"""Answers questions about a scene from their text and the scene's facts alone, knowing nothing of who asked."""
+"""Answers questions about a scene from their text and the scene's facts alone, independently of how they were made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = {
     "ring": "rings",
 }
 NUMBERS = ("None", "One", "Two", "Three", "Four", "Five")
-VISIBLE_OFFSET = 0.1  # of the side: nearer than this nobody could say which is on the left
+VISIBLE_OFFSET = 0.1  # of the side: with a smaller offset it is not clear which is on the left
 
 COLOUR = "red|yellow|green|cyan|blue|purple"
 ONE = rf"(?:(?:small|large) )?(?:(?:{COLOUR}) )?(?:{'|'.join(SHAPES)}|object)"
@@ -21,7 +21,7 @@ MANY = rf"(?:(?:{COLOUR}) )?(?:{'|'.join(SHAPES.values())}|objects)"
 
 
 def solve(scene, text):
-    """The answer, or None where a name fits not exactly one object, or nobody could tell."""
+    """The answer; None if a name does not fit exactly one object, or if the answer is ambiguous."""
     found = [(rule, match) for pattern, rule in RULES.items() if (match := re.fullmatch(pattern, text))]
     if len(found) != 1:
         raise ValueError(f"{len(found)} readings of {text!r}")

@@ -51,7 +51,7 @@ def test_seven_kinds():
 
 
 def test_every_answer_is_right(asked, solve):
-    """Found again from the question's text and the scene's facts; a name that fits two objects would be no answer."""
+    """Answers are recomputed from the question's text and the scene's facts; names must fit exactly one object."""
     wrong = [(q.text, q.answer, solve(scene, q.text)) for scene, q in asked if solve(scene, q.text) != q.answer]
     assert wrong == []
     counts = Counter(question.kind for _, question in asked)

@@ -27,7 +27,7 @@ def facts(scene):
 
 
 def test_the_scene_of_a_seed_never_changes():
-    """Checkpoints name their pictures by seed: another scene under an old seed would move scores without a word."""
+    """Checkpoints name their pictures by seed: another scene under an old seed would change scores silently."""
     shown = [(o.phrase, round(o.x, 4), round(o.y, 4), round(o.radius, 4)) for o in sample_scene(2024).objects]
     assert shown == SCENE_2024
     assert [scene.seed for scene in islice(sample_scenes("held-out", 1), 4)] == HELD_OUT_SEEDS
@@ -82,14 +82,14 @@ def test_every_object_lies_inside_the_picture(scenes):
         assert 0 <= top < thing.y < bottom <= 1
 
 
-def test_objects_hardly_overlap(scenes):
+def test_objects_overlap_little(scenes):
     for scene in scenes:
         for i, a in enumerate(scene.objects):
             for b in scene.objects[:i]:
                 assert np.hypot(a.x - b.x, a.y - b.y) >= 0.95 * (a.radius + b.radius)
 
 
-def test_small_and_large_are_told_apart(scenes):
+def test_small_and_large_are_distinguishable(scenes):
     radii = {
         size: [thing.radius for scene in scenes for thing in scene.objects if thing.size == size] for size in SIZES
     }

@@ -1,4 +1,4 @@
-"""A real server on loopback over the seeded bundle, which answers noise: greedily, until its context is full."""
+"""A real server on loopback for the seeded bundle, which answers noise: greedily, until its context is full."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import uvicorn
 from PIL import Image
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.server.app import ServerApp
 from edge_llava.server.options import ServerOptions
@@ -35,13 +35,13 @@ class Running:
 
     Attributes:
         url: "http://127.0.0.1:PORT".
-        app: What it serves.
-        engine: What answers.
+        app: The application that it serves.
+        engine: The model that answers.
     """
 
     url: str
     app: ServerApp
-    engine: BatchEngine
+    engine: LlavaModel
     loop: asyncio.AbstractEventLoop
 
     def client(self, **options: Any) -> httpx.Client:
@@ -49,11 +49,11 @@ class Running:
         return httpx.Client(base_url=self.url, timeout=PATIENCE_S, **options)
 
     def ask(self, client: httpx.Client, **fields: Any) -> httpx.Response:
-        """A chat request; its messages are a short question where none are given."""
+        """Sends a chat request; its messages are a short question unless others are given."""
         return client.post("/v1/chat/completions", json={"messages": [user("What?")], "max_tokens": 4} | fields)
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Waits for what another thread brings about."""
+        """Waits until another thread has made a condition true."""
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             assert time.monotonic() < deadline, self.engine.metrics
@@ -61,20 +61,20 @@ class Running:
 
 
 def user(text: str, *urls: str) -> dict[str, Any]:
-    """A user's message with pictures."""
+    """A user's message with images."""
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return {"role": "user", "content": [{"type": "text", "text": text}, *parts]}
 
 
 @pytest.fixture(scope="session")
 def ask_user() -> Callable[..., dict[str, Any]]:
-    """ask_user(text, *urls) -> a user's message with pictures."""
+    """ask_user(text, *urls) -> a user's message with images."""
     return user
 
 
 @pytest.fixture(scope="session")
-def picture_file() -> Callable[..., bytes]:
-    """picture_file(format="PNG", seed=0, size=(60, 40)) -> the file's bytes; every seed is another picture."""
+def image_file() -> Callable[..., bytes]:
+    """image_file(format="PNG", seed=0, size=(60, 40)) -> the file's bytes; every seed gives another image."""
 
     def make(format: str = "PNG", seed: int = 0, size: tuple[int, int] = (60, 40)) -> bytes:
         pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -86,11 +86,11 @@ def picture_file() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def data_uri(picture_file: Callable[..., bytes]) -> Callable[..., str]:
-    """data_uri(data=None, kind="image/png", **of picture_file) -> "data:image/png;base64,..."."""
+def data_uri(image_file: Callable[..., bytes]) -> Callable[..., str]:
+    """data_uri(data=None, kind="image/png", **options of image_file) -> "data:image/png;base64,..."."""
 
     def make(data: bytes | None = None, kind: str = "image/png", **options: Any) -> str:
-        file = picture_file(**options) if data is None else data
+        file = image_file(**options) if data is None else data
         return f"data:{kind};base64,{base64.b64encode(file).decode()}"
 
     return make
@@ -98,7 +98,7 @@ def data_uri(picture_file: Callable[..., bytes]) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def slow_jpeg() -> bytes:
-    """6 megapixels in 30 kB that take half a second to decode: a progressive JPEG whose last scan comes again."""
+    """6 megapixels in 30 kB that take half a second to decode: a progressive JPEG whose last scan is repeated."""
     file = io.BytesIO()
     Image.new("L", (2500, 2500), 128).save(file, "JPEG", progressive=True)
     data = file.getvalue()
@@ -108,16 +108,17 @@ def slow_jpeg() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def make_engine(seeded_f32: Path) -> Iterator[Callable[..., BatchEngine]]:
-    """make_engine(n_ctx=None, **of BatchEngine) -> an engine, closed at the end of the session.
+def make_engine(seeded_f32: Path) -> Iterator[Callable[..., LlavaModel]]:
+    """make_engine(n_ctx=None, **EngineOptions fields) -> an engine, closed at the end of the session.
 
-    In float32, so that an answer is the same whoever else is answered.
+    In float32, so that an answer does not depend on the others in its batch.
     """
     engines = []
 
-    def make(n_ctx: int | None = None, **options: Any) -> BatchEngine:
-        how = EngineOptions(decoder=DecoderOptions(n_threads=1, n_ctx=n_ctx), n_vision_threads=1)
-        engines.append(BatchEngine(Bundle.open(seeded_f32), how, **options))
+    def make(n_ctx: int | None = None, **options: Any) -> LlavaModel:
+        places = {"parallel": 4, "n_queued": 16} | options
+        how = EngineOptions(decoder=DecoderOptions(n_threads=1, n_ctx=n_ctx), n_vision_threads=1, **places)
+        engines.append(LlavaModel(Bundle.open(seeded_f32), how))
         return engines[-1]
 
     yield make
@@ -126,17 +127,17 @@ def make_engine(seeded_f32: Path) -> Iterator[Callable[..., BatchEngine]]:
 
 
 @pytest.fixture(scope="session")
-def engine(make_engine: Callable[..., BatchEngine]) -> BatchEngine:
-    """Two answers at a time, and plenty may wait."""
-    return make_engine(n_parallel=2, n_queued=64)
+def engine(make_engine: Callable[..., LlavaModel]) -> LlavaModel:
+    """An engine with two answers at the same time, and a long queue."""
+    return make_engine(parallel=2, n_queued=64)
 
 
 @pytest.fixture(scope="session")
-def run_server(engine: BatchEngine) -> Iterator[Callable[..., Running]]:
+def run_server(engine: LlavaModel) -> Iterator[Callable[..., Running]]:
     """run_server(options=ServerOptions(), engine=engine, remote=None) -> Running, stopped at the end of the session."""
     stops = []
 
-    def run(options: ServerOptions | None = None, engine: BatchEngine = engine, remote: Any = None) -> Running:
+    def run(options: ServerOptions | None = None, engine: LlavaModel = engine, remote: Any = None) -> Running:
         app = ServerApp(engine, options, remote=remote)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(make_config(app))
@@ -164,7 +165,7 @@ def run_server(engine: BatchEngine) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="session")
 def server(run_server: Callable[..., Running]) -> Running:
-    """A server as it is by default."""
+    """A server with the default options."""
     return run_server()
 
 
@@ -177,7 +178,7 @@ def client(server: Running) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def check_error() -> Callable[..., dict[str, Any]]:
-    """check_error(response, status, code=None, param=None) -> OpenAI's error object, whose form is checked."""
+    """check_error(response, status, code=None, param=None) -> OpenAI's error object, after its form is checked."""
 
     def check(response: httpx.Response, status: int, code: str | None = None, param: str | None = None) -> Any:
         assert response.status_code == status, response.text

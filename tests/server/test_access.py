@@ -1,4 +1,4 @@
-"""Who may use a server: keys, names it is called by, pages of other origins; and what its log does not say."""
+"""Who may use a server: keys, host names, pages of other origins; and what its log does not contain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def guarded(run_server: Callable[..., Any]) -> Any:
     [None, "", KEY, "Bearer", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}", "Bearer é"],
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/metrics", "/v1/nothing"])
-def test_without_the_key_nothing_is_told(guarded: Any, check_error: Check, header: str | None, path: str) -> None:
+def test_without_the_key_nothing_is_revealed(guarded: Any, check_error: Check, header: str | None, path: str) -> None:
     headers = {} if header is None else {"Authorization": header.encode()}
     with guarded.client() as client:
         answer = client.post(path, headers=headers, json={}) if "chat" in path else client.get(path, headers=headers)
@@ -60,7 +60,7 @@ def test_keys_are_visible_ascii(key: str) -> None:
         ApiKey(key)
 
 
-def test_drawn_keys_differ() -> None:
+def test_random_keys_differ() -> None:
     keys = {ApiKey.generate() for _ in range(10)}
     assert len(keys) == 10
     assert min(map(len, keys)) >= 43
@@ -77,7 +77,7 @@ def test_drawn_keys_differ() -> None:
         ("0.0.0.0", False),
     ],
 )  # fmt: skip
-def test_a_local_server_knows_its_names(server: Any, check_error: Check, host: str, is_allowed: bool) -> None:
+def test_a_local_server_accepts_its_names_only(server: Any, check_error: Check, host: str, is_allowed: bool) -> None:
     with server.client() as client:
         answer = client.get("/v1/models", headers={"Host": host})
         if is_allowed:
@@ -223,7 +223,7 @@ def test_no_answer_is_guessed_to_be_something_else(client: httpx.Client, path: s
     assert client.get(path).headers.get_list("x-content-type-options") == ["nosniff"]
 
 
-def test_the_log_holds_nothing_that_a_client_wrote(
+def test_the_log_contains_no_client_data(
     guarded: Any, caplog: pytest.LogCaptureFixture, ask_user: Any, data_uri: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -232,7 +232,7 @@ def test_the_log_holds_nothing_that_a_client_wrote(
         assert guarded.ask(client, messages=[ask_user("my secret question", url)]).status_code == 200
         assert guarded.ask(client, messages=[ask_user("my secret question", "data:secret")]).status_code == 400
         assert client.get("/my/secret/path?key=secret").status_code == 404
-        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"pattern": "secret"}}}
+        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"secret": "secret"}}}
         assert guarded.ask(client, response_format=wanted).status_code == 400
     logged = [record.getMessage() for record in caplog.records if record.name.startswith("edge_llava")]
     assert sum("POST /v1/chat/completions 200" in line for line in logged) == 1

@@ -1,4 +1,4 @@
-"""Entries come with the text that they belong to, and none with what ended the answer."""
+"""Log probabilities come with the text they belong to; what ends the answer has none."""
 
 from __future__ import annotations
 

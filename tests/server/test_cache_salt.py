@@ -1,4 +1,4 @@
-"""Whether a client can see in `cached_tokens` what another one asked."""
+"""`cached_tokens` does not reveal to a client what others with another salt asked."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ QUESTION = "Does the red circle stand beside the {} square of the company's new 
 
 @pytest.fixture
 def n_cached(make_engine: Callable[..., Any], run_server: Callable[..., Any], ask_user: Any, data_uri: Any) -> Any:
-    """n_cached(private, requests) -> of each request (its fields), the positions that had been computed."""
+    """n_cached(private, requests) -> the cached positions of each request (its fields)."""
 
     def run(requests: list[dict[str, str]], *, private: bool = False) -> list[int]:
-        server = run_server(ServerOptions(private_cache=private), engine=make_engine(n_parallel=2))
+        server = run_server(ServerOptions(private_cache=private), engine=make_engine(parallel=2))
         messages, found = [ask_user(QUESTION.format("blue"), data_uri(seed=77))], []
         with server.client() as client:
             for fields in requests:

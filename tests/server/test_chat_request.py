@@ -1,4 +1,4 @@
-"""A chat request is validated by hand: every wrong field is named, and nothing that is asked for is ignored."""
+"""A chat request is validated: every wrong field is named, and nothing requested is ignored silently."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from edge_llava.server.http.errors import RequestError
+from edge_llava.server.http.json_value_counter import JsonValueCounter
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.request_body import parse_body
-from edge_llava.server.http.value_count import ValueCount
-from edge_llava.server.openai.chat_messages import ChatMessage, ImageAddress
-from edge_llava.server.openai.chat_request import ChatRequest, read_chat_request
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.images.image_address import ImageAddress
+from edge_llava.server.openai.chat_request import ChatRequest
+from edge_llava.server.openai.content import MAX_PARTS
+from edge_llava.server.openai.conversation import ChatMessage
+from edge_llava.server.openai.generation import ParsedRequest, read_request
+from edge_llava.server.openai.request_model import Rules
 
 HELLO = {"role": "user", "content": "Hello"}
 
 
-def read(strict: bool = False, **fields: object) -> ChatRequest:
-    return read_chat_request({"messages": [HELLO], **fields}, Limits(), strict=strict)
+def read(strict: bool = False, **fields: object) -> ParsedRequest:
+    return read_request(ChatRequest, {"messages": [HELLO], **fields}, Rules(strict), Limits())
 
 
 def fault(limits: Limits | None = None, strict: bool = False, **fields: object) -> dict[str, str]:
-    with pytest.raises(RequestFault) as caught:
-        read_chat_request({"messages": [HELLO], **fields}, limits or Limits(), strict=strict)
+    with pytest.raises(RequestError) as caught:
+        read_request(ChatRequest, {"messages": [HELLO], **fields}, Rules(strict), limits or Limits())
     assert caught.value.status == 400
     return caught.value.body["error"]
 
@@ -36,7 +41,7 @@ def test_defaults_are_llavas() -> None:
     assert (request.model, request.stream, request.include_usage) == (None, False, False)
     options = request.options
     assert (options.temperature, options.top_p, options.top_k, options.seed, options.stop) == (0.2, 1.0, 0, None, ())
-    assert options.grammar is None
+    assert (options.grammar, options.json_schema) == (None, None)
     assert options.max_new_tokens == 2**31 - 1
 
 
@@ -75,9 +80,9 @@ def test_everything_that_openai_has_of_sampling_arrives() -> None:
     assert read(temperature=0).options.temperature == 0
 
 
-@pytest.mark.parametrize(("seed", "drawn"), [(-1, 2**32 - 2), (2**32 - 1, 0), (2**63 - 1, (2**63 - 1) % (2**32 - 1))])
-def test_every_seed_of_openai_is_one_of_llama_cpp(seed: int, drawn: int) -> None:
-    assert read(seed=seed).options.seed == drawn
+@pytest.mark.parametrize(("seed", "sent"), [(-1, 2**32 - 2), (2**32 - 1, 0), (2**63 - 1, (2**63 - 1) % (2**32 - 1))])
+def test_every_seed_of_openai_is_one_of_llama_cpp(seed: int, sent: int) -> None:
+    assert read(seed=seed).options.seed == sent
 
 
 def test_parts_are_joined_and_images_know_where_they_stand() -> None:
@@ -94,8 +99,8 @@ def test_parts_are_joined_and_images_know_where_they_stand() -> None:
 IMAGE = {"type": "image_url", "image_url": {"url": "data:a"}}
 
 
-def text(said: str) -> dict[str, str]:
-    return {"type": "text", "text": said}
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
 
 
 @pytest.mark.parametrize(
@@ -127,11 +132,11 @@ def test_labels_in_messages_of_their_own_keep_their_images() -> None:
 
 
 def test_neighbours_of_one_role_are_joined_and_developers_are_the_system() -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:a"}}
+    image = {"type": "image_url", "image_url": {"url": "data:a"}}
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": [picture]},
+        {"role": "user", "content": [image]},
         {"role": "user", "content": "What?"},
         {"role": "assistant", "content": "A"},
         {"role": "assistant", "content": [{"type": "text", "text": "cat."}]},
@@ -168,7 +173,7 @@ def test_neighbours_of_one_role_are_joined_and_developers_are_the_system() -> No
         ({"messages": [HELLO | {"content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type", None),
         ({"messages": [HELLO | {"content": [{"type": "image_url"}]}]}, "messages[0].content[0].image_url", None),
         ({"messages": [HELLO | {"images": "data:x"}]}, "messages[0].images", "invalid_type"),
-        ({"messages": [HELLO | {"images": [5]}]}, "messages[0].images", "invalid_type"),
+        ({"messages": [HELLO | {"images": [5]}]}, "messages[0].images[0]", "invalid_type"),
         ({"messages": [{"role": "assistant", "content": "x", "images": ["x"]}]}, "messages[0].images", None),
         (
             {"messages": [HELLO | {"content": [{"type": "input_image", "file_id": "file-1"}]}]},
@@ -177,7 +182,7 @@ def test_neighbours_of_one_role_are_joined_and_developers_are_the_system() -> No
         ),
         (
             {"messages": [HELLO | {"content": [{"type": "image", "source": {"type": "file", "file_id": "x"}}]}]},
-            "messages[0].content[0].data",
+            "messages[0].content[0].source",
             "missing_required_parameter",
         ),
         ({"messages": [HELLO | {"content": [{"type": 5}]}]}, "messages[0].content[0].type", "invalid_type"),
@@ -217,10 +222,10 @@ def test_neighbours_of_one_role_are_joined_and_developers_are_the_system() -> No
         ({"top_k": -2}, "top_k", "invalid_value"),
         ({"logit_bias": 5}, "logit_bias", "invalid_type"),
         ({"stop": 5}, "stop", "invalid_type"),
-        ({"stop": ["a", 5]}, "stop", "invalid_type"),
+        ({"stop": ["a", 5]}, "stop[1]", "invalid_type"),
         ({"stop": ["a"] * 33}, "stop", "array_above_max_length"),
         ({"stop": "a" * 257}, "stop", "invalid_value"),
-        ({"stop": ["\ud800"]}, "stop", "invalid_value"),
+        ({"stop": ["\ud800"]}, "stop[0]", "invalid_value"),
         ({"n": 2}, "n", "unsupported_value"),
         ({"n": 0}, "n", "invalid_value"),
         ({"user": 5}, "user", "invalid_type"),
@@ -241,7 +246,7 @@ def test_neighbours_of_one_role_are_joined_and_developers_are_the_system() -> No
         ({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, "repetition_penalty", "invalid_value"),
         ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
         ({"audio": {"voice": "alloy"}}, "audio", "unsupported_parameter"),
-        # whoever asks for a form must not get another one
+        # a client that requests a form must not get another one
         ({"format": "json"}, "format", "unsupported_parameter"),
         ({"json_schema": {"type": "object"}}, "json_schema", "unsupported_parameter"),
         ({"grammar": "root ::= []"}, "grammar", "unsupported_parameter"),
@@ -287,7 +292,7 @@ def test_all_faults_come_at_once() -> None:
         assert f"'{name}'" in error["message"]
 
 
-def test_of_thousands_of_faults_the_first_are_told() -> None:
+def test_of_thousands_of_faults_the_first_are_listed() -> None:
     error = fault(messages=[{"role": "king", "content": "x"}] * 1000)
     assert "messages[9].role" in error["message"]
     assert "messages[10].role" not in error["message"]
@@ -308,16 +313,20 @@ def test_of_thousands_of_faults_the_first_are_told() -> None:
         {"response_format": {"type": "text"}, "metadata": {"a": "b"}, "service_tier": "auto"},
     ],
 )
-def test_what_asks_for_nothing_is_taken(fields: dict[str, object]) -> None:
+def test_values_without_effect_are_accepted(fields: dict[str, object]) -> None:
     assert replace(read(**fields), salt="") == read()
 
 
 @pytest.mark.parametrize(
     ("limits", "content", "says"),
     [
-        (Limits(n_parts=3), [{"type": "text", "text": "x"}] * 4, "has 4 items; the limit is 3"),
-        (Limits(text_chars=5), "x" * 6, "hold 6 characters; the limit is 5"),
-        (Limits(n_images=1), [{"type": "image_url", "image_url": {"url": "x"}}] * 2, "hold 2 pictures; the limit is 1"),
+        (Limits(), [{"type": "text", "text": "x"}] * (MAX_PARTS + 1), "has 257 items; the limit is 256"),
+        (Limits(text_chars=5), "x" * 6, "contains 6 characters; the limit is 5"),
+        (
+            Limits(n_images=1),
+            [{"type": "image_url", "image_url": {"url": "x"}}] * 2,
+            "contains 2 images; the limit is 1",
+        ),
     ],
 )
 def test_counts_are_limited(limits: Limits, content: object, says: str) -> None:
@@ -325,8 +334,8 @@ def test_counts_are_limited(limits: Limits, content: object, says: str) -> None:
 
 
 def test_limits_are_positive() -> None:
-    with pytest.raises(ValueError, match="n_parts must be above 0; image_bytes must be above 0"):
-        Limits(n_parts=0, image_bytes=-1)
+    with pytest.raises(ValueError, match="n_images must be above 0; image_bytes must be above 0"):
+        Limits(n_images=0, image_bytes=-1)
 
 
 @pytest.mark.parametrize(
@@ -334,17 +343,17 @@ def test_limits_are_positive() -> None:
     [
         (b"", "Expecting value at line 1, column 1"),
         (b"{", "line 1, column 2"),
-        (b"[]", "it is no object"),
-        (b'"text"', "it is no object"),
-        (b'{"a": NaN}', "a number that JSON does not have"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "a number that JSON does not have, or one that is too long"),
+        (b"[]", "not an object"),
+        (b'"text"', "not an object"),
+        (b'{"a": NaN}', "a number that JSON does not allow"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "one that is too long"),
         (b'{"a": "\xff"}', "it is not UTF-8 (byte 7)"),
         (b"\xff\xfe{\x00}\x00", "it is not UTF-8 (byte 0)"),
         (b'{"a":' * 100_000, "it is nested too deeply"),
     ],
 )
-def test_what_is_no_json_is_said(body: bytes, says: str) -> None:
-    with pytest.raises(RequestFault) as caught:
+def test_a_body_that_is_not_json_is_refused(body: bytes, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
         parse_body(body)
     assert caught.value.status == 400
     assert caught.value.body["error"]["code"] == "invalid_json"
@@ -364,15 +373,15 @@ _FIELDS = ("messages", "temperature", "stop", "seed", "stream", "stream_options"
 def test_any_object_is_read_or_refused(data: dict[str, object]) -> None:
     body = {"error": {"param": ""}}
     try:
-        read_chat_request(json.loads(json.dumps(data)), Limits())
-    except RequestFault as error:
+        read_request(ChatRequest, json.loads(json.dumps(data)), Rules(), Limits())
+    except RequestError as error:
         body = error.body
     assert body["error"]["param"] is not None
     json.dumps(body, ensure_ascii=False).encode()
 
 
 def _n_values(value: object) -> int:
-    """Values in a value: commas and opening brackets, an object's or array's first value being told by its bracket."""
+    """Values in a value: commas and opening brackets, an object's or array's first value is counted by its bracket."""
     if isinstance(value, list):
         return 1 + max(0, len(value) - 1) + sum(map(_n_values, value))
     if isinstance(value, dict):
@@ -390,7 +399,7 @@ TREES = st.recursive(
 @given(TREES, st.integers(1, 7))
 @settings(max_examples=200, deadline=None)
 def test_values_are_counted_outside_of_strings(tree: object, n_bytes: int) -> None:
-    body, count = json.dumps(tree).encode(), ValueCount()
+    body, count = json.dumps(tree).encode(), JsonValueCounter()
     total = sum(count.add(body[start : start + n_bytes]) for start in range(0, len(body), n_bytes))
     assert total == count.n_values == _n_values(tree)
 
@@ -400,13 +409,13 @@ def test_a_million_characters_of_text_are_few_values() -> None:
     for text in (",", "[", '"', "\\", '{"a":'):
         content = [{"type": "text", "text": text * (32 // len(text))}] * 256
         body = json.dumps({"messages": [{"role": "user", "content": content}] * 117}).encode()
-        count = ValueCount()
+        count = JsonValueCounter()
         count.add(body)
         assert count.n_values < limits.n_values
-        assert len(read_chat_request(parse_body(body), limits).messages) == 1
+        assert len(read_request(ChatRequest, parse_body(body), Rules(), limits).messages) == 1
 
 
-def test_of_thousands_of_unknown_fields_the_first_are_told() -> None:
+def test_of_thousands_of_unknown_fields_the_first_are_listed() -> None:
     message = fault(strict=True, **{f"k{n}": 1 for n in range(50_000)})["message"]
     assert message.startswith("Unknown parameter: 'k0'. Unknown parameter: 'k1'.")
     assert message.endswith("'k9'. and more.")
@@ -513,7 +522,7 @@ def test_a_history_with_tools_is_read_without_them(content: object) -> None:
     assert [message.text for message in answered.messages] == ["Hello", "A.", "Hello"]
 
 
-def test_what_an_assistant_says_beside_a_call_is_read() -> None:
+def test_an_assistants_text_with_a_call_is_read() -> None:
     parts = [{"type": "thinking", "thinking": "hm"}, text("Let me see."), {"type": "tool_use", "id": "1"}]
     calling = {"role": "assistant", "content": parts, "tool_calls": [CALL]}
     request = read(messages=[HELLO, calling, {"role": "tool", "content": "x"}, HELLO])
@@ -542,3 +551,23 @@ def test_a_greeting_may_come_first_and_a_beginning_last() -> None:
             ("user", "Hello"),
             ("assistant", "The "),
         ]
+
+
+@pytest.mark.parametrize("part", [{}, 5, {"type": "image"}, {"type": "text", "text": 5}])
+@pytest.mark.parametrize("strict", [False, True])
+def test_of_thousands_of_wrong_parts_few_are_looked_at(part: object, strict: bool) -> None:
+    messages = [{"role": "user", "content": [part] * MAX_PARTS}] * 100
+    with pytest.raises(RequestError) as caught:
+        read(strict=strict, messages=messages)
+    found = caught.value.__context__
+    assert isinstance(found, ValidationError)
+    assert MAX_PARTS <= found.error_count() < 2 * MAX_PARTS
+    assert str(caught.value).endswith("and more.")
+
+
+def test_a_client_cannot_name_the_alternatives_of_a_field() -> None:
+    for name in ("<text>", "<untyped>", "<other>", "<image>"):
+        assert fault(messages=[HELLO | {"role": name}])["param"] == "messages[0].role"
+        param = fault(messages=[HELLO | {"content": [{"type": name, "text": "x"}]}])["param"]
+        assert param == "messages[0].content[0].type"
+        assert fault(strict=True, **{name: 1})["param"] == name

@@ -1,4 +1,4 @@
-"""Shapes of requests that clients of other servers send, and that can only mean one thing."""
+"""Forms of requests that clients of other servers send, and that have only one meaning."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.request_body import parse_body
+from edge_llava.server.images.image_address import ImageAddress
 from edge_llava.server.images.image_data import ImageDataError, decode_image_data
-from edge_llava.server.images.image_forms import IMAGE_PARTS, ImageAddress
-from edge_llava.server.ollama.request import translate_chat
-from edge_llava.server.openai.chat_messages import ChatMessage
-from edge_llava.server.openai.chat_request import ChatRequest, read_chat_request
-from edge_llava.server.openai.errors import RequestFault
-from edge_llava.server.openai.responses_request import translate_response
+from edge_llava.server.ollama.request import OllamaChatRequest
+from edge_llava.server.openai.chat_request import ChatRequest
+from edge_llava.server.openai.conversation import ChatMessage
+from edge_llava.server.openai.generation import GenerationRequest, ParsedRequest, read_request
+from edge_llava.server.openai.image_parts import IMAGE_TYPES
+from edge_llava.server.openai.request_model import Rules
+from edge_llava.server.openai.responses_request import ResponsesRequest
 
 HELLO = {"role": "user", "content": "Hello"}
 IMAGE = "data:image/png;base64,AAAA"
 
 
-def read(strict: bool = False, **fields: object) -> ChatRequest:
-    return read_chat_request({"messages": [HELLO], **fields}, Limits(), strict=strict)
+def read(strict: bool = False, **fields: object) -> ParsedRequest:
+    return read_request(ChatRequest, {"messages": [HELLO], **fields}, Rules(strict), Limits())
+
+
+def read_as(model: type[GenerationRequest], **fields: object) -> ParsedRequest:
+    return read_request(model, fields, Rules(), Limits())
 
 
 def parts_of(*content: object) -> list[object]:
-    """The parts of a message; of images, what they contain."""
+    """The parts of a message; images as their URLs."""
     (message,) = read(strict=True, messages=[{"role": "user", "content": [*content]}]).messages
     return [part.url if isinstance(part, ImageAddress) else part for part in message.parts]
 
@@ -57,19 +64,19 @@ def test_parts(content: list[object], parts: list[object]) -> None:
     "part", [5, [], {}, {"type": None}, {"type": "text"}, {"type": 5, "text": "x"}, {"image": "x"}]
 )
 def test_other_parts_are_refused(part: object) -> None:
-    with pytest.raises(RequestFault) as caught:
+    with pytest.raises(RequestError) as caught:
         parts_of("x", part)
     assert caught.value.body["error"]["param"].startswith("messages[0].content[1]")
 
 
-@pytest.mark.parametrize("kind", IMAGE_PARTS)
+@pytest.mark.parametrize("kind", IMAGE_TYPES)
 @pytest.mark.parametrize(
     "value", ["x", {}, {"a": "x"}, {"url": {}}, {"data": {}}, {"file_id": "x"}, [], ["x"], 5, None]
 )
 def test_no_image_is_dropped_in_silence(kind: str, value: object) -> None:
-    """Whatever a part for an image holds, and wherever: an image is read, or a fault is found."""
+    """Whatever a part for an image contains, the image is read or a fault is found."""
     for key in ("image_url", "image", "data", "source", "url", "base64", "file", "file_data", "file_url", kind):
-        with suppress(RequestFault):
+        with suppress(RequestError):
             assert len(parts_of("What?", {"type": kind, key: value})) == 2
 
 
@@ -84,18 +91,18 @@ def test_no_image_is_dropped_where_it_is_not_read(key: str, value: object) -> No
         {"messages": [{"role": "user", "content": [{"type": None, "text": "x", key: value}]}]},
     ]
     for fields in requests:
-        with pytest.raises(RequestFault) as caught:
+        with pytest.raises(RequestError) as caught:
             read(**fields)
         assert key in caught.value.body["error"]["message"]
     for empty in (None, "", [], {}):
         read(**{key: empty}, messages=[HELLO | {key: empty}, {"role": "user", "content": [text | {key: empty}]}])
-    with pytest.raises(RequestFault):
+    with pytest.raises(RequestError):
         read(messages=[HELLO | {"experimental_attachments": [{"url": IMAGE}]}])
 
 
 def test_a_body_may_begin_with_a_byte_order_mark() -> None:
     assert parse_body(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
-    with pytest.raises(RequestFault):
+    with pytest.raises(RequestError):
         parse_body('{"a": 1}'.encode("utf-16"))
 
 
@@ -118,7 +125,7 @@ def test_whole_numbers_may_be_floats() -> None:
     assert (options.max_new_tokens, options.top_k, options.seed, options.logprobs) == (4, 40, 7, 2)
     assert all(type(value) is int for value in (options.max_new_tokens, options.top_k, options.seed))
     for wrong in (4.5, float("inf"), 1e300):
-        with pytest.raises(RequestFault):
+        with pytest.raises(RequestError):
             read(max_tokens=wrong)
 
 
@@ -146,7 +153,7 @@ def test_stop_texts_by_other_names_hold_and_empty_ones_do_not() -> None:
 )  # fmt: skip
 def test_what_would_change_the_answers_form_is_not_ignored(field: str) -> None:
     value: object = "[0-9]" if field in ("regex", "ebnf") else [2] if field == "stop_token_ids" else True
-    with pytest.raises(RequestFault) as caught:
+    with pytest.raises(RequestError) as caught:
         read(**{field: value})
     assert caught.value.body["error"]["param"] == field
     assert replace(read(**{field: None}), salt="") == read()
@@ -156,7 +163,7 @@ def test_biases_as_llama_cpp_has_them() -> None:
     assert read(logit_bias=[]).options.logit_bias == ()
     assert read(logit_bias=[[5, 1.5], [7, False]]).options.logit_bias == ((5, 1.5), (7, -100.0))
     for wrong in ([5], [[5]], [["a", 1]], [[5, 101]], [[5, True]], [[-1, 1]], [[None, 1]], [[5, 1]] * 1025):
-        with pytest.raises(RequestFault):
+        with pytest.raises(RequestError):
             read(logit_bias=wrong)
 
 
@@ -173,21 +180,21 @@ def test_an_image_with_two_heads_is_read() -> None:
 def test_a_history_of_responses_is_read_without_its_calls() -> None:
     call = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
     result = {"type": "function_call_output", "call_id": "1", "output": "5"}
-    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Five."}]}
+    answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Five."}]}
     search = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
-    made = translate_response({"input": [HELLO | {"type": None}, call, result, search, said, HELLO]})
-    assert [message["role"] for message in made.chat["messages"]] == ["user", "assistant", "user"]
-    assert made.ignored == ["input[]"]
-    with pytest.raises(RequestFault):  # it is part of what was said, and is not kept here
-        translate_response({"input": [{"type": "item_reference", "id": "msg_1"}, HELLO]})
-    assert translate_response({"input": "x", "previous_response_id": "", "conversation": {}}).chat["messages"]
+    found = read_as(ResponsesRequest, input=[HELLO | {"type": None}, call, result, search, answer, HELLO])
+    assert [message.role for message in found.messages] == ["user", "assistant", "user"]
+    assert found.ignored == ("input[].type",)
+    with pytest.raises(RequestError):  # it is part of the conversation, and is not kept here
+        read_as(ResponsesRequest, input=[{"type": "item_reference", "id": "msg_1"}, HELLO])
+    assert read_as(ResponsesRequest, input="x", previous_response_id="", conversation={}).messages
 
 
 @pytest.mark.parametrize("think", ["false", "none", "off", "", False, None])
 def test_ollamas_think_may_be_switched_off_in_words(think: object) -> None:
-    translate_chat({"messages": [HELLO], "think": think})
-    with pytest.raises(RequestFault):
-        translate_chat({"messages": [HELLO], "think": "low"})
+    read_as(OllamaChatRequest, messages=[HELLO], think=think)
+    with pytest.raises(RequestError):
+        read_as(OllamaChatRequest, messages=[HELLO], think="low")
 
 
 def test_probabilities_of_a_text_completion(client: httpx.Client, server: Any) -> None:
@@ -206,7 +213,7 @@ def test_probabilities_of_a_text_completion(client: httpx.Client, server: Any) -
     choices = [httpx.Response(200, text=line).json()["choices"][0] for line in lines]
     for name in ("tokens", "text_offset", "token_logprobs"):
         streamed = [item for choice in choices if choice["logprobs"] for item in choice["logprobs"][name]]
-        # what was computed before is used again, with other rounding
+        # cached positions are reused, with other rounding
         assert streamed == (pytest.approx(found[name], abs=1e-5) if name == "token_logprobs" else found[name])
     none = client.post("/v1/completions", json=wanted | {"logprobs": 0}).json()["choices"][0]["logprobs"]
     assert (none["tokens"], none["top_logprobs"]) == (found["tokens"], [{}] * 6)

@@ -1,4 +1,4 @@
-"""Connections that say nothing, little by little, or take nothing; and too many of them. No key is needed for that."""
+"""Connections that send nothing, send slowly or do not read; and too many of them. None of this needs a key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def post(path: str, n_bytes: int) -> bytes:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Reads to the end, which only comes if the other side closes."""
+    """Reads to the end, which is reached only if the other side closes."""
     try:
         while connection.recv(65536):
             pass
@@ -55,7 +55,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Whether a request is answered on it."""
+    """Whether a request on the connection is answered."""
     try:
         connection.sendall(HEALTH)
         return read_object(connection).startswith(b"HTTP/1.1 200")
@@ -64,7 +64,7 @@ def is_open(connection: socket.socket) -> bool:
 
 
 def read_object(connection: socket.socket) -> bytes:
-    """An answer whose body is a JSON object, which may come in pieces."""
+    """Reads an answer whose body is a JSON object, which may arrive in pieces."""
     answer = part = connection.recv(4096)
     while part and not answer.endswith(b"}"):
         part = connection.recv(4096)
@@ -73,7 +73,7 @@ def read_object(connection: socket.socket) -> bytes:
 
 
 def dribble(connection: socket.socket, data: bytes) -> int:
-    """Sends a byte now and then until the other side closes; gives the number of bytes that it took."""
+    """Sends a byte now and then until the other side closes; returns the number of bytes sent."""
     connection.setblocking(False)
     for n_sent in range(len(data)):
         try:

@@ -1,4 +1,4 @@
-"""How requests end that are not answered: errors of the server's own, clients that leave, bodies that are refused."""
+"""Requests that are not answered: internal errors, clients that disconnect, bodies that are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from edge_llava.errors import BackendError
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.named_route import NamedRoute
-from edge_llava.server.openai.errors import engine_fault
+from edge_llava.server.openai.engine_errors import engine_error
 from edge_llava.server.options import ServerOptions
 
 CHAT = "/v1/chat/completions"
@@ -80,8 +80,8 @@ def test_too_little_memory_is_503(
         check_error(client.get("/large"), 503, "server_unavailable")
     assert "not enough memory: MemoryError" in [record.getMessage() for record in caplog.records]
     for error in (MemoryError(), RuntimeError("can't start new thread"), BackendError("Cannot allocate memory")):
-        assert engine_fault(error).status == 503
-    assert engine_fault(BackendError("x")).status == 500
+        assert engine_error(error).status == 503
+    assert engine_error(BackendError("x")).status == 500
 
 
 def test_a_client_that_leaves_is_counted_with_status_0(
@@ -104,7 +104,7 @@ def test_a_client_that_leaves_is_counted_with_status_0(
     assert any(record.getMessage().startswith(f"POST {CHAT} left ") for record in caplog.records)
 
 
-def test_a_body_whose_end_is_said_twice(server: Any) -> None:
+def test_a_body_with_two_lengths(server: Any) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     smuggled = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     for path in (CHAT, "/health"):

@@ -1,4 +1,4 @@
-"""One image in every form that clients send: the same answer, and the tower sees it once."""
+"""One image in every form that clients send gives the same answer, and is encoded once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PARTS: dict[str, Callable[[str, str], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def expected(server: Any, ask_user: Any, data_uri: Any) -> dict[str, Any]:
-    """The answer to the form that OpenAI documents."""
+    """The answer to OpenAI's documented form."""
     with server.client() as client:
         answer = server.ask(client, messages=[ask_user("What?", data_uri(seed=SEED))], temperature=0)
     assert answer.status_code == 200, answer.text
@@ -44,19 +44,19 @@ def expected(server: Any, ask_user: Any, data_uri: Any) -> dict[str, Any]:
 
 
 def check(server: Any, client: Any, messages: list[Any], expected: dict[str, Any]) -> None:
-    before = server.engine.metrics.pictures_encoded_total
+    before = server.engine.metrics.images_encoded_total
     answer = server.ask(client, messages=messages, temperature=0)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"] == expected["choices"][0]["message"]
     assert answer.json()["usage"]["prompt_tokens_details"]["image_tokens"] > 0
     assert answer.json()["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
-    assert server.engine.metrics.pictures_encoded_total == before
+    assert server.engine.metrics.images_encoded_total == before
 
 
 @pytest.mark.parametrize("form", PARTS)
 @pytest.mark.parametrize("kind", ["text", "input_text"])
-def test_parts(server: Any, client: Any, data_uri: Any, picture_file: Any, expected: Any, form: str, kind: str) -> None:
-    data = base64.b64encode(picture_file(seed=SEED)).decode()
+def test_parts(server: Any, client: Any, data_uri: Any, image_file: Any, expected: Any, form: str, kind: str) -> None:
+    data = base64.b64encode(image_file(seed=SEED)).decode()
     part = PARTS[form](data_uri(seed=SEED), data)
     content = [{"type": kind, "text": "What?"}, part]
     check(server, client, [{"role": "user", "content": content}], expected)
@@ -64,13 +64,13 @@ def test_parts(server: Any, client: Any, data_uri: Any, picture_file: Any, expec
 
 @pytest.mark.parametrize("content", ["What?", [{"type": "text", "text": "What?"}]])
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
-def test_ollamas_list(server: Any, client: Any, picture_file: Any, expected: Any, content: Any, prefix: str) -> None:
-    data = prefix + base64.b64encode(picture_file(seed=SEED)).decode()
+def test_ollamas_list(server: Any, client: Any, image_file: Any, expected: Any, content: Any, prefix: str) -> None:
+    data = prefix + base64.b64encode(image_file(seed=SEED)).decode()
     check(server, client, [{"role": "user", "content": content, "images": [data]}], expected)
 
 
-def test_an_image_without_a_word(server: Any, client: Any, picture_file: Any) -> None:
-    data = base64.b64encode(picture_file(seed=SEED)).decode()
+def test_an_image_without_a_word(server: Any, client: Any, image_file: Any) -> None:
+    data = base64.b64encode(image_file(seed=SEED)).decode()
     for content in (None, "", "absent"):
         message: dict[str, Any] = {"role": "user", "content": content, "images": [data]}
         if content == "absent":

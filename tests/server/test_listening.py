@@ -1,4 +1,4 @@
-"""Where a server says that it is found."""
+"""The address that a server prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge_llava.server.http.listening import is_loopback_socket, listen, url_of
 
 @pytest.fixture
 def listen_at() -> Iterator[Callable[[str], socket.socket]]:
-    """listen_at(host) -> a socket at a free port; the test is skipped where IPv6 is asked for and not there."""
+    """listen_at(host) -> a socket at a free port; the test is skipped if it needs IPv6 and there is none."""
     opened = []
 
     def open_(host: str) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What the server says that requests hold is what the process takes for them."""
+"""The memory that the server counts for requests is what the process uses for them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from PIL import Image
 
 PATIENCE_S = 60.0
 COMMAND = [sys.executable, "-W", "error", "-c", "from edge_llava.cli import main; main()", "serve"]
-# beside what is charged: the tower's and the engine's own working memory, the event loop's buffers, fragments
+# in addition to what is counted: the tower's and the engine's own working memory, the event loop's buffers, fragments
 SLACK_BYTES = 64 * 2**20
 
 
 @pytest.fixture
 def url(seeded_q4: Path) -> Iterator[str]:
-    """A server as it is by default, in a process of its own; one small image was answered."""
+    """A server with the default options in its own process, after one small image was answered."""
     command = [*COMMAND, "-m", str(seeded_q4), "--port", "0", "-t", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -58,7 +58,7 @@ def metric(url: str, name: str) -> int:
 
 
 def check_peak(url: str, work: Callable[[], None]) -> None:
-    """Does work, and compares what it took with what was charged."""
+    """Does work, and compares the memory it took with the memory that was counted."""
     before = metric(url, "peak_resident_bytes")
     work()
     taken, charged = metric(url, "peak_resident_bytes") - before, metric(url, "held_bytes_peak")
@@ -72,7 +72,7 @@ def ask_all(url: str, image: bytes, n_requests: int) -> list[int]:
 
 
 @pytest.mark.parametrize("format", ["PNG", pytest.param("WEBP", marks=pytest.mark.slow)])
-def test_images_take_what_is_charged_for_them(url: str, format: str) -> None:
+def test_images_take_the_memory_that_is_counted(url: str, format: str) -> None:
     """A wide one, which the tower pads."""
     image = encode(np.zeros((2500, 5000, 3), np.uint8), format)
 
@@ -83,8 +83,8 @@ def test_images_take_what_is_charged_for_them(url: str, format: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "\u00e9\U0001f600"])
-def test_bodies_take_what_is_charged_for_them(url: str, text: str) -> None:
-    """As one string, and as base64 that decodes to no image; an emoji makes four bytes of every character."""
+def test_bodies_take_the_memory_that_is_counted(url: str, text: str) -> None:
+    """As one string, and as base64 that is not an image; an emoji makes every character take four bytes."""
     noise = np.random.default_rng(0).bytes(14 * 2**20)
     body = json.dumps({"messages": [{"role": "user", "content": text}], "x": "A" * 25_000_000}, ensure_ascii=False)
 
@@ -100,7 +100,7 @@ def test_bodies_take_what_is_charged_for_them(url: str, text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7000, 7000), (6000, 8000)])
 def test_the_largest_images_all_at_once(url: str, shape: tuple[int, int]) -> None:
-    """Files of 143 kB. Some find no room; the others are answered, and all together stay within the gigabyte."""
+    """Files of 143 kB. Some are refused; the others are answered, and together they stay within the gigabyte."""
     image = encode(np.zeros((*shape, 3), np.uint8), "PNG")
     found: list[int] = []
 

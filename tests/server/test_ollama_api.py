@@ -1,4 +1,4 @@
-"""Ollama's API as photo programs and home automation use it, byte by byte."""
+"""Ollama's API as photo programs and home automation use it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_llava.runtime.options import SamplingOptions
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.limits import Limits
+from edge_llava.server.images.image_address import ImageAddress
 from edge_llava.server.ollama.form import OllamaForm
-from edge_llava.server.ollama.request import translate_chat, translate_generate
-from edge_llava.server.openai.api_form import rename
-from edge_llava.server.openai.errors import RequestFault
+from edge_llava.server.ollama.request import OllamaChatRequest, OllamaGenerateRequest
+from edge_llava.server.openai.generation import ParsedRequest, read_request
+from edge_llava.server.openai.request_model import Rules
 from edge_llava.server.options import ServerOptions
 
 FINAL = {
@@ -26,8 +29,8 @@ FINAL = {
 
 @pytest.fixture(scope="module")
 def image() -> Callable[[Any, int], str]:
-    """image(picture_file, seed) -> base64, as Ollama's clients send it."""
-    return lambda picture_file, seed: base64.b64encode(picture_file(seed=seed)).decode()
+    """image(image_file, seed) -> base64, as Ollama's clients send it."""
+    return lambda image_file, seed: base64.b64encode(image_file(seed=seed)).decode()
 
 
 def lines_of(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -37,12 +40,12 @@ def lines_of(answer: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def test_photoprism_asks_for_a_caption_and_labels(client: httpx.Client, image: Any, picture_file: Any) -> None:
+def test_photoprism_asks_for_a_caption_and_labels(client: httpx.Client, image: Any, image_file: Any) -> None:
     """internal/ai/vision/api_request.go of photoprism/photoprism: empty fields are sent, too."""
     wanted = {
         "id": "3487da77-246e-4b4c-9437-67507177bcd7", "model": "default", "version": "latest", "suffix": "",
         "system": "", "prompt": "Describe the image in one sentence.", "stream": False,
-        "images": [image(picture_file, 50)], "options": {"seed": 3, "num_predict": 8, "top_p": 0.9, "stop": ["\n\n"]},
+        "images": [image(image_file, 50)], "options": {"seed": 3, "num_predict": 8, "top_p": 0.9, "stop": ["\n\n"]},
     }  # fmt: skip
     response = client.post("/api/generate", json=wanted)
     assert response.headers["x-edge-llava-ignored"] == "id, version"
@@ -58,14 +61,14 @@ def test_photoprism_asks_for_a_caption_and_labels(client: httpx.Client, image: A
     assert response.headers["x-edge-llava-ignored"] == "options.num_ctx, options.mirostat, id, version"
 
 
-def test_home_assistant_streams_a_conversation(client: httpx.Client, image: Any, picture_file: Any) -> None:
+def test_home_assistant_streams_a_conversation(client: httpx.Client, image: Any, image_file: Any) -> None:
     """homeassistant/components/ollama of home-assistant/core, through the ollama package."""
     wanted = {
         "model": "default", "stream": True, "tools": [], "keep_alive": "-1s", "think": False,
         "options": {"num_ctx": 8192.0, "num_predict": 6.0},
         "messages": [
             {"role": "system", "content": "You are a voice assistant."},
-            {"role": "user", "content": "Who is at the door?", "images": [image(picture_file, 51)]},
+            {"role": "user", "content": "Who is at the door?", "images": [image(image_file, 51)]},
             {"role": "assistant", "content": "A postman."},
             {"role": "user", "content": "What does he carry?"},
         ],
@@ -77,9 +80,9 @@ def test_home_assistant_streams_a_conversation(client: httpx.Client, image: Any,
     assert all(set(line) == {"model", "created_at", "message", "done"} for line in lines[:-1])
 
 
-def test_llm_vision_sends_a_message_for_every_frame(client: httpx.Client, image: Any, picture_file: Any) -> None:
+def test_llm_vision_sends_a_message_for_every_frame(client: httpx.Client, image: Any, image_file: Any) -> None:
     """custom_components/llmvision/providers.py of valentinfrlch/ha-llmvision."""
-    frames = [{"role": "user", "content": f"Image {n}:", "images": [image(picture_file, 51 + n)]} for n in (1, 2)]
+    frames = [{"role": "user", "content": f"Image {n}:", "images": [image(image_file, 51 + n)]} for n in (1, 2)]
     wanted = {
         "model": "default", "stream": False, "options": {"num_predict": 5, "temperature": 0.2},
         "messages": [*frames, {"role": "user", "content": "What happens?"}],
@@ -89,7 +92,7 @@ def test_llm_vision_sends_a_message_for_every_frame(client: httpx.Client, image:
     assert answer["prompt_eval_count"] > 2 * 64
 
 
-def test_karakeep_streams_json_of_a_schema(client: httpx.Client, image: Any, picture_file: Any) -> None:
+def test_karakeep_streams_json_of_a_schema(client: httpx.Client, image: Any, image_file: Any) -> None:
     """packages/shared/inference.ts of karakeep-app/karakeep: a stream is what /api/generate gives by default."""
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object",
@@ -97,7 +100,7 @@ def test_karakeep_streams_json_of_a_schema(client: httpx.Client, image: Any, pic
         "required": ["tags"], "additionalProperties": False,
     }  # fmt: skip
     wanted = {
-        "model": "default", "prompt": "Tags?", "images": [image(picture_file, 54)], "format": schema,
+        "model": "default", "prompt": "Tags?", "images": [image(image_file, 54)], "format": schema,
         "keep_alive": "5m", "options": {"num_ctx": 2048, "num_predict": 100, "seed": 5},
     }  # fmt: skip
     lines = lines_of(client.post("/api/generate", json=wanted))
@@ -106,11 +109,11 @@ def test_karakeep_streams_json_of_a_schema(client: httpx.Client, image: Any, pic
     assert lines[-1]["done_reason"] == "stop"
 
 
-def test_frigate_shows_frames_with_their_captions(client: httpx.Client, image: Any, picture_file: Any) -> None:
+def test_frigate_shows_frames_with_their_captions(client: httpx.Client, image: Any, image_file: Any) -> None:
     """frigate/genai/plugins/ollama.py of blakeblackshear/frigate, with the options that it always sends."""
     question = {
         "role": "user", "content": "Describe.\nImage 1:\n[img]\nImage 2:\n[img]",
-        "images": [image(picture_file, 56), image(picture_file, 57)],
+        "images": [image(image_file, 56), image(image_file, 57)],
     }  # fmt: skip
     options = {"temperature": 0.5, "repeat_penalty": 1.05, "presence_penalty": 0.3, "num_predict": 5, "own": 1}
     wanted = {"model": "llava:7b", "messages": [question], "options": options, "stream": False}
@@ -121,7 +124,7 @@ def test_frigate_shows_frames_with_their_captions(client: httpx.Client, image: A
     assert response.headers["x-edge-llava-ignored"] == "options.own"
 
 
-def test_an_answer_is_continued_and_its_probabilities_are_told(client: httpx.Client) -> None:
+def test_an_answer_is_continued_with_probabilities(client: httpx.Client) -> None:
     messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "The image shows"}]
     wanted = {
         "model": "default", "messages": messages, "options": {"num_predict": 4, "temperature": 0},
@@ -146,20 +149,30 @@ def test_a_strict_server_refuses_what_neither_api_knows(run_server: Callable[...
         assert "'mine'" in answer.json()["error"]
 
 
+def read_chat(*messages: dict[str, Any], **fields: Any) -> ParsedRequest:
+    return read_request(OllamaChatRequest, {"messages": [*messages], **fields}, Rules(), Limits())
+
+
+def read_prompt(**fields: Any) -> ParsedRequest:
+    return read_request(OllamaGenerateRequest, fields, Rules(), Limits())
+
+
+def parts_of(wanted: ParsedRequest) -> list[str]:
+    (message,) = wanted.messages
+    return [part.url if isinstance(part, ImageAddress) else part for part in message.parts]
+
+
 def test_marks_in_a_text_say_where_images_stand() -> None:
     """frigate/genai/plugins/ollama.py of blakeblackshear/frigate."""
     content = "Describe.\nImage 1:\n[img]\nImage 2:\n[img]"
-    made = translate_chat({"messages": [{"role": "user", "content": content, "images": ["A", "B"]}]})
-    texts = [part.get("text") or part["image_url"]["url"][-1] for part in made.chat["messages"][0]["content"]]
-    assert texts == ["Describe.\nImage 1:", "A", "Image 2:", "B"]
-    more = translate_chat({"messages": [{"role": "user", "content": "Here [img]", "images": ["A", "B"]}]})
-    texts = [part.get("text") or part["image_url"]["url"][-1] for part in more.chat["messages"][0]["content"]]
-    assert texts == ["B", "Here ", "A"]
-    assert more.places["messages[0].content[0].image_url.url"] == "messages[0].images[1]"
-    assert more.places["messages[0].content[2].image_url.url"] == "messages[0].images[0]"
-    fewer = translate_generate({"prompt": "[img] and [img]", "images": ["A"]})
-    texts = [part.get("text") or part["image_url"]["url"][-1] for part in fewer.chat["messages"][0]["content"]]
-    assert texts == ["A", " and [img]"]
+    wanted = read_chat({"role": "user", "content": content, "images": ["A", "B"]})
+    assert parts_of(wanted) == ["Describe.\nImage 1:", "A", "Image 2:", "B"]
+    more = read_chat({"role": "user", "content": "Here [img]", "images": ["A", "B"]})
+    assert parts_of(more) == ["B", "Here ", "A"]
+    assert [image.param for image in more.messages[0].images] == ["messages[0].images[1]", "messages[0].images[0]"]
+    fewer = read_prompt(prompt="[img] and [img]", images=["A"])
+    assert parts_of(fewer) == ["A", " and [img]"]
+    assert fewer.messages[0].images[0].param == "images[0]"
 
 
 def test_options_are_translated_or_named() -> None:
@@ -168,16 +181,17 @@ def test_options_are_translated_or_named() -> None:
         "frequency_penalty": 1.0, "seed": 42.0, "num_predict": 100.0, "stop": ["\n"], "num_ctx": 4096, "numa": None,
         "mirostat": 1, "own": 3,
     }  # fmt: skip
-    made = translate_generate({"model": "m", "prompt": "x", "options": options, "keep_alive": "5m", "template": "t"})
-    assert made.chat == {
-        "stream": True, "stream_options": {"include_usage": True}, "messages": [{"role": "user", "content": "x"}],
-        "temperature": 0.5, "top_k": 20, "top_p": 0.9, "min_p": 0.1, "repeat_penalty": 1.05, "presence_penalty": 0.3,
-        "frequency_penalty": 1.0, "seed": 42, "max_tokens": 100, "stop": ["\n"], "options.own": 3,
-    }  # fmt: skip
-    assert made.ignored == ["options.num_ctx", "options.mirostat", "keep_alive", "template"]
+    wanted = read_prompt(model="m", prompt="x", options=options, keep_alive="5m", template="t", temperature=0.9)
+    assert wanted.options == SamplingOptions(
+        temperature=0.5, top_k=20, top_p=0.9, min_p=0.1, repeat_penalty=1.05, presence_penalty=0.3,
+        frequency_penalty=1.0, seed=42, max_new_tokens=100, stop=("\n",),
+    )  # fmt: skip
+    assert (wanted.stream, wanted.include_usage, parts_of(wanted)) == (True, True, ["x"])
+    assert set(wanted.ignored) == {"options.num_ctx", "options.mirostat", "options.own", "keep_alive", "template"}
     for free in (-1, -2, 0, -1.0):
-        chat = translate_generate({"prompt": "x", "options": {"num_predict": free, "seed": -1}, "stream": False}).chat
-        assert chat == {"stream": False, "messages": [{"role": "user", "content": "x"}]}
+        wanted = read_prompt(prompt="x", options={"num_predict": free, "seed": -1}, stream=False)
+        assert wanted.options == SamplingOptions(max_new_tokens=2**31 - 1)
+        assert (wanted.stream, wanted.include_usage) == (False, False)
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
@@ -197,7 +211,7 @@ def test_a_request_without_a_question_only_loads(client: httpx.Client, server: A
         ("/api/chat", {"messages": [{"role": "user", "content": "x"}], "format": "xml"}, "'format'"),
         ("/api/chat", {"messages": [{"role": "user", "content": "x"}], "stream": "no"}, "'stream'"),
         ("/api/chat", {"messages": [{"role": "user", "content": "x", "images": "AAAA"}]}, "'messages[0].images'"),
-        ("/api/chat", {"messages": [{"role": "user", "content": "x", "images": [[1, 2]]}]}, "'messages[0].images'"),
+        ("/api/chat", {"messages": [{"role": "user", "content": "x", "images": [[1, 2]]}]}, "'messages[0].images[0]'"),
         ("/api/chat", {"messages": [{"role": "user", "content": 3, "images": ["AAAA"]}]}, "'messages[0].content'"),
         ("/api/chat", {"messages": ["x"]}, "messages[0]"),
         ("/api/chat", {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
@@ -213,10 +227,10 @@ def test_a_request_without_a_question_only_loads(client: httpx.Client, server: A
         ("/api/generate", {"prompt": "x", "think": "high"}, "does not support thinking"),
         ("/api/generate", {"model": 3}, "'model'"),
         ("/api/show", {}, "model is required"),
-        ("/api/pull", {"model": 3}, "model is required"),
+        ("/api/pull", {"model": 3}, "'model'"),
     ],
 )
-def test_faults_are_said_in_ollamas_form_and_places(
+def test_faults_have_ollamas_form_and_places(
     client: httpx.Client, path: str, fields: dict[str, Any], says: str
 ) -> None:
     answer = client.post(path, json=fields)
@@ -249,7 +263,7 @@ def test_everything_below_api_fails_in_ollamas_form(client: httpx.Client, run_se
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
 def test_programs_need_not_say_that_it_is_json_and_pages_must(client: httpx.Client, kind: str | None) -> None:
-    """`curl -d`, as Ollama's documentation has it; a page of elsewhere could send the same unasked."""
+    """`curl -d`, as Ollama's documentation has it; a page of another origin could send the same without permission."""
     body = json.dumps({"model": "default", "prompt": "x", "stream": False, "options": {"num_predict": 1}})
     headers = {} if kind is None else {"Content-Type": kind}
     assert client.post("/api/generate", content=body, headers=headers).status_code == 200
@@ -267,7 +281,7 @@ def test_a_fault_in_the_middle_of_a_stream_is_a_line(server: Any, client: httpx.
         stream.answer.cancel()  # as when the server stops
         rest = [json.loads(line) for line in lines]
     assert set(rest[-1]) == {"error"}
-    assert "stops" in rest[-1]["error"]
+    assert "shutting down" in rest[-1]["error"]
     assert not any(line.get("done") for line in rest)
 
 
@@ -278,7 +292,7 @@ def test_the_log_and_the_counts_know_it(server: Any, client: httpx.Client, caplo
     caplog.set_level("INFO", "edge_llava.server")
     wanted = {"prompt": "my secret", "options": {"num_predict": 2}, "stream": False}
     assert client.post("/api/generate", json=wanted).status_code == 200
-    server.wait_until(logged)  # the answer is there before its line is
+    server.wait_until(logged)  # the answer arrives before its log line is written
     (line,) = logged()
     assert line.startswith("POST /api/generate 200")
     assert "+ 2 tokens, length" in line
@@ -298,15 +312,7 @@ def test_what_keeps_a_silent_stream_open_is_an_empty_piece(server: Any, make: Ca
     assert line.get("response", line.get("message", {}).get("content")) == ""
 
 
-def test_renaming_keeps_to_whole_places() -> None:
-    places = {"max_tokens": "num_predict", "messages[1].content": "prompt", "stop": "options.stop"}
-    text = "'max_tokens' must be from 1. 'stop_sequences' and 'stop' and max_tokens; messages[1].content[3].text"
-    assert rename(text, places) == (
-        "'num_predict' must be from 1. 'stop_sequences' and 'options.stop' and max_tokens; prompt[3].text"
-    )
-
-
 def test_raw_mode_shows_no_images() -> None:
-    with pytest.raises(RequestFault, match="raw mode"):
-        translate_generate({"prompt": "x", "raw": True, "images": ["AAAA"]})
-    assert translate_generate({"prompt": "x", "raw": True}).is_raw
+    with pytest.raises(RequestError, match="raw mode"):
+        read_prompt(prompt="x", raw=True, images=["AAAA"])
+    assert read_prompt(prompt="x", raw=True).is_raw

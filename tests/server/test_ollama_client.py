@@ -20,7 +20,7 @@ GREEDY = {"temperature": 0, "num_predict": 12}
 
 @pytest.fixture(scope="module")
 def guarded(run_server: Callable[..., Any]) -> Any:
-    """A server with a key, which is called as Ollama's model is."""
+    """A server with a key, and with an alias like the name of Ollama's model."""
     return run_server(ServerOptions(api_key=KEY, aliases=("llava",)))
 
 
@@ -32,7 +32,7 @@ def client(guarded: Any) -> Iterator[ollama.Client]:
 
 
 def whole_of_openai(guarded: Any, question: str, *urls: str, system: str | None = None) -> str:
-    """What the chat API answers to the same question."""
+    """The chat API's answer to the same question."""
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
@@ -42,27 +42,28 @@ def whole_of_openai(guarded: Any, question: str, *urls: str, system: str | None 
 
 
 def test_chat_and_generate_answer_as_the_chat_api_does(
-    client: ollama.Client, guarded: Any, data_uri: Any, picture_file: Any, tmp_path: Path
+    client: ollama.Client, guarded: Any, data_uri: Any, image_file: Any, tmp_path: Path
 ) -> None:
     expected = whole_of_openai(guarded, "What is it?", data_uri(seed=40), system="Be brief.")
-    (tmp_path / "img.png").write_bytes(picture_file(seed=40))
-    for image in (picture_file(seed=40), tmp_path / "img.png", str(tmp_path / "img.png")):
+    (tmp_path / "img.png").write_bytes(image_file(seed=40))
+    for image in (image_file(seed=40), tmp_path / "img.png", str(tmp_path / "img.png")):
         question = {"role": "user", "content": "What is it?", "images": [image]}
         chat = client.chat("llava", [{"role": "system", "content": "Be brief."}, question], options=GREEDY)
         assert chat.message.content == expected
         assert chat.message.role == "assistant"
-    answer = client.generate("llava", "What is it?", system="Be brief.", images=[picture_file(seed=40)], options=GREEDY)
+    answer = client.generate("llava", "What is it?", system="Be brief.", images=[image_file(seed=40)], options=GREEDY)
     assert answer.response == expected
-    for said in (chat, answer):
-        assert (said.model, said.done, said.done_reason, said.eval_count) == ("llava", True, "length", 12)
-        assert said.prompt_eval_count is not None
-        assert said.prompt_eval_count > 64
-        assert said.total_duration is not None
-        durations = (said.load_duration, said.prompt_eval_duration, said.eval_duration)
+    for response in (chat, answer):
+        assert (response.model, response.done) == ("llava", True)
+        assert (response.done_reason, response.eval_count) == ("length", 12)
+        assert response.prompt_eval_count is not None
+        assert response.prompt_eval_count > 64
+        assert response.total_duration is not None
+        durations = (response.load_duration, response.prompt_eval_duration, response.eval_duration)
         assert all(isinstance(duration, int) and duration > 0 for duration in durations)
-        assert said.total_duration == sum(map(int, filter(None, durations)))
-        assert said.created_at is not None
-        assert said.created_at.endswith("Z")
+        assert response.total_duration == sum(map(int, filter(None, durations)))
+        assert response.created_at is not None
+        assert response.created_at.endswith("Z")
 
 
 def test_streams_say_what_the_whole_answer_says(client: ollama.Client, guarded: Any) -> None:
@@ -79,10 +80,10 @@ def test_streams_say_what_the_whole_answer_says(client: ollama.Client, guarded: 
         assert answers[0].eval_count is None
 
 
-def test_the_asynchronous_client(guarded: Any, picture_file: Any) -> None:
+def test_the_asynchronous_client(guarded: Any, image_file: Any) -> None:
     async def ask() -> tuple[str, str]:
         async with ollama.AsyncClient(host=guarded.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
-            question = {"role": "user", "content": "What?", "images": [picture_file(seed=41)]}
+            question = {"role": "user", "content": "What?", "images": [image_file(seed=41)]}
             whole = await client.chat("llava", [question], options=GREEDY)
             stream = await client.chat("llava", [question], options=GREEDY, stream=True)
             return whole.message.content or "", "".join([line.message.content or "" async for line in stream])
@@ -125,7 +126,7 @@ def test_models(client: ollama.Client, guarded: Any, engine: Any) -> None:
     assert client.pull("llava").status == "success"
 
 
-def test_errors_are_the_clients_own(guarded: Any, client: ollama.Client, picture_file: Any) -> None:
+def test_errors_are_the_clients_own(guarded: Any, client: ollama.Client, image_file: Any) -> None:
     def fails(status: int, call: Callable[[], Any]) -> str:
         with pytest.raises(ollama.ResponseError) as caught:
             call()
@@ -137,7 +138,7 @@ def test_errors_are_the_clients_own(guarded: Any, client: ollama.Client, picture
     assert fails(404, lambda: client.chat("mistral", question)) == "model 'mistral' not found"
     assert fails(404, lambda: client.show("mistral")) == "model 'mistral' not found"
     assert "options.temperature" in fails(400, lambda: client.chat("llava", question, options={"temperature": -1}))
-    broken = [{"role": "user", "content": "What?", "images": [picture_file(seed=1), b"no image"]}]
+    broken = [{"role": "user", "content": "What?", "images": [image_file(seed=1), b"no image"]}]
     assert "messages[0].images[1]" in fails(400, lambda: client.chat("llava", broken))
     assert "images[0]" in fails(400, lambda: client.generate("llava", "What?", images=[b"no image"]))
     assert '"llava" does not support thinking' in fails(400, lambda: client.chat("llava", question, think=True))
@@ -151,11 +152,11 @@ def test_errors_are_the_clients_own(guarded: Any, client: ollama.Client, picture
 
 
 def test_the_example_of_the_documentation(
-    server: Any, picture_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Any, image_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import ollama" in block)
-    (tmp_path / "img.jpg").write_bytes(picture_file("JPEG"))
+    (tmp_path / "img.jpg").write_bytes(image_file("JPEG"))
     monkeypatch.chdir(tmp_path)
     exec(code.replace("http://127.0.0.1:8080", server.url), {})
     assert capsys.readouterr().out.strip()

@@ -19,7 +19,7 @@ KEY = "sk-a-key-of-the-tests"
 
 @pytest.fixture(scope="module")
 def guarded(run_server: Callable[..., Any]) -> Any:
-    """A server with a key, which answers to OpenAI's names."""
+    """A server with a key, and with OpenAI's names as aliases."""
     return run_server(ServerOptions(api_key=KEY, aliases=("gpt-4o",)))
 
 
@@ -37,7 +37,7 @@ async def connect(server: Any) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-def test_an_answer_about_a_picture(openai_client: openai.OpenAI, ask_user: Any, data_uri: Any) -> None:
+def test_an_answer_about_an_image(openai_client: openai.OpenAI, ask_user: Any, data_uri: Any) -> None:
     answer = openai_client.chat.completions.create(
         model="gpt-4o", messages=[ask_user("What?", data_uri(seed=20))], max_tokens=6, temperature=0, seed=1
     )
@@ -152,13 +152,13 @@ def test_probabilities_whole_and_streamed(openai_client: openai.OpenAI, engine: 
         chunks = [chunk.choices[0] for chunk in stream]
     streamed = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content or ()]
     assert [entry.bytes for entry in streamed] == [entry.bytes for entry in entries]
-    # what was computed before is not computed in the same batches again
+    # cached positions were computed in other batches
     assert [entry.logprob for entry in streamed] == pytest.approx([entry.logprob for entry in entries], abs=1e-4)
     plain = openai_client.chat.completions.create(**wanted | {"logprobs": None, "top_logprobs": None})
     assert plain.choices[0].logprobs is None
 
 
-def test_probabilities_say_nothing_of_what_ended_the_answer(openai_client: openai.OpenAI, ask_user: Any) -> None:
+def test_what_ended_the_answer_has_no_probabilities(openai_client: openai.OpenAI, ask_user: Any) -> None:
     wanted: dict[str, Any] = {
         "model": "gpt-4o", "messages": [ask_user("What?")], "max_tokens": 30, "seed": 5, "temperature": 1,
         "logprobs": True,

@@ -1,4 +1,4 @@
-"""Pictures from the web: off unless allowed, and then from public addresses only. Nothing here leaves this machine."""
+"""Images from the web: only if allowed, and then from public addresses only. The tests use this machine only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edge_llava.server.images.image_forms import ImageAddress
+from edge_llava.server.http.errors import RequestError
+from edge_llava.server.images.image_address import ImageAddress
 from edge_llava.server.images.remote_images import RemoteImages, RemoteOptions, is_public
-from edge_llava.server.openai.errors import RequestFault
 from edge_llava.server.options import ServerOptions
 
 Check = Callable[..., dict[str, Any]]
@@ -21,7 +21,7 @@ LOCAL = "127.0.0.1"
 
 
 class Origin:
-    """A web server that says the same to everybody, and remembers what it was asked."""
+    """A web server that always sends the same answer, and records the requests."""
 
     def __init__(self, answer: bytes, *, is_silent: bool = False) -> None:
         self.requests: list[bytes] = []
@@ -41,7 +41,7 @@ class Origin:
                 self.requests.append(connection.recv(65536))
                 if self._is_silent:
                     self._over.wait(60)
-                with suppress(OSError):  # it was hung up on
+                with suppress(OSError):  # the client hung up
                     connection.sendall(self._answer)
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ def fetch(
     options: RemoteOptions | None = None,
     addresses: Sequence[str] = (LOCAL,),
 ) -> bytes:
-    """Fetches as a server would whose name server says that `cat.example` is here, and to whom this port is public."""
+    """Fetches as a server would for which `cat.example` is this machine, and this port is public."""
 
     async def resolve(host: str, asked: int) -> Sequence[str]:
         assert host == "cat.example"
@@ -114,9 +114,9 @@ def test_addresses_that_are(address: str) -> None:
     assert not is_public(address, 8080)
 
 
-def test_a_picture_is_fetched() -> None:
-    with origin(ok(b"the picture")) as there:
-        assert fetch(there.port) == b"the picture"
+def test_an_image_is_fetched() -> None:
+    with origin(ok(b"the image")) as there:
+        assert fetch(there.port) == b"the image"
         (request,) = there.requests
     lines = request.decode().split("\r\n")
     assert lines[0] == "GET /cat.png?size=2 HTTP/1.1"
@@ -145,28 +145,28 @@ def test_chunks_and_closings_are_read() -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"64\r\n" + b"x" * 100 + b"\r\n" + b"1\r\ny\r\n",
             "more",
         ),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort", "speaks no HTTP"),
-        (b"SSH-2.0-OpenSSH\r\n", "speaks no HTTP"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40_000, "speaks no HTTP"),
-        (b"", "speaks no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort", "speak HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n", "speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 40_000, "speak HTTP"),
+        (b"", "speak HTTP"),
     ],
 )
 def test_answers_that_are_not_taken(answer: bytes, says: str) -> None:
-    with origin(answer) as there, pytest.raises(RequestFault, match=says) as caught:
+    with origin(answer) as there, pytest.raises(RequestError, match=says) as caught:
         fetch(there.port, options=RemoteOptions(max_bytes=100))
     assert caught.value.status == 400
     assert caught.value.body["error"]["param"] == "here"
 
 
 def test_time_is_capped() -> None:
-    with origin(ok(b"late"), is_silent=True) as there, pytest.raises(RequestFault, match=r"within 0\.2 s"):
+    with origin(ok(b"late"), is_silent=True) as there, pytest.raises(RequestError, match=r"within 0\.2 s"):
         fetch(there.port, options=RemoteOptions(timeout_s=0.2))
 
 
 @pytest.mark.parametrize("addresses", [["10.0.0.1"], [LOCAL, "10.0.0.1"], ["10.0.0.1", LOCAL], []])
 def test_one_address_that_is_not_allowed_is_enough(addresses: list[str]) -> None:
     with origin(ok(b"x")) as there:
-        with pytest.raises(RequestFault, match="only public hosts"):
+        with pytest.raises(RequestError, match="only public hosts"):
             fetch(there.port, addresses=addresses)
         assert there.requests == []
 
@@ -196,17 +196,17 @@ def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to() -> None:
         "http://c\u00e4t.example/", "http://cat.example/a b", "http://cat.example/\r\nX: y", "http://cat.example/\x00",
     ],
 )  # fmt: skip
-def test_addresses_that_are_none(url: str) -> None:
+def test_invalid_addresses(url: str) -> None:
     async def run() -> bytes:
         return await RemoteImages(RemoteOptions()).fetch(ImageAddress(url, "here"))
 
-    with pytest.raises(RequestFault) as caught:
+    with pytest.raises(RequestError) as caught:
         asyncio.run(run())
     assert caught.value.status == 400
 
 
-def test_a_name_server_that_takes_its_time_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is being asked for cannot be interrupted; the request is over all the same, and so is the loop."""
+def test_a_slow_name_server_delays_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup cannot be interrupted, but the request and the loop end without it."""
     release = threading.Event()
 
     def ask(*arguments: object, **options: object) -> Any:
@@ -219,7 +219,7 @@ def test_a_name_server_that_takes_its_time_holds_nobody_up(monkeypatch: pytest.M
         remote = RemoteImages(RemoteOptions(timeout_s=0.1))
         await asyncio.gather(*(remote.fetch(ImageAddress("http://cat.example/", "here")) for _ in range(3)))
 
-    with pytest.raises(RequestFault, match="within"):
+    with pytest.raises(RequestError, match="within"):
         asyncio.run(run())
     threads = [thread for thread in threading.enumerate() if thread.name == "edge-llava-names"]
     assert len(threads) == 3
@@ -230,7 +230,7 @@ def test_a_name_server_that_takes_its_time_holds_nobody_up(monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def fetching(run_server: Callable[..., Any]) -> Any:
-    """A server that was told to fetch pictures."""
+    """A server that may fetch images."""
     return run_server(ServerOptions(remote_images=True))
 
 
@@ -240,7 +240,7 @@ def fetching(run_server: Callable[..., Any]) -> Any:
      "169.254.169.254", "[fe80::1]"],
 )  # fmt: skip
 def test_a_server_asks_no_private_host(fetching: Any, check_error: Check, ask_user: Any, host: str) -> None:
-    """By whatever spelling of its address; the socket that listens there hears nothing."""
+    """Tries every spelling of its address; the socket that listens there receives nothing."""
     with socket.create_server((LOCAL, 0)) as listener, fetching.client() as client:
         listener.setblocking(False)
         for port in ("", f":{listener.getsockname()[1]}"):
@@ -250,11 +250,9 @@ def test_a_server_asks_no_private_host(fetching: Any, check_error: Check, ask_us
             listener.accept()
 
 
-def test_files_are_never_read(
-    fetching: Any, check_error: Check, ask_user: Any, tmp_path: Any, picture_file: Any
-) -> None:
+def test_files_are_never_read(fetching: Any, check_error: Check, ask_user: Any, tmp_path: Any, image_file: Any) -> None:
     path = tmp_path / "cat.png"
-    path.write_bytes(picture_file())
+    path.write_bytes(image_file())
     with fetching.client() as client:
         for url in (str(path), f"file://{path}", f"file:{path}", f"http:{path}", f"http://{path}"):
             assert check_error(fetching.ask(client, messages=[ask_user("What?", url)]), 400)["code"] in (
@@ -262,15 +260,15 @@ def test_files_are_never_read(
             )  # fmt: skip
 
 
-def test_a_fetched_picture_is_answered_about(
-    run_server: Callable[..., Any], ask_user: Any, data_uri: Any, picture_file: Any
+def test_a_fetched_image_is_answered_about(
+    run_server: Callable[..., Any], ask_user: Any, data_uri: Any, image_file: Any
 ) -> None:
     async def resolve(host: str, port: int) -> Sequence[str]:
         return [LOCAL]
 
     remote = RemoteImages(RemoteOptions(), resolve=resolve, is_allowed=lambda address, port: address == LOCAL)
     server = run_server(remote=remote)
-    with origin(ok(picture_file(seed=40))) as there, server.client() as client:
+    with origin(ok(image_file(seed=40))) as there, server.client() as client:
         texts = [
             server.ask(client, messages=[ask_user("What?", url)], temperature=0).json()["choices"][0]["message"]
             for url in (f"http://cat.example:{there.port}/", data_uri(seed=40))

@@ -1,4 +1,4 @@
-"""Images that take long to decode delay nothing but other images."""
+"""Images that take long to decode delay only other images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_text_is_answered_while_images_are_decoded(server: Any, slow_jpeg: bytes
 def test_a_client_that_leaves_frees_its_place_at_once(
     server: Any, slow_jpeg: bytes, data_uri: Any, ask_user: Any
 ) -> None:
-    """Its memory is free once nothing works on it any more."""
+    """Its memory is released once no thread works on it any more."""
     body = json.dumps({"messages": [ask_user("What?", data_uri(slow_jpeg, "image/jpeg"))], "max_tokens": 1}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))

@@ -22,7 +22,7 @@ def openai_client(server: Any) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def written(engine: Any) -> str:
-    """A conversation with all that the template adds, up to the answer."""
+    """A conversation with everything that the template adds, up to the answer."""
     template = find_template(engine.bundle.manifest.language.template)
     return f"{template.opening}What?{template.after_question}"
 
@@ -44,7 +44,7 @@ def test_the_template_is_not_added(
     assert short.usage.prompt_tokens < 6
 
 
-def test_a_stream_says_the_same(openai_client: openai.OpenAI, written: str) -> None:
+def test_a_stream_has_the_same_text(openai_client: openai.OpenAI, written: str) -> None:
     wanted: dict[str, Any] = {"model": "default", "prompt": written, "max_tokens": 12, "temperature": 0}
     whole = openai_client.completions.create(**wanted)
     usage: Any = {"include_usage": True}
@@ -68,7 +68,7 @@ def test_ollamas_raw_mode_is_the_same(client: httpx.Client, openai_client: opena
     ("fields", "param"),
     [
         ({}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": []}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": [1, 2]}, "prompt"), ({"prompt": [[1]]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": [1, 2]}, "prompt"), ({"prompt": [[1]]}, "prompt[0]"),
         ({"prompt": "x", "echo": True}, "echo"), ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "best_of": 2}, "best_of"), ({"prompt": "x", "n": 2}, "n"),
         ({"prompt": "x", "logprobs": 21}, "logprobs"), ({"prompt": "x", "max_tokens": "y"}, "max_tokens"),

@@ -1,4 +1,4 @@
-"""Functions on threads, and what is left of them when nobody waits any more."""
+"""Calls on threads, and what remains of them after a cancellation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fail(error: Exception) -> None:
 
 
 async def soon() -> None:
-    """Lets everything happen that is due."""
+    """Lets the event loop run everything that is due."""
     for _ in range(5):
         await asyncio.sleep(0.001)
 
@@ -54,7 +54,7 @@ def test_one_that_has_begun_is_waited_for(error: Exception | None) -> None:
         calling = asyncio.ensure_future(call_on_thread(work, Body()))
         while not begun.is_set():
             await asyncio.sleep(0.001)
-        for _ in range(3):  # however often it is told
+        for _ in range(3):  # however often it is cancelled
             calling.cancel()
             await soon()
             assert not calling.done()
@@ -68,7 +68,7 @@ def test_one_that_has_begun_is_waited_for(error: Exception | None) -> None:
 
 
 def test_one_that_has_not_begun_forgets_its_arguments_at_once() -> None:
-    """Though the only thread is busy, and its line cannot be shortened."""
+    """Even though the only thread is busy, and its queue cannot be shortened."""
     go_on, done = threading.Event(), []
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""Conversations longer than the context: refused, or answered as the same conversation without its oldest turns."""
+"""Conversations longer than the context are refused, or answered without their oldest turns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADER = "x-edge-llava-dropped-turns"
 @pytest.fixture(scope="module")
 def narrow(make_engine: Any, run_server: Any) -> Any:
     """A server whose context has 256 positions."""
-    return run_server(engine=make_engine(n_ctx=256, n_parallel=1))
+    return run_server(engine=make_engine(n_ctx=256, parallel=1))
 
 
 def talk(first: dict[str, Any], numbers: Any) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def test_the_oldest_turns_go(narrow: Any, ask_user: Any, data_uri: Any, check_er
         assert HEADER not in narrow.ask(client, truncation="auto").headers
 
 
-def test_what_the_server_was_told(narrow: Any, ask_user: Any, data_uri: Any, check_error: Any) -> None:
+def test_the_servers_option(narrow: Any, ask_user: Any, data_uri: Any, check_error: Any) -> None:
     long = talk(ask_user("What is it?", data_uri()), range(20))
     narrow.engine.on_full = "drop-oldest"
     try:

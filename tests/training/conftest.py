@@ -1,4 +1,4 @@
-"""A tower, a language model and a few pictures, so small that a stage takes seconds."""
+"""A tower, a language model and a few images, so small that a stage takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Material:
-    """What the stages start from, and what they learn from."""
+    """The model that the stages start from, and the data that they learn from."""
 
     tower: Path
     language: Path
@@ -23,16 +23,16 @@ class Material:
 @pytest.fixture(scope="session")
 def tokenizer_model() -> bytes:
     """A SentencePiece model of the sentences that the tests use, made as LLaMA's."""
+    from demo_checkpoint.corpus import vocabulary_texts
+    from demo_checkpoint.vocabulary import train_vocabulary
     from edge_llava.scenes.scene import sample_scenes
-    from edge_llava.training.demo.corpus import vocabulary_texts
-    from edge_llava.training.demo.vocabulary import train_vocabulary
 
     return train_vocabulary(vocabulary_texts(list(islice(sample_scenes("train", 7), 600)), seed=7))
 
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -> Material:
-    """Seeded weights and twelve pictures, each with one conversation of three to eight turns."""
+    """Seeded weights and twelve images, each with one conversation of three to eight turns."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
 
+from demo_checkpoint.muon import MuonForMatrices, hidden_matrices
+
 pytestmark = pytest.mark.convert
 
 
-def make(module: torch.nn.Module):
-    from edge_llava.training.muon import MuonWithAdamW, hidden_matrices
+def make(module: torch.nn.Module) -> torch.optim.Optimizer:
+    def make_adamw(apart: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
+        rest = [parameter for parameter in module.parameters() if all(parameter is not matrix for matrix in apart)]
+        return torch.optim.AdamW(rest, lr=0.01)
 
-    matrices = hidden_matrices(module[1:])
-    rest = [parameter for parameter in module.parameters() if all(parameter is not matrix for matrix in matrices)]
-    muon = torch.optim.Muon(matrices, lr=0.02, adjust_lr_fn="match_rms_adamw")
-    return MuonWithAdamW(muon, torch.optim.AdamW(rest, lr=0.01))
+    return MuonForMatrices(rate=0.02, weight_decay=0.1)(module, make_adamw)
 
 
 @pytest.fixture
@@ -35,10 +37,9 @@ def learn(module: torch.nn.Module, *optimizers: torch.optim.Optimizer, steps: in
     return [parameter.detach().clone() for parameter in module.parameters()]
 
 
-def test_hidden_matrices_are_weights_of_trained_linear_layers(module):
-    from edge_llava.training.muon import hidden_matrices
-
+def test_hidden_matrices_are_weights_of_trained_linear_layers_but_the_head(module):
     module[2].requires_grad_(False)
+    module.add_module("lm_head", torch.nn.Linear(5, 4))
     (matrix,) = hidden_matrices(module)
     assert matrix is module[1].weight
 
@@ -46,7 +47,7 @@ def test_hidden_matrices_are_weights_of_trained_linear_layers(module):
 def test_each_part_does_what_it_does_alone(module):
     twin = copy.deepcopy(module)
     together = learn(module, make(module), steps=3)
-    muon = torch.optim.Muon([twin[1].weight, twin[2].weight], lr=0.02, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon([twin[1].weight, twin[2].weight], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW([twin[0].weight, twin[1].bias, twin[2].bias], lr=0.01)
     apart = learn(twin, muon, adamw, steps=3)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(together, apart, strict=True))

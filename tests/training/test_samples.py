@@ -25,7 +25,7 @@ TALK = Conversation(
 
 
 def llava_v1(tokenizer, conversation: Conversation, name: str) -> tuple[list[int], list[int]]:
-    """preprocess_v1 of LLaVA's train.py, in plain steps: the whole text tokenized, then its rounds counted off."""
+    """preprocess_v1 of LLaVA's train.py in plain steps: tokenize the whole text, then count off its rounds."""
     template = find_template(name)
     text = template.opening
     for index, turn in enumerate(conversation.turns):
@@ -52,7 +52,7 @@ def llava_v1(tokenizer, conversation: Conversation, name: str) -> tuple[list[int
 
 
 def expand(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
-    """One place per patch."""
+    """One position per patch."""
     places = [N_PATCHES if token == IMAGE else 1 for token in ids]
     wide_ids = [token for token, n in zip(ids, places, strict=True) for _ in range(n)]
     wide_labels = [label for label, n in zip(labels, places, strict=True) for _ in range(n)]
@@ -86,8 +86,8 @@ def test_plain_learns_the_caption_and_a_newline(slow_tokenizer):
     assert sample.labels.tolist() == [*[IGNORED] * (1 + N_PATCHES), *text]
 
 
-def test_plain_needs_a_picture(slow_tokenizer):
-    with pytest.raises(DataError, match="no picture"):
+def test_plain_needs_an_image(slow_tokenizer):
+    with pytest.raises(DataError, match="no image"):
         SampleBuilder(slow_tokenizer, SPECIAL, 512).plain(Conversation("c", None, TALK.turns))
 
 

@@ -79,7 +79,7 @@ ANGLES = [500000.0 ** -(index / 16) / 4 for index in range(16)]  # of heads of 3
 
 
 def rewrite(source: Path, target: Path, section: str | None, drop: tuple[str, ...] = (), **changes: object) -> Path:
-    """A copy whose config, or a section of it, says something else."""
+    """A copy whose config, or a section of it, is changed."""
     shutil.copytree(source, target)
     config = json.loads((target / "config.json").read_text())
     part = config if section is None else config[section]
@@ -130,7 +130,7 @@ def test_language_models_that_are_refused(material, tmp_path, changes, fault):
 
 @pytest.mark.parametrize("extra", ["model.layers.0.self_attn.q_proj.lora_A.weight", "model.layers.0.q_norm.weight"])
 def test_tensors_that_training_would_lose(material, tmp_path, extra):
-    """An adapter that was never merged would be left out without a word."""
+    """An adapter that was never merged would be silently left out."""
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -1,4 +1,4 @@
-"""`edge-llava train`, as people call it."""
+"""`edge-llava train` on the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_finetune_with_adapters(run, material, tmp_path):
         "--max-length", 100, "--keep-features",
     )  # fmt: skip
     assert (done.code, done.out) == (0, f"{tmp_path / 'out'}\n")
-    assert "conversations were longer than --max-length and were cut" in done.err
+    assert "conversations were longer than --max-length and were truncated" in done.err
     assert (tmp_path / "out" / "loss.png").is_file()
 
 
@@ -59,7 +59,7 @@ def test_finetune_with_adapters(run, material, tmp_path):
         (("--images", "TOWER"), 10, "0.jpg"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_work(run, material, tmp_path, more, code, says):
+def test_what_is_wrong_is_reported_before_any_work(run, material, tmp_path, more, code, says):
     more = tuple(argument.replace("TOWER", str(material.tower)) for argument in more)
     done = run(*align_arguments(material, tmp_path / "out", *more))
     assert (done.code, done.out) == (code, "")
@@ -76,14 +76,14 @@ def test_missing_extra_prints_the_pip_line(run, material, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(material, tmp_path):
-    """The same samples a step, by one process or two; of two, each averages over its own tokens, as LLaVA's do."""
+    """One or two processes see the same samples per step; with two, each averages over its own tokens, as in LLaVA."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     for n_processes, batch in ((1, "4"), (2, "2")):
         arguments = align_arguments(material, tmp_path / str(n_processes), "--batch", batch, "--epochs", "2")
         command = [*launch, "--nproc_per_node", str(n_processes), "-m", "edge_llava.cli", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"{tmp_path / str(n_processes)}\n"  # said once
+        assert done.stdout == f"{tmp_path / str(n_processes)}\n"  # printed once
     curves = ((tmp_path / name / "loss.jsonl").read_text().splitlines() for name in ("1", "2"))
     first, second = ([json.loads(line)["loss"] for line in curve] for curve in curves)
     assert len(first) == 6

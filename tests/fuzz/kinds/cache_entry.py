@@ -10,14 +10,13 @@ from random import Random
 
 import numpy as np
 from damage import damage_bytes
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 import edge_llava
 from edge_llava.errors import BackendError
 from edge_llava.home.directories import cache_directory
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _HEADER = struct.Struct("<16sQ32sQ32s")
 _IMAGE = np.zeros((9, 16, 3), np.uint8)
@@ -27,7 +26,7 @@ _open: dict[Path, tuple[LlavaModel, Path]] = {}
 
 def make(directory: Path) -> Sequence[bytes]:
     """What one question about an image leaves."""
-    bundle = write_tiny_bundle(directory)
+    bundle = copy_small_bundle(directory)
     options = EngineOptions(DecoderOptions(n_ctx=256, n_threads=1), n_vision_threads=1, cache=True)
     model = LlavaModel(bundle, options)
     list(model.session(_OPTIONS).ask("x", image=_IMAGE))
@@ -53,7 +52,9 @@ def read(directory: Path, content: bytes) -> None:
     """Asks the same question again, in a new conversation of an empty context."""
     model, entry = _open[directory]
     entry.write_bytes(content)
-    model.decoder.truncate(0)
+    sequences = model.engine.language.sequences
+    for sequence in sequences._sequences:
+        sequences.truncate(sequence, 0)
     tokens = list(model.session(_OPTIONS).ask("x", image=_IMAGE))
     assert tokens[-1].finish_reason is not None
 

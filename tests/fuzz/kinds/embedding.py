@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 from damage import damage_safetensors
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import ImageError
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
+from edge_llava.runtime.vision.image_encoder import tower_digest
 from edge_llava.runtime.vision.tower import Tower
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """One of rows that the tiny bundle could give, in both kinds of numbers."""
-    bundle = write_tiny_bundle(directory)
+    """One of rows that the small bundle could give, in both kinds of numbers."""
+    bundle = copy_small_bundle(directory)
     manifest, path = bundle.manifest, directory / "embedding.safetensors"
-    digests = manifest.files["vision"].sha256, manifest.files["projector"].sha256
-    embedding = ImageEmbedding(np.ones((4, manifest.language.n_embd), np.float32), "0" * 64, (2, 2), (9, 16), *digests)
+    digests = tower_digest(manifest), manifest.files["projector"].sha256
+    embedding = ImageEmbedding(np.ones((64, manifest.language.n_embd), np.float32), "0" * 64, (8, 8), (9, 16), *digests)
     seeds = []
     for dtype in ("float32", "float16"):
         embedding.save(path, dtype)  # type: ignore[arg-type]

@@ -18,13 +18,13 @@ from damage import NUMBERS, damage_bytes
 from frame import Kind
 
 from edge_llava.errors import ImageError
+from edge_llava.home.image_files.formats import reads_heif
 from edge_llava.runtime.vision.image import Image
-from edge_llava.runtime.vision.images.formats import reads_heif
+from edge_llava.server.http.errors import RequestError
 from edge_llava.server.http.limits import Limits
 from edge_llava.server.http.memory_budget import MemoryBudget
-from edge_llava.server.images.image_forms import ImageAddress
+from edge_llava.server.images.image_address import ImageAddress
 from edge_llava.server.images.image_parts import ImageParts
-from edge_llava.server.openai.errors import RequestFault
 
 _LIMITS = Limits(image_pixels=4_000_000)
 _IMAGES = ImageParts(_LIMITS, None, Image.open)
@@ -98,4 +98,4 @@ def read(directory: Path, content: bytes) -> None:
     assert Image.open(path).pixels.mode == "RGB"
 
 
-KIND = Kind(n_cases=1500, make=make, damage=damage, read=read, errors=(ImageError, RequestFault))
+KIND = Kind(n_cases=1500, make=make, damage=damage, read=read, errors=(ImageError, RequestError))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from damage import damage_gguf
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.language.sampler import Sampler
-from edge_llava.runtime.language.single_decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, SamplingOptions
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
-
-_NEVER = threading.Event()
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """A tiny bundle's."""
-    return [write_tiny_bundle(directory).file("language").read_bytes()]
+    """The small bundle's."""
+    return [copy_small_bundle(directory).file("language").read_bytes()]
 
 
 def read(directory: Path, content: bytes) -> None:
@@ -32,12 +29,13 @@ def read(directory: Path, content: bytes) -> None:
     decoder = Decoder(path, spec, DecoderOptions(n_ctx=64, n_threads=1))
     try:
         tokens = decoder.tokenize("USER: caf\u00e9 \U0001f600\n</s> ASSISTANT:", add_bos=True)[:40]
-        decoder.prefill_embedding(np.ones((4, spec.n_embd), np.float32), "key", 0, _NEVER)
-        decoder.prefill_tokens(tokens, _NEVER)
+        one = OneSequence(decoder)
+        one.prefill_rows(np.ones((4, spec.n_embd), np.float32))
+        one.prefill_tokens(tokens)
         for temperature in (0, 0.8):
-            sampler = Sampler(SamplingOptions(temperature=temperature, seed=1), decoder.vocabulary)
+            sampler = Sampler(SamplingOptions(temperature=temperature, seed=1), decoder)
             try:
-                decoder.decode(sampler.sample(decoder.context))
+                one.decode(sampler.sample(decoder.context))
             finally:
                 sampler.close()
         for token in range(spec.n_vocab):

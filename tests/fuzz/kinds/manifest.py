@@ -9,22 +9,21 @@ from pathlib import Path
 
 import numpy as np
 from damage import damage_json
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.cli.inspect import command
 from edge_llava.errors import BackendError, BundleError, ContextOverflow, ImageError
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _OPTIONS = EngineOptions(DecoderOptions(n_ctx=256, n_threads=1), n_vision_threads=1)
 _IMAGE = np.zeros((9, 16, 3), np.uint8)
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """A tiny bundle's."""
-    return [write_tiny_bundle(directory).path.joinpath("manifest.json").read_bytes()]
+    """The small bundle's."""
+    return [copy_small_bundle(directory).path.joinpath("manifest.json").read_bytes()]
 
 
 def read(directory: Path, content: bytes) -> None:

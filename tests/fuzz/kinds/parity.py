@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from damage import damage_safetensors
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
@@ -14,12 +14,11 @@ from edge_llava.bundle.parity_record import ParityRecord
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.parity.engines import BundleEngines
 from edge_llava.parity.verify import _check_embeddings, _check_pixels, _check_record
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """A tiny bundle's."""
-    return [write_tiny_bundle(directory).file("parity").read_bytes()]
+    """The small bundle's."""
+    return [copy_small_bundle(directory).file("parity").read_bytes()]
 
 
 def read(directory: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from damage import damage_json
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.facts import this_device
@@ -14,14 +14,13 @@ from edge_llava.device.profile import DeviceSettings, Profile, find_profile, pro
 from edge_llava.errors import BundleError
 from edge_llava.runtime.language.llama_params import context_params
 from edge_llava.runtime.options import engine_options
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 _DEVICE = this_device()
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """One that `tune` would keep for a tiny bundle."""
-    manifest = write_tiny_bundle(directory).manifest
+    """One that `tune` would keep for the small bundle."""
+    manifest = copy_small_bundle(directory).manifest
     digests = manifest.files["language"].sha256, manifest.files["vision"].sha256
     settings = DeviceSettings(2, True, 2, True, 64, None, "auto")
     return [save_profile(Profile(settings, "total", _DEVICE, *digests, {"turn_s": 1.5}), manifest).read_bytes()]

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from damage import damage_gguf
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.runtime.vision.projector import Projector
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """A tiny bundle's."""
-    return [write_tiny_bundle(directory).file("projector").read_bytes()]
+    """The small bundle's."""
+    return [copy_small_bundle(directory).file("projector").read_bytes()]
 
 
 def read(directory: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Bodies of requests of every API, answered by a server over a tiny bundle."""
+"""Bodies of requests of every API, answered by a server over the small bundle."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from random import Random
 from typing import Any
 
 from damage import damage_bytes, damage_json, hostile
-from frame import Kind
+from frame import Kind, copy_small_bundle
 from PIL import Image
 from starlette.testclient import TestClient
 
-from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 from edge_llava.server.app import ServerApp
 from edge_llava.server.options import ServerOptions
 
@@ -80,8 +79,8 @@ def _bodies() -> list[tuple[str, dict[str, Any]]]:
 
 def make(directory: Path) -> Sequence[bytes]:
     """Opens an engine and two servers, the second strict; requests of every API."""
-    bundle = write_tiny_bundle(directory)
-    engine = BatchEngine(bundle, EngineOptions(DecoderOptions(n_ctx=256, n_threads=1), n_vision_threads=1))
+    bundle = copy_small_bundle(directory)
+    engine = LlavaModel(bundle, EngineOptions(DecoderOptions(n_ctx=256, n_threads=1), n_vision_threads=1))
     apps = [ServerApp(engine, ServerOptions(strict=strict)) for strict in (False, True)]
     lenient, strict = (TestClient(app.asgi, base_url="http://localhost") for app in apps)
     lenient.__enter__(), strict.__enter__()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from damage import damage_protobuf
-from frame import Kind
+from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
@@ -17,12 +17,11 @@ from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
-from edge_llava.selftest.tiny_bundle import write_tiny_bundle
 
 
 def make(directory: Path) -> Sequence[bytes]:
-    """A tiny bundle's."""
-    return [write_tiny_bundle(directory).file("vision").read_bytes()]
+    """The small bundle's."""
+    return [copy_small_bundle(directory).file("vision").read_bytes()]
 
 
 def read(directory: Path, content: bytes) -> None:

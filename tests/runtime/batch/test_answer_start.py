@@ -24,7 +24,7 @@ def other_engine(open_engine, seeded_f32):
 @pytest.fixture
 def bias(engine):
     """bias(starts) -> biases that let the model choose among tokens of letters alone, which begin so."""
-    pieces = [engine._decoder.piece(token) for token in range(512)]
+    pieces = [engine.engine.language.piece(token) for token in range(512)]
 
     def make(starts):
         ids = [id for id, piece in enumerate(pieces) if piece.startswith(starts) and piece.strip().isalpha()]
@@ -75,8 +75,8 @@ def test_an_answer_that_was_cut_goes_on_in_its_own_tokens(engine, ask, noise, bi
     greedy = SamplingOptions(temperature=0, max_new_tokens=9, logit_bias=letters)
     rest = ask(engine, asked("Why?", image, start=first.text), greedy).wait()
     n_prompt = first.answer.n_prompt_tokens
-    conversation = engine._planner.plan(read_messages(asked("Why?", image)))
-    kept = list(engine._planner.said.find(conversation, first.text + rest.text).ids)
+    conversation = engine._dialogues.plan(read_messages(asked("Why?", image)))
+    kept = list(engine._dialogues.history.find(conversation, first.text + rest.text).ids)
     if not stop:
         assert kept == [*first.ids, *rest.ids]
         assert rest.answer.n_prompt_tokens == n_prompt + 9
@@ -85,7 +85,7 @@ def test_an_answer_that_was_cut_goes_on_in_its_own_tokens(engine, ask, noise, bi
         longer = SamplingOptions(temperature=0, max_new_tokens=18, logit_bias=letters)
         assert ask(engine, asked("Why?", image), longer).wait().ids == kept
     if temperature == 1:
-        assert engine._decoder.tokenize_within(f" {first.text}") != first.ids
+        assert engine.engine.language.tokenize_within(f" {first.text}") != first.ids
     later = [*asked("Why?", image, start=first.text + rest.text), Message("user", "And?")]
     assert ask(engine, later, greedy).wait().answer.n_cached_tokens >= n_prompt + len(kept) - 1
 
@@ -121,7 +121,7 @@ def test_images_between_texts_are_shared_from_the_cache(engine, ask, noise, word
     again = ask(engine, placed, words).wait()
     assert again.ids == first.ids
     assert again.answer.n_cached_tokens == first.answer.n_prompt_tokens - 1
-    n_opening = len(engine._planner.plan(read_messages(placed))[0].ids)
+    n_opening = len(engine._dialogues.plan(read_messages(placed))[0].ids)
     swapped = [Message("user", "First:\nSecond:\nWhich?", images[::-1], (7, 15))]
     assert ask(engine, swapped, words).wait().answer.n_cached_tokens == n_opening
 

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import threading
-
 import llama_cpp
 import numpy as np
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError
-from edge_llava.runtime.language.decoder import BatchDecoder, NoCells, RowChunk, TokenChunk
-from edge_llava.runtime.language.single_decoder import Decoder
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.language.decoder import Decoder, NoCells, RowChunk, TokenChunk
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import DecoderOptions
 
 pytestmark = pytest.mark.convert
-NEVER = threading.Event()
 RNG = np.random.default_rng(0)
 TEXTS = [[1, *RNG.integers(259, 512, n).tolist()] for n in (40, 7, 23)]
-ROWS = RNG.standard_normal((30, 256)).astype(np.float32)
+ROWS = RNG.standard_normal((30, 64)).astype(np.float32)
 
 
 @pytest.fixture
 def open_batch(seeded_f32):
     bundle, opened = Bundle.open(seeded_f32), []
 
-    def run(n_parallel=3, n_cells=None, kept_bytes=1 << 24, **options):
+    def run(n_parallel=3, n_cells=None, host_bytes=1 << 24, **options):
         options = DecoderOptions(**({"n_threads": 1, "n_ctx": 256} | options))
-        sizes = {"n_parallel": n_parallel, "n_cells": n_cells, "kept_bytes": kept_bytes}
-        opened.append(BatchDecoder(bundle.file("language"), bundle.manifest.language, options, **sizes))
+        sizes = {"n_parallel": n_parallel, "n_cells": n_cells, "host_bytes": host_bytes}
+        opened.append(Decoder(bundle.file("language"), bundle.manifest.language, options, **sizes))
         return opened[-1]
 
     yield run
@@ -44,21 +41,18 @@ def alone(seeded_f32):
     bundle = Bundle.open(seeded_f32)
     decoder = Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_threads=1))
 
+    one = OneSequence(decoder)
+
     def run(ids, rows=None, after=()):
-        decoder.truncate(0)
-        decoder.prefill_tokens(ids, NEVER)
+        one.truncate(0)
+        one.prefill_tokens(ids)
         if rows is not None:
-            decoder.prefill_embedding(rows, "k", 0, NEVER)
-            decoder.prefill_tokens(after, NEVER)
-        return decoder.logits()
+            one.prefill_rows(rows)
+            one.prefill_tokens(after)
+        return one.logits()
 
     yield run
     decoder.close()
-
-
-def logits(decoder, index):
-    address = llama_cpp.llama_get_logits_ith(decoder.context, index)
-    return np.ctypeslib.as_array(address, shape=(512,)).copy()
 
 
 def used_cells(decoder):
@@ -74,25 +68,25 @@ def test_several_texts_at_once(open_batch, alone):
     ends = decoder.decode_tokens([TokenChunk(s, ids, True) for s, ids in zip(sequences, TEXTS, strict=True)])
     assert ends == [40, 48, 72]
     for ids, end in zip(TEXTS, ends, strict=True):
-        assert np.abs(logits(decoder, end) - alone(ids)).max() < 1e-4
+        assert np.abs(decoder.logits(end) - alone(ids)).max() < 1e-4
     ends = decoder.decode_tokens([TokenChunk(s, [300 + s.id], True) for s in sequences])
     for sequence, ids, end in zip(sequences, TEXTS, ends, strict=True):
-        assert np.abs(logits(decoder, end) - alone([*ids, 300 + sequence.id])).max() < 1e-4
+        assert np.abs(decoder.logits(end) - alone([*ids, 300 + sequence.id])).max() < 1e-4
         assert sequence.positions == [*ids, 300 + sequence.id]
     assert decoder.sequences.n_used == sum(map(len, TEXTS)) + 3
 
 
-def test_a_next_token_beside_a_part_of_a_prompt(open_batch, alone):
+def test_a_next_token_with_a_part_of_a_prompt(open_batch, alone):
     decoder = open_batch()
     first, second = (decoder.sequences.claim(ids) for ids in TEXTS[:2])
     decoder.decode_tokens([TokenChunk(first, TEXTS[0], True)])
     decoder.decode_tokens([TokenChunk(first, [300], True), TokenChunk(second, TEXTS[1][:4], False)])
     ends = decoder.decode_tokens([TokenChunk(second, TEXTS[1][4:], True), TokenChunk(first, [301], True)])
-    assert np.abs(logits(decoder, ends[0]) - alone(TEXTS[1])).max() < 1e-4
-    assert np.abs(logits(decoder, ends[1]) - alone([*TEXTS[0], 300, 301])).max() < 1e-4
+    assert np.abs(decoder.logits(ends[0]) - alone(TEXTS[1])).max() < 1e-4
+    assert np.abs(decoder.logits(ends[1]) - alone([*TEXTS[0], 300, 301])).max() < 1e-4
 
 
-def test_rows_of_several_pictures_at_once(open_batch, alone):
+def test_rows_of_several_images_at_once(open_batch, alone):
     decoder = open_batch()
     sequences = [decoder.sequences.claim(TEXTS[n]) for n in (1, 2)]
     decoder.decode_tokens([TokenChunk(s, TEXTS[n], False) for s, n in zip(sequences, (1, 2), strict=True)])
@@ -102,8 +96,8 @@ def test_rows_of_several_pictures_at_once(open_batch, alone):
     assert sequences[0].positions == [*TEXTS[1], *(("k", row) for row in range(30))]
     assert sequences[1].positions == [*TEXTS[2], *(("o", row) for row in range(30))]
     ends = decoder.decode_tokens([TokenChunk(s, [13, 400], True) for s in sequences])
-    assert np.abs(logits(decoder, ends[0]) - alone(TEXTS[1], ROWS, [13, 400])).max() < 1e-4
-    assert np.abs(logits(decoder, ends[1]) - alone(TEXTS[2], other, [13, 400])).max() < 1e-4
+    assert np.abs(decoder.logits(ends[0]) - alone(TEXTS[1], ROWS, [13, 400])).max() < 1e-4
+    assert np.abs(decoder.logits(ends[1]) - alone(TEXTS[2], other, [13, 400])).max() < 1e-4
 
 
 def test_more_than_the_cache_holds(open_batch, alone):
@@ -115,7 +109,7 @@ def test_more_than_the_cache_holds(open_batch, alone):
     assert (len(first.positions), second.positions) == (41, [])
     assert used_cells(decoder)[:2] == [41, 0]
     (end,) = decoder.decode_tokens([TokenChunk(first, [300], True)])
-    assert np.abs(logits(decoder, end) - alone([*TEXTS[0], 300])).max() < 1e-4
+    assert np.abs(decoder.logits(end) - alone([*TEXTS[0], 300])).max() < 1e-4
 
 
 def test_abort(open_batch, alone):
@@ -132,12 +126,12 @@ def test_abort(open_batch, alone):
     assert used_cells(decoder)[:2] == [41, 0]
     decoder.abort.clear()
     ends = decoder.decode_tokens([TokenChunk(first, [300], True), TokenChunk(second, TEXTS[1], True)])
-    assert np.abs(logits(decoder, ends[0]) - alone([*TEXTS[0], 300])).max() < 1e-4
-    assert np.abs(logits(decoder, ends[1]) - alone(TEXTS[1])).max() < 1e-4
+    assert np.abs(decoder.logits(ends[0]) - alone([*TEXTS[0], 300])).max() < 1e-4
+    assert np.abs(decoder.logits(ends[1]) - alone(TEXTS[1])).max() < 1e-4
 
 
-def test_a_batch_holds_the_next_token_of_everyone(open_batch):
-    assert open_batch(n_parallel=5, n_batch=2).n_batch == 10
+def test_a_batch_holds_the_next_token_of_every_sequence(open_batch):
+    assert open_batch(n_parallel=5, n_batch=2).n_batch == 2 * 5 + 1  # as many are remembered, and one is for copies
     assert open_batch(n_parallel=3, n_batch=64).n_batch == 64
 
 
@@ -148,5 +142,5 @@ def test_sizes(open_batch):
 
 
 def test_more_than_llama_cpp_can(open_batch):
-    with pytest.raises(BackendError, match=r"^llama.cpp cannot make a context: .* Try a smaller one, or fewer at a"):
+    with pytest.raises(BackendError, match=r"^llama.cpp cannot make a context: .* Try a smaller one with -c, or"):
         open_batch(n_parallel=200)

@@ -9,8 +9,9 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.errors import ContextOverflow, ImageError
-from edge_llava.runtime.dialogue.answer_history import SaidAnswer
+from edge_llava.runtime.dialogue.answer_history import KnownAnswer
 from edge_llava.runtime.dialogue.messages import Message, read_messages
+from edge_llava.runtime.dialogue.past_turns import list_runs
 from edge_llava.runtime.dialogue.planner import DialoguePlanner
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
@@ -30,8 +31,7 @@ def open_with(seeded_f32, home):
         language = dataclasses.replace(bundle.manifest.language, template=template)
         bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
         opened.append(LlavaModel(bundle, EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)))
-        decoder = opened[-1].decoder
-        return opened[-1], DialoguePlanner(bundle, decoder, opened[-1]._tower, decoder.n_ctx)
+        return opened[-1], DialoguePlanner(opened[-1]._turns)
 
     yield run
     for model in opened:
@@ -44,10 +44,11 @@ def tell(chat, planner, pictures):
     for n, question in enumerate(QUESTIONS):
         images = tuple(pictures[n : n + 1])
         text = "".join(token.text for token in chat.ask(question, image=images))
-        *prompt, answer = chat._history
+        last = chat._past[-1]
+        prompt = [*list_runs(chat._past[:-1]), *last.runs]
         messages += [Message("user", question, images), Message("assistant", text)]
         prompts.append(list_positions(prompt))
-        planner.said.remember(prompt, text, SaidAnswer(answer.ids, chat._past[-1].carry))
+        planner.history.remember(prompt, text, KnownAnswer(last.answer or (), last.carry))
     return messages, prompts
 
 
@@ -68,21 +69,21 @@ def test_answers_of_somebody_else(open_with, template):
     model, planner = open_with(template)
     messages = [Message("user", "What?"), Message("assistant", "A bus. It is red."), Message("user", "Why?")]
     first, answer, second = planner.plan(read_messages(messages))
-    chat, whole = model.session(), model.decoder.tokenize
+    chat, whole = model.session(), model.engine.language.tokenize
     assert list(first.ids) == whole(
         f"{TEMPLATES[template].opening}What?{TEMPLATES[template].after_question}", add_bos=True
     )
-    spoken = b"".join(map(model.decoder.piece, answer.ids)).decode()
+    spoken = b"".join(map(model.engine.language.piece, answer.ids)).decode()
     if template == "chatml_direct":
         assert spoken == "A bus. It is red."
     else:
         assert spoken == " A bus. It is red."
         assert list(answer.ids) == whole("A bus. It is red.", add_bos=False)
     list(chat.ask("What?"))
-    assert chat._history[0] == first
+    assert list_runs(chat._past)[0] == first
     chat._past[-1] = dataclasses.replace(chat._past[-1], answer=answer.ids, carry="")
     list(chat.ask("Why?"))
-    assert chat._history[2] == second
+    assert list_runs(chat._past)[2] == second
 
 
 def test_an_empty_answer_has_no_tokens(open_with):
@@ -107,7 +108,7 @@ def test_an_empty_answer_has_no_tokens(open_with):
 def test_a_system_message_takes_the_place_of_the_templates(open_with, template, shown):
     model, planner = open_with(template)
     (run,) = planner.plan(read_messages([Message("system", "Be brief."), Message("user", "What?")]))
-    assert list(run.ids) == model.decoder.tokenize(shown, add_bos=True)
+    assert list(run.ids) == model.engine.language.tokenize(shown, add_bos=True)
     (default,) = planner.plan(read_messages([Message("system", " \n"), Message("user", "What?")]))
     assert default == planner.plan(read_messages([Message("user", "What?")]))[0]
 
@@ -118,8 +119,8 @@ def test_what_does_not_fit(open_with, noise):
     with pytest.raises(ContextOverflow) as caught:
         planner.plan(read_messages(messages))
     runs = planner.plan(read_messages(messages[:1]))
-    n_earlier = sum(run.n_tokens for run in runs) + len(model.decoder.tokenize("No.", add_bos=False))
-    n_text = len(model.decoder.tokenize(f"</s>USER: {'word ' * 700} ASSISTANT:", add_bos=False))
+    n_earlier = sum(run.n_tokens for run in runs) + len(model.engine.language.tokenize("No.", add_bos=False))
+    n_text = len(model.engine.language.tokenize(f"</s>USER: {'word ' * 700} ASSISTANT:", add_bos=False))
     assert caught.value.n_needed == n_earlier + n_text + 1
     assert f"({n_earlier} earlier, {n_text} text, 0 for 0 images, 1 answer)" in str(caught.value)
 

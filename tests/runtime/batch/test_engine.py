@@ -11,7 +11,6 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, ContextOverflow, EdgeLlavaError, ImageError, QueueFull
 from edge_llava.runtime.dialogue.messages import Message
-from edge_llava.runtime.engine.engine import BatchEngine
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 
@@ -42,21 +41,29 @@ def questions(pictures):
     ]
 
 
-def answered_alone(model, asked, how=GREEDY):
-    answers = []
-    for question, images in asked:
-        model.decoder.truncate(0)
-        answers.append([token.id for token in model.session(how).ask(question, image=list(images))])
-    return answers
+@pytest.fixture
+def answered_alone(forget):
+    """answered_alone(model, asked, options=GREEDY) -> ids of answers of sessions, each computed from nothing."""
+
+    def run(model, asked, how=GREEDY):
+        answers = []
+        for question, images in asked:
+            forget(model)
+            answers.append([token.id for token in model.session(how).ask(question, image=list(images))])
+        return answers
+
+    return run
 
 
 # As alone
 
 
 @pytest.mark.parametrize(("n_parallel", "n_batch"), [(1, 512), (4, 512), (8, 64), (3, 32)])
-def test_answers_are_those_of_a_session(open_engine, seeded_f32, model, ask, pictures, n_parallel, n_batch):
+def test_answers_are_those_of_a_session(
+    open_engine, seeded_f32, model, ask, pictures, n_parallel, n_batch, answered_alone
+):
     asked = questions(pictures)
-    engine = open_engine(seeded_f32, {"n_batch": n_batch}, n_parallel=n_parallel)
+    engine = open_engine(seeded_f32, {"n_batch": n_batch}, parallel=n_parallel)
     alone = answered_alone(model, asked)
     for _ in range(2):
         answers = [ask(engine, question, GREEDY, *images) for question, images in asked]
@@ -64,12 +71,12 @@ def test_answers_are_those_of_a_session(open_engine, seeded_f32, model, ask, pic
     assert engine.metrics.answers_total == 2 * len(asked)
 
 
-def test_logprobs_side_by_side_are_those_of_a_session(open_engine, seeded_f32, model, ask, pictures):
+def test_logprobs_side_by_side_are_those_of_a_session(open_engine, seeded_f32, model, ask, pictures, forget):
     asked, how = questions(pictures), options(5, logprobs=3)
-    engine = open_engine(seeded_f32, n_parallel=8)
+    engine = open_engine(seeded_f32, parallel=8)
     answers = [ask(engine, question, how, *images) for question, images in asked]
     for answer, (question, images) in zip(answers, asked, strict=True):
-        model.decoder.truncate(0)
+        forget(model)
         alone = list(model.session(how).ask(question, image=list(images)))
         assert [token.piece for token in answer.wait().tokens] == [token.piece for token in alone]
         for token, other in zip(answer.tokens, alone, strict=True):
@@ -79,7 +86,7 @@ def test_logprobs_side_by_side_are_those_of_a_session(open_engine, seeded_f32, m
             )
 
 
-def test_each_with_its_own_options(engine, model, ask, pictures):
+def test_each_with_its_own_options(engine, model, ask, pictures, answered_alone):
     asked = [
         ("What is this?", options(40, temperature=1, seed=5)),
         ("What is this?", options(40, temperature=1, seed=5)),
@@ -128,20 +135,20 @@ def test_turns_of_a_conversation(engine, model, ask, pictures):
         messages.append(Message("assistant", asked.text))
 
 
-def test_fewer_visual_tokens(open_engine, seeded_f32, home, ask, pictures):
+def test_fewer_visual_tokens(open_engine, seeded_f32, home, ask, pictures, answered_alone):
     """Of a tower that is opened for every picture, too."""
-    engines = {"visual_tokens": 16, "low_memory": True}
-    engine = open_engine(seeded_f32, engines=engines)
+    fewer = {"visual_tokens": 16, "low_memory": True}
+    engine = open_engine(seeded_f32, **fewer)
     answers = [ask(engine, "What is this?", GREEDY, picture).wait() for picture in pictures[:2]]
     assert [one.answer.n_image_tokens for one in answers] == [16, 16]
-    options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, **engines)
+    options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, **fewer)
     with LlavaModel(Bundle.open(seeded_f32), options) as model:
         assert [one.ids for one in answers] == answered_alone(model, [("What is this?", [p]) for p in pictures[:2]])
         whole = open_engine(seeded_f32)
         with pytest.raises(ImageError, match="--visual-tokens"):
             ask(whole, "What?", GREEDY, model.embed_image(pictures[0]))
     with pytest.raises(BundleError):
-        open_engine(seeded_f32, engines={"visual_tokens": 1000})
+        open_engine(seeded_f32, visual_tokens=1000)
 
 
 # What is shared
@@ -150,11 +157,11 @@ def test_fewer_visual_tokens(open_engine, seeded_f32, home, ask, pictures):
 def test_a_picture_that_many_ask_about_is_encoded_and_computed_once(engine, ask, pictures):
     asked = [ask(engine, f"Question {n}?", GREEDY, pictures[0]) for n in range(4)]
     answers = [one.wait().answer for one in asked]
-    n_shared = len(engine._decoder.tokenize(engine._planner.template.opening, add_bos=True)) + 64
+    n_shared = len(engine.engine.language.tokenize(engine._turns.template.opening, add_bos=True)) + 64
     assert answers[0].n_cached_tokens == 0
     assert all(answer.n_cached_tokens >= n_shared for answer in answers[1:])
     metrics = engine.metrics
-    assert metrics.pictures_encoded_total == 1
+    assert metrics.images_encoded_total == 1
     assert metrics.prompt_tokens_total == sum(answer.n_prompt_tokens for answer in answers)
     assert metrics.cached_tokens_total == sum(answer.n_cached_tokens or 0 for answer in answers)
 
@@ -167,22 +174,22 @@ def test_a_picture_in_conversations_that_begin_otherwise_is_encoded_once(engine,
     ]
     for one in asked:
         assert one.wait().answer.n_cached_tokens < 20
-    assert engine.metrics.pictures_encoded_total == 1
+    assert engine.metrics.images_encoded_total == 1
 
 
 def test_the_next_question_waits_for_nothing(engine, ask, pictures):
     """Neither tower nor prefill: of a picture that was asked about before, only the question is computed."""
     first = ask(engine, "What is this?", GREEDY, pictures[0]).wait().answer
     second = ask(engine, "Why?", GREEDY, pictures[0]).wait().answer
-    n_question = len(engine._decoder.tokenize("\nWhy? ASSISTANT:", add_bos=False))
-    assert first.timings.vision_s > 0
-    assert second.timings.vision_s == 0
+    n_question = len(engine.engine.language.tokenize("\nWhy? ASSISTANT:", add_bos=False))
+    assert first.timings().vision_s > 0
+    assert second.timings().vision_s == 0
     assert second.n_prompt_tokens - n_question <= second.n_cached_tokens < second.n_prompt_tokens
-    assert engine.metrics.pictures_encoded_total == 1
+    assert engine.metrics.images_encoded_total == 1
 
 
 def test_more_conversations_than_places_are_remembered(open_engine, seeded_f32, ask, pictures):
-    engine = open_engine(seeded_f32, {"n_ctx": 256}, n_parallel=1)
+    engine = open_engine(seeded_f32, {"n_ctx": 256}, parallel=1)
     histories = [[Message("user", f"What is this, {n}?", (pictures[n],))] for n in range(3)]
     for _ in range(2):
         for messages in histories:
@@ -190,20 +197,20 @@ def test_more_conversations_than_places_are_remembered(open_engine, seeded_f32, 
             messages += [Message("assistant", asked.text), Message("user", "And?")]
     for messages in histories:
         answer = ask(engine, messages, GREEDY).wait().answer
-        n_new = len(engine._decoder.tokenize("</s>USER: And? ASSISTANT:", add_bos=False))
+        n_new = len(engine.engine.language.tokenize("</s>USER: And? ASSISTANT:", add_bos=False))
         assert answer.n_cached_tokens == answer.n_prompt_tokens - n_new - 1  # the last token was not needed yet
-    assert engine.metrics.pictures_encoded_total == 3
+    assert engine.metrics.images_encoded_total == 3
     assert engine.metrics.kept_conversations == 2
 
 
-def test_a_full_cache_makes_the_youngest_give_way(open_engine, seeded_f32, model, ask):
+def test_a_full_cache_makes_the_youngest_give_way(open_engine, seeded_f32, model, ask, answered_alone):
     """Three long answers in room for two: all come to their end, with the tokens they have alone."""
-    engine = open_engine(seeded_f32, {"n_ctx": 256}, n_parallel=3, n_positions=512)
+    engine = open_engine(seeded_f32, {"n_ctx": 256}, parallel=3, n_positions=512)
     asked = [("What is this?", []), ("Why?", []), ("How many?", [])]
     alone = answered_alone(model, asked, options(210))
     answers = [ask(engine, question, options(210)) for question, _ in asked]
     assert [answer.wait().ids for answer in answers] == alone
-    assert engine.metrics.gave_way_total > 0
+    assert engine.metrics.preempted_total > 0
     n_cached = [answer.answer.n_cached_tokens for answer in answers]
     assert n_cached[0] == 0
     assert all(0 < n < answer.answer.n_prompt_tokens for n, answer in zip(n_cached[1:], answers[1:], strict=True))
@@ -213,7 +220,7 @@ def test_a_full_cache_makes_the_youngest_give_way(open_engine, seeded_f32, model
 
 def test_order_and_places(open_engine, seeded_f32, ask):
     """One place: first come, first served."""
-    engine, order = open_engine(seeded_f32, n_parallel=1), []
+    engine, order = open_engine(seeded_f32, parallel=1), []
     asked = [
         ask(engine, f"Question {n}?", GREEDY, on_token=lambda token, n=n: token.finish_reason and order.append(n))
         for n in range(5)
@@ -244,7 +251,7 @@ def test_prompts_come_in_parts_between_the_tokens_of_others(open_engine, seeded_
 
 
 def test_a_bounded_queue(open_engine, seeded_f32, ask):
-    engine = open_engine(seeded_f32, n_parallel=1, n_queued=2)
+    engine = open_engine(seeded_f32, parallel=1, n_queued=2)
     asked = [ask(engine, "What is this?", options(400)) for _ in range(3)]
     with pytest.raises(QueueFull) as caught:
         ask(engine, "Why?", GREEDY)
@@ -259,7 +266,7 @@ def test_a_bounded_queue(open_engine, seeded_f32, ask):
 
 
 def test_nothing_may_wait(open_engine, seeded_f32, ask):
-    engine = open_engine(seeded_f32, n_parallel=2, n_queued=0)
+    engine = open_engine(seeded_f32, parallel=2, n_queued=0)
     asked = [ask(engine, "What is this?", options(300)) for _ in range(2)]
     with pytest.raises(QueueFull):
         ask(engine, "Why?", GREEDY)
@@ -278,7 +285,7 @@ def test_nothing_may_wait(open_engine, seeded_f32, ask):
     ],
 )
 def test_what_cannot_be_answered_takes_no_place(open_engine, seeded_f32, ask, said, how, error):
-    engine = open_engine(seeded_f32, n_parallel=1, n_queued=0)
+    engine = open_engine(seeded_f32, parallel=1, n_queued=0)
     for _ in range(3):
         with pytest.raises(error):
             ask(engine, said, how)
@@ -286,7 +293,7 @@ def test_what_cannot_be_answered_takes_no_place(open_engine, seeded_f32, ask, sa
 
 
 def test_overflow_counts_one_conversation(open_engine, seeded_f32, ask):
-    engine = open_engine(seeded_f32, {"n_ctx": 256}, n_parallel=4)
+    engine = open_engine(seeded_f32, {"n_ctx": 256}, parallel=4)
     assert (engine.n_ctx, engine.metrics.kv_positions_max) == (256, 1024)
     with pytest.raises(ContextOverflow) as caught:
         ask(engine, "word " * 100, GREEDY)
@@ -296,15 +303,15 @@ def test_overflow_counts_one_conversation(open_engine, seeded_f32, ask):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_parallel": 0}, "n_parallel must be from 1 to 128"),
-        ({"n_parallel": 129, "n_queued": -1}, "n_parallel must be from 1 to 128; n_queued must not be negative"),
+        ({"parallel": 0}, "parallel must be from 1 to 127"),
+        ({"parallel": 128, "n_queued": -1}, "parallel must be from 1 to 127; n_queued must not be negative"),
         ({"n_positions": 1023}, "n_positions must be at least 1024, which is one conversation"),
-        ({"kept_bytes": -1}, "kept_bytes must not be negative"),
+        ({"host_bytes": -1}, "host_bytes must not be negative"),
     ],
 )
 def test_impossible_sizes(seeded_f32, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        BatchEngine(Bundle.open(seeded_f32), **arguments)
+        LlavaModel(Bundle.open(seeded_f32), EngineOptions(**arguments))
 
 
 def test_metrics(engine, ask, pictures):
@@ -324,12 +331,23 @@ def test_metrics(engine, ask, pictures):
 
 
 def test_timings(engine, ask, pictures):
-    answer = ask(engine, "What?", options(4), pictures[0]).wait().answer
-    timings = answer.timings
+    """What is timed apart does not overlap: waiting for a place, the tower, and the prompt."""
+    asked = ask(engine, "What?", options(4), pictures[0])
+    answer = asked.wait().answer
+    timings = answer.timings(load_s=1.5)
     assert (answer.n_tokens, answer.finish_reason, answer.error) == (4, "length", None)
-    assert min(timings.queued_s, timings.vision_s, timings.prefill_s, timings.decode_s) > 0
-    assert timings.vision_s <= timings.prefill_s
-    assert timings.queued_s + timings.prefill_s <= timings.ttft_s + timings.decode_s
+    assert (timings.load_s, timings.decode_tokens, timings.cached_tokens) == (1.5, 4, 0)
+    assert timings.prefill_tokens == answer.n_prompt_tokens
+    assert min(timings.queued_s, timings.vision_s, timings.projector_s, timings.prefill_s, timings.decode_s) > 0
+    n_empty = next(n for n, token in enumerate(asked.tokens) if token.text)  # tokens before the first text
+    assert timings.vision_s + timings.projector_s < timings.ttft_s  # the text before the image overlaps with these
+    assert timings.queued_s + timings.prefill_s < timings.ttft_s
+    assert timings.ttft_s < timings.queued_s + timings.prefill_s + timings.vision_s + timings.projector_s + (
+        engine.load_s + n_empty * timings.decode_s + 1
+    )
+    again = ask(engine, "What?", options(4), pictures[0]).wait().answer.timings()
+    assert (again.prefill_tokens, again.cached_tokens) == (1, answer.n_prompt_tokens - 1)
+    assert (again.vision_s, again.projector_s) == (0, 0)
 
 
 def test_several_threads(engine, model, ask):
@@ -360,7 +378,7 @@ def test_several_threads(engine, model, ask):
 def test_a_closed_engine(engine, ask):
     engine.close()
     engine.close()
-    with pytest.raises(EdgeLlavaError, match=r"^this engine is closed"):
+    with pytest.raises(EdgeLlavaError, match=r"^this model is closed"):
         ask(engine, "What?", GREEDY)
 
 

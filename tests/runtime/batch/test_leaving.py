@@ -8,12 +8,14 @@ import gc
 import logging
 import random
 import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 
 from edge_llava.errors import BackendError, EdgeLlavaError, QueueFull
+from edge_llava.runtime.kv import disk_cache
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 from edge_llava.runtime.vision.projector import Projector
@@ -58,7 +60,7 @@ def in_another_thread(action):
 
 
 def test_leaving_in_the_queue(open_engine, seeded_f32, ask):
-    engine, started = open_engine(seeded_f32, n_parallel=1), threading.Event()
+    engine, started = open_engine(seeded_f32, parallel=1), threading.Event()
     running = ask(engine, "What is this?", LONG, on_token=lambda _: started.set())
     assert started.wait(30)
     waiting, behind = ask(engine, "Why?", GREEDY), ask(engine, "How many?", GREEDY)
@@ -68,14 +70,14 @@ def test_leaving_in_the_queue(open_engine, seeded_f32, ask):
     assert running.reason is None
     assert [(token.id, token.text, token.finish_reason) for token in waiting.tokens] == [(None, "", "cancelled")]
     assert (waiting.answer.n_cached_tokens, waiting.answer.n_tokens, waiting.answer.error) == (None, 0, None)
-    assert waiting.answer.timings.queued_s == 0
+    assert waiting.answer.timings().queued_s == 0
     assert running.wait().reason == "length"
     assert behind.wait().reason == "length"
 
 
 def test_leaving_while_the_picture_is_encoded(open_engine, seeded_f32, ask, pictures, held_tower):
     """Its place is free, and neither the next picture nor a text waits for it."""
-    engine = open_engine(seeded_f32, n_parallel=1)
+    engine = open_engine(seeded_f32, parallel=1)
     leaving = ask(engine, "What is this?", GREEDY, pictures[0])
     assert held_tower.entered.wait(30)
     text = ask(engine, "Why?", GREEDY)
@@ -84,7 +86,7 @@ def test_leaving_while_the_picture_is_encoded(open_engine, seeded_f32, ask, pict
     assert text.wait().reason == "length"
     held_tower.release.set()
     assert ask(engine, "What is this?", GREEDY, pictures[1]).wait().reason == "length"
-    assert engine.metrics.pictures_encoded_total == 1
+    assert engine.metrics.images_encoded_total == 1
 
 
 def test_a_picture_that_others_wait_for_is_encoded_on(engine, ask, pictures, held_tower):
@@ -98,23 +100,23 @@ def test_a_picture_that_others_wait_for_is_encoded_on(engine, ask, pictures, hel
 
 
 def test_pictures_of_those_in_line_are_encoded_meanwhile(open_engine, seeded_f32, ask, pictures):
-    engine, encoded = open_engine(seeded_f32, n_parallel=1), []
-    running = ask(engine, "What?", LONG, on_token=lambda _: encoded.append(engine.metrics.pictures_encoded_total))
+    engine, encoded = open_engine(seeded_f32, parallel=1), []
+    running = ask(engine, "What?", LONG, on_token=lambda _: encoded.append(engine.metrics.images_encoded_total))
     waiting = ask(engine, "What is this?", GREEDY, pictures[0])
     assert running.wait().reason == "length"
     assert waiting.wait().reason == "length"
-    assert waiting.answer.timings.vision_s > 0
+    assert waiting.answer.timings().vision_s > 0
 
 
 def test_leaving_during_prefill(open_engine, seeded_f32, ask):
     """Told by the tokens of another, in the middle of a long prompt: what was computed stays, and is of use."""
-    engine, said = open_engine(seeded_f32, {"n_batch": 32}, n_parallel=2), "word " * 150
+    engine, said = open_engine(seeded_f32, {"n_batch": 32}, parallel=2), "word " * 150
     late, computed = [], []
 
     def look(_):
         if len(first.tokens) == 3:
             late.append(ask(engine, said, GREEDY))
-        for job in engine._worker.running[1:]:
+        for job in engine.engine._worker.running[1:]:
             if job.n_computed > 100 and not computed:
                 computed.append(job.n_computed)
                 late[0].answer.cancel()
@@ -149,7 +151,7 @@ def test_a_callback_that_raises_ends_its_own_answer(engine, ask, model, caplog):
 
     broken = ask(engine, "Why?", GREEDY, on_token=fail)
     fine = ask(engine, "What is this?", GREEDY)
-    with caplog.at_level(logging.ERROR, "edge_llava.batch"):
+    with caplog.at_level(logging.ERROR, "edge_llava.engine"):
         broken.wait()
     assert isinstance(broken.answer.error, ZeroDivisionError)
     assert (broken.answer.finish_reason, len(broken.tokens)) == ("error", 3)
@@ -183,9 +185,9 @@ def fault_of(engine, place, monkeypatch):
         raise SystemExit("a fault")
 
     owner, name = {
-        "step": (engine._decoder.sequences, "tidy"),
-        "place": (engine._decoder.sequences, "claim"),
-        "end": (engine._pictures, "leave"),
+        "step": (engine.engine.language.sequences, "tidy"),
+        "place": (engine.engine.language.sequences, "claim"),
+        "end": (engine.engine._worker._images, "cancel"),
     }[place]
     monkeypatch.setattr(owner, name, fail)
 
@@ -194,7 +196,7 @@ def fault_of(engine, place, monkeypatch):
 @pytest.mark.parametrize("place", ["step", "place", "end"])
 def test_a_fault_that_ends_the_engine_ends_every_answer(open_engine, seeded_f32, ask, pictures, monkeypatch, place):
     """Wherever each is: in a place, on the way to one, in line, or about to be told its end."""
-    engine, placed = open_engine(seeded_f32, n_parallel=2), threading.Event()
+    engine, placed = open_engine(seeded_f32, parallel=2), threading.Event()
     asked_all = threading.Event()
 
     def hold(_):
@@ -210,10 +212,10 @@ def test_a_fault_that_ends_the_engine_ends_every_answer(open_engine, seeded_f32,
     for one in asked:
         assert one.wait().tokens[-1].finish_reason is not None
     assert "error" in [one.reason for one in asked]
-    engine._thread.join(30)
+    engine.engine._thread.join(30)
     assert not engine.is_open
     assert engine.metrics.queued == 0
-    with pytest.raises(EdgeLlavaError, match=r"^this engine is closed"):
+    with pytest.raises(EdgeLlavaError, match=r"^this model is closed"):
         ask(engine, "Why?", GREEDY)
 
 
@@ -241,14 +243,14 @@ def test_a_picture_that_cannot_be_encoded(engine, ask, pictures, monkeypatch):
 
 def test_a_batch_that_llama_cpp_refuses(engine, ask, monkeypatch):
     """Those in it fail, with its reason; the next is answered."""
-    decode = engine._decoder.decode_tokens
+    decode = engine.engine.language.decode_tokens
 
     def refuse(chunks):
         if any(chunk.n_tokens > 200 for chunk in chunks):
             raise BackendError("llama.cpp failed to decode (status -3): no reason.")
         return decode(chunks)
 
-    monkeypatch.setattr(engine._decoder, "decode_tokens", refuse)
+    monkeypatch.setattr(engine.engine.language, "decode_tokens", refuse)
     broken = ask(engine, "word " * 60, GREEDY).wait()
     assert (broken.reason, broken.answer.n_tokens) == ("error", 0)
     assert str(broken.answer.error) == "llama.cpp failed to decode (status -3): no reason."
@@ -256,7 +258,7 @@ def test_a_batch_that_llama_cpp_refuses(engine, ask, monkeypatch):
 
 
 def test_closing_ends_everyone(open_engine, seeded_f32, ask, pictures, held_tower):
-    engine = open_engine(seeded_f32, n_parallel=2)
+    engine = open_engine(seeded_f32, parallel=2)
     started = threading.Event()
     flowing = ask(engine, "What is this?", LONG, on_token=lambda _: started.set())
     encoding = ask(engine, "What is this?", LONG, pictures[0])
@@ -267,13 +269,13 @@ def test_closing_ends_everyone(open_engine, seeded_f32, ask, pictures, held_towe
     for asked in (flowing, encoding, *waiting):
         assert asked.answer.wait(0)
         assert asked.reason == "cancelled"
-    assert engine._thread.is_alive() is False
+    assert engine.engine._thread.is_alive() is False
 
 
 def test_closing_from_a_callback(engine, ask):
     asked = ask(engine, "What is this?", LONG, on_token=lambda _: engine.close())
     assert asked.wait().reason == "cancelled"
-    with pytest.raises(EdgeLlavaError, match=r"^this engine is closed"):
+    with pytest.raises(EdgeLlavaError, match=r"^this model is closed"):
         ask(engine, "Why?", GREEDY)
 
 
@@ -293,15 +295,54 @@ def test_a_long_prompt_alone_is_left_and_closed_in_the_middle(open_engine, seede
 
 def test_an_answer_that_is_over_holds_nothing(engine, ask, pictures):
     asked = ask(engine, "What is this?", GREEDY, pictures[0])
-    held = weakref.ref(asked.answer._on_cancel.__closure__[0].cell_contents)
+    held = weakref.ref(engine.engine._queue._inside[0])
     asked.wait()
     gc.collect()
     assert held() is None
 
 
+@pytest.mark.parametrize("thread", ["engine", "tower", "cache"])
+def test_the_collector_drops_an_answer_on_a_thread_of_the_model(
+    open_engine, seeded_f32, ask, pictures, monkeypatch, thread
+):
+    """Of a session, and part of a cycle. The thread does not wait for what it would have to do itself."""
+    engine = open_engine(seeded_f32, parallel=2, cache=thread == "cache")
+
+    def drop(long):
+        cycle = [engine.session(LONG if long else GREEDY)]
+        cycle.append(cycle[0].ask("Why?", image=None if long else pictures[1]))
+        next(cycle[1])
+        cycle.append(cycle)
+
+    def collecting(owner, name):
+        work = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (gc.collect(), work(*given))[1])
+
+    gc.collect()
+    gc.disable()
+    try:
+        if thread == "cache":
+            collecting(disk_cache, "_digest")
+        if thread == "tower":
+            collecting(ImageEncoder, "encode")
+        drop(long=thread != "cache")
+        asked = ask(
+            engine, "How many?", GREEDY, pictures[0], on_token=lambda _: thread == "engine" and gc.collect()
+        ).wait()
+        assert asked.reason == "length"
+        deadline = time.monotonic() + 20
+        while engine.metrics.running:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        gc.enable()
+    assert engine.metrics.failed_total == 0
+    assert ask(engine, "How many?", GREEDY).wait().reason == "length"
+
+
 def test_clients_that_come_and_go(open_engine, seeded_f32, ask, pictures):
     """Many threads, at random: every answer ends once, in one of the ways there are, and no place is lost."""
-    engine = open_engine(seeded_f32, {"n_ctx": 384}, n_parallel=3, n_queued=4, n_positions=640, kept_bytes=1 << 20)
+    engine = open_engine(seeded_f32, {"n_ctx": 384}, parallel=3, n_queued=4, n_positions=640, host_bytes=1 << 20)
     reasons, refused, lock = [], [], threading.Lock()
 
     def client(seed):
@@ -343,7 +384,7 @@ def test_clients_that_come_and_go(open_engine, seeded_f32, ask, pictures):
 
 
 def test_closing_while_clients_come(open_engine, seeded_f32, ask):
-    engine = open_engine(seeded_f32, n_parallel=2, n_queued=50)
+    engine = open_engine(seeded_f32, parallel=2, n_queued=50)
     asked, started = [], threading.Event()
 
     def client():

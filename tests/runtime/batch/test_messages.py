@@ -80,5 +80,5 @@ def test_only_users_show_pictures():
 
 
 def test_text_must_be_text():
-    with pytest.raises(ValueError, match=r"^message 2 holds halves of characters"):
+    with pytest.raises(ValueError, match=r"^message 2 contains unpaired surrogates"):
         read_messages([Message("user", "a"), Message("assistant", "\ud83d"), Message("user", "b")])

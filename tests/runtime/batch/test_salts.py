@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edge_llava.runtime.dialogue.answer_history import SaidAnswer, SaidAnswers
+from edge_llava.runtime.dialogue.answer_history import AnswerHistory, KnownAnswer
 from edge_llava.runtime.dialogue.messages import Message
-from edge_llava.runtime.kv.host_cache import KeptConversation, KvShelf
+from edge_llava.runtime.kv.host_cache import HostCache, KeptConversation
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.runs import TokenRun
 
@@ -37,8 +37,8 @@ def test_one_after_another(engine, image):
         for answer, is_known in zip(answers, (0, 1, 0, 0, 1, 0, 1), strict=True)
     ]
     assert [answer.n_cached_tokens for answer in answers] == known
-    assert engine.metrics.pictures_encoded_total == 4
-    assert [answer.timings.vision_s > 0 for answer in answers] == [n_known == 0 for n_known in known]
+    assert engine.metrics.images_encoded_total == 4
+    assert [answer.timings().vision_s > 0 for answer in answers] == [n_known == 0 for n_known in known]
 
 
 @pytest.mark.convert
@@ -47,12 +47,12 @@ def test_at_the_same_time(engine, image):
     answers = [submit(engine, image, salt) for salt in ("a", "b", "c", "c")]
     assert all(answer.wait(60) for answer in answers)
     assert [bool(answer.n_cached_tokens) for answer in answers] == [False, False, False, True]
-    assert engine.metrics.pictures_encoded_total == 3
+    assert engine.metrics.images_encoded_total == 3
 
 
 @pytest.mark.convert
 def test_what_was_put_away_is_not_shared_either(open_engine, seeded_f32, image):
-    engine = open_engine(seeded_f32, n_parallel=1)
+    engine = open_engine(seeded_f32, parallel=1)
     for number in range(4):  # what is idle leaves the cache for these
         assert submit(engine, image, "a", f"{number} {LONG}").wait(60)
     assert engine.metrics.kept_conversations > 0
@@ -75,7 +75,7 @@ def test_answers_are_the_same(engine, image):
 
 
 def test_an_answer_is_remembered_for_its_salt():
-    said, conversation, answer = SaidAnswers(), [TokenRun((1, 2, 3))], SaidAnswer((4, 5), "")
+    said, conversation, answer = AnswerHistory(), [TokenRun((1, 2, 3))], KnownAnswer((4, 5), "")
     said.remember(conversation, "yes", answer, "a")
     assert said.find(conversation, "yes", "a") == answer
     assert said.find(conversation, "yes", "b") is None
@@ -83,7 +83,7 @@ def test_an_answer_is_remembered_for_its_salt():
 
 
 def test_a_longer_conversation_replaces_none_of_another_salt():
-    shelf = KvShelf(1000)
+    shelf = HostCache(1000)
     shelf.put(KeptConversation((1, 2), bytearray(10), "a"))
     shelf.put(KeptConversation((1, 2, 3), bytearray(10), "b"))
     assert len(shelf) == 2

@@ -1,8 +1,9 @@
-"""The page in Chromium, without a window, used as a person would: keys, clicks, dropped files."""
+"""The page in headless Chromium, used as a person would: keys, clicks, dropped files."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.runtime.dialogue.messages import Message
-from edge_llava.runtime.engine.engine import BatchEngine
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 
 PATIENCE_S = 30.0
@@ -47,7 +48,7 @@ return event.defaultPrevented;
 
 
 class Browser:
-    """Chromium, by WebDriver.
+    """Chromium, controlled by WebDriver.
 
     Source: W3C WebDriver, and chromedriver's additions to it.
     """
@@ -55,10 +56,10 @@ class Browser:
     def __init__(self, client: httpx.Client, browser: str) -> None:
         """
         Args:
-            client: Speaks to chromedriver.
-            browser: The program.
+            client: A client of chromedriver.
+            browser: The path of the program.
         """
-        # as root it refuses to start with its sandbox
+        # as root, it refuses to start with its sandbox
         flags = [*FLAGS, "--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [*FLAGS]
         capabilities = {
             "browserName": "chrome",
@@ -70,7 +71,7 @@ class Browser:
         self._at = f"/session/{session['sessionId']}"
 
     def send(self, command: str, method: str = "POST", **body: Any) -> Any:
-        """Carries out a command."""
+        """Runs a command."""
         content = json.dumps(body).encode() if method == "POST" else None
         response = self._client.request(method, f"{self._at}{command}", content=content)
         value = response.json()["value"]
@@ -78,7 +79,7 @@ class Browser:
         return value
 
     def devtools(self, command: str, **parameters: Any) -> Any:
-        """Carries out a command of Chromium's own protocol."""
+        """Runs a command of Chromium's own protocol."""
         return self.send("/goog/cdp/execute", cmd=command, params=parameters)
 
     def open_tab(self) -> None:
@@ -89,14 +90,14 @@ class Browser:
         self.emulate()
 
     def emulate(self, width: int = 1200, height: int = 800, scheme: str = "light") -> None:
-        """Makes the window a device's."""
+        """Emulates the window of a device."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.devtools("Emulation.setEmulatedMedia", features=[feature])
 
     def log(self, kind: str) -> list[dict[str, Any]]:
-        """What it noted since it was last asked."""
+        """The entries of a log since the last call."""
         return list(self.send("/se/log", type=kind))
 
 
@@ -105,10 +106,10 @@ class Page:
     """The page, open at a server.
 
     Attributes:
-        browser: Where it is open.
-        url: The server's.
-        allowed: What the console may complain of, as a pattern; nothing if it is "".
-        requests: Addresses that were asked for, as far as `check` saw them.
+        browser: The browser in which it is open.
+        url: The server's URL.
+        allowed: A pattern of messages that the console may show; none if it is "".
+        requests: Addresses that were requested, as far as `check` has read them.
     """
 
     browser: Browser
@@ -117,16 +118,16 @@ class Page:
     requests: list[str] = field(default_factory=list)
 
     def open(self, fragment: str = "") -> None:
-        """Opens the page on a desk's screen, in a new tab: nothing is kept of the one before."""
+        """Opens the page in a desktop window and a new tab, which keeps nothing of the previous one."""
         self.browser.open_tab()
         self.browser.send("/url", url=f"{self.url}/{fragment}")
 
     def reload(self) -> None:
-        """Loads it anew, in its tab."""
+        """Reloads it in its tab."""
         self.browser.send("/refresh")
 
     def keep(self, **settings: Any) -> None:
-        """Reloads it with settings as they were made before in this tab."""
+        """Stores settings for this tab, and reloads it."""
         self.run("sessionStorage.setItem('edge-llava.settings', given[0])", json.dumps(settings))
         self.reload()
 
@@ -156,21 +157,21 @@ class Page:
         return value
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of all such elements, as they are in the document."""
+        """The texts of all matching elements, as they are in the document."""
         return list(self.get("[...document.querySelectorAll(given[0])].map((each) => each.textContent)", selector))
 
     def text(self, selector: str) -> str:
-        """The first one's."""
+        """The text of the first matching element."""
         return self.texts(selector)[0]
 
     def is_shown(self, selector: str) -> bool:
-        """Whether a person sees the first of such elements; there must be one."""
+        """Whether the first matching element is visible; there must be one."""
         return bool(
             self.get("document.querySelector(given[0]).checkVisibility({ visibilityProperty: true })", selector)
         )
 
     def click(self, selector: str) -> None:
-        """Clicks an element, which must be where a person can: scrolled to, from under the header that stays."""
+        """Scrolls to an element and clicks it; the header must not cover it."""
         self.run("document.querySelector(given[0]).scrollIntoView({ block: 'center', behavior: 'instant' })", selector)
         self.browser.send(f"/element/{self._find(selector)}/click")
 
@@ -193,10 +194,10 @@ class Page:
         return bool(self.run(HAND_OVER, how, coded))
 
     def drop(self, *files: tuple[str, str, bytes]) -> None:
-        """Drops pictures and waits until they are shown."""
-        n_before = self.get("document.querySelectorAll('#shown .picture').length")
+        """Drops images and waits until they are shown."""
+        n_before = self.get("document.querySelectorAll('#shown .thumbnail').length")
         assert self.hand_over("drop", *files)
-        self.until("document.querySelectorAll('#shown .picture').length === given[0]", n_before + len(files))
+        self.until("document.querySelectorAll('#shown .thumbnail').length === given[0]", n_before + len(files))
 
     def ask(self, question: str) -> None:
         """Writes a question and sends it with Enter."""
@@ -212,12 +213,12 @@ class Page:
         return self.text(".exchange:last-child .answer")
 
     def wait_for_fault(self) -> str:
-        """Waits until something went wrong, and was said."""
+        """Waits until the page reports a fault, and returns its text."""
         self.until("!document.querySelector('#fault').hidden")
         return self.text("#fault p")
 
     def check(self) -> None:
-        """Nobody complained in the console, and nothing was asked of another machine."""
+        """Checks that the console has no errors, and that nothing was requested from another machine."""
         log = [entry["message"] for entry in self.browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")]
         assert [line for line in log if not self.allowed or not re.search(self.allowed, line)] == []
         for entry in self.browser.log("performance"):
@@ -232,7 +233,7 @@ class Page:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium, with its windows out of sight."""
+    """Headless Chromium."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if program is None or driver is None:
@@ -264,15 +265,15 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def page(open_page: Callable[..., Page], server: Any) -> Page:
-    """The page of a server as it is by default."""
+    """The page of a server with the default options."""
     return open_page(server.url)
 
 
 @pytest.fixture(scope="session")
 def lengthy(run_server: Callable[..., Any], seeded_f32: Path) -> Iterator[Any]:
-    """A server of answers that are long enough to be stopped; one at a time, and one may wait."""
+    """A server whose answers are long enough to be stopped; it computes one at a time, and one may wait."""
     options = EngineOptions(decoder=DecoderOptions(n_threads=1, n_ctx=8192), n_vision_threads=1)
-    with BatchEngine(Bundle.open(seeded_f32), options, n_parallel=1, n_queued=1) as engine:
+    with LlavaModel(Bundle.open(seeded_f32), dataclasses.replace(options, parallel=1, n_queued=1)) as engine:
         yield run_server(engine=engine)
 
 

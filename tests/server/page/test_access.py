@@ -1,4 +1,4 @@
-"""Whether everybody can use the page: keyboard, screen reader, narrow screens, light and dark."""
+"""The page is accessible: keyboard, screen reader, narrow screens, light and dark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.convert
 TAB, ESCAPE = "\ue004", "\ue00c"
 CONTROLS = ("button", "textbox", "slider", "spinbutton", "link", "DisclosureTriangle", "dialog")
-# what is painted behind and on every text that is seen, and the contrast of both (WCAG 2.1, 1.4.3)
+# the colours of every visible text and its background, and their contrast (WCAG 2.1, 1.4.3)
 CONTRASTS = """
 const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 const rgba = (colour) => {
@@ -47,7 +47,7 @@ return [count, poor];
 
 
 def names(page: Any) -> list[tuple[str, str]]:
-    """(role, name) of what Chromium tells assistive technology."""
+    """(role, name) of the elements that Chromium exposes to assistive technology."""
     page.browser.devtools("Accessibility.enable")
     nodes = page.browser.devtools("Accessibility.getFullAXTree")["nodes"]
     page.browser.devtools("Accessibility.disable")
@@ -55,25 +55,25 @@ def names(page: Any) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def talked(page: Any, picture_file: Callable[..., bytes]) -> Any:
-    """The page after a question about a picture, with another picture in the draft."""
+def talked(page: Any, image_file: Callable[..., bytes]) -> Any:
+    """The page after a question about an image, with another image in the draft."""
     page.keep(temperature=0, maxTokens=12)
-    page.drop(("noise.png", "image/png", picture_file(seed=101)))
+    page.drop(("noise.png", "image/png", image_file(seed=101)))
     page.ask("What?")
     page.wait_for_answer()
     page.click("summary")
-    page.drop(("noise.png", "image/png", picture_file(seed=102)))
+    page.drop(("noise.png", "image/png", image_file(seed=102)))
     return page
 
 
 def test_everything_has_a_name(talked: Any) -> None:
-    told = names(talked)
-    assert [name for name in told if name[0] in CONTROLS and not name[1].strip()] == []
-    assert {role for role, _ in told} >= {"banner", "main", "form", "log", "heading", "textbox", "article"}
-    assert ("heading", "What?") in told
-    assert ("textbox", "Question") in told
-    assert ("button", "View noise.png") in told
-    for opener, dialog in (("#settings", "Settings"), (".exchange .picture", "Picture")):
+    found = names(talked)
+    assert [name for name in found if name[0] in CONTROLS and not name[1].strip()] == []
+    assert {role for role, _ in found} >= {"banner", "main", "form", "log", "heading", "textbox", "article"}
+    assert ("heading", "What?") in found
+    assert ("textbox", "Question") in found
+    assert ("button", "View noise.png") in found
+    for opener, dialog in (("#settings", "Settings"), (".exchange .thumbnail", "Image")):
         talked.click(opener)
         assert ("dialog", dialog) in names(talked)
         assert [name for name in names(talked) if name[0] in CONTROLS and not name[1].strip()] == []
@@ -98,7 +98,7 @@ def test_the_keyboard_reaches_everything_in_order(talked: Any) -> None:
         order.append(label)
     assert order[:7] == ["Skip to the question", "New chat", "Settings", "Dark", "View noise.png", "Copy", "Ask again"]
     assert order[7].startswith("12 tokens")
-    assert order[8:] == ["View noise.png", "Remove noise.png", "Question", "Add pictures", "Take a photo", "Send"]
+    assert order[8:] == ["View noise.png", "Remove noise.png", "Question", "Add images", "Take a photo", "Send"]
 
 
 def test_the_focus_begins_and_stays_in_the_question(page: Any) -> None:
@@ -154,7 +154,7 @@ def test_nothing_is_wider_than_the_screen(talked: Any) -> None:
         talked.browser.emulate(width=width, height=640)
         assert talked.get(measure) <= width
         talked.run("scrollTo(0, 0)")
-        for opener in ("#settings", ".exchange .picture"):
+        for opener in ("#settings", ".exchange .thumbnail"):
             talked.click(opener)
             assert talked.get(measure) <= width
             talked.press(ESCAPE)

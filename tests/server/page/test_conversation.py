@@ -23,23 +23,23 @@ new MutationObserver(() => window.lengths.push(document.querySelector(".answer")
 
 @pytest.fixture(scope="module")
 def process_url(serve_process: Callable[..., Any]) -> Iterator[str]:
-    """Where a process of its own serves."""
+    """The URL of a server in a process of its own."""
     with serve_process("--port", "0") as (url, _):
         yield url
 
 
 @pytest.fixture(scope="module")
-def reference(seeded_f32: Path, picture_file: Callable[..., bytes]) -> list[str]:
-    """What the library answers, greedily, to two questions about a picture."""
+def reference(seeded_f32: Path, image_file: Callable[..., bytes]) -> list[str]:
+    """The library's greedy answers to two questions about an image."""
     options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=N_TOKENS)
     with edge_llava.load(seeded_f32) as model:
         session = model.session(options)
-        first = "".join(token.text for token in session.ask("What is it?", image=picture_file(seed=103)))
+        first = "".join(token.text for token in session.ask("What is it?", image=image_file(seed=103)))
         return [first, "".join(token.text for token in session.ask("And what else?"))]
 
 
-def test_a_dropped_picture_is_asked_about(
-    open_page: Callable[..., Any], process_url: str, picture_file: Callable[..., bytes], reference: list[str]
+def test_a_dropped_image_is_asked_about(
+    open_page: Callable[..., Any], process_url: str, image_file: Callable[..., bytes], reference: list[str]
 ) -> None:
     page = open_page(process_url)
     page.click("#settings")
@@ -48,7 +48,7 @@ def test_a_dropped_picture_is_asked_about(
     page.type("[name=maxTokens]", f"{N_TOKENS}\n")
     page.until("!document.querySelector('#settings-dialog').open")
 
-    page.drop(("noise.png", "image/png", picture_file(seed=103)))
+    page.drop(("noise.png", "image/png", image_file(seed=103)))
     assert page.is_shown("#ideas")
     page.ask("What is it?")
     assert page.wait_for_answer() == reference[0]
@@ -69,12 +69,12 @@ def test_a_dropped_picture_is_asked_about(
         "row.firstChild.textContent, row.lastChild.textContent]))"
     )
     first = page.get(counts)
-    assert (first["of pictures"], first["from cache"], first["Answer"]) == ("64", "0", str(N_TOKENS))
+    assert (first["of images"], first["from cache"], first["Answer"]) == ("64", "0", str(N_TOKENS))
     assert first["Context used"] == f"{int(first['Prompt']) + N_TOKENS} of 1024"
 
     page.ask("And what else?")
     assert page.wait_for_answer() == reference[1]
-    assert int(page.get(counts)["from cache"]) > 64  # the picture was not computed again
+    assert int(page.get(counts)["from cache"]) > 64  # the image was not computed again
 
 
 def test_an_answer_is_stopped(open_page: Callable[..., Any], lengthy: Any) -> None:
@@ -97,10 +97,10 @@ def test_an_answer_is_stopped(open_page: Callable[..., Any], lengthy: Any) -> No
 
 
 def test_what_was_not_answered_is_back_in_the_box(
-    open_page: Callable[..., Any], lengthy: Any, occupy: Callable[[int], Any], picture_file: Callable[..., bytes]
+    open_page: Callable[..., Any], lengthy: Any, occupy: Callable[[int], Any], image_file: Callable[..., bytes]
 ) -> None:
     page = open_page(lengthy.url)
-    page.drop(("noise.png", "image/png", picture_file(seed=104)))
+    page.drop(("noise.png", "image/png", image_file(seed=104)))
     occupy(1)
     page.ask("What is it?")
     page.until("document.querySelector('.doing')")
@@ -109,7 +109,7 @@ def test_what_was_not_answered_is_back_in_the_box(
     page.until("document.querySelector('#stop').hidden")
     assert page.get("document.querySelector('.exchange')") is None
     assert page.get("document.querySelector('#question').value") == "What is it?\nLater."
-    assert page.get("document.querySelectorAll('#shown .picture').length") == 1
+    assert page.get("document.querySelectorAll('#shown .thumbnail').length") == 1
 
 
 def test_asked_again_a_question_has_one_answer(page: Any) -> None:
@@ -126,7 +126,7 @@ def test_asked_again_a_question_has_one_answer(page: Any) -> None:
     assert page.get(offered) == [False, True]
 
 
-def test_instructions_are_told_to_the_model(page: Any, server: Any) -> None:
+def test_instructions_reach_the_model(page: Any, server: Any) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     with server.client() as client:
         answer = server.ask(client, messages=messages, temperature=0, max_tokens=8).json()
@@ -155,9 +155,9 @@ def test_an_answer_is_copied(page: Any) -> None:
     assert page.get("document.querySelector('#question').value") == answer
 
 
-def test_a_reload_begins_anew(page: Any, picture_file: Callable[..., bytes]) -> None:
+def test_a_reload_starts_over(page: Any, image_file: Callable[..., bytes]) -> None:
     page.keep(temperature=0, maxTokens=6)
-    page.drop(("noise.png", "image/png", picture_file(seed=105)))
+    page.drop(("noise.png", "image/png", image_file(seed=105)))
     page.ask("A secret?")
     page.wait_for_answer()
     page.type("#question", "Another secret")
@@ -185,9 +185,9 @@ def test_new_chat_forgets_and_stops(open_page: Callable[..., Any], lengthy: Any)
     assert page.is_shown("#target")
 
 
-def test_an_answer_is_read_out_by_sentences(page: Any) -> None:
+def test_an_answer_is_announced_by_sentences(page: Any) -> None:
     text = "It is 3.5 m wide. Really? Yes!\nThe end"
-    said = page.run(
+    announced = page.run(
         """
         const { Announcer } = await import("/page/announcer.js");
         const region = document.createElement("div");
@@ -200,7 +200,7 @@ def test_an_answer_is_read_out_by_sentences(page: Any) -> None:
         """,
         text,
     )
-    assert said == ["Thinking…", "It is 3.5 m wide. ", "Really? ", "Yes!\n", "The end"]
+    assert announced == ["Thinking…", "It is 3.5 m wide. ", "Really? ", "Yes!\n", "The end"]
 
 
 def test_an_answer_is_never_markup(page: Any) -> None:
@@ -208,7 +208,7 @@ def test_an_answer_is_never_markup(page: Any) -> None:
     shown = page.run(
         """
         const { Exchange } = await import("/page/exchange.js");
-        const exchange = new Exchange({ question: given[0], pictures: [] }, { onDrawn() {} });
+        const exchange = new Exchange({ question: given[0], images: [] }, { onDrawn() {} });
         document.querySelector("#turns").append(exchange.element);
         exchange.write(given[0]);
         const { element } = exchange;

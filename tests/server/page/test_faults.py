@@ -1,4 +1,4 @@
-"""What the page says when the server cannot answer."""
+"""What the page reports when the server cannot answer."""
 
 from __future__ import annotations
 
@@ -56,32 +56,30 @@ def test_a_busy_server_says_when(open_page: Callable[..., Any], lengthy: Any, oc
     assert not page.is_shown("#fault")
 
 
-def test_the_time_to_wait_is_said_twice(page: Any) -> None:
-    said = page.run(
+def test_the_time_to_wait_is_announced_twice(page: Any) -> None:
+    shown = page.run(
         """
         const { FaultBanner } = await import("/page/fault_banner.js");
         const element = document.querySelector("#fault");
-        const said = [];
-        new MutationObserver(() => said.push(element.querySelector("p").textContent))
+        const shown = [];
+        new MutationObserver(() => shown.push(element.querySelector("p").textContent))
           .observe(element, { subtree: true, childList: true });
         new FaultBanner(element).show("Busy.", 0.25);
         await new Promise((resolve) => setTimeout(resolve, 500));
-        return said;
+        return shown;
         """
     )
-    assert said == ["Busy. Send it again in 0.25 s.", "Busy. Send it again now."]
+    assert shown == ["Busy. Send it again in 0.25 s.", "Busy. Send it again now."]
 
 
-def test_too_much_is_refused(
-    open_page: Callable[..., Any], run_server: Any, picture_file: Callable[..., bytes]
-) -> None:
+def test_too_much_is_refused(open_page: Callable[..., Any], run_server: Any, image_file: Callable[..., bytes]) -> None:
     server = run_server(ServerOptions(limits=Limits(body_bytes=20_000)))
     page = open_page(server.url, allowed=r"chat/completions ")
-    page.drop(("noise.png", "image/png", picture_file(seed=101, size=(300, 300))))
+    page.drop(("noise.png", "image/png", image_file(seed=101, size=(300, 300))))
     page.ask("What?")
     assert "remove" in page.wait_for_fault()
     assert page.get(DRAFT) == "What?"
-    assert page.is_shown("#shown .picture")
+    assert page.is_shown("#shown .thumbnail")
 
 
 def test_a_full_context_is_explained(page: Any) -> None:

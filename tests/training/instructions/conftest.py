@@ -1,4 +1,4 @@
-"""A teacher's server on this machine, and annotated pictures to ask it about."""
+"""A teacher's server on this machine, and annotated images to ask it about."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from edge_llava.training.instructions.annotation import AnnotatedPicture, Box
+from edge_llava.training.instructions.annotation import AnnotatedImage, Box
 
 
 @dataclass
 class Answer:
-    """What the server sends: status, body, headers; before that it waits."""
+    """What the server sends after a delay: status, body, headers."""
 
     body: bytes | str | dict[str, Any]
     status: int = 200
@@ -28,7 +28,7 @@ class Answer:
 
 @dataclass
 class Request:
-    """What the server got."""
+    """What the server received."""
 
     path: str
     headers: dict[str, str]
@@ -37,7 +37,7 @@ class Request:
 
     @property
     def context(self) -> str:
-        """The last message: what stands for the picture."""
+        """The last message, which represents the image."""
         text: str = self.body["messages"][-1]["content"]
         return text
 
@@ -57,7 +57,7 @@ def completion(
 
 
 def good_reply(request: Request) -> str:
-    """A reply of the type that the system message asks for, about what the last message says."""
+    """A reply of the type that the system message asks for, about the contents of the last message."""
     system, first = request.body["messages"][0]["content"], request.context.split("\n")[0]
     if "Write a conversation" in system:
         return f"Question:\nWhat is it?\n===\nAnswer:\n{first}\n===\nQuestion:\nIs it night?\n===\nAnswer:\nNo."
@@ -67,7 +67,7 @@ def good_reply(request: Request) -> str:
 
 
 class Server:
-    """An OpenAI-compatible server that answers as `behave` says."""
+    """An OpenAI-compatible server whose replies `behave` determines."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -110,14 +110,14 @@ class Server:
             if not answer.drip_s:
                 handler.wfile.write(content)
         except OSError:
-            pass  # the client has gone, which is what some tests are about
+            pass  # the client has disconnected, which is what some tests are about
 
     def say(self, text: object, finish_reason: str = "stop") -> Answer:
         """A chat completion with this text: 100 prompt tokens, 20 completion tokens."""
         return Answer(completion(text, finish_reason))
 
     def good(self, request: Request) -> Answer:
-        """A completion as it should be."""
+        """A valid completion."""
         return self.say(good_reply(request))
 
     def send(self, body: bytes | str | dict[str, Any], status: int = 200, **rest: Any) -> Answer:
@@ -132,18 +132,16 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server that replies as `server.behave` says."""
+    """A server whose replies `server.behave` determines."""
     server = Server()
     yield server
     server.close()
 
 
 @pytest.fixture
-def pictures() -> list[AnnotatedPicture]:
-    """Six pictures with captions and a box each."""
+def images() -> list[AnnotatedImage]:
+    """Six images with captions and a box each."""
     return [
-        AnnotatedPicture(
-            f"p{i}", f"{i}.jpg", (f"Dog {i} runs.", f"A dog named {i}."), (Box("dog", 0.1, 0.2, 0.5, 0.9),)
-        )
+        AnnotatedImage(f"p{i}", f"{i}.jpg", (f"Dog {i} runs.", f"A dog named {i}."), (Box("dog", 0.1, 0.2, 0.5, 0.9),))
         for i in range(6)
     ]

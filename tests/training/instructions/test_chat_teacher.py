@@ -16,30 +16,30 @@ from edge_llava.errors import DataError, MissingExtra
 from edge_llava.training.instructions.chat_teacher import ChatOptions, ChatTeacher
 from edge_llava.training.instructions.prompts import build_messages
 from edge_llava.training.instructions.reply import Rejection
-from edge_llava.training.instructions.teacher import Reply
+from edge_llava.training.instructions.teacher import TeacherReply
 
 KEY = "sk-very-secret"
 
 
 @pytest.fixture
-def teach(server, pictures) -> Iterator[Callable[..., Reply]]:
-    """teach(**fields of ChatOptions) -> the reply about the first picture, in detail."""
+def teach(server, images) -> Iterator[Callable[..., TeacherReply]]:
+    """teach(**fields of ChatOptions) -> the reply about the first image, in detail."""
     with ExitStack() as stack:
 
-        def reply(**options: Any) -> Reply:
+        def reply(**options: Any) -> TeacherReply:
             quick = {"first_wait_s": 0.01, "n_tries": 4, "timeout_s": 5.0}
             chat = ChatOptions(**({"url": server.url, "model": "m"} | quick | options))
-            return stack.enter_context(ChatTeacher(chat)).reply(pictures[0], "detail")
+            return stack.enter_context(ChatTeacher(chat)).reply(images[0], "detail")
 
         yield reply
 
 
-def test_what_is_asked_and_what_comes_back(server, pictures, teach):
-    assert teach(key=KEY) == Reply("Dog 0 runs.\n\nIt fills the picture.", None, 100, 20)
+def test_what_is_asked_and_what_comes_back(server, images, teach):
+    assert teach(key=KEY) == TeacherReply("Dog 0 runs.\n\nIt fills the picture.", None, 100, 20)
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["Authorization"] == f"Bearer {KEY}"
-    assert request.body == {"model": "m", "messages": build_messages(pictures[0], "detail")}
+    assert request.body == {"model": "m", "messages": build_messages(images[0], "detail")}
     teach(temperature=0.0, url=f"{server.url}/")
     assert server.requests[1].path == "/v1/chat/completions"
     assert server.requests[1].body["temperature"] == 0.0
@@ -52,12 +52,12 @@ def test_tries_again_where_it_may_help(server, teach, status):
     assert teach().fault is None
     assert len(server.requests) == 3
     server.behave = lambda request, i: server.send("later", status)
-    assert teach() == Reply("", Rejection("no reply", f"status {status}: later (4 tries)"))
+    assert teach() == TeacherReply("", Rejection("no reply", f"status {status}: later (4 tries)"))
     assert len(server.requests) == 7
 
 
 @pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405])
-def test_gives_up_at_once_and_says_what_the_server_said(server, teach, status):
+def test_gives_up_at_once_and_reports_the_servers_message(server, teach, status):
     body = {"error": {"message": f"Incorrect key {KEY}\n\x1b[31mprovided", "type": "x"}}
     server.behave = lambda request, i: server.send(body, status)
     with pytest.raises(DataError) as caught:
@@ -69,7 +69,7 @@ def test_gives_up_at_once_and_says_what_the_server_said(server, teach, status):
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_request_that_the_server_minds_is_not_repeated(server, teach, status):
     server.behave = lambda request, i: server.send({"error": "content filter"}, status)
-    assert teach() == Reply("", Rejection("no reply", f"status {status}: content filter"))
+    assert teach() == TeacherReply("", Rejection("no reply", f"status {status}: content filter"))
     assert len(server.requests) == 1
 
 
@@ -86,7 +86,7 @@ def test_a_request_that_the_server_minds_is_not_repeated(server, teach, status):
         (lambda: "nan", 0.0, 0.2),
     ],
 )
-def test_waits_as_long_as_it_is_told_up_to_a_bound(server, teach, value, low, high):
+def test_waits_as_long_as_the_server_asks_up_to_a_bound(server, teach, value, low, high):
     server.behave = lambda request, i: (
         server.good(request) if i else server.send("slow down", 429, headers={"Retry-After": value()})
     )
@@ -105,7 +105,7 @@ def test_waits_longer_from_try_to_try(server, teach):
 def test_a_server_that_hangs(server, teach):
     server.behave = lambda request, i: server.send("", wait_s=1.0)
     started = time.monotonic()
-    assert teach(timeout_s=0.1, n_tries=2) == Reply("", Rejection("no reply", "no reply within 0.1 s (2 tries)"))
+    assert teach(timeout_s=0.1, n_tries=2) == TeacherReply("", Rejection("no reply", "no reply within 0.1 s (2 tries)"))
     assert time.monotonic() - started < 0.9
 
 
@@ -141,7 +141,7 @@ def test_a_connection_that_breaks(server, teach):
 def test_junk_is_kept_as_it_came(server, teach, body):
     server.behave = lambda request, i: server.send(body)
     text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-    assert teach() == Reply(text, Rejection("junk", "no chat completion"))
+    assert teach() == TeacherReply(text, Rejection("junk", "not a chat completion"))
     assert len(server.requests) == 1
 
 
@@ -152,10 +152,10 @@ def test_a_completion_without_text_still_costs(server, teach, content):
     assert (reply.fault, reply.prompt_tokens, reply.completion_tokens) == (Rejection("junk", "no text in it"), 100, 20)
 
 
-def test_a_reply_without_end_is_no_reply(server, teach):
+def test_an_endless_reply_is_not_a_reply(server, teach):
     server.behave = lambda request, i: server.send("x" * (17 << 20))
     reply = teach(timeout_s=60.0)
-    assert reply.fault == Rejection("junk", "no chat completion")
+    assert reply.fault == Rejection("junk", "not a chat completion")
     assert len(reply.text) == 1 << 24
 
 
@@ -167,10 +167,10 @@ def test_a_reply_cut_off(server, teach):
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "9"}, {"prompt_tokens": True, "completion_tokens": -4}])
-def test_tokens_that_nobody_counted(server, teach, usage):
+def test_tokens_that_were_not_counted(server, teach, usage):
     body = {"choices": [{"message": {"content": "A dog."}}], "usage": usage}
     server.behave = lambda request, i: server.send(body)
-    assert teach() == Reply("A dog.", None, 0, 0)
+    assert teach() == TeacherReply("A dog.", None, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_tokens_that_nobody_counted(server, teach, usage):
      "http://me:secret@a/v1", "http://a:99999/v1", "http://[::1/v1", "file:///etc/passwd"],
 )  # fmt: skip
 def test_addresses_that_are_none(url):
-    with pytest.raises(DataError, match="is no address of a teacher") as caught:
+    with pytest.raises(DataError, match="is not the address of a teacher") as caught:
         ChatTeacher(ChatOptions(url, "m"))
     assert "secret" not in str(caught.value)
 
@@ -191,7 +191,7 @@ def test_keys_that_are_none(key):
     assert not key or key not in str(caught.value)
 
 
-def test_name_holds_no_secret():
+def test_name_contains_no_secret():
     with ChatTeacher(ChatOptions("http://127.0.0.1/v1", "gpt", KEY)) as teacher:
         assert teacher.name == "gpt at http://127.0.0.1/v1"
 

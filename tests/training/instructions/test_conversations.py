@@ -60,7 +60,7 @@ def test_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.JSONL"])
 def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
-    umlaut = Conversation("ü", "pictures/ü.jpg", (Turn("Was\nist das?", "Ein \u2028 Bär."),))
+    umlaut = Conversation("ü", "images/ü.jpg", (Turn("Was\nist das?", "Ein \u2028 Bär."),))
     write_conversations(tmp_path / name, [BUS, TALK, umlaut])
     assert read_conversations(tmp_path / name) == [BUS, TALK, umlaut]
 
@@ -100,74 +100,77 @@ def test_numbers_are_ids_and_a_byte_order_mark_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (record(QUESTION, ANSWER, id=None), "id is missing or no text"),
-        (record(QUESTION, ANSWER, id=True), "id is missing or no text"),
-        (record(QUESTION, ANSWER, image=["a.jpg"]), "image is no path"),
-        (record(QUESTION, ANSWER) | {"type": 3}, "type is no text"),
-        ({"id": "a"}, "conversations is missing or no list"),
-        (record(), "conversations is missing or no list"),
+        (record(QUESTION, ANSWER, id=None), "id is missing or not a string"),
+        (record(QUESTION, ANSWER, id=True), "id is missing or not a string"),
+        (record(QUESTION, ANSWER, image=["a.jpg"]), "image is not a path"),
+        (record(QUESTION, ANSWER) | {"type": 3}, "type is not a string"),
+        ({"id": "a"}, "conversations is missing or not a list"),
+        (record(), "conversations is missing or not a list"),
         (record(QUESTION), "the speakers are human; expected human, gpt, human, gpt ..."),
         (record(entry("gpt", "Hi.")), "the speakers are none; expected human, gpt, human, gpt ..."),
         (record(QUESTION, QUESTION), "the speakers are human, human; expected human, gpt, human, gpt ..."),
         (record(entry("user", "<image>"), ANSWER), "the speakers are user, gpt; expected human, gpt, human, gpt ..."),
-        (record(QUESTION, entry("gpt", None)), "`from` or `value` is missing or no text in entries [1]"),
-        (record(QUESTION, {"from": ["gpt"], "value": ""}), "`from` or `value` is missing or no text in entries [1]"),
-        (record("x", 3), "`from` or `value` is missing or no text in entries [0, 1]"),  # type: ignore[arg-type]
-        (record(QUESTION, entry("gpt", " \n")), "value 1 is empty or no text"),
-        (record(QUESTION, entry("gpt", "\ud83d")), "value 1 is empty or no text"),
-        (record(entry("human", "<image>\n"), ANSWER), "value 0 is empty or no text"),
+        (record(QUESTION, entry("gpt", None)), "`from` or `value` is missing or not a string in entries [1]"),
+        (
+            record(QUESTION, {"from": ["gpt"], "value": ""}),
+            "`from` or `value` is missing or not a string in entries [1]",
+        ),
+        (record("x", 3), "`from` or `value` is missing or not a string in entries [0, 1]"),  # type: ignore[arg-type]
+        (record(QUESTION, entry("gpt", " \n")), "value 1 is empty or not a string"),
+        (record(QUESTION, entry("gpt", "\ud83d")), "value 1 is empty or not a string"),
+        (record(entry("human", "<image>\n"), ANSWER), "value 0 is empty or not a string"),
         (
             record(entry("human", "<image><image>?"), ANSWER),
-            "it names a picture, but <image> stands 2 times in its first question",
+            "it names an image, but <image> occurs 2 times in its first question",
         ),
         (
             record(entry("human", "What?"), ANSWER),
-            "it names a picture, but <image> stands 0 times in its first question",
+            "it names an image, but <image> occurs 0 times in its first question",
         ),
         (
             record(QUESTION, ANSWER, image=None),
-            "it names no picture, but <image> stands 1 times in its first question",
+            "it names no image, but <image> occurs 1 times in its first question",
         ),
-        (record(QUESTION, entry("gpt", "An <image>.")), "value 1 holds <image>"),
+        (record(QUESTION, entry("gpt", "An <image>.")), "value 1 contains <image>"),
     ],
 )
 def test_one_fault(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
     for name, place in (("a.json", "record 1"), ("a.jsonl", "line 2")):
         path = save(tmp_path / name, [record(QUESTION, ANSWER), wrong])
         assert refuse(path) == [
-            f"{path} holds conversations that cannot be used:",
+            f"{path} contains conversations that cannot be used:",
             f"  - {place}: {says}",
             "Nothing was read. Correct the file.",
         ]
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": 1}\n\n{"id": \n[]\n' + json.dumps(record(QUESTION, entry("gpt", ""), id=[])))
     assert refuse(path)[1:-1] == [
-        "  - line 1: conversations is missing or no list",
+        "  - line 1: conversations is missing or not a list",
         "  - line 3 is not JSON: Expecting value (column 8)",
-        "  - line 4 is no JSON object",
-        "  - line 5: id is missing or no text",
-        "  - line 5: value 1 is empty or no text",
+        "  - line 4 is not a JSON object",
+        "  - line 5: id is missing or not a string",
+        "  - line 5: value 1 is empty or not a string",
     ]
 
 
-def test_twenty_faults_are_told_and_the_others_counted(tmp_path: Path) -> None:
+def test_twenty_faults_are_listed_and_the_others_counted(tmp_path: Path) -> None:
     path = save(tmp_path / "a.json", [17] * 1020)
     lines = refuse(path)
-    assert lines[1:-1] == [*(f"  - record {i} is no JSON object" for i in range(20)), "  - and 1000 more"]
+    assert lines[1:-1] == [*(f"  - record {i} is not a JSON object" for i in range(20)), "  - and 1000 more"]
 
 
-def test_missing_pictures(tmp_path: Path) -> None:
+def test_missing_images(tmp_path: Path) -> None:
     (tmp_path / "images" / "deep").mkdir(parents=True)
     (tmp_path / "images" / "deep" / "a.jpg").touch()
     names = ["deep/a.jpg", "deep", "b.jpg", "x" * 300]
     path = save(tmp_path / "a.json", [record(QUESTION, ANSWER, image=name) for name in names])
     assert len(read_conversations(path)) == 4
-    pictures = tmp_path / "images"
-    assert refuse(path, pictures)[1:-1] == [
-        f"  - record {index}: picture {pictures}/{name} is missing" for index, name in enumerate(names) if index
+    folder = tmp_path / "images"
+    assert refuse(path, folder)[1:-1] == [
+        f"  - record {index}: image {folder}/{name} is missing" for index, name in enumerate(names) if index
     ]
 
 
@@ -178,8 +181,8 @@ def test_missing_pictures(tmp_path: Path) -> None:
         (b'[{"id": "a"', "is not JSON: Expecting ',' delimiter (column 12)."),
         (b'[\n{"id" 3}]', "is not JSON: Expecting ':' delimiter (line 2, column 7)."),
         (b"[" * 100_000, "is not JSON: it is nested too deeply."),
-        (b'{"id": "a"}', "holds no JSON list. One object a line is read from a file named *.jsonl."),
-        (b"[]", "holds no conversations."),
+        (b'{"id": "a"}', "does not contain a JSON list. Name a file with one object per line *.jsonl."),
+        (b"[]", "contains no conversations."),
         (b'["caf\xe9"]', "is not UTF-8 text (byte 5)."),
     ],
 )
@@ -193,7 +196,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     assert refuse(tmp_path) == [f"{tmp_path} cannot be read: Is a directory."]
 
 
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written: .*What was there is unchanged"):
+    with pytest.raises(DataError, match=r"cannot be written: .*An existing file is unchanged"):
         write_conversations(tmp_path / "file" / "a.json", [BUS])

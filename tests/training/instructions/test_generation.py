@@ -1,4 +1,4 @@
-"""A whole run against a server on this machine: order, journal, rejections, giving up, going on."""
+"""A whole run against a server on this machine: order, journal, rejections, giving up, resuming."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from edge_llava.errors import DataError
+from edge_llava.home.line_file import LineFile
 from edge_llava.home.progress import ProgressEvent
 from edge_llava.scenes.scene import sample_scenes
-from edge_llava.training.instructions import journal as journal_module
-from edge_llava.training.instructions.annotation import AnnotatedPicture
+from edge_llava.training.instructions.annotation import AnnotatedImage
 from edge_llava.training.instructions.chat_teacher import ChatOptions, ChatTeacher
 from edge_llava.training.instructions.conversations import RESPONSE_TYPES, read_conversations
 from edge_llava.training.instructions.generation import GenerationOptions, GenerationReport, generate
+from edge_llava.training.instructions.journal import Journal
 from edge_llava.training.instructions.phrasings import DETAIL
 from edge_llava.training.instructions.scene_teacher import SceneTeacher
 
@@ -25,13 +26,13 @@ ALL = [(f"p{i}", kind) for i in range(6) for kind in RESPONSE_TYPES]
 
 
 @pytest.fixture
-def ask(server, pictures, tmp_path):
-    """ask(**GenerationOptions fields, model=) -> the report of a run about the six pictures into out.json."""
+def ask(server, images, tmp_path):
+    """ask(**GenerationOptions fields, model=) -> the report of a run about the six images into out.json."""
 
-    def run(pictures=pictures, progress=lambda event: None, model="m", **options: Any) -> GenerationReport:
+    def run(images=images, progress=lambda event: None, model="m", **options: Any) -> GenerationReport:
         chat = ChatOptions(server.url, model, n_tries=2, first_wait_s=0.01, timeout_s=5)
         with ChatTeacher(chat) as teacher:
-            return generate(pictures, teacher, tmp_path / "out.json", GenerationOptions(**options), progress)
+            return generate(images, teacher, tmp_path / "out.json", GenerationOptions(**options), progress)
 
     return run
 
@@ -41,7 +42,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def n_different(server) -> int:
-    """Questions that the server got; one that was on its way when a run ended may have come twice."""
+    """Questions that the server received; one that was pending when a run ended may have been sent twice."""
     return len({json.dumps(request.body) for request in server.requests})
 
 
@@ -103,8 +104,8 @@ def test_progress(server, ask):
     assert {(event.stage, event.total, event.unit) for event in events} == {("asking the teacher", 18, "items")}
 
 
-def behave_badly_about(server, picture: str, answer) -> None:
-    server.behave = lambda request, i: answer if f"Dog {picture} " in request.context else server.good(request)
+def behave_badly_about(server, image: str, answer) -> None:
+    server.behave = lambda request, i: answer if f"Dog {image} " in request.context else server.good(request)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_rejected_replies_are_kept_in_full_and_asked_for_again(server, ask, tmp_
     assert len(lines(rejected(tmp_path))) == 1
 
 
-def test_one_picture_without_a_reply_does_not_stop_the_run(server, ask, tmp_path):
+def test_one_image_without_a_reply_does_not_stop_the_run(server, ask, tmp_path):
     behave_badly_about(server, "0", server.send("overloaded", 500))
     report = ask(types=("detail",), concurrency=1)
     assert report.rejected == {"no reply": 1}
@@ -149,8 +150,8 @@ def test_a_teacher_that_is_gone_is_given_up(server, ask, tmp_path):
     with pytest.raises(DataError) as caught:
         ask(concurrency=1)
     assert str(caught.value).splitlines() == [
-        f"m at {server.url} was of no use 3 times in a row. The last time: no reply: status 503: down (2 tries).",
-        "Accepted replies so far: 4. They are kept; run the same command again to go on.",
+        f"m at {server.url} gave no usable reply 3 times in a row. Last: no reply: status 503: down (2 tries).",
+        "Accepted replies so far: 4. They are kept; run the same command again to resume.",
     ]
     assert not (tmp_path / "out.json").exists()
     server.requests.clear()
@@ -161,17 +162,17 @@ def test_a_teacher_that_is_gone_is_given_up(server, ask, tmp_path):
 
 def test_a_refused_key_stops_at_once_and_leaves_nothing(server, ask, tmp_path):
     server.behave = lambda request, i: server.send({"error": {"message": "bad key"}}, 401)
-    with pytest.raises(DataError, match=r"status 401: bad key\. Is the key right.*\nNothing was accepted so far\."):
+    with pytest.raises(DataError, match=r"status 401: bad key\. .*\nNothing was accepted so far\."):
         ask(concurrency=1)
     assert len(server.requests) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_teacher_that_babbles_is_given_up(server, ask, pictures, tmp_path):
+def test_a_teacher_that_babbles_is_given_up(server, ask, images, tmp_path):
     server.behave = lambda request, i: server.say("Blah.")
-    many = [dataclasses.replace(pictures[0], id=str(i)) for i in range(80)]
-    with pytest.raises(DataError, match=r"of no use 50 times in a row\. The last time: odd number of parts: 1"):
-        ask(pictures=many, types=("reasoning",), concurrency=1)
+    many = [dataclasses.replace(images[0], id=str(i)) for i in range(80)]
+    with pytest.raises(DataError, match=r"no usable reply 50 times in a row\. Last: odd number of parts: 1"):
+        ask(images=many, types=("reasoning",), concurrency=1)
     assert len(lines(rejected(tmp_path))) == 50
     assert not partial(tmp_path).exists()
 
@@ -197,7 +198,7 @@ def stop_after(n: int):
     return progress
 
 
-def test_a_stopped_run_goes_on_where_it_was(server, ask, tmp_path):
+def test_a_stopped_run_resumes_where_it_was(server, ask, tmp_path):
     ask()
     whole = (tmp_path / "out.json").read_bytes()
     (tmp_path / "out.json").unlink()
@@ -235,19 +236,19 @@ def test_only_settings_were_written(server, ask, tmp_path):
     assert ask().n_kept == 0
 
 
-def test_a_picture_that_changed_is_asked_about_again(server, ask, pictures, tmp_path):
+def test_an_image_that_changed_is_asked_about_again(server, ask, images, tmp_path):
     with pytest.raises(Killed):
         ask(progress=stop_after(6), concurrency=1)  # all types of p0 and p1
-    changed = [dataclasses.replace(pictures[0], captions=("Dog 0 sleeps.",)), *pictures[1:]]
-    assert ask(pictures=changed).n_kept == 3
+    changed = [dataclasses.replace(images[0], captions=("Dog 0 sleeps.",)), *images[1:]]
+    assert ask(images=changed).n_kept == 3
     assert read_conversations(tmp_path / "out.json")[0].turns[0].answer == "Dog 0 sleeps."
-    assert partial(tmp_path).exists(), "it holds replies about the old picture, which were paid for"
+    assert partial(tmp_path).exists(), "it contains replies about the old image, which were paid for"
 
 
-def test_less_is_wanted_than_was_made(server, ask, pictures, tmp_path):
+def test_less_is_wanted_than_was_made(server, ask, images, tmp_path):
     with pytest.raises(Killed):
         ask(progress=stop_after(9), concurrency=1)
-    assert ask(pictures=pictures[:1]).n_kept == 3
+    assert ask(images=images[:1]).n_kept == 3
     assert len(read_conversations(tmp_path / "out.json")) == 3
     assert ask().n_kept == 9
     assert len(server.requests) <= 20, "one was on its way when the first run ended, and one may just have begun"
@@ -267,7 +268,7 @@ def test_other_settings_are_refused(server, ask, tmp_path):
 
 def test_an_output_is_not_replaced_unasked(server, ask, tmp_path):
     (tmp_path / "out.json").write_text("mine")
-    with pytest.raises(DataError, match=r"out\.json is there already. Replace it with --force"):
+    with pytest.raises(DataError, match=r"out\.json already exists.*--force"):
         ask()
     assert (tmp_path / "out.json").read_text() == "mine"
     assert server.requests == []
@@ -281,60 +282,72 @@ def test_an_output_is_not_replaced_unasked(server, ask, tmp_path):
 @pytest.mark.parametrize(
     "damage", ['{"id": "p0"}\n', "[]\n", "junk\n", '{"turns": [["a"]], "id": 1, "type": 2, "digest": 3}\n']
 )
-def test_a_journal_that_somebody_edited(server, ask, tmp_path, damage):
+def test_an_edited_journal(server, ask, tmp_path, damage):
     with pytest.raises(Killed):
         ask(progress=stop_after(3), concurrency=1)
     before = partial(tmp_path).read_text()
     partial(tmp_path).write_text(before + damage)
-    with pytest.raises(DataError, match=r"not as they were written:\n  - .*line.*\nStart anew with --force"):
+    with pytest.raises(DataError, match=r"not as they were written:\n  - .*line.*\nStart again with --force"):
         ask()
     assert partial(tmp_path).read_text() == before + damage
 
 
 def test_full_disk(server, ask, tmp_path, monkeypatch):
-    """The journal's writes fail as a full disk's do, half a line written; what was there goes on later."""
-    append, n_lines = journal_module._append, 0
+    """The journal's writes fail as on a full disk, with half a line written; the run can be resumed later."""
+    append, n_lines = LineFile.append, 0
 
-    def fill(file: Any, record: dict[str, Any]) -> None:
+    def fill(file: LineFile, line: bytes) -> int:
         nonlocal n_lines
         n_lines += 1
         if n_lines == 5:
-            file.write(b'{"id": "p1", "ty')
-            with open("/dev/full", "ab", buffering=0) as full:
-                append(full, record)
-        append(file, record)
+            append(file, line[:16])
+            with open("/dev/full", "ab+", buffering=0) as full, pytest.MonkeyPatch.context() as patch:
+                patch.setattr(file, "_file", full)
+                append(file, line)
+        return append(file, line)
 
-    monkeypatch.setattr(journal_module, "_append", fill)
+    monkeypatch.setattr(LineFile, "append", fill)
     with pytest.raises(DataError) as caught:
         ask(concurrency=1)
     assert str(caught.value).splitlines() == [
-        f"{partial(tmp_path)} cannot grow: No space left on device. Make room where it lies.",
-        "Accepted replies so far: 3. They are kept; run the same command again to go on.",
+        f"{partial(tmp_path)} cannot grow: No space left on device. Free space on its disk.",
+        "Accepted replies so far: 3. They are kept; run the same command again to resume.",
     ]
     monkeypatch.undo()
     assert ask().n_kept == 3
 
 
-def test_no_place_for_the_output(server, pictures, tmp_path):
+def test_no_place_for_the_output(server, images, tmp_path):
     (tmp_path / "file").touch()
     teacher = SceneTeacher(0)
     with pytest.raises(DataError, match=r"cannot be written: File exists\. Choose another output"):
-        generate(pictures, teacher, tmp_path / "file" / "out.json")
+        generate(images, teacher, tmp_path / "file" / "out.json")
 
 
 def test_scene_teacher(tmp_path):
     scenes = islice(sample_scenes("train", 3), 40)
-    pictures = [AnnotatedPicture(f"s{i}", f"{i}.jpg", ("x",), (), scene) for i, scene in enumerate(scenes)]
+    images = [AnnotatedImage(f"s{i}", f"{i}.jpg", ("x",), (), scene) for i, scene in enumerate(scenes)]
     contents = set()
     for name, concurrency in (("a.json", 1), ("b.json", 8)):
-        report = generate(pictures, SceneTeacher(5), tmp_path / name, GenerationOptions(concurrency=concurrency))
+        report = generate(images, SceneTeacher(5), tmp_path / name, GenerationOptions(concurrency=concurrency))
         assert (report.rejected, sum(report.accepted.values())) == ({}, 120)
         contents.add((tmp_path / name).read_bytes())
     assert len(contents) == 1
-    generate(pictures, SceneTeacher(6), tmp_path / "c.json")
+    generate(images, SceneTeacher(6), tmp_path / "c.json")
     assert (tmp_path / "c.json").read_bytes() not in contents
 
 
-def test_scene_teacher_needs_a_scene(pictures, tmp_path):
-    with pytest.raises(DataError, match="pictures with their facts only, and p0 has none"):
-        generate(pictures, SceneTeacher(0), tmp_path / "out.json", GenerationOptions(concurrency=1))
+def test_scene_teacher_needs_a_scene(images, tmp_path):
+    with pytest.raises(DataError, match="images with their facts, and p0 has none"):
+        generate(images, SceneTeacher(0), tmp_path / "out.json", GenerationOptions(concurrency=1))
+
+
+def test_another_run_with_the_same_output_is_refused(tmp_path):
+    settings = {"teacher": "scenes", "seed": 0}
+    with Journal(tmp_path / "out.json", settings, overwrite=False) as journal:
+        before = journal.path.read_bytes()
+        for overwrite in (False, True):
+            with pytest.raises(DataError, match=r"is being written by another run\. Wait"):
+                Journal(tmp_path / "out.json", settings, overwrite=overwrite)
+        assert journal.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []

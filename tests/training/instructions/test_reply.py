@@ -1,4 +1,4 @@
-"""Parsing replies strictly, and telling a leak from an ordinary word."""
+"""Parsing replies strictly, and distinguishing a leak from an ordinary word."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_what_is_formatted_is_parsed(response_type: str) -> None:
         (
             MORE.replace("A dog.\n===\n", "A dog.\n").replace("wet?\n===\n", "wet?\n"),
             "separator missing",
-            "part 2 holds another label",
+            "part 2 contains another label",
         ),
         (PAIR.replace("===", "===="), "odd number of parts", "1"),
-        (PAIR.replace("A dog.", "An <image>."), "holds the image marker", ""),
+        (PAIR.replace("A dog.", "An <image>."), "contains the image marker", ""),
         (PAIR.replace("A dog.", "The caption says a dog."), "betrays its source", "captions: 'caption'"),
         (PAIR.replace("What is it?", "What do the captions say?"), "betrays its source", "captions: 'captions'"),
         (f"<think>{PAIR}", "label missing", "part 1 does not begin with 'Question:'"),

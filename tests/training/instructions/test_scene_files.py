@@ -1,4 +1,4 @@
-"""Scenes as files: the same bytes for the same seed, facts that come back, nothing left of what failed."""
+"""Scenes as files: the same seed gives the same bytes, facts can be read back, and a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def digests(directory: Path) -> dict[str, str]:
 
 def test_files_are_what_the_scenes_are(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", "held-out", 8, 3, side=96)
-    pictures = read_annotations(tmp_path / "s" / "annotations.jsonl").pictures
+    images = read_annotations(tmp_path / "s" / "annotations.jsonl").images
     scenes = list(islice(sample_scenes("held-out", 3), 8))
-    assert [picture.scene for picture in pictures] == scenes
-    assert [picture.id for picture in pictures] == [f"held-out-3-{i:06d}" for i in range(8)]
-    for picture, scene in zip(pictures, scenes, strict=True):
-        content = (tmp_path / "s" / picture.image).read_bytes()
+    assert [image.scene for image in images] == scenes
+    assert [image.id for image in images] == [f"held-out-3-{i:06d}" for i in range(8)]
+    for image, scene in zip(images, scenes, strict=True):
+        content = (tmp_path / "s" / image.path).read_bytes()
         assert content == encode_scene(scene, 96)
         assert Image.open(io.BytesIO(content)).size == (96, 96)
-        assert picture.captions == captions(scene)
-        assert [box.category for box in picture.boxes] == [thing.phrase for thing in scene.objects]
+        assert image.captions == captions(scene)
+        assert [box.category for box in image.boxes] == [thing.phrase for thing in scene.objects]
     assert len(list((tmp_path / "s" / "images").iterdir())) == 8
 
 
 def test_boxes_are_around_what_is_drawn(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", "train", 12, 0, side=64)
-    for picture in read_annotations(tmp_path / "s" / "annotations.jsonl").pictures:
-        seen = draw_map(picture.scene, 400)  # type: ignore[arg-type]
-        for index, box in enumerate(picture.boxes):
+    for image in read_annotations(tmp_path / "s" / "annotations.jsonl").images:
+        seen = draw_map(image.scene, 400)  # type: ignore[arg-type]
+        for index, box in enumerate(image.boxes):
             ys, xs = np.nonzero(seen == index)
             found = (xs.min() / 400, ys.min() / 400, (xs.max() + 1) / 400, (ys.max() + 1) / 400)
             corners = (box.left, box.top, box.right, box.bottom)
@@ -76,7 +76,7 @@ def test_an_empty_directory_is_filled_and_another_left_alone(tmp_path: Path, mon
     write_scenes(tmp_path / "new" / "deep", "train", 1, 0, side=32)
     before = digests(tmp_path)
     for place in ("empty", "empty/sub/annotations.jsonl"):
-        with pytest.raises(DataError, match=r"is there already and not empty\. Choose another directory\."):
+        with pytest.raises(DataError, match=r"already exists and is not empty"):
             write_scenes(tmp_path / place, "train", 1, 0, side=32)
     assert digests(tmp_path) == before
 
@@ -93,7 +93,7 @@ def test_nothing_is_left_of_a_run_that_was_stopped(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"cannot be written: .*Nothing of it was kept\."):
+    with pytest.raises(DataError, match=r"cannot be written: .*Nothing was kept\."):
         write_scenes(tmp_path / "file" / "s", "train", 1, 0, side=32)
 
 

@@ -18,13 +18,13 @@ SCENES = list(islice(sample_scenes("train", 5), 150))
 
 
 def askable(scene: Scene) -> dict[str, str]:
-    """Questions with their answers that `ask` gives about a scene, many of them."""
+    """Many questions and answers that `ask` returns about a scene."""
     random = np.random.default_rng(1)
     found = [ask(scene, kind, random) for kind in KINDS for _ in range(100)]
     return {question.text: question.answer for question in found if question is not None}
 
 
-def test_conversations_hold_no_question_twice_and_true_answers() -> None:
+def test_conversations_have_no_question_twice_and_true_answers() -> None:
     random = np.random.default_rng(0)
     lengths, n_compared = set(), 0
     for index, scene in enumerate(SCENES):

@@ -1,4 +1,4 @@
-"""Counts that were counted by hand, and a sheet whose pixels are looked at."""
+"""Counts that are checked by hand, and a sheet whose pixels are checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from edge_llava.errors import DataError
 from edge_llava.training.instructions.contact_sheet import choose_samples, write_contact_sheet
 from edge_llava.training.instructions.conversations import Conversation, Turn
-from edge_llava.training.instructions.statistics import Spread, Statistics, find_type, summarize
+from edge_llava.training.instructions.statistics import Distribution, Statistics, find_type, summarize
 
 A, B, C = (
     Turn("What is it?", "A big red bus."),
@@ -42,12 +42,12 @@ def test_counts() -> None:
         n_turns=10,
         n_pictures=3,
         n_without_picture=2,
-        turns=Spread(1, 1.0, 10 / 7, 2),
-        question_words=Spread(1, 3.0, (4 * 3 + 3 * 3 + 3 * 1) / 10, 3),
-        answer_words=Spread(1, 4.0, (4 * 4 + 3 * 1 + 3 * 7) / 10, 7),
+        turns=Distribution(1, 1.0, 10 / 7, 2),
+        question_words=Distribution(1, 3.0, (4 * 3 + 3 * 3 + 3 * 1) / 10, 3),
+        answer_words=Distribution(1, 4.0, (4 * 4 + 3 * 1 + 3 * 7) / 10, 7),
         types={"conversation": 2, "detail": 1, "reasoning": 1, "unknown": 3},
         n_repeated_records=2,  # 4 is 1 again, 7 is 6 again
-        n_repeated_questions=3,  # A in 2, A and B in 4; 6 and 7 are about no picture
+        n_repeated_questions=3,  # A in 2, A and B in 4; 6 and 7 have no image
     )
 
 
@@ -79,7 +79,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_samples_take_types_by_turns_and_pictures_once() -> None:
+def test_samples_take_types_by_turns_and_images_once() -> None:
     many = [talk(f"{i}", f"{i // 3}", type=("conversation", "detail", "reasoning")[i % 3]) for i in range(90)]
     chosen = choose_samples(many, 0)
     assert Counter(find_type(c) for c in chosen) == {"conversation": 4, "detail": 4, "reasoning": 4}
@@ -87,16 +87,16 @@ def test_samples_take_types_by_turns_and_pictures_once() -> None:
     assert chosen == choose_samples(many, 0) != choose_samples(many, 1)
     rare = [talk(f"{i}", f"{i}", type="detail" if i else "reasoning") for i in range(30)]
     assert Counter(find_type(c) for c in choose_samples(rare, 0)) == {"detail": 11, "reasoning": 1}
-    assert sorted(c.id for c in choose_samples(many[:3], 0)) == ["0", "1", "2"], "one picture, shown three times"
+    assert sorted(c.id for c in choose_samples(many[:3], 0)) == ["0", "1", "2"], "one image, shown three times"
 
 
 def blue(sheet: np.ndarray) -> set[int]:
-    """The pure blues of the pictures in a sheet (text is never pure blue)."""
+    """The pure blues of the images in a sheet (text is never pure blue)."""
     pixels = sheet.reshape(-1, 3)
     return {int(b) for r, g, b in np.unique(pixels, axis=0) if r == g == 0}
 
 
-def test_sheet_shows_the_pictures(images: Path, tmp_path: Path) -> None:
+def test_sheet_shows_the_images(images: Path, tmp_path: Path) -> None:
     conversations = [talk(f"{i}", f"{i}.png", type="detail") for i in range(12)]
     assert write_contact_sheet(tmp_path / "out" / "sheet.png", conversations, images) == 0
     with Image.open(tmp_path / "out" / "sheet.png") as file:
@@ -108,7 +108,7 @@ def test_sheet_shows_the_pictures(images: Path, tmp_path: Path) -> None:
 
 
 def test_sheet_shows_the_words(images: Path, tmp_path: Path) -> None:
-    """More words make it higher, up to a bound, and dark ink appears below the picture."""
+    """More words make it higher, up to a bound, and dark ink appears below the image."""
 
     def height(answer: str) -> int:
         write_contact_sheet(tmp_path / "s.png", [talk("1", "1.png", Turn("What?", answer))], images)
@@ -122,7 +122,7 @@ def test_sheet_shows_the_words(images: Path, tmp_path: Path) -> None:
     assert height("x" * 5000) == heights[0], "one word is cut"
 
 
-def test_pictures_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
     (images / "junk.png").write_bytes(b"junk")
     whole = (images / "1.png").read_bytes()
     (images / "half.png").write_bytes(whole[:40])
@@ -132,7 +132,7 @@ def test_pictures_that_cannot_be_read(images: Path, tmp_path: Path) -> None:
 
 
 def test_sheet_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="needs conversations about pictures"):
+    with pytest.raises(DataError, match="needs conversations about images"):
         write_contact_sheet(tmp_path / "s.png", [talk("1", None)], tmp_path)
 
 

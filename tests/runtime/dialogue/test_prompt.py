@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from edge_llava.bundle.templates import TEMPLATES, find_template
+from edge_llava.errors import BundleError
+from edge_llava.runtime.dialogue.prompt import ImageSegment, TextSegment, build_turn
+from edge_llava.runtime.language.decoder import Decoder
+
+HUMAN = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the human's questions."
+)
+USER = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+SYSTEM_IDS = [
+    1, 319, 13563, 1546, 263, 12758, 5199, 322, 385, 23116, 21082, 20255, 29889, 450, 20255, 4076, 8444, 29892, 13173,
+    29892, 322, 1248, 568, 6089, 304, 278, 5199, 29915, 29879, 5155, 29889,
+]  # fmt: skip
+USER_IDS, ASSISTANT_IDS = [3148, 1001, 29901], [319, 1799, 9047, 13566, 29901]
+QUESTION_IDS = [5618, 338, 445, 29973]  # What is this?
+
+
+def turn(n_images, *, is_first, template="llava_v1"):
+    return build_turn(find_template(template), "What is this?", n_images, is_first=is_first)
+
+
+def test_first_turn():
+    assert turn(0, is_first=True) == [TextSegment(f"{HUMAN} USER: What is this? ASSISTANT:")]
+    assert turn(1, is_first=True) == [
+        TextSegment(f"{HUMAN} USER: "),
+        ImageSegment(0),
+        TextSegment("\nWhat is this? ASSISTANT:"),
+    ]
+    assert turn(2, is_first=True) == [
+        TextSegment(f"{HUMAN} USER: "),
+        ImageSegment(0),
+        TextSegment("\n"),
+        ImageSegment(1),
+        TextSegment("\nWhat is this? ASSISTANT:"),
+    ]
+
+
+def test_images_keep_their_places():
+    """Each is followed by a newline; what is not said between two stays away."""
+    question = "First:\nSecond:\nWhich?"
+    segments = build_turn(find_template("llava_v1"), question, 2, is_first=True, places=(7, 15))
+    assert segments == [
+        TextSegment(f"{HUMAN} USER: First:\n"),
+        ImageSegment(0),
+        TextSegment("\nSecond:\n"),
+        ImageSegment(1),
+        TextSegment("\nWhich? ASSISTANT:"),
+    ]
+    marked = build_turn(find_template("llava_v1"), "a\n", 2, is_first=False, image_marks=True, places=(0, 2))
+    assert marked == [
+        TextSegment("</s>USER: <im_start>"),
+        ImageSegment(0),
+        TextSegment("<im_end>\na\n<im_start>"),
+        ImageSegment(1),
+        TextSegment("<im_end>\n ASSISTANT:"),
+    ]
+
+
+def test_places_before_the_text_are_as_in_training():
+    assert build_turn(find_template("llava_v1"), "What?", 2, is_first=True, places=(0, 0)) == build_turn(
+        find_template("llava_v1"), "What?", 2, is_first=True
+    )
+
+
+def test_later_turn():
+    assert turn(0, is_first=False) == [TextSegment("</s>USER: What is this? ASSISTANT:")]
+    assert turn(2, is_first=False) == [
+        TextSegment("</s>USER: "),
+        ImageSegment(0),
+        TextSegment("\n"),
+        ImageSegment(1),
+        TextSegment("\nWhat is this? ASSISTANT:"),
+    ]
+
+
+def test_vicuna_says_user():
+    (text,) = turn(0, is_first=True, template="vicuna_v1")
+    assert text.text == f"{USER} USER: What is this? ASSISTANT:"
+
+
+def test_question_is_literal():
+    (text,) = build_turn(find_template("llava_v1"), "<image>\n{q}  ", 0, is_first=False)
+    assert text.text == "</s>USER: <image>\n{q}   ASSISTANT:"
+
+
+def test_templates_are_found_by_their_name():
+    assert {name: template.name for name, template in TEMPLATES.items()} == {name: name for name in TEMPLATES}
+    with pytest.raises(BundleError) as caught:
+        find_template("mpt")
+    assert str(caught.value) == (
+        "there is no conversation template 'mpt'; known: llava_v1, vicuna_v1, llava_v0, llava_llama_2, "
+        "mistral_instruct, chatml_direct. Upgrade edge-llava."
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenize(llama_vocabulary):
+    """tokenize(segments, is_first) -> ids; None stands for a picture. With the real LLaMA vocabulary."""
+    import llama_cpp
+
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(str(llama_vocabulary).encode(), params)
+    decoder = SimpleNamespace(_vocabulary=llama_cpp.llama_model_get_vocab(model))
+    decoder.tokenize = partial(Decoder.tokenize, decoder)
+
+    def run(segments, is_first, *, within=False):
+        if within:
+            return Decoder.tokenize_within(decoder, segments[0].text)
+        ids = []
+        for n, segment in enumerate(segments):
+            if isinstance(segment, TextSegment):
+                ids += Decoder.tokenize(decoder, segment.text, add_bos=is_first and n == 0)
+            else:
+                ids.append(None)
+        return ids
+
+    yield run
+    llama_cpp.llama_model_free(model)
+
+
+def test_ids_around_a_picture(tokenize):
+    expected = [*SYSTEM_IDS, *USER_IDS, 29871, None, 29871, 13, *QUESTION_IDS, *ASSISTANT_IDS]
+    assert tokenize(turn(1, is_first=True), True) == expected
+
+
+def test_ids_of_two_pictures(tokenize):
+    pictures = [29871, None, 29871, 13, None, 29871, 13]
+    assert tokenize(turn(2, is_first=True), True) == [
+        *SYSTEM_IDS, *USER_IDS, *pictures, *QUESTION_IDS, *ASSISTANT_IDS,
+    ]  # fmt: skip
+
+
+def test_ids_of_a_later_turn(tokenize):
+    """The legacy tokenizer of training splits USER after </s>: 3148, 1001, not 11889."""
+    ids = tokenize(turn(0, is_first=False), False)
+    assert ids == [2, *USER_IDS, 1724, 338, 445, 29973, *ASSISTANT_IDS]
+    picture = tokenize(turn(1, is_first=False), False)
+    assert picture == [2, *USER_IDS, 29871, None, 29871, 13, *QUESTION_IDS, *ASSISTANT_IDS]
+
+
+def test_v0_goes_on_in_the_middle_of_a_text(tokenize):
+    """As the whole conversation is tokenized at once: "###" in two pieces, "Human" without a space."""
+    (text,) = turn(0, is_first=False, template="llava_v0")
+    ids = tokenize([text], False, within=True)
+    assert ids[:3] == [2277, 29937, 29950]
+    whole = tokenize([TextSegment(f"A bus.{text.text}")], False)
+    assert whole == [*tokenize([TextSegment("A bus.")], False), *ids]
+
+
+@pytest.mark.parametrize(
+    ("template", "after"),
+    [("llava_llama_2", [2, 1, 518, 25580, 29962]), ("mistral_instruct", [2, 518, 25580, 29962])],
+)
+def test_instructions_begin_anew_after_special_tokens(tokenize, template, after):
+    ids = tokenize(turn(0, is_first=False, template=template), False)
+    assert ids[: len(after)] == after
+
+
+def test_image_marks_stand_around_each_picture():
+    segments = build_turn(find_template("llava_v0"), "What?", 2, is_first=False, image_marks=True)
+    assert segments == [
+        TextSegment("###Human: <im_start>"),
+        ImageSegment(0),
+        TextSegment("<im_end>\n<im_start>"),
+        ImageSegment(1),
+        TextSegment("<im_end>\nWhat?###Assistant:"),
+    ]
+
+
+def test_bos_once(tokenize):
+    for n_images in range(3):
+        assert tokenize(turn(n_images, is_first=True), True).count(1) == 1
+        assert tokenize(turn(n_images, is_first=False), False).count(1) == 0
+
+
+def test_golden_pieces(tokenize):
+    assert tokenize([TextSegment("###")], False) == [835]
+    assert tokenize([TextSegment("a###")], False)[1:] == [2277, 29937]
+    assert tokenize([TextSegment("")], True) == [1]
+    assert tokenize([TextSegment("")], False) == []
