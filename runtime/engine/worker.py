@@ -44,11 +44,7 @@ class Worker:
         prefixes: PrefixReader,
         metrics: EngineMetrics,
     ) -> None:
-        """
-        Args:
-            decoder, queue, images, prefixes: What it works with.
-            metrics: Counts what is done.
-        """
+        """`metrics` counts what is done; the others are what it works with."""
         self.running: list[Job] = []
         self.forgotten: deque[int] = deque()
         self._decoder, self._queue, self._images = decoder, queue, images
@@ -80,7 +76,7 @@ class Worker:
         return len(self._queue) > 0 and (self._has_place or (not self._is_full and self._find_held() is not None))
 
     def _flush(self) -> None:
-        """Readers get what was kept back for a moment, before something else takes longer than that."""
+        """Readers get what was kept back, before something else takes longer than that."""
         for job in self.running:
             job.answer.flush()
 
@@ -334,6 +330,7 @@ class Worker:
             write.add_done_callback(lambda _: job.answer.end(reason))
 
     def _leave_place(self, job: Job) -> None:
+        job.answer.flush()
         if job.sequence is not None:
             self._decoder.sequences.release(job.sequence)
             job.sequence = None

@@ -12,6 +12,7 @@ from PIL import Image
 
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.engine import answer as engine_answer
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.vision.projector import Projector
 
@@ -446,9 +447,14 @@ def test_busy(model, ids):
     assert len(ids(chat.ask("Why?"))) == 8
 
 
+@pytest.mark.parametrize("kept_back_s", [0, 0.002, 60])
 @pytest.mark.parametrize("parallel", [1, 2])
-def test_two_open_answers_on_one_thread(open_engine, seeded_f32, ids, parallel):
-    """Token by token in turns, and one to its end while the others are open: each is answered as if it were alone."""
+def test_two_open_answers_on_one_thread(open_engine, seeded_f32, ids, parallel, kept_back_s, monkeypatch):
+    """Token by token in turns, and one to its end while the others are open: each is answered as if it were alone.
+
+    However long tokens are kept back: nothing waits for one that is.
+    """
+    monkeypatch.setattr(engine_answer, "_KEPT_BACK_S", kept_back_s)
     model = open_engine(seeded_f32, parallel=parallel)
     alone = [ids(model.session(greedy(90)).ask(question)) for question in (QUESTION, "Why?")]
     first, second = (model.session(greedy(90)).ask(question) for question in (QUESTION, "Why?"))
