@@ -72,11 +72,6 @@ class Answer:
         """Tokens of the answer so far."""
         return len(self.tokens.ids)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether its last token was handed over and everything it used is free."""
-        return self._over.is_set()
-
     def cancel(self) -> None:
         """Ends the answer, from any thread; its last token says "cancelled". An answer that is over stays as it is."""
         if not self._gate.is_elsewhere:
