@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Generator, Iterator
 
 from edge_llava.runtime.answer import Token
-from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.lifetime.work_thread import THREAD_PREFIX
 from edge_llava.runtime.turn import Turn
 
@@ -20,32 +19,26 @@ class AnswerReader(Iterator[Token]):
     can be closed, and the answer ends as cancelled.
     """
 
-    def __init__(self, gate: Gate, tokens: Generator[Token, None, None], turn: Turn) -> None:
-        """
-        Args:
-            gate: Of the model.
-            tokens: Reads them.
-            turn: What they answer.
-        """
-        self._gate, self._tokens, self._turn = gate, tokens, turn
+    def __init__(self, tokens: Generator[Token, None, None], turn: Turn) -> None:
+        self._tokens, self._turn = tokens, turn
         # also at the end of the process, while Python can still do what the answer's own end needs
-        self._finalizer = weakref.finalize(self, _drop, gate, tokens, turn)
+        self._finalizer = weakref.finalize(self, _drop, tokens, turn)
 
     def __next__(self) -> Token:
-        self._gate.check_process()
+        self._turn.gate.check_process()
         return next(self._tokens)
 
     def close(self) -> None:
         """Ends the answer here; safe to call twice. In a forked child it does nothing."""
-        if self._gate.is_elsewhere:
+        if self._turn.gate.is_elsewhere:
             return
         self._tokens.close()
         self._turn.leave()  # where a signal handler ended `tokens` before it could
         self._finalizer.detach()
 
 
-def _drop(gate: Gate, tokens: Generator[Token, None, None], turn: Turn) -> None:
-    if gate.is_elsewhere:
+def _drop(tokens: Generator[Token, None, None], turn: Turn) -> None:
+    if turn.gate.is_elsewhere:
         return
     turn.is_dropped = threading.current_thread().name.startswith(THREAD_PREFIX)
     if inspect.getgeneratorstate(tokens) != inspect.GEN_RUNNING:  # by a daemon thread, when the process ends

@@ -20,12 +20,8 @@ class AsyncAnswer(AsyncIterator[Token]):
     and `aclose()` stop the answer wherever it is.
     """
 
-    def __init__(self, gate: Gate, begin: Callable[[Callable[[Token], None]], Turn]) -> None:
-        """
-        Args:
-            gate: Of the model.
-            begin: Asks, and has every token handed to a function, on another thread.
-        """
+    def __init__(self, gate: Gate, begin: Callable[[Callable[[Token | None], None]], Turn]) -> None:
+        """`begin` asks, and has every token, and None after the last, handed to a function on another thread."""
         self._gate, self._begin = gate, begin
         self._arrived: asyncio.Queue[Token | None] = asyncio.Queue()  # None once nothing more comes
         self._begun: Future[Turn] | None = None  # None before the first step
@@ -76,13 +72,8 @@ class AsyncAnswer(AsyncIterator[Token]):
                 if token is not None:
                     begun.add_done_callback(_leave_turn)
 
-        def ask() -> Turn:
-            turn = begin(hand_over)
-            turn.when_over(lambda: hand_over(None))
-            return turn
-
         thread = WorkThread("edge-llava-ask")
-        begun = thread.submit(ask)
+        begun = thread.submit(begin, hand_over)
         begun.add_done_callback(lambda done: hand_over(None) if done.exception() is not None else None)
         thread.close(wait=False)
         return begun

@@ -21,8 +21,7 @@ from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.runtime.dialogue.messages import Prompt
 from edge_llava.runtime.dialogue.past_turns import OnFull, check_on_full
-from edge_llava.runtime.dialogue.planner import DialoguePlanner
-from edge_llava.runtime.dialogue.turn_planner import TurnPlanner
+from edge_llava.runtime.dialogue.planner import Planner
 from edge_llava.runtime.engine.answer import Answer, TokenCallback
 from edge_llava.runtime.engine.engine import Engine
 from edge_llava.runtime.engine.metrics import EngineMetrics
@@ -84,10 +83,9 @@ class LlavaModel:
             self._encode_early(first_images, store)
             self.engine = Engine(bundle, options, self.tower, store)
             begun.callback(self.engine.close)
-            self._turns = TurnPlanner(bundle, self.engine.language, self.tower, self.engine.n_ctx)
+            self._planner = Planner(self.engine.language, self.tower, self.engine.n_ctx)
             begun.pop_all()
         self.gate = self.engine.gate
-        self._dialogues = DialoguePlanner(self._turns)
         self._language_load_s = time.perf_counter() - started
 
     def __enter__(self) -> LlavaModel:
@@ -141,7 +139,7 @@ class LlavaModel:
         """
         self.check_open()
         return Session(
-            self.engine, self._turns, lambda: self.load_s, options or SamplingOptions(), on_full or self.on_full
+            self.engine, self._planner, lambda: self.load_s, options or SamplingOptions(), on_full or self.on_full
         )
 
     def submit(
@@ -180,7 +178,7 @@ class LlavaModel:
         check_on_full(wanted)
         with self.gate.inside():
             self.engine.check_room()
-            request = self._dialogues.request(prompt, options, wanted, salt)
+            request = self._planner.request(prompt, options, wanted, salt)
             if request.start.ids and (options.grammar is not None or options.json_schema is not None):
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
             return self.engine.submit(request, on_token)

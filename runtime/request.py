@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edge_llava.runtime.dialogue.answer_start import NO_START, AnswerStart
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.runs import Run
@@ -14,6 +13,20 @@ from edge_llava.runtime.runs import Run
 
 def _do_nothing(tokens: AnswerTokens) -> None:
     pass
+
+
+@dataclass(frozen=True)
+class AnswerStart:
+    """What an answer begins with where a client gave its beginning: the model continues it.
+
+    Attributes:
+        ids: Its tokens. Spaces at its end are not among them: they belong to the token of the next word.
+        keeps_space: Whether white space that the continuation begins with is part of the answer: not at the beginning
+            of an answer, nor where the given text ends with a space already.
+    """
+
+    ids: tuple[int, ...] = ()
+    keeps_space: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +50,7 @@ class Request:
     runs: Sequence[Run]
     options: SamplingOptions
     stops: tuple[str, ...]
-    start: AnswerStart = NO_START
+    start: AnswerStart = AnswerStart()
     salt: str = ""
     owner: int | None = None
     to_disk: Sequence[Run] = ()

@@ -114,9 +114,7 @@ def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:
             yield run, end
 
 
-def up_to_last_image(runs: Sequence[Run]) -> list[Run]:
+def up_to_last_image(runs: Sequence[Run]) -> Sequence[Run]:
     """The beginning of runs that ends with their last image; empty where there is none."""
-    beginning = list(runs)
-    while beginning and not isinstance(beginning[-1], ImageRun):
-        beginning.pop()
-    return beginning
+    ends = [end for end, run in enumerate(runs, 1) if isinstance(run, ImageRun)]
+    return runs[: ends[-1]] if ends else ()

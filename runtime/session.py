@@ -15,7 +15,8 @@ from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.answer import Timings, Token
 from edge_llava.runtime.answer_reader import AnswerReader
 from edge_llava.runtime.dialogue.past_turns import OnFull, PastTurn, check_on_full, list_runs
-from edge_llava.runtime.dialogue.turn_planner import TurnPlanner
+from edge_llava.runtime.dialogue.planner import Planner
+from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.engine.engine import Engine
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.request import Request
@@ -48,18 +49,12 @@ class Session:
     def __init__(
         self,
         engine: Engine,
-        planner: TurnPlanner,
+        planner: Planner,
         load_s: Callable[[], float],
         options: SamplingOptions,
         on_full: OnFull = "error",
     ) -> None:
-        """
-        Args:
-            engine: Computes the answers.
-            planner: Plans the turns.
-            load_s: Seconds that opening the bundle took, for the timings.
-            options, on_full: See above.
-        """
+        """The seconds that opening the bundle took, `load_s`, go into the timings."""
         check_on_full(on_full)
         self.options, self.on_full = options, on_full
         self.n_dropped = 0
@@ -67,7 +62,6 @@ class Session:
         self._engine, self._planner, self._load_s = engine, planner, load_s
         self._past: list[PastTurn] = []
         self._asked: Turn | None = None  # the question that may be answered next, or is being answered
-        self._is_busy = False
         self._owner = next(_owners)
         weakref.finalize(self, engine.forget, self._owner).atexit = False
 
@@ -90,15 +84,15 @@ class Session:
             ValueError: If the question is not valid Unicode.
         """
         turn = self._ask(question, image)
-        return AnswerReader(self._engine.gate, self._read(turn), turn)
+        return AnswerReader(self._read(turn), turn)
 
     def ask_async(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> AsyncAnswer:
         """As `ask`, for `async for`; the event loop is never blocked."""
         from edge_llava.runtime.async_answer import AsyncAnswer
 
-        def begin(hand_over: Callable[[Token], None]) -> Turn:
+        def begin(hand_over: Callable[[Token | None], None]) -> Turn:
             turn = self._ask(question, image)
-            self._begin(turn, hand_over)
+            self._begin(turn, hand_over).when_over(lambda: hand_over(None))
             return turn
 
         return AsyncAnswer(self._engine.gate, begin)
@@ -115,7 +109,7 @@ class Session:
                 f"<image: {run.n_tokens} positions>".encode()
                 if isinstance(run, ImageRun)
                 else b"".join(piece(token, special=True) for token in run.ids)
-                for run in turn.runs
+                for run in turn.turns[-1].runs
             ]
         return b"".join(shown).decode("utf-8", "replace")
 
@@ -155,37 +149,41 @@ class Session:
 
     def _plan(self, question: str, image: ImageInput | Sequence[ImageInput] | None) -> Turn:
         started = time.perf_counter()
-        images = [self._planner.tower.place(source) for source in _as_list(image)]
-        past, runs = self._planner.plan(self._past, question, images, self.on_full, self.options.max_new_tokens)
-        return Turn(question, runs, past, started, self._engine.gate, self._conclude)
+        turns = self._planner.continue_with(
+            self._past, question, _as_list(image), self.on_full, self.options.max_new_tokens
+        )
+        return Turn(turns, started, self._engine.gate, self._conclude)
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._asked is not None and self._asked.answer is not None
 
     def _check_idle(self) -> None:
         turn = self._asked
-        if self._is_busy and turn is not None and turn.answer is not None and turn.is_left:
+        if turn is not None and turn.answer is not None and turn.is_left:
             turn.answer.wait()
-            if self._is_busy:  # a signal handler interrupted the end of the answer
+            if self._asked is turn:  # a signal handler interrupted the end of the answer
                 self._conclude(turn)
         if self._is_busy:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
-    def _begin(self, turn: Turn, on_token: Callable[[Token], None]) -> None:
+    def _begin(self, turn: Turn, on_token: Callable[[Token], None]) -> Answer:
         """Has the engine answer a question that was planned."""
         if self._asked is not turn or self._is_busy:
             raise EdgeLlavaError("this question was superseded: the session was asked another one, or cleared.")
-        first = turn.past[0].runs if turn.past else turn.runs
         request = Request(
-            [*list_runs(turn.past), *turn.runs],
+            list_runs(turn.turns),
             self.options,
             (self._planner.template.stop, *self.options.stop),
             owner=self._owner,
-            to_disk=up_to_last_image(first),
+            to_disk=up_to_last_image(turn.turns[0].runs),
             credit=_CREDIT,
             asked_at=turn.asked_at,
         )
-        turn.answer = self._engine.submit(request, on_token)
-        self._is_busy = True
+        turn.answer = answer = self._engine.submit(request, on_token)
         if turn.is_cancelled:
-            turn.answer.cancel()
+            answer.cancel()
+        return answer
 
     def _read(self, turn: Turn) -> Generator[Token, None, None]:
         arrived: SimpleQueue[Token] = SimpleQueue()
@@ -209,13 +207,13 @@ class Session:
 
     def _conclude(self, turn: Turn) -> None:
         """Takes into the conversation what was read of an answer that is over."""
-        past = turn.conclude()
-        if past is not None:
-            self.n_dropped += len(self._past) - len(turn.past)
-            self._past = [*turn.past, past]
+        turns = turn.conclude()
+        if turns is not None:
+            self.n_dropped += len(self._past) + 1 - len(turns)
+            self._past = turns
         if turn.answer is not None:
             self.timings = turn.answer.timings(self._load_s())
-        self._is_busy, self._asked = False, None
+        self._asked = None
 
 
 def _take(arrived: SimpleQueue[Token]) -> Token:

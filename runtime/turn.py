@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from edge_llava.runtime.answer import Token
+from edge_llava.runtime.answer import FinishReason, Token
+from edge_llava.runtime.dialogue.answer_history import KnownAnswer
 from edge_llava.runtime.dialogue.past_turns import PastTurn
 from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.lifetime.gate import Gate
-from edge_llava.runtime.runs import Run
 
 
 @dataclass(eq=False)
@@ -17,9 +17,7 @@ class Turn:
     """What was planned for a question, and what was read of its answer.
 
     Attributes:
-        question: The user's text.
-        runs: Its tokens and images.
-        past: The turns before it, without those that are dropped for it.
+        turns: The turns before it, without those that are dropped for it, and the question.
         asked_at: When it was asked, of `time.perf_counter`.
         gate: Of the model.
         on_over: Called once its answer is not read any more, and over.
@@ -28,12 +26,10 @@ class Turn:
         is_left: Whether it is not read any more.
         is_dropped: Whether its reader was dropped on one of the model's own threads, which must not wait for it.
         ids: Tokens that were read.
-        last: The token that was read last.
+        finish_reason: Of the token that was read last.
     """
 
-    question: str
-    runs: Sequence[Run]
-    past: list[PastTurn]
+    turns: Sequence[PastTurn]
     asked_at: float
     gate: Gate
     on_over: Callable[[Turn], None]
@@ -42,13 +38,13 @@ class Turn:
     is_left: bool = False
     is_dropped: bool = False
     ids: list[int] = field(default_factory=list)
-    last: Token | None = None
+    finish_reason: FinishReason | None = None
 
     def read(self, token: Token) -> Token:
         """What the reader is given in place of a token: the same, unless the answer was cancelled since it came."""
         if (self.is_cancelled or self.gate.closed) and token.finish_reason != "error":
             token = Token(None, "", "cancelled")
-        self.last = token
+        self.finish_reason = token.finish_reason
         if token.id is not None:
             self.ids.append(token.id)
         if self.answer is not None:
@@ -70,11 +66,6 @@ class Turn:
             self.is_left = True
             self.answer.when_over(lambda: self.on_over(self))
 
-    def when_over(self, callback: Callable[[], None]) -> None:
-        """Calls a function once its answer is over."""
-        if self.answer is not None:
-            self.answer.when_over(callback)
-
     def raise_error(self) -> None:
         """
         Raises:
@@ -83,13 +74,12 @@ class Turn:
         if self.answer is not None and self.answer.error is not None:
             raise self.answer.error
 
-    def conclude(self) -> PastTurn | None:
-        """What it adds to the conversation: what was read of the answer; None if nothing was."""
-        if self.answer is None or self.last is None or (self.last.id is None and not self.ids):
+    def conclude(self) -> list[PastTurn] | None:
+        """The conversation with what was read of the answer; None if nothing was."""
+        if self.answer is None or not self.ids:
             return None
-        tokens = self.answer.tokens
-        if self.last.finish_reason in ("stop", "length"):
-            return PastTurn(
-                self.question, tuple(self.runs), tokens.whole_ids() if tokens.ids else None, tokens.remainder()
-            )
-        return PastTurn(self.question, tuple(self.runs), tuple(self.ids) or None)
+        *past, asked = self.turns
+        answer: KnownAnswer | None = KnownAnswer(tuple(self.ids))
+        if self.finish_reason in ("stop", "length"):
+            answer = self.answer.tokens.known() if self.answer.tokens.ids else None
+        return [*past, replace(asked, answer=answer)]

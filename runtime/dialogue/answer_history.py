@@ -20,11 +20,11 @@ class KnownAnswer:
 
     Attributes:
         ids: Its tokens; nothing of a stop text.
-        carry: Text of it that is not in them, see `AnswerText.remainder`.
+        carry: Text of it that is not in them, see `AnswerText.split`; it goes before the next question.
     """
 
     ids: tuple[int, ...]
-    carry: str
+    carry: str = ""
 
 
 class AnswerHistory:

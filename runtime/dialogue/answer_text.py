@@ -21,12 +21,8 @@ class AnswerText:
     """
 
     def __init__(self, stop: Sequence[str], *, keeps_space: bool = False) -> None:
-        """
-        Args:
-            stop: Texts that end the answer.
-            keeps_space: Whether white space before the first word is kept: the answer continues a given text.
-        """
-        self._stop = tuple(stop)
+        """White space before the first word is kept where the answer continues a given text."""
+        self._stop, self._n_longest = tuple(stop), max(map(len, stop), default=0)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""  # all decoded text, leading white space included
         self._n_shown = 0
@@ -37,7 +33,7 @@ class AnswerText:
 
     def push(self, piece: bytes) -> str:
         """Adds a token's bytes and returns the text that is now safe to show."""
-        search_start = self._search_start()
+        search_start = max(0, len(self._text) - self._n_longest)
         self._text += self._decoder.decode(piece)
         self._ends.append(_INSIDE if self._decoder.getstate()[0] else len(self._text))
         found = [start for stop in self._stop if (start := self._text.find(stop, search_start)) >= 0]
@@ -45,7 +41,7 @@ class AnswerText:
             self.stopped = True
             self._text = self._text[: min(found)]
             return self._show(len(self._text))
-        return self._show(len(self._text) - self._held_back())
+        return self._show(len(self._text) - max(map(self._n_begun, self._stop), default=0))
 
     def finish(self) -> str:
         """Returns what was held back; call it when the answer ends without a stop text."""
@@ -53,25 +49,15 @@ class AnswerText:
             self._text += self._decoder.decode(b"", final=True)
         return self._show(len(self._text))
 
-    def n_whole_tokens(self) -> int:
-        """How many of the pushed tokens, from the first on, make up the answer's text or its largest possible part."""
+    def split(self) -> tuple[int, str]:
+        """How many tokens, from the first on, make up the text or its largest possible part, and the text after them.
+
+        The latter is "" unless the last token of the text also began a stop text.
+        """
         if not self.stopped:
-            return len(self._ends)
-        return max((n for n, end in enumerate(self._ends, 1) if end <= len(self._text)), default=0)
-
-    def remainder(self) -> str:
-        """Answer text after the last whole token: part of a token that also began a stop text."""
-        if not self.stopped:
-            return ""
-        n_whole = self.n_whole_tokens()
-        return self._text[self._ends[n_whole - 1] if n_whole else 0 :]
-
-    def _search_start(self) -> int:
-        longest = max(map(len, self._stop), default=0)
-        return max(0, len(self._text) - longest)
-
-    def _held_back(self) -> int:
-        return max((self._n_begun(stop) for stop in self._stop), default=0)
+            return len(self._ends), ""
+        n_whole = max((n for n, end in enumerate(self._ends, 1) if end <= len(self._text)), default=0)
+        return n_whole, self._text[self._ends[n_whole - 1] if n_whole else 0 :]
 
     def _n_begun(self, stop: str) -> int:
         """How many characters at the end of the text could be the beginning of a stop text."""

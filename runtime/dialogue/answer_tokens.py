@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edge_llava.runtime.answer import FinishReason, Token, TokenLogprob
+from edge_llava.runtime.dialogue.answer_history import KnownAnswer
 from edge_llava.runtime.dialogue.answer_text import AnswerText
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.token_ranking import TokenRanking
@@ -19,25 +20,13 @@ class AnswerTokens:
     """
 
     def __init__(self, language: LanguageModel, stop: Sequence[str], n_max: int, *, keeps_space: bool = False) -> None:
-        """
-        Args:
-            language: Its vocabulary turns ids into bytes.
-            stop: Texts that end the answer, the template's own among them.
-            n_max: Tokens that end it.
-            keeps_space: As `AnswerText`.
-        """
+        """Ends after `n_max` tokens, or at one of the texts in `stop`, the template's own among them."""
         self.ids: list[int] = []
         self._language, self._n_max = language, n_max
         self._text = AnswerText(stop, keeps_space=keeps_space)
 
     def take(self, id: int, *, is_full: bool, ranking: TokenRanking | None = None) -> Token:
-        """Adds a sampled token.
-
-        Args:
-            id: The token.
-            is_full: Whether the context has no position left for another.
-            ranking: How likely it was, and which tokens were likelier; None where that is not needed.
-        """
+        """Adds a sampled token, with its `ranking` where that was asked for; the last one if the context `is_full`."""
         token = self._take(id, is_full)
         if ranking is None:
             return token
@@ -65,10 +54,7 @@ class AnswerTokens:
         """What was shown of the answer so far."""
         return self._text.shown
 
-    def whole_ids(self) -> tuple[int, ...]:
-        """The tokens that make up the answer's text or its largest possible part: nothing of a stop text."""
-        return tuple(self.ids[: self._text.n_whole_tokens()])
-
-    def remainder(self) -> str:
-        """Answer text after the last whole token: part of a token that also began a stop text."""
-        return self._text.remainder()
+    def known(self, start: tuple[int, ...] = ()) -> KnownAnswer:
+        """The answer as it goes into the conversation, behind the tokens that were given as its beginning."""
+        n_whole, carry = self._text.split()
+        return KnownAnswer((*start, *self.ids[:n_whole]), carry)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edge_llava.errors import list_faults
 from edge_llava.home.image_files.opening import ImageSource
-from edge_llava.runtime.dialogue.turn_plan import check_text
+from edge_llava.home.unicode_text import is_unicode
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
@@ -95,6 +95,15 @@ def read_messages(messages: Sequence[Message]) -> Dialogue:
     start = answers.pop() or "" if len(turns) % 2 == 0 else ""
     exchanges = [Exchange(question, answer) for question, answer in zip(turns[::2], [*answers, None], strict=True)]
     return Dialogue("".join(system), tuple(exchanges), start)
+
+
+def check_text(text: str, name: str) -> None:
+    """
+    Raises:
+        ValueError: If the text, called `name`, is not valid Unicode.
+    """
+    if not is_unicode(text):
+        raise ValueError(f"{name} contains unpaired surrogates, which are not valid text")
 
 
 def _find_order_faults(turns: Sequence[Message], first_number: int, offset: int) -> list[str]:

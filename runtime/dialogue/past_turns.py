@@ -1,4 +1,4 @@
-"""The turns of a conversation before the one that is asked, and which of them go when the context is full."""
+"""The turns of a conversation, and which of them go when the context is full."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edge_llava.runtime.dialogue.answer_history import KnownAnswer
 from edge_llava.runtime.runs import ImageRun, Run, TokenRun
 
 OnFull = Literal["error", "drop-oldest"]
@@ -14,19 +15,17 @@ _ANSWER_SHARE = 4  # at most this part of the context is kept free for an answer
 
 @dataclass(frozen=True)
 class PastTurn:
-    """A question that was computed, with what was answered.
+    """A question in its place in a conversation, with what was answered.
 
     Attributes:
         question: The user's text.
         runs: The turn's tokens and images, up to where the model writes.
-        answer: Tokens of the answer, without a stop text; None while there is none.
-        carry: Text of the answer that is not in them, see `AnswerText.remainder`.
+        answer: None while there is none.
     """
 
     question: str
-    runs: tuple[Run, ...]
-    answer: tuple[int, ...] | None = None
-    carry: str = ""
+    runs: Sequence[Run]
+    answer: KnownAnswer | None = None
 
     @property
     def images(self) -> list[ImageRun]:
@@ -36,12 +35,15 @@ class PastTurn:
     @property
     def n_tokens(self) -> int:
         """Positions in the context."""
-        return sum(run.n_tokens for run in self.runs) + len(self.answer or ())
+        return sum(run.n_tokens for run in list_runs([self]))
 
 
 def list_runs(turns: Sequence[PastTurn]) -> list[Run]:
     """The conversation of these turns."""
-    return [run for turn in turns for run in (*turn.runs, *([] if turn.answer is None else [TokenRun(turn.answer)]))]
+    runs: list[Run] = []
+    for turn in turns:
+        runs += turn.runs if turn.answer is None else [*turn.runs, TokenRun(turn.answer.ids)]
+    return runs
 
 
 def check_on_full(on_full: str) -> None:
@@ -68,12 +70,10 @@ def turns_to_drop(sizes: Sequence[int], have_images: Sequence[bool], n_positions
         have_images: Whether each has images.
         n_positions: What all together may take.
     """
-    earlier = range(len(sizes) - 1)
-    with_images = [index for index, has in enumerate(have_images) if has]
-    order = [index for index in earlier if not have_images[index]]
-    order += [index for index in with_images[:-1] if index in earlier]
+    newest_image = max((index for index, has in enumerate(have_images) if has), default=None)
+    may_go = [index for index in range(len(sizes) - 1) if index != newest_image]
     n_left, dropped = sum(sizes), []
-    for index in order:
+    for index in sorted(may_go, key=lambda index: have_images[index]):
         if n_left <= n_positions:
             break
         dropped.append(index)

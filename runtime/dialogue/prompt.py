@@ -1,28 +1,11 @@
-"""Turns as segments: text and the places of images. Pure: no tokenizer, no engine."""
+"""The texts of a turn, with the places of its images between them. Pure: no tokenizer, no engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
 from edge_llava.bundle.templates import Template
-
-
-@dataclass(frozen=True)
-class TextSegment:
-    """Text, tokenized on its own (each side of an image apart from the other, as in training)."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ImageSegment:
-    """The place of an image: its index among the images of the turn."""
-
-    index: int
-
-
-Segment = TextSegment | ImageSegment
 
 
 def build_turn(
@@ -33,8 +16,8 @@ def build_turn(
     is_first: bool,
     image_marks: bool = False,
     places: Sequence[int] = (),
-) -> list[Segment]:
-    """The segments of one turn: what comes before the question, its images, the question, what opens the answer.
+) -> list[str]:
+    """What is said in one turn: what comes before the question, the question, what opens the answer.
 
     Args:
         template: The conversation template.
@@ -46,14 +29,12 @@ def build_turn(
             () places all images before the question, as in training.
 
     Returns:
-        Text and image segments in order; never two texts in a row.
+        One text more than there are images: an image stands between each two.
     """
-    segments: list[Segment] = []
-    text = template.opening if is_first else template.between_turns
     start, end = ("<im_start>", "<im_end>") if image_marks else ("", "")
-    n_before = 0
-    for index, place in enumerate(places or (0,) * n_images):
-        segments += [TextSegment(f"{text}{question[n_before:place]}{start}"), ImageSegment(index)]
-        text, n_before = f"{end}\n", place
-    segments.append(TextSegment(f"{text}{question[n_before:]}{template.after_question}"))
-    return segments
+    before = [template.opening if is_first else template.between_turns, *[f"{end}\n"] * n_images]
+    after = [*[start] * n_images, template.after_question]
+    parts = pairwise([0, *(places or [0] * n_images), len(question)])
+    return [
+        f"{head}{question[first:last]}{tail}" for head, (first, last), tail in zip(before, parts, after, strict=True)
+    ]

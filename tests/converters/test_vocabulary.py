@@ -444,27 +444,22 @@ def test_llamas_tokenizer_json_gives_the_same_ids(vicuna, copy_of, llama, tokeni
 
 def test_golden_ids_around_an_image(llama):
     from edge_llava.bundle.templates import TEMPLATES
-    from edge_llava.runtime.dialogue.prompt import ImageSegment, TextSegment, build_turn
+    from edge_llava.runtime.dialogue.prompt import build_turn
 
-    first, image, second = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
-    assert isinstance(first, TextSegment)
-    assert isinstance(image, ImageSegment)
-    assert isinstance(second, TextSegment)
-    assert llama(first.text, bos=True) == QUESTION_IDS
-    assert llama(second.text, bos=False) == ANSWER_IDS
+    before_image, after_image = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
+    assert llama(before_image, bos=True) == QUESTION_IDS
+    assert llama(after_image, bos=False) == ANSWER_IDS
 
 
 def test_two_turns_and_two_images(vicuna, llama):
     from edge_llava.bundle.templates import TEMPLATES
-    from edge_llava.runtime.dialogue.prompt import TextSegment, build_turn
+    from edge_llava.runtime.dialogue.prompt import build_turn
 
     slow, template = slow_tokenizer(vicuna), TEMPLATES["llava_v1"]
-    segments = [
-        *build_turn(template, "Which of the two?", 2, is_first=True),
-        TextSegment(" The left one: it's 42 cm."),
-        *build_turn(template, "And now?\nTwo lines 🙂", 1, is_first=False),
-    ]
-    texts = [segment.text if isinstance(segment, TextSegment) else "<image>" for segment in segments]
+    first = build_turn(template, "Which of the two?", 2, is_first=True)
+    second = build_turn(template, "And now?\nTwo lines 🙂", 1, is_first=False)
+    texts = [first[0], "<image>", first[1], "<image>", first[2], " The left one: it's 42 cm."]
+    texts += [second[0], "<image>", second[1]]
     ours: list[int] = []
     for text in texts:
         if text == "<image>":

@@ -74,7 +74,7 @@ def opened_tower(model):
 
 
 def n_until_picture_ends(model):
-    return len(model.engine.language.tokenize(model._turns.template.opening, add_bos=True)) + 64
+    return len(model.engine.language.tokenize(model._planner.template.opening, add_bos=True)) + 64
 
 
 # In memory
@@ -294,13 +294,13 @@ def test_another_template_is_not_restored(kept, open_caching, seeded_f32, pictur
 
 def test_as_many_other_tokens_are_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     model = open_caching(seeded_f32)
-    n_positions, template = n_until_picture_ends(model), model._turns.template
-    model._turns.template = dataclasses.replace(
+    n_positions, template = n_until_picture_ends(model), model._planner.template
+    model._planner.template = dataclasses.replace(
         template, opening=template.opening.replace("helpful, detailed", "detailed, helpful")
     )
     assert n_until_picture_ends(model) == n_positions
     assert n_restored(model, picture) == 0
-    model._turns.template = template
+    model._planner.template = template
     assert n_restored(model, picture) == n_positions
 
 

@@ -314,7 +314,7 @@ def ask_on_a_thread(chat, image):
     tokens = []
     thread = threading.Thread(target=lambda: tokens.extend(chat.ask("What?", image=image)), daemon=True)
     thread.start()
-    while chat._asked is None or not any(run.encoding for run, _ in image_ends(chat._asked.runs)):
+    while chat._asked is None or not any(run.encoding for run, _ in image_ends(chat._asked.turns[-1].runs)):
         time.sleep(0.001)
     return thread, tokens
 

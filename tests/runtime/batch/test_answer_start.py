@@ -9,6 +9,7 @@ import pytest
 from edge_llava import demo
 from edge_llava.errors import ContextOverflow
 from edge_llava.runtime.dialogue.messages import Message, read_messages
+from edge_llava.runtime.dialogue.past_turns import list_runs
 from edge_llava.runtime.options import SamplingOptions
 
 pytestmark = pytest.mark.convert
@@ -75,8 +76,8 @@ def test_an_answer_that_was_cut_goes_on_in_its_own_tokens(engine, ask, noise, bi
     greedy = SamplingOptions(temperature=0, max_new_tokens=9, logit_bias=letters)
     rest = ask(engine, asked("Why?", image, start=first.text), greedy).wait()
     n_prompt = first.answer.n_prompt_tokens
-    conversation = engine._dialogues.plan(read_messages(asked("Why?", image)))
-    kept = list(engine._dialogues.history.find(conversation, first.text + rest.text).ids)
+    conversation = list_runs(engine._planner.plan(read_messages(asked("Why?", image))))
+    kept = list(engine._planner.history.find(conversation, first.text + rest.text).ids)
     if not stop:
         assert kept == [*first.ids, *rest.ids]
         assert rest.answer.n_prompt_tokens == n_prompt + 9
@@ -121,7 +122,7 @@ def test_images_between_texts_are_shared_from_the_cache(engine, ask, noise, word
     again = ask(engine, placed, words).wait()
     assert again.ids == first.ids
     assert again.answer.n_cached_tokens == first.answer.n_prompt_tokens - 1
-    n_opening = len(engine._dialogues.plan(read_messages(placed))[0].ids)
+    n_opening = len(list_runs(engine._planner.plan(read_messages(placed)))[0].ids)
     swapped = [Message("user", "First:\nSecond:\nWhich?", images[::-1], (7, 15))]
     assert ask(engine, swapped, words).wait().answer.n_cached_tokens == n_opening
 

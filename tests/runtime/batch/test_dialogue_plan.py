@@ -12,7 +12,7 @@ from edge_llava.errors import ContextOverflow, ImageError
 from edge_llava.runtime.dialogue.answer_history import KnownAnswer
 from edge_llava.runtime.dialogue.messages import Message, read_messages
 from edge_llava.runtime.dialogue.past_turns import list_runs
-from edge_llava.runtime.dialogue.planner import DialoguePlanner
+from edge_llava.runtime.dialogue.planner import Planner
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.runs import list_positions
@@ -23,7 +23,7 @@ QUESTIONS = ("What is this?", "And more?", "Why?")
 
 @pytest.fixture
 def open_with(seeded_f32, home):
-    """open_with(template name) -> (LlavaModel, DialoguePlanner) of the seeded bundle with that template."""
+    """open_with(template name) -> (LlavaModel, Planner) of the seeded bundle with that template."""
     opened = []
 
     def run(template):
@@ -31,7 +31,8 @@ def open_with(seeded_f32, home):
         language = dataclasses.replace(bundle.manifest.language, template=template)
         bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
         opened.append(LlavaModel(bundle, EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)))
-        return opened[-1], DialoguePlanner(opened[-1]._turns)
+        model = opened[-1]
+        return model, Planner(model.engine.language, model.tower, model.n_ctx)
 
     yield run
     for model in opened:
@@ -48,8 +49,13 @@ def tell(chat, planner, pictures):
         prompt = [*list_runs(chat._past[:-1]), *last.runs]
         messages += [Message("user", question, images), Message("assistant", text)]
         prompts.append(list_positions(prompt))
-        planner.history.remember(prompt, text, KnownAnswer(last.answer or (), last.carry))
+        planner.history.remember(prompt, text, last.answer or KnownAnswer(()))
     return messages, prompts
+
+
+def plan(planner, messages):
+    """The runs of a conversation."""
+    return list_runs(planner.plan(read_messages(messages)))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -60,7 +66,7 @@ def test_remembered_answers(open_with, noise, template, stop):
     chat = model.session(SamplingOptions(temperature=1, seed=3, max_new_tokens=12, stop=stop))
     messages, prompts = tell(chat, planner, [noise(64, 48, seed=seed) for seed in range(2)])
     for n, prompt in enumerate(prompts):
-        assert list_positions(planner.plan(read_messages(messages[: 2 * n + 1]))) == prompt
+        assert list_positions(plan(planner, messages[: 2 * n + 1])) == prompt
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -68,7 +74,7 @@ def test_answers_of_somebody_else(open_with, template):
     """As the same text is tokenized where it goes on from the question, and as training has it."""
     model, planner = open_with(template)
     messages = [Message("user", "What?"), Message("assistant", "A bus. It is red."), Message("user", "Why?")]
-    first, answer, second = planner.plan(read_messages(messages))
+    first, answer, second = plan(planner, messages)
     chat, whole = model.session(), model.engine.language.tokenize
     assert list(first.ids) == whole(
         f"{TEMPLATES[template].opening}What?{TEMPLATES[template].after_question}", add_bos=True
@@ -81,7 +87,7 @@ def test_answers_of_somebody_else(open_with, template):
         assert list(answer.ids) == whole("A bus. It is red.", add_bos=False)
     list(chat.ask("What?"))
     assert list_runs(chat._past)[0] == first
-    chat._past[-1] = dataclasses.replace(chat._past[-1], answer=answer.ids, carry="")
+    chat._past[-1] = dataclasses.replace(chat._past[-1], answer=KnownAnswer(answer.ids))
     list(chat.ask("Why?"))
     assert list_runs(chat._past)[2] == second
 
@@ -89,7 +95,7 @@ def test_answers_of_somebody_else(open_with, template):
 def test_an_empty_answer_has_no_tokens(open_with):
     _, planner = open_with("llava_v1")
     messages = [Message("user", "What?"), Message("assistant", ""), Message("user", "Why?")]
-    assert planner.plan(read_messages(messages))[1].ids == ()
+    assert plan(planner, messages)[1].ids == ()
 
 
 @pytest.mark.parametrize(
@@ -107,10 +113,10 @@ def test_an_empty_answer_has_no_tokens(open_with):
 )
 def test_a_system_message_takes_the_place_of_the_templates(open_with, template, shown):
     model, planner = open_with(template)
-    (run,) = planner.plan(read_messages([Message("system", "Be brief."), Message("user", "What?")]))
+    (run,) = plan(planner, [Message("system", "Be brief."), Message("user", "What?")])
     assert list(run.ids) == model.engine.language.tokenize(shown, add_bos=True)
-    (default,) = planner.plan(read_messages([Message("system", " \n"), Message("user", "What?")]))
-    assert default == planner.plan(read_messages([Message("user", "What?")]))[0]
+    (default,) = plan(planner, [Message("system", " \n"), Message("user", "What?")])
+    assert default == plan(planner, [Message("user", "What?")])[0]
 
 
 def test_what_does_not_fit(open_with, noise):
@@ -118,7 +124,7 @@ def test_what_does_not_fit(open_with, noise):
     messages = [Message("user", "word " * 100), Message("assistant", "No."), Message("user", "word " * 700)]
     with pytest.raises(ContextOverflow) as caught:
         planner.plan(read_messages(messages))
-    runs = planner.plan(read_messages(messages[:1]))
+    runs = plan(planner, messages[:1])
     n_earlier = sum(run.n_tokens for run in runs) + len(model.engine.language.tokenize("No.", add_bos=False))
     n_text = len(model.engine.language.tokenize(f"</s>USER: {'word ' * 700} ASSISTANT:", add_bos=False))
     assert caught.value.n_needed == n_earlier + n_text + 1
@@ -131,7 +137,7 @@ def test_pictures_are_checked(open_with, noise):
         with pytest.raises(ImageError):
             planner.plan(read_messages([Message("user", "What?", (noise(64, 48), bad))]))
     embedding = model.embed_image(noise(64, 48))
-    (_, image, _) = planner.plan(read_messages([Message("user", "What?", (embedding,))]))
+    (_, image, _) = plan(planner, [Message("user", "What?", (embedding,))])
     assert image.embedding is embedding
     with pytest.raises(ImageError, match="made by another projector"):
         planner.plan(

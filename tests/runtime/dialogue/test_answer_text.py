@@ -84,7 +84,7 @@ def test_leading_white_space_is_dropped_once():
 def test_stop_at_once():
     shown, text = show([b"</s>"], "</s>")
     assert shown == ["", ""]
-    assert (text.n_whole_tokens(), text.remainder()) == (0, "")
+    assert text.split() == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_stop_at_once():
 def test_what_goes_into_the_history(pieces, n_whole, remainder):
     _, text = show(pieces, "###")
     assert text.stopped
-    assert (text.n_whole_tokens(), text.remainder()) == (n_whole, remainder)
+    assert text.split() == (n_whole, remainder)
 
 
 @pytest.mark.parametrize("pieces", [[b"ab", b"c#"], [b"ab", b"\xc3"], [b"##"], []])
 def test_all_tokens_stay_when_nothing_stopped(pieces):
     _, text = show(pieces, "###")
-    assert (text.n_whole_tokens(), text.remainder()) == (len(pieces), "")
+    assert text.split() == (len(pieces), "")
 
 
 def test_closed_before_the_end():
     """The reader may leave at any token; what is held back was still said."""
     text = AnswerText(["###"])
     assert text.push(b"ab#") == "ab"
-    assert (text.n_whole_tokens(), text.remainder()) == (1, "")
+    assert text.split() == (1, "")
 
 
 def random_answer(seed):
@@ -154,6 +154,6 @@ def check_random_answer(seed):
     shown += text.finish()
     assert text.stopped == bool(starts), seed
     assert shown == expected.lstrip(), seed
-    kept = b"".join(pieces[: text.n_whole_tokens()]).decode()
-    assert kept + text.remainder() == expected, seed
+    n_whole, carry = text.split()
+    assert b"".join(pieces[:n_whole]).decode() + carry == expected, seed
     return text.stopped

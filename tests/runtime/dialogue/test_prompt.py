@@ -7,7 +7,7 @@ import pytest
 
 from edge_llava.bundle.templates import TEMPLATES, find_template
 from edge_llava.errors import BundleError
-from edge_llava.runtime.dialogue.prompt import ImageSegment, TextSegment, build_turn
+from edge_llava.runtime.dialogue.prompt import build_turn
 from edge_llava.runtime.language.decoder import Decoder
 
 HUMAN = (
@@ -31,39 +31,32 @@ def turn(n_images, *, is_first, template="llava_v1"):
 
 
 def test_first_turn():
-    assert turn(0, is_first=True) == [TextSegment(f"{HUMAN} USER: What is this? ASSISTANT:")]
+    assert turn(0, is_first=True) == [f"{HUMAN} USER: What is this? ASSISTANT:"]
     assert turn(1, is_first=True) == [
-        TextSegment(f"{HUMAN} USER: "),
-        ImageSegment(0),
-        TextSegment("\nWhat is this? ASSISTANT:"),
+        f"{HUMAN} USER: ",
+        "\nWhat is this? ASSISTANT:",
     ]
     assert turn(2, is_first=True) == [
-        TextSegment(f"{HUMAN} USER: "),
-        ImageSegment(0),
-        TextSegment("\n"),
-        ImageSegment(1),
-        TextSegment("\nWhat is this? ASSISTANT:"),
+        f"{HUMAN} USER: ",
+        "\n",
+        "\nWhat is this? ASSISTANT:",
     ]
 
 
 def test_images_keep_their_places():
     """Each is followed by a newline; what is not said between two stays away."""
     question = "First:\nSecond:\nWhich?"
-    segments = build_turn(find_template("llava_v1"), question, 2, is_first=True, places=(7, 15))
-    assert segments == [
-        TextSegment(f"{HUMAN} USER: First:\n"),
-        ImageSegment(0),
-        TextSegment("\nSecond:\n"),
-        ImageSegment(1),
-        TextSegment("\nWhich? ASSISTANT:"),
+    texts = build_turn(find_template("llava_v1"), question, 2, is_first=True, places=(7, 15))
+    assert texts == [
+        f"{HUMAN} USER: First:\n",
+        "\nSecond:\n",
+        "\nWhich? ASSISTANT:",
     ]
     marked = build_turn(find_template("llava_v1"), "a\n", 2, is_first=False, image_marks=True, places=(0, 2))
     assert marked == [
-        TextSegment("</s>USER: <im_start>"),
-        ImageSegment(0),
-        TextSegment("<im_end>\na\n<im_start>"),
-        ImageSegment(1),
-        TextSegment("<im_end>\n ASSISTANT:"),
+        "</s>USER: <im_start>",
+        "<im_end>\na\n<im_start>",
+        "<im_end>\n ASSISTANT:",
     ]
 
 
@@ -74,24 +67,22 @@ def test_places_before_the_text_are_as_in_training():
 
 
 def test_later_turn():
-    assert turn(0, is_first=False) == [TextSegment("</s>USER: What is this? ASSISTANT:")]
+    assert turn(0, is_first=False) == ["</s>USER: What is this? ASSISTANT:"]
     assert turn(2, is_first=False) == [
-        TextSegment("</s>USER: "),
-        ImageSegment(0),
-        TextSegment("\n"),
-        ImageSegment(1),
-        TextSegment("\nWhat is this? ASSISTANT:"),
+        "</s>USER: ",
+        "\n",
+        "\nWhat is this? ASSISTANT:",
     ]
 
 
 def test_vicuna_says_user():
     (text,) = turn(0, is_first=True, template="vicuna_v1")
-    assert text.text == f"{USER} USER: What is this? ASSISTANT:"
+    assert text == f"{USER} USER: What is this? ASSISTANT:"
 
 
 def test_question_is_literal():
     (text,) = build_turn(find_template("llava_v1"), "<image>\n{q}  ", 0, is_first=False)
-    assert text.text == "</s>USER: <image>\n{q}   ASSISTANT:"
+    assert text == "</s>USER: <image>\n{q}   ASSISTANT:"
 
 
 def test_templates_are_found_by_their_name():
@@ -106,7 +97,7 @@ def test_templates_are_found_by_their_name():
 
 @pytest.fixture(scope="module")
 def tokenize(llama_vocabulary):
-    """tokenize(segments, is_first) -> ids; None stands for a picture. With the real LLaMA vocabulary."""
+    """tokenize(texts, is_first) -> ids, None for the picture between two texts. With the real LLaMA vocabulary."""
     import llama_cpp
 
     llama_cpp.llama_backend_init()
@@ -116,15 +107,12 @@ def tokenize(llama_vocabulary):
     decoder = SimpleNamespace(_vocabulary=llama_cpp.llama_model_get_vocab(model))
     decoder.tokenize = partial(Decoder.tokenize, decoder)
 
-    def run(segments, is_first, *, within=False):
+    def run(texts, is_first, *, within=False):
         if within:
-            return Decoder.tokenize_within(decoder, segments[0].text)
-        ids = []
-        for n, segment in enumerate(segments):
-            if isinstance(segment, TextSegment):
-                ids += Decoder.tokenize(decoder, segment.text, add_bos=is_first and n == 0)
-            else:
-                ids.append(None)
+            return Decoder.tokenize_within(decoder, texts[0])
+        ids = Decoder.tokenize(decoder, texts[0], add_bos=is_first)
+        for text in texts[1:]:
+            ids += [None, *Decoder.tokenize(decoder, text, add_bos=False)]
         return ids
 
     yield run
@@ -156,8 +144,8 @@ def test_v0_goes_on_in_the_middle_of_a_text(tokenize):
     (text,) = turn(0, is_first=False, template="llava_v0")
     ids = tokenize([text], False, within=True)
     assert ids[:3] == [2277, 29937, 29950]
-    whole = tokenize([TextSegment(f"A bus.{text.text}")], False)
-    assert whole == [*tokenize([TextSegment("A bus.")], False), *ids]
+    whole = tokenize([f"A bus.{text}"], False)
+    assert whole == [*tokenize(["A bus."], False), *ids]
 
 
 @pytest.mark.parametrize(
@@ -170,13 +158,11 @@ def test_instructions_begin_anew_after_special_tokens(tokenize, template, after)
 
 
 def test_image_marks_stand_around_each_picture():
-    segments = build_turn(find_template("llava_v0"), "What?", 2, is_first=False, image_marks=True)
-    assert segments == [
-        TextSegment("###Human: <im_start>"),
-        ImageSegment(0),
-        TextSegment("<im_end>\n<im_start>"),
-        ImageSegment(1),
-        TextSegment("<im_end>\nWhat?###Assistant:"),
+    texts = build_turn(find_template("llava_v0"), "What?", 2, is_first=False, image_marks=True)
+    assert texts == [
+        "###Human: <im_start>",
+        "<im_end>\n<im_start>",
+        "<im_end>\nWhat?###Assistant:",
     ]
 
 
@@ -187,7 +173,7 @@ def test_bos_once(tokenize):
 
 
 def test_golden_pieces(tokenize):
-    assert tokenize([TextSegment("###")], False) == [835]
-    assert tokenize([TextSegment("a###")], False)[1:] == [2277, 29937]
-    assert tokenize([TextSegment("")], True) == [1]
-    assert tokenize([TextSegment("")], False) == []
+    assert tokenize(["###"], False) == [835]
+    assert tokenize(["a###"], False)[1:] == [2277, 29937]
+    assert tokenize([""], True) == [1]
+    assert tokenize([""], False) == []
