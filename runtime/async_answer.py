@@ -27,9 +27,6 @@ class AsyncAnswer(AsyncIterator[Token]):
         self._begun: Future[Turn] | None = None  # None before the first step
         self._has_ended = False
 
-    def __aiter__(self) -> AsyncAnswer:
-        return self
-
     async def __anext__(self) -> Token:
         if self._has_ended:
             raise StopAsyncIteration

@@ -74,7 +74,9 @@ class LlavaModel:
         self.options = options = options or EngineOptions()
         self.bundle, self.manifest = bundle, bundle.manifest
         self.on_full: OnFull = "error"
-        _check_positions(options, n_ctx(bundle.manifest.language, options.decoder))
+        n_least = n_ctx(bundle.manifest.language, options.decoder)
+        if options.n_positions is not None and options.n_positions < n_least:
+            raise ValueError(f"n_positions must be at least {n_least}, which is one conversation")
         self.tower = Tower(bundle, options)
         with ExitStack() as begun:  # where the language model cannot start, nothing else continues
             begun.callback(self.tower.close)
@@ -253,11 +255,6 @@ class LlavaModel:
             image = self.tower.open(source)
             if store is None or not store.has_any(image_mark(self.tower.key(image))):
                 self.tower.start_early(image)
-
-
-def _check_positions(options: EngineOptions, n_ctx: int) -> None:
-    if options.n_positions is not None and options.n_positions < n_ctx:
-        raise ValueError(f"n_positions must be at least {n_ctx}, which is one conversation")
 
 
 def load(

@@ -53,17 +53,14 @@ class DecoderOptions:
 
     def __post_init__(self) -> None:
         counts = {"n_ctx": self.n_ctx, "n_threads": self.n_threads, "n_batch": self.n_batch}
-        faults = [
-            f"{name} must be from 1 to {_MAX_COUNT}"
-            for name, value in counts.items()
-            if value is not None and not 1 <= value <= _MAX_COUNT
-        ]
-        if self.kv_type not in KV_TYPES:
-            faults.append(f"kv_type must be {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}")
-        if self.kv_type == "q8_0" and self.flash_attention is False:
-            faults.append("kv_type q8_0 needs flash attention")
-        if faults:
-            raise ValueError("; ".join(faults))
+        _check(
+            *(
+                (value is None or 1 <= value <= _MAX_COUNT, f"{name} must be from 1 to {_MAX_COUNT}")
+                for name, value in counts.items()
+            ),
+            (self.kv_type in KV_TYPES, f"kv_type must be {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}"),
+            (self.kv_type != "q8_0" or self.flash_attention is not False, "kv_type q8_0 needs flash attention"),
+        )
 
 
 def n_ctx(spec: LanguageSpec, options: DecoderOptions) -> int:
@@ -115,22 +112,15 @@ class EngineOptions:
     host_bytes: int = 512 << 20
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.n_vision_threads is not None and self.n_vision_threads < 1:
-            faults.append("n_vision_threads must be at least 1")
-        if self.vision_provider not in ("auto", "cpu", "cuda"):
-            faults.append("vision_provider must be auto, cpu or cuda")
-        if self.visual_tokens is not None and self.visual_tokens < 2:
-            faults.append("visual_tokens must be at least 2")
-        if self.alpha not in ALPHAS:
-            faults.append(f"alpha must be {' or '.join(ALPHAS)}")
-        if not 1 <= self.parallel <= _MAX_PARALLEL:
-            faults.append(f"parallel must be from 1 to {_MAX_PARALLEL}")
-        for name, value in (("n_queued", self.n_queued or 0), ("host_bytes", self.host_bytes)):
-            if value < 0:
-                faults.append(f"{name} must not be negative")
-        if faults:
-            raise ValueError("; ".join(faults))
+        _check(
+            (self.n_vision_threads is None or self.n_vision_threads >= 1, "n_vision_threads must be at least 1"),
+            (self.vision_provider in ("auto", "cpu", "cuda"), "vision_provider must be auto, cpu or cuda"),
+            (self.visual_tokens is None or self.visual_tokens >= 2, "visual_tokens must be at least 2"),
+            (self.alpha in ALPHAS, f"alpha must be {' or '.join(ALPHAS)}"),
+            (1 <= self.parallel <= _MAX_PARALLEL, f"parallel must be from 1 to {_MAX_PARALLEL}"),
+            (self.n_queued is None or self.n_queued >= 0, "n_queued must not be negative"),
+            (self.host_bytes >= 0, "host_bytes must not be negative"),
+        )
 
 
 def tuned_options(
@@ -206,7 +196,15 @@ class SamplingOptions:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        rules = (
+        schema_fault = ""
+        if self.json_schema is not None:
+            from edge_llava.runtime.language.json_schema import read_schema
+
+            try:
+                object.__setattr__(self, "json_schema", read_schema(self.json_schema))
+            except ValueError as error:
+                schema_fault = str(error)
+        _check(
             (0 <= self.temperature <= 100, "temperature must be from 0 to 100"),
             (self.top_k >= 0, "top_k must not be negative"),
             (0 < self.top_p <= 1, "top_p must be above 0 and at most 1"),
@@ -219,27 +217,18 @@ class SamplingOptions:
             (self.seed is None or 0 <= self.seed <= _MAX_SEED, f"seed must be from 0 to {_MAX_SEED}"),
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1"),
             (self.grammar is None or bool(self.grammar.strip()), "grammar must not be empty"),
-            (
-                self.grammar is None or self.json_schema is None,
-                "grammar and json_schema exclude each other",
-            ),
+            (self.grammar is None or self.json_schema is None, "grammar and json_schema exclude each other"),
             (not isinstance(self.stop, str) and all(self.stop), "stop must be a sequence of non-empty texts"),
             (
                 self.logprobs is None or 0 <= self.logprobs <= _MAX_TOP_LOGPROBS,
                 f"logprobs must be from 0 to {_MAX_TOP_LOGPROBS}",
             ),
+            (not schema_fault, f"json_schema: {schema_fault}"),
         )
-        faults = [message for holds, message in rules if not holds]
-        if self.json_schema is not None:
-            try:
-                object.__setattr__(self, "json_schema", _read_schema(self.json_schema))
-            except ValueError as error:
-                faults.append(f"json_schema: {error}")
-        if faults:
-            raise ValueError("; ".join(faults))
 
 
-def _read_schema(schema: Mapping[str, Any] | str) -> str:
-    from edge_llava.runtime.language.json_schema import read_schema
-
-    return read_schema(schema)
+def _check(*rules: tuple[bool, str]) -> None:
+    """Raises ValueError with what all rules say that do not hold."""
+    faults = [message for holds, message in rules if not holds]
+    if faults:
+        raise ValueError("; ".join(faults))

@@ -11,10 +11,6 @@ from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.runs import Run
 
 
-def _do_nothing(tokens: AnswerTokens) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class AnswerStart:
     """What an answer begins with where a client gave its beginning: the model continues it.
@@ -56,5 +52,5 @@ class Request:
     to_disk: Sequence[Run] = ()
     n_dropped: int = 0
     credit: int | None = None
-    on_end: Callable[[AnswerTokens], object] = _do_nothing
+    on_end: Callable[[AnswerTokens], object] = lambda tokens: None
     asked_at: float = field(default_factory=time.perf_counter)

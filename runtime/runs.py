@@ -97,12 +97,8 @@ def list_positions(runs: Sequence[Run]) -> list[Position]:
 
 def count_common(first: Sequence[Position], second: Sequence[Position]) -> int:
     """Positions that both begin with."""
-    n_common = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        n_common += 1
-    return n_common
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def image_ends(runs: Sequence[Run]) -> Iterator[tuple[ImageRun, int]]:

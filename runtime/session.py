@@ -11,9 +11,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.answer import Timings, Token
 from edge_llava.runtime.answer_reader import AnswerReader
+from edge_llava.runtime.dialogue.messages import ImageInput, Message
 from edge_llava.runtime.dialogue.past_turns import OnFull, PastTurn, check_on_full, list_runs
 from edge_llava.runtime.dialogue.planner import Planner
 from edge_llava.runtime.engine.answer import Answer
@@ -22,13 +22,10 @@ from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.request import Request
 from edge_llava.runtime.runs import ImageRun, up_to_last_image
 from edge_llava.runtime.turn import Turn
-from edge_llava.runtime.vision.image import Image
-from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 if TYPE_CHECKING:
     from edge_llava.runtime.async_answer import AsyncAnswer
 
-ImageInput = ImageSource | Image | ImageEmbedding
 _CREDIT = 32  # tokens that an answer is computed ahead of its reader
 _POLL_S = 0.2 if os.name == "nt" else None  # on Windows, Ctrl-C does not interrupt a wait without a limit
 _owners = count(1)
@@ -103,7 +100,6 @@ class Session:
         An image shows as "<image: 576 positions>". Arguments and errors as `ask`.
         """
         with self._engine.gate.inside():
-            self._check_idle()
             turn, piece = self._plan(question, image), self._engine.language.piece
             shown = [
                 f"<image: {run.n_tokens} positions>".encode()
@@ -142,34 +138,27 @@ class Session:
 
     def _ask(self, question: str, image: ImageInput | Sequence[ImageInput] | None) -> Turn:
         with self._engine.gate.inside():
-            self._check_idle()
-            turn = self._plan(question, image)
-            self._asked = turn
+            self._asked = turn = self._plan(question, image)
             return turn
 
     def _plan(self, question: str, image: ImageInput | Sequence[ImageInput] | None) -> Turn:
+        self._check_idle()
         started = time.perf_counter()
-        turns = self._planner.continue_with(
-            self._past, question, _as_list(image), self.on_full, self.options.max_new_tokens
-        )
+        message = Message("user", question, _as_tuple(image))
+        turns = self._planner.continue_with(self._past, message, self.on_full, self.options.max_new_tokens)
         return Turn(turns, started, self._engine.gate, self._conclude)
 
-    @property
-    def _is_busy(self) -> bool:
-        return self._asked is not None and self._asked.answer is not None
-
     def _check_idle(self) -> None:
-        turn = self._asked
-        if turn is not None and turn.answer is not None and turn.is_left:
+        if (turn := self._asked) is not None and turn.answer is not None and turn.is_left:
             turn.answer.wait()
             if self._asked is turn:  # a signal handler interrupted the end of the answer
                 self._conclude(turn)
-        if self._is_busy:
+        if (turn := self._asked) is not None and turn.answer is not None:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
     def _begin(self, turn: Turn, on_token: Callable[[Token], None]) -> Answer:
         """Has the engine answer a question that was planned."""
-        if self._asked is not turn or self._is_busy:
+        if self._asked is not turn or turn.answer is not None:
             raise EdgeLlavaError("this question was superseded: the session was asked another one, or cleared.")
         request = Request(
             list_runs(turn.turns),
@@ -197,13 +186,10 @@ class Session:
                     break
         finally:
             if not self._engine.gate.is_elsewhere:  # a forked child inherits answers that it cannot end
-                self._end(turn)
+                turn.leave()
+                if turn.answer is not None and not turn.is_dropped:
+                    turn.answer.wait()
         turn.raise_error()
-
-    def _end(self, turn: Turn) -> None:
-        turn.leave()
-        if turn.answer is not None and not turn.is_dropped:
-            turn.answer.wait()
 
     def _conclude(self, turn: Turn) -> None:
         """Takes into the conversation what was read of an answer that is over."""
@@ -224,7 +210,7 @@ def _take(arrived: SimpleQueue[Token]) -> Token:
             continue
 
 
-def _as_list(image: ImageInput | Sequence[ImageInput] | None) -> list[ImageInput]:
+def _as_tuple(image: ImageInput | Sequence[ImageInput] | None) -> tuple[ImageInput, ...]:
     if image is None:
-        return []
-    return list(image) if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]
+        return ()
+    return tuple(image) if isinstance(image, (list, tuple)) else (image,)  # type: ignore[return-value]

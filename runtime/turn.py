@@ -67,10 +67,7 @@ class Turn:
             self.answer.when_over(lambda: self.on_over(self))
 
     def raise_error(self) -> None:
-        """
-        Raises:
-            EdgeLlavaError: Why the answer failed, if it did.
-        """
+        """Raises why the answer failed, if it did."""
         if self.answer is not None and self.answer.error is not None:
             raise self.answer.error
 

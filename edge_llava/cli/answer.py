@@ -16,7 +16,8 @@ from edge_llava.cli.printable import printable
 
 if TYPE_CHECKING:
     from edge_llava.runtime.answer import Timings
-    from edge_llava.runtime.session import ImageInput, Session
+    from edge_llava.runtime.dialogue.messages import ImageInput
+    from edge_llava.runtime.session import Session
 
 
 _MIN_RATED_TOKENS = 16  # a rate over fewer is meaningless

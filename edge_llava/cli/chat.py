@@ -17,10 +17,11 @@ from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, e
 
 if TYPE_CHECKING:
     from edge_llava.runtime.answer import Timings
+    from edge_llava.runtime.dialogue.messages import ImageInput
     from edge_llava.runtime.dialogue.past_turns import OnFull
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import SamplingOptions
-    from edge_llava.runtime.session import ImageInput, Session
+    from edge_llava.runtime.session import Session
 
 
 @click.command("chat", cls=EngineCommand)

@@ -18,10 +18,11 @@ from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
 if TYPE_CHECKING:
     from edge_llava.home.image_files.alpha import Alpha
+    from edge_llava.runtime.dialogue.messages import ImageInput
     from edge_llava.runtime.dialogue.past_turns import OnFull
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import SamplingOptions
-    from edge_llava.runtime.session import ImageInput, Session
+    from edge_llava.runtime.session import Session
 
 _HELP = """\
 /image PATH   add an image to the next question

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from edge_llava.runtime.runs import ImageRun, Run
 
-_N_KEPT = 512
-
 
 @dataclass(frozen=True)
 class KnownAnswer:
@@ -30,7 +28,7 @@ class KnownAnswer:
 class AnswerHistory:
     """The most recent answers, found by everything before them and their text. Thread-safe."""
 
-    def __init__(self, n_kept: int = _N_KEPT) -> None:
+    def __init__(self, n_kept: int = 512) -> None:
         self._n_kept = n_kept
         self._lock = threading.Lock()
         self._answers: OrderedDict[bytes, KnownAnswer] = OrderedDict()

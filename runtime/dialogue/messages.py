@@ -12,6 +12,7 @@ from edge_llava.home.unicode_text import is_unicode
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
+ImageInput = ImageSource | Image | ImageEmbedding
 _ROLES = ("user", "assistant")
 
 
@@ -30,7 +31,7 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     text: str
-    images: tuple[ImageSource | ImageEmbedding | Image, ...] = ()
+    images: tuple[ImageInput, ...] = ()
     places: tuple[int, ...] = ()
 
 
@@ -98,10 +99,7 @@ def read_messages(messages: Sequence[Message]) -> Dialogue:
 
 
 def check_text(text: str, name: str) -> None:
-    """
-    Raises:
-        ValueError: If the text, called `name`, is not valid Unicode.
-    """
+    """Raises ValueError if the text, called `name`, is not valid Unicode."""
     if not is_unicode(text):
         raise ValueError(f"{name} contains unpaired surrogates, which are not valid text")
 

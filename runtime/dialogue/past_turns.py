@@ -47,10 +47,7 @@ def list_runs(turns: Sequence[PastTurn]) -> list[Run]:
 
 
 def check_on_full(on_full: str) -> None:
-    """
-    Raises:
-        ValueError: If it is neither "error" nor "drop-oldest".
-    """
+    """Raises ValueError if it is neither "error" nor "drop-oldest"."""
     if on_full not in ("error", "drop-oldest"):
         raise ValueError(f"on_full must be 'error' or 'drop-oldest', not {on_full!r}")
 
@@ -63,12 +60,8 @@ def room_for_prompt(n_ctx: int, max_new_tokens: int) -> int:
 def turns_to_drop(sizes: Sequence[int], have_images: Sequence[bool], n_positions: int) -> list[int]:
     """Indices of the turns that go, so that the others take at most `n_positions`; of all that may, where none suffice.
 
-    The oldest turns without images go first. Only then the oldest ones with images go, but never the newest of them.
-
-    Args:
-        sizes: Positions of each turn, the one that is asked last.
-        have_images: Whether each has images.
-        n_positions: What all together may take.
+    The oldest turns without images go first. Only then the oldest ones with images go, but never the newest of them,
+    nor the turn that is asked: the last.
     """
     newest_image = max((index for index, has in enumerate(have_images) if has), default=None)
     may_go = [index for index in range(len(sizes) - 1) if index != newest_image]

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from edge_llava.bundle.templates import Template, find_template
 from edge_llava.errors import ContextOverflow
-from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.dialogue.answer_history import AnswerHistory, KnownAnswer
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
-from edge_llava.runtime.dialogue.messages import Dialogue, Exchange, Prompt, RawPrompt, check_text, read_messages
+from edge_llava.runtime.dialogue.messages import Dialogue, Message, Prompt, RawPrompt, check_text, read_messages
 from edge_llava.runtime.dialogue.past_turns import OnFull, PastTurn, list_runs, room_for_prompt, turns_to_drop
-from edge_llava.runtime.dialogue.prompt import build_turn
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.request import AnswerStart, Request
 from edge_llava.runtime.runs import ImageRun, Run, TokenRun, up_to_last_image
-from edge_llava.runtime.vision.image import Image
-from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.tower import Tower
 
 _READ_AT_ONCE = 100_000  # characters; half a second at the worst, and the number of positions is exact
 _SEAM = 4  # tokens that a text may have more in its place, where it is tokenized together with others
-_Placed = tuple[Exchange, list[ImageRun]]
 
 
 class Planner:
     """Plans conversations for a bundle. Thread-safe.
+
+    Raises ImageError for an image that cannot be read or an embedding of another bundle, ContextOverflow where a
+    conversation does not fit, and ValueError for messages that are none and for text that is not valid Unicode.
 
     Attributes:
         template: The bundle's conversation template.
@@ -41,52 +40,39 @@ class Planner:
         self._language, self._tower, self._n_ctx = language, tower, n_ctx
 
     def continue_with(
-        self,
-        past: Sequence[PastTurn],
-        question: str,
-        images: Iterable[ImageSource | ImageEmbedding | Image],
-        on_full: OnFull,
-        max_new_tokens: int,
+        self, past: Sequence[PastTurn], question: Message, on_full: OnFull, max_new_tokens: int
     ) -> list[PastTurn]:
-        """The turns of a session that stay, and the question after them.
-
-        Raises:
-            ImageError: If an image cannot be read, or an embedding belongs to another bundle.
-            ContextOverflow: If it does not fit; `on_full` says whether turns may be dropped for it.
-            ValueError: If the question is not valid Unicode.
-        """
-        placed = [self._tower.place(image) for image in images]
-        check_text(question, "the question")
-        self._check_length([question])
-        turns = [*past, PastTurn(question, self._next(past, question, placed))]
+        """The turns of a session that stay, and the question after them."""
+        images = [self._tower.place(image) for image in question.images]
+        check_text(question.text, "the question")
+        self._check_length([question.text])
+        turns = [*past, PastTurn(question.text, self._next(past, question.text, images))]
         if on_full == "drop-oldest":
             n_room = room_for_prompt(self._n_ctx, max_new_tokens)
             while dropped := turns_to_drop(
                 [turn.n_tokens for turn in turns], [bool(turn.images) for turn in turns], n_room
             ):
                 turns = self._plan_again([turn for index, turn in enumerate(turns) if index not in dropped])
-        self._check_room(turns[-1].runs, turns[:-1])
+        self._check_room(turns[-1].runs, list_runs(turns[:-1]))
         return turns
 
     def request(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull = "error", salt: str = "") -> Request:
         """What to ask the engine for, of messages to answer or a text to continue.
 
         Answers and images of another salt are not known to it.
-
-        Raises:
-            ImageError: If an image cannot be read, or an embedding belongs to another bundle.
-            ContextOverflow: If it does not fit; `on_full` says whether the oldest messages may be dropped.
-            ValueError: If the messages are not a conversation, or a text is not valid Unicode.
         """
         if isinstance(prompt, RawPrompt):
-            start = AnswerStart(keeps_space=True)
-            return Request(self._plan_text(prompt.text), options, options.stop, start, salt)
+            check_text(prompt.text, "the prompt")
+            self._check_length([prompt.text])
+            run = TokenRun(tuple(self._language.tokenize(prompt.text, add_bos=True)))
+            self._check_room([run])
+            return Request([run], options, options.stop, AnswerStart(keeps_space=True), salt)
         dialogue = read_messages(prompt)
         n_room = room_for_prompt(self._n_ctx, options.max_new_tokens) if on_full == "drop-oldest" else None
         turns = self.plan(dialogue, salt, n_room)
         runs = list_runs(turns)
         begun = dialogue.answer_start
-        start = self._plan_start(begun, turns, salt)
+        start = self._plan_start(begun, runs, salt)
 
         def remember(tokens: AnswerTokens) -> None:  # and not the dialogue, which holds the images as they were given
             if tokens.ids:
@@ -104,34 +90,29 @@ class Planner:
         )
 
     def plan(self, dialogue: Dialogue, salt: str = "", n_room: int | None = None) -> list[PastTurn]:
-        """The same turns that a session would have had; without the oldest, where only `n_room` positions may be taken.
-
-        Raises:
-            ImageError: If an image cannot be read, or an embedding belongs to another bundle.
-            ContextOverflow: If it does not fit.
-        """
-        system, exchanges = dialogue.system, dialogue.exchanges
-        template = self.template.with_system(system) if system.strip() else self.template
-        # an image is opened once, since a file can be read only once, and not before the turns before it fit
-        placed: Iterable[_Placed] = (
-            (exchange, [self._tower.place(image, salt=salt) for image in exchange.question.images])
-            for exchange in exchanges
+        """The turns that a session would have had; without the oldest, where they may take only `n_room` positions."""
+        has_system = bool(dialogue.system.strip())
+        template = self.template.with_system(dialogue.system) if has_system else self.template
+        # opened once, since a file can be read only once, and not where an earlier turn does not fit already
+        images: Iterable[list[ImageRun]] = (
+            [self._tower.place(image, salt=salt) for image in exchange.question.images]
+            for exchange in dialogue.exchanges
         )
         if n_room is not None:
-            n_room -= self._count(template.opening) + self._count(dialogue.answer_start)
-            placed = self._shorten(list(placed), template, n_room)
-            exchanges = tuple(exchange for exchange, _ in placed)
-        said = [text for exchange in exchanges for text in (exchange.question.text, exchange.answer or "")]
-        self._check_length([system, *said, dialogue.answer_start])
+            dialogue, images = self._shorten(dialogue, list(images), template, n_room)
+        said = [text for exchange in dialogue.exchanges for text in (exchange.question.text, exchange.answer or "")]
+        self._check_length([dialogue.system, *said, dialogue.answer_start])
         turns: list[PastTurn] = []
-        for exchange, images in placed:
-            text, places, answer = exchange.question.text, exchange.question.places, exchange.answer
-            turn = PastTurn(text, self._next(turns, text, images, template, places))
-            self._check_room(turn.runs, turns)
-            if answer is not None:
-                known = self.history.find(list_runs([*turns, turn]), answer, salt) or self._tokenize_answer(answer)
-                turn = replace(turn, answer=known)
-            turns.append(turn)
+        runs: list[Run] = []
+        for exchange, placed in zip(dialogue.exchanges, images, strict=True):
+            question, text, answer = exchange.question, exchange.answer, None
+            asked = self._next(turns, question.text, placed, template, question.places)
+            self._check_room(asked, runs)
+            runs += asked
+            if text is not None:
+                answer = self.history.find(runs, text, salt) or self._tokenize_answer(text)
+                runs.append(TokenRun(answer.ids))
+            turns.append(PastTurn(question.text, asked, answer))
         return turns
 
     def _next(
@@ -145,9 +126,7 @@ class Planner:
         """The runs of a question after others; the text on each side of an image is tokenized on its own, BOS once."""
         template, language, is_first = template or self.template, self._language, not past
         marks = language.spec.image_marks
-        first, *others = build_turn(
-            template, question, len(images), is_first=is_first, image_marks=marks, places=places
-        )
+        first, *others = build_turn(template, question, len(images), places, is_first=is_first, image_marks=marks)
         carry = past[-1].answer.carry if past and past[-1].answer is not None else ""
         joins = bool(carry) or (template.joins_text and not is_first)
         ids = language.tokenize_within(carry + first) if joins else language.tokenize(first, add_bos=is_first)
@@ -163,37 +142,33 @@ class Planner:
             again.append(replace(turn, runs=self._next(again, turn.question, turn.images)))
         return again
 
-    def _plan_start(self, text: str, turns: Sequence[PastTurn], salt: str) -> AnswerStart:
+    def _plan_start(self, text: str, runs: Sequence[Run], salt: str) -> AnswerStart:
         """What an answer begins with that was given as text; if it is only white space, it begins from nothing."""
         if not text.strip():
             return AnswerStart()
-        known = self.history.find(list_runs(turns), text, salt)
+        known = self.history.find(runs, text, salt)
         if known is not None and self._spell(known).lstrip() == text.lstrip():
             # continued exactly as it was sampled, which may be in other tokens than the text alone would have
             start = AnswerStart((*known.ids, *self._language.tokenize_within(known.carry)), keeps_space=True)
         else:
             start = AnswerStart(self._tokenize_answer(text.rstrip(" ")).ids, keeps_space=text[-1] != " ")
-        self._check_room([TokenRun(start.ids)], turns)
+        self._check_room([TokenRun(start.ids)], runs)
         return start
 
-    def _plan_text(self, text: str) -> list[Run]:
-        """The run of a text that is continued without a template."""
-        check_text(text, "the prompt")
-        self._check_length([text])
-        runs: list[Run] = [TokenRun(tuple(self._language.tokenize(text, add_bos=True)))]
-        self._check_room(runs)
-        return runs
-
-    def _shorten(self, placed: Sequence[_Placed], template: Template, n_room: int) -> list[_Placed]:
-        sizes = [self._size(exchange, images, template) for exchange, images in placed]
-        dropped = turns_to_drop(sizes, [bool(images) for _, images in placed], n_room)
-        return [each for index, each in enumerate(placed) if index not in dropped]
-
-    def _size(self, exchange: Exchange, images: Sequence[ImageRun], template: Template) -> int:
-        """Positions of an exchange, or a few more."""
-        question = self._count(f"{template.between_turns}{exchange.question.text}{template.after_question}")
-        n_images = sum(image.n_tokens + 2 * _SEAM for image in images)
-        return question + n_images + (self._count(exchange.answer) if exchange.answer else 0)
+    def _shorten(
+        self, dialogue: Dialogue, images: Sequence[list[ImageRun]], template: Template, n_room: int
+    ) -> tuple[Dialogue, list[list[ImageRun]]]:
+        """The exchanges that stay, and their images."""
+        sizes = []
+        for exchange, placed in zip(dialogue.exchanges, images, strict=True):
+            question = f"{template.between_turns}{exchange.question.text}{template.after_question}"
+            n_text = sum(self._count(text) for text in (question, exchange.answer) if text)
+            sizes.append(n_text + sum(image.n_tokens + 2 * _SEAM for image in placed))
+        n_room -= self._count(template.opening) + self._count(dialogue.answer_start)
+        dropped = turns_to_drop(sizes, [bool(placed) for placed in images], n_room)
+        kept = [index for index in range(len(sizes)) if index not in dropped]
+        exchanges = tuple(dialogue.exchanges[index] for index in kept)
+        return replace(dialogue, exchanges=exchanges), [images[index] for index in kept]
 
     def _count(self, text: str) -> int:
         """Tokens of a text, or a few more; of one that is far too long, only what it has at least."""
@@ -217,18 +192,36 @@ class Planner:
             if n_needed > self._n_ctx:
                 raise ContextOverflow(n_needed, self._n_ctx, "or more, of text alone", "Use a shorter prompt.")
 
-    def _check_room(self, runs: Sequence[Run], past: Sequence[PastTurn] = ()) -> None:
-        """Refuses a turn that does not fit behind others with one token of its answer."""
+    def _check_room(self, runs: Sequence[Run], earlier: Sequence[Run] = ()) -> None:
+        """Refuses a turn that does not fit behind the runs of others with one token of its answer."""
         images = [run.n_tokens for run in runs if isinstance(run, ImageRun)]
-        n_earlier, n_image = sum(turn.n_tokens for turn in past), sum(images)
+        n_earlier, n_image = sum(run.n_tokens for run in earlier), sum(images)
         n_text = sum(run.n_tokens for run in runs) - n_image
         n_needed = n_earlier + n_text + n_image + 1
         if n_needed > self._n_ctx:
             detail = f"{n_earlier} earlier, {n_text} text, {n_image} for {len(images)} images, 1 answer"
             larger = f"a larger context (-c {n_needed + 512}), " if n_needed <= self._language.spec.n_ctx_train else ""
-            raise ContextOverflow(
-                n_needed,
-                self._n_ctx,
-                detail,
-                f"Use {larger}a shorter prompt, fewer images, or begin a new conversation.",
-            )
+            advice = f"Use {larger}a shorter prompt, fewer images, or begin a new conversation."
+            raise ContextOverflow(n_needed, self._n_ctx, detail, advice)
+
+
+def build_turn(
+    template: Template,
+    question: str,
+    n_images: int,
+    places: Sequence[int] = (),
+    *,
+    is_first: bool,
+    image_marks: bool = False,
+) -> list[str]:
+    """The texts of one turn; an image stands between each two of them, and a newline after it, as in training.
+
+    `places` is as `Message.places`, `image_marks` whether <im_start> and <im_end> stand around every image.
+    """
+    start, end = ("<im_start>", "<im_end>") if image_marks else ("", "")
+    before = [template.opening if is_first else template.between_turns, *[f"{end}\n"] * n_images]
+    after = [*[start] * n_images, template.after_question]
+    parts = pairwise([0, *(places or [0] * n_images), len(question)])
+    return [
+        f"{head}{question[first:last]}{tail}" for head, (first, last), tail in zip(before, parts, after, strict=True)
+    ]

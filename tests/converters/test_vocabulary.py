@@ -444,7 +444,7 @@ def test_llamas_tokenizer_json_gives_the_same_ids(vicuna, copy_of, llama, tokeni
 
 def test_golden_ids_around_an_image(llama):
     from edge_llava.bundle.templates import TEMPLATES
-    from edge_llava.runtime.dialogue.prompt import build_turn
+    from edge_llava.runtime.dialogue.planner import build_turn
 
     before_image, after_image = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
     assert llama(before_image, bos=True) == QUESTION_IDS
@@ -453,7 +453,7 @@ def test_golden_ids_around_an_image(llama):
 
 def test_two_turns_and_two_images(vicuna, llama):
     from edge_llava.bundle.templates import TEMPLATES
-    from edge_llava.runtime.dialogue.prompt import build_turn
+    from edge_llava.runtime.dialogue.planner import build_turn
 
     slow, template = slow_tokenizer(vicuna), TEMPLATES["llava_v1"]
     first = build_turn(template, "Which of the two?", 2, is_first=True)

@@ -7,7 +7,7 @@ import pytest
 
 from edge_llava.bundle.templates import TEMPLATES, find_template
 from edge_llava.errors import BundleError
-from edge_llava.runtime.dialogue.prompt import build_turn
+from edge_llava.runtime.dialogue.planner import build_turn
 from edge_llava.runtime.language.decoder import Decoder
 
 HUMAN = (
