@@ -43,4 +43,5 @@ def _drop(tokens: Generator[Token, None, None], turn: Turn) -> None:
     turn.is_dropped = threading.current_thread().name.startswith(THREAD_PREFIX)
     if inspect.getgeneratorstate(tokens) != inspect.GEN_RUNNING:  # by a daemon thread, when the process ends
         tokens.close()
-        turn.leave()
+        if not turn.is_left:
+            turn.leave()
