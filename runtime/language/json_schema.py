@@ -13,19 +13,19 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from edge_llava.runtime.language.json_schema_error import JsonSchemaError, Path
-from edge_llava.runtime.language.json_values import check_value, number_keywords, read_count, string_keywords
+from edge_llava.runtime.language.json_values import LARGEST, MAX_DEPTH, read_keyword, read_list, read_types
 
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 48
-MAX_SCHEMAS = 1000
-MAX_ELEMENTS = 2000  # of one array: anyOf, enum
-MAX_OPTIONAL = 100  # each of them may come next in an object: llguidance follows all ways at once
+_MAX_BYTES = 256 * 1024
+_MAX_SCHEMAS = 1000
+_MAX_OPTIONAL = 100  # each of them may come next in an object: llguidance follows all ways at once
+_MAX_SUSPECTS = 5  # are looked at to find the place of a fault
+_SMALLEST_STEP = 1e-9
 ANY_OBJECT = {"type": "object"}
-_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+# Keywords that speak of values of one kind only.
 _KEYWORDS = {
     "object": {
         "properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties",
@@ -36,20 +36,12 @@ _KEYWORDS = {
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
 }  # fmt: skip
 _COMBINING = {"anyOf", "oneOf", "allOf", "$ref"}
-_ANNOTATIONS = {
-    "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$schema", "$id",
-    "$comment", "$defs", "definitions", "discriminator", "contentEncoding", "contentMediaType", "nullable",
-}  # fmt: skip
+_CONSTANTS = {"const", "enum"}
+_IN_PLACE = _COMBINING | _CONSTANTS  # llguidance wants all others first, and together
 _SUSPECTS = {
     "allOf", "enum", "pattern", "patternProperties", "minProperties", "minimum", "exclusiveMinimum", "maxLength",
     "minItems",
 }  # fmt: skip
-_MAX_SUSPECTS = 5  # are looked at to find the place of a fault
-_KNOWN = set().union({"type", "const", "enum"}, _COMBINING, _ANNOTATIONS, *_KEYWORDS.values())
-
-# "narrow": as short answers want it. "part": other schemas describe the same value, so that this one must not exclude
-# what they list. "wide": whatever the schema accepts, or more, with all that is inside; to compare branches.
-_Mode = Literal["narrow", "part", "wide"]
 
 
 def read_schema(schema: Mapping[str, Any] | str) -> str:
@@ -67,9 +59,10 @@ def read_schema(schema: Mapping[str, Any] | str) -> str:
             raise JsonSchemaError((), "must be an object")
         text = json.dumps(dict(values), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         n_bytes = len(text.encode())
-        if n_bytes <= MAX_BYTES:
-            strict_schema(text)
-            return text
+        if n_bytes > _MAX_BYTES:
+            raise JsonSchemaError((), f"has {n_bytes} bytes; the limit is {_MAX_BYTES}")
+        strict_schema(text)
+        return text
     except JsonSchemaError:
         raise
     except UnicodeEncodeError as error:
@@ -78,7 +71,6 @@ def read_schema(schema: Mapping[str, Any] | str) -> str:
         raise JsonSchemaError((), f"is nested too deeply: {MAX_DEPTH} levels are the limit") from error
     except (TypeError, ValueError) as error:
         raise JsonSchemaError((), f"is not JSON: {error}") from error
-    raise JsonSchemaError((), f"has {n_bytes} bytes; the limit is {MAX_BYTES}")
 
 
 @lru_cache(maxsize=16)
@@ -92,8 +84,7 @@ def strict_schema(text: str) -> str:
 
     rewriter = _Rewriter(json.loads(text))
     schema = rewriter.rewrite()
-    together = {str(number): part for number, (_, part) in enumerate(rewriter.one_ofs)}
-    one_ofs = {"type": "object", "properties": together, "$defs": schema["$defs"]}
+    one_ofs = {"prefixItems": [part for _, part in rewriter.one_ofs]}
     for whole, places in ((one_ofs, rewriter.one_ofs), (schema, rewriter.suspects)):
         if fault := find_fault(whole):
             for path, part in places[:_MAX_SUSPECTS]:
@@ -103,11 +94,26 @@ def strict_schema(text: str) -> str:
     return json.dumps(schema)
 
 
+class _How(NamedTuple):
+    """How a schema is rewritten.
+
+    Attributes:
+        is_whole: Whether no other schema describes the same value; what another lists must not be excluded.
+        tags: Properties to be required where they are listed, as they tell the branches of a oneOf apart.
+    """
+
+    is_whole: bool = True
+    tags: tuple[str, ...] = ()
+
+
+_ALONE = _How()
+
+
 class _Rewriter:
     """Rewrites one document.
 
     Attributes:
-        one_ofs: (path, {"oneOf": wide branches}) of all places whose branches must exclude each other.
+        one_ofs: (path, sketch) of all places whose branches must exclude each other.
         suspects: (path, rewritten schema) of the places where llguidance may find faults of its own.
     """
 
@@ -115,92 +121,113 @@ class _Rewriter:
         self.one_ofs: list[tuple[Path, dict[str, Any]]] = []
         self.suspects: list[tuple[Path, dict[str, Any]]] = []
         self._document = document
-        self._names: dict[tuple[str, _Mode], str] = {}
+        self._names: dict[tuple[str, _How], str] = {}
         self._definitions: dict[str, Any] = {}
-        self._leads_to: dict[str, set[str]] = {}  # definitions, by references that describe the same value
         self._n_visited = self._depth = 0
 
     def rewrite(self) -> dict[str, Any]:
         """The whole document: every reference points into its `$defs`."""
-        root = self._refer("#", (), None, "narrow")
+        root = self._refer("#", (), _ALONE)
+        graph = {f"#/$defs/{name}": _references(schema) for name, schema in self._definitions.items()}
         try:
-            TopologicalSorter(self._leads_to).prepare()
+            TopologicalSorter(graph).prepare()
         except CycleError as error:
             raise JsonSchemaError((), "refers to itself without anything in between") from error
-        if self._definitions[self._names["#", "narrow"]] is False:
-            raise JsonSchemaError((), "allows nothing")
         return {**root, "$defs": self._definitions}
 
-    def _visit(self, schema: Any, path: Path, mode: _Mode, holder: str | None = None) -> Any:
-        """Rewrites a schema.
-
-        Args:
-            schema: Any JSON value.
-            path: Its place.
-            mode: How.
-            holder: The definition that describes the same value, if there is one.
-        """
-        self._n_visited += 1
-        if self._depth > MAX_DEPTH or self._n_visited > MAX_SCHEMAS:
-            raise JsonSchemaError(path, f"is too large: at most {MAX_SCHEMAS} subschemas, {MAX_DEPTH} levels deep")
+    def _visit(self, schema: Any, path: Path, how: _How = _ALONE) -> Any:
+        self._count(path)
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
             raise JsonSchemaError(path, "must be an object")
+        combining = schema.keys() & _COMBINING
+        is_alone = len(combining) == 1 and not schema.keys() & (_KEYWORDS["object"] | _KEYWORDS["array"])
+        inner = how._replace(is_whole=how.is_whole and is_alone)
+        made: dict[str, Any] = {}
         self._depth += 1
-        made = self._combined(schema, path, mode, holder) if schema.keys() & _COMBINING else None
-        made = self._plain(schema, path, mode) if made is None else made
+        for key in sorted(schema, key=lambda key: key in _IN_PLACE):
+            for name, value in self._read(key, schema, (*path, key), inner).items():
+                if name in made:
+                    made.setdefault("allOf", []).append({name: value})
+                else:
+                    made[name] = value
         self._depth -= 1
-        if made.keys() & _SUSPECTS:
+        if how.is_whole and not schema.keys() & _IN_PLACE:
+            _narrow(made, schema)
+        names = made.get("properties", {}).keys()
+        if tagged := names & set(how.tags):
+            made["required"] = [*made.get("required", []), *sorted(tagged)]
+        if len(names - set(made.get("required", []))) > _MAX_OPTIONAL:
+            raise JsonSchemaError((*path, "properties"), f"may contain at most {_MAX_OPTIONAL} that are not required")
+        if schema.keys() & _SUSPECTS:
             self.suspects.append((path, made))
         return made
 
-    def _combined(self, schema: dict[str, Any], path: Path, mode: _Mode, holder: str | None) -> dict[str, Any]:
-        own = {key: value for key, value in schema.items() if key not in _COMBINING}
-        is_alone = len(schema.keys() & _COMBINING) == 1 and not own.keys() & (_KEYWORDS["object"] | _KEYWORDS["array"])
-        as_part: _Mode = "wide" if mode == "wide" else "part"
-        inner = mode if is_alone else as_part
-        made, every = self._plain(own, path, as_part), []
-        for key in [key for key in schema if key in _COMBINING]:  # in their order: it decides that of properties
-            here = (*path, key)
-            if key == "$ref":
-                every.append(self._refer(schema[key], here, holder, inner))
-            elif key == "oneOf":
-                every.append(self._one_of(schema, here, inner, holder))
-            else:
-                parts = enumerate(_list(schema[key], here))
-                how = as_part if key == "allOf" and len(schema[key]) > 1 else inner
-                every.append({key: [self._visit(part, (*here, str(index)), how, holder) for index, part in parts]})
-        if len(every) == 1 and not made.keys() & every[0].keys():
-            return made | every[0]
-        return {"allOf": [made, *every]}
+    def _read(self, key: str, schema: dict[str, Any], path: Path, how: _How) -> dict[str, Any]:
+        """Rewrites a keyword; other schemas of the same value are visited as `how` says."""
+        value = schema[key]
+        match key:
+            case "type":
+                return {key: read_types(schema, path)}
+            case "items" | "additionalProperties":
+                return {key: self._visit(value, path)}
+            case "properties" | "patternProperties":
+                if not isinstance(value, dict):
+                    raise JsonSchemaError(path, "must be an object")
+                return {key: {name: self._visit(inner, (*path, name)) for name, inner in value.items()}}
+            case "prefixItems":
+                return {key: self._visit_all(value, path, _ALONE)}
+            case "$ref":
+                return self._refer(value, path, how)
+            case "anyOf":
+                return {key: self._visit_all(value, path, how)}
+            case "allOf":
+                how = how._replace(is_whole=how.is_whole and len(read_list(value, path)) == 1)
+                return {key: self._visit_all(value, path, how)}
+            case "oneOf":
+                how = how._replace(tags=(*how.tags, *_tag(schema)))
+                branches = self._visit_all(value, path, how)
+                self.one_ofs.append((path, {"oneOf": [self._sketch(branch, path, how.tags) for branch in value]}))
+                return {"anyOf": branches}
+        return read_keyword(key, value, path)
 
-    def _one_of(self, schema: dict[str, Any], path: Path, mode: _Mode, holder: str | None) -> dict[str, Any]:
-        """As `anyOf`, once the wide branches are known to exclude each other; then whatever is narrower does, too.
+    def _visit_all(self, schemas: Any, path: Path, how: _How) -> list[Any]:
+        return [self._visit(schema, (*path, str(i)), how) for i, schema in enumerate(read_list(schemas, path))]
 
-        Branches are written out, as llguidance compares them without following references.
+    def _sketch(self, schema: Any, path: Path, tags: Sequence[str]) -> Any:
+        """What tells values of a visited schema from others, written out: llguidance compares without references.
+
+        Unlike the rewritten schema, it accepts all that the original does, but for values without `tags`.
         """
-        branches = []
-        for index, branch in enumerate(_list(schema["oneOf"], path)):
-            if isinstance(branch, dict) and "$ref" in branch and not branch.keys() - _ANNOTATIONS - {"$ref"}:
-                branch = self._look_up(branch["$ref"], (*path, str(index), "$ref"))
-            branches.append((branch, (*path, str(index))))
-        wide = [self._visit(branch, place, "wide", holder) for branch, place in branches]
-        self.one_ofs.append((path, {"oneOf": _with_tag(wide, schema)}))
-        if mode == "wide":
-            return {"anyOf": wide}
-        return {"anyOf": _with_tag([self._visit(branch, place, mode, holder) for branch, place in branches], schema)}
+        self._count(path)
+        if isinstance(schema, bool):
+            return schema
+        made, listed = _constants(schema), schema.get("properties", {})
+        made["properties"] = {name: _constants(inner) for name, inner in listed.items()}
+        made["required"] = [*schema.get("required", []), *(tag for tag in tags if tag in listed)]
+        if schema.get("additionalProperties") is False and "patternProperties" not in schema:
+            made["additionalProperties"] = False
+        choices = [schema[key] for key in ("anyOf", "oneOf") if key in schema]
+        choices += [[part] for part in schema.get("allOf", [])]
+        choices += [[self._look_up(schema["$ref"], path)]] if "$ref" in schema else []
+        self._depth += 1
+        made["allOf"] = [{"anyOf": [self._sketch(part, path, tags) for part in parts]} for parts in choices]
+        self._depth -= 1
+        return made
 
-    def _refer(self, pointer: Any, path: Path, holder: str | None, mode: _Mode) -> dict[str, Any]:
+    def _count(self, path: Path) -> None:
+        self._n_visited += 1
+        if self._depth > MAX_DEPTH or self._n_visited > _MAX_SCHEMAS:
+            raise JsonSchemaError(path, f"is too large: at most {_MAX_SCHEMAS} subschemas, {MAX_DEPTH} levels deep")
+
+    def _refer(self, pointer: Any, path: Path, how: _How) -> dict[str, Any]:
         target = self._look_up(pointer, path)
-        name = self._names.get((pointer, mode))
+        name = self._names.get((pointer, how))
         if name is None:
             # named before it is visited: it may refer to itself
-            self._names[pointer, mode] = name = str(len(self._names))
-            self._leads_to[name] = set()
-            self._definitions[name] = self._visit(target, path, mode, name)
-        if holder is not None:
-            self._leads_to[holder].add(name)
+            self._names[pointer, how] = name = str(len(self._names))
+            self._definitions[name] = self._visit(target, path, how)
         return {"$ref": f"#/$defs/{name}"}
 
     def _look_up(self, pointer: Any, path: Path) -> Any:
@@ -217,103 +244,42 @@ class _Rewriter:
                 raise JsonSchemaError(path, f"points to {pointer[:80]}, which does not exist")
         return found
 
-    def _plain(self, schema: dict[str, Any], path: Path, mode: _Mode) -> dict[str, Any]:
-        """A schema without its references and alternatives."""
-        if unknown := [key for key in schema if key not in _KNOWN and not key.startswith("x-")]:
-            raise JsonSchemaError((*path, unknown[0]), "is not supported")
-        made: dict[str, Any] = {}
-        is_narrow = mode == "narrow" and not schema.keys() & {"const", "enum"}
-        kinds = _types(schema, path)
-        if not kinds and is_narrow:
-            kinds = [kind for kind, keywords in _KEYWORDS.items() if keywords & schema.keys()][:1]
-        if kinds:
-            made["type"] = [*kinds, "null"] if schema.get("nullable") is True and "null" not in kinds else kinds
-        if "const" in schema:
-            made["const"] = check_value(schema["const"], (*path, "const"), MAX_DEPTH)
-        if "enum" in schema:
-            values = _list(schema["enum"], (*path, "enum"))
-            made["enum"] = [check_value(value, (*path, "enum"), MAX_DEPTH) for value in values]
-        inside: _Mode = "wide" if mode == "wide" else "narrow"
-        made |= self._object(schema, path, inside, is_narrow=is_narrow)
-        made |= self._array(schema, path, inside, is_narrow=is_narrow)
-        made |= string_keywords(schema, path)
-        return made | number_keywords(schema, path, kinds, is_narrow=is_narrow)
 
-    def _object(self, schema: dict[str, Any], path: Path, inside: _Mode, *, is_narrow: bool) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key in ("properties", "patternProperties"):
-            if key in schema:
-                inner = _object(schema[key], (*path, key))
-                made[key] = {name: self._visit(value, (*path, key, name), inside) for name, value in inner.items()}
-        if "additionalProperties" in schema:
-            extra = (*path, "additionalProperties")
-            made["additionalProperties"] = self._visit(schema["additionalProperties"], extra, inside)
-        required = _strings(schema.get("required", []), (*path, "required"))
-        if required:
-            made["required"] = required
-        names = made.get("properties", {}).keys()
-        if len(names - set(required)) > MAX_OPTIONAL:
-            raise JsonSchemaError((*path, "properties"), f"may contain at most {MAX_OPTIONAL} that are not required")
-        says_more = made.keys() & {"additionalProperties", "patternProperties"} or not names >= set(required)
-        if names and not says_more and is_narrow:
-            made["additionalProperties"] = False
-        # of two equal names only one counts, so that no larger minimum is certain
-        made |= read_count(schema, "minProperties", path, limit=1) | read_count(schema, "maxProperties", path)
-        if schema.get("propertyNames", True) not in (True, {}, {"type": "string"}):
-            raise JsonSchemaError((*path, "propertyNames"), "is not supported; use patternProperties")
-        return made
-
-    def _array(self, schema: dict[str, Any], path: Path, inside: _Mode, *, is_narrow: bool) -> dict[str, Any]:
-        if schema.get("uniqueItems", False) is not False:
-            raise JsonSchemaError((*path, "uniqueItems"), "is not supported")
-        made: dict[str, Any] = read_count(schema, "minItems", path) | read_count(schema, "maxItems", path)
-        if "items" in schema:
-            made["items"] = self._visit(schema["items"], (*path, "items"), inside)
-        if "prefixItems" in schema:
-            here = (*path, "prefixItems")
-            items = enumerate(_list(schema["prefixItems"], here))
-            made["prefixItems"] = [self._visit(item, (*here, str(index)), inside) for index, item in items]
-            if is_narrow and not made.keys() & {"items", "minItems", "maxItems"}:
-                made |= {"items": False, "minItems": len(made["prefixItems"])}
-        return made
+def _narrow(made: dict[str, Any], schema: Mapping[str, Any]) -> None:
+    """Excludes what makes answers long, where a rewritten schema leaves the choice."""
+    kinds = made.get("type") or [kind for kind, keywords in _KEYWORDS.items() if keywords & schema.keys()][:1]
+    if kinds:
+        made["type"] = kinds
+    says_more = made.keys() & {"additionalProperties", "patternProperties"}
+    names = made.get("properties", {}).keys()
+    if names and not says_more and names >= set(made.get("required", [])):
+        made["additionalProperties"] = False
+    if "prefixItems" in made and not made.keys() & {"items", "minItems", "maxItems"}:
+        made |= {"items": False, "minItems": len(made["prefixItems"])}
+    if "number" in kinds:
+        made.setdefault("multipleOf", _SMALLEST_STEP)
+    for limit, end in ((-LARGEST, "inimum"), (LARGEST, "aximum")) if {"number", "integer"} & set(kinds) else ():
+        if not made.keys() & {f"m{end}", f"exclusiveM{end}"}:
+            made[f"m{end}"] = limit
 
 
-def _with_tag(branches: Sequence[Any], schema: dict[str, Any]) -> list[Any]:
-    """Branches that require the property which OpenAPI's `discriminator` names, so that it tells them apart."""
+def _references(schema: Any) -> set[str]:
+    """Those of a rewritten schema that describe the same value."""
+    if isinstance(schema, bool):
+        return set()
+    parts = [*schema.get("anyOf", []), *schema.get("allOf", [])]
+    return set(schema.get("$ref", "").split()).union(*map(_references, parts))
+
+
+def _constants(schema: Any) -> dict[str, Any]:
+    if isinstance(schema, bool):
+        return {}
+    types = {"type": read_types(schema, ())} if "type" in schema else {}
+    return types | {key: schema[key] for key in _CONSTANTS if key in schema}
+
+
+def _tag(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """The property that OpenAPI's `discriminator` names."""
     discriminator = schema.get("discriminator")
     tag = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
-    return [
-        branch | {"required": sorted({*branch.get("required", []), tag})}
-        if isinstance(branch, dict) and isinstance(tag, str) and tag in branch.get("properties", {})
-        else branch
-        for branch in branches
-    ]
-
-
-def _types(schema: dict[str, Any], path: Path) -> list[str]:
-    if "type" not in schema:
-        return []
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if not kinds or len(kinds) > len(_TYPES) or any(kind not in _TYPES for kind in kinds):
-        raise JsonSchemaError((*path, "type"), f"must be one of {', '.join(_TYPES)}, or an array of them")
-    return list(dict.fromkeys(kinds))
-
-
-def _object(value: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise JsonSchemaError(path, "must be an object")
-    return value
-
-
-def _list(value: Any, path: Path) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise JsonSchemaError(path, "must be an array with at least one element")
-    if len(value) > MAX_ELEMENTS:
-        raise JsonSchemaError(path, f"has {len(value)} elements; the limit is {MAX_ELEMENTS}")
-    return value
-
-
-def _strings(value: Any, path: Path) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise JsonSchemaError(path, "must be an array of strings")
-    return list(dict.fromkeys(value))
+    return (tag,) if isinstance(tag, str) else ()

@@ -1,19 +1,27 @@
-"""The keywords of a JSON schema about one text, number, count or constant, as llguidance is given them."""
+"""The keywords of a JSON schema that contain no schemas, as llguidance is given them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from edge_llava.runtime.language.json_schema_error import JsonSchemaError, Path
 
-_LARGEST = 2**53 - 1  # every integer up to here is exact in llguidance, and in every reader of JSON
-_SMALLEST_STEP = 1e-9
-_MAX_COUNT = 1_000_000
+MAX_DEPTH = 48
+_MAX_ELEMENTS = 2000  # of one array: anyOf, enum
+LARGEST = 2**53 - 1  # every integer up to here is exact in llguidance, and in every reader of JSON
 _MAX_MULTIPLE = 10_000  # llguidance follows every remainder
-_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_ANNOTATIONS = {
+    "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$schema", "$id",
+    "$comment", "$defs", "definitions", "discriminator", "contentEncoding", "contentMediaType", "nullable",
+}  # fmt: skip
+# The most that each may be. Of two equal names in an object only one counts: no larger minimum than 1 is certain.
+_COUNTS = dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "maxProperties"), 1_000_000)
+_COUNTS["minProperties"] = 1
+_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", *_COUNTS}
 _FEBRUARY_29 = r"(([0-9]{2}(0[48]|[2468][048]|[13579][26]))|([02468][048]|[13579][26])00)-02-29"
 _DATE = (
     r"([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
@@ -39,101 +47,88 @@ _FOREIGN = re.compile(r"\(\?(?!:|<[A-Za-z_])[^)]?|\{,|\[\^?\]|\[[^\]]*?(\[|&&|--
 _FOREIGN_ESCAPES = re.compile(r"\\[<>AbBz]")
 
 
-def string_keywords(schema: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Those about strings."""
-    made: dict[str, Any] = read_count(schema, "minLength", path) | read_count(schema, "maxLength", path)
-    if "pattern" in schema:
-        made["pattern"] = _check_pattern(schema["pattern"], (*path, "pattern"))
-    if "format" in schema:
-        wanted = schema["format"]
-        if not isinstance(wanted, str) or wanted not in _FORMATS:
-            raise JsonSchemaError((*path, "format"), f"must be one of {', '.join(_FORMATS)}")
-        pattern = _FORMATS[wanted]
-        if pattern is None:
-            made["format"] = wanted
-        elif "pattern" in made:
-            made["allOf"] = [{"pattern": f"^({pattern})$"}]
-        else:
-            made["pattern"] = f"^({pattern})$"
-    return made
-
-
-def number_keywords(schema: Mapping[str, Any], path: Path, kinds: Sequence[str], *, is_narrow: bool) -> dict[str, Any]:
-    """Those about numbers, and bounds and steps where there are none, so that every number ends."""
-    made: dict[str, Any] = {}
-    for key in (*_LOWER, *_UPPER):
-        value = _number(schema, key, path)
-        if value is None:
-            continue
-        sign = 1 if key in _UPPER else -1
-        if value * sign < -_LARGEST:
-            raise JsonSchemaError((*path, key), f"must be from {-_LARGEST} to {_LARGEST}")
-        made[key] = sign * min(value * sign, _LARGEST)
-    step = _number(schema, "multipleOf", path)
-    if step is not None:
-        made["multipleOf"] = _check_step(step, (*path, "multipleOf"))
-    if not is_narrow or not {"number", "integer"} & set(kinds):
-        return made
-    if not made.keys() & set(_LOWER):
-        made["minimum"] = -_LARGEST
-    if not made.keys() & set(_UPPER):
-        made["maximum"] = _LARGEST
-    if "number" in kinds and step is None:
-        made["multipleOf"] = _SMALLEST_STEP
-    return made
-
-
-def read_count(schema: Mapping[str, Any], key: str, path: Path, *, limit: int = _MAX_COUNT) -> dict[str, Any]:
-    """A count as the schema says it: {key: count}, or nothing. 3.0 is an integer in JSON Schema; null is as nothing."""
-    value = _number(schema, key, path)
-    if value is None:
-        return {}
-    is_lower = key.startswith("min")
-    if value < 0 or value != int(value) or (is_lower and value > limit):
-        raise JsonSchemaError((*path, key), f"must be an integer from 0 to {limit}")
-    return {key: min(int(value), limit)}
-
-
-def check_value(value: Any, path: Path, max_depth: int) -> Any:
-    """A value that answers may have to repeat.
+def read_keyword(key: str, value: Any, path: Path) -> dict[str, Any]:
+    """What llguidance is given for a keyword at `path`; empty for what has no effect, as a bound of null.
 
     Raises:
-        JsonSchemaError: If it contains a number that llguidance does not keep, or is nested too deeply.
+        JsonSchemaError: If the keyword is unknown, or its value cannot be enforced.
     """
-    level = [value]
-    for _ in range(max_depth):
-        for one in level:
-            if isinstance(one, (int, float)) and abs(one) > _LARGEST:
-                raise JsonSchemaError(path, f"must not contain numbers beyond {_LARGEST}")
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if level:
-        raise JsonSchemaError(path, f"is nested too deeply: {max_depth} levels are the limit")
+    if key in _ANNOTATIONS or key.startswith("x-"):
+        return {}
+    if key in _NUMBERS:
+        return {} if value is None else {key: _read_number(key, value, path)}
+    match key:
+        case "const":
+            return {key: _read_constant(value, path)}
+        case "enum":
+            return {key: [_read_constant(one, path) for one in read_list(value, path)]}
+        case "required":
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise JsonSchemaError(path, "must be an array of strings")
+            return {key: value} if value else {}
+        case "pattern":
+            return {key: _read_pattern(value, path)}
+        case "format":
+            if not isinstance(value, str) or value not in _FORMATS:
+                raise JsonSchemaError(path, f"must be one of {', '.join(_FORMATS)}")
+            pattern = _FORMATS[value]
+            return {key: value} if pattern is None else {"pattern": f"^({pattern})$"}
+        case "propertyNames" if value not in (True, {}, {"type": "string"}):
+            raise JsonSchemaError(path, "is not supported; use patternProperties")
+        case "propertyNames":
+            return {}
+        case "uniqueItems" if value is False:
+            return {}
+    raise JsonSchemaError(path, "is not supported")
+
+
+def read_types(schema: Mapping[str, Any], path: Path) -> list[str]:
+    """The types of a schema that has some; `nullable` is OpenAPI's."""
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not kinds or len(kinds) > len(_TYPES) or any(kind not in _TYPES for kind in kinds):
+        raise JsonSchemaError(path, f"must be one of {', '.join(_TYPES)}, or an array of them")
+    return [*kinds, "null"] if schema.get("nullable") is True else kinds
+
+
+def read_list(value: Any, path: Path) -> list[Any]:
+    """An array that may not be empty."""
+    if not isinstance(value, list) or not value:
+        raise JsonSchemaError(path, "must be an array with at least one element")
+    if len(value) > _MAX_ELEMENTS:
+        raise JsonSchemaError(path, f"has {len(value)} elements; the limit is {_MAX_ELEMENTS}")
     return value
 
 
-def _number(schema: Mapping[str, Any], key: str, path: Path) -> int | float | None:
-    value = schema.get(key)
-    if value is None:
-        return None
+def _read_number(key: str, value: Any, path: Path) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise JsonSchemaError((*path, key), "must be a number")
+        raise JsonSchemaError(path, "must be a number")
+    if key == "multipleOf":
+        text = f"{Decimal(repr(value)).normalize():f}"
+        if value <= 0 or int(text.replace(".", "")) > _MAX_MULTIPLE or len(text.partition(".")[2]) > 6:
+            raise JsonSchemaError(path, f"must be from 0.000001 to {_MAX_MULTIPLE}, of at most 4 digits")
+        return value
+    if limit := _COUNTS.get(key):
+        if value < 0 or value != int(value) or (key.startswith("min") and value > limit):
+            raise JsonSchemaError(path, f"must be an integer from 0 to {limit}")
+        return min(int(value), limit)  # 3.0 is an integer, too
+    sign = 1 if key.endswith("aximum") else -1
+    if value * sign < -LARGEST:
+        raise JsonSchemaError(path, f"must be from {-LARGEST} to {LARGEST}")
+    return sign * min(value * sign, LARGEST)
+
+
+def _read_constant(value: Any, path: Path, depth: int = MAX_DEPTH) -> Any:
+    """A value that answers may have to repeat."""
+    if depth == 0:
+        raise JsonSchemaError(path, f"is nested too deeply: {MAX_DEPTH} levels are the limit")
+    if isinstance(value, (int, float)) and abs(value) > LARGEST:
+        raise JsonSchemaError(path, f"must not contain numbers beyond {LARGEST}")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _read_constant(inner, path, depth - 1)
     return value
 
 
-def _check_step(step: int | float, path: Path) -> int | float:
-    _, digits, exponent = Decimal(repr(step)).normalize().as_tuple()
-    digits_value = int("".join(map(str, digits))) * 10 ** max(0, int(exponent))
-    if step <= 0 or digits_value > _MAX_MULTIPLE or int(exponent) < -6:
-        raise JsonSchemaError(path, f"must be from 0.000001 to {_MAX_MULTIPLE}, of at most 4 digits")
-    return step
-
-
-def _check_pattern(pattern: Any, path: Path) -> str:
+def _read_pattern(pattern: Any, path: Path) -> str:
     if not isinstance(pattern, str):
         raise JsonSchemaError(path, "must be a string")
     found = _FOREIGN.search(re.sub(r"\\.", "", pattern)) or _FOREIGN_ESCAPES.search(pattern.replace(r"\\", ""))
