@@ -9,7 +9,7 @@ from edge_llava.runtime.answer import FinishReason, Token, TokenLogprob
 from edge_llava.runtime.dialogue.answer_history import KnownAnswer
 from edge_llava.runtime.dialogue.answer_text import AnswerText
 from edge_llava.runtime.language.language_model import LanguageModel
-from edge_llava.runtime.language.token_ranking import TokenRanking
+from edge_llava.runtime.language.sampler import TokenRanking
 
 
 class AnswerTokens:

@@ -20,6 +20,7 @@ from edge_llava.runtime.language.abort_switch import AbortSwitch
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
 from edge_llava.runtime.language.llama_params import context_params, context_settings
+from edge_llava.runtime.lifetime.aside import run_aside
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.options import DecoderOptions, n_ctx
@@ -87,6 +88,7 @@ class Decoder(LanguageModel):
     """A language model with one context of several sequences. For one thread, but for `abort`.
 
     Attributes:
+        context: llama.cpp's handle, to sample from.
         n_ctx: Positions of one conversation.
         n_batch: Positions that are computed at a time.
         settings: Everything that decides which numbers the KV cache holds, apart from the weights and llama.cpp's
@@ -137,23 +139,21 @@ class Decoder(LanguageModel):
         params.n_seq_max, params.n_ctx = n_sequences + 1, self._n_cells or self._n_parallel * size
         params.n_batch = params.n_ubatch = max(options.n_batch, params.n_seq_max)  # llama.cpp plans a token of each
         self.settings = self._weight_settings | context_settings(params)
-        self._context: Any = self._new_context(params, "Try a smaller one with -c, or fewer conversations at a time.")
-        batches: list[Any] = []
-        self._free_context = freed_with(self, _free, self._context, batches)
+        self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
+        if not self.context:
+            super().close()  # there is no context to be freed before
+            advice = "Try a smaller one with -c, or fewer conversations at a time."
+            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
+        self._batches: list[Any] = []
+        self._free_context = freed_with(self, _free, self.context, self._batches)
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for
-        n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self._context)))
+        n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self.context)))
         self.n_ctx = min(size, n_cells)
-        self.n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self._context)), int(params.n_threads)
-        self.sequences = KvSequences(self._context, n_sequences, n_cells, HostCache(self._host_bytes))
-        self.abort = AbortSwitch(self._context)
+        self.n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self.context)), int(params.n_threads)
+        self.sequences = KvSequences(self.context, n_sequences, n_cells, HostCache(self._host_bytes))
+        self.abort = AbortSwitch(self.context)
         for n_embd in (0, self.spec.n_embd):
-            batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
-        self._batches = batches
-
-    @property
-    def context(self) -> Any:
-        """llama.cpp's context handle, to sample from."""
-        return self._context
+            self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
 
     @property
     def on_gpu(self) -> bool:
@@ -163,11 +163,11 @@ class Decoder(LanguageModel):
     def spare_threads(self, n_spared: int) -> None:
         """From now on, prompts leave so many CPU threads to other work; one is always taken."""
         n = self._n_threads
-        llama_cpp.llama_set_n_threads(self._context, n, max(1, n - n_spared))
+        llama_cpp.llama_set_n_threads(self.context, n, max(1, n - n_spared))
 
     def logits(self, index: int = -1) -> NDArray[np.float32]:
         """Logits (n_vocab,) float32 of a position of the last batch, -1 the last one; a copy."""
-        address = llama_cpp.llama_get_logits_ith(self._context, index)
+        address = llama_cpp.llama_get_logits_ith(self.context, index)
         return np.ctypeslib.as_array(address, shape=(self.spec.n_vocab,)).copy()
 
     def decode_tokens(self, chunks: Sequence[TokenChunk]) -> list[int]:
@@ -206,7 +206,7 @@ class Decoder(LanguageModel):
     def close(self) -> None:
         """Frees context and weights; safe to call twice."""
         self._free_context()
-        self._context = None
+        self.context = None
         super().close()
 
     def _place(self, batch: Any, chunks: Sequence[Chunk]) -> list[int]:
@@ -224,7 +224,7 @@ class Decoder(LanguageModel):
         return ends
 
     def _run(self, batch: Any, chunks: Sequence[Chunk]) -> None:
-        status = llama_cpp.llama_decode(self._context, batch)
+        status = llama_cpp.llama_decode(self.context, batch)
         if status == 0:
             for chunk in chunks:
                 self.sequences.extend(chunk.sequence, chunk.positions)

@@ -28,10 +28,7 @@ class Grammar:
     """Close it after the answer. For one thread at a time."""
 
     def __init__(self, text: str, vocabulary: Any) -> None:
-        """
-        Args:
-            text: GBNF with a rule named "root".
-            vocabulary: llama.cpp's vocabulary handle.
+        """Of GBNF with a rule named "root", and llama.cpp's vocabulary handle.
 
         Raises:
             GrammarFault: If it does not compile.
@@ -44,10 +41,7 @@ class Grammar:
         self._table = np.zeros(len(self._every), CANDIDATE)
 
     def sample(self, choose: Callable[[NDArray[np.int32]], int]) -> int:
-        """A token that may follow.
-
-        Args:
-            choose: Samples one of the tokens that it is given.
+        """A token that may follow: one of those that `choose` is given.
 
         Raises:
             GrammarFault: If none may follow, or finding out takes too long.
@@ -79,12 +73,18 @@ class Grammar:
     def _filter(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         table = self._table[: len(tokens)]
         table["id"], table["logit"] = tokens, 0.0
-        data = table.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
-        candidates = llama_cpp.llama_token_data_array(data, len(table), -1, False)
         with _limited():
-            llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(candidates))
+            apply(self._sampler, table)
         is_allowed: NDArray[np.bool_] = table["logit"] == 0.0
         return tokens[is_allowed]
+
+
+def apply(sampler: Any, table: NDArray[np.void]) -> Any:
+    """Lets a sampler of llama.cpp's change a table of `CANDIDATE`; gives llama.cpp's view of it."""
+    data = table.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+    candidates = llama_cpp.llama_token_data_array(data, len(table), -1, False)
+    llama_cpp.llama_sampler_apply(sampler, ctypes.byref(candidates))
+    return candidates
 
 
 @contextmanager

@@ -74,8 +74,8 @@ def read_schema(schema: Mapping[str, Any] | str) -> str:
 
 
 @lru_cache(maxsize=16)
-def strict_schema(text: str) -> str:
-    """What llguidance is given for a schema: JSON text.
+def strict_schema(text: str) -> Mapping[str, Any]:
+    """What llguidance is given for a schema.
 
     Raises:
         JsonSchemaError: As `read_schema`.
@@ -91,7 +91,7 @@ def strict_schema(text: str) -> str:
                 if inner := find_fault({**part, "$defs": schema["$defs"]}):
                     raise JsonSchemaError(path, f"cannot be enforced: {inner}")
             raise JsonSchemaError((), f"cannot be enforced: {fault}")
-    return json.dumps(schema)
+    return schema
 
 
 class _How(NamedTuple):

@@ -29,6 +29,7 @@ class LanguageModel:
 
     Attributes:
         spec: What the manifest says of the file.
+        vocabulary: llama.cpp's handle.
     """
 
     def __init__(self, path: Path, spec: LanguageSpec, options: DecoderOptions) -> None:
@@ -53,43 +54,21 @@ class LanguageModel:
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)
-        self._vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-
-    def _new_context(self, params: Any, advice: str) -> Any:
-        """A context on these weights.
-
-        Raises:
-            BackendError: If llama.cpp cannot make it; the model is closed then. Its message ends with `advice`.
-        """
-        context = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
-        if not context:
-            LanguageModel.close(self)  # there is no context to be freed before
-            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
-        return context
-
-    @property
-    def vocabulary(self) -> Any:
-        """llama.cpp's vocabulary handle."""
-        return self._vocabulary
-
-    @property
-    def n_vocab(self) -> int:
-        """How many tokens it has."""
-        return int(llama_cpp.llama_vocab_n_tokens(self._vocabulary))
+        self.vocabulary: Any = llama_cpp.llama_model_get_vocab(self._model)
 
     @cached_property
     def json_tokenizer(self) -> LLTokenizer:
-        """Its vocabulary for answers that follow a JSON schema; made when the first is asked for."""
-        from edge_llava.runtime.language.json_grammar import make_tokenizer
+        """Its vocabulary for answers that follow a JSON schema, which never contain control tokens."""
+        from edge_llava.runtime.language.json_grammar import tokenizer_of
 
-        return make_tokenizer(self)
+        return tokenizer_of([self.piece(token) for token in range(self.spec.n_vocab)], self.spec.eos)
 
     def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
         """Token ids of a text; special tokens written in it are recognized, as in training."""
         data = text.encode()
         room = len(data) + 2
         tokens = (ctypes.c_int32 * room)()
-        n = llama_cpp.llama_tokenize(self._vocabulary, data, len(data), tokens, room, add_bos, True)
+        n = llama_cpp.llama_tokenize(self.vocabulary, data, len(data), tokens, room, add_bos, True)
         if n < 0:
             raise BackendError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
         return list(tokens[:n])
@@ -106,21 +85,17 @@ class LanguageModel:
 
     @cached_property
     def _longest_piece(self) -> int:
-        return max(len(self.piece(token, special=True)) for token in range(self.n_vocab))
+        return max(len(self.piece(token, special=True)) for token in range(self.spec.n_vocab))
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
+    def piece(self, token: int, *, special: bool = False, room: int = 64) -> bytes:
         """The bytes that a token stands for; empty for control tokens, unless `special` asks for their names."""
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = llama_cpp.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
-            if n >= 0:
-                return buffer.raw[:n]
-            room = -n
+        buffer = ctypes.create_string_buffer(room)
+        n = llama_cpp.llama_token_to_piece(self.vocabulary, token, buffer, room, 0, special)
+        return buffer.raw[:n] if n >= 0 else self.piece(token, special=special, room=-n)
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer."""
-        return token == self.spec.eos or bool(llama_cpp.llama_vocab_is_eog(self._vocabulary, token))
+        return token == self.spec.eos or bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
 
     def close(self) -> None:
         """Frees the weights; safe to call twice. Contexts on them must be freed before."""

@@ -104,7 +104,7 @@ def tokenize(llama_vocabulary):
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(llama_vocabulary).encode(), params)
-    decoder = SimpleNamespace(_vocabulary=llama_cpp.llama_model_get_vocab(model))
+    decoder = SimpleNamespace(vocabulary=llama_cpp.llama_model_get_vocab(model))
     decoder.tokenize = partial(Decoder.tokenize, decoder)
 
     def run(texts, is_first, *, within=False):
