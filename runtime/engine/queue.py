@@ -9,7 +9,7 @@ from itertools import count
 
 from edge_llava.errors import EdgeLlavaError, QueueFull
 from edge_llava.runtime.engine.job import Job
-from edge_llava.runtime.language.abort_switch import AbortSwitch
+from edge_llava.runtime.language.decoder import AbortSwitch
 
 _FIRST_GUESS_S, _SHARE_OF_NEW = 2.0, 0.2
 

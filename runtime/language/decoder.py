@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,9 @@ from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.runtime.kv.host_cache import HostCache
 from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
-from edge_llava.runtime.language.abort_switch import AbortSwitch
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
-from edge_llava.runtime.language.llama_params import context_params, context_settings
+from edge_llava.runtime.language.llama_params import context_params, decisive_settings
 from edge_llava.runtime.lifetime.aside import run_aside
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.native import freed_with
@@ -48,11 +48,6 @@ class TokenChunk:
         """Positions that it takes."""
         return len(self.ids)
 
-    @property
-    def positions(self) -> Sequence[Position]:
-        """What they are computed from."""
-        return self.ids
-
 
 @dataclass(frozen=True)
 class RowChunk:
@@ -75,13 +70,32 @@ class RowChunk:
         """Positions that it takes."""
         return len(self.rows)
 
-    @property
-    def positions(self) -> Sequence[Position]:
-        """What they are computed from."""
-        return [(self.identity, self.first_row + row) for row in range(len(self.rows))]
-
 
 Chunk = TokenChunk | RowChunk
+_Part = tuple[KvSequence, Sequence[Position]]  # what continues a sequence
+
+
+class AbortSwitch:
+    """Stops llama.cpp in the middle of a graph: it looks at this before each operation; another thread sets it.
+
+    The question is C's `strlen`, of a text that is "" or one character long: a function of Python's would have to wait
+    for Python's lock hundreds of times in a graph, while other threads serve clients.
+    """
+
+    def __init__(self, context: Any) -> None:
+        """Of a context, which must not outlive it."""
+        library = ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)
+        self._callback = ctypes.cast(library.strlen, llama_cpp.ggml_abort_callback)
+        self._text = ctypes.create_string_buffer(2)
+        llama_cpp.llama_set_abort_callback(context, self._callback, ctypes.cast(self._text, ctypes.c_void_p))
+
+    def set(self) -> None:
+        """Stops what is being computed, and what will be until `clear`."""
+        self._text[0] = b"1"
+
+    def clear(self) -> None:
+        """Lets llama.cpp compute again."""
+        self._text[0] = b"\0"
 
 
 class Decoder(LanguageModel):
@@ -138,7 +152,7 @@ class Decoder(LanguageModel):
         n_sequences = 2 * self._n_parallel  # as many conversations are remembered as run
         params.n_seq_max, params.n_ctx = n_sequences + 1, self._n_cells or self._n_parallel * size
         params.n_batch = params.n_ubatch = max(options.n_batch, params.n_seq_max)  # llama.cpp plans a token of each
-        self.settings = self._weight_settings | context_settings(params)
+        self.settings = decisive_settings(self._params, params)
         self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
         if not self.context:
             super().close()  # there is no context to be freed before
@@ -181,13 +195,13 @@ class Decoder(LanguageModel):
             Cancelled: If `abort` was set.
             BackendError: If llama.cpp fails.
         """
-        batch = self._batches[0]
-        ends = self._place(batch, chunks)
+        batch, parts = self._batches[0], [(chunk.sequence, chunk.ids) for chunk in chunks]
+        ends = self._place(batch, parts)
         for chunk, end in zip(chunks, ends, strict=True):
             batch.logits[end] = chunk.is_last
-            for i, token in enumerate(chunk.ids, end + 1 - chunk.n_tokens):
+            for i, token in enumerate(chunk.ids, end + 1 - len(chunk.ids)):
                 batch.token[i] = token
-        self._run(batch, chunks)
+        self._run(batch, parts)
         return ends
 
     def decode_rows(self, chunks: Sequence[RowChunk]) -> None:
@@ -195,13 +209,14 @@ class Decoder(LanguageModel):
 
         Raises: As `decode_tokens`.
         """
-        batch = self._batches[1]
-        ends = self._place(batch, chunks)
-        for chunk, end in zip(chunks, ends, strict=True):
-            offset = (end + 1 - chunk.n_tokens) * chunk.rows.shape[1] * ctypes.sizeof(ctypes.c_float)
-            address = ctypes.addressof(batch.embd.contents) + offset
-            ctypes.memmove(address, chunk.rows.ctypes.data, chunk.rows.nbytes)
-        self._run(batch, chunks)
+        batch, parts = self._batches[1], list[_Part]()
+        for chunk in chunks:
+            rows = range(chunk.first_row, chunk.first_row + len(chunk.rows))
+            parts.append((chunk.sequence, [(chunk.identity, row) for row in rows]))
+        for chunk, end in zip(chunks, self._place(batch, parts), strict=True):
+            offset = (end + 1 - len(chunk.rows)) * chunk.rows[0].nbytes
+            ctypes.memmove(ctypes.addressof(batch.embd.contents) + offset, chunk.rows.ctypes.data, chunk.rows.nbytes)
+        self._run(batch, parts)
 
     def close(self) -> None:
         """Frees context and weights; safe to call twice."""
@@ -209,28 +224,28 @@ class Decoder(LanguageModel):
         self.context = None
         super().close()
 
-    def _place(self, batch: Any, chunks: Sequence[Chunk]) -> list[int]:
-        """Fills in sequences and positions; gives the index of each chunk's last position in the batch."""
+    def _place(self, batch: Any, parts: Sequence[_Part]) -> list[int]:
+        """Fills in sequences and positions; gives the index of each part's last position in the batch."""
         n, ends = 0, []
-        for chunk in chunks:
-            for position in range(len(chunk.sequence.positions), len(chunk.sequence.positions) + chunk.n_tokens):
+        for sequence, added in parts:
+            for position in range(len(sequence.positions), len(sequence.positions) + len(added)):
                 batch.pos[n] = position
                 batch.n_seq_id[n] = 1
-                batch.seq_id[n][0] = chunk.sequence.id
+                batch.seq_id[n][0] = sequence.id
                 batch.logits[n] = False
                 n += 1
             ends.append(n - 1)
         batch.n_tokens = n
         return ends
 
-    def _run(self, batch: Any, chunks: Sequence[Chunk]) -> None:
+    def _run(self, batch: Any, parts: Sequence[_Part]) -> None:
         status = llama_cpp.llama_decode(self.context, batch)
         if status == 0:
-            for chunk in chunks:
-                self.sequences.extend(chunk.sequence, chunk.positions)
+            for sequence, added in parts:
+                self.sequences.extend(sequence, added)
             return
-        for chunk in chunks:  # parts of a failed batch may have stayed in the cache
-            self.sequences.truncate(chunk.sequence, len(chunk.sequence.positions))
+        for sequence, _ in parts:  # some of a failed batch may have stayed in the cache
+            self.sequences.truncate(sequence, len(sequence.positions))
         if status == _NO_CELLS:
             raise NoCells
         if status == _ABORTED:

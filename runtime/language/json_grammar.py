@@ -41,34 +41,22 @@ def find_fault(schema: Mapping[str, Any]) -> str:
 
 
 class JsonGrammar:
-    """For one answer, and one thread at a time."""
+    """A schema in the place of a `Grammar`, which its methods are described by. It need not be closed."""
 
     def __init__(self, strict_schema: Mapping[str, Any], tokenizer: llguidance.LLTokenizer) -> None:
-        """Takes what `json_schema.strict_schema` gives, and `tokenizer_of` the model's vocabulary.
-
-        Raises:
-            GrammarFault: If it does not compile.
-        """
+        """Of what `json_schema.strict_schema` gives, and `tokenizer_of` the model's vocabulary."""
         self._matcher = llguidance.LLMatcher(tokenizer, _write(strict_schema), log_level=0, limits=_LIMITS)
         self._check()
 
     def sample(self, choose: Callable[[NDArray[np.int32]], int]) -> int:
-        """A token that may follow: one of those that `choose` is given.
-
-        Raises:
-            GrammarFault: If none may follow, or finding out takes too long.
-        """
+        """A token that may follow: one of those that `choose` is given."""
         mask = self._matcher.compute_bitmask()
         self._check()
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         return choose(np.flatnonzero(bits).astype(np.int32))
 
     def accept(self, token: int) -> None:
-        """Goes on with a token that may follow.
-
-        Raises:
-            GrammarFault: If that takes too long.
-        """
+        """Goes on with a token that may follow."""
         self._matcher.consume_token(token)
         self._check()
 

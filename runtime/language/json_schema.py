@@ -38,17 +38,12 @@ _KEYWORDS = {
 _COMBINING = {"anyOf", "oneOf", "allOf", "$ref"}
 _CONSTANTS = {"const", "enum"}
 _IN_PLACE = _COMBINING | _CONSTANTS  # llguidance wants all others first, and together
-_SUSPECTS = {
-    "allOf", "enum", "pattern", "patternProperties", "minProperties", "minimum", "exclusiveMinimum", "maxLength",
-    "minItems",
-}  # fmt: skip
+_SUSPECTS = {"allOf", "enum", "patternProperties", "minProperties", "minItems"}
+_SUSPECTS |= _KEYWORDS["string"] | _KEYWORDS["number"]
 
 
 def read_schema(schema: Mapping[str, Any] | str) -> str:
-    """A schema as compact JSON text.
-
-    Args:
-        schema: The schema, as JSON values or as JSON text.
+    """A schema, given as JSON values or as JSON text, as compact JSON text.
 
     Raises:
         JsonSchemaError: If it is not a schema, asks for what cannot be enforced, or is too large.
@@ -84,8 +79,9 @@ def strict_schema(text: str) -> Mapping[str, Any]:
 
     rewriter = _Rewriter(json.loads(text))
     schema = rewriter.rewrite()
-    one_ofs = {"prefixItems": [part for _, part in rewriter.one_ofs]}
-    for whole, places in ((one_ofs, rewriter.one_ofs), (schema, rewriter.suspects)):
+    one_ofs = rewriter.sketch_one_ofs()
+    together = {"prefixItems": [part for _, part in one_ofs]}
+    for whole, places in ((together, one_ofs), (schema, rewriter.suspects)):
         if fault := find_fault(whole):
             for path, part in places[:_MAX_SUSPECTS]:
                 if inner := find_fault({**part, "$defs": schema["$defs"]}):
@@ -113,16 +109,15 @@ class _Rewriter:
     """Rewrites one document.
 
     Attributes:
-        one_ofs: (path, sketch) of all places whose branches must exclude each other.
         suspects: (path, rewritten schema) of the places where llguidance may find faults of its own.
     """
 
     def __init__(self, document: Any) -> None:
-        self.one_ofs: list[tuple[Path, dict[str, Any]]] = []
         self.suspects: list[tuple[Path, dict[str, Any]]] = []
         self._document = document
         self._names: dict[tuple[str, _How], str] = {}
         self._definitions: dict[str, Any] = {}
+        self._one_ofs: list[tuple[Path, list[Any], tuple[str, ...]]] = []
         self._n_visited = self._depth = 0
 
     def rewrite(self) -> dict[str, Any]:
@@ -134,6 +129,13 @@ class _Rewriter:
         except CycleError as error:
             raise JsonSchemaError((), "refers to itself without anything in between") from error
         return {**root, "$defs": self._definitions}
+
+    def sketch_one_ofs(self) -> list[tuple[Path, dict[str, Any]]]:
+        """(path, sketch) of all places whose branches must exclude each other, after `rewrite`."""
+        return [
+            (path, {"oneOf": [self._sketch(branch, path, tags) for branch in branches]})
+            for path, branches, tags in self._one_ofs
+        ]
 
     def _visit(self, schema: Any, path: Path, how: _How = _ALONE) -> Any:
         self._count(path)
@@ -187,9 +189,8 @@ class _Rewriter:
                 return {key: self._visit_all(value, path, how)}
             case "oneOf":
                 how = how._replace(tags=(*how.tags, *_tag(schema)))
-                branches = self._visit_all(value, path, how)
-                self.one_ofs.append((path, {"oneOf": [self._sketch(branch, path, how.tags) for branch in value]}))
-                return {"anyOf": branches}
+                self._one_ofs.append((path, value, how.tags))
+                return {"anyOf": self._visit_all(value, path, how)}
         return read_keyword(key, value, path)
 
     def _visit_all(self, schemas: Any, path: Path, how: _How) -> list[Any]:
@@ -211,9 +212,7 @@ class _Rewriter:
         choices = [schema[key] for key in ("anyOf", "oneOf") if key in schema]
         choices += [[part] for part in schema.get("allOf", [])]
         choices += [[self._look_up(schema["$ref"], path)]] if "$ref" in schema else []
-        self._depth += 1
         made["allOf"] = [{"anyOf": [self._sketch(part, path, tags) for part in parts]} for parts in choices]
-        self._depth -= 1
         return made
 
     def _count(self, path: Path) -> None:
@@ -236,12 +235,10 @@ class _Rewriter:
         found = self._document
         for part in pointer.split("/")[1:]:
             key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict) and key in found:
-                found = found[key]
-            elif isinstance(found, list) and key.isascii() and key.isdecimal() and int(key) < len(found):
-                found = found[int(key)]
-            else:
+            inner = {str(i): value for i, value in enumerate(found)} if isinstance(found, list) else found
+            if not isinstance(inner, dict) or key not in inner:
                 raise JsonSchemaError(path, f"points to {pointer[:80]}, which does not exist")
+            found = inner[key]
         return found
 
 
@@ -258,9 +255,10 @@ def _narrow(made: dict[str, Any], schema: Mapping[str, Any]) -> None:
         made |= {"items": False, "minItems": len(made["prefixItems"])}
     if "number" in kinds:
         made.setdefault("multipleOf", _SMALLEST_STEP)
-    for limit, end in ((-LARGEST, "inimum"), (LARGEST, "aximum")) if {"number", "integer"} & set(kinds) else ():
-        if not made.keys() & {f"m{end}", f"exclusiveM{end}"}:
-            made[f"m{end}"] = limit
+    if {"number", "integer"} & set(kinds) and not made.keys() & {"minimum", "exclusiveMinimum"}:
+        made["minimum"] = -LARGEST
+    if {"number", "integer"} & set(kinds) and not made.keys() & {"maximum", "exclusiveMaximum"}:
+        made["maximum"] = LARGEST
 
 
 def _references(schema: Any) -> set[str]:
@@ -268,7 +266,8 @@ def _references(schema: Any) -> set[str]:
     if isinstance(schema, bool):
         return set()
     parts = [*schema.get("anyOf", []), *schema.get("allOf", [])]
-    return set(schema.get("$ref", "").split()).union(*map(_references, parts))
+    own = {schema["$ref"]} if "$ref" in schema else set[str]()
+    return own.union(*map(_references, parts))
 
 
 def _constants(schema: Any) -> dict[str, Any]:

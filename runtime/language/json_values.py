@@ -37,10 +37,7 @@ _FORMATS = {
     "email": rf"[a-zA-Z0-9_+-]{{1,20}}(\.[a-zA-Z0-9_+-]{{1,20}}){{0,2}}@{_LABEL}(\.{_LABEL}){{0,2}}",
     "hostname": rf"{_LABEL}(\.{_LABEL}){{0,3}}",
     "uuid": "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
-    "duration": None,
-    "ipv4": None,
-    "ipv6": None,
-    "uri": None,
+    **dict.fromkeys(("duration", "ipv4", "ipv6", "uri")),
 }
 # What Rust's regex engine, which llguidance uses, reads differently from JavaScript's; searched without escapes.
 _FOREIGN = re.compile(r"\(\?(?!:|<[A-Za-z_])[^)]?|\{,|\[\^?\]|\[[^\]]*?(\[|&&|--|~~)")

@@ -15,7 +15,7 @@ from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.ggml.openmp import end_threads_before_forks
 from edge_llava.runtime.language.llama_log import last_error, route_log
-from edge_llava.runtime.language.llama_params import model_params, weight_settings
+from edge_llava.runtime.language.llama_params import model_params
 from edge_llava.runtime.lifetime.aside import run_aside
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.options import DecoderOptions
@@ -34,11 +34,6 @@ class LanguageModel:
 
     def __init__(self, path: Path, spec: LanguageSpec, options: DecoderOptions) -> None:
         """
-        Args:
-            path: language.gguf.
-            spec: What the manifest says of it.
-            options: Device settings.
-
         Raises:
             BundleError: If the file is damaged or is not what the manifest says.
             BackendError: If llama.cpp cannot load it.
@@ -48,9 +43,8 @@ class LanguageModel:
         llama_cpp.llama_backend_init()
         end_threads_before_forks()
         self.spec = spec
-        params = model_params(options)
-        self._weight_settings = weight_settings(params)
-        self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), params))
+        self._params = model_params(options)
+        self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
         self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)

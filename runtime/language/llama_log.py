@@ -1,4 +1,4 @@
-"""Routes llama.cpp's messages to logging, and keeps the last errors for our own messages."""
+"""Routes llama.cpp's messages to logging, and keeps the last error for our own messages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 import llama_cpp
 
 _log = logging.getLogger("edge_llava.llama_cpp")
-_LOG_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-_last_errors: list[str] = []
+_LOG_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+_errors = ["it gave no reason"]
 
 
 def _log_message(level: int, text: bytes, _: Any) -> None:
-    message = text.decode("utf-8", errors="replace").strip()
-    if message:
+    if message := text.decode("utf-8", errors="replace").strip():
         _log.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message)
-    if level == 4 and message:
-        _last_errors[:] = [*_last_errors[-3:], message]
+        if level == 4:
+            _errors[:] = [message]
 
 
 # llama.cpp keeps only the address: a callback that Python collected would crash the process
@@ -31,4 +30,4 @@ def route_log() -> None:
 
 def last_error() -> str:
     """The last error that llama.cpp reported, for a message."""
-    return _last_errors[-1] if _last_errors else "it gave no reason"
+    return _errors[0]

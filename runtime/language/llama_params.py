@@ -9,7 +9,7 @@ import llama_cpp
 from edge_llava.bundle.manifest import LanguageSpec
 from edge_llava.device.threads import usable_threads
 from edge_llava.ggml.types import GgmlType
-from edge_llava.runtime.options import DecoderOptions, n_ctx
+from edge_llava.runtime.options import DecoderOptions
 
 
 def model_params(options: DecoderOptions) -> Any:
@@ -30,14 +30,12 @@ def can_repack() -> bool:
 
 
 def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
-    """llama.cpp's parameters of the context; the KV cache and attention of an F32 bundle keep it exact."""
+    """llama.cpp's parameters of a context, without its sizes; cache and attention of an F32 bundle keep it exact."""
     is_exact = spec.quant == "F32"
     kv_type = options.kv_type if options.kv_type != "auto" else ("f32" if is_exact else "f16")
     keeps_exact = is_exact and kv_type != "q8_0"
     flash_attention = False if options.flash_attention is None and keeps_exact else options.flash_attention
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = n_ctx(spec, options)
-    params.n_batch = params.n_ubatch = options.n_batch
     params.n_threads = params.n_threads_batch = usable_threads(options.n_threads)
     params.type_k = params.type_v = GgmlType[kv_type.upper()]
     params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
@@ -46,12 +44,8 @@ def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     return params
 
 
-def weight_settings(params: Any) -> dict[str, int]:
-    """Of `model_params`, what decides which numbers are computed."""
-    return {"n_gpu_layers": int(params.n_gpu_layers), "use_extra_bufts": int(params.use_extra_bufts)}
-
-
-def context_settings(params: Any) -> dict[str, int]:
-    """Of `context_params`, what decides which numbers are computed."""
+def decisive_settings(weights: Any, context: Any) -> dict[str, int]:
+    """Of the parameters of both, what decides which numbers are computed."""
+    of_weights = {name: int(getattr(weights, name)) for name in ("n_gpu_layers", "use_extra_bufts")}
     names = ("type_k", "type_v", "flash_attn_type", "n_batch", "n_ubatch")
-    return {name: int(getattr(params, name)) for name in names}
+    return of_weights | {name: int(getattr(context, name)) for name in names}

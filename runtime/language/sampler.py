@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,18 +56,8 @@ class Sampler:
         self._candidates = np.empty(self._n_vocab if self._grammar else 0, CANDIDATE)
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._free_chain = freed_with(self, llama_cpp.llama_sampler_free, self._chain)
-        self._add_logit_changes(options)
-        if options.temperature < _COLDEST:
-            self._add(llama_cpp.llama_sampler_init_greedy())
-            return
-        if options.top_k:
-            self._add(llama_cpp.llama_sampler_init_top_k(options.top_k))
-        if options.top_p < 1:
-            self._add(llama_cpp.llama_sampler_init_top_p(options.top_p, 1))
-        if options.min_p:
-            self._add(llama_cpp.llama_sampler_init_min_p(options.min_p, 1))
-        self._add(llama_cpp.llama_sampler_init_temp(options.temperature))
-        self._add(llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed))
+        for sampler in _samplers(options, self._n_vocab):
+            llama_cpp.llama_sampler_chain_add(self._chain, sampler)
 
     def sample(self, context: Any, index: int = -1) -> int:
         """Samples a token from the logits of a position of the last batch, -1 the last of it, and remembers it.
@@ -124,20 +114,29 @@ class Sampler:
         """llama.cpp's own, float32 (V,); samplers change a copy of them."""
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, index), (self._n_vocab,))
 
-    def _add_logit_changes(self, options: SamplingOptions) -> None:
-        """Biases first, then penalties, which is llama.cpp's own order."""
-        if options.logit_bias:
-            biases = (llama_cpp.llama_logit_bias * len(options.logit_bias))(*options.logit_bias)
-            self._add(llama_cpp.llama_sampler_init_logit_bias(self._n_vocab, len(biases), biases))
-        repeat, frequency, presence = options.repeat_penalty, options.frequency_penalty, options.presence_penalty
-        if repeat != 1:
-            self._add(llama_cpp.llama_sampler_init_penalties(self._n_vocab, _REPEAT_WINDOW, repeat, 0.0, 0.0))
-        if frequency or presence:
-            window = min(options.max_new_tokens, _WHOLE_ANSWER)
-            self._add(llama_cpp.llama_sampler_init_penalties(self._n_vocab, window, 1.0, frequency, presence))
 
-    def _add(self, sampler: Any) -> None:
-        llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+def _samplers(options: SamplingOptions, n_vocab: int) -> Iterator[Any]:
+    """Biases first, then penalties, which is llama.cpp's own order."""
+    if options.logit_bias:
+        biases = (llama_cpp.llama_logit_bias * len(options.logit_bias))(*options.logit_bias)
+        yield llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), biases)
+    repeat, frequency, presence = options.repeat_penalty, options.frequency_penalty, options.presence_penalty
+    if repeat != 1:
+        yield llama_cpp.llama_sampler_init_penalties(n_vocab, _REPEAT_WINDOW, repeat, 0.0, 0.0)
+    if frequency or presence:
+        window = min(options.max_new_tokens, _WHOLE_ANSWER)
+        yield llama_cpp.llama_sampler_init_penalties(n_vocab, window, 1.0, frequency, presence)
+    if options.temperature < _COLDEST:
+        yield llama_cpp.llama_sampler_init_greedy()
+        return
+    if options.top_k:
+        yield llama_cpp.llama_sampler_init_top_k(options.top_k)
+    if options.top_p < 1:
+        yield llama_cpp.llama_sampler_init_top_p(options.top_p, 1)
+    if options.min_p:
+        yield llama_cpp.llama_sampler_init_min_p(options.min_p, 1)
+    yield llama_cpp.llama_sampler_init_temp(options.temperature)
+    yield llama_cpp.llama_sampler_init_dist(_RANDOM_SEED if options.seed is None else options.seed)
 
 
 def _make_grammar(options: SamplingOptions, language: LanguageModel) -> Grammar | JsonGrammar | None:
