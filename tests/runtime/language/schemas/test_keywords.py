@@ -44,7 +44,24 @@ SHAPES = {
         },
     },
 }
+SUM = {
+    "oneOf": [{"$ref": "#/$defs/number"}, {"$ref": "#/$defs/sum"}],
+    "discriminator": {"propertyName": "kind"},
+    "$defs": {
+        "number": {"type": "object", "properties": {"kind": {"const": "n"}, "value": {"type": "integer"}}},
+        "sum": {"type": "object", "properties": {"kind": {"const": "+"}, "of": {"items": {"$ref": "#"}}}},
+    },
+}
+CATS = {
+    "oneOf": [{"properties": {"pet": {"const": "cat"}, "fur": {"const": fur}}, "type": "object"} for fur in ("b", "w")],
+    "discriminator": {"propertyName": "fur"},
+}
+PETS = {
+    "oneOf": [CATS, {"type": "object", "properties": {"pet": {"const": "dog"}}}, {"type": "null"}],
+    "discriminator": {"propertyName": "pet"},
+}
 BASE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+OBJECT = {"type": "object"}
 NULLS = {name: {"type": "null"} for name in "abc"}
 
 
@@ -135,6 +152,13 @@ NULLS = {name: {"type": "null"} for name in "abc"}
             SHAPES,
             ['{"kind": "dot"}', '{"kind": "box", "w": 1.5}', '{"kind": "box", "w": 1, "in": {}}'],
             ['{"kind": "box"}', '{"kind": "dot", "w": 1}', "{}"],
+        ),
+        (SUM, ['{"kind": "n"}', '{"kind": "+", "of": [{"kind": "n", "value": 1}]}'], ['{"kind": "+", "of": [{}]}']),
+        (PETS, ['{"pet": "cat", "fur": "w"}', '{"pet": "dog"}', "null"], ['{"pet": "cat"}', '{"fur": "w"}', "{}"]),
+        (
+            {"oneOf": [{"properties": {n: {}}, "required": [n], "additionalProperties": False} | OBJECT for n in "ab"]},
+            ['{"a": 1}', '{"b": 1}'],
+            ["{}", '{"a": 1, "b": 1}'],
         ),
         ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, ["1", '"a"'], ["1.5", "null"]),
         ({"anyOf": [{"type": "integer"}, {"type": "number", "maximum": 0}]}, ["5", "-0.5"], ["0.5"]),
