@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,7 +72,7 @@ class Sampler:
                 "and empty the cache with 'edge-llava cache clear'."
             )
         if self._grammar is None:
-            return int(llama_cpp.llama_sampler_sample(self._chain, context, ctypes.c_int32(index)))
+            return int(llama_cpp.llama_sampler_sample(self._chain, context, index))
         token = self._grammar.sample(lambda tokens: self._choose(logits, tokens))
         llama_cpp.llama_sampler_accept(self._chain, token)
         self._grammar.accept(token)
