@@ -26,7 +26,6 @@ from edge_llava.runtime.engine.answer import Answer, TokenCallback
 from edge_llava.runtime.engine.engine import Engine
 from edge_llava.runtime.engine.metrics import EngineMetrics
 from edge_llava.runtime.kv.disk_cache import PrefixStore
-from edge_llava.runtime.kv.disk_prefixes import image_mark
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions, SamplingOptions, n_ctx, tuned_options
 from edge_llava.runtime.session import Session
@@ -253,7 +252,7 @@ class LlavaModel:
     def _encode_early(self, sources: Sequence[ImageSource | Image], store: PrefixStore | None) -> None:
         for source in sources:
             image = self.tower.open(source)
-            if store is None or not store.has_any(image_mark(self.tower.key(image))):
+            if store is None or not store.has_image(self.tower.key(image)):
                 self.tower.start_early(image)
 
 

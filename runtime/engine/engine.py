@@ -6,19 +6,16 @@ import threading
 import weakref
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
 from edge_llava.runtime.engine.answer import ENGINE_THREAD, Answer, TokenCallback
-from edge_llava.runtime.engine.image_queue import ImageQueue
+from edge_llava.runtime.engine.disk_prefixes import DiskPrefixes
 from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.engine.metrics import EngineMetrics
-from edge_llava.runtime.engine.prefix_reader import PrefixReader
 from edge_llava.runtime.engine.queue import JobQueue
 from edge_llava.runtime.engine.worker import Worker
 from edge_llava.runtime.kv.disk_cache import PrefixStore
-from edge_llava.runtime.kv.disk_prefixes import DiskPrefixes
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.lifetime.gate import Gate
@@ -64,15 +61,15 @@ class Engine:
         with ExitStack() as opened:
             opened.callback(decoder.close)
             opened.callback(tower.close)
-            disk = None
-            if store is not None:
-                disk = DiskPrefixes(store, manifest.files["language"].sha256, decoder.settings)
-                opened.callback(disk.close)
-            self._queue = JobQueue(options.parallel, options.n_queued, decoder.abort)
-            images = ImageQueue(tower, self._queue.wake)
-            prefixes = PrefixReader(disk, decoder.sequences, self._queue.wake)
-            self._worker = Worker(decoder, self._queue, images, prefixes, self._done)
-            stop = partial(_stop, self._queue, disk)
+            self._queue = queue = JobQueue(options.parallel, options.n_queued, decoder.abort)
+            disk = DiskPrefixes(store, manifest.files["language"].sha256, decoder, queue.wake)
+            opened.callback(disk.close)
+            self._worker = Worker(decoder, queue, tower, disk, self._done)
+
+            def stop() -> None:  # knows nothing of this engine: where it is dropped, the gate stops it
+                queue.close()
+                disk.stop()
+
             self.gate = Gate("this model", stop, opened.pop_all().close)
         weakref.finalize(self, self.gate.abandon).atexit = False  # the gate itself sees to the end of the process
         self._thread = threading.Thread(target=_work, args=(self.gate, self._worker), name=ENGINE_THREAD, daemon=True)
@@ -160,12 +157,6 @@ class Engine:
         once, and the engine is freed when the last thread has left it. In a forked child it does nothing.
         """
         self.gate.close()
-
-
-def _stop(queue: JobQueue, disk: DiskPrefixes | None) -> None:
-    queue.close()
-    if disk is not None:
-        disk.stop()
 
 
 def _work(gate: Gate, worker: Worker) -> None:

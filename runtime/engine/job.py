@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from edge_llava.runtime.engine.answer import Answer
-from edge_llava.runtime.kv.disk_prefixes import DiskPrefix
 from edge_llava.runtime.kv.sequences import KvSequence
 from edge_llava.runtime.language.decoder import Chunk, RowChunk, TokenChunk
 from edge_llava.runtime.language.sampler import Sampler
@@ -21,13 +20,15 @@ class DiskRead:
     """A prefix on its way from disk.
 
     Attributes:
-        prefix: Which.
+        key: Its entry.
+        n_positions: How many it has.
         state: What was read; None if it is gone or damaged.
         started_at: When it began, of `time.perf_counter`.
         cancel: Set it to stop.
     """
 
-    prefix: DiskPrefix
+    key: str
+    n_positions: int
     state: Future[bytearray | None]
     started_at: float
     cancel: StopFlag
@@ -73,6 +74,12 @@ class Job:
         return len(self.sequence.positions) if self.sequence is not None else 0
 
     @property
+    def n_coming(self) -> int:
+        """Positions of it that are in the KV cache, or on their way there from an older job or from disk."""
+        n_shared, _ = self.prefix_source() or (0, None)
+        return max(self.n_computed, n_shared, self.reading.n_positions if self.reading is not None else 0)
+
+    @property
     def is_decoding(self) -> bool:
         """Whether one step gives its next token, after the first."""
         return bool(self.tokens.ids) and self.n_computed == len(self.wanted) - 1
@@ -86,22 +93,17 @@ class Job:
 
     def find_sources(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
-        same = [other for other in others if other.request.salt == self.request.salt]
-        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in same]
-        self._sources = [
-            (n_shared, other) for n_shared, other in shared if n_shared > self.n_computed and other.number < self.number
-        ]
+        older = [other for other in others if other.number < self.number and other.request.salt == self.request.salt]
+        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in older]
+        self._sources = [source for source in shared if source[0] > self.n_computed]
 
     def prefix_source(self) -> tuple[int, Job] | None:
         """The running job that computes most of what this one still needs, and how many positions both begin with."""
         if not self._sources:
             return None
-        found = [
-            (n_shared, other)
-            for n_shared, other in self._sources
-            if other.sequence is not None and n_shared > self.n_computed
-        ]
-        return max(found, key=lambda pair: (pair[0], pair[1].n_computed), default=None)
+        n_computed = self.n_computed
+        found = [source for source in self._sources if source[0] > n_computed and source[1].sequence is not None]
+        return max(found, key=lambda source: (source[0], source[1].n_computed), default=None)
 
     def can_compute(self) -> bool:
         """Whether something of it can be computed: it need not wait for an image, a job, the disk, or its reader."""

@@ -5,31 +5,31 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from edge_llava.errors import BackendError
 from edge_llava.runtime.answer import FinishReason, Token
-from edge_llava.runtime.engine.image_queue import ImageQueue
+from edge_llava.runtime.engine.disk_prefixes import DiskPrefixes
 from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.engine.metrics import EngineMetrics
-from edge_llava.runtime.engine.prefix_reader import PrefixReader
 from edge_llava.runtime.engine.queue import JobQueue
-from edge_llava.runtime.engine.step import RowPart, StepPlan, TextPart, plan_step
-from edge_llava.runtime.engine.step_size import StepSize
-from edge_llava.runtime.kv.sequences import KvSequence, NoCells
-from edge_llava.runtime.language.decoder import Decoder
+from edge_llava.runtime.engine.step import StepPlan, StepSize, plan_step
+from edge_llava.runtime.kv.sequences import NoCells
+from edge_llava.runtime.language.decoder import Decoder, RowChunk, TokenChunk
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.caught import Caught
+from edge_llava.runtime.runs import ImageRun
+from edge_llava.runtime.vision.tower import Tower
 
 _log = logging.getLogger("edge_llava.engine")
-_Part = TypeVar("_Part", TextPart, RowPart)
-_Result = TypeVar("_Result")
+_Chunk = TypeVar("_Chunk", TokenChunk, RowChunk)
+_Parts = Sequence[tuple[Job, _Chunk]]
+_Decode = Callable[[Sequence[_Chunk]], Sequence[int] | None]
 
 
 class Worker:
-    """Owns the running jobs. `run` is the engine thread's; nothing else may use decoder and images at the same time.
+    """Owns the running jobs. `run` is the engine thread's; nothing else may use decoder and disk at the same time.
 
     Attributes:
         running: Jobs that have a place, the oldest first.
@@ -37,22 +37,15 @@ class Worker:
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        queue: JobQueue,
-        images: ImageQueue,
-        prefixes: PrefixReader,
-        metrics: EngineMetrics,
+        self, decoder: Decoder, queue: JobQueue, tower: Tower, disk: DiskPrefixes, metrics: EngineMetrics
     ) -> None:
         """`metrics` counts what is done; the others are what it works with."""
         self.running: list[Job] = []
         self.forgotten: deque[int] = deque()
-        self._decoder, self._queue, self._images = decoder, queue, images
-        self._prefixes, self._done = prefixes, metrics
+        self._decoder, self._queue, self._tower, self._disk, self._done = decoder, queue, tower, disk, metrics
         self._size = StepSize(decoder.n_batch)
         self._n_looked_ahead = 0  # the images of jobs with smaller numbers were requested while they waited
         self._is_full = False  # a job was preempted: none gets a place before another is over
-        self._is_tower_opening, self._n_spared = False, 0
 
     def run(self) -> None:
         """Works until the queue is closed; every job is over then, also where a fault ends the work."""
@@ -85,7 +78,9 @@ class Worker:
             return job.reading.state.done()
         if job.can_compute():
             return True
-        return job.prefix_source() is None and any(map(self._images.is_ready, job.missing_images(job.n_computed)))
+        return job.prefix_source() is None and any(
+            image.encoding is None or image.encoding.done() for image in job.missing_images(job.n_computed)
+        )
 
     @property
     def _has_place(self) -> bool:
@@ -106,13 +101,11 @@ class Worker:
             self._decoder.sequences.tidy()
         if len(self._queue) > 0:
             self._look_ahead()
-        self._is_tower_opening = False
         for job in tuple(self.running):
             if not job.is_decoding:
                 self._prepare(job)
-        self._spare_threads(int(self._is_tower_opening))
-        n_prompt = self._size.prompt_positions(any(job.is_decoding for job in self.running))
-        plan = self._make_room(plan_step(self.running, n_prompt))
+        self._spare_threads()
+        plan = self._plan()
         if plan.n_positions:
             self._compute(plan)
 
@@ -123,7 +116,8 @@ class Worker:
             if not is_steady or not self._decoder.sequences.has_room(len(self.running)):
                 return
             started = time.perf_counter()
-            self._compute_tokens([(job, job.next_token()) for job in self.running])
+            parts = [(job, job.next_token()) for job in self.running]
+            self._sample_all(parts, self._decode(parts, self._decoder.decode_tokens))
             self._note_step(started)
 
     def _note_step(self, started: float) -> None:
@@ -140,7 +134,7 @@ class Worker:
             job.find_sources(self.running)
             self.running.append(job)
             self.running.sort(key=lambda job: job.number)
-            self._prefixes.start(job)
+            self._disk.start(job)
 
     def _look_ahead(self) -> None:
         """Requests the images of jobs that wait for a place, so that tower and language model both work."""
@@ -148,126 +142,115 @@ class Worker:
             if job.number >= self._n_looked_ahead:
                 self._n_looked_ahead = job.number + 1
                 job.find_sources(self.running)
-                n_shared, _ = job.prefix_source() or (0, None)
-                n_known = max(n_shared, self._decoder.sequences.count_known(job.wanted, job.request.salt))
-                for image in job.missing_images(max(n_known, self._prefixes.count(job, n_known))):
-                    self._images.request(image)
+                n_known = max(job.n_coming, self._decoder.sequences.count_known(job.wanted, job.request.salt))
+                for image in job.missing_images(max(n_known, self._disk.count(job, n_known))):
+                    self._request(image)
+
+    def _request(self, image: ImageRun) -> None:
+        """Begins to encode an image, unless its rows are there or on their way."""
+        if image.image is not None and image.encoding is None:
+            image.encoding = self._tower.start(image.image, image.key, identity=image.identity)
+            image.encoding.add_done_callback(lambda _: self._queue.wake())
 
     def _prepare(self, job: Job) -> None:
         """Gives a running job what others have computed, what came from disk, and the image rows that have come."""
-        while job.sequence is not None and (found := job.prefix_source()) is not None:
-            n_shared, source = found
+        n_shared, source = job.prefix_source() or (0, job)
+        if source.sequence is not None and job.sequence is not None:
             n_before = job.n_computed
-            if source.sequence is not None:
-                self._decoder.sequences.share(source.sequence, job.sequence, n_shared)
+            self._decoder.sequences.share(source.sequence, job.sequence, n_shared)
             job.answer.note_shared(job.n_computed - n_before)
-            if job.n_computed < n_shared:
-                break
         with Caught() as caught:
-            self._prefixes.finish(job)
+            self._disk.finish(job)
             if job.prefix_source() is None:
                 self._fetch_images(job)
         if caught.error is not None:
             self._end(job, "error", caught.error)
 
     def _fetch_images(self, job: Job) -> None:
-        missing = job.missing_images(self._prefixes.count_coming(job))
+        missing = job.missing_images(job.n_coming)
         for image in missing:
-            self._images.request(image)
-            rows = self._images.collect(image)
-            if rows is not None:
-                job.answer.note_image(rows)
+            self._request(image)
+            if (encoding := image.encoding) is not None and encoding.done():
+                image.encoding = None  # also where it failed
+                image.take(encoding.result())
+                job.answer.note_image(encoding.result())
         is_waiting = any(image.embedding is None for image in missing)
-        # both would compute on the same cores, each more slowly; while the tower is opened, it takes one of them
-        job.is_paused = is_waiting and self._images.holds_cores
-        self._is_tower_opening |= is_waiting and self._images.is_opening
+        # both would compute on the same cores, each more slowly
+        job.is_paused = is_waiting and self._tower.is_open and not self._tower.on_gpu
 
-    def _spare_threads(self, n_spared: int) -> None:
-        if n_spared != self._n_spared:
-            self._n_spared = n_spared
-            self._decoder.spare_threads(n_spared)
+    def _spare_threads(self) -> None:
+        """While the tower is opened for a running job, it takes one core."""
+        is_opening = any(image.encoding for job in self.running for image in job.images) and not self._tower.is_open
+        self._decoder.spare_threads(int(is_opening))
 
-    def _make_room(self, plan: StepPlan) -> StepPlan:
-        """Moves idle conversations, or else the youngest running one, out of the KV cache until the step fits."""
+    def _plan(self) -> StepPlan:
+        """The next step; idle conversations, or else the youngest running ones, leave the KV cache until it fits."""
+        n_prompt = self._size.prompt_positions(any(job.is_decoding for job in self.running))
+        plan = plan_step(self.running, n_prompt)
         while not self._decoder.sequences.make_room(plan.n_positions):
-            plan = plan.without(self._preempt())
+            self._preempt()
+            plan = plan_step(self.running, n_prompt)
         return plan
 
-    def _preempt(self) -> Job:
+    def _preempt(self) -> None:
         """Takes the youngest job's place from it; it gets another when one is over."""
         job = self.running[-1]
         if len(self.running) == 1:
             self._end(job, "error", BackendError("llama.cpp has no room left in its KV cache for a single answer."))
-            return job
+            return
         self._done.preempted_total += 1
         self._is_full = True
         self._leave_place(job)
         self._queue.put_back(job)
-        return job
 
     def _compute(self, plan: StepPlan) -> None:
         started = time.perf_counter()
-        self._compute_tokens(plan.decoding)
+        if plan.decoding:
+            self._sample_all(plan.decoding, self._decode(plan.decoding, self._decoder.decode_tokens))
         if plan.rows or plan.texts:
             self._flush()
             between = time.perf_counter()
-            with self._prefilling(plan.rows) as rows:
-                if rows:
-                    self._try(lambda: self._decoder.decode_rows([chunk for _, chunk in rows]), rows)
-            with self._prefilling(plan.texts) as texts:
-                ends = self._decode(texts)
-            self._sample_all(texts, ends)
+            self._prefill(plan.rows, self._decoder.decode_rows)
+            self._prefill(plan.texts, self._decoder.decode_tokens)
             self._size.learn(plan.n_prompt, time.perf_counter() - between)
         self._note_step(started)
 
-    @contextmanager
-    def _prefilling(self, parts: Sequence[_Part]) -> Iterator[Sequence[_Part]]:
-        """While inside, these are computed: those of them that were not preempted. It stops when all were cancelled.
+    def _prefill(self, parts: _Parts[_Chunk], decode: _Decode[_Chunk]) -> None:
+        """Computes parts of prompts, those that have not lost their place since. It stops when all were cancelled.
 
         Not for next tokens: they take so little time that a cancelled answer can wait for the end of it.
         """
         parts = [(job, chunk) for job, chunk in parts if job.sequence is chunk.sequence]
         if not parts:
-            yield parts
             return
         before = [job.n_computed for job, _ in parts]
         started = time.perf_counter()
         self._queue.start_computing([job for job, _ in parts])
         try:
-            yield parts
+            ends = self._decode(parts, decode)
         finally:
             self._queue.stop_computing()
-            for (job, _), n_before in zip(parts, before, strict=True):
-                job.answer.note_prefill(time.perf_counter() - started, max(0, job.n_computed - n_before))
+        for (job, _), n_before in zip(parts, before, strict=True):
+            job.answer.note_prefill(time.perf_counter() - started, max(0, job.n_computed - n_before))
+        self._sample_all(parts, ends)
 
-    def _compute_tokens(self, parts: Sequence[TextPart]) -> None:
-        """Computes the tokens of those that were not preempted, all at once, and samples the next ones."""
-        parts = [(job, chunk) for job, chunk in parts if job.sequence is chunk.sequence]
-        self._sample_all(parts, self._decode(parts))
-
-    def _decode(self, parts: Sequence[TextPart]) -> Sequence[int]:
-        """Where in the batch each part ends; empty if it failed."""
-        if not parts:
-            return ()
-        return self._try(lambda: self._decoder.decode_tokens([chunk for _, chunk in parts]), parts) or ()
-
-    def _sample_all(self, parts: Sequence[TextPart], ends: Sequence[int]) -> None:
-        for (job, chunk), end in zip(parts, ends, strict=False):
-            if chunk.is_last:
-                self._sample(job, end)
-
-    def _try(self, compute: Callable[[], _Result], parts: Sequence[_Part]) -> _Result | None:
-        """What a computation returns; None if it failed, which ends the answers whose fault it is."""
+    def _decode(self, parts: _Parts[_Chunk], decode: _Decode[_Chunk]) -> Sequence[int]:
+        """Where in the batch each part ends; empty if it failed, which ends the answers whose fault it is."""
         try:
-            return compute()
+            return decode([chunk for _, chunk in parts]) or ()
         except NoCells:  # llama.cpp has less room than was counted: the next step has one conversation less
             self._preempt()
         except Cancelled:  # by all of them, or by closing: the next step ends them
-            return None
+            pass
         except BackendError as error:
             for job, _ in parts:
                 self._end(job, "error", error)
-        return None
+        return ()
+
+    def _sample_all(self, parts: _Parts[_Chunk], ends: Sequence[int]) -> None:
+        for (job, chunk), end in zip(parts, ends, strict=False):
+            if chunk.is_last:
+                self._sample(job, end)
 
     def _sample(self, job: Job, index: int) -> None:
         if not job.tokens.ids:
@@ -299,38 +282,28 @@ class Worker:
             self._leave_place(job)
             self._is_full = False
             job.sampler.close()
-            self._prefixes.cancel(job)
             for image in job.images:
-                self._images.cancel(image)
+                image.stop_encoding()
         finally:
-            self._emit_end(job, reason, error, last, sequence)
-
-    def _emit_end(
-        self,
-        job: Job,
-        reason: FinishReason,
-        error: BaseException | None,
-        last: Token | None,
-        sequence: KvSequence | None,
-    ) -> None:
-        job.answer.error = error  # its last token may be asked why
-        with Caught() as caught:
-            job.answer.emit(last or job.tokens.end(reason))
-        if caught.error is not None:
-            reason, error = "error", caught.error
-        job.request.on_end(job.tokens)
-        if error is not None:
-            _log.error("an answer failed", exc_info=error)
-        self._done.count_end(reason)
-        self._queue.leave(job, job.answer.placed_s)
-        write = self._prefixes.write(job, sequence) if reason in ("stop", "length") else None
-        if write is None:
-            job.answer.end(reason, error)
-        else:  # an answer is over when what it leaves on disk is there
-            write.add_done_callback(lambda _: job.answer.end(reason))
+            job.answer.error = error  # its last token may be asked why
+            with Caught() as caught:
+                job.answer.emit(last or job.tokens.end(reason))
+            if caught.error is not None:
+                reason, error = "error", caught.error
+            job.request.on_end(job.tokens)
+            if error is not None:
+                _log.error("an answer failed", exc_info=error)
+            self._done.count_end(reason)
+            self._queue.leave(job, job.answer.placed_s)
+            write = self._disk.write(job, sequence) if reason in ("stop", "length") else None
+            if write is None:
+                job.answer.end(reason, error)
+            else:  # an answer is over when what it leaves on disk is there
+                write.add_done_callback(lambda _: job.answer.end(reason))
 
     def _leave_place(self, job: Job) -> None:
         job.answer.flush()
+        self._disk.cancel(job)
         if job.sequence is not None:
             self._decoder.sequences.release(job.sequence)
             job.sequence = None

@@ -23,7 +23,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from edge_llava.errors import EdgeLlavaError
 from edge_llava.home.files import PARTIAL, atomic_file, remove_abandoned
 from edge_llava.home.regular_file import open_regular
 from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.runs import Position
 
 MAX_BYTES = 2_000_000_000
 _HEADER = struct.Struct("<16sQ32sQ32s")
@@ -38,6 +39,7 @@ _MAGIC = b"edge-llava kv\0\0\0"
 _VERSION = 1
 _ENTRY = re.compile(r"[0-9a-f]{64}\.kv")  # whatever else lies there is not ours
 _CHUNK_BYTES = 1 << 22  # between two looks at `cancel`
+_N_MARK = 16  # digits with which all keys of beginnings that end with the same image start
 _log = logging.getLogger("edge_llava.cache")
 
 
@@ -48,6 +50,21 @@ class StoredFile:
     path: Path
     n_bytes: int
     used_s: float
+
+
+def entry_key(conditions: str, identity: str, positions: Sequence[Position]) -> str:
+    """The key of a beginning that ends with an image: 64 hex digits.
+
+    Args:
+        conditions: What else decides the numbers of its state.
+        identity: Of the image's rows.
+        positions: What each of its positions was computed from.
+    """
+    digest = hashlib.sha256(f"{conditions}\n".encode())
+    for position in positions:
+        line = str(position) if isinstance(position, int) else f"{position[0]} {position[1]}"
+        digest.update(f"{line}\n".encode())
+    return identity[:_N_MARK] + digest.hexdigest()[_N_MARK:]
 
 
 class PrefixStore:
@@ -65,16 +82,12 @@ class PrefixStore:
         """Whether there is an entry; it may turn out to be damaged."""
         return os.path.isfile(self._path(key))
 
-    def has_any(self, mark: str) -> bool:
-        """Whether there is an entry whose key begins with `mark`."""
-        return any(file.path.name.startswith(mark) for file in self._scan(_ENTRY))
+    def has_image(self, identity: str) -> bool:
+        """Whether there is an entry for a beginning that ends with an image."""
+        return any(file.path.name.startswith(identity[:_N_MARK]) for file in self._scan(_ENTRY))
 
     def load(self, key: str, cancel: threading.Event) -> bytearray | None:
         """The state of an entry, marked as used now; None if there is none. A damaged one is removed with a warning.
-
-        Args:
-            key: 64 hex digits.
-            cancel: Set it from another thread to stop.
 
         Raises:
             Cancelled: If `cancel` was set before it was read.
@@ -87,7 +100,7 @@ class PrefixStore:
             return None
         except _Damaged as fault:
             _log.warning("%s is ignored and written again: %s", path, fault)
-            _remove(path)
+            self.remove(key)
             return None
         except OSError as error:
             _log.warning("%s cannot be read: %s", path, error.strerror)
@@ -105,15 +118,14 @@ class PrefixStore:
 
     def remove(self, key: str) -> None:
         """Removes an entry, if there is one."""
-        _remove(self._path(key))
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("%s cannot be removed: %s", path, error.strerror)
 
     def save(self, key: str, state: bytearray, cancel: threading.Event) -> None:
-        """Writes an entry; older ones make room. What the disk refuses is a warning.
-
-        Args:
-            key: 64 hex digits.
-            state: At most `max_bytes` with its header, or nothing is written.
-            cancel: Set it from another thread to stop.
+        """Writes an entry, unless it alone exceeds `max_bytes`; older ones make room. A disk that refuses is a warning.
 
         Raises:
             Cancelled: If `cancel` was set before it was written; nothing is left behind.
@@ -161,7 +173,7 @@ class PrefixStore:
         for file in files:
             if surplus <= 0:
                 return
-            _remove(file.path)
+            self.remove(file.path.stem)
             surplus -= file.n_bytes
 
     def _scan(self, kind: re.Pattern[str]) -> Iterator[StoredFile]:
@@ -215,10 +227,3 @@ def _chunks(state: bytearray, cancel: threading.Event) -> Iterator[memoryview]:
         if cancel.is_set():
             raise Cancelled
         yield memoryview(state)[start : start + _CHUNK_BYTES]
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        _log.warning("%s cannot be removed: %s", path, error.strerror)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp
 import numpy as np
@@ -64,6 +64,7 @@ class RowChunk:
     rows: NDArray[np.float32]
     identity: str
     first_row: int
+    is_last: ClassVar[bool] = False  # no token is sampled after a row
 
     @property
     def n_tokens(self) -> int:

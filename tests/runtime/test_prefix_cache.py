@@ -312,7 +312,7 @@ def test_other_settings_are_not_restored(kept, open_caching, seeded_f32, picture
 
 
 def test_another_build_is_not_restored(kept, open_caching, seeded_f32, picture, monkeypatch, n_restored):
-    monkeypatch.setattr("edge_llava.runtime.kv.disk_prefixes.library_digest", lambda: "0" * 64)
+    monkeypatch.setattr("edge_llava.runtime.engine.disk_prefixes.library_digest", lambda: "0" * 64)
     assert n_restored(open_caching(seeded_f32), picture) == 0
 
 

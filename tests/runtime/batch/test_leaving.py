@@ -187,7 +187,7 @@ def fault_of(engine, place, monkeypatch):
     owner, name = {
         "step": (engine.engine.language.sequences, "tidy"),
         "place": (engine.engine.language.sequences, "claim"),
-        "end": (engine.engine._worker._images, "cancel"),
+        "end": (engine.engine._worker._disk, "cancel"),
     }[place]
     monkeypatch.setattr(owner, name, fail)
 

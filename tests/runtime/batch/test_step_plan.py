@@ -10,8 +10,7 @@ import pytest
 from edge_llava.runtime.answer import Token
 from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.engine.job import Job
-from edge_llava.runtime.engine.step import plan_step
-from edge_llava.runtime.engine.step_size import StepSize
+from edge_llava.runtime.engine.step import StepSize, plan_step
 from edge_llava.runtime.kv.sequences import KvSequence
 from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.options import SamplingOptions
@@ -80,7 +79,7 @@ def test_rows_and_texts_share_a_step():
     assert plan.rows[0][1].positions == [("k", row) for row in range(4, 10)]
     plan = plan_step(jobs, 17)
     assert shape(plan) == ([], [(1, 4, 6), (2, 0, 10)], [(3, [100], False)])
-    assert shape(plan.without(jobs[0])) == ([], [(2, 0, 10)], [(3, [100], False)])
+    assert shape(plan_step(jobs[:2], 17)) == ([], [(1, 4, 6), (2, 0, 10)], [])  # the same without the youngest
 
 
 def test_texts_on_both_sides_of_an_answer_are_one():
