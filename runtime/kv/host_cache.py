@@ -28,27 +28,30 @@ class HostCache:
     """Keeps the most recent conversations in at most so many bytes.
 
     Attributes:
-        n_bytes: What it holds.
         n_bytes_max: What it may hold; 0 keeps nothing.
     """
 
     def __init__(self, n_bytes_max: int) -> None:
-        self.n_bytes, self.n_bytes_max = 0, n_bytes_max
+        self.n_bytes_max = n_bytes_max
         self._kept: list[KeptConversation] = []  # the oldest first
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def n_bytes(self) -> int:
+        """What it holds."""
+        return sum(len(kept.state) for kept in self._kept)
 
     def put(self, conversation: KeptConversation) -> None:
         """Keeps a conversation; forgets those that it continues, and the oldest ones that do not fit."""
         for kept in tuple(self._kept):
             is_beginning = kept.positions == conversation.positions[: len(kept.positions)]
             if is_beginning and kept.salt == conversation.salt:
-                self.remove(kept)
+                self._kept.remove(kept)
         self._kept.append(conversation)
-        self.n_bytes += len(conversation.state)
         while self.n_bytes > self.n_bytes_max:
-            self.remove(self._kept[0])
+            del self._kept[0]
 
     def find(self, wanted: Sequence[Position], salt: str = "") -> tuple[int, KeptConversation] | None:
         """The conversation of a salt that shares the longest beginning, and the number of positions shared."""
@@ -59,10 +62,7 @@ class HostCache:
         """Forgets a conversation, unless that has happened since it was found."""
         if conversation in self._kept:
             self._kept.remove(conversation)
-            self.n_bytes -= len(conversation.state)
 
     def forget(self, owner: int) -> None:
         """Forgets the conversations of an owner."""
-        for kept in tuple(self._kept):
-            if kept.owner == owner:
-                self.remove(kept)
+        self._kept = [kept for kept in self._kept if kept.owner != owner]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any
 import llama_cpp
 
 from edge_llava.runtime.kv.host_cache import HostCache, KeptConversation
-from edge_llava.runtime.kv.state import read_prefix, read_sequence, write_sequence
 from edge_llava.runtime.runs import Position, count_common
 
 _N_IDLE_CELLS = 256  # attention looks at every cell in use, of whichever conversation: idle ones slow all others
@@ -61,13 +61,7 @@ class KvSequences:
     """
 
     def __init__(self, context: Any, n_sequences: int, n_cells: int, host: HostCache) -> None:
-        """
-        Args:
-            context: llama.cpp's context.
-            n_sequences: As the context was made with, less one: the last is for copies.
-            n_cells: As the context has.
-            host: An empty one.
-        """
+        """`context` was made with one sequence more than `n_sequences`: the last is for copies."""
         self.n_cells, self.host = n_cells, host
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequences = [KvSequence(id) for id in range(n_sequences)]
@@ -125,17 +119,30 @@ class KvSequences:
         self.truncate(target, 0)
         if not self.make_room(len(positions)):
             raise NoCells
-        if write_sequence(self._context, state, target.id) != len(positions):
+        n_bytes = llama_cpp.llama_state_seq_set_data(self._context, _pointer(state), len(state), target.id)
+        n_positions = int(llama_cpp.llama_memory_seq_pos_max(self._memory, target.id)) + 1
+        if n_bytes != len(state) or n_positions != len(positions):
             self.truncate(target, 0)
             return False
         self.extend(target, positions)
         return True
 
     def copy_prefix(self, sequence: KvSequence, positions: Sequence[Position]) -> bytearray:
-        """The state of a sequence's first positions, for `restore`; empty if it begins otherwise."""
+        """llama.cpp's copy of a sequence's first positions, for `restore`; empty if it begins otherwise."""
         if sequence.positions[: len(positions)] != list(positions):
             return bytearray()
-        return read_prefix(self._context, sequence.id, len(positions), self._scratch)
+        # only whole sequences are copied: another one marks the cells
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence.id, self._scratch, 0, len(positions))
+        try:
+            return self._copy(self._scratch)
+        finally:
+            llama_cpp.llama_memory_seq_rm(self._memory, self._scratch, 0, -1)
+
+    def _copy(self, id: int) -> bytearray:
+        """All positions of one of llama.cpp's sequences; empty if it cannot give them."""
+        state = bytearray(llama_cpp.llama_state_seq_get_size(self._context, id))
+        n_bytes = llama_cpp.llama_state_seq_get_data(self._context, _pointer(state), len(state), id)
+        return state if n_bytes == len(state) else bytearray()
 
     def forget(self, owner: int) -> None:
         """An owner is gone: what its conversation holds may be used, but is not kept."""
@@ -182,18 +189,12 @@ class KvSequences:
         return self.n_cells - len(self._holders) >= n_positions
 
     def make_room(self, n_positions: int) -> bool:
-        """Moves idle conversations out of the cache, the least recently used first, until so many cells are free.
-
-        Returns:
-            Whether they are.
-        """
-        if self.has_room(n_positions):
-            return True
+        """Moves idle conversations out, the least recently used first, until so many cells are free; says if they are."""
         for sequence in self._idle():
-            self._put_away(sequence)
             if self.has_room(n_positions):
-                return True
-        return False
+                break
+            self._put_away(sequence)
+        return self.has_room(n_positions)
 
     def tidy(self) -> None:
         """Moves idle conversations that slow others down out of the cache; what they share with these costs nothing."""
@@ -218,10 +219,9 @@ class KvSequences:
     def _put_away(self, sequence: KvSequence, n_left: int = 0, *, is_worth: bool = True) -> None:
         """Drops a sequence from position `n_left` on; the host cache gets a copy of what no other sequence holds."""
         is_worth = is_worth and not sequence.is_forgotten and self.host.n_bytes_max > 0
-        if is_worth and self._count_own(sequence, n_left) >= _WORTH_KEEPING:
-            state = read_sequence(self._context, sequence.id)
-            if state:
-                self.host.put(KeptConversation(tuple(sequence.positions), state, sequence.salt, sequence.owner))
+        is_worth = is_worth and self._count_own(sequence, n_left) >= _WORTH_KEEPING
+        if is_worth and (state := self._copy(sequence.id)):
+            self.host.put(KeptConversation(tuple(sequence.positions), state, sequence.salt, sequence.owner))
         self.truncate(sequence, n_left)
 
     def _restore(self, target: KvSequence, n_common: int, kept: KeptConversation) -> bool:
@@ -236,6 +236,10 @@ class KvSequences:
         if n_common == len(kept.positions):
             self.host.remove(kept)
         return True
+
+
+def _pointer(state: bytearray) -> Any:
+    return (ctypes.c_uint8 * len(state)).from_buffer(state)
 
 
 def _is_owned(sequence: KvSequence, owner: int | None) -> bool:
