@@ -189,7 +189,7 @@ class KvSequences:
         return self.n_cells - len(self._holders) >= n_positions
 
     def make_room(self, n_positions: int) -> bool:
-        """Moves idle conversations out, the least recently used first, until so many cells are free; says if they are."""
+        """Whether so many cells are free, after idle conversations have moved out, the least recently used first."""
         for sequence in self._idle():
             if self.has_room(n_positions):
                 break

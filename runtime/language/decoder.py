@@ -20,9 +20,9 @@ from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
 from edge_llava.runtime.language.llama_params import context_params, decisive_settings
-from edge_llava.runtime.lifetime.aside import run_aside
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.native import freed_with
+from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions, n_ctx
 from edge_llava.runtime.runs import Position
 

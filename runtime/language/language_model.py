@@ -16,8 +16,8 @@ from edge_llava.errors import BackendError
 from edge_llava.ggml.openmp import end_threads_before_forks
 from edge_llava.runtime.language.llama_log import last_error, route_log
 from edge_llava.runtime.language.llama_params import model_params
-from edge_llava.runtime.lifetime.aside import run_aside
 from edge_llava.runtime.lifetime.native import freed_with
+from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -33,7 +34,7 @@ class StopFlag(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits for the request, looking every few milliseconds; returns whether it came."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.is_set() and (deadline is None or time.monotonic() < deadline):
-            time.sleep(_LOOK_S if deadline is None else max(0.0, min(_LOOK_S, deadline - time.monotonic())))
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        while not self.is_set() and (left_s := deadline - time.monotonic()) > 0:
+            time.sleep(min(_LOOK_S, left_s))
         return self.is_set()

@@ -32,8 +32,7 @@ class Gate:
         """
         Args:
             name: What lies behind it, for messages: "this model".
-            stop: Called on closing, perhaps several times, always before `free`: those inside should leave soon. Must
-                not wait.
+            stop: Has those inside leave soon; called on closing, perhaps several times, before `free`. Must not wait.
             free: Called once, when no thread is inside.
         """
         self.closing = StopFlag()
@@ -56,31 +55,21 @@ class Gate:
         return os.getpid() != self._process
 
     def check_process(self) -> None:
-        """
-        Raises:
-            EdgeLlavaError: In a forked child.
-        """
+        """Raises EdgeLlavaError in a forked child."""
         if self.is_elsewhere:
             raise EdgeLlavaError(
                 f"{self._name} was opened in another process, which forked this one. Load it in this process."
             )
 
     def check_open(self) -> None:
-        """
-        Raises:
-            EdgeLlavaError: If it is closed, or in a forked child.
-        """
+        """Raises EdgeLlavaError if it is closed, and in a forked child."""
         self.check_process()
         if self.closed:
             raise EdgeLlavaError(f"{self._name} is closed. Load it again.")
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """While inside, the engines stay.
-
-        Raises:
-            EdgeLlavaError: If it is closed, or in a forked child.
-        """
+        """While inside, the engines stay. Raises as `check_open`."""
         self.check_process()
         with self.visiting():
             self.check_open()
@@ -100,15 +89,14 @@ class Gate:
             yield
         finally:
             if is_counted:
-                self._leave()
+                self._forget_thread()
+                if self.closed and not self._n_closing:
+                    self._free_if_empty()
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Stops those inside and returns when the engines are freed; a thread that is inside returns at once.
+        """Stops those inside and returns when the engines are freed, after `timeout_s` at the latest.
 
-        In a forked child it does nothing. Safe to call any number of times.
-
-        Args:
-            timeout_s: The longest wait.
+        A thread that is inside returns at once; in a forked child it does nothing. Safe to call any number of times.
         """
         if self.is_elsewhere:
             return
@@ -137,11 +125,6 @@ class Gate:
         self.closing.set()
         self._stop()
         warnings.warn(f"{self._name} was dropped without close()", ResourceWarning, stacklevel=2)
-
-    def _leave(self) -> None:
-        self._forget_thread()
-        if self.closed and not self._n_closing:
-            self._free_if_empty()
 
     def _forget_thread(self) -> None:
         thread = threading.get_ident()

@@ -16,12 +16,7 @@ def freed_with(owner: object, free: Callable[..., object], *handles: Any) -> Cal
 
     Does nothing in a forked child, which lacks the threads of the engines and may inherit their locks as taken, and
     nothing at the end of the process, when the system reclaims all memory. Of several for one owner, the last is the
-    first to run.
-
-    Args:
-        owner: May not be reachable from `free` or `handles`.
-        free: Called with the handles.
-        handles: What to free.
+    first to run. The owner may not be reachable from `free` or `handles`.
     """
     process = os.getpid()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,10 +26,6 @@ class WorkThread:
     """
 
     def __init__(self, name: str) -> None:
-        """
-        Args:
-            name: Of the thread.
-        """
         self._name = name
         self._items: _Items = SimpleQueue()
         self._starting = threading.Lock()
@@ -57,27 +55,35 @@ class WorkThread:
         return future
 
     def close(self, *, wait: bool = True) -> None:
-        """Takes no more work, and ends after what was begun; safe to call twice.
+        """Takes no more work, and ends after the rest; safe to call twice.
 
         Args:
             wait: Drop the work that was not begun, and return when the thread has ended.
         """
         with self._starting:
             self._is_closed = True
-        if wait:
-            self._cancel_waiting()
+        with suppress(Empty):
+            while wait:  # until there is none
+                if (item := self._items.get_nowait()) is not None:
+                    item[0].cancel()
         self._items.put(None)
         if wait and self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _cancel_waiting(self) -> None:
-        while True:
-            try:
-                item = self._items.get_nowait()
-            except Empty:
-                return
-            if item is not None:
-                item[0].cancel()
+
+def run_aside(work: Callable[[], _Result]) -> _Result:
+    """Runs a function on a thread of its own and returns its result: for work in C that calls Python back.
+
+    Python runs signal handlers on the main thread only. One that raised inside a callback from C (llama.cpp's log)
+    would be swallowed there; on this thread, which waits in Python, it is raised as soon as the work is done.
+    """
+    thread = WorkThread("edge-llava-load")
+    future = thread.submit(work)
+    thread.close(wait=False)
+    try:
+        return future.result()
+    finally:
+        futures.wait([future])  # what it made is dropped here, and not while it is being made
 
 
 def _work_off(items: _Items) -> None:
