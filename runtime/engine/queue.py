@@ -14,10 +14,6 @@ from edge_llava.runtime.language.decoder import AbortSwitch
 _FIRST_GUESS_S, _SHARE_OF_NEW = 2.0, 0.2
 
 
-def _do_nothing() -> None:
-    pass
-
-
 class JobQueue:
     """Between the threads of clients, which put jobs in and cancel them, and the worker, which takes them out.
 
@@ -30,11 +26,9 @@ class JobQueue:
     """
 
     def __init__(self, n_parallel: int, n_queued: int | None, abort: AbortSwitch) -> None:
-        """
-        Args:
-            n_parallel: Jobs that run at a time.
-            n_queued: Jobs that may wait at the same time; None: any number.
-            abort: Stops the worker's computation; set when everything in it was cancelled.
+        """`n_parallel` jobs run at a time, and `n_queued` may wait (None: any number).
+
+        `abort` stops the worker's computation; it is set when everything in it was cancelled.
         """
         self.is_closed = self.has_changed = False
         self.n_refused = 0
@@ -53,11 +47,7 @@ class JobQueue:
         return len(self._waiting)
 
     def check_room(self) -> None:
-        """
-        Raises:
-            QueueFull: If a job put in now would be refused.
-            EdgeLlavaError: If it is closed.
-        """
+        """Raises QueueFull if a job put in now would be refused, EdgeLlavaError if it is closed."""
         with self._changed:
             if self.is_closed:
                 raise EdgeLlavaError("this model is closed. Load it again.")
@@ -66,16 +56,13 @@ class JobQueue:
                 raise QueueFull(len(self._inside), self._job_s * (len(self._waiting) + 1) / self._n_parallel)
 
     def put(self, job: Job) -> None:
-        """Lets a job in at the end.
-
-        Raises: as `check_room`.
-        """
+        """Lets a job in at the end. Raises as `check_room`."""
         with self._changed:
             self.check_room()
             job.number = next(self._numbers)
             self._inside.append(job)
             self._waiting.append(job)
-            self._notify()
+            self.wake()
 
     def put_back(self, job: Job) -> None:
         """The worker's: a preempted job is the next to get a place."""
@@ -86,18 +73,15 @@ class JobQueue:
         """The worker's: a job that left its place to others until its reader continues."""
         with self._changed:
             self._held.append(job)
-            self._release(job)
+            self.release(job)  # if it was read in the meantime
 
     def release(self, job: Job) -> None:
         """From any thread: a held job may continue."""
         with self._changed:
-            self._release(job)
-            self._notify()
-
-    def _release(self, job: Job) -> None:
-        if job in self._held and job.answer.check_credit():
-            self._held.remove(job)
-            self._waiting.append(job)
+            if job in self._held and job.answer.check_credit():
+                self._held.remove(job)
+                self._waiting.append(job)
+            self.wake()
 
     def take(self) -> Job | None:
         """The worker's: the next job, if there is one."""
@@ -133,7 +117,7 @@ class JobQueue:
                     self._left.append(job)
             if self._computing and all(computed.is_cancelled for computed in self._computing):
                 self._abort.set()
-            self._notify()
+            self.wake()
 
     def leave(self, job: Job, seconds: float) -> None:
         """The worker's: a job is over, after so many seconds in its place; 0 if it had none."""
@@ -156,15 +140,12 @@ class JobQueue:
             if not self.is_closed:
                 self._abort.clear()
 
-    def wait(self, has_work: Callable[[], bool], before: Callable[[], None] = _do_nothing) -> bool:
-        """The worker's: waits for something to do.
+    def wait(self, has_work: Callable[[], bool], before: Callable[[], None] = lambda: None) -> bool:
+        """The worker's: waits for something to do; False once the queue is closed.
 
         Args:
             has_work: Looked at whenever something changed, under the lock.
             before: Called before this really waits.
-
-        Returns:
-            False once the queue is closed.
         """
         with self._changed:
             self.has_changed = False
@@ -176,15 +157,12 @@ class JobQueue:
     def wake(self) -> None:
         """From any thread: something changed that `wait` should look at."""
         with self._changed:
-            self._notify()
+            self.has_changed = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Takes nothing in any more and stops what is being computed; safe to call twice."""
         with self._changed:
             self.is_closed = True
             self._abort.set()
-            self._notify()
-
-    def _notify(self) -> None:
-        self.has_changed = True
-        self._changed.notify_all()
+            self.wake()
