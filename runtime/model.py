@@ -84,7 +84,7 @@ class LlavaModel:
             self._encode_early(first_images, store)
             self.engine = Engine(bundle, options, self.tower, store)
             begun.callback(self.engine.close)
-            self._planner = Planner(self.engine.language, self.tower, self.engine.n_ctx)
+            self._planner = Planner(self.engine.language, self.tower, self.engine.language.n_ctx)
             begun.pop_all()
         self.gate = self.engine.gate
         self._language_load_s = time.perf_counter() - started
@@ -120,7 +120,7 @@ class LlavaModel:
     @property
     def n_ctx(self) -> int:
         """Positions that one conversation may take, its answer among them."""
-        return self.engine.n_ctx
+        return self.engine.language.n_ctx
 
     @property
     def metrics(self) -> EngineMetrics:

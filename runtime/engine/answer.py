@@ -39,13 +39,6 @@ class Answer:
     """
 
     def __init__(self, request: Request, tokens: AnswerTokens, on_token: TokenCallback, gate: Gate) -> None:
-        """
-        Args:
-            request: What was asked.
-            tokens: Where its tokens are collected.
-            on_token: Called with every token.
-            gate: Of the engine.
-        """
         self.n_prompt_tokens = sum(run.n_tokens for run in request.runs) + len(request.start.ids)
         self.n_image_tokens = sum(run.n_tokens for run in request.runs if isinstance(run, ImageRun))
         self.n_dropped, self.tokens = request.n_dropped, tokens
@@ -89,7 +82,8 @@ class Answer:
                 itself.
         """
         self._gate.check_process()
-        self._check_thread()
+        if threading.current_thread().name == ENGINE_THREAD:
+            raise EdgeLlavaError("a callback of an answer cannot wait for one: they are computed on this thread.")
         with self._gate.visiting():
             while timeout_s is None and not self._over.wait(_POLL_S):
                 pass
@@ -106,12 +100,8 @@ class Answer:
     def note_read(self) -> None:
         """The reader's: a token was read. An answer with a credit is computed no further ahead than that."""
         self._n_read += 1
-        if self.is_held and self._credit is not None and self._n_unread <= self._credit // 2:
+        if self.is_held and self._credit is not None and self._n_emitted - self._n_read <= self._credit // 2:
             self._on_credit()
-
-    @property
-    def _n_unread(self) -> int:
-        return self._n_emitted - self._n_read
 
     def timings(self, load_s: float = 0.0) -> Timings:
         """Where the time went so far; `load_s` is passed through."""
@@ -144,7 +134,7 @@ class Answer:
             return True
         n_most = self._credit // 2 if self.is_held else self._credit - 1
         self.is_held = True  # first: the reader, which may be reading now, looks at this
-        self.is_held = self._n_unread > n_most
+        self.is_held = self._n_emitted - self._n_read > n_most
         return not self.is_held
 
     def note_place(self, n_cached_tokens: int) -> None:
@@ -171,10 +161,7 @@ class Answer:
             self._n_prefilled += n_positions
 
     def emit(self, token: Token) -> None:
-        """The engine's: hands a token over.
-
-        Raises: What the callback raises.
-        """
+        """The engine's: hands a token over. Raises what the callback raises."""
         now = time.perf_counter()
         if token.id is not None:
             self._first_token_at, self._last_token_at = self._first_token_at or now, now
@@ -187,13 +174,9 @@ class Answer:
             self.flush()
 
     def flush(self) -> None:
-        """The engine's: hands over the tokens that were kept back, so that a fast model does not wake its reader for
-        each of them.
-
-        Raises: What the callback raises.
-        """
+        """The engine's: hands over what was kept back, not to wake a reader for each token. Raises as `emit`."""
         tokens, self._kept_back = self._kept_back, []
-        on_token, self._on_token = self._on_token, _ignore  # one that raises is not called again
+        on_token, self._on_token = self._on_token, _do_nothing  # one that raises is not called again
         for token in tokens:
             on_token(token)
         self._on_token = on_token
@@ -201,7 +184,7 @@ class Answer:
     def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """The engine's: nothing more comes."""
         self.finish_reason, self.error = reason, error
-        self._on_token = _ignore  # a client that keeps the answer keeps nothing else
+        self._on_token = _do_nothing  # a client that keeps the answer keeps nothing else
         self._on_cancel = self._on_credit = _do_nothing
         with self._ending:
             self._has_ended = True
@@ -210,16 +193,8 @@ class Answer:
             callback()
         self._over.set()
 
-    def _check_thread(self) -> None:
-        if threading.current_thread().name == ENGINE_THREAD:
-            raise EdgeLlavaError("a callback of an answer cannot wait for one: they are computed on this thread.")
 
-
-def _ignore(token: Token) -> None:
-    pass
-
-
-def _do_nothing() -> None:
+def _do_nothing(*_: object) -> None:
     pass
 
 

@@ -75,17 +75,8 @@ class Engine:
         self._thread = threading.Thread(target=_work, args=(self.gate, self._worker), name=ENGINE_THREAD, daemon=True)
         self._thread.start()
 
-    @property
-    def n_ctx(self) -> int:
-        """Positions that one conversation may take, its answer among them."""
-        return self.language.n_ctx
-
     def check_room(self) -> None:
-        """
-        Raises:
-            QueueFull: If a request would be refused now.
-            EdgeLlavaError: If the engine is closed.
-        """
+        """Raises QueueFull if a request would be refused now, EdgeLlavaError if the engine is closed."""
         self._queue.check_room()
 
     def submit(self, request: Request, on_token: TokenCallback) -> Answer:
@@ -151,11 +142,7 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Ends running and waiting answers as cancelled and frees everything; safe to call twice, from any thread.
-
-        From within a token's callback, and from a signal handler that interrupts one of these methods, it returns at
-        once, and the engine is freed when the last thread has left it. In a forked child it does nothing.
-        """
+        """Ends running and waiting answers as cancelled and frees everything; from any thread, see `Gate.close`."""
         self.gate.close()
 
 

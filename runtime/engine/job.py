@@ -44,6 +44,7 @@ class Job:
         request: What was asked.
         answer: What the client sees of it.
         wanted: What every position stands for.
+        images: By the identity of their rows, each once.
         sampler: Chooses its tokens.
         sequence: Its place in the KV cache; None while it waits.
         reading: The beginning of it that is being read from disk; None: nothing is.
@@ -60,13 +61,8 @@ class Job:
         self.sequence: KvSequence | None = None
         self.reading: DiskRead | None = None
         self.is_paused = self.is_cancelled = False
-        self._images = {run.identity: run for run in request.runs if isinstance(run, ImageRun)}
+        self.images = {run.identity: run for run in request.runs if isinstance(run, ImageRun)}
         self._sources: list[tuple[int, Job]] = []
-
-    @property
-    def images(self) -> Sequence[ImageRun]:
-        """Its images, each once."""
-        return tuple(self._images.values())
 
     @property
     def n_computed(self) -> int:
@@ -86,10 +82,10 @@ class Job:
 
     def missing_images(self, n_known: int) -> list[ImageRun]:
         """Images with positions beyond the first `n_known`, whose rows were not computed."""
-        if not self._images or n_known >= len(self.wanted) - 1:
+        if not self.images or n_known >= len(self.wanted) - 1:
             return []
         beyond = {position[0] for position in self.wanted[n_known:] if isinstance(position, tuple)}
-        return [image for image in self.images if image.identity in beyond and image.embedding is None]
+        return [image for image in self.images.values() if image.identity in beyond and image.embedding is None]
 
     def find_sources(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
@@ -113,7 +109,7 @@ class Job:
         if self.prefix_source() is not None or (self.tokens.ids and not self.answer.check_credit()):
             return False
         first = self.wanted[start]
-        return isinstance(first, int) or self._images[first[0]].embedding is not None
+        return isinstance(first, int) or self.images[first[0]].embedding is not None
 
     def next_token(self) -> TokenChunk:
         """The token that was sampled last, of a job that is decoding and has a place."""
@@ -128,7 +124,7 @@ class Job:
         first = self.wanted[start]
         if isinstance(first, tuple):
             identity, row = first
-            return RowChunk(self.sequence, self._images[identity].rows[row : row + limit], identity, row)
+            return RowChunk(self.sequence, self.images[identity].rows[row : row + limit], identity, row)
         ids: list[int] = []
         for position in self.wanted[start : start + limit]:
             if isinstance(position, tuple):

@@ -66,7 +66,6 @@ class StepSize:
     """Learns how fast this device computes prompts: a step may take so much of them that answers keep arriving."""
 
     def __init__(self, n_batch: int) -> None:
-        """`n_batch`: positions that are computed at a time."""
         self._n_batch, self._position_s = n_batch, _STEP_S / _ROUND
 
     def prompt_positions(self, some_decode: bool) -> int:

@@ -115,14 +115,7 @@ class Worker:
             is_steady = all(job.is_decoding and job.can_compute() for job in self.running)
             if not is_steady or not self._decoder.sequences.has_room(len(self.running)):
                 return
-            started = time.perf_counter()
-            parts = [(job, job.next_token()) for job in self.running]
-            self._sample_all(parts, self._decode(parts, self._decoder.decode_tokens))
-            self._note_step(started)
-
-    def _note_step(self, started: float) -> None:
-        self._done.steps_total += 1
-        self._done.decode_seconds_total += time.perf_counter() - started
+            self._compute(StepPlan([(job, job.next_token()) for job in self.running], [], []))
 
     def _fill_places(self) -> None:
         while not self._has_place and not self._is_full and (held := self._find_held()) is not None:
@@ -180,8 +173,8 @@ class Worker:
 
     def _spare_threads(self) -> None:
         """While the tower is opened for a running job, it takes one core."""
-        is_opening = any(image.encoding for job in self.running for image in job.images) and not self._tower.is_open
-        self._decoder.spare_threads(int(is_opening))
+        is_coming = any(image.encoding for job in self.running for image in job.images.values())
+        self._decoder.spare_threads(int(is_coming and not self._tower.is_open))
 
     def _plan(self) -> StepPlan:
         """The next step; idle conversations, or else the youngest running ones, leave the KV cache until it fits."""
@@ -213,7 +206,8 @@ class Worker:
             self._prefill(plan.rows, self._decoder.decode_rows)
             self._prefill(plan.texts, self._decoder.decode_tokens)
             self._size.learn(plan.n_prompt, time.perf_counter() - between)
-        self._note_step(started)
+        self._done.steps_total += 1
+        self._done.decode_seconds_total += time.perf_counter() - started
 
     def _prefill(self, parts: _Parts[_Chunk], decode: _Decode[_Chunk]) -> None:
         """Computes parts of prompts, those that have not lost their place since. It stops when all were cancelled.
@@ -282,7 +276,7 @@ class Worker:
             self._leave_place(job)
             self._is_full = False
             job.sampler.close()
-            for image in job.images:
+            for image in job.images.values():
                 image.stop_encoding()
         finally:
             job.answer.error = error  # its last token may be asked why
