@@ -91,7 +91,7 @@ class Answer:
 
     def when_over(self, callback: Callable[[], None]) -> None:
         """Calls a function once the answer is over: on the engine's thread, or now if it is over already."""
-        with self._ending:
+        with self._gate.visiting(), self._ending:
             if not self._has_ended:
                 self._on_over.append(callback)
                 return
