@@ -21,7 +21,7 @@ class DiskRead:
 
     Attributes:
         key: Its entry.
-        n_positions: How many it has.
+        n_positions: How many positions it has.
         state: What was read; None if it is gone or damaged.
         started_at: When it began, of `time.perf_counter`.
         cancel: Set it to stop.
