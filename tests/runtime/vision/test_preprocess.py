@@ -116,24 +116,35 @@ def test_boxed_crop_differs_by_one_level_at_most(size, monkeypatch, noise):
     assert np.abs(boxed - exact).max() <= 1
 
 
+@pytest.fixture
+def use_strips_of(monkeypatch):
+    """use_strips_of(pixels): larger squares are not built."""
+
+    def run(n_pixels):
+        for module in (preprocess, scaling):
+            monkeypatch.setattr(module, "STRIP_PIXELS", n_pixels)
+
+    return run
+
+
 @pytest.mark.parametrize("side", [224, 336])
 @pytest.mark.parametrize("limit", [1, 5_000, 30_000])
-def test_padding_in_strips_is_exact(limit, side, monkeypatch, noise):
+def test_padding_in_strips_is_exact(limit, side, use_strips_of, monkeypatch, noise):
     for n, size in enumerate([(640, 480), (480, 641), (1, 400), (400, 1), (37, 911), (911, 38), (335, 336), (2, 1)]):
         picture = Image.fromarray(noise(*size, seed=n))
         monkeypatch.undo()
         whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
-        monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
+        use_strips_of(limit)
         np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
 
 
 @pytest.mark.parametrize("side", [224, 336])
-def test_padding_of_long_strips_differs_by_one_level_at_most(side, monkeypatch, noise):
+def test_padding_of_long_strips_differs_by_one_level_at_most(side, use_strips_of, monkeypatch, noise):
     for n, size in enumerate([(1, 4000), (4000, 1), (37, 2911), (700, 3001), (2003, 38), (1500, 1499)]):
         picture = Image.fromarray(noise(*size, seed=n))
         monkeypatch.undo()
         whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
-        monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", 30_000)
+        use_strips_of(30_000)
         monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
         boxed = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
         assert np.abs(boxed - whole).max() <= 1
@@ -143,13 +154,13 @@ def test_padding_of_long_strips_differs_by_one_level_at_most(side, monkeypatch, 
     ("size", "side"),
     [((1, 3000), 8), ((1, 4001), 336), ((5, 2911), 24), ((40, 2911), 24), ((3, 3333), 14), ((7, 5000), 64)],
 )
-def test_narrow_strips_are_exact_without_their_padding(size, side, monkeypatch, noise):
+def test_narrow_strips_are_exact_without_their_padding(size, side, use_strips_of, monkeypatch, noise):
     picture, calls = Image.fromarray(noise(*size)), []
     whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
-    scale = preprocess._scale_padded_rows
-    monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", 30_000)
+    scale = preprocess._scale_narrow_rows
+    use_strips_of(30_000)
     monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
-    monkeypatch.setattr(preprocess, "_scale_padded_rows", lambda *given: calls.append(1) or scale(*given))
+    monkeypatch.setattr(preprocess, "_scale_narrow_rows", lambda *given: calls.append(1) or scale(*given))
     np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
     assert calls
 
@@ -179,9 +190,9 @@ def test_large_images_are_scaled_in_strips_with_the_same_result(size, noise):
 @pytest.mark.parametrize("n_threads", [1, 4])
 def test_a_strip_that_fails_fails_the_whole(n_threads, monkeypatch):
     monkeypatch.setattr(scaling, "usable_threads", lambda wanted: n_threads)
-    done = scaling.scale_strips(lambda rows: Image.new("RGB", (2, len(rows))), 10, 3)
-    assert [(list(rows), strip.height) for rows, strip in done] == [
-        ([0, 1, 2], 3), ([3, 4, 5], 3), ([6, 7, 8], 3), ([9], 1),
-    ]  # fmt: skip
-    with pytest.raises(ZeroDivisionError):
-        scaling.scale_strips(lambda rows: Image.new("RGB", (1 // rows.start, 1)), 10, 3)
+    done = []
+    scaling.in_strips(done.append, 10, 3)
+    assert sorted(map(list, done)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    for fails_at in (0, 3, 9):
+        with pytest.raises(ZeroDivisionError):
+            scaling.in_strips(lambda rows, at=fails_at: 1 // (rows.start - at), 10, 3)
