@@ -205,7 +205,7 @@ class LlavaModel:
         """
         image = self.tower.open(source, apply_exif=apply_exif)
         with self.gate.inside():
-            return self._wait_for(self.tower.start(image, cancel=self.gate.closing))
+            return self._wait_for(self.tower.start(image))
 
     def patch_features(self, source: ImageSource | Image, *, apply_exif: bool = True) -> NDArray[np.float32]:
         """What the tower sees in an image, before the projector: float32 (P, D); of tiles, one after another.
@@ -216,7 +216,7 @@ class LlavaModel:
         """
         image = self.tower.open(source, apply_exif=apply_exif)
         with self.gate.inside():
-            features = self._wait_for(self.tower.start_features(image, self.gate.closing))
+            features = self._wait_for(self.tower.start_features(image))
         return features.reshape(-1, features.shape[-1])
 
     def show_input(self, source: ImageSource | Image) -> PIL.Image.Image:

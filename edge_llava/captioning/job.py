@@ -253,7 +253,7 @@ def _encode(model: LlavaModel, ready: Ready, stop: threading.Event) -> Damaged |
     if isinstance(ready.image, ImageEmbedding):
         return ready
     try:
-        embedding = wait_for(model.tower.start(ready.image, cancel=stop), stop)
+        embedding = wait_for(model.tower.start(ready.image), stop)
         return Ready(ready.sha256, embedding, ready.truncated)
     except BackendError as error:
         return Damaged(ready.sha256, error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import asdict
 from functools import partial
@@ -19,14 +21,14 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import ImageError
 from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.lifetime.work_thread import WorkThread
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.runs import ImageRun
 from edge_llava.runtime.vision.anyres import count_tokens, lay_out
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.image_encoder import ImageEncoder, tower_digest
-from edge_llava.runtime.vision.lazy_encoder import LazyEncoder
-from edge_llava.runtime.vision.shared_encoding import SharedEncoding
+from edge_llava.runtime.vision.shared_work import SharedWork
 from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
 
 _LOOK_S = 0.05
@@ -42,6 +44,8 @@ class Tower:
 
     Attributes:
         n_encoded: Images that were encoded.
+        open_s: Seconds that opening the engines took so far.
+        on_gpu: Whether the tower runs on a GPU; False until it was opened.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
@@ -54,29 +58,24 @@ class Tower:
             BundleError: If images cannot be reduced to `options.visual_tokens`.
         """
         check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
-        self.n_encoded = 0
-        self._bundle, self._manifest, self._spec = bundle, bundle.manifest, bundle.manifest.vision
-        self._visual_tokens, self._alpha = options.visual_tokens, options.alpha
-        self._encoder = LazyEncoder(partial(ImageEncoder, bundle, options), stays_open=not options.low_memory)
+        self.n_encoded, self.open_s, self.on_gpu = 0, 0.0, False
+        self._bundle, self._options, self._spec = bundle, options, bundle.manifest.vision
+        self._digests = {
+            "vision tower": tower_digest(bundle.manifest),
+            "projector": bundle.manifest.files["projector"].sha256,
+        }
+        self._opener: Callable[[], ImageEncoder] = partial(ImageEncoder, bundle, options)
+        self._thread = WorkThread("edge-llava-tower")
+        self._encoder: ImageEncoder | None = None  # the thread's own
         self._changing = threading.Lock()
-        self._encodings: dict[str, SharedEncoding] = {}
+        self._encodings: dict[str, SharedWork[ImageEmbedding]] = {}
         self._rows = WeakValueDictionary[str, ImageEmbedding]()
         self._early: dict[str, Future[ImageEmbedding]] = {}
 
     @property
     def is_open(self) -> bool:
         """Whether the next image need not wait until the engines are opened, which takes one core."""
-        return self._encoder.is_open
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the tower runs on a GPU; False until it was opened."""
-        return self._encoder.on_gpu
-
-    @property
-    def open_s(self) -> float:
-        """Seconds that opening the engines took so far."""
-        return self._encoder.open_s
+        return self._encoder is not None
 
     def open(self, source: ImageSource | Image, *, apply_exif: bool = True) -> Image:
         """Opens an image with the tower's options, and prepares what the tower is shown of it.
@@ -84,23 +83,23 @@ class Tower:
         Raises:
             ImageError: If it cannot be read.
         """
-        image = Image.open(source, alpha=self._alpha, apply_exif=apply_exif)
+        image = Image.open(source, alpha=self._options.alpha, apply_exif=apply_exif)
         image.squares(self._spec)
         return image
 
     def n_tokens(self, size: tuple[int, int]) -> int:
         """Context positions that an image of (width, height) takes."""
-        return count_tokens(size, self._spec, self._visual_tokens)
+        return count_tokens(size, self._spec, self._options.visual_tokens)
 
     def key(self, image: Image) -> str:
         """sha256 (hex) of all that decides an image's rows: what the tower is shown, and all that is done to it."""
         digest = hashlib.sha256(json.dumps([image.size, asdict(self._spec)], sort_keys=True).encode())
         for square in image.squares(self._spec):
             digest.update(square.tobytes())
-        for part in (tower_digest(self._manifest), self._manifest.files["projector"].sha256):
-            digest.update(bytes.fromhex(part))
-        if self._visual_tokens is not None:
-            digest.update(f"{_REDUCTION} {self._visual_tokens}".encode())
+        for own in self._digests.values():
+            digest.update(bytes.fromhex(own))
+        if self._options.visual_tokens is not None:
+            digest.update(f"{_REDUCTION} {self._options.visual_tokens}".encode())
         return digest.hexdigest()
 
     def check(self, embedding: ImageEmbedding) -> ImageEmbedding:
@@ -109,18 +108,15 @@ class Tower:
         Raises:
             ImageError: If it was not; says which part differs.
         """
-        own_parts = {
-            "vision tower": (embedding.vision_sha256, tower_digest(self._manifest)),
-            "projector": (embedding.projector_sha256, self._manifest.files["projector"].sha256),
-        }
-        for part, (digest, own) in own_parts.items():
+        digests = embedding.vision_sha256, embedding.projector_sha256
+        for (part, own), digest in zip(self._digests.items(), digests, strict=True):
             if digest != own:
                 raise ImageError(
                     f"this image embedding was made by another {part} ({digest[:12]}...) "
                     f"than that of {self._bundle.name} ({own[:12]}...). "
                     "Make it again: edge-llava embed IMAGE -o FILE.safetensors"
                 )
-        wanted = (self.n_tokens(embedding.image_size), self._manifest.language.n_embd)
+        wanted = (self.n_tokens(embedding.image_size), self._bundle.manifest.language.n_embd)
         if embedding.data.shape != wanted:
             raise ImageError(
                 f"this image embedding has shape {embedding.data.shape}, expected {wanted}. Rows differ where the "
@@ -145,58 +141,50 @@ class Tower:
         identity = hashlib.sha256(f"{key} {salt}".encode()).hexdigest() if salt else key
         return ImageRun(key, identity, self.n_tokens(image.size), image, truncated=image.truncated)
 
-    def start(
-        self,
-        image: Image,
-        key: str | None = None,
-        cancel: threading.Event | None = None,
-        *,
-        identity: str | None = None,
-    ) -> Future[ImageEmbedding]:
+    def start(self, image: Image, key: str | None = None, identity: str | None = None) -> Future[ImageEmbedding]:
         """Begins to encode an image, after those that were begun before, unless its rows are there or on their way.
 
         Args:
             image: What to encode.
             key: The image's key, where it is known already.
-            cancel: Set it from another thread to leave; cancelling the future does the same. An encoding stops when
-                everyone who waits for it has left.
             identity: Encodings and rows are shared among requests of one identity, as of an `ImageRun`; None: the key.
 
         Returns:
-            A future of the caller's own; see `wait_for`.
+            A future of the caller's own. An encoding stops when everyone who waits for it has cancelled theirs.
         """
         key = key or self.key(image)
         identity = identity or key
-        future = self._join(image, key, identity, cancel)
+        future = self._join(image, key, identity)
         if (early := self._early.pop(identity, None)) is not None:
             early.cancel()  # it does not wait any more
         return future
 
-    def _join(self, image: Image, key: str, identity: str, cancel: threading.Event | None) -> Future[ImageEmbedding]:
+    def _join(self, image: Image, key: str, identity: str) -> Future[ImageEmbedding]:
         with self._changing:
             if (rows := self._rows.get(identity)) is not None:
                 known = Future[ImageEmbedding]()
                 known.set_result(rows)
                 return known
             encoding = self._encodings.get(identity)
-            if encoding is not None and (future := encoding.join(cancel)) is not None:
+            if encoding is not None and (future := encoding.join()) is not None:
                 return future
-            encoding = SharedEncoding()
-            first = encoding.join(cancel)
-            assert first is not None
-            work = self._encoder.submit(lambda encoder: encoder.encode(image, key, encoding), encoding)
+            encoding = SharedWork[ImageEmbedding]()
+            work = self._submit(encoding, lambda encoder: encoder.encode(image, key, encoding))
             self._encodings[identity] = encoding
         work.add_done_callback(partial(self._finish, identity, encoding))
-        return first
+        return encoding.first
 
     def start_early(self, image: Image) -> None:
         """Begins to encode an image that will be asked for; its rows are kept for the first `start` of its key."""
         key = self.key(image)
         self._early[key] = self.start(image, key)
 
-    def start_features(self, image: Image, cancel: threading.Event | None = None) -> Future[NDArray[np.float32]]:
+    def start_features(self, image: Image) -> Future[NDArray[np.float32]]:
         """As `start`, for what the tower sees: float32 (T, P, D), one square, or the whole and its tiles."""
-        return self._encoder.submit(lambda encoder: encoder.patch_features(image, cancel), cancel)
+        shared = SharedWork[NDArray[np.float32]]()
+        work = self._submit(shared, lambda encoder: encoder.patch_features(image, shared))
+        work.add_done_callback(shared.finish)
+        return shared.first
 
     def show_input(self, source: ImageSource | Image) -> PIL.Image.Image:
         """What the tower is shown of an image, as RGB; of tiles, the whole and to its right the canvas.
@@ -211,9 +199,34 @@ class Tower:
         """Frees the engines after the image that is being encoded, and drops the others; safe to call twice."""
         for early in self._early.values():
             early.cancel()
-        self._encoder.close()
+        self._thread.close()
+        self._release()
 
-    def _finish(self, identity: str, encoding: SharedEncoding, work: Future[ImageEmbedding]) -> None:
+    def _submit(self, shared: SharedWork[_Result], use: Callable[[ImageEncoder], _Result]) -> Future[_Result]:
+        def work() -> _Result:
+            if shared.is_set():  # nothing is opened for it
+                raise Cancelled
+            try:
+                return use(self._encoder or self._open())
+            finally:
+                if self._options.low_memory:
+                    self._release()
+
+        return self._thread.submit(work)
+
+    def _open(self) -> ImageEncoder:
+        started = time.perf_counter()
+        self._encoder = self._opener()
+        self.on_gpu = self._encoder.on_gpu
+        self.open_s += time.perf_counter() - started
+        return self._encoder
+
+    def _release(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+    def _finish(self, identity: str, encoding: SharedWork[ImageEmbedding], work: Future[ImageEmbedding]) -> None:
         with self._changing:
             if self._encodings.get(identity) is encoding:
                 del self._encodings[identity]
@@ -227,10 +240,11 @@ def wait_for(work: Future[_Result], cancel: threading.Event | None = None) -> _R
     """What a piece of the tower's work gave.
 
     Raises:
-        Cancelled: If `cancel` was set before it was done.
+        Cancelled: If `cancel` was set before it was done, which cancels the future.
         EdgeLlavaError: What it raised.
     """
     while not wait([work], None if cancel is None else _LOOK_S).done:
         if cancel is not None and cancel.is_set():
+            work.cancel()
             raise Cancelled
     return work.result()

@@ -51,7 +51,7 @@ def test_patch_features_are_what_is_projected(model, picture):
     features = model.patch_features(picture)
     assert (features.shape, features.dtype) == ((64, 32), np.float32)
     rows = model.embed_image(picture).data
-    assert model.tower._encoder._encoder._projector(features).tobytes() == rows.tobytes()
+    assert model.tower._encoder._projector(features).tobytes() == rows.tobytes()
 
 
 def test_key(model, picture, noise, seeded_f32):

@@ -21,7 +21,6 @@ from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOp
 from edge_llava.runtime.runs import image_ends
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
-from edge_llava.runtime.vision.lazy_encoder import LazyEncoder
 from edge_llava.runtime.vision.tower import Tower, wait_for
 
 pytestmark = pytest.mark.convert
@@ -53,9 +52,9 @@ def tower_with(seeded_f32):
     """tower_with(opener) -> a tower whose engines that opener opens."""
     towers = []
 
-    def make(opener, *, stays_open=True):
-        tower = Tower(Bundle.open(seeded_f32), SMALL)
-        tower._encoder = LazyEncoder(opener, stays_open=stays_open)
+    def make(opener, *, low_memory=False):
+        tower = Tower(Bundle.open(seeded_f32), dataclasses.replace(SMALL, low_memory=low_memory))
+        tower._opener = opener
         towers.append(tower)
         return tower
 
@@ -87,7 +86,7 @@ def test_where_the_tower_runs_is_known_once_it_was_opened(opener, tower_with, sq
         encoder.on_gpu = on_gpu
         return encoder
 
-    tower = tower_with(open_there, stays_open=False)
+    tower = tower_with(open_there, low_memory=True)
     assert not tower.on_gpu
     opener.go.set()
     wait_for(tower.start(square))
@@ -98,14 +97,15 @@ def test_a_cancelled_wait_ends_and_the_opening_continues(opener, tower_with, squ
     tower, cancel = tower_with(opener), threading.Event()
     timer = threading.Timer(0.05, cancel.set)
     timer.start()
-    work = tower.start(square, cancel=cancel)
+    work = tower.start(square)
     with pytest.raises(Cancelled):
         wait_for(work, cancel)
     timer.join()
-    assert not work.done()
+    assert work.cancelled()
+    assert (opener.n_opened, tower.is_open) == (1, False)
     opener.go.set()
-    with pytest.raises(Cancelled):  # the image is not encoded either
-        work.result(20)
+    tower._thread.submit(int).result(20)  # the image is not encoded either
+    assert (tower.is_open, tower.n_encoded) == (True, 0)
     assert wait_for(tower.start(square)).n_tokens == 64
     assert (opener.n_opened, tower.n_encoded) == (1, 1)
 
@@ -133,7 +133,7 @@ def test_closing_what_was_never_opened(opener, tower_with):
 
 def test_opened_for_each_image_where_memory_is_short(opener, tower_with, noise):
     opener.go.set()
-    tower, stays = tower_with(opener, stays_open=False), tower_with(opener)
+    tower, stays = tower_with(opener, low_memory=True), tower_with(opener)
     for n in (1, 2):
         image = Image.open(noise(64, 64, seed=n))
         rows = wait_for(tower.start(image)).data
@@ -159,26 +159,25 @@ def test_one_encoding_for_all_who_ask_at_the_same_time(opener, tower_with, squar
 
 
 def test_an_encoding_stops_when_everyone_has_left(opener, tower_with, square):
-    """One leaves by its flag, one by its future; the one that stays gets its rows."""
-    tower, left, leaves = tower_with(opener), threading.Event(), threading.Event()
-    by_flag, by_future, stays = tower.start(square, cancel=left), tower.start(square), tower.start(square)
-    left.set()
-    assert by_future.cancel()
-    gone = tower.start(square, "another", leaves)
-    leaves.set()
+    """The one that stays gets its rows; one that comes after all have left gets rows of another encoding."""
+    tower = tower_with(opener)
+    first, second, stays = (tower.start(square) for _ in range(3))
+    assert first.cancel()
+    assert second.cancel()
+    gone = tower.start(square, "another")
+    assert gone.cancel()
     again = tower.start(square, "another")
     opener.go.set()
     assert stays.result(20).n_tokens == again.result(20).n_tokens == 64
-    assert by_flag.result(0) is stays.result(0)  # too late to leave: the rows were computed for another
-    assert by_future.cancelled()
-    with pytest.raises(Cancelled):
-        gone.result(20)
+    assert first.cancelled()
+    assert not stays.cancel()  # too late to leave
+    assert gone.cancelled()
     assert tower.n_encoded == 2
 
 
 def test_closing_drops_what_waits(opener, tower_with, square):
     tower, entered = tower_with(opener), threading.Event()
-    tower._encoder.submit(lambda _: entered.set() or time.sleep(0.05))
+    tower._thread.submit(lambda: entered.set() or time.sleep(0.05))
     opener.go.set()
     work = tower.start(square)
     assert entered.wait(20)
@@ -230,8 +229,8 @@ def test_text_before_an_image_is_computed_while_the_tower_opens(model, opener, n
     gc.collect()  # no session holds the rows
     monkeypatch.setattr(language, "decode_tokens", watch)
     monkeypatch.setattr(language, "spare_threads", lambda n: (n_spared.append(n), spare(n)))
-    model.tower._encoder.close()
-    model.tower._encoder = LazyEncoder(opener)
+    model.tower._thread.submit(model.tower._release).result(20)
+    model.tower._opener = opener
     chat = model.session(GREEDY)
     assert ids(chat.ask("What is this?", image=noise(64, 48))) == expected
     assert seen == [1, 0]  # spared: one for the opening, none for the question
@@ -286,7 +285,7 @@ def test_little_memory_gives_the_same_answer(seeded_f32, home, noise, ids):
 
 
 def test_cancel_while_the_tower_opens_leaves_the_session_usable(model, opener, noise, ids):
-    model.tower._encoder = LazyEncoder(opener)
+    model.tower._opener = opener
     chat = model.session()
     answer = chat.ask("What is this?", image=noise(64, 48))
     timer = threading.Timer(0.05, chat.cancel)
@@ -305,7 +304,7 @@ def busy_model(seeded_f32):
     """A model whose tower's thread does something else until `go` is set."""
     with LlavaModel(Bundle.open(seeded_f32), SMALL) as model:
         model.go = threading.Event()
-        model.tower._encoder._thread.submit(model.go.wait, 60)
+        model.tower._thread.submit(model.go.wait, 60)
         yield model
         model.go.set()
 
@@ -328,7 +327,7 @@ def test_an_image_that_was_left_is_not_encoded(busy_model, noise):
     assert [token.finish_reason for token in tokens] == ["cancelled"]
     assert len(list(chat.ask("And now?"))) == 8
     busy_model.go.set()
-    busy_model.tower._encoder._thread.submit(int).result(20)  # after all that was queued
+    busy_model.tower._thread.submit(int).result(20)  # after all that was queued
     assert not busy_model.tower.is_open
 
 
@@ -344,7 +343,7 @@ def test_closing_does_not_wait_for_an_image_to_be_encoded(busy_model, noise):
 
     embedding = threading.Thread(target=embed, daemon=True)
     embedding.start()
-    while busy_model.tower._encoder.n_waiting < 2:
+    while busy_model.tower._thread.n_waiting < 2:
         time.sleep(0.001)
     closing = threading.Thread(target=busy_model.close, daemon=True)
     closing.start()
