@@ -16,18 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge_llava.bundle.vision_spec import VisionSpec
-from edge_llava.runtime.vision.scaling import scale
+from edge_llava.runtime.vision.scaling import BLACK, scale
 
 Size = tuple[int, int]
-_BLACK = (0, 0, 0)
 
 
 def choose_canvas(size: Size, pinpoints: Sequence[Size]) -> Size:
-    """The canvas on which most of the image's own pixels survive, and of these the one with least empty space.
-
-    Args:
-        size: Of the image.
-        pinpoints: Canvases, in the order in which ties are decided.
+    """The canvas on which most of the image's own pixels survive; of these the one with least empty space, or else the
+    first.
     """
     width, height = size
 
@@ -53,7 +49,7 @@ def lay_out(squares: Sequence[Image.Image], size: Size, spec: VisionSpec) -> Ima
     if len(squares) == 1:
         return squares[0]
     side, (width, height) = spec.image_size, choose_canvas(size, spec.grid_pinpoints)
-    sheet = Image.new("RGB", (side + width, max(side, height)), _BLACK)
+    sheet = Image.new("RGB", (side + width, max(side, height)), BLACK)
     sheet.paste(squares[0], (0, 0))
     for index, tile in enumerate(squares[1:]):
         row, column = divmod(index, width // side)
@@ -79,23 +75,16 @@ def kept_patches(size: Size, spec: VisionSpec) -> tuple[int, int]:
     """Rows and columns of patches: of the canvas without its border, or of the one square."""
     if spec.aspect != "anyres":
         return spec.grid_side, spec.grid_side
-    top, bottom, left, right = _kept_region(size, spec)
-    return bottom - top, right - left
+    rows, columns = _kept_ranges(size, spec)
+    return len(rows), len(columns)
 
 
 def merge_tiles(
     tiles: NDArray[np.float32], newline: NDArray[np.float32] | None, size: Size, spec: VisionSpec
 ) -> NDArray[np.float32]:
-    """Puts the rows of one image together.
+    """Puts the rows of one image together: (count_tokens(size, spec), E), C-contiguous.
 
-    Args:
-        tiles: (T, P, E): the whole image's rows, then each tile's.
-        newline: (E,): ends each row of patches; None where the checkpoint has none.
-        size: Of the image.
-        spec: Decides canvas and manner.
-
-    Returns:
-        float32 (count_tokens(size, spec), E), C-contiguous.
+    `tiles` (T, P, E) are the whole image's rows, then each tile's; `newline` (E,) ends each row of patches.
     """
     n_embd = tiles.shape[-1]
     if spec.merge == "flat":  # one square always is
@@ -104,8 +93,8 @@ def merge_tiles(
     side, n_across, n_down = spec.grid_side, width // spec.image_size, height // spec.image_size
     patches = tiles[1:].reshape(n_down, n_across, side, side, n_embd).swapaxes(1, 2)
     patches = patches.reshape(n_down * side, n_across * side, n_embd)
-    top, bottom, left, right = _kept_region(size, spec)
-    patches = patches[top:bottom, left:right]
+    rows, columns = _kept_ranges(size, spec)
+    patches = patches[rows.start : rows.stop, columns.start : columns.stop]
     if newline is not None:
         ends = np.broadcast_to(newline, (len(patches), 1, n_embd))
         patches = np.concatenate([patches, ends], axis=1)
@@ -115,31 +104,25 @@ def merge_tiles(
 def _fit(image: Image.Image, canvas: Size) -> Image.Image:
     """Scales the image to fit, keeping its shape, and centres it on black."""
     (width, height), (canvas_width, canvas_height) = image.size, canvas
-    across, down = canvas_width / width, canvas_height / height
-    if across < down:
-        new = canvas_width, min(math.ceil(height * across), canvas_height)
-    else:
-        new = min(math.ceil(width * down), canvas_width), canvas_height
-    fitted = Image.new("RGB", canvas, _BLACK)
-    resized = scale(image, new)
-    fitted.paste(resized, ((canvas_width - new[0]) // 2, (canvas_height - new[1]) // 2))
+    factor = min(canvas_width / width, canvas_height / height)
+    new = min(math.ceil(width * factor), canvas_width), min(math.ceil(height * factor), canvas_height)
+    fitted = Image.new("RGB", canvas, BLACK)
+    fitted.paste(scale(image, new), ((canvas_width - new[0]) // 2, (canvas_height - new[1]) // 2))
     return fitted
 
 
-def _kept_region(size: Size, spec: VisionSpec) -> tuple[int, int, int, int]:
-    """First and last (exclusive) row and column of the canvas's patches that show the image.
+def _kept_ranges(size: Size, spec: VisionSpec) -> tuple[range, range]:
+    """Rows and columns of the canvas's patches that show the image.
 
     Where an odd number is left over, one row or column more is kept than the image fills.
     """
-    columns, rows = (length // spec.patch_size for length in choose_canvas(size, spec.grid_pinpoints))
-    if not spec.merge.startswith("spatial_unpad"):
-        return 0, rows, 0, columns
-    width, height = size
-    if width / height > columns / rows:
-        border = (rows - _shrink(height, columns / width, spec)) // 2
-        return border, rows - border, 0, columns
-    border = (columns - _shrink(width, rows / height, spec)) // 2
-    return 0, rows, border, columns - border
+    (width, height), canvas = size, choose_canvas(size, spec.grid_pinpoints)
+    columns, rows = (length // spec.patch_size for length in canvas)
+    top = left = 0
+    if spec.merge.startswith("spatial_unpad"):  # the image touches two opposite edges: one of both is zero
+        top = max(0, (rows - _shrink(height, columns / width, spec)) // 2)
+        left = max(0, (columns - _shrink(width, rows / height, spec)) // 2)
+    return range(top, rows - top), range(left, columns - left)
 
 
 def _shrink(length: int, factor: float, spec: VisionSpec) -> int:

@@ -22,7 +22,8 @@ from edge_llava.runtime.vision.visual_tokens import RankedPatches
 
 _log = logging.getLogger("edge_llava.vision")
 _RANKING = ("cls_attention", "patch_keys")
-_PROVIDER_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_LOOK_S = 0.02
 _SILENT = 4  # fatal errors only: all others are raised, and would be written to stderr as well
 # Two runtimes share one GPU: the arena must not grow in powers of two and take llama.cpp's memory.
 _CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
@@ -47,10 +48,9 @@ class VisionEncoder:
     ) -> None:
         """
         Args:
-            path: vision.onnx.
-            spec: What the manifest says of it.
+            path, spec: vision.onnx, and what the manifest says of it.
             n_threads: CPU threads.
-            provider: "cuda", "cpu", or "auto": CUDA where the installed build and the device have it.
+            provider: "auto": CUDA where the installed build and the device have it.
             spinning: Threads wait for work awake: quicker, but they take the CPU from others.
             mapped: Weights stay in their file, which the system may drop from memory, and are not rearranged for
                 the CPU: opened at once, and slower for it.
@@ -78,9 +78,8 @@ class VisionEncoder:
         self._new_run_options = onnxruntime.RunOptions
         with blaming_file(BundleError, path, "Convert the checkpoint again."):
             self._session: Any = _open_session(path, options, provider, onnxruntime)
-            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-            self._check_signature(path, {i.name: i for i in inputs}, {o.name: o for o in outputs})
-        self.provider = "cuda" if _PROVIDER_NAMES["cuda"] in self._session.get_providers() else "cpu"
+            self._check_signature(path)
+        self.provider = "cuda" if _CUDA in self._session.get_providers() else "cpu"
         if provider == "cuda" and self.provider != "cuda":
             raise BackendError("ONNX Runtime could not start CUDA on this device. Check the driver, or use the CPU.")
 
@@ -123,28 +122,29 @@ class VisionEncoder:
                 raise BackendError(f"ONNX Runtime could not encode the image: {error}") from error
         return outputs
 
-    def _check_signature(self, path: Path, taken: dict[str, Any], given: dict[str, Any]) -> None:
-        size = self.spec.image_size
-        inputs = {name: entry.shape for name, entry in taken.items()}
-        outputs = {name: entry.shape for name, entry in given.items()}
+    def _check_signature(self, path: Path) -> None:
+        inputs = {entry.name: entry for entry in self._session.get_inputs()}
+        outputs = {entry.name: entry for entry in self._session.get_outputs()}
         if list(inputs) != ["pixel_values"] or "patch_features" not in outputs:
             raise BundleError(
                 f"{path} maps {list(inputs)} to {list(outputs)}, expected pixel_values to patch_features."
             )
-        wanted_input, wanted_output = [3, size, size], [self.spec.n_features, self.spec.hidden_size]
-        if inputs["pixel_values"][1:] != wanted_input or outputs["patch_features"][1:] != wanted_output:
+        size, n_features = self.spec.image_size, self.spec.n_features
+        found = inputs["pixel_values"].shape[1:], outputs["patch_features"].shape[1:]
+        wanted = [3, size, size], [n_features, self.spec.hidden_size]
+        if found != wanted:
             raise BundleError(
-                f"{path} maps {inputs['pixel_values'][1:]} to {outputs['patch_features'][1:]}, "
-                f"the manifest says {wanted_input} to {wanted_output}. Convert the checkpoint again."
+                f"{path} maps {found[0]} to {found[1]}, the manifest says {wanted[0]} to {wanted[1]}. "
+                "Convert the checkpoint again."
             )
-        types = {name: entry.type for name, entry in (taken | given).items() if entry.type != "tensor(float)"}
+        types = {name: entry.type for name, entry in (inputs | outputs).items() if entry.type != "tensor(float)"}
         if types:
             raise BundleError(f"{path} has {types}, expected numbers of float32. Convert the checkpoint again.")
-        ranks = [outputs.get(name, [])[1:2] for name in _RANKING]
-        if self.spec.has_ranking and ranks != [[self.spec.n_features]] * len(_RANKING):
+        ranks = [outputs[name].shape[1:2] for name in _RANKING if name in outputs]
+        if self.spec.has_ranking and ranks != [[n_features]] * len(_RANKING):
             raise BundleError(
-                f"{path} does not give {' and '.join(_RANKING)} for {self.spec.n_features} patches, as the manifest "
-                "says. Convert the checkpoint again."
+                f"{path} does not give {' and '.join(_RANKING)} for {n_features} patches, as the manifest says. "
+                "Convert the checkpoint again."
             )
 
 
@@ -158,12 +158,15 @@ def _session_errors() -> tuple[type[Exception], ...]:
 
 
 def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntime: Any) -> Any:
-    """Tries the chosen providers; where "auto" chose CUDA and that fails, the CPU.
+    """Tries the chosen provider; where "auto" chose CUDA and that fails, the CPU.
 
     ONNX Runtime would do the latter itself, and print it to stdout.
     """
-    chosen = _choose(provider, onnxruntime)
-    attempts = [chosen, chosen[-1:]] if provider == "auto" and len(chosen) > 1 else [chosen]
+    has_cuda = _CUDA in onnxruntime.get_available_providers()
+    if provider == "cuda" and not has_cuda:
+        raise BackendError("the installed ONNX Runtime has no CUDA. Install it: pip install 'edge-llava[cuda]'")
+    on_cuda: list[Any] = [(_CUDA, _CUDA_OPTIONS), _CPU]
+    attempts = [on_cuda] * (has_cuda and provider != "cpu") + [[_CPU]] * (provider != "cuda")
     for providers in attempts:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
@@ -172,15 +175,6 @@ def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntim
             failure = error
             _log.info("ONNX Runtime cannot load %s with %s: %s", path, providers, error)
     raise BundleError(f"ONNX Runtime cannot load {path}: {failure}. Convert the checkpoint again.") from failure
-
-
-def _choose(provider: VisionProvider, onnxruntime: Any) -> list[Any]:
-    available = onnxruntime.get_available_providers()
-    has_cuda = _PROVIDER_NAMES["cuda"] in available
-    if provider == "cuda" and not has_cuda:
-        raise BackendError("the installed ONNX Runtime has no CUDA. Install it: pip install 'edge-llava[cuda]'")
-    use_cuda = has_cuda and provider != "cpu"
-    return [(_PROVIDER_NAMES["cuda"], _CUDA_OPTIONS)] * use_cuda + [_PROVIDER_NAMES["cpu"]]
 
 
 @contextmanager
@@ -194,10 +188,8 @@ def _terminating(run_options: Any, cancel: threading.Event | None) -> Iterator[N
     finished = threading.Event()
 
     def watch() -> None:
-        while not finished.is_set():
-            if cancel.wait(0.02):
-                run_options.terminate = True
-                return
+        while not finished.wait(_LOOK_S):
+            run_options.terminate = cancel.is_set()
 
     watcher = threading.Thread(target=watch, name="edge-llava-cancel", daemon=True)
     watcher.start()

@@ -9,7 +9,6 @@ import ctypes
 import os
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,15 +73,6 @@ class TensorFile:
             raise BackendError(f"the projector file has no tensor {name!r}. Convert the checkpoint again.")
         return address
 
-    def values(self, name: str, n: int) -> NDArray[np.float32]:
-        """A copy of a float32 vector (n,).
-
-        Raises:
-            BackendError: If there is no tensor of that name.
-        """
-        vector: NDArray[np.float32] = _data(self.tensor(name), 1, n)[0].copy()
-        return vector
-
     def close(self) -> None:
         """Frees the tensors; safe to call twice."""
         self._free()
@@ -90,7 +80,11 @@ class TensorFile:
 
 
 class Graph:
-    """A compute graph on the CPU that owns its memory. Build it, compute one result, throw it away."""
+    """A compute graph on the CPU that owns its memory. Build it, compute one result, throw it away.
+
+    Attributes:
+        close: Frees the memory; safe to call twice.
+    """
 
     def __init__(self, n_bytes: int) -> None:
         """
@@ -105,35 +99,23 @@ class Graph:
         self._context = bind("ggml_init", _POINTER, [_GgmlInitParams])(params)
         if not self._context:
             raise BackendError(f"ggml cannot allocate {n_bytes} bytes for the projector. Close other programs.")
-
-    def __enter__(self) -> Graph:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        bind("ggml_free", None, [_POINTER])(self._context)
+        self.close = freed_with(self, bind("ggml_free", None, [_POINTER]), self._context)
 
     def input(self, values: NDArray[np.float32]) -> int:
         """A tensor holding a copy of `values`, float32 (rows, columns)."""
         rows, columns = values.shape
         new = bind("ggml_new_tensor_2d", _POINTER, [_POINTER, ctypes.c_int, _INT64, _INT64])
         tensor: int = new(self._context, GgmlType.F32, columns, rows)
-        _data(tensor, rows, columns)[...] = values
+        values_of(tensor, rows, columns)[...] = values
         return tensor
 
-    def matmul(self, weight: int, rows: int) -> int:
-        """`rows` (n, in) times the transpose of `weight` (out, in): (n, out)."""
-        return self._binary("ggml_mul_mat", weight, rows)
-
-    def add(self, rows: int, bias: int) -> int:
-        """`rows` (n, k) plus `bias` (k,), in place."""
-        return self._binary("ggml_add_inplace", rows, bias)
+    def linear(self, rows: int, weight: int, bias: int) -> int:
+        """`rows` (n, in) times the transpose of `weight` (out, in), plus `bias` (out,): (n, out)."""
+        return self._apply("ggml_add_inplace", self._apply("ggml_mul_mat", weight, rows), bias)
 
     def gelu_erf(self, rows: int) -> int:
         """The exact GELU, x * Phi(x), in place."""
-        result: int = bind("ggml_gelu_erf_inplace", _POINTER, [_POINTER, _POINTER])(self._context, rows)
-        return result
+        return self._apply("ggml_gelu_erf_inplace", rows)
 
     def compute(self, result: int, shape: tuple[int, int], n_threads: int) -> NDArray[np.float32]:
         """Runs the graph that ends in `result` and returns a copy of its float32 data.
@@ -154,10 +136,10 @@ class Graph:
             status = once.submit(compute, graph, ctypes.byref(plan)).result()
         if status != 0:
             raise BackendError(f"ggml could not compute the projector (status {status}). Close other programs.")
-        return _data(result, *shape).copy()
+        return values_of(result, *shape).copy()
 
-    def _binary(self, name: str, left: int, right: int) -> int:
-        result: int = bind(name, _POINTER, [_POINTER, _POINTER, _POINTER])(self._context, left, right)
+    def _apply(self, function: str, *tensors: int) -> int:
+        result: int = bind(function, _POINTER, [_POINTER] * (1 + len(tensors)))(self._context, *tensors)
         return result
 
 
@@ -173,7 +155,8 @@ def _make_room(n_bytes: int) -> NDArray[np.uint8]:
         raise BackendError(f"the projector needs {n_bytes} bytes of memory. Close other programs.") from error
 
 
-def _data(tensor: int, rows: int, columns: int) -> NDArray[np.float32]:
+def values_of(tensor: int, rows: int, columns: int) -> NDArray[np.float32]:
+    """The numbers of a float32 tensor (rows, columns), not a copy."""
     address = bind("ggml_get_data_f32", ctypes.POINTER(ctypes.c_float), [_POINTER])(tensor)
     view: NDArray[np.float32] = np.ctypeslib.as_array(address, shape=(rows, columns))
     return view

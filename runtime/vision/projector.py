@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from edge_llava.bundle.manifest import ProjectorSpec
 from edge_llava.errors import BackendError, BundleError, list_faults
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.ggml.types import GgmlType
-from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile
+from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile, values_of
 
 # ggml acts upon the alignment alone; the converters write the others.
 _KEYS = frozenset(
@@ -34,8 +35,7 @@ class Projector:
     def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int, *, has_newline: bool = False) -> None:
         """
         Args:
-            path: projector.gguf.
-            spec: What the manifest says of it.
+            path, spec: projector.gguf, and what the manifest says of it.
             n_threads: CPU threads.
             has_newline: Whether the file holds the row that ends each row of patches.
 
@@ -47,24 +47,23 @@ class Projector:
         self._n_threads = n_threads
         _check_file(path, spec, has_newline)
         self._file = TensorFile(path)
-        self.newline = self._file.values("image_newline", spec.out_features) if has_newline else None
+        self.newline: NDArray[np.float32] | None = None
+        if has_newline:
+            self.newline = values_of(self._file.tensor("image_newline"), 1, spec.out_features)[0].copy()
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Projects patch features (P, in_features) float32 to embedding rows (P, out_features) float32."""
         if features.ndim != 2 or features.shape[1] != self.spec.in_features:
             # ggml would end the process
             raise BackendError(f"the projector takes (P, {self.spec.in_features}) features, not {features.shape}.")
-        n_rows = features.shape[0]
-        widest = max(self.spec.in_features, self.spec.out_features)
+        n_rows, widest = len(features), max(self.spec.in_features, self.spec.out_features)
         # the input and a product per layer, in float32; one more to be safe
-        with Graph(n_bytes=4 * 4 * n_rows * widest) as graph:
+        with closing(Graph(n_bytes=4 * 4 * n_rows * widest)) as graph:
             rows = graph.input(features)
             for index, layer in enumerate(_layers(self.spec)):
                 if index:
                     rows = graph.gelu_erf(rows)
-                rows = graph.add(
-                    graph.matmul(self._file.tensor(f"{layer}.weight"), rows), self._file.tensor(f"{layer}.bias")
-                )
+                rows = graph.linear(rows, self._file.tensor(f"{layer}.weight"), self._file.tensor(f"{layer}.bias"))
             return graph.compute(rows, (n_rows, self.spec.out_features), self._n_threads)
 
     def close(self) -> None:
@@ -78,7 +77,6 @@ def _layers(spec: ProjectorSpec) -> tuple[str, ...]:
 
 def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
     header = read_gguf_header(path)
-    tensors = header.tensors
     expected, width = dict[str, tuple[int, ...]](), spec.in_features
     for layer in _layers(spec):
         expected |= {f"{layer}.weight": (width, spec.out_features), f"{layer}.bias": (spec.out_features,)}
@@ -91,7 +89,7 @@ def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
         if key not in _KEYS
     ]
     for name, shape in expected.items():
-        found = tensors.get(name)
+        found = header.tensors.get(name)
         if found is None:
             faults.append(f"{name} is missing")
         elif found.shape != shape:

@@ -217,8 +217,7 @@ from pathlib import Path
 from edge_llava.errors import BackendError
 from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile
 
-with Graph(1 << 20):
-    pass
+Graph(1 << 20).close()
 n = 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) + (64 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (n, n))
 for make in (lambda: Graph(1 << 30), lambda: TensorFile(Path(sys.argv[1]))):
