@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ class BundleEngines:
 
     def embedding(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Computes the embedding (N, E) of an image uint8 (H, W, 3) by the whole bundle."""
-        with ImageEncoder(self._bundle, EngineOptions()) as encoder:
+        with closing(ImageEncoder(self._bundle, EngineOptions())) as encoder:
             return encoder.encode(Image.open(image), "parity").data
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

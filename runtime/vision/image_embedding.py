@@ -104,9 +104,12 @@ class ImageEmbedding:
             rows = self.data.astype(dtype)
         if not np.isfinite(rows).all():
             raise ImageError("the embedding holds numbers beyond float16. Save it as float32.")
+        key = self.key
+        if dtype == "float16":  # rounded rows are other rows: in the KV cache they are not taken for the exact ones
+            key = hashlib.sha256(f"{key} float16".encode()).hexdigest()
         metadata = {
             "format": _FORMAT,
-            "key": self.key if dtype == "float32" else _rounded_key(self.key),
+            "key": key,
             "grid": json.dumps(self.grid),
             "image_size": json.dumps(self.image_size),
             "vision_sha256": self.vision_sha256,
@@ -121,7 +124,8 @@ class ImageEmbedding:
             with atomic_file(target) as file:
                 file.write(save({"embedding": rows}, metadata))  # safetensors' own files are private whatever the umask
         except (OSError, SafetensorError, ValueError) as error:
-            raise ImageError(f"{path} cannot be written: {_reason(error)}. Name another file with -o.") from error
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise ImageError(f"{path} cannot be written: {reason}. Name another file with -o.") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageEmbedding:
@@ -148,15 +152,6 @@ class ImageEmbedding:
             with np.errstate(over="ignore"):
                 data = np.array(rows, np.float32, order="C")
             return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _rounded_key(key: str) -> str:
-    """Rounded rows are other rows: they must not be taken for the exact ones in the KV cache."""
-    return hashlib.sha256(f"{key} float16".encode()).hexdigest()
 
 
 def _pair(values: list[int]) -> tuple[int, int]:

@@ -6,7 +6,6 @@ import hashlib
 import threading
 import time
 from contextlib import ExitStack
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +35,7 @@ class ImageEncoder:
         on_gpu: Whether the tower runs on a GPU.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: EngineOptions,
-    ) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
         """
         Args:
             bundle: Its digests are not checked here.
@@ -66,19 +61,11 @@ class ImageEncoder:
                 mapped=options.low_memory,
             )
             opened.callback(self._vision.close)
-            self.on_gpu = self._vision.provider == "cuda"
             self._projector = Projector(
                 bundle.file("projector"), manifest.projector, n_threads, has_newline=manifest.vision.has_newline
             )
             opened.pop_all()
-
-    def __enter__(self) -> ImageEncoder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self.on_gpu = self._vision.provider == "cuda"
 
     def patch_features(self, image: Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """What the tower sees in an image: float32 (T, P, D); one square, or the whole and its tiles.
@@ -86,24 +73,22 @@ class ImageEncoder:
         Raises:
             Cancelled: If `cancel` was set before it was done.
         """
-        pixels = normalize(image.squares(self._spec), self._spec)
+        pixels = self._pixels(image)
         batches = [pixels[start : start + _TILES_AT_ONCE] for start in range(0, len(pixels), _TILES_AT_ONCE)]
         return np.concatenate([self._vision(batch, cancel) for batch in batches])
 
     def encode(self, image: Image, key: str, cancel: threading.Event | None = None) -> ImageEmbedding:
-        """Encodes an image.
-
-        Args:
-            image: What to encode.
-            key: See `Tower.key`.
-            cancel: Set it from another thread to stop.
+        """Encodes an image, whose key is as of `Tower.key`.
 
         Raises:
             Cancelled: If `cancel` was set before it was done.
             BackendError: If an engine fails or gives impossible numbers.
         """
         started = time.perf_counter()
-        features = self._kept_features(image, cancel)
+        if self._visual_tokens is None:
+            features = self.patch_features(image, cancel)
+        else:
+            features = reduce_tokens(self._vision.rank(self._pixels(image), cancel), self._visual_tokens)[None]
         encoded = time.perf_counter()
         if cancel is not None and cancel.is_set():
             raise Cancelled
@@ -125,17 +110,13 @@ class ImageEncoder:
             projector_s=projected - encoded,
         ).mark_computed()
 
-    def _kept_features(self, image: Image, cancel: threading.Event | None) -> NDArray[np.float32]:
-        """As `patch_features`, or fewer rows of the one square."""
-        if self._visual_tokens is None:
-            return self.patch_features(image, cancel)
-        patches = self._vision.rank(normalize(image.squares(self._spec), self._spec), cancel)
-        return reduce_tokens(patches, self._visual_tokens)[None]
-
     def close(self) -> None:
         """Frees the engines; safe to call twice."""
         self._projector.close()
         self._vision.close()
+
+    def _pixels(self, image: Image) -> NDArray[np.float32]:
+        return normalize(image.squares(self._spec), self._spec)
 
 
 def tower_digest(manifest: Manifest) -> str:

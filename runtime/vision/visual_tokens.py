@@ -36,11 +36,7 @@ class RankedPatches:
 
 
 def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
-    """Refuses a number of rows that a tower's images cannot have.
-
-    Args:
-        n: Rows of an image; None: all.
-        spec: Of the tower.
+    """Refuses a number of rows that a tower's images cannot have; None: all.
 
     Raises:
         BundleError: If the bundle cannot give so many, or fewer at all.
@@ -69,18 +65,11 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
 
 
 def reduce_tokens(patches: RankedPatches, n: int) -> NDArray[np.float32]:
-    """Rows for the projector, fewer than patches.
+    """n rows for the projector, 2 to P - 1, in the order of the patches: float32 (n, D), C-contiguous.
 
     The dominant ones are the patches with the most attention; of equal ones the earlier. Of the rest, evenly spaced
     ones become contextual: every other patch joins the one with the most similar key (cosine; of equal ones the
-    earlier), and the mean of such a group is its row.
-
-    Args:
-        patches: P of them.
-        n: Rows, 2 to P - 1.
-
-    Returns:
-        float32 (n, D), C-contiguous: in the order of the patches, a group at the place of the one that others joined.
+    earlier), and the mean of such a group is its row, at the place of the one that others joined.
     """
     n_dominant = min(n - 1, (_DOMINANT * n + _OF // 2) // _OF)
     ranking = np.argsort(-patches.attention, kind="stable")
@@ -91,13 +80,7 @@ def reduce_tokens(patches: RankedPatches, n: int) -> NDArray[np.float32]:
 
 
 def _merge(patches: RankedPatches, rest: NDArray[np.intp], places: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The mean features of each group (groups, D).
-
-    Args:
-        patches: All.
-        rest: Those that are merged.
-        places: Where in `rest` those stand that others join.
-    """
+    """The mean features (groups, D) of the patches `rest`, where those at `places` in it are joined by the others."""
     keys = patches.keys / np.maximum(np.linalg.norm(patches.keys, axis=1, keepdims=True), _SMALLEST)
     joined = (keys[rest] @ keys[rest[places]].T).argmax(1)
     joined[places] = np.arange(len(places))  # whatever its key: equal ones would join the first of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def read(directory: Path, content: bytes) -> None:
     watch = threading.Timer(5.0, cancel.set)
     watch.start()
     try:
-        with ImageEncoder(Bundle(directory, manifest), EngineOptions(n_vision_threads=1)) as encoder:
+        with closing(ImageEncoder(Bundle(directory, manifest), EngineOptions(n_vision_threads=1))) as encoder:
             encoder.encode(Image.open(np.zeros((9, 16, 3), np.uint8)), "key", cancel)
     except Cancelled:
         return
