@@ -46,7 +46,7 @@ class BundleEngines:
     def features(self, pixels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Computes patch features (T, P, D) for each pixel values (T, 3, S, S)."""
         check_vision_file(self._bundle)
-        encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, count_cores())
+        encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, EngineOptions())
         try:
             return [np.concatenate([encoder(square[None]) for square in values]) for values in pixels]
         finally:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.bundle.vision_spec import VisionSpec
+from edge_llava.device.threads import usable_threads
 from edge_llava.errors import BackendError, BundleError, MissingExtra
 from edge_llava.home.border import blaming_file
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.native import kept_in_children
-from edge_llava.runtime.options import VisionProvider
+from edge_llava.runtime.options import EngineOptions, VisionProvider
 from edge_llava.runtime.vision.visual_tokens import RankedPatches
 
 _log = logging.getLogger("edge_llava.vision")
@@ -36,29 +37,12 @@ class VisionEncoder:
         provider: "cuda" or "cpu": where it really runs.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        spec: VisionSpec,
-        n_threads: int,
-        provider: VisionProvider = "auto",
-        *,
-        spinning: bool = True,
-        mapped: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, spec: VisionSpec, options: EngineOptions) -> None:
         """
         Args:
             path, spec: vision.onnx, and what the manifest says of it.
-            n_threads: CPU threads.
-            provider: "auto": CUDA where the installed build and the device have it.
-            spinning: Threads wait for work awake: quicker, but they take the CPU from others.
-            mapped: Weights stay in their file, which the system may drop from memory, and are not rearranged for
-                the CPU: opened at once, and slower for it.
-
-        Raises:
-            MissingExtra: If onnxruntime is not installed.
-            BundleError: If the file is not an ONNX model or does not have the declared inputs and outputs.
-            BackendError: If onnxruntime cannot be loaded, or "cuda" was asked for and is not there.
+            options: Device settings. With `low_memory`, the weights stay in their file, which the system may drop from
+                memory, and are not rearranged for the CPU: opened at once, and slower for it.
         """
         try:
             import onnxruntime
@@ -67,20 +51,20 @@ class VisionEncoder:
         except ImportError as error:  # a library that it needs, or the memory for one
             raise BackendError(f"onnxruntime is installed and cannot be loaded: {error}.") from error
         self.spec = spec
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = n_threads
-        options.log_severity_level = _SILENT
-        if not spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if mapped:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = usable_threads(options.n_vision_threads)
+        settings.log_severity_level = _SILENT
+        if not options.vision_spinning:
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if options.low_memory:
+            settings.add_session_config_entry("session.disable_prepacking", "1")
+        settings.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
         self._new_run_options = onnxruntime.RunOptions
         with blaming_file(BundleError, path, "Convert the checkpoint again."):
-            self._session: Any = _open_session(path, options, provider, onnxruntime)
+            self._session: Any = _open_session(path, settings, options.vision_provider, onnxruntime)
             self._check_signature(path)
         self.provider = "cuda" if _CUDA in self._session.get_providers() else "cpu"
-        if provider == "cuda" and self.provider != "cuda":
+        if options.vision_provider == "cuda" and self.provider != "cuda":
             raise BackendError("ONNX Runtime could not start CUDA on this device. Check the driver, or use the CPU.")
 
     def __call__(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> NDArray[np.float32]:
@@ -157,7 +141,7 @@ def _session_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError)
 
 
-def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntime: Any) -> Any:
+def _open_session(path: Path, settings: Any, provider: VisionProvider, onnxruntime: Any) -> Any:
     """Tries the chosen provider; where "auto" chose CUDA and that fails, the CPU.
 
     ONNX Runtime would do the latter itself, and print it to stdout.
@@ -169,7 +153,7 @@ def _open_session(path: Path, options: Any, provider: VisionProvider, onnxruntim
     attempts = [on_cuda] * (has_cuda and provider != "cpu") + [[_CPU]] * (provider != "cuda")
     for providers in attempts:
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
+            session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=False)
             return kept_in_children(session)
         except _session_errors() as error:
             failure = error

@@ -48,10 +48,6 @@ class TensorFile:
     """The tensors of a GGUF file in memory. Check the file with `edge_llava.ggml.gguf_header` first."""
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            BackendError: If ggml cannot load the file, or there is no room for it.
-        """
         _make_room(path.stat().st_size if path.is_file() else 0)  # freed at once: ggml takes its own
         self._context = _POINTER()
         init = bind("gguf_init_from_file", _POINTER, [ctypes.c_char_p, _GgufInitParams])
@@ -63,11 +59,7 @@ class TensorFile:
         self._get_tensor = bind("ggml_get_tensor", _POINTER, [_POINTER, ctypes.c_char_p])
 
     def tensor(self, name: str) -> int:
-        """Address of a tensor, to be used in a Graph.
-
-        Raises:
-            BackendError: If there is no tensor of that name.
-        """
+        """Address of a tensor, to be used in a Graph."""
         address: int | None = self._get_tensor(self._context, name.encode())
         if not address:
             raise BackendError(f"the projector file has no tensor {name!r}. Convert the checkpoint again.")
@@ -80,11 +72,7 @@ class TensorFile:
 
 
 class Graph:
-    """A compute graph on the CPU that owns its memory. Build it, compute one result, throw it away.
-
-    Attributes:
-        close: Frees the memory; safe to call twice.
-    """
+    """A compute graph on the CPU that owns its memory. Build it, compute one result, close it."""
 
     def __init__(self, n_bytes: int) -> None:
         """
@@ -118,11 +106,7 @@ class Graph:
         return self._apply("ggml_gelu_erf_inplace", rows)
 
     def compute(self, result: int, shape: tuple[int, int], n_threads: int) -> NDArray[np.float32]:
-        """Runs the graph that ends in `result` and returns a copy of its float32 data.
-
-        Raises:
-            BackendError: If ggml reports a failure.
-        """
+        """Runs the graph that ends in `result` and returns a copy of its float32 data."""
         graph = bind("ggml_new_graph", _POINTER, [_POINTER])(self._context)
         bind("ggml_build_forward_expand", None, [_POINTER, _POINTER])(graph, result)
         # ggml_graph_compute_with_ctx would take the work memory, which grows with the threads, from the context
@@ -144,11 +128,7 @@ class Graph:
 
 
 def _make_room(n_bytes: int) -> NDArray[np.uint8]:
-    """Memory that is not touched yet. ggml itself would end the process where there is none.
-
-    Raises:
-        BackendError: If there is none.
-    """
+    """Memory that is not touched yet. ggml itself would end the process where there is none."""
     try:
         return np.empty(n_bytes, np.uint8)
     except MemoryError as error:

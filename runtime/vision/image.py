@@ -49,7 +49,8 @@ class Image:
 
     def squares(self, spec: VisionSpec) -> tuple[PIL.Image.Image, ...]:
         """What a tower is shown of it: RGB squares of side S. They are cut once, and kept for the next call."""
-        if self._cut is None or self._cut[0] != spec:
-            object.__setattr__(self, "_cut", (spec, tuple(cut_squares(self.pixels, spec))))
-        assert self._cut is not None
-        return self._cut[1]
+        cut = self._cut
+        if cut is None or cut[0] != spec:
+            cut = spec, tuple(cut_squares(self.pixels, spec))
+            object.__setattr__(self, "_cut", cut)
+        return cut[1]

@@ -147,13 +147,9 @@ class ImageEmbedding:
                 rows = file.get_tensor("embedding")
             if rows.dtype.kind != "f":
                 raise ValueError(f"its numbers are {rows.dtype}, expected float32 or float16")
-            grid, size = json.loads(metadata["grid"]), json.loads(metadata["image_size"])
+            (n_rows, n_columns), (width, height) = (json.loads(metadata[name]) for name in ("grid", "image_size"))
+            grid, size = (int(n_rows), int(n_columns)), (int(width), int(height))
             digests = metadata["vision_sha256"], metadata["projector_sha256"]
             with np.errstate(over="ignore"):
                 data = np.array(rows, np.float32, order="C")
-            return cls(data, metadata["key"], _pair(grid), _pair(size), *digests)
-
-
-def _pair(values: list[int]) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)
+            return cls(data, metadata["key"], grid, size, *digests)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,21 +49,9 @@ class ImageEncoder:
         self._manifest, self._spec, self._visual_tokens = manifest, manifest.vision, options.visual_tokens
         check_visual_tokens(options.visual_tokens, manifest.vision)
         check_vision_file(bundle)
-        n_threads = usable_threads(options.n_vision_threads)
-        with ExitStack() as opened:  # an engine that fails to start closes the one before it
-            self._vision = VisionEncoder(
-                bundle.file("vision"),
-                manifest.vision,
-                n_threads,
-                options.vision_provider,
-                spinning=options.vision_spinning,
-                mapped=options.low_memory,
-            )
-            opened.callback(self._vision.close)
-            self._projector = Projector(
-                bundle.file("projector"), manifest.projector, n_threads, has_newline=manifest.vision.has_newline
-            )
-            opened.pop_all()
+        n_threads, has_newline = usable_threads(options.n_vision_threads), manifest.vision.has_newline
+        self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads, has_newline=has_newline)
+        self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, options)
         self.on_gpu = self._vision.provider == "cuda"
 
     def patch_features(self, image: Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:

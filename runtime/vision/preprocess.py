@@ -5,6 +5,7 @@ Source: LLaVA's mm_utils.process_images and transformers' CLIPImageProcessor (th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,29 +45,17 @@ def pad_colour(spec: VisionSpec) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """Centres the image on a square of side max(width, height)."""
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    square = Image.new("RGB", (side, side), colour)
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
-
-
 def pad_and_resize(image: Image.Image, colour: tuple[int, int, int], side: int) -> Image.Image:
-    """Pads to a square and scales it to (side, side); equal to doing one after the other, in bounded memory and time.
+    """Centres the image on a square and scales that to (side, side); equal to doing one after the other.
 
-    Where the longest side is above 16,384 pixels, some may differ by one level.
+    The square is not built, which bounds memory and time. Where the longest side is above 16,384 pixels, some may
+    differ by one level.
     """
     (width, height), longest = image.size, max(image.size)
-    if longest * longest <= STRIP_PIXELS:
-        return scale(pad_to_square(image, colour), (side, side))
     left, top, columns = (longest - width) // 2, (longest - height) // 2, range(side)
     is_long = longest * longest > _MAX_PADDED_PIXELS
     if is_long:  # only what the image reaches
-        columns = columns[max(0, left * side // longest - 3) : -(-(left + width) * side // longest) + 3]
+        columns = columns[max(0, left * side // longest - 3) : math.ceil((left + width) * side / longest) + 3]
     _, _, first, last = source_span(columns, longest / side, longest)
     if is_long and width * _NARROW < last - first:
         rows = _scale_narrow_rows(image, colour, side, columns)
@@ -125,10 +114,7 @@ def _bicubic_weights(side: int, length: int, wanted: range) -> NDArray[np.float6
 def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
     """Scales the shorter edge to `side` (bicubic, antialiased), then cuts the centre (side, side)."""
     width, height = image.size
-    if width <= height:
-        new_width, new_height = side, int(side * height / width)
-    else:
-        new_width, new_height = int(side * width / height), side
+    new_width, new_height = (int(side * length / min(width, height)) for length in (width, height))
     top, left = (new_height - side) // 2, (new_width - side) // 2
     if new_width * new_height > _MAX_RESIZED_PIXELS:
         begin, end, first, last = source_span(range(top, top + side), height / new_height, height)

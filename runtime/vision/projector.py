@@ -38,10 +38,6 @@ class Projector:
             path, spec: projector.gguf, and what the manifest says of it.
             n_threads: CPU threads.
             has_newline: Whether the file holds the row that ends each row of patches.
-
-        Raises:
-            BundleError: If the file is damaged or does not hold what the manifest says.
-            BackendError: If ggml cannot load it.
         """
         self.spec = spec
         self._n_threads = n_threads

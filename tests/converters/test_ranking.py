@@ -13,6 +13,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.row_cosines import row_cosines
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.visual_tokens import RankedPatches
 
@@ -33,7 +34,9 @@ def rank(pixels) -> Callable[[Path], list[RankedPatches]]:
 
     def run(path: Path) -> list[RankedPatches]:
         bundle = Bundle.open(path)
-        encoder = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, 1, "cpu")
+        encoder = VisionEncoder(
+            bundle.file("vision"), bundle.manifest.vision, EngineOptions(n_vision_threads=1, vision_provider="cpu")
+        )
         try:
             return [encoder.rank(square[None]) for square in pixels]
         finally:

@@ -19,7 +19,7 @@ import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.parity_record import ParityRecord
 from edge_llava.bundle.templates import find_template
-from edge_llava.runtime.options import SamplingOptions
+from edge_llava.runtime.options import EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.selftest import checks
 
@@ -64,7 +64,7 @@ def test_the_towers_give_the_same_features(written: Path, seeded_f32: Path) -> N
     features = []
     for path in (seeded_f32, written / "f32"):
         bundle = Bundle.open(path)
-        encoder = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, 1)
+        encoder = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, EngineOptions(n_vision_threads=1))
         features.append(encoder(pixels))
         encoder.close()
     np.testing.assert_allclose(features[0], features[1], rtol=0, atol=1e-5)

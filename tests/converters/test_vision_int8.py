@@ -40,6 +40,7 @@ from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.errors import ImageError
 from edge_llava.home.progress import ProgressEvent
 from edge_llava.parity.verify import verify, verify_against
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 
 pytestmark = pytest.mark.convert
@@ -107,7 +108,11 @@ def open_towers(tmp_path) -> Callable[[Path], Towers]:
 
 def measured_again(towers: Towers, path: Path) -> vision_int8.Fidelity:
     """Measured by the runtime, from the file."""
-    encoder = VisionEncoder(path, describe_vision(towers.checkpoint, "int8", "pad"), 1, "cpu")
+    encoder = VisionEncoder(
+        path,
+        describe_vision(towers.checkpoint, "int8", "pad"),
+        EngineOptions(n_vision_threads=1, vision_provider="cpu"),
+    )
     cosines = [
         row_cosines(encoder(pixels), features)
         for pixels, features in zip(towers.calibration.pixels, towers.calibration.features, strict=True)

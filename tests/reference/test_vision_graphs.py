@@ -13,9 +13,11 @@ from onnx import TensorProto, helper
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError
 from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 
 pytestmark = pytest.mark.convert
+ONE_THREAD = EngineOptions(n_vision_threads=1)
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def write_endless(path):
 
 
 def test_features_of_a_small_model(tmp_path, spec, pixels):
-    features = VisionEncoder(write_average(tmp_path / "a.onnx"), spec, 1)(pixels)
+    features = VisionEncoder(write_average(tmp_path / "a.onnx"), spec, ONE_THREAD)(pixels)
     assert np.abs(features - pixels.mean(dtype=np.float64)).max() < 1e-6
 
 
@@ -108,15 +110,15 @@ def test_features_of_a_small_model(tmp_path, spec, pixels):
 def test_wrong_signature(change, message, tmp_path, spec):
     path = write_average(tmp_path / "a.onnx", **change)
     with pytest.raises(BundleError) as caught:
-        VisionEncoder(path, spec, 1)
+        VisionEncoder(path, spec, ONE_THREAD)
     assert str(caught.value).startswith(f"{path} {message}")
 
 
 def test_a_tower_that_cannot_rank_though_the_manifest_says_so(bundle, spec, tmp_path):
     path = write_average(tmp_path / "a.onnx")
-    assert VisionEncoder(path, spec, 1).provider
+    assert VisionEncoder(path, spec, ONE_THREAD).provider
     with pytest.raises(BundleError) as caught:
-        VisionEncoder(path, bundle.manifest.vision, 1)
+        VisionEncoder(path, bundle.manifest.vision, ONE_THREAD)
     assert str(caught.value) == (
         f"{path} does not give cls_attention and patch_keys for 64 patches, as the manifest says. "
         "Convert the checkpoint again."
@@ -124,7 +126,7 @@ def test_a_tower_that_cannot_rank_though_the_manifest_says_so(bundle, spec, tmp_
 
 
 def test_cancelled_meanwhile(tmp_path, spec, pixels):
-    encoder, cancel = VisionEncoder(write_endless(tmp_path / "a.onnx"), spec, 1), threading.Event()
+    encoder, cancel = VisionEncoder(write_endless(tmp_path / "a.onnx"), spec, ONE_THREAD), threading.Event()
     timer = threading.Timer(0.1, cancel.set)
     timer.start()
     with pytest.raises(Cancelled):
@@ -143,4 +145,4 @@ def test_outputs_that_are_not_float32(tmp_path, spec, kind):
     model.graph.output[0].type.tensor_type.elem_type = kind
     onnx.save(model, path)
     with pytest.raises(BundleError, match="expected numbers of float32"):
-        VisionEncoder(path, spec, 1)
+        VisionEncoder(path, spec, ONE_THREAD)

@@ -44,11 +44,11 @@ def test_pad_colour(clip_spec):
 @pytest.mark.parametrize(("size", "n_above", "n_below"), [((4, 2), 1, 1), ((5, 2), 1, 2), ((5, 4), 0, 1)])
 def test_padding_is_centred(size, n_above, n_below):
     """An odd remainder goes below, as in LLaVA."""
-    square = np.asarray(preprocess.pad_to_square(Image.new("RGB", size, (255, 0, 0)), (1, 2, 3)))
+    square = np.asarray(pad_and_resize(Image.new("RGB", size, (255, 0, 0)), (1, 2, 3), size[0]))
     assert square.shape == (size[0], size[0], 3)
     column = square[:, 0].tolist()
     assert column == [[1, 2, 3]] * n_above + [[255, 0, 0]] * size[1] + [[1, 2, 3]] * n_below
-    tall = np.asarray(preprocess.pad_to_square(Image.new("RGB", size[::-1], (255, 0, 0)), (1, 2, 3)))
+    tall = np.asarray(pad_and_resize(Image.new("RGB", size[::-1], (255, 0, 0)), (1, 2, 3), size[0]))
     np.testing.assert_array_equal(tall, square.transpose(1, 0, 2))
 
 
@@ -118,22 +118,24 @@ def test_boxed_crop_differs_by_one_level_at_most(size, monkeypatch, noise):
 
 @pytest.fixture
 def use_strips_of(monkeypatch):
-    """use_strips_of(pixels): larger squares are not built."""
+    """use_strips_of(pixels): more are scaled in strips."""
+    return lambda n_pixels: monkeypatch.setattr(scaling, "STRIP_PIXELS", n_pixels)
 
-    def run(n_pixels):
-        for module in (preprocess, scaling):
-            monkeypatch.setattr(module, "STRIP_PIXELS", n_pixels)
 
-    return run
+def scale_whole_square(image, side):
+    """What Pillow makes of an image padded to a square."""
+    longest = max(image.size)
+    square = Image.new("RGB", (longest, longest), (122, 116, 104))
+    square.paste(image, tuple((longest - length) // 2 for length in image.size))
+    return square.resize((side, side), Image.Resampling.BICUBIC)
 
 
 @pytest.mark.parametrize("side", [224, 336])
 @pytest.mark.parametrize("limit", [1, 5_000, 30_000])
-def test_padding_in_strips_is_exact(limit, side, use_strips_of, monkeypatch, noise):
+def test_padding_in_strips_is_exact(limit, side, use_strips_of, noise):
     for n, size in enumerate([(640, 480), (480, 641), (1, 400), (400, 1), (37, 911), (911, 38), (335, 336), (2, 1)]):
         picture = Image.fromarray(noise(*size, seed=n))
-        monkeypatch.undo()
-        whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
+        whole = np.asarray(scale_whole_square(picture, side))
         use_strips_of(limit)
         np.testing.assert_array_equal(np.asarray(pad_and_resize(picture, (122, 116, 104), side)), whole)
 
@@ -142,8 +144,7 @@ def test_padding_in_strips_is_exact(limit, side, use_strips_of, monkeypatch, noi
 def test_padding_of_long_strips_differs_by_one_level_at_most(side, use_strips_of, monkeypatch, noise):
     for n, size in enumerate([(1, 4000), (4000, 1), (37, 2911), (700, 3001), (2003, 38), (1500, 1499)]):
         picture = Image.fromarray(noise(*size, seed=n))
-        monkeypatch.undo()
-        whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
+        whole = np.asarray(scale_whole_square(picture, side)).astype(int)
         use_strips_of(30_000)
         monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
         boxed = np.asarray(pad_and_resize(picture, (122, 116, 104), side)).astype(int)
@@ -156,7 +157,7 @@ def test_padding_of_long_strips_differs_by_one_level_at_most(side, use_strips_of
 )
 def test_narrow_strips_are_exact_without_their_padding(size, side, use_strips_of, monkeypatch, noise):
     picture, calls = Image.fromarray(noise(*size)), []
-    whole = np.asarray(pad_and_resize(picture, (122, 116, 104), side))
+    whole = np.asarray(scale_whole_square(picture, side))
     scale = preprocess._scale_narrow_rows
     use_strips_of(30_000)
     monkeypatch.setattr(preprocess, "_MAX_PADDED_PIXELS", 30_000)
@@ -182,9 +183,8 @@ def test_large_images_are_scaled_in_strips_with_the_same_result(size, noise):
         np.testing.assert_array_equal(
             np.asarray(scaling.scale(image, wanted)), np.asarray(image.resize(wanted, bicubic))
         )
-    colour = (122, 116, 104)
-    whole = preprocess.pad_to_square(image, colour).resize((336, 336), bicubic)
-    np.testing.assert_array_equal(np.asarray(pad_and_resize(image, colour, 336)), np.asarray(whole))
+    whole = scale_whole_square(image, 336)
+    np.testing.assert_array_equal(np.asarray(pad_and_resize(image, (122, 116, 104), 336)), np.asarray(whole))
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])

@@ -13,7 +13,10 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, MissingExtra
 from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
+
+ONE_THREAD = EngineOptions(n_vision_threads=1)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def spec(bundle):
 
 @pytest.fixture
 def encoder(bundle, spec):
-    encoder = VisionEncoder(bundle.file("vision"), spec, 1)
+    encoder = VisionEncoder(bundle.file("vision"), spec, ONE_THREAD)
     yield encoder
     encoder.close()
     encoder.close()
@@ -59,14 +62,14 @@ def test_no_onnx(content, tmp_path, spec):
     path = tmp_path / "vision.onnx"
     path.write_bytes(content)
     with pytest.raises(BundleError) as caught:
-        VisionEncoder(path, spec, 1)
+        VisionEncoder(path, spec, ONE_THREAD)
     assert str(caught.value).startswith(f"ONNX Runtime cannot load {path}: ")
     assert str(caught.value).endswith("Convert the checkpoint again.")
 
 
 def test_missing_file(tmp_path, spec):
     with pytest.raises(BundleError, match=r"^ONNX Runtime cannot load "):
-        VisionEncoder(tmp_path / "none.onnx", spec, 1)
+        VisionEncoder(tmp_path / "none.onnx", spec, ONE_THREAD)
 
 
 @pytest.mark.parametrize("data", [None, 1000])
@@ -75,12 +78,12 @@ def test_weights_missing_or_truncated(data, bundle, spec, tmp_path):
     if data is not None:
         (tmp_path / "vision.onnx.data").write_bytes(bundle.file("vision_data").read_bytes()[:-data])
     with pytest.raises(BundleError, match=r"^ONNX Runtime cannot load "):
-        VisionEncoder(tmp_path / "vision.onnx", spec, 1)
+        VisionEncoder(tmp_path / "vision.onnx", spec, ONE_THREAD)
 
 
 def test_the_manifest_counts(bundle, spec):
     with pytest.raises(BundleError, match=r"the manifest says \[3, 56, 56\] to \[65, 32\]"):
-        VisionEncoder(bundle.file("vision"), dataclasses.replace(spec, drop_cls=False), 1)
+        VisionEncoder(bundle.file("vision"), dataclasses.replace(spec, drop_cls=False), ONE_THREAD)
 
 
 def test_ranking_comes_with_the_same_features(bundle, encoder, pixels):
@@ -106,7 +109,7 @@ def test_a_runtime_that_cannot_be_loaded_is_not_a_missing_one(bundle, spec, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     with pytest.raises(error, match=said):
-        VisionEncoder(bundle.file("vision"), spec, 1)
+        VisionEncoder(bundle.file("vision"), spec, ONE_THREAD)
 
 
 def test_cuda_where_there_is_none(bundle, spec):
@@ -115,13 +118,13 @@ def test_cuda_where_there_is_none(bundle, spec):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(BackendError) as caught:
-        VisionEncoder(bundle.file("vision"), spec, 1, "cuda")
+        VisionEncoder(bundle.file("vision"), spec, EngineOptions(vision_provider="cuda"))
     assert str(caught.value) == ("the installed ONNX Runtime has no CUDA. Install it: pip install 'edge-llava[cuda]'")
-    assert VisionEncoder(bundle.file("vision"), spec, 1, "auto").provider == "cpu"
+    assert VisionEncoder(bundle.file("vision"), spec, EngineOptions(vision_provider="auto")).provider == "cpu"
 
 
 def test_cpu_on_request(bundle, spec):
-    assert VisionEncoder(bundle.file("vision"), spec, 1, "cpu").provider == "cpu"
+    assert VisionEncoder(bundle.file("vision"), spec, EngineOptions(vision_provider="cpu")).provider == "cpu"
 
 
 def test_wrong_pixels(encoder, pixels):
@@ -139,7 +142,7 @@ def test_cancelled_before(encoder, pixels):
 
 
 def test_waiting_asleep_changes_nothing_but_the_waiting(bundle, spec, encoder, pixels):
-    asleep = VisionEncoder(bundle.file("vision"), spec, 1, spinning=False)
+    asleep = VisionEncoder(bundle.file("vision"), spec, dataclasses.replace(ONE_THREAD, vision_spinning=False))
     try:
         assert np.array_equal(asleep(pixels), encoder(pixels))
     finally:
@@ -154,7 +157,7 @@ def test_damage_is_raised_and_written_nowhere(bundle, spec, pixels, tmp_path, ca
         data[random.integers(len(data))] ^= 1 << random.integers(8)
         (tmp_path / "vision.onnx").write_bytes(data)
         try:
-            VisionEncoder(tmp_path / "vision.onnx", spec, 1)(pixels)
+            VisionEncoder(tmp_path / "vision.onnx", spec, ONE_THREAD)(pixels)
         except (BundleError, BackendError):
             errors += 1
     assert errors > 10
@@ -169,11 +172,11 @@ def test_cuda_that_does_not_start_falls_back_to_the_cpu_in_silence(bundle, spec,
         monkeypatch.setattr(
             module, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
         )
-    encoder = VisionEncoder(bundle.file("vision"), spec, 1)
+    encoder = VisionEncoder(bundle.file("vision"), spec, ONE_THREAD)
     assert encoder.provider == "cpu"
     assert encoder(pixels).shape == (1, 64, 32)
     with pytest.raises((BundleError, BackendError)):
-        VisionEncoder(bundle.file("vision"), spec, 1, "cuda")
+        VisionEncoder(bundle.file("vision"), spec, EngineOptions(vision_provider="cuda"))
     assert capfd.readouterr() == ("", "")
 
 
@@ -196,4 +199,4 @@ def test_names_that_are_not_utf8(seeded_f32, tmp_path, name):
     path = bundle.file("vision")
     path.write_bytes(path.read_bytes().replace(name, b"\xff" * len(name)))
     with pytest.raises(BundleError, match=r"vision\.onnx"):
-        VisionEncoder(path, bundle.manifest.vision, 1)
+        VisionEncoder(path, bundle.manifest.vision, ONE_THREAD)

@@ -58,7 +58,7 @@ def ask(model, image, question=QUESTION):
 @pytest.mark.parametrize("n", [2, 16, 63])
 def test_rows_are_the_projected_reduced_features(n, open_with, seeded_f32, picture):
     bundle = Bundle.open(seeded_f32)
-    vision = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, 1)
+    vision = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, EngineOptions(n_vision_threads=1))
     projector = Projector(bundle.file("projector"), bundle.manifest.projector, 1)
     patches = vision.rank(pixel_values(PIL.Image.fromarray(picture), bundle.manifest.vision))
     expected = projector(reduce_tokens(patches, n))
