@@ -22,9 +22,7 @@ Size = tuple[int, int]
 
 
 def choose_canvas(size: Size, pinpoints: Sequence[Size]) -> Size:
-    """The canvas on which most of the image's own pixels survive; of these the one with least empty space, or else the
-    first.
-    """
+    """The canvas that keeps most of the image's pixels; of equals the one with least empty space, then the first."""
     width, height = size
 
     def rank(canvas: Size) -> tuple[int, int]:

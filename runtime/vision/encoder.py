@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,10 @@ class VisionEncoder:
     """
 
     def __init__(self, path: Path, spec: VisionSpec, options: EngineOptions) -> None:
-        """
-        Args:
-            path, spec: vision.onnx, and what the manifest says of it.
-            options: Device settings. With `low_memory`, the weights stay in their file, which the system may drop from
-                memory, and are not rearranged for the CPU: opened at once, and slower for it.
+        """Opens vision.onnx.
+
+        With `low_memory`, the weights stay in their file, which the system may drop from memory, and are not rearranged
+        for the CPU: opened at once, and slower for it.
         """
         try:
             import onnxruntime
@@ -97,7 +96,7 @@ class VisionEncoder:
     ) -> list[NDArray[np.float32]]:
         run_options = self._new_run_options()
         run_options.log_severity_level = _SILENT
-        with _terminating(run_options, cancel):
+        with nullcontext() if cancel is None else _terminating(run_options, cancel):
             try:
                 outputs: list[NDArray[np.float32]] = self._session.run(names, {"pixel_values": pixels}, run_options)
             except _session_errors() as error:
@@ -162,11 +161,8 @@ def _open_session(path: Path, settings: Any, provider: VisionProvider, onnxrunti
 
 
 @contextmanager
-def _terminating(run_options: Any, cancel: threading.Event | None) -> Iterator[None]:
+def _terminating(run_options: Any, cancel: threading.Event) -> Iterator[None]:
     """While inside, setting `cancel` stops the run at its next node."""
-    if cancel is None:
-        yield
-        return
     if cancel.is_set():
         raise Cancelled
     finished = threading.Event()

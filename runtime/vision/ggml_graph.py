@@ -75,10 +75,9 @@ class Graph:
     """A compute graph on the CPU that owns its memory. Build it, compute one result, close it."""
 
     def __init__(self, n_bytes: int) -> None:
-        """
-        Args:
-            n_bytes: Room for the data of all tensors of the graph; ggml aborts the process when it is too small, so
-                callers pass an upper bound. The work memory of a run comes on top, see `compute`.
+        """Takes `n_bytes` for the data of all tensors: an upper bound, as ggml aborts the process when it is too small.
+
+        The work memory of a run comes on top, see `compute`.
         """
         overhead = bind("ggml_graph_overhead", _SIZE, [])() + 64 * bind("ggml_tensor_overhead", _SIZE, [])()
         n_all = n_bytes + overhead + (1 << 20)

@@ -35,10 +35,7 @@ class ImageEncoder:
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        """
-        Args:
-            bundle: Its digests are not checked here.
-            options: Device settings; `low_memory` leaves the tower's weights in their file.
+        """The bundle's digests are not checked here.
 
         Raises:
             BundleError: If a file is not what the manifest says, or images cannot be reduced to `visual_tokens`.

@@ -33,12 +33,7 @@ class Projector:
     """
 
     def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int, *, has_newline: bool = False) -> None:
-        """
-        Args:
-            path, spec: projector.gguf, and what the manifest says of it.
-            n_threads: CPU threads.
-            has_newline: Whether the file holds the row that ends each row of patches.
-        """
+        """Opens projector.gguf; `has_newline` says whether the row that ends each row of patches is in it."""
         self.spec = spec
         self._n_threads = n_threads
         _check_file(path, spec, has_newline)
@@ -79,11 +74,8 @@ def _check_file(path: Path, spec: ProjectorSpec, has_newline: bool) -> None:
         width = spec.out_features
     if has_newline:
         expected["image_newline"] = (spec.out_features,)
-    faults = [
-        f"{key!r} is not part of a projector's description"
-        for key in (*header.metadata, *header.arrays)
-        if key not in _KEYS
-    ]
+    unknown = [key for key in (*header.metadata, *header.arrays) if key not in _KEYS]
+    faults = [f"{key!r} is not part of a projector's description" for key in unknown]
     for name, shape in expected.items():
         found = header.tensors.get(name)
         if found is None:

@@ -84,9 +84,8 @@ def in_strips(work: Callable[[range], None], height: int, n_rows: int) -> None:
         for rows in to_do:  # each is taken by one thread
             work(rows)
 
-    helpers = [
-        WorkThread("edge-llava-scaling") for _ in range(min(_MAX_THREADS, usable_threads(None), len(strips)) - 1)
-    ]
+    n_threads = min(_MAX_THREADS, usable_threads(None), len(strips))
+    helpers = [WorkThread("edge-llava-scaling") for _ in range(n_threads - 1)]
     futures = [helper.submit(run) for helper in helpers]
     try:
         run()

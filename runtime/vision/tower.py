@@ -49,10 +49,7 @@ class Tower:
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
-        """
-        Args:
-            bundle: Its digests are not checked here.
-            options: Device settings; those of the decoder have no effect here.
+        """The bundle's digests are not checked here.
 
         Raises:
             BundleError: If images cannot be reduced to `options.visual_tokens`.
@@ -127,9 +124,7 @@ class Tower:
     def place(self, source: ImageSource | ImageEmbedding | Image, *, salt: str = "") -> ImageRun:
         """An image, or an embedding, as a part of a conversation; nothing is encoded.
 
-        Args:
-            source: What to place.
-            salt: The same image with another salt counts as another image; its rows are computed again.
+        The same image with another `salt` counts as another image; its rows are computed again.
 
         Raises:
             ImageError: If the image cannot be read or the embedding belongs to another bundle.
@@ -145,7 +140,6 @@ class Tower:
         """Begins to encode an image, after those that were begun before, unless its rows are there or on their way.
 
         Args:
-            image: What to encode.
             key: The image's key, where it is known already.
             identity: Encodings and rows are shared among requests of one identity, as of an `ImageRun`; None: the key.
 
@@ -187,11 +181,7 @@ class Tower:
         return shared.first
 
     def show_input(self, source: ImageSource | Image) -> PIL.Image.Image:
-        """What the tower is shown of an image, as RGB; of tiles, the whole and to its right the canvas.
-
-        Raises:
-            ImageError: If the image cannot be read.
-        """
+        """What the tower is shown of an image, as RGB; of tiles, the whole and to its right the canvas."""
         image = self.open(source)
         return lay_out(image.squares(self._spec), image.size, self._spec)
 
