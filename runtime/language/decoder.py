@@ -71,6 +71,11 @@ class RowChunk:
         """Positions that it takes."""
         return len(self.rows)
 
+    @property
+    def positions(self) -> list[Position]:
+        """What each of them stands for."""
+        return [(self.identity, self.first_row + row) for row in range(len(self.rows))]
+
 
 Chunk = TokenChunk | RowChunk
 _Part = tuple[KvSequence, Sequence[Position]]  # what continues a sequence
@@ -210,10 +215,7 @@ class Decoder(LanguageModel):
 
         Raises: As `decode_tokens`.
         """
-        batch, parts = self._batches[1], list[_Part]()
-        for chunk in chunks:
-            rows = range(chunk.first_row, chunk.first_row + len(chunk.rows))
-            parts.append((chunk.sequence, [(chunk.identity, row) for row in rows]))
+        batch, parts = self._batches[1], [(chunk.sequence, chunk.positions) for chunk in chunks]
         for chunk, end in zip(chunks, self._place(batch, parts), strict=True):
             offset = (end + 1 - len(chunk.rows)) * chunk.rows[0].nbytes
             ctypes.memmove(ctypes.addressof(batch.embd.contents) + offset, chunk.rows.ctypes.data, chunk.rows.nbytes)
