@@ -26,12 +26,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
 from edge_llava.home.files import PARTIAL, atomic_file, remove_abandoned
 from edge_llava.home.regular_file import open_regular
 from edge_llava.runtime.lifetime.cancel import Cancelled
-from edge_llava.runtime.runs import Position
+
+if TYPE_CHECKING:
+    from edge_llava.runtime.runs import Position
 
 MAX_BYTES = 2_000_000_000
 _HEADER = struct.Struct("<16sQ32sQ32s")
