@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from processes import PeerProcess
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.home.image_files.opening import open_image
 from edge_llava.measuring.benchmark import mark_image

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_llava.bundle.manifest import LanguageSpec, ProjectorSpec, find_section_faults
+from edge_llava.bundle.language_spec import SENTENCEPIECE, LanguageSpec
+from edge_llava.bundle.manifest import ProjectorSpec, find_section_faults
 from edge_llava.bundle.vision_spec import VisionQuantization, VisionSpec
 from edge_llava.converters.quantize import projector_type
 
@@ -21,8 +22,9 @@ def describe_vision(
         image_size=tower.image_size,
         patch_size=tower.patch_size,
         hidden_size=tower.hidden_size,
-        feature_layer=config.feature_layer,
-        drop_cls=config.drop_cls,
+        n_blocks=checkpoint.n_blocks,
+        has_class_row=True,
+        n_dropped_rows=int(config.drop_cls),
         image_mean=config.image_mean,
         image_std=config.image_std,
         aspect=aspect,
@@ -31,7 +33,7 @@ def describe_vision(
         has_newline=config.has_newline and aspect == "anyres",
         precision=precision,
         quantization=quantization,
-        has_ranking=config.drop_cls,
+        ranking="class_attention" if config.drop_cls else "none",
     )
 
 
@@ -47,6 +49,7 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
     """Describes the language model as deployed."""
     language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
     return LanguageSpec(
+        architecture="llama",
         n_embd=language.n_embd,
         n_layer=language.n_layer,
         n_head=language.n_head,
@@ -58,6 +61,8 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
         image_marks=checkpoint.config.image_marks,
         bos=vocabulary.bos,
         eos=vocabulary.eos,
+        end_ids=(vocabulary.eos,),
+        tokenizer=SENTENCEPIECE,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_llava.bundle.manifest import QUANTS
+from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.converters.vision_int8 import has_cuda
 

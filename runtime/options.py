@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edge_llava.bundle.bundle import Bundle, open_bundle
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.profile import KV_TYPES, DeviceSettings, KvType, find_profile
 from edge_llava.ggml.limits import MAX_SEQUENCES
 from edge_llava.home.image_files.alpha import ALPHAS, Alpha

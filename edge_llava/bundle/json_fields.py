@@ -63,6 +63,14 @@ class JsonFields:
             self._get(key, lambda v: isinstance(v, list) and all(isinstance(x, str) for x in v), "strings", [])
         )
 
+    def counts(self, key: str, max_count: int) -> tuple[int, ...]:
+        """A list of at most `max_count` integers from 0."""
+
+        def accept(value: Any) -> bool:
+            return isinstance(value, list) and len(value) <= max_count and all(_is_int(x) and x >= 0 for x in value)
+
+        return tuple(self._get(key, accept, f"a list of integers from 0, at most {max_count}", []))
+
     def triple(self, key: str, low: float, high: float) -> tuple[float, float, float]:
         """A list of three numbers from low to high."""
 
@@ -95,6 +103,10 @@ class JsonFields:
         """An integer from 0 or null."""
         value: int | None = self._get(key, lambda v: v is None or (_is_int(v) and v >= 0), "a count or null", None)
         return value
+
+    def optional_integer(self, key: str, low: int, high: int) -> int | None:
+        """An integer from low to high, or null."""
+        return self.integer(key, low, high) if self._data.get(key, 0) is not None else None
 
     def number(self, key: str, low: float, high: float) -> float:
         """A number from low to high."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.ggml.gguf_header import GgufHeader, read_gguf_header
 from edge_llava.ggml.limits import MAX_TOKEN_BYTES

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 
 from edge_llava.bundle.json_fields import JsonFields
+from edge_llava.bundle.language_spec import LanguageSpec, find_language_faults, read_language
 from edge_llava.bundle.vision_spec import VisionSpec, find_vision_faults, read_vision
 from edge_llava.errors import BundleError, list_faults
-from edge_llava.ggml.limits import MAX_BLOCKS, MAX_INT32
+from edge_llava.ggml.limits import MAX_INT32
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # bundles of version 1 are read, too
 
 PROJECTOR_KINDS = ("linear", "mlp2x_gelu")
-QUANTS = (
-    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S",
-    "Q2_K",
-)  # fmt: skip
 STAGES = ("tokenizer", "preprocess", "vision", "projector", "language", "mmproj")
 ROLES = ("vision", "vision_data", "projector", "language", "mmproj", "parity")
 REQUIRED_ROLES = ("vision", "projector", "language", "parity")
@@ -63,34 +60,6 @@ class ProjectorSpec:
     in_features: int
     out_features: int
     quant: str
-
-
-@dataclass(frozen=True)
-class LanguageSpec:
-    """The language model.
-
-    Attributes:
-        n_embd: Width E of an embedding row.
-        n_layer, n_head, n_head_kv: Blocks, query heads, key/value heads.
-        n_vocab: Rows of the token embedding, equal to the number of tokens.
-        n_ctx_train: Positions that the model was trained for.
-        quant: One of QUANTS.
-        template: Name of the conversation template, see `edge_llava.bundle.templates.TEMPLATES`.
-        image_marks: Whether the tokens <im_start> and <im_end> stand around every image, as v0 was trained.
-        bos, eos: Token ids that open a prompt and end an answer.
-    """
-
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_head_kv: int
-    n_vocab: int
-    n_ctx_train: int
-    quant: str
-    template: str
-    image_marks: bool
-    bos: int
-    eos: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +105,7 @@ class StageParity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The validated contents of manifest.json."""
+    """The validated contents of manifest.json; one of format version 1 is read as if it had been written today."""
 
     format_version: int
     created_by: str
@@ -187,13 +156,15 @@ class Manifest:
 
 
 def _read_manifest(fields: JsonFields) -> Manifest:
+    stated = fields.integer("format_version", 1, FORMAT_VERSION)
+    version = FORMAT_VERSION if fields.faults else stated
     return Manifest(
-        format_version=fields.integer("format_version", 1, FORMAT_VERSION),
+        format_version=FORMAT_VERSION,
         created_by=fields.text("created_by"),
         source=_read_source(fields.object("source")),
-        vision=read_vision(fields.object("vision")),
+        vision=read_vision(fields.object("vision"), version),
         projector=_read_projector(fields.object("projector")),
-        language=_read_language(fields.object("language")),
+        language=read_language(fields.object("language"), version),
         files=_read_files(fields.object("files")),
         parity=_read_stages(fields.object("parity")),
     )
@@ -214,22 +185,6 @@ def _read_projector(fields: JsonFields) -> ProjectorSpec:
         in_features=fields.integer("in_features", 1, MAX_INT32),
         out_features=fields.integer("out_features", 1, MAX_INT32),
         quant=fields.text("quant"),
-    )
-
-
-def _read_language(fields: JsonFields) -> LanguageSpec:
-    return LanguageSpec(
-        n_embd=fields.integer("n_embd", 1, MAX_INT32),
-        n_layer=fields.integer("n_layer", 1, MAX_BLOCKS),
-        n_head=fields.integer("n_head", 1, MAX_INT32),
-        n_head_kv=fields.integer("n_head_kv", 1, MAX_INT32),
-        n_vocab=fields.integer("n_vocab", 1, MAX_INT32),
-        n_ctx_train=fields.integer("n_ctx_train", 1, MAX_INT32),
-        quant=fields.text("quant", QUANTS),
-        template=fields.text("template"),
-        image_marks=fields.boolean("image_marks"),
-        bos=fields.integer("bos", 0),
-        eos=fields.integer("eos", 0),
     )
 
 
@@ -281,9 +236,9 @@ def find_section_faults(vision: VisionSpec, projector: ProjectorSpec, language: 
         "language": dataclasses.asdict(language),
     }
     fields = JsonFields(json.loads(json.dumps(sections)), "", faults)
-    read_vision(fields.object("vision"))
+    read_vision(fields.object("vision"), FORMAT_VERSION)
     _read_projector(fields.object("projector"))
-    _read_language(fields.object("language"))
+    read_language(fields.object("language"), FORMAT_VERSION)
     return faults or _disagreements(vision, projector, language)
 
 
@@ -294,9 +249,4 @@ def _disagreements(vision: VisionSpec, projector: ProjectorSpec, language: Langu
         faults.append(f"projector.in_features {projector.in_features} != vision.hidden_size {vision.hidden_size}")
     if projector.out_features != language.n_embd:
         faults.append(f"projector.out_features {projector.out_features} != language.n_embd {language.n_embd}")
-    if language.n_head % language.n_head_kv:  # llama.cpp ends the process
-        faults.append(f"language.n_head {language.n_head} is not a multiple of n_head_kv {language.n_head_kv}")
-    for name in ("bos", "eos"):
-        if getattr(language, name) >= language.n_vocab:
-            faults.append(f"language.{name} {getattr(language, name)} is outside the vocabulary of {language.n_vocab}")
-    return faults
+    return [*faults, *find_language_faults(language)]

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_llava.bundle.json_fields import JsonFields
-from edge_llava.ggml.limits import MAX_INT32
+from edge_llava.ggml.limits import MAX_BLOCKS, MAX_INT32
 
-ASPECTS = ("pad", "crop", "anyres")
+ASPECTS = ("pad", "crop", "squash", "anyres")
 MERGES = ("flat", "spatial", "spatial_unpad", "spatial_unpad_rounded")
+RANKINGS = ("none", "class_attention", "received_attention")
+SEVERAL_IMAGES = ("as_one", "square_with_newline")
 VISION_PRECISIONS = ("fp32", "fp16", "int8")
 MAX_PINPOINTS = 1024  # published ones have at most 36; every image looks at all
 MAX_TILES = 1024  # of one canvas; published ones have at most 36
@@ -56,30 +58,36 @@ class VisionSpec:
 
     Attributes:
         image_size: Side S of the square input in pixels.
-        patch_size: Side of a patch in pixels; divides image_size.
+        patch_size: Side of a patch in pixels; what remains of S after whole patches is not seen.
         hidden_size: Width D of a patch feature.
-        feature_layer: Index into hidden_states as in the checkpoint (-2: all blocks but the last).
-        drop_cls: Whether the class token's row is dropped (True for every released LLaVA).
+        n_blocks: Blocks that are run; None where the bundle was made with format version 1, which does not say it.
+        has_class_row: Whether the tower puts a row of its own before the patches.
+        n_dropped_rows: Rows dropped from the front of what the tower computes, 0 or 1.
         image_mean, image_std: Per-channel normalization in RGB order, of pixels scaled to [0, 1].
-        aspect: "pad" to a square of the mean colour, "crop" the centre, or "anyres" tiles.
+        aspect: "pad" to a square of the mean colour, "crop" the centre, "squash" to a square, or "anyres" tiles.
         grid_pinpoints: Canvas sizes (width, height) in pixels for "anyres", in the order in which ties are decided;
             empty otherwise.
         merge: How the tiles of "anyres" become one sequence: "flat", tile after tile; "spatial", the rows of the
             canvas; "spatial_unpad", without its border, counted as LLaVA does, or "spatial_unpad_rounded", as
             transformers does. "flat" where there are no tiles.
+        merge_limit: N of "anyres_max_N": a canvas of more rows than N squares is scaled down (bilinear); None: never.
         has_newline: Whether a trained row ends each row of patches of the canvas.
+        several_images: How an image is placed that is not alone in its conversation: "as_one", as if it were, or
+            "square_with_newline": padded to a square, one view, the trained row at its end.
+        max_tiles: Tiles that an image may be cut into, at most; None: as many as its canvas has.
         precision: How the weights are stored: "fp32", "fp16" or "int8".
         quantization: What was chosen for each MatMul of an "int8" tower, and what it costs; None for the others, and
             where it was not noted.
-        has_ranking: Whether vision.onnx also gives what patches are ranked and merged by, `cls_attention` and
-            `patch_keys`; not in towers converted before this was known, nor where the class token is kept.
+        ranking: What vision.onnx gives to rank patches by, beside `patch_keys` to merge them by: "class_attention",
+            the class row's attention to each; "received_attention", the mean of all; "none".
     """
 
     image_size: int
     patch_size: int
     hidden_size: int
-    feature_layer: int
-    drop_cls: bool
+    n_blocks: int | None
+    has_class_row: bool
+    n_dropped_rows: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     aspect: str
@@ -87,8 +95,11 @@ class VisionSpec:
     merge: str
     has_newline: bool
     precision: str
+    merge_limit: int | None = None
+    several_images: str = "as_one"
+    max_tiles: int | None = None
     quantization: VisionQuantization | None = None
-    has_ranking: bool = False
+    ranking: str = "none"
 
     @property
     def grid_side(self) -> int:
@@ -96,20 +107,35 @@ class VisionSpec:
         return self.image_size // self.patch_size
 
     @property
+    def has_patches_only(self) -> bool:
+        """Whether the rows are the patches of the square input, no more and no fewer."""
+        return self.n_features == self.grid_side**2
+
+    @property
     def n_features(self) -> int:
-        """Rows P of one square input: grid_side squared, and one more where the class token is kept."""
-        return self.grid_side**2 + (0 if self.drop_cls else 1)
+        """Rows P of one square input: grid_side squared, one more with a class row, without those that are dropped."""
+        return self.grid_side**2 + int(self.has_class_row) - self.n_dropped_rows
 
 
-def read_vision(fields: JsonFields) -> VisionSpec:
-    """The section `vision` of a manifest; its faults are noted in `fields`."""
+def read_vision(fields: JsonFields, version: int) -> VisionSpec:
+    """The section `vision` of a manifest of this format version; its faults are noted in `fields`.
+
+    Version 1 knows CLIP only, which has a class row.
+    """
     quantization = fields.optional_object("quantization")
+    if version == 1:
+        has_class_row, n_dropped_rows, n_blocks = True, int(fields.boolean("drop_cls")), None
+        ranking = "class_attention" if fields.optional_boolean("has_ranking") else "none"
+    else:
+        has_class_row, n_dropped_rows = fields.boolean("has_class_row"), fields.integer("n_dropped_rows", 0, 1)
+        n_blocks, ranking = fields.optional_integer("n_blocks", 1, MAX_BLOCKS), fields.text("ranking", RANKINGS)
     return VisionSpec(
         image_size=fields.integer("image_size", 1, 4096),
         patch_size=fields.integer("patch_size", 1, 4096),
         hidden_size=fields.integer("hidden_size", 1, MAX_INT32),
-        feature_layer=fields.integer("feature_layer", -1000, 1000),
-        drop_cls=fields.boolean("drop_cls"),
+        n_blocks=n_blocks,
+        has_class_row=has_class_row,
+        n_dropped_rows=n_dropped_rows,
         image_mean=fields.triple("image_mean", -_STRANGEST_MEAN, _STRANGEST_MEAN),
         image_std=fields.triple("image_std", _SMALLEST_STD, _STRANGEST_MEAN),
         aspect=fields.text("aspect", ASPECTS),
@@ -117,8 +143,11 @@ def read_vision(fields: JsonFields) -> VisionSpec:
         merge=fields.text("merge", MERGES),
         has_newline=fields.boolean("has_newline"),
         precision=fields.text("precision", VISION_PRECISIONS),
+        merge_limit=None if version == 1 else fields.optional_integer("merge_limit", 1, MAX_TILES),
+        several_images="as_one" if version == 1 else fields.text("several_images", SEVERAL_IMAGES),
+        max_tiles=None if version == 1 else fields.optional_integer("max_tiles", 1, MAX_TILES),
         quantization=None if quantization is None else _read_quantization(quantization),
-        has_ranking=fields.optional_boolean("has_ranking"),
+        ranking=ranking,
     )
 
 
@@ -137,8 +166,8 @@ def _read_quantization(fields: JsonFields) -> VisionQuantization:
 def find_vision_faults(vision: VisionSpec) -> list[str]:
     """Fields that are each valid and yet cannot be true together."""
     faults = []
-    if vision.image_size % vision.patch_size:
-        faults.append(f"vision.image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}")
+    if vision.image_size < vision.patch_size:
+        faults.append(f"vision.image_size {vision.image_size} is smaller than patch_size {vision.patch_size}")
     if (vision.aspect == "anyres") != bool(vision.grid_pinpoints):
         faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
     if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
@@ -146,12 +175,20 @@ def find_vision_faults(vision: VisionSpec) -> list[str]:
     n_tiles = max((w * h // vision.image_size**2 for w, h in vision.grid_pinpoints), default=0)
     if n_tiles > MAX_TILES:
         faults.append(f"vision.grid_pinpoints hold a canvas of {n_tiles} tiles, at most {MAX_TILES} are supported")
-    if vision.merge == "flat" and vision.has_newline:
+    if vision.merge == "flat" and vision.has_newline and vision.several_images != "square_with_newline":
         faults.append("vision.has_newline is true, and vision.merge is 'flat', which has no rows to end")
-    if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.drop_cls):
-        faults.append(f"vision.merge {vision.merge!r} needs tiles of patches only (anyres, drop_cls)")
-    if vision.has_ranking and not vision.drop_cls:
-        faults.append("vision.has_ranking is true, and vision.drop_cls is false: the class token ranks only patches")
+    if vision.merge != "flat" and not (vision.aspect == "anyres" and vision.has_patches_only):
+        faults.append(f"vision.merge {vision.merge!r} needs tiles of patches only (anyres)")
+    if vision.merge_limit is not None and vision.merge == "flat":
+        faults.append(f"vision.merge_limit is {vision.merge_limit}, and vision.merge is 'flat'")
+    if vision.several_images == "square_with_newline" and not vision.has_newline:
+        faults.append("vision.several_images is 'square_with_newline', and vision.has_newline is false")
+    if vision.max_tiles is not None and vision.aspect != "anyres":
+        faults.append(f"vision.max_tiles is {vision.max_tiles}, and vision.aspect {vision.aspect!r} makes no tiles")
+    if vision.ranking != "none" and not vision.has_patches_only:
+        faults.append(f"vision.ranking is {vision.ranking!r}, and other rows than patches are kept")
+    if vision.ranking == "class_attention" and not vision.has_class_row:
+        faults.append("vision.ranking is 'class_attention', and the tower has no class row")
     if vision.quantization is not None and vision.precision != "int8":
         faults.append(f"vision.quantization describes an int8 tower, and vision.precision is {vision.precision!r}")
     return faults

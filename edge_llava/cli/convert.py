@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_llava.bundle.manifest import QUANTS
+from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import format_bytes, note, show_progress, show_result
 from edge_llava.cli.options import json_option

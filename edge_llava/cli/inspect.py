@@ -33,13 +33,14 @@ def command(bundle: str | None, as_json: bool) -> None:
     source, vision, projector, language = manifest.source, manifest.vision, manifest.projector, manifest.language
     revision = f" at {source.revision[:12]}" if source.revision else ""
     licenses = f", licence in licenses/: {', '.join(source.license_files)}" if source.license_files else ""
+    blocks = "" if vision.n_blocks is None else f", {vision.n_blocks} blocks"
     lines = [
         ("bundle", f"{opened.path}, {format_bytes(opened.n_bytes)}, by {manifest.created_by}"),
         ("source", f"{source.name}{revision}, {source.layout} layout{licenses}"),
         (
             "vision",
             f"{vision.image_size} px ({vision.aspect}), {_count_tokens(vision)} image tokens, "
-            f"width {vision.hidden_size}, feature layer {vision.feature_layer}, {vision.precision}",
+            f"width {vision.hidden_size}{blocks}, {vision.precision}",
         ),
         ("projector", f"{projector.kind}, {projector.in_features} to {projector.out_features}, {projector.quant}"),
         (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.facts import this_device
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import count_cores, thread_choices

@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.runtime.kv.host_cache import HostCache
 from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp
 
 from edge_llava.bundle.language_file import check_language_file
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.ggml.openmp import end_threads_before_forks
 from edge_llava.runtime.language.llama_log import last_error, route_log

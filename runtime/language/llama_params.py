@@ -6,7 +6,7 @@ from typing import Any
 
 import llama_cpp
 
-from edge_llava.bundle.manifest import LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.threads import usable_threads
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.options import DecoderOptions

@@ -82,7 +82,7 @@ class VisionEncoder:
     def rank(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> RankedPatches:
         """Encodes one square, pixel values (1, 3, S, S) float32, with what its patches are ranked and merged by.
 
-        Only where the spec says `has_ranking`. Raises: as calling it.
+        Only where the spec has a `ranking`. Raises: as calling it.
         """
         features, attention, keys = self._run(["patch_features", *_RANKING], pixels, cancel)
         return RankedPatches(features[0], attention[0], keys[0])
@@ -124,7 +124,7 @@ class VisionEncoder:
         if types:
             raise BundleError(f"{path} has {types}, expected numbers of float32. Convert the checkpoint again.")
         ranks = [outputs[name].shape[1:2] for name in _RANKING if name in outputs]
-        if self.spec.has_ranking and ranks != [[n_features]] * len(_RANKING):
+        if self.spec.ranking != "none" and ranks != [[n_features]] * len(_RANKING):
             raise BundleError(
                 f"{path} does not give {' and '.join(_RANKING)} for {n_features} patches, as the manifest says. "
                 "Convert the checkpoint again."

@@ -47,7 +47,7 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
         raise BundleError(
             "this bundle cuts images into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
         )
-    if not spec.drop_cls:
+    if not spec.has_patches_only:
         raise BundleError(
             "this bundle's tower keeps its class token, by which patches would be ranked: its tokens cannot be "
             "reduced. Leave --visual-tokens out."
@@ -57,7 +57,7 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
             f"this bundle gives an image {spec.n_features} tokens: --visual-tokens takes "
             f"{_FEWEST} to {spec.n_features - 1}, not {n}. Leave it out to keep all."
         )
-    if not spec.has_ranking:
+    if spec.ranking == "none":
         raise BundleError(
             "this bundle was converted before its tower could rank patches. Convert the checkpoint again to use "
             "--visual-tokens."

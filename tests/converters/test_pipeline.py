@@ -18,7 +18,7 @@ import pytest
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.bundle.manifest import QUANTS
+from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.conversion.convert import convert
 from edge_llava.converters import pipeline
 from edge_llava.converters.checkpoint import Checkpoint
@@ -96,15 +96,16 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
     (checkpoint / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.25, 0.125], "image_std": [1, 2, 4]}')
     bundle = convert(checkpoint, tmp_path / "b", ConvertOptions(vision="fp32"))
     data = json.loads((bundle.path / "manifest.json").read_text())
-    assert data["format_version"] == 1
+    assert data["format_version"] == 2
     assert data["created_by"] == f"edge-llava {version('edge-llava')}"
     assert data["source"] == {"name": "llava-52", "revision": None, "layout": "hf", "license_files": []}
     assert data["vision"] == {
         "image_size": 70,
         "patch_size": 14,
         "hidden_size": 96,
-        "feature_layer": -2,
-        "drop_cls": True,
+        "n_blocks": 2,
+        "has_class_row": True,
+        "n_dropped_rows": 1,
         "image_mean": [0.5, 0.25, 0.125],
         "image_std": [1.0, 2.0, 4.0],
         "aspect": "pad",
@@ -113,10 +114,14 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "has_newline": False,
         "precision": "fp32",
         "quantization": None,
-        "has_ranking": True,
+        "merge_limit": None,
+        "several_images": "as_one",
+        "max_tiles": None,
+        "ranking": "class_attention",
     }
     assert data["projector"] == {"kind": "mlp2x_gelu", "in_features": 96, "out_features": 128, "quant": "Q6_K"}
     assert data["language"] == {
+        "architecture": "llama",
         "n_embd": 128,
         "n_layer": 3,
         "n_head": 8,
@@ -128,6 +133,15 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "image_marks": False,
         "bos": 1,
         "eos": 2,
+        "end_ids": [2],
+        "tokenizer": {
+            "model": "llama",
+            "pre": "default",
+            "adds_bos": True,
+            "adds_space": True,
+            "normalizer": "none",
+            "strips_after": [],
+        },
     }
     assert set(data["files"]) == {"vision", "vision_data", "projector", "language", "parity"}
     assert set(data["parity"]) == {"tokenizer", "preprocess", "vision", "projector", "language"}

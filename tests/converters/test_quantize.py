@@ -12,7 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from edge_llava.bundle.manifest import QUANTS
+from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.expected_tensors import expected_language_shapes
 from edge_llava.converters.language_gguf import plan_language, write_language

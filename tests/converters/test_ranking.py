@@ -125,6 +125,6 @@ def test_where_the_class_token_is_kept_nothing_ranks(make_llava, convert_to, sha
     checkpoint = copy_of(make_llava(shape(), seed=43))
     edit_config(checkpoint, {"vision_feature_select_strategy": "full", "image_seq_length": 17})
     bundle = convert_to(checkpoint, quant="F32")
-    assert json.loads((bundle / "manifest.json").read_text())["vision"]["has_ranking"] is False
+    assert json.loads((bundle / "manifest.json").read_text())["vision"]["ranking"] == "none"
     session = onnxruntime.InferenceSession(bundle / "vision.onnx", providers=["CPUExecutionProvider"])
     assert [(output.name, output.shape[1:]) for output in session.get_outputs()] == [("patch_features", [17, 64])]

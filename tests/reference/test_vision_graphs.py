@@ -28,7 +28,7 @@ def bundle(seeded_f32):
 @pytest.fixture
 def spec(bundle):
     """Of a tower that only gives features, as those do that are written here."""
-    return dataclasses.replace(bundle.manifest.vision, has_ranking=False)
+    return dataclasses.replace(bundle.manifest.vision, ranking="none")
 
 
 @pytest.fixture

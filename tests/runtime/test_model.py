@@ -63,7 +63,7 @@ def test_key(model, picture, noise, seeded_f32):
     others = [noise(64, 48, seed=1), one_level, picture.reshape(64, 48, 3), picture[:, ::-1], picture[:47]]
     keys = {key, *(model.embed_image(other).key for other in others)}
     mean = (0.5, 0.5, 0.5)
-    for changes in ({"aspect": "crop"}, {"image_mean": mean}, {"image_std": mean}, {"feature_layer": 23}):
+    for changes in ({"aspect": "crop"}, {"image_mean": mean}, {"image_std": mean}, {"n_blocks": 22}):
         with changed_vision(seeded_f32, **changes) as other:
             keys.add(other.embed_image(picture).key)
     assert len(keys) == 10

@@ -279,7 +279,7 @@ def test_another_part_is_not_restored(kept, open_caching, seeded_f32, picture, r
 
 def test_another_preparation_is_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     vision = Bundle.open(seeded_f32).manifest.vision
-    for difference in ({"aspect": "crop"}, {"image_mean": (0.5, 0.5, 0.5)}, {"feature_layer": 23}):
+    for difference in ({"aspect": "crop"}, {"image_mean": (0.5, 0.5, 0.5)}, {"n_blocks": 22}):
         model = open_caching(changed(seeded_f32, vision=dataclasses.replace(vision, **difference)))
         assert n_restored(model, picture) == 0
 

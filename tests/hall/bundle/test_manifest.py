@@ -20,25 +20,31 @@ Path_ = tuple[str, ...]
 
 def sample() -> dict[str, Any]:
     return {
-        "format_version": 1,
+        "format_version": 2,
         "created_by": "edge-llava 0.1.0",
         "source": {"name": "Bücher/llava", "revision": None, "layout": "original", "license_files": ["LICENSE"]},
         "vision": {
             "image_size": 336,
             "patch_size": 14,
             "hidden_size": 1024,
-            "feature_layer": -2,
-            "drop_cls": True,
+            "n_blocks": 23,
+            "has_class_row": True,
+            "n_dropped_rows": 1,
             "image_mean": [0.5, 0.25, 0],
             "image_std": [0.5, 0.25, 1],
             "aspect": "anyres",
             "grid_pinpoints": [[336, 672], [672, 336]],
             "merge": "spatial_unpad",
+            "merge_limit": None,
             "has_newline": True,
+            "several_images": "as_one",
+            "max_tiles": None,
             "precision": "int8",
+            "ranking": "none",
         },
         "projector": {"kind": "mlp2x_gelu", "in_features": 1024, "out_features": 4096, "quant": "Q6_K"},
         "language": {
+            "architecture": "llama",
             "n_embd": 4096,
             "n_layer": 32,
             "n_head": 32,
@@ -50,6 +56,15 @@ def sample() -> dict[str, Any]:
             "image_marks": False,
             "bos": 1,
             "eos": 2,
+            "end_ids": [2, 7],
+            "tokenizer": {
+                "model": "llama",
+                "pre": "default",
+                "adds_bos": True,
+                "adds_space": True,
+                "normalizer": "none",
+                "strips_after": [],
+            },
         },
         "files": {
             role: {"path": f"{role}.bin", "bytes": 7, "sha256": SHA}
@@ -120,7 +135,7 @@ def test_reads_every_field() -> None:
 
 
 def test_class_token_adds_a_row() -> None:
-    data = spoiled(("vision", "drop_cls"), False)
+    data = spoiled(("vision", "n_dropped_rows"), 0)
     put(data, ("vision", "aspect"), "pad")
     put(data, ("vision", "grid_pinpoints"), [])
     put(data, ("vision", "merge"), "flat")
@@ -184,7 +199,9 @@ def wrong_values() -> Iterator[tuple[Path_, Any]]:
             yield from ((path, w) for w in wrong if path != ("source", "revision") or not isinstance(w, str | float))
         else:
             # a newer format has a message of its own
-            yield from ((path, w) for w in WRONG[type(value)] if path != ("format_version",) or w != 2**60)
+            # and a bundle made with version 1 does not say how many blocks its tower runs
+            allowed = {("format_version",): 2**60, ("vision", "n_blocks"): None}
+            yield from ((path, w) for w in WRONG[type(value)] if path not in allowed or w != allowed[path])
 
 
 @pytest.mark.parametrize(
@@ -200,7 +217,7 @@ def test_wrong_type_is_named(path: Path_, value: Any) -> None:
     [
         (("format_version",), 0, "format_version is 0, expected an integer from 1"),
         (("source", "layout"), "onnx", 'source.layout is "onnx", expected one of hf, original'),
-        (("vision", "aspect"), "stretch", 'vision.aspect is "stretch", expected one of pad, crop, anyres'),
+        (("vision", "aspect"), "stretch", 'vision.aspect is "stretch", expected one of pad, crop, squash, anyres'),
         (("vision", "precision"), "int4", 'vision.precision is "int4", expected one of fp32, fp16, int8'),
         (("vision", "image_size"), 4097, "vision.image_size is 4097, expected an integer from 1"),
         (("vision", "patch_size"), 0, "vision.patch_size is 0, expected an integer from 1"),
@@ -213,7 +230,7 @@ def test_wrong_type_is_named(path: Path_, value: Any) -> None:
         (("vision", "grid_pinpoints"), [], "vision.aspect 'anyres' and 0 grid_pinpoints"),
         (("vision", "grid_pinpoints"), [[336, 700]], "vision.grid_pinpoints are not multiples of image_size 336"),
         (("vision", "merge"), "flat", "vision.has_newline is true, and vision.merge is 'flat'"),
-        (("vision", "drop_cls"), False, "vision.merge 'spatial_unpad' needs tiles of patches only"),
+        (("vision", "n_dropped_rows"), 0, "vision.merge 'spatial_unpad' needs tiles of patches only"),
         (("projector", "kind"), "resampler", 'projector.kind is "resampler", expected one of linear, mlp2x_gelu'),
         (("language", "quant"), "Q9", 'language.quant is "Q9", expected one of F32'),
         (("language", "bos"), -1, "language.bos is -1, expected an integer from 0"),
@@ -296,16 +313,45 @@ def test_record_of_a_tower_that_is_not_int8() -> None:
 
 
 def test_tower_that_ranks_patches() -> None:
-    assert not read(sample()).vision.has_ranking  # a manifest older than the field
     data = sample()
-    data["vision"]["has_ranking"] = True
-    assert read(data).vision.has_ranking
-    assert json.loads(read(data).to_json())["vision"]["has_ranking"] is True
-    data["vision"]["has_ranking"] = 1
-    assert faults_of(data) == ["vision.has_ranking is 1, expected true or false"]
-    data["vision"] |= {"has_ranking": True, "drop_cls": False, "merge": "flat", "has_newline": False}
+    data["vision"]["ranking"] = "class_attention"
+    assert read(data).vision.ranking == "class_attention"
+    data["vision"]["ranking"] = 1
     (fault,) = faults_of(data)
-    assert fault.startswith("vision.has_ranking is true, and vision.drop_cls is false")
+    assert fault.startswith("vision.ranking is 1, expected one of none, class_attention")
+    data["vision"] |= {"ranking": "class_attention", "n_dropped_rows": 0, "merge": "flat", "has_newline": False}
+    assert faults_of(data) == ["vision.ranking is 'class_attention', and other rows than patches are kept"]
+
+
+def version_1() -> dict[str, Any]:
+    """A manifest as the first bundles have it."""
+    data = sample() | {"format_version": 1}
+    for key in ("n_blocks", "has_class_row", "n_dropped_rows", "merge_limit", "several_images", "max_tiles", "ranking"):
+        del data["vision"][key]
+    data["vision"] |= {"feature_layer": -2, "drop_cls": True}
+    for key in ("architecture", "end_ids", "tokenizer"):
+        del data["language"][key]
+    return data
+
+
+def test_version_1() -> None:
+    manifest = read(version_1())
+    assert (manifest.vision.n_blocks, manifest.vision.has_class_row, manifest.vision.n_dropped_rows) == (None, True, 1)
+    assert (manifest.vision.ranking, manifest.vision.merge_limit, manifest.vision.several_images) == (
+        "none", None, "as_one"
+    )  # fmt: skip
+    assert (manifest.language.architecture, manifest.language.end_ids) == ("llama", (2,))
+    assert manifest.language.tokenizer.model == "llama"
+    assert manifest.language.tokenizer.adds_bos
+    assert read(json.loads(manifest.to_json())) == manifest
+    data = version_1()
+    data["vision"] |= {"has_ranking": True}
+    assert read(data).vision.ranking == "class_attention"
+    data["vision"] |= {"has_ranking": 1, "drop_cls": 0}
+    assert faults_of(data) == [
+        "vision.drop_cls is 0, expected true or false",
+        "vision.has_ranking is 1, expected true or false",
+    ]
 
 
 def test_all_faults_at_once() -> None:
@@ -317,7 +363,7 @@ def test_all_faults_at_once() -> None:
     del data["files"]["language"]
     assert faults_of(data) == [
         "created_by is 7, expected a non-empty string",
-        'vision.aspect is "stretch", expected one of pad, crop, anyres',
+        'vision.aspect is "stretch", expected one of pad, crop, squash, anyres',
         "projector is missing (an object)",
         'language.n_layer is "many", expected an integer from 1',
         "files.language is missing",
@@ -330,10 +376,10 @@ def test_long_value_is_cut() -> None:
 
 
 def test_newer_format_asks_for_an_upgrade() -> None:
-    data = {"format_version": 2, "everything": "else is different"}
+    data = {"format_version": 3, "everything": "else is different"}
     with pytest.raises(BundleError) as caught:
         read(data)
-    assert str(caught.value) == "x/manifest.json has format_version 2; this edge-llava reads 1. Upgrade edge-llava."
+    assert str(caught.value) == "x/manifest.json has format_version 3; this edge-llava reads 2. Upgrade edge-llava."
 
 
 @pytest.mark.parametrize(
@@ -378,7 +424,7 @@ def test_unknown_role() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "fault"),
     [
-        (("vision", "patch_size"), 16 + 1, "vision.image_size 336 is not a multiple of patch_size 17"),
+        (("vision", "patch_size"), 337, "vision.image_size 336 is smaller than patch_size 337"),
         (("vision", "hidden_size"), 1152, "projector.in_features 1024 != vision.hidden_size 1152"),
         (("language", "n_embd"), 5120, "projector.out_features 4096 != language.n_embd 5120"),
         (("language", "bos"), 32000, "language.bos 32000 is outside the vocabulary of 32000"),
@@ -393,7 +439,7 @@ def test_all_disagreements_at_once() -> None:
     data = spoiled(("vision", "hidden_size"), 1)
     put(data, ("language", "n_embd"), 1)
     put(data, ("language", "n_vocab"), 1)
-    assert len(faults_of(data)) == 4
+    assert len(faults_of(data)) == 5
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_keys_of_no_direction():
 @pytest.fixture
 def ranking(clip_spec):
     """The spec of a tower of 576 patches that can rank them."""
-    return dataclasses.replace(clip_spec("pad"), has_ranking=True)
+    return dataclasses.replace(clip_spec("pad"), ranking="class_attention")
 
 
 @pytest.mark.parametrize("n", [None, 2, 64, 144, 192, 288, 575])
@@ -155,8 +155,8 @@ def test_numbers_that_are_not(n, ranking):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"has_ranking": False}, "converted before its tower could rank patches. Convert the checkpoint again"),
-        ({"drop_cls": False, "has_ranking": False}, "keeps its class token"),
+        ({"ranking": "none"}, "converted before its tower could rank patches. Convert the checkpoint again"),
+        ({"n_dropped_rows": 0, "ranking": "none"}, "keeps its class token"),
         ({"aspect": "anyres", "grid_pinpoints": ((336, 672),)}, "cuts images into tiles (anyres)"),
     ],
 )

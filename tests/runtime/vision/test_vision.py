@@ -27,7 +27,7 @@ def bundle(seeded_f32):
 @pytest.fixture
 def spec(bundle):
     """Of a tower that only gives features, as those do that are written here."""
-    return dataclasses.replace(bundle.manifest.vision, has_ranking=False)
+    return dataclasses.replace(bundle.manifest.vision, ranking="none")
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_weights_missing_or_truncated(data, bundle, spec, tmp_path):
 
 def test_the_manifest_counts(bundle, spec):
     with pytest.raises(BundleError, match=r"the manifest says \[3, 56, 56\] to \[65, 32\]"):
-        VisionEncoder(bundle.file("vision"), dataclasses.replace(spec, drop_cls=False), ONE_THREAD)
+        VisionEncoder(bundle.file("vision"), dataclasses.replace(spec, n_dropped_rows=0), ONE_THREAD)
 
 
 def test_ranking_comes_with_the_same_features(bundle, encoder, pixels):
