@@ -71,6 +71,17 @@ class JsonFields:
 
         return tuple(self._get(key, accept, f"a list of integers from 0, at most {max_count}", []))
 
+    def pieces(self, key: str, max_count: int) -> tuple[int | str, ...]:
+        """A list of at most `max_count` integers from 0 and strings that are not empty."""
+
+        def is_piece(value: Any) -> bool:
+            return (_is_int(value) and value >= 0) or (isinstance(value, str) and bool(value))
+
+        def accept(value: Any) -> bool:
+            return isinstance(value, list) and len(value) <= max_count and all(map(is_piece, value))
+
+        return tuple(self._get(key, accept, f"a list of token ids and texts, at most {max_count}", []))
+
     def triple(self, key: str, low: float, high: float) -> tuple[float, float, float]:
         """A list of three numbers from low to high."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edge_llava.bundle.json_fields import JsonFields
+from edge_llava.bundle.template_spec import TemplateSpec, read_named_template, read_template
 from edge_llava.ggml.limits import MAX_BLOCKS, MAX_INT32
 
 ARCHITECTURES = ("llama", "qwen2")
@@ -55,8 +56,7 @@ class LanguageSpec:
         n_vocab: Rows of the token embedding, equal to the number of tokens.
         n_ctx_train: Positions that the model was trained for.
         quant: One of QUANTS.
-        template: Name of the conversation template, see `edge_llava.bundle.templates.TEMPLATES`.
-        image_marks: Whether the tokens <im_start> and <im_end> stand around every image, as v0 was trained.
+        template: What stands around a conversation.
         bos: Token id that opens a prompt where `tokenizer.adds_bos`.
         eos: Token id that ends an answer.
         end_ids: All token ids that end an answer, `eos` among them.
@@ -71,8 +71,7 @@ class LanguageSpec:
     n_vocab: int
     n_ctx_train: int
     quant: str
-    template: str
-    image_marks: bool
+    template: TemplateSpec
     bos: int
     eos: int
     end_ids: tuple[int, ...]
@@ -94,13 +93,18 @@ def read_language(fields: JsonFields, version: int) -> LanguageSpec:
         n_vocab=fields.integer("n_vocab", 1, MAX_INT32),
         n_ctx_train=fields.integer("n_ctx_train", 1, MAX_INT32),
         quant=fields.text("quant", QUANTS),
-        template=fields.text("template"),
-        image_marks=fields.boolean("image_marks"),
+        template=_read_template(fields, version),
         bos=fields.integer("bos", 0),
         eos=eos,
         end_ids=(eos,) if version == 1 else fields.counts("end_ids", _MAX_END_TOKENS),
         tokenizer=SENTENCEPIECE if version == 1 else _read_tokenizer(fields.object("tokenizer")),
     )
+
+
+def _read_template(fields: JsonFields, version: int) -> TemplateSpec:
+    if version == 1:
+        return read_named_template(fields, "template", image_marks=fields.boolean("image_marks"))
+    return read_template(fields, "template")
 
 
 def _read_tokenizer(fields: JsonFields) -> TokenizerSpec:
@@ -123,6 +127,7 @@ def find_language_faults(language: LanguageSpec) -> Iterator[str]:
         ("eos", (language.eos,)),
         ("end_ids", tuple(id_ for id_ in language.end_ids if id_ != language.eos)),
         ("tokenizer.strips_after", language.tokenizer.strips_after),
+        ("template", tuple(piece for piece in language.template.pieces() if isinstance(piece, int))),
     ):
         if outside := [id_ for id_ in ids if id_ >= language.n_vocab]:
             yield f"language.{name} {outside[0]} is outside the vocabulary of {language.n_vocab}"

@@ -48,7 +48,7 @@ def command(bundle: str | None, as_json: bool) -> None:
             f"{language.n_layer} blocks of width {language.n_embd}, {language.n_head} heads ({language.n_head_kv} kv), "
             f"{language.n_vocab} tokens, trained for {language.n_ctx_train} positions, {language.quant}",
         ),
-        ("template", language.template + (", <im_start> and <im_end> around images" if language.image_marks else "")),
+        ("template", language.template.name),
     ]
     if vision.quantization is not None:
         lines.append(("int8", vision.quantization.describe()))

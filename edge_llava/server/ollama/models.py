@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.bundle.templates import find_template
+from edge_llava.bundle.template_spec import Pieces
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.home.directories import MANIFEST_NAME
 from edge_llava.server.ollama.form import time_stamp
@@ -83,8 +83,8 @@ class OllamaModels:
         return {
             "parent_model": "",
             "format": "gguf",
-            "family": "llama",
-            "families": ["llama", "clip"],
+            "family": self._bundle.manifest.language.architecture,
+            "families": [self._bundle.manifest.language.architecture, "clip"],
             "parameter_size": _describe_number(self._n_parameters),
             "quantization_level": self._bundle.manifest.language.quant,
         }
@@ -92,26 +92,30 @@ class OllamaModels:
     def _info(self) -> Json:
         language, vision = self._bundle.manifest.language, self._bundle.manifest.vision
         return {
-            "general.architecture": "llama",
+            "general.architecture": language.architecture,
             "general.basename": self._bundle.name,
             "general.parameter_count": self._n_parameters,
-            "llama.attention.head_count": language.n_head,
-            "llama.attention.head_count_kv": language.n_head_kv,
-            "llama.block_count": language.n_layer,
-            "llama.context_length": self._n_ctx,
-            "llama.embedding_length": language.n_embd,
-            "llama.vocab_size": language.n_vocab,
+            f"{language.architecture}.attention.head_count": language.n_head,
+            f"{language.architecture}.attention.head_count_kv": language.n_head_kv,
+            f"{language.architecture}.block_count": language.n_layer,
+            f"{language.architecture}.context_length": self._n_ctx,
+            f"{language.architecture}.embedding_length": language.n_embd,
+            f"{language.architecture}.vocab_size": language.n_vocab,
             "clip.has_vision_encoder": True,
             "clip.vision.image_size": vision.image_size,
             "clip.vision.patch_size": vision.patch_size,
         }
 
     def _template(self) -> str:
-        template = find_template(self._bundle.manifest.language.template)
-        opening = template.opening
-        if template.system:
-            opening = opening.replace(template.system, "{{ .System }}", 1)
-        return f"{opening}{{{{ .Prompt }}}}{template.after_question}{template.before_answer}{{{{ .Response }}}}"
+        template = self._bundle.manifest.language.template
+        tokens = read_gguf_header(self._bundle.file("language")).arrays["tokenizer.ggml.tokens"].strings
+
+        def write(pieces: Pieces) -> str:
+            return "".join(piece if isinstance(piece, str) else tokens[piece].decode() for piece in pieces)
+
+        opening = write(template.open_with("{{ .System }}") if template.system else template.opening)
+        answer = f"{write(template.before_answer)}{{{{ .Response }}}}"
+        return f"{opening}{{{{ .Prompt }}}}{write(template.after_question)}{answer}"
 
 
 def _describe_number(n: int) -> str:

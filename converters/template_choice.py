@@ -1,0 +1,82 @@
+"""Which conversation template a checkpoint was trained with: its family's, its own chat template, or its tokens'.
+
+Configs name no template. What decides, in this order: the user; the row of the family in `families`, where its training
+code knows one template; the chat template in the checkpoint's files, cut into texts; the special tokens of its
+vocabulary, which only one template uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_llava.bundle.templates import TEMPLATES, Template
+from edge_llava.converters.chat_template import cut_template, find_chat_template
+from edge_llava.converters.json_file import read_json
+from edge_llava.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """Special tokens that stand in one template only.
+
+    Attributes:
+        tokens: All of them are in the vocabulary.
+        template: Its name in TEMPLATES.
+        tiled: The name for checkpoints that were trained on tiles, where it differs.
+    """
+
+    tokens: tuple[str, ...]
+    template: str
+    tiled: str | None = None
+
+
+_MARKS = (
+    # xtuner trained without a system text, LLaVA-NeXT, which knows tiles, with one
+    _Marks(("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "llama_3", tiled="llama_3_vision"),
+    _Marks(("<|user|>", "<|assistant|>", "<|end|>"), "phi_3"),
+    _Marks(("<|im_start|>", "<|im_end|>", "<|endoftext|>"), "qwen_chatml"),
+    _Marks(("<|im_start|>", "<|im_end|>"), "chatml_direct"),  # Yi
+)
+
+
+def choose_template(
+    directory: Path, specials: Mapping[str, int], *, wanted: str | None, image_text: str, is_tiled: bool
+) -> Template:
+    """Chooses a template.
+
+    Args:
+        directory: The tokenizer's files.
+        specials: Special tokens of the vocabulary by text.
+        wanted: Name that the user or the family's row states; None leaves it to the checkpoint's files.
+        image_text: What stands for an image in texts that the chat template writes.
+        is_tiled: Whether the checkpoint was trained on tiles.
+
+    Raises:
+        CheckpointError: If its chat template does not cut, or there is none and its tokens do not tell.
+    """
+    if wanted is not None:
+        return TEMPLATES[wanted]
+    if (source := find_chat_template(directory)) is not None:
+        return cut_template(source, _special_tokens(directory), image_text)
+    for marks in _MARKS:
+        if all(token in specials for token in marks.tokens):
+            return TEMPLATES[(is_tiled and marks.tiled) or marks.template]
+    raise CheckpointError(
+        f"{directory} has no chat template, and its special tokens belong to none that is known here. Choose the one "
+        f"that it was trained with: --template {', '.join(TEMPLATES)}."
+    )
+
+
+def _special_tokens(directory: Path) -> dict[str, str]:
+    """What a chat template may refer to by name: bos_token and others."""
+    path = directory / "tokenizer_config.json"
+    config: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+    texts = {
+        name: value.get("content") if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name.endswith("_token") and not name.startswith("add_")
+    }
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
