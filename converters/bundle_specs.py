@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from edge_llava.bundle.language_spec import SENTENCEPIECE, LanguageSpec
 from edge_llava.bundle.manifest import ProjectorSpec, find_section_faults
+from edge_llava.bundle.template_spec import TemplateSpec, describe_template
+from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.bundle.vision_spec import VisionQuantization, VisionSpec
 from edge_llava.converters.quantize import projector_type
 
@@ -45,7 +47,7 @@ def describe_projector(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
     )
 
 
-def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> LanguageSpec:
+def describe_language(checkpoint: Checkpoint, quant: str, template: TemplateSpec) -> LanguageSpec:
     """Describes the language model as deployed."""
     language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
     return LanguageSpec(
@@ -58,7 +60,6 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: str) -> Lang
         n_ctx_train=language.n_ctx_train,
         quant=quant,
         template=template,
-        image_marks=checkpoint.config.image_marks,
         bos=vocabulary.bos,
         eos=vocabulary.eos,
         end_ids=(vocabulary.eos,),
@@ -72,5 +73,5 @@ def find_limit_faults(checkpoint: Checkpoint) -> list[str]:
     return find_section_faults(
         describe_vision(checkpoint, "fp32", config.aspect),
         describe_projector(checkpoint, "F32"),
-        describe_language(checkpoint, "F32", config.template),
+        describe_language(checkpoint, "F32", describe_template(TEMPLATES["llava_v1"], {})),
     )

@@ -53,7 +53,8 @@ class CheckpointConfig:
         aspect: "pad", "crop" or "anyres", as trained.
         grid_pinpoints, merge, has_newline: For "anyres", as in `vision_spec.VisionSpec`.
         image_mean, image_std: Normalization.
-        template: Conversation template according to the config; merged models of v0 and v1 look alike.
+        template: Conversation template according to the config, by name; merged models of v0 and v1 look alike. None:
+            the tokenizer's files decide.
         image_marks: Whether every image is enclosed in <im_start> and <im_end>.
         image_token: Id of `<image>` in the embedding, where the checkpoint gave it a row.
         language: The language model.
@@ -71,7 +72,7 @@ class CheckpointConfig:
     has_newline: bool
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
-    template: str
+    template: str | None
     image_marks: bool
     image_token: int | None
     language: LanguageConfig

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edge_llava.bundle.bundle import Bundle, describe_file
 from edge_llava.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest, SourceInfo, StageParity
 from edge_llava.bundle.parity_record import MeasuredParity, make_reference_images
+from edge_llava.bundle.template_spec import TemplateSpec
 from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.converters import reference
 from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
@@ -28,6 +29,7 @@ from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder
 from edge_llava.converters.reference_model import check_reading
 from edge_llava.converters.staging import check_target, staging_directory
+from edge_llava.converters.template_choice import checkpoint_template
 from edge_llava.converters.tower import build_tower
 from edge_llava.converters.truth import VisionTruth, vision_truth
 from edge_llava.converters.vision_int8 import BUDGET_MIN, is_worthwhile, write_int8
@@ -105,13 +107,14 @@ def stage(
     check_reading(checkpoint)
     if options.mmproj:
         check_mmproj(checkpoint)
+    template = checkpoint_template(checkpoint, options.template)
     check_disk(checkpoint, out, options)
     with staging_directory(out, overwrite=options.overwrite) as directory:
         truth, vision = _export_tower(checkpoint, directory, options, calibration, progress)
         return_freed_memory()
         _write_weights(checkpoint, directory, options, progress)
         return_freed_memory()
-        yield Stage(Bundle(directory, _describe(checkpoint, directory, vision, options)), truth)
+        yield Stage(Bundle(directory, _describe(checkpoint, directory, vision, template, options)), truth)
         if not os.path.isfile(directory / MANIFEST_NAME):
             raise RuntimeError("the stage was not sealed")
 
@@ -156,7 +159,9 @@ def _export_tower(
     return truth, describe_vision(checkpoint, precision, aspect)
 
 
-def _describe(checkpoint: Checkpoint, directory: Path, vision: VisionSpec, options: ConvertOptions) -> Manifest:
+def _describe(
+    checkpoint: Checkpoint, directory: Path, vision: VisionSpec, template: TemplateSpec, options: ConvertOptions
+) -> Manifest:
     """The manifest of everything but the comparison with the checkpoint, which needs it."""
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -164,7 +169,7 @@ def _describe(checkpoint: Checkpoint, directory: Path, vision: VisionSpec, optio
         source=_copy_licenses(checkpoint, directory),
         vision=vision,
         projector=describe_projector(checkpoint, options.quant),
-        language=describe_language(checkpoint, options.quant, options.template or checkpoint.config.template),
+        language=describe_language(checkpoint, options.quant, template),
         files=_describe_files(directory),
         parity={},
     )

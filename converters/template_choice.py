@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge_llava.bundle.templates import TEMPLATES, Template
+from edge_llava.bundle.template_spec import TemplateSpec, describe_template
+from edge_llava.bundle.templates import TEMPLATES, Template, with_image_marks
 from edge_llava.converters.chat_template import cut_template, find_chat_template
 from edge_llava.converters.json_file import read_json
 from edge_llava.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,28 @@ _MARKS = (
     _Marks(("<|im_start|>", "<|im_end|>", "<|endoftext|>"), "qwen_chatml"),
     _Marks(("<|im_start|>", "<|im_end|>"), "chatml_direct"),  # Yi
 )
+
+
+def checkpoint_template(checkpoint: Checkpoint, wanted: str | None) -> TemplateSpec:
+    """The template that a checkpoint's bundle records.
+
+    Args:
+        checkpoint: Opened.
+        wanted: Name in TEMPLATES that the user states; None leaves it to the checkpoint.
+
+    Raises:
+        CheckpointError: As `choose_template`.
+    """
+    config, vocabulary = checkpoint.config, checkpoint.vocabulary
+    has_row = config.image_token is not None and config.image_token < len(vocabulary)
+    template = choose_template(
+        checkpoint.tokenizer,
+        vocabulary.specials(),
+        wanted=wanted or config.template,
+        image_text=vocabulary.tokens[config.image_token or 0] if has_row else "<image>",
+        is_tiled=config.aspect == "anyres",
+    )
+    return describe_template(with_image_marks(template) if config.image_marks else template, vocabulary.specials())
 
 
 def choose_template(

@@ -59,6 +59,12 @@ class Vocabulary:
         self.scores.append(score)
         self.types.append(type_)
 
+    def specials(self) -> dict[str, int]:
+        """Ids of the tokens that stand for themselves wherever their text does, by text."""
+        wanted = (TokenType.CONTROL, TokenType.USER_DEFINED)
+        typed = zip(self.tokens, self.types, strict=True)
+        return {token: id_ for id_, (token, type_) in enumerate(typed) if type_ in wanted}
+
     def __len__(self) -> int:
         return len(self.tokens)
 

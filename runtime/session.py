@@ -163,7 +163,7 @@ class Session:
         request = Request(
             list_runs(turn.turns),
             self.options,
-            (self._planner.template.stop, *self.options.stop),
+            (*self._planner.template.stops, *self.options.stop),
             owner=self._owner,
             to_disk=up_to_last_image(turn.turns[0].runs),
             credit=_CREDIT,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
-from edge_llava.bundle.templates import Template, find_template
+from edge_llava.bundle.template_spec import Piece, TemplateSpec
 from edge_llava.errors import ContextOverflow
 from edge_llava.runtime.dialogue.answer_history import AnswerHistory, KnownAnswer
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
@@ -36,7 +35,7 @@ class Planner:
 
     def __init__(self, language: LanguageModel, tower: Tower, n_ctx: int) -> None:
         """A conversation may take `n_ctx` positions."""
-        self.template, self.history = find_template(language.spec.template), AnswerHistory()
+        self.template, self.history = language.spec.template, AnswerHistory()
         self._language, self._tower, self._n_ctx = language, tower, n_ctx
 
     def continue_with(
@@ -46,6 +45,8 @@ class Planner:
         images = [self._tower.place(image) for image in question.images]
         check_text(question.text, "the question")
         self._check_length([question.text])
+        if self.template.after_past_question != self.template.after_question:
+            past = self._plan_again(past)
         turns = [*past, PastTurn(question.text, self._next(past, question.text, images))]
         if on_full == "drop-oldest":
             n_room = room_for_prompt(self._n_ctx, max_new_tokens)
@@ -81,7 +82,7 @@ class Planner:
         return Request(
             runs,
             options,
-            (self.template.stop, *options.stop),
+            (*self.template.stops, *options.stop),
             start,
             salt,
             to_disk=up_to_last_image(turns[0].runs),
@@ -91,8 +92,8 @@ class Planner:
 
     def plan(self, dialogue: Dialogue, salt: str = "", n_room: int | None = None) -> list[PastTurn]:
         """The turns that a session would have had; without the oldest, where they may take only `n_room` positions."""
-        has_system = bool(dialogue.system.strip())
-        template = self.template.with_system(dialogue.system) if has_system else self.template
+        system = dialogue.system if dialogue.system.strip() else ""
+        template = replace(self.template, opening=self.template.open_with(system))
         # opened once, since a file can be read only once, and not where an earlier turn does not fit already
         images: Iterable[list[ImageRun]] = (
             [self._tower.place(image, salt=salt) for image in exchange.question.images]
@@ -108,10 +109,11 @@ class Planner:
             question, text, answer = exchange.question, exchange.answer, None
             asked = self._next(turns, question.text, placed, template, question.places)
             self._check_room(asked, runs)
-            runs += asked
             if text is not None:
-                answer = self.history.find(runs, text, salt) or self._tokenize_answer(text)
-                runs.append(TokenRun(answer.ids))
+                answer = self.history.find([*runs, *asked], text, salt) or self._tokenize_answer(text)
+                if template.after_past_question != template.after_question:
+                    asked = self._next(turns, question.text, placed, template, question.places, is_past=True)
+                runs += [*asked, TokenRun(answer.ids)]
             turns.append(PastTurn(question.text, asked, answer))
         return turns
 
@@ -120,26 +122,36 @@ class Planner:
         past: Sequence[PastTurn],
         question: str,
         images: Sequence[ImageRun],
-        template: Template | None = None,
+        template: TemplateSpec | None = None,
         places: Sequence[int] = (),
+        *,
+        is_past: bool = False,
     ) -> list[Run]:
-        """The runs of a question after others; the text on each side of an image is tokenized on its own, BOS once."""
-        template, language, is_first = template or self.template, self._language, not past
-        marks = language.spec.image_marks
-        first, *others = build_turn(template, question, len(images), places, is_first=is_first, image_marks=marks)
+        """The runs of a question after others, of which `is_past` are followed by more."""
+        template, language = template or self.template, self._language
+        pieces = build_turn(template, question, images, places, is_first=not past, is_past=is_past)
         carry = past[-1].answer.carry if past and past[-1].answer is not None else ""
-        joins = bool(carry) or (template.joins_text and not is_first)
-        ids = language.tokenize_within(carry + first) if joins else language.tokenize(first, add_bos=is_first)
-        runs: list[Run] = [TokenRun(tuple(ids))]
-        for image, text in zip(images, others, strict=True):
-            runs += [image, TokenRun(tuple(language.tokenize(text, add_bos=False)))]
-        return runs
+        joins = bool(carry) or (template.joins_text and bool(past))
+        tokenizer, runs = language.spec.tokenizer, list[Run]()
+        ids = [language.spec.bos] if tokenizer.adds_bos and not past else list[int]()
+        for piece in merge_texts([carry, *pieces] if carry else pieces):
+            if isinstance(piece, ImageRun):
+                runs += [TokenRun(tuple(ids)), piece] if ids else [piece]
+                ids = []
+            elif isinstance(piece, int):
+                ids.append(piece)
+            else:
+                text = piece.lstrip() if ids and ids[-1] in tokenizer.strips_after else piece
+                is_inside = joins and not ids and not runs
+                ids += language.tokenize_within(text) if is_inside else language.tokenize(text, add_bos=False)
+        return [*runs, TokenRun(tuple(ids))] if ids else runs
 
     def _plan_again(self, turns: Sequence[PastTurn]) -> list[PastTurn]:
         """The same turns in a conversation of their own: each continues the one before it."""
         again: list[PastTurn] = []
         for turn in turns:
-            again.append(replace(turn, runs=self._next(again, turn.question, turn.images)))
+            is_past = turn.answer is not None
+            again.append(replace(turn, runs=self._next(again, turn.question, turn.images, is_past=is_past)))
         return again
 
     def _plan_start(self, text: str, runs: Sequence[Run], salt: str) -> AnswerStart:
@@ -156,22 +168,24 @@ class Planner:
         return start
 
     def _shorten(
-        self, dialogue: Dialogue, images: Sequence[list[ImageRun]], template: Template, n_room: int
+        self, dialogue: Dialogue, images: Sequence[list[ImageRun]], template: TemplateSpec, n_room: int
     ) -> tuple[Dialogue, list[list[ImageRun]]]:
         """The exchanges that stay, and their images."""
         sizes = []
         for exchange, placed in zip(dialogue.exchanges, images, strict=True):
-            question = f"{template.between_turns}{exchange.question.text}{template.after_question}"
-            n_text = sum(self._count(text) for text in (question, exchange.answer) if text)
+            pieces = (*template.between_turns, *template.before_question, *template.after_past_question)
+            n_text = sum(map(self._count, (*pieces, exchange.question.text, exchange.answer or "")))
             sizes.append(n_text + sum(image.n_tokens + 2 * _SEAM for image in placed))
-        n_room -= self._count(template.opening) + self._count(dialogue.answer_start)
+        n_room -= sum(map(self._count, (*template.opening, dialogue.answer_start)))
         dropped = turns_to_drop(sizes, [bool(placed) for placed in images], n_room)
         kept = [index for index in range(len(sizes)) if index not in dropped]
         exchanges = tuple(dialogue.exchanges[index] for index in kept)
         return replace(dialogue, exchanges=exchanges), [images[index] for index in kept]
 
-    def _count(self, text: str) -> int:
+    def _count(self, text: Piece) -> int:
         """Tokens of a text, or a few more; of one that is far too long, only what it has at least."""
+        if isinstance(text, int):
+            return 1
         if len(text) > _READ_AT_ONCE:
             return self._language.count_at_least(text) + _SEAM
         return len(self._language.tokenize(text, add_bos=False)) + _SEAM
@@ -182,8 +196,11 @@ class Planner:
 
     def _tokenize_answer(self, text: str) -> KnownAnswer:
         """An answer that was not given here, as training would have had it."""
-        written = f"{self.template.before_answer}{text}" if text else ""
-        return KnownAnswer(tuple(self._language.tokenize_within(written)))
+        if not text:
+            return KnownAnswer(())
+        *lead, last = merge_texts([*self.template.before_answer, text])
+        ids = [piece for piece in lead if isinstance(piece, int)]
+        return KnownAnswer((*ids, *self._language.tokenize_within(str(last))))
 
     def _check_length(self, texts: Sequence[str]) -> None:
         """Refuses texts that cannot fit before they are tokenized, which would take minutes for megabytes."""
@@ -206,22 +223,35 @@ class Planner:
 
 
 def build_turn(
-    template: Template,
+    template: TemplateSpec,
     question: str,
-    n_images: int,
+    images: Sequence[ImageRun],
     places: Sequence[int] = (),
     *,
     is_first: bool,
-    image_marks: bool = False,
-) -> list[str]:
-    """The texts of one turn; an image stands between each two of them, and a newline after it, as in training.
+    is_past: bool = False,
+) -> list[Piece | ImageRun]:
+    """What one turn is made of; `places` is as `Message.places`."""
+    pieces: list[Piece | ImageRun] = [*(template.opening if is_first else template.between_turns)]
+    n_before = 0
+    if not any(places):
+        for image in images:
+            pieces += [*template.image_before, image, *template.image_after]
+        pieces += template.before_question
+    else:
+        pieces += template.before_question
+        for image, place in zip(images, places, strict=True):
+            pieces += [question[n_before:place], *template.image_before, image, *template.image_after]
+            n_before = place
+    return [*pieces, question[n_before:], *(template.after_past_question if is_past else template.after_question)]
 
-    `places` is as `Message.places`, `image_marks` whether <im_start> and <im_end> stand around every image.
-    """
-    start, end = ("<im_start>", "<im_end>") if image_marks else ("", "")
-    before = [template.opening if is_first else template.between_turns, *[f"{end}\n"] * n_images]
-    after = [*[start] * n_images, template.after_question]
-    parts = pairwise([0, *(places or [0] * n_images), len(question)])
-    return [
-        f"{head}{question[first:last]}{tail}" for head, (first, last), tail in zip(before, parts, after, strict=True)
-    ]
+
+def merge_texts(pieces: Sequence[Piece | ImageRun]) -> list[Piece | ImageRun]:
+    """Texts that follow each other as one, which is tokenized whole; empty ones are left out."""
+    merged: list[Piece | ImageRun] = []
+    for piece in pieces:
+        if isinstance(piece, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += piece
+        elif piece != "":
+            merged.append(piece)
+    return merged

@@ -16,6 +16,7 @@ from edge_llava.converters.language_gguf import write_language
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder
+from edge_llava.converters.template_choice import checkpoint_template
 from edge_llava.converters.tower import build_tower
 from edge_llava.home.progress import silent
 from edge_llava.runtime.language.decoder import Decoder
@@ -102,7 +103,7 @@ def use(directory: Path, base: Path | None = None) -> Checkpoint:
 def tokenize(checkpoint: Path) -> Checkpoint:
     """Converts the language model and tokenizes a text with it: the runtime must not refuse what is converted."""
     opened = use(checkpoint)
-    spec = describe_language(opened, "F32", opened.config.template)
+    spec = describe_language(opened, "F32", checkpoint_template(opened, "llava_v1"))
     decoder = Decoder(checkpoint / "language.gguf", spec, DecoderOptions(n_ctx=64, n_threads=1))
     try:
         decoder.tokenize(_TEXT, add_bos=True)

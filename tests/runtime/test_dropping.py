@@ -76,7 +76,7 @@ def test_a_conversation_of_twenty_questions(open_model, seeded_f32, noise, ids, 
         assert chat.n_dropped >= before
         if chat.n_dropped > before and before % 2 == 0:
             cached = chat.timings.cached_tokens
-            n_opening = len(model.engine.language.tokenize(model._planner.template.opening, add_bos=True))
+            n_opening = len(model.engine.language.tokenize(model._planner.template.opening[0], add_bos=True))
             assert cached >= (n_opening + 64 if with_image else n_opening - 1)  # what did not move
             assert answer == alone(model, chat, question)
         before = chat.n_dropped

@@ -17,6 +17,8 @@ import pytest
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.template_spec import describe_template
+from edge_llava.bundle.templates import TEMPLATES, with_image_marks
 from edge_llava.home.directories import cache_directory
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.dialogue.messages import Message
@@ -74,7 +76,7 @@ def opened_tower(model):
 
 
 def n_until_picture_ends(model):
-    return len(model.engine.language.tokenize(model._planner.template.opening, add_bos=True)) + 64
+    return len(model.engine.language.tokenize(model._planner.template.opening[0], add_bos=True)) + 64
 
 
 # In memory
@@ -286,8 +288,10 @@ def test_another_preparation_is_not_restored(kept, open_caching, seeded_f32, pic
 
 def test_another_template_is_not_restored(kept, open_caching, seeded_f32, picture, n_restored):
     language = Bundle.open(seeded_f32).manifest.language
-    for difference in ({"template": "vicuna_v1"}, {"template": "llava_llama_2"}, {"image_marks": True}):
-        model = open_caching(changed(seeded_f32, language=dataclasses.replace(language, **difference)))
+    marked = with_image_marks(TEMPLATES["llava_v1"])
+    for template in (TEMPLATES["vicuna_v1"], TEMPLATES["llava_llama_2"], marked):
+        spec = describe_template(template, {})
+        model = open_caching(changed(seeded_f32, language=dataclasses.replace(language, template=spec)))
         assert n_restored(model, picture) == 0
         assert n_restored(model, picture) > 0  # its own was kept
 
@@ -296,7 +300,7 @@ def test_as_many_other_tokens_are_not_restored(kept, open_caching, seeded_f32, p
     model = open_caching(seeded_f32)
     n_positions, template = n_until_picture_ends(model), model._planner.template
     model._planner.template = dataclasses.replace(
-        template, opening=template.opening.replace("helpful, detailed", "detailed, helpful")
+        template, opening=(template.opening[0].replace("helpful, detailed", "detailed, helpful"),)
     )
     assert n_until_picture_ends(model) == n_positions
     assert n_restored(model, picture) == 0

@@ -52,7 +52,7 @@ def replay(forget, ids):
 def test_second_turn_prefills_only_what_is_new(model, ids, pictures, positions):
     chat = model.session(GREEDY)
     assert len(ids(chat.ask(QUESTION, image=pictures[0]))) == 8
-    n_prompt = 1 + len(model.engine.language.tokenize(f"{model._planner.template.opening}", add_bos=False)) + 64
+    n_prompt = 1 + len(model.engine.language.tokenize("".join(model._planner.template.opening), add_bos=False)) + 64
     n_prompt += len(model.engine.language.tokenize(f"\n{QUESTION} ASSISTANT:", add_bos=False))
     assert (chat.timings.cached_tokens, chat.timings.prefill_tokens) == (0, n_prompt)
     assert chat.n_positions == n_prompt + 8
@@ -143,7 +143,7 @@ def test_another_picture_is_never_taken_for_the_first(model, pictures, forget):
         list(chat.ask(QUESTION, image=picture))
         logits.append(model.engine.language.logits())
         cached.append(chat.timings.cached_tokens)
-    n_opening = len(model.engine.language.tokenize(model._planner.template.opening, add_bos=True))
+    n_opening = len(model.engine.language.tokenize(model._planner.template.opening[0], add_bos=True))
     assert cached == [0, n_opening]
     assert np.abs(logits[0] - logits[1]).max() > 0
     forget(model)
@@ -205,7 +205,7 @@ def test_text_much_too_long_is_refused_unread(model, character):
 
 def test_exactly_full(open_model, seeded_f32):
     model = open_model(seeded_f32, n_ctx=256)
-    n_fixed = len(model.engine.language.tokenize(f"{model._planner.template.opening}x ASSISTANT:", add_bos=True))
+    n_fixed = len(model.engine.language.tokenize(f"{model._planner.template.opening[0]}x ASSISTANT:", add_bos=True))
     question = "x" + "\x01" * (255 - n_fixed)  # each is one byte token
     chat = model.session(GREEDY)
     tokens = list(chat.ask(question))

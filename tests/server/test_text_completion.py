@@ -23,7 +23,7 @@ def openai_client(server: Any) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="module")
 def written(engine: Any) -> str:
     """A conversation with everything that the template adds, up to the answer."""
-    template = find_template(engine.bundle.manifest.language.template)
+    template = find_template(engine.bundle.manifest.language.template.name)
     return f"{template.opening}What?{template.after_question}"
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.template_spec import describe_template
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.errors import ContextOverflow, ImageError
 from edge_llava.runtime.dialogue.answer_history import KnownAnswer
@@ -28,7 +29,8 @@ def open_with(seeded_f32, home):
 
     def run(template):
         bundle = Bundle.open(seeded_f32)
-        language = dataclasses.replace(bundle.manifest.language, template=template)
+        spec = describe_template(TEMPLATES[template], {})
+        language = dataclasses.replace(bundle.manifest.language, template=spec)
         bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, language=language))
         opened.append(LlavaModel(bundle, EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)))
         model = opened[-1]
@@ -76,19 +78,19 @@ def test_answers_of_somebody_else(open_with, template):
     messages = [Message("user", "What?"), Message("assistant", "A bus. It is red."), Message("user", "Why?")]
     first, answer, second = plan(planner, messages)
     chat, whole = model.session(), model.engine.language.tokenize
-    assert list(first.ids) == whole(
-        f"{TEMPLATES[template].opening}What?{TEMPLATES[template].after_question}", add_bos=True
-    )
+    known = TEMPLATES[template]
+    end = known.after_question if known.after_past_question is None else known.after_past_question
+    assert list(first.ids) == whole(f"{known.opening}{known.before_question}What?{end}", add_bos=True)
     spoken = b"".join(map(model.engine.language.piece, answer.ids)).decode()
-    if template == "chatml_direct":
+    if not known.before_answer:
         assert spoken == "A bus. It is red."
     else:
         assert spoken == " A bus. It is red."
         assert list(answer.ids) == whole("A bus. It is red.", add_bos=False)
     list(chat.ask("What?"))
-    assert list_runs(chat._past)[0] == first
     chat._past[-1] = dataclasses.replace(chat._past[-1], answer=KnownAnswer(answer.ids))
     list(chat.ask("Why?"))
+    assert list_runs(chat._past)[0] == first
     assert list_runs(chat._past)[2] == second
 
 

@@ -157,7 +157,7 @@ def test_fewer_visual_tokens(open_engine, seeded_f32, home, ask, pictures, answe
 def test_a_picture_that_many_ask_about_is_encoded_and_computed_once(engine, ask, pictures):
     asked = [ask(engine, f"Question {n}?", GREEDY, pictures[0]) for n in range(4)]
     answers = [one.wait().answer for one in asked]
-    n_shared = len(engine.engine.language.tokenize(engine._planner.template.opening, add_bos=True)) + 64
+    n_shared = len(engine.engine.language.tokenize(engine._planner.template.opening[0], add_bos=True)) + 64
     assert answers[0].n_cached_tokens == 0
     assert all(answer.n_cached_tokens >= n_shared for answer in answers[1:])
     metrics = engine.metrics

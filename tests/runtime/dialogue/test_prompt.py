@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_llava.bundle.templates import TEMPLATES, find_template
+from edge_llava.bundle.template_spec import describe_template
+from edge_llava.bundle.templates import TEMPLATES, find_template, with_image_marks
 from edge_llava.errors import BundleError
-from edge_llava.runtime.dialogue.planner import build_turn
+from edge_llava.runtime.dialogue.planner import build_turn, merge_texts
 from edge_llava.runtime.language.decoder import Decoder
+from edge_llava.runtime.runs import ImageRun
 
 HUMAN = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
@@ -26,8 +28,20 @@ USER_IDS, ASSISTANT_IDS = [3148, 1001, 29901], [319, 1799, 9047, 13566, 29901]
 QUESTION_IDS = [5618, 338, 445, 29973]  # What is this?
 
 
+def texts(template, question, n_images, places=(), **options):
+    """The texts of a turn; an image stands between each two of them."""
+    images = [ImageRun(str(index), str(index), 4, None) for index in range(n_images)]
+    found = [""]
+    for piece in merge_texts(build_turn(describe_template(template, {}), question, images, places, **options)):
+        if isinstance(piece, ImageRun):
+            found.append("")
+        else:
+            found[-1] = piece
+    return found
+
+
 def turn(n_images, *, is_first, template="llava_v1"):
-    return build_turn(find_template(template), "What is this?", n_images, is_first=is_first)
+    return texts(find_template(template), "What is this?", n_images, is_first=is_first)
 
 
 def test_first_turn():
@@ -46,13 +60,13 @@ def test_first_turn():
 def test_images_keep_their_places():
     """Each is followed by a newline; what is not said between two stays away."""
     question = "First:\nSecond:\nWhich?"
-    texts = build_turn(find_template("llava_v1"), question, 2, is_first=True, places=(7, 15))
-    assert texts == [
+    found = texts(find_template("llava_v1"), question, 2, is_first=True, places=(7, 15))
+    assert found == [
         f"{HUMAN} USER: First:\n",
         "\nSecond:\n",
         "\nWhich? ASSISTANT:",
     ]
-    marked = build_turn(find_template("llava_v1"), "a\n", 2, is_first=False, image_marks=True, places=(0, 2))
+    marked = texts(with_image_marks(find_template("llava_v1")), "a\n", 2, is_first=False, places=(0, 2))
     assert marked == [
         "</s>USER: <im_start>",
         "<im_end>\na\n<im_start>",
@@ -61,9 +75,8 @@ def test_images_keep_their_places():
 
 
 def test_places_before_the_text_are_as_in_training():
-    assert build_turn(find_template("llava_v1"), "What?", 2, is_first=True, places=(0, 0)) == build_turn(
-        find_template("llava_v1"), "What?", 2, is_first=True
-    )
+    template = find_template("llava_v1")
+    assert texts(template, "What?", 2, (0, 0), is_first=True) == texts(template, "What?", 2, is_first=True)
 
 
 def test_later_turn():
@@ -81,7 +94,7 @@ def test_vicuna_says_user():
 
 
 def test_question_is_literal():
-    (text,) = build_turn(find_template("llava_v1"), "<image>\n{q}  ", 0, is_first=False)
+    (text,) = texts(find_template("llava_v1"), "<image>\n{q}  ", 0, is_first=False)
     assert text == "</s>USER: <image>\n{q}   ASSISTANT:"
 
 
@@ -90,8 +103,7 @@ def test_templates_are_found_by_their_name():
     with pytest.raises(BundleError) as caught:
         find_template("mpt")
     assert str(caught.value) == (
-        "there is no conversation template 'mpt'; known: llava_v1, vicuna_v1, llava_v0, llava_llama_2, "
-        "mistral_instruct, chatml_direct. Upgrade edge-llava."
+        f"there is no conversation template 'mpt'; known: {', '.join(TEMPLATES)}. Upgrade edge-llava."
     )
 
 
@@ -158,8 +170,8 @@ def test_instructions_begin_anew_after_special_tokens(tokenize, template, after)
 
 
 def test_image_marks_stand_around_each_picture():
-    texts = build_turn(find_template("llava_v0"), "What?", 2, is_first=False, image_marks=True)
-    assert texts == [
+    found = texts(with_image_marks(find_template("llava_v0")), "What?", 2, is_first=False)
+    assert found == [
         "###Human: <im_start>",
         "<im_end>\n<im_start>",
         "<im_end>\nWhat?###Assistant:",

@@ -137,7 +137,7 @@ def test_another_number_is_not_restored_from_disk(open_with, picture):
         again, timings = ask(model, picture)
         assert again == answer
         assert timings.cached_tokens == len(
-            model.engine.language.tokenize(model._planner.template.opening, add_bos=True)
+            model.engine.language.tokenize(model._planner.template.opening[0], add_bos=True)
         ) + (n or 64)
         assert timings.vision_s == 0
 
@@ -176,7 +176,7 @@ def test_embeddings_are_never_taken_for_each_other(open_with, picture, tmp_path)
     assert len({own.identity, forged.identity, whole.identity}) == 3
     assert loaded.identity == forged.identity
     expected = ask(open_with(16), picture)[0]
-    n_before = len(model.engine.language.tokenize(model._planner.template.opening, add_bos=True))
+    n_before = len(model.engine.language.tokenize(model._planner.template.opening[0], add_bos=True))
     for image, other in ((own, loaded), (loaded, picture), (picture, forged), (forged, own)):
         ask(model, image)
         answer, timings = ask(model, other)
