@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_llava.bundle.language_spec import SENTENCEPIECE, LanguageSpec
+from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.bundle.manifest import ProjectorSpec, find_section_faults
 from edge_llava.bundle.template_spec import TemplateSpec, describe_template
 from edge_llava.bundle.templates import TEMPLATES
@@ -62,8 +62,8 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: TemplateSpec
         template=template,
         bos=vocabulary.bos,
         eos=vocabulary.eos,
-        end_ids=(vocabulary.eos,),
-        tokenizer=SENTENCEPIECE,
+        end_ids=vocabulary.end_ids,
+        tokenizer=vocabulary.spec,
     )
 
 

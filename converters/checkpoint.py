@@ -25,7 +25,8 @@ from edge_llava.converters.licenses import find_licenses
 from edge_llava.converters.model_configs import TowerConfig
 from edge_llava.converters.sources import find_kind, open_sources
 from edge_llava.converters.tensor_store import TensorSource, TensorStore, refuse_unread
-from edge_llava.converters.vocabulary import Vocabulary, read_vocabulary
+from edge_llava.converters.tokenizers.reading import read_vocabulary
+from edge_llava.converters.tokenizers.vocabulary import Vocabulary
 from edge_llava.converters.weight_files import list_weights
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.home.progress import ProgressCallback, silent
@@ -111,7 +112,8 @@ class Checkpoint:
         name = source if is_hub_id(source) else directory.resolve().name
         name, revision = find_snapshot(directory) or (name, revision)
         n_blocks = count_blocks(config.feature_layer, tower.n_layers)
-        vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token)
+        configs = [path for path in (directory, base_directory) if path is not None]
+        vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token, configs)
         checkpoint = cls(
             name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer,
             base_directory, tower_directory,

@@ -15,6 +15,7 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
 from edge_llava.converters.quantize import FILE_TYPES, Encoder, QuantRules, choose_type
 from edge_llava.converters.tensor_names import gguf_name
+from edge_llava.converters.tokenizers.gguf_vocabulary import add_vocabulary, neutral_name
 from edge_llava.home.progress import ProgressCallback
 
 _QUANTIZATION_VERSION = 2
@@ -52,7 +53,7 @@ def write_language(
     """
     writer = GGUFWriter(None, "llama")
     _add_metadata(writer, checkpoint, quant)
-    _add_vocabulary(writer, checkpoint)
+    add_vocabulary(writer, checkpoint.vocabulary)
     plan = plan_language(checkpoint, quant)
     write_tensors(writer, path, plan, _values(checkpoint), encoder, f"language model, {quant}", progress)
 
@@ -79,7 +80,7 @@ def _values(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
 def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quant: str) -> None:
     config = checkpoint.config.language
     writer.add_type("model")
-    writer.add_name(checkpoint.name)
+    writer.add_name(neutral_name(checkpoint.name))
     writer.add_file_type(FILE_TYPES[quant])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_block_count(config.n_layer)
@@ -97,18 +98,3 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quant: str) -> Non
     if config.rope_factor is not None:
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_factor)
-
-
-def _add_vocabulary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
-    vocabulary = checkpoint.vocabulary
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_scores(vocabulary.scores)
-    writer.add_token_types([int(type_) for type_ in vocabulary.types])
-    writer.add_bos_token_id(vocabulary.bos)
-    writer.add_eos_token_id(vocabulary.eos)
-    writer.add_unk_token_id(vocabulary.unk)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)

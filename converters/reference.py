@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tokenizers import Tokenizer
-from transformers import LlamaTokenizer
 from transformers.image_processing_utils import select_best_resolution
 
 from edge_llava.converters.checkpoint import Checkpoint
@@ -22,6 +20,7 @@ from edge_llava.converters.expected_tensors import NEWLINE
 from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor, LlavaNextImageProcessor
 from edge_llava.converters.reference_config import build_rotary
 from edge_llava.converters.reference_model import ReferenceModel
+from edge_llava.converters.tokenizers.original_ids import original_ids
 from edge_llava.converters.tower import TrimmedTower
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
@@ -57,13 +56,8 @@ def reference_pixels(checkpoint: Checkpoint, image: NDArray[np.uint8], aspect: s
 
 
 def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenizes texts, each on its own and without BOS, by transformers' slow tokenizer where it is available."""
-    model, tokenizer_json = checkpoint.tokenizer / "tokenizer.model", checkpoint.tokenizer / "tokenizer.json"
-    if model.is_file():
-        slow = LlamaTokenizer(vocab_file=str(model), legacy=True)
-        return [slow.encode(text, add_special_tokens=False) for text in texts]
-    fast = Tokenizer.from_str(tokenizer_json.read_text(encoding="utf-8-sig"))
-    return [fast.encode(text, add_special_tokens=False).ids for text in texts]
+    """Tokenizes texts, each on its own and without BOS, as the checkpoint's own tokenizer does."""
+    return original_ids(checkpoint.tokenizer, checkpoint.vocabulary, texts)
 
 
 @torch.inference_mode()

@@ -3,8 +3,8 @@
 llama.cpp ends the process, without an error that could be caught, at several faults that a damaged header can hold:
 a token that occurs twice, a byte without a token, a negative epsilon, an unknown RoPE scaling, experts in a model that
 has none, norms that are not float32, heads of odd width, a token of type byte that does not name one. Each is looked
-for here. Every key is one that the converters write: llama.cpp acts upon many others, and `split.count` makes it read
-further files.
+for here, those of the vocabulary in `vocabulary_check`. Every key is one that the converters write: llama.cpp acts
+upon many others, and `split.count` makes it read further files.
 """
 
 from __future__ import annotations
@@ -12,18 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from edge_llava.bundle.language_spec import LanguageSpec
+from edge_llava.bundle.vocabulary_check import find_vocabulary_faults
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.ggml.gguf_header import GgufHeader, read_gguf_header
-from edge_llava.ggml.limits import MAX_TOKEN_BYTES
-from edge_llava.ggml.types import GgmlType, GgufType
+from edge_llava.ggml.types import GgmlType
 
-_VOCABULARY_TYPES = {"tokens": GgufType.STRING, "scores": GgufType.FLOAT32, "token_type": GgufType.INT32}
-_BYTE_TOKENS = frozenset(b"<0x%02X>" % byte for byte in range(256))
 _ROPE_SCALINGS = ("none", "linear")
-_BYTE = 6  # LLAMA_TOKEN_TYPE_BYTE
 # Every key that may be there, with the type of its value; a list where it is an array.
 _KEYS: Mapping[str, type] = {
     "general.architecture": str, "general.type": str, "general.name": str, "general.file_type": int,
@@ -35,8 +30,9 @@ _KEYS: Mapping[str, type] = {
     "llama.rope.freq_base": float, "llama.rope.dimension_count": int, "llama.rope.scaling.type": str,
     "llama.rope.scaling.factor": float,
     "tokenizer.ggml.model": str, "tokenizer.ggml.pre": str, "tokenizer.ggml.tokens": list,
-    "tokenizer.ggml.scores": list, "tokenizer.ggml.token_type": list, "tokenizer.ggml.bos_token_id": int,
-    "tokenizer.ggml.eos_token_id": int, "tokenizer.ggml.unknown_token_id": int, "tokenizer.ggml.padding_token_id": int,
+    "tokenizer.ggml.scores": list, "tokenizer.ggml.merges": list, "tokenizer.ggml.token_type": list,
+    "tokenizer.ggml.bos_token_id": int, "tokenizer.ggml.eos_token_id": int,
+    "tokenizer.ggml.unknown_token_id": int, "tokenizer.ggml.padding_token_id": int,
     "tokenizer.ggml.add_bos_token": bool, "tokenizer.ggml.add_eos_token": bool,
     "tokenizer.ggml.add_space_prefix": bool,
 }  # fmt: skip
@@ -52,7 +48,7 @@ def check_language_file(path: Path, spec: LanguageSpec) -> None:
     faults = [
         *_key_faults(header),
         *_metadata_faults(header, spec),
-        *_vocabulary_faults(header, spec),
+        *find_vocabulary_faults(header, spec),
         *_tensor_faults(header, spec),
     ]
     if faults:
@@ -67,9 +63,6 @@ def _metadata_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:
         "llama.embedding_length": spec.n_embd,
         "llama.attention.head_count": spec.n_head,
         "llama.attention.head_count_kv": spec.n_head_kv,
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.bos_token_id": spec.bos,
-        "tokenizer.ggml.eos_token_id": spec.eos,
     }
     found = {key: header.metadata.get(key) for key in expected}
     yield from (
@@ -111,39 +104,6 @@ def _head_width(header: GgufHeader, spec: LanguageSpec) -> int:
 
 def _shown(value: object) -> str:
     return repr(value)[:80]
-
-
-def _vocabulary_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:
-    for key, type_id in _VOCABULARY_TYPES.items():
-        array = header.arrays.get(f"tokenizer.ggml.{key}")
-        if array is None or array.length != spec.n_vocab:
-            n_items = 0 if array is None else array.length
-            yield f"tokenizer.ggml.{key} has {n_items} items, expected {spec.n_vocab}"
-        elif array.type_id != type_id:
-            yield f"tokenizer.ggml.{key} has items of type {array.type_id}, expected {type_id}"
-        elif key == "tokens":
-            # as llama.cpp reads them: up to the first zero, and every empty one gets a name of its own
-            texts = [text.split(b"\0")[0] or b"[EMPTY_%d]" % i for i, text in enumerate(array.strings)]
-            if len(set(texts)) != len(texts):
-                yield f"tokenizer.ggml.tokens holds {len(texts) - len(set(texts))} tokens twice"
-            if not _BYTE_TOKENS.issubset(texts):
-                yield f"tokenizer.ggml.tokens lacks {len(_BYTE_TOKENS - set(texts))} of the 256 byte tokens"
-            if max(map(len, texts)) > MAX_TOKEN_BYTES:
-                yield f"tokenizer.ggml.tokens holds a token of more than {MAX_TOKEN_BYTES} bytes"
-            yield from _byte_faults(header, texts)
-        elif key == "scores" and not np.isfinite(np.frombuffer(array.data, "<f4")).all():
-            yield "tokenizer.ggml.scores holds infinite or undefined numbers"
-
-
-def _byte_faults(header: GgufHeader, texts: list[bytes]) -> Iterator[str]:
-    """Tokens of type byte whose text does not name a byte: llama.cpp reads two digits there without looking."""
-    types = header.arrays.get("tokenizer.ggml.token_type")
-    if types is None or types.type_id != GgufType.INT32 or types.length != len(texts):
-        return  # reported already
-    bytes_ = np.flatnonzero(np.frombuffer(types.data, "<i4") == _BYTE)
-    wrong = [texts[i] for i in bytes_ if texts[i] not in _BYTE_TOKENS]
-    if wrong:
-        yield f"tokenizer.ggml.token_type calls {len(wrong)} tokens bytes that are none, the first {wrong[0][:40]!r}"
 
 
 def _tensor_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:

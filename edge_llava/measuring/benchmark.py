@@ -158,7 +158,7 @@ def _ask(session: Session, question: str, image: Image.Image | None = None) -> T
 
 def _decode_rate(model: LlavaModel, image: Image.Image) -> float:
     """Measures decoding in tokens per second after a cached prompt; the answer is kept from ending early."""
-    no_end = ((model.manifest.language.eos, -100.0),)
+    no_end = tuple((id_, -100.0) for id_ in model.manifest.language.end_ids)
     session = model.session(SamplingOptions(temperature=0, max_new_tokens=_N_DECODE, logit_bias=no_end))
     timings = _ask(session, _FIRST, image)
     return (timings.decode_tokens - 1) / timings.decode_s

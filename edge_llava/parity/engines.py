@@ -75,9 +75,10 @@ class BundleEngines:
             decoder.close()
 
     def tokenize_prompt(self, before: str, after: str) -> tuple[list[int], list[int]]:
-        """Tokenizes the texts on each side of an image, starting with BOS."""
+        """Tokenizes the texts on each side of an image, starting with BOS where the model has one."""
         first, second = self.tokenize([before, after])
-        return [self._bundle.manifest.language.bos, *first], second
+        language = self._bundle.manifest.language
+        return [*([language.bos] if language.tokenizer.adds_bos else []), *first], second
 
     def decode_greedily(
         self, before: list[int], image_rows: NDArray[np.float32], after: list[int], n_tokens: int

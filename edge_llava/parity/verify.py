@@ -39,13 +39,6 @@ if TYPE_CHECKING:
 _COSINE_SLACK = 1e-3
 # The whole bundle has another prompt and adds its stages' losses; it is compared with the language model's figure.
 _WHOLE_SLACK = 0.05
-# Texts whose tokens must be those of the checkpoint's own tokenizer.
-_PROBES = (
-    PROMPT_BEFORE,
-    PROMPT_AFTER,
-    "A chat between a curious human and an artificial intelligence assistant. USER: ",
-    "</s>USER: 1,024 x 768?  Zwölf Äpfel, 三个苹果,\n\ttab and  spaces... ASSISTANT:",
-)
 # Two candidates this close, in standard deviations of the logits, may change places on another processor.
 _NEAR_TIE = 0.02
 
@@ -142,8 +135,9 @@ def measure(
         The record that a new bundle stores, and the figures for each stage.
     """
     from edge_llava.converters import reference
+    from edge_llava.converters.tokenizers.probes import probe_texts
 
-    engines = BundleEngines(bundle)
+    engines, probes = BundleEngines(bundle), probe_texts(checkpoint.vocabulary)
     pixels = [engines.pixels(image) for image in truth.images]
     features = engines.features(truth.pixels)
     projected = engines.rows(truth.features)
@@ -154,7 +148,7 @@ def measure(
     continued = [*after, *run.tokens[:-1]]
     logits = reference.reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
     parity = {
-        "tokenizer": _compare_ids(engines.tokenize(_PROBES), reference.reference_ids(checkpoint, _PROBES)),
+        "tokenizer": _compare_ids(engines.tokenize(probes), reference.reference_ids(checkpoint, probes)),
         "preprocess": compare_rows(np.concatenate(pixels), np.concatenate(truth.pixels)),
         "vision": compare_rows(np.concatenate(features), np.concatenate(truth.features)),
         "projector": compare_rows(np.concatenate(projected), np.concatenate(truth.rows)),

@@ -16,12 +16,17 @@ from edge_llava.errors import BackendError
 from edge_llava.ggml.openmp import end_threads_before_forks
 from edge_llava.runtime.language.llama_log import last_error, route_log
 from edge_llava.runtime.language.llama_params import model_params
+from edge_llava.runtime.language.text_form import TextForm
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
+
+_FOUND_WHOLE = (
+    llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN | llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+)
 
 
 class LanguageModel:
@@ -58,8 +63,13 @@ class LanguageModel:
         return tokenizer_of([self.piece(token) for token in range(self.spec.n_vocab)], self.spec.eos)
 
     def tokenize(self, text: str, *, add_bos: bool) -> list[int]:
-        """Token ids of a text; special tokens written in it are recognized, as in training."""
-        data = text.encode()
+        """Token ids of a text; special tokens written in it are recognized, as in training.
+
+        Args:
+            text: Of any form; it is brought into the tokenizer's.
+            add_bos: Whether it begins a prompt, hence with BOS where the model has one.
+        """
+        data = self._form(text).encode()
         room = len(data) + 2
         tokens = (ctypes.c_int32 * room)()
         n = llama_cpp.llama_tokenize(self.vocabulary, data, len(data), tokens, room, add_bos, True)
@@ -69,13 +79,26 @@ class LanguageModel:
 
     def tokenize_within(self, text: str) -> list[int]:
         """Token ids of a text that continues another: no space is put before it."""
+        if not self.spec.tokenizer.adds_space:
+            return self.tokenize(text, add_bos=False)
         lead = self.tokenize("\n", add_bos=False)  # no token of LLaMA's vocabulary crosses a line
         ids = self.tokenize(f"\n{text}", add_bos=False)
         return ids[len(lead) :] if ids[: len(lead)] == lead else self.tokenize(text, add_bos=False)
 
     def count_at_least(self, text: str) -> int:
         """Tokens that a text has at least; quickly, however long it is, where `tokenize` takes the square of it."""
-        return len(text.encode()) // self._longest_piece
+        return len(self._form(text).encode()) // self._longest_piece
+
+    @cached_property
+    def _form(self) -> TextForm:
+        return TextForm(self.spec.tokenizer, self._special_texts)
+
+    def _special_texts(self) -> dict[int, str]:
+        """The tokens that are found in a text before it is split, as they stand there."""
+        attributes = (llama_cpp.llama_vocab_get_attr(self._vocabulary, token) for token in range(self.n_vocab))
+        special = [token for token, attribute in enumerate(attributes) if attribute & _FOUND_WHOLE]
+        texts = (llama_cpp.llama_vocab_get_text(self._vocabulary, token) for token in special)
+        return {token: text.decode(errors="replace") for token, text in zip(special, texts, strict=True)}
 
     @cached_property
     def _longest_piece(self) -> int:
@@ -89,7 +112,7 @@ class LanguageModel:
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer."""
-        return token == self.spec.eos or bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
+        return token in self.spec.end_ids or bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
 
     def close(self) -> None:
         """Frees the weights; safe to call twice. Contexts on them must be freed before."""
