@@ -304,3 +304,17 @@ def llama_vocabulary() -> Path:
     if not path:
         pytest.skip("EDGE_LLAVA_LLAMA_VOCABULARY does not name LLaMA's vocabulary")
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def published_vocabulary() -> Callable[[str], Path]:
+    """published_vocabulary(name) -> ggml-vocab-NAME.gguf of the directory that EDGE_LLAVA_VOCABULARIES names."""
+
+    def find(name: str) -> Path:
+        directory = os.environ.get("EDGE_LLAVA_VOCABULARIES")
+        path = Path(directory or "") / f"ggml-vocab-{name}.gguf"
+        if not directory or not path.is_file():
+            pytest.skip(f"EDGE_LLAVA_VOCABULARIES names no directory with {path.name}")
+        return path
+
+    return find

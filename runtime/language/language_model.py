@@ -95,9 +95,9 @@ class LanguageModel:
 
     def _special_texts(self) -> dict[int, str]:
         """The tokens that are found in a text before it is split, as they stand there."""
-        attributes = (llama_cpp.llama_vocab_get_attr(self._vocabulary, token) for token in range(self.n_vocab))
+        attributes = (llama_cpp.llama_vocab_get_attr(self.vocabulary, token) for token in range(self.spec.n_vocab))
         special = [token for token, attribute in enumerate(attributes) if attribute & _FOUND_WHOLE]
-        texts = (llama_cpp.llama_vocab_get_text(self._vocabulary, token) for token in special)
+        texts = (llama_cpp.llama_vocab_get_text(self.vocabulary, token) for token in special)
         return {token: text.decode(errors="replace") for token, text in zip(special, texts, strict=True)}
 
     @cached_property

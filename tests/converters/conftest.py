@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -453,3 +453,47 @@ def original_layout(copy_of: Callable[[Path], Path], tmp_path: Path) -> Callable
         clip.save_pretrained(target)
 
     return convert
+
+
+@pytest.fixture
+def language_of(tmp_path: Path) -> Iterator[Callable[[Path], Any]]:
+    """language_of(checkpoint) -> the runtime's LanguageModel of its language model in F32."""
+    from edge_llava.converters.bundle_specs import describe_language
+    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.language_gguf import write_language
+    from edge_llava.converters.quantize import Encoder
+    from edge_llava.home.progress import silent
+    from edge_llava.runtime.language.language_model import LanguageModel
+    from edge_llava.runtime.options import DecoderOptions
+
+    opened: list[LanguageModel] = []
+
+    def make(directory: Path) -> LanguageModel:
+        checkpoint, path = Checkpoint.open(str(directory)), tmp_path / f"language-{len(opened)}.gguf"
+        encoder = Encoder(1)
+        write_language(checkpoint, path, "F32", encoder, silent)
+        encoder.close()
+        opened.append(LanguageModel(path, describe_language(checkpoint, "F32", "llava_v1"), DecoderOptions()))
+        return opened[-1]
+
+    yield make
+    for language in opened:
+        language.close()
+
+
+@pytest.fixture
+def with_tokenizer(
+    make_checkpoint: Callable[..., Path], shape: Any, copy_of: Callable[[Path], Path], edit_config: Callable[..., None]
+) -> Callable[..., Path]:
+    """with_tokenizer(write, n_rows, image_token) -> a checkpoint whose tokenizer's files `write(directory)` writes."""
+
+    def make(write: Callable[[Path], None], n_rows: int = 576, image_token: int = 512) -> Path:
+        narrow = shape(width=16, ff=16, layers=1, heads=1, kv_heads=1, extra_rows=n_rows - N_TOKENS)
+        directory = copy_of(make_checkpoint(narrow, 43))
+        for name in ("tokenizer.model", "added_tokens.json"):
+            (directory / name).unlink()
+        write(directory)
+        edit_config(directory, {"image_token_index": image_token})
+        return directory
+
+    return make

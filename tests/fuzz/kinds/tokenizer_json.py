@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -11,7 +12,12 @@ import tiny_checkpoint
 from damage import damage_json
 from frame import Kind
 
-from edge_llava.converters.vocabulary import TokenType, Vocabulary, read_vocabulary
+sys.path.append(str(Path(__file__).parents[2] / "converters"))
+
+import tokenizers_made
+
+from edge_llava.converters.tokenizers.reading import read_vocabulary
+from edge_llava.converters.tokenizers.vocabulary import TokenType, Vocabulary
 from edge_llava.errors import CheckpointError, ConversionError
 
 
@@ -27,7 +33,16 @@ def make(directory: Path) -> Sequence[bytes]:
         "tokenizer_config.json": {"added_tokens_decoder": added, "bos_token": "<s>"},
         "config.json": tiny_checkpoint.config("hf"),
     }
-    return [json.dumps(files).encode()]
+    return [json.dumps(files).encode(), json.dumps(_byte_level(directory)).encode()]
+
+
+def _byte_level(directory: Path) -> dict[str, object]:
+    """The files of Llama-3's kind."""
+    place = directory / "byte-level"
+    place.mkdir()
+    tokenizers_made.write_llama_3(place)
+    files = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("*.json"))}
+    return files | {"config.json": tiny_checkpoint.config("hf")}
 
 
 def _fast_tokenizer(vocabulary: Vocabulary) -> dict[str, object]:
@@ -37,7 +52,9 @@ def _fast_tokenizer(vocabulary: Vocabulary) -> dict[str, object]:
               if token[:n] in pieces and token[n:] in pieces]  # fmt: skip
     model = {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "vocab": pieces, "merges": merges}
     special = [{"id": id_, "content": vocabulary.tokens[id_], "special": True} for id_ in range(3)]
-    return {"version": "1.0", "added_tokens": special, "model": model}
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, spaces]}
+    return {"version": "1.0", "added_tokens": special, "normalizer": normalizer, "pre_tokenizer": None, "model": model}
 
 
 def damage(content: bytes, rng: Random) -> bytes:
@@ -45,7 +62,8 @@ def damage(content: bytes, rng: Random) -> bytes:
     if rng.random() < 0.2:
         return damage_json(content, rng)
     files = json.loads(content)
-    name = rng.choice(("tokenizer.json", "tokenizer.json", "added_tokens.json", "tokenizer_config.json"))
+    names = ("tokenizer.json", "tokenizer.json", "added_tokens.json", "tokenizer_config.json")
+    name = rng.choice([name for name in names if name in files])
     damaged = damage_json(json.dumps(files[name]).encode(), rng)
     try:
         files[name] = json.loads(damaged)
@@ -61,4 +79,4 @@ def read(directory: Path, content: bytes) -> None:
     tiny_checkpoint.tokenize(place)
 
 
-KIND = Kind(n_cases=100, make=make, damage=damage, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=160, make=make, damage=damage, read=read, errors=(CheckpointError, ConversionError))
