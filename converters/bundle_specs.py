@@ -51,7 +51,7 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: TemplateSpec
     """Describes the language model as deployed."""
     language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
     return LanguageSpec(
-        architecture="llama",
+        architecture=language.dialect.architecture,
         n_embd=language.n_embd,
         n_layer=language.n_layer,
         n_head=language.n_head,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.converters.config_keys import find_code_keys, find_unknown_keys
+from edge_llava.converters.decoders import DIALECTS, LLAMA, find_dialect, find_llava_dialect
 from edge_llava.converters.json_file import plain, read_json, shorten, shown
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig, read_language, read_tower
 from edge_llava.converters.preprocessor import check_preprocessor, read_preprocessor
@@ -171,8 +172,10 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
 
 def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
     text = config.get("text_config") or {}
-    if text.get("model_type", "llama") not in ("llama", "mistral"):
-        faults.append(f"text_config.model_type is {shown(text['model_type'])}, expected 'llama' or 'mistral'")
+    dialect = find_dialect(text.get("model_type", "llama"))
+    if dialect is None:
+        known = " or ".join(repr(known.model_type) for known in DIALECTS)
+        faults.append(f"text_config.model_type is {shown(text['model_type'])}, expected {known}")
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
         faults.append(f"vision_feature_select_strategy is {shown(strategy)}, expected 'default' or 'full'")
@@ -207,7 +210,7 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
         template="mistral_instruct" if text.get("model_type") == "mistral" else "llava_v1",
         image_marks=False,
         image_token=_image_token(config, faults),
-        language=read_language(text, faults, is_mistral=text.get("model_type") == "mistral", prefix="text_config."),
+        language=read_language(text, faults, dialect or LLAMA, "text_config."),
     )
 
 
@@ -248,7 +251,7 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
         template=_original_template(config),
         image_marks=bool(config.get("mm_use_im_start_end", "mm_hidden_size" not in config)),
         image_token=None,
-        language=read_language(config, faults, is_mistral=config.get("model_type") == "llava_mistral"),
+        language=read_language(config, faults, find_llava_dialect(config.get("model_type")) or LLAMA),
     )
 
 

@@ -44,7 +44,8 @@ _LANGUAGE = _words(
     """
     hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size
     max_position_embeddings max_sequence_length rms_norm_eps hidden_act attention_bias mlp_bias tie_word_embeddings
-    rope_theta rope_scaling rope_parameters sliding_window layer_types pretraining_tp max_window_layers
+    rope_theta rope_scaling rope_parameters sliding_window use_sliding_window layer_types pretraining_tp
+    max_window_layers
     """
 )
 _TOWER = _words(

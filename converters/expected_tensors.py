@@ -47,19 +47,25 @@ def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, .
     e, f = language.n_embd, language.n_ff
     q, kv = language.n_head * language.head_dim, language.n_head_kv * language.head_dim
     shapes: dict[str, tuple[int, ...]] = {"language.embed_tokens.weight": (language.n_rows, e)}
+    biases: Mapping[str, tuple[int, ...]] = {
+        "self_attn.q_proj.bias": (q,),
+        "self_attn.k_proj.bias": (kv,),
+        "self_attn.v_proj.bias": (kv,),
+    }
     block: Mapping[str, tuple[int, ...]] = {
-        "input_layernorm": (e,),
-        "self_attn.q_proj": (q, e),
-        "self_attn.k_proj": (kv, e),
-        "self_attn.v_proj": (kv, e),
-        "self_attn.o_proj": (e, q),
-        "post_attention_layernorm": (e,),
-        "mlp.gate_proj": (f, e),
-        "mlp.up_proj": (f, e),
-        "mlp.down_proj": (e, f),
+        "input_layernorm.weight": (e,),
+        "self_attn.q_proj.weight": (q, e),
+        "self_attn.k_proj.weight": (kv, e),
+        "self_attn.v_proj.weight": (kv, e),
+        "self_attn.o_proj.weight": (e, q),
+        "post_attention_layernorm.weight": (e,),
+        "mlp.gate_proj.weight": (f, e),
+        "mlp.up_proj.weight": (f, e),
+        "mlp.down_proj.weight": (e, f),
+        **(biases if language.dialect.has_qkv_bias else {}),
     }
     for layer in range(language.n_layer):
-        shapes |= {f"language.layers.{layer}.{part}.weight": shape for part, shape in block.items()}
+        shapes |= {f"language.layers.{layer}.{part}": shape for part, shape in block.items()}
     return shapes | {"language.norm.weight": (e,), "language.lm_head.weight": (language.n_rows, e)}
 
 

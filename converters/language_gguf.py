@@ -1,6 +1,7 @@
-"""Converts Vicuna/LLaMA to language.gguf: architecture llama, which any llama.cpp loads.
+"""Converts a language model to language.gguf, which any llama.cpp loads.
 
-Source: llama.cpp's conversion of LlamaForCausalLM (metadata keys, and the permutation of q and k).
+Source: llama.cpp's conversion of LlamaForCausalLM (metadata keys, the permutation of q and k, and the divisors of
+frequencies) and of Qwen2ForCausalLM.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter, RopeScalingType
 
 from edge_llava.converters.checkpoint import Checkpoint
@@ -26,13 +28,15 @@ def plan_language(checkpoint: Checkpoint, quant: str) -> list[PlannedTensor]:
     config = checkpoint.config.language
     names = checkpoint.language_tensors()
     tied = "language.lm_head.weight" not in names
-    rules = QuantRules(quant, config.n_layer, config.n_head // config.n_head_kv, tied)
+    rules = QuantRules(quant, config.n_layer, config.n_head // config.n_head_kv, tied, config.dialect.architecture)
     plan = []
     for name in names:
         shape, target = checkpoint.shape(name), gguf_name(name)
         if target in ("token_embd.weight", "output.weight"):
             shape = (len(checkpoint.vocabulary), shape[1])
         plan.append(PlannedTensor(target, shape, choose_type(rules, target, shape)))
+    if config.rope_llama3 is not None:
+        plan.append(PlannedTensor("rope_freqs.weight", (config.head_dim // 2,), GgmlType.F32))
     return plan
 
 
@@ -51,7 +55,7 @@ def write_language(
     Raises:
         ConversionError: If weights are not finite or do not fit the type.
     """
-    writer = GGUFWriter(None, "llama")
+    writer = GGUFWriter(None, checkpoint.config.language.dialect.architecture)
     _add_metadata(writer, checkpoint, quant)
     add_vocabulary(writer, checkpoint.vocabulary)
     plan = plan_language(checkpoint, quant)
@@ -66,15 +70,18 @@ def permute_rows(weight: torch.Tensor, n_head: int) -> torch.Tensor:
 
 def _values(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
     config = checkpoint.config.language
+    permutes = config.dialect.permutes_qk
     for name in checkpoint.language_tensors():
         tensor = checkpoint.load(name)
-        if name.endswith("q_proj.weight"):
+        if permutes and name.endswith("q_proj.weight"):
             tensor = permute_rows(tensor, config.n_head)
-        elif name.endswith("k_proj.weight"):
+        elif permutes and name.endswith("k_proj.weight"):
             tensor = permute_rows(tensor, config.n_head_kv)
         elif name in ("language.embed_tokens.weight", "language.lm_head.weight"):
             tensor = tensor[: len(checkpoint.vocabulary)]
         yield tensor
+    if config.rope_llama3 is not None:
+        yield torch.from_numpy(config.rope_llama3.divisors(config.rope_theta, config.head_dim))
 
 
 def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quant: str) -> None:

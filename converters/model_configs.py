@@ -1,6 +1,6 @@
-"""The configs of the two models inside a LLaVA: a CLIP vision tower and a LLaMA.
+"""The configs of the two models inside a LLaVA: a CLIP vision tower and a language model.
 
-Source: transformers' LlavaConfig, CLIPVisionConfig, LlamaConfig and MistralConfig, whose defaults fill sparse sections.
+Source: transformers' LlavaConfig and CLIPVisionConfig, whose defaults fill sparse sections.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edge_llava.converters.decoders import LLAMA, DecoderDialect
 from edge_llava.converters.json_file import shown
-from edge_llava.converters.rope import read_rope
+from edge_llava.converters.rope import Llama3Scaling, Rope, read_rope
 
 # LlavaConfig's own tower for an absent vision_config, and CLIPVisionConfig's defaults for a sparse one.
 _LLAVA_TOWER = {
@@ -21,12 +22,6 @@ _CLIP_TOWER = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "image_size": 224, "patch_size": 32,
 }  # fmt: skip
-_LLAMA = {
-    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "vocab_size": 32000, "max_position_embeddings": 2048,
-}  # fmt: skip
-_MISTRAL = _LLAMA | {"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
-_MISTRAL_WINDOW = 4096
 _RMS_EPS, _ROPE_THETA = 1e-6, 10000.0
 _MAX_NUMBER = 1e12
 _MAX_COUNT = (1 << 31) - 1
@@ -49,7 +44,10 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """A LLaMA as trained. `n_rows` counts embedding rows, which may exceed the tokens; `rope_factor` is linear."""
+    """A language model as trained. `n_rows` counts embedding rows, which may exceed the tokens.
+
+    `rope_theta`, `rope_factor` and `rope_llama3` are the parts of `rope`.
+    """
 
     n_embd: int
     n_ff: int
@@ -63,6 +61,13 @@ class LanguageConfig:
     rope_theta: float
     rope_factor: float | None
     tied: bool
+    rope_llama3: Llama3Scaling | None = None
+    dialect: DecoderDialect = LLAMA
+
+    @property
+    def rope(self) -> Rope:
+        """Rotary positions."""
+        return Rope(self.rope_theta, self.rope_factor, self.rope_llama3)
 
 
 def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava: bool) -> TowerConfig:
@@ -98,18 +103,23 @@ def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava
 
 
 def read_language(
-    section: Mapping[str, Any], faults: list[str], *, is_mistral: bool = False, prefix: str = ""
+    section: Mapping[str, Any],
+    faults: list[str],
+    dialect: DecoderDialect = LLAMA,
+    prefix: str = "",
+    *,
+    ignores_rope_scaling: bool = False,
 ) -> LanguageConfig:
-    """Reads a LLaMA or Mistral section, which may be sparse, and adds what is wrong to `faults`.
+    """Reads a language model's section, which may be sparse, and adds what is wrong to `faults`.
 
     Args:
         section: `text_config`, or a whole config in LLaVA's original layout.
         faults: List to add to.
-        is_mistral: Whether Mistral's defaults fill it and a sliding window limits the context.
+        dialect: The kind of language model; its defaults fill what is missing.
         prefix: The section's place, for messages: "text_config.".
+        ignores_rope_scaling: Whether the model's own code drops `rope_scaling`.
     """
-    defaults = _MISTRAL if is_mistral else _LLAMA
-    counts = {key: _count(section, key, default, faults) for key, default in defaults.items()}
+    counts = {key: _count(section, key, default, faults) for key, default in dialect.defaults.items()}
     n_embd, n_head = counts["hidden_size"], counts["num_attention_heads"]
     n_head_kv = counts.get("num_key_value_heads") or _count(section, "num_key_value_heads", n_head, faults)
     head_dim = _count(section, "head_dim", max(1, n_embd // n_head), faults)
@@ -119,19 +129,12 @@ def read_language(
         faults.append(f"num_attention_heads {n_head} is not a multiple of num_key_value_heads {n_head_kv}")
     if head_dim % 2:
         faults.append(f"head_dim {head_dim} is odd, which rotary positions do not allow")
-    if section.get("hidden_act", "silu") != "silu":
-        faults.append(f"hidden_act is {shown(section['hidden_act'])}, expected 'silu'")
-    faults += [
-        f"{prefix}{key} is {'true' if section[key] is True else shown(section[key])}, expected false"
-        for key in ("attention_bias", "mlp_bias")
-        if section.get(key)
-    ]
-    tied = section.get("tie_word_embeddings") or False
-    if not isinstance(tied, bool):
-        faults.append(f"{prefix}tie_word_embeddings is {shown(tied)}, expected true or false")
-    window = section.get("sliding_window", _MISTRAL_WINDOW) if is_mistral else None
+    faults += _find_unsupported(section, prefix)
+    window = dialect.read_window(section)
     faults += _find_layer_faults(section, counts["num_hidden_layers"], prefix, has_window=window is not None)
-    rope = read_rope(section, _ROPE_THETA, faults)
+    rope = read_rope(section, _ROPE_THETA, faults, ignores_scaling=ignores_rope_scaling)
+    if rope.llama3 is not None and not dialect.has_rope_divisors:
+        faults.append(f"{prefix}rope_scaling is 'llama3', which llama.cpp does not compute for {dialect.model_type}")
     return LanguageConfig(
         n_embd=n_embd,
         n_ff=counts["intermediate_size"],
@@ -144,21 +147,39 @@ def read_language(
         rms_eps=_number(section, "rms_norm_eps", _RMS_EPS, faults),
         rope_theta=rope.theta,
         rope_factor=rope.factor,
-        tied=tied is True,
+        tied=section.get("tie_word_embeddings") is True,
+        rope_llama3=rope.llama3,
+        dialect=dialect,
     )
 
 
+def _find_unsupported(section: Mapping[str, Any], prefix: str) -> list[str]:
+    """Lists values that change what a block computes."""
+    faults = []
+    if section.get("hidden_act", "silu") != "silu":
+        faults.append(f"hidden_act is {shown(section['hidden_act'])}, expected 'silu'")
+    faults += [
+        f"{prefix}{key} is {'true' if section[key] is True else shown(section[key])}, expected false"
+        for key in ("attention_bias", "mlp_bias")
+        if section.get(key)
+    ]
+    tied = section.get("tie_word_embeddings") or False
+    if not isinstance(tied, bool):
+        faults.append(f"{prefix}tie_word_embeddings is {shown(tied)}, expected true or false")
+    return faults
+
+
 def _context(n_positions: int, window: Any, max_sequence_length: Any) -> int:
-    """Returns the context. Within their window Mistral's blocks equal LLaMA's; v0 had another key for its context."""
+    """Returns the context. Within a window all blocks see everything; v0 had another key for its context."""
     lengths = (window, max_sequence_length)
     return min([n_positions, *(n for n in lengths if isinstance(n, int) and not isinstance(n, bool) and n > 0)])
 
 
 def _find_layer_faults(section: Mapping[str, Any], n_layers: int, prefix: str, *, has_window: bool) -> list[str]:
-    """All blocks must be of one kind: each sees the whole context, or a window that the context does not exceed."""
+    """Each block must see the whole context, or a window that the context does not exceed."""
     types = section.get("layer_types")
     kinds = ("full_attention", "sliding_attention") if has_window else ("full_attention",)
-    if types is None or (isinstance(types, list) and any(types == [kind] * n_layers for kind in kinds)):
+    if types is None or (isinstance(types, list) and len(types) == n_layers and all(kind in kinds for kind in types)):
         return []
     return [f"{prefix}layer_types is {shown(types)}, expected {n_layers} times {' or '.join(map(repr, kinds))}"]
 

@@ -57,17 +57,24 @@ class QuantRules:
         n_layer: Blocks of the language model.
         n_gqa: Query heads per key/value head.
         tied: Whether the embedding is also the head.
+        architecture: llama.cpp's name of it.
     """
 
     quant: str
     n_layer: int
     n_gqa: int
     tied: bool
+    architecture: str = "llama"
 
     @property
     def default(self) -> GgmlType:
         """Returns the type of matrices to which no rule applies."""
         return GgmlType[self.quant.removesuffix("_M").removesuffix("_S").removesuffix("_L")]
+
+    @property
+    def is_70b(self) -> bool:
+        """Whether llama.cpp takes it for a model of 70 billion weights, which it tells by its blocks."""
+        return self.n_layer == 80 and (self.n_gqa > 1 or self.architecture == "qwen2")
 
 
 def choose_type(rules: QuantRules, gguf_name: str, shape: tuple[int, ...]) -> GgmlType:
@@ -121,6 +128,8 @@ def _block_type(rules: QuantRules, layer: int, part: str) -> GgmlType:
             "Q5_K_M": q6 if more_bits else default,
             "Q4_K_S": q5 if layer < 4 else default,
         }
+        wanted = by_quant.get(quant, default)
+        return q5 if rules.is_70b and wanted in (q3, q4) else wanted
     elif part == "ffn_down":
         by_quant = {
             "Q2_K": q3,

@@ -13,17 +13,15 @@ from torch import nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
-    MistralConfig,
-    MistralForCausalLM,
+    PretrainedConfig,
 )
 
 from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.decoders import DIALECTS, DecoderDialect
 from edge_llava.converters.json_file import read_json
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.errors import CheckpointError, ConversionError, list_faults
@@ -46,7 +44,7 @@ class ReferenceConfigs:
     """
 
     llava: LlavaConfig | LlavaNextConfig | None
-    language: LlamaConfig | MistralConfig
+    language: PretrainedConfig
     tower: CLIPVisionConfig
     projector: str
 
@@ -65,8 +63,7 @@ class ReferenceConfigs:
             return LlavaNextForConditionalGeneration(self.llava)  # type: ignore[no-any-return]
         if self.llava is not None:
             return LlavaForConditionalGeneration(self.llava)  # type: ignore[no-any-return]
-        is_mistral = isinstance(self.language, MistralConfig)
-        model: nn.Module = (MistralForCausalLM if is_mistral else LlamaForCausalLM)(self.language)
+        model: nn.Module = _dialect(self.language).transformers_class("ForCausalLM")(self.language)
         width, n_embd = self.tower.hidden_size, self.language.hidden_size
         first = nn.Linear(width, n_embd)
         core = model.get_submodule("model")
@@ -135,7 +132,7 @@ def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int |
     settings = _for_installed_transformers(_harmless(raw))
     if n_rows is not None:
         settings["vocab_size"] = n_rows
-    language = (MistralConfig if raw.get("model_type") == "llava_mistral" else LlamaConfig)(**settings)
+    language = checkpoint.config.language.dialect.transformers_class("Config")(**settings)
     return ReferenceConfigs(
         None,
         language,
@@ -191,14 +188,16 @@ def _for_installed_transformers(settings: dict[str, Any]) -> dict[str, Any]:
     return rest | {"rope_scaling": scaling if is_scaled else None}
 
 
-def _language_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) -> list[str]:
+def _language_faults(ours: LanguageConfig, theirs: PretrainedConfig) -> list[str]:
+    head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     values: dict[str, tuple[object, object]] = {
+        "model_type": (ours.dialect.model_type, theirs.model_type),
         "hidden_size": (ours.n_embd, theirs.hidden_size),
         "intermediate_size": (ours.n_ff, theirs.intermediate_size),
         "num_hidden_layers": (ours.n_layer, theirs.num_hidden_layers),
         "num_attention_heads": (ours.n_head, theirs.num_attention_heads),
         "num_key_value_heads": (ours.n_head_kv, theirs.num_key_value_heads),
-        "head_dim": (ours.head_dim, theirs.head_dim or theirs.hidden_size // theirs.num_attention_heads),
+        "head_dim": (ours.head_dim, head_dim),
         "vocab_size": (ours.n_rows, theirs.vocab_size),
         "rms_norm_eps": (ours.rms_eps, theirs.rms_norm_eps),
         "hidden_act": ("silu", theirs.hidden_act),
@@ -206,30 +205,34 @@ def _language_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) 
         "mlp_bias": (False, getattr(theirs, "mlp_bias", False)),
     }
     faults = _unequal(values)
-    window = getattr(theirs, "sliding_window", None) if isinstance(theirs, MistralConfig) else None
+    # LlamaConfig keeps keys that it does not know, and LLaMA's code does not read this one
+    window = None if ours.dialect.default_window is None else theirs.sliding_window
     window = window or theirs.max_position_embeddings
     if ours.n_ctx_train > min(window, theirs.max_position_embeddings):
         faults.append(f"context is {min(window, theirs.max_position_embeddings)}, read as {ours.n_ctx_train}")
     return faults or _rope_faults(ours, theirs)
 
 
-def _rope_faults(ours: LanguageConfig, theirs: LlamaConfig | MistralConfig) -> list[str]:
+def _rope_faults(ours: LanguageConfig, theirs: PretrainedConfig) -> list[str]:
     """Compares the angles per position, which depend on theta, type and factor of any kind of rope."""
     rotary = build_rotary(theirs)
-    frequencies = ours.rope_theta ** -(torch.arange(0, ours.head_dim, 2) / ours.head_dim) / (ours.rope_factor or 1.0)
+    frequencies = torch.from_numpy(ours.rope.frequencies(ours.head_dim)).float()
     is_same = rotary.inv_freq.shape == frequencies.shape and torch.allclose(rotary.inv_freq, frequencies, rtol=1e-4)
     if is_same and rotary.attention_scaling == 1.0:
         return []
-    theta, factor = ours.rope_theta, ours.rope_factor
-    return [f"rope differs; read as theta {theta:g} and {'no scaling' if factor is None else f'factor {factor:g}'}"]
+    scaling = "no scaling" if ours.rope_factor is None else f"factor {ours.rope_factor:g}"
+    if ours.rope_llama3 is not None:
+        scaling = f"the scaling of Llama 3.1 by {ours.rope_llama3.factor:g}"
+    return [f"rope differs; read as theta {ours.rope_theta:g} and {scaling}"]
 
 
-def build_rotary(config: LlamaConfig | MistralConfig) -> Any:
+def build_rotary(config: PretrainedConfig) -> Any:
     """Returns transformers' rotary embedding of a language model."""
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-    from transformers.models.mistral.modeling_mistral import MistralRotaryEmbedding
+    return _dialect(config).transformers_class("RotaryEmbedding")(config)
 
-    return (MistralRotaryEmbedding if isinstance(config, MistralConfig) else LlamaRotaryEmbedding)(config)
+
+def _dialect(config: PretrainedConfig) -> DecoderDialect:
+    return next(dialect for dialect in DIALECTS if dialect.model_type == config.model_type)
 
 
 def _tower_faults(ours: TowerConfig, theirs: CLIPVisionConfig) -> list[str]:

@@ -114,4 +114,5 @@ def gguf_name(name: str) -> str:
     if part in _GGUF_TOP:
         return _GGUF_TOP[part]
     _, layer, rest = part.split(".", 2)
-    return f"blk.{layer}.{_GGUF_BLOCK[rest.removesuffix('.weight')]}.weight"
+    module, _, kind = rest.rpartition(".")
+    return f"blk.{layer}.{_GGUF_BLOCK[module]}.{kind}"

@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ def demo_bundle(convert_to: Callable[..., Path]) -> Path:
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaVA-1.5 to be made: widths and counts of tower and language model."""
+    """A LLaVA-1.5 to be made: widths and counts of tower and language model, whose config takes `text` as well."""
 
     vision_width: int = 64
     vision_ff: int = 128
@@ -234,6 +234,8 @@ class Shape:
     tied: bool = False
     context: int = 512
     extra_rows: int = 64
+    model_type: str = "llama"
+    text: Mapping[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")
@@ -244,7 +246,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint:
     of llava-hf.
     """
     import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     n_tokens = 512
 
@@ -259,7 +262,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint:
                 image_size=shape.image_size,
                 patch_size=shape.patch_size,
             ).to_dict(),
-            text_config=LlamaConfig(
+            text_config=CONFIG_MAPPING[shape.model_type](
                 hidden_size=shape.width,
                 intermediate_size=shape.ff,
                 num_hidden_layers=shape.layers,
@@ -270,6 +273,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint:
                 rms_norm_eps=1e-5,
                 initializer_range=0.15,
                 tie_word_embeddings=shape.tied,
+                **shape.text,
             ).to_dict(),
             image_token_index=n_tokens,
             pad_token_id=n_tokens + 1,

@@ -104,8 +104,7 @@ def _configured(kind: Any, directory: Path, language: LanguageConfig) -> Any:
     config = kind.from_pretrained(directory, local_files_only=True)
     if int(transformers.__version__.partition(".")[0]) < 5:
         text = getattr(config, "text_config", config)
-        scaling = None if language.rope_factor is None else {"rope_type": "linear", "factor": language.rope_factor}
-        text.rope_theta, text.rope_scaling = language.rope_theta, scaling
+        text.rope_theta, text.rope_scaling = language.rope.theta, language.rope.to_rope_scaling()
     return config
 
 

@@ -91,16 +91,17 @@ class OllamaModels:
 
     def _info(self) -> Json:
         language, vision = self._bundle.manifest.language, self._bundle.manifest.vision
+        architecture = language.architecture
         return {
-            "general.architecture": language.architecture,
+            "general.architecture": architecture,
             "general.basename": self._bundle.name,
             "general.parameter_count": self._n_parameters,
-            f"{language.architecture}.attention.head_count": language.n_head,
-            f"{language.architecture}.attention.head_count_kv": language.n_head_kv,
-            f"{language.architecture}.block_count": language.n_layer,
-            f"{language.architecture}.context_length": self._n_ctx,
-            f"{language.architecture}.embedding_length": language.n_embd,
-            f"{language.architecture}.vocab_size": language.n_vocab,
+            f"{architecture}.attention.head_count": language.n_head,
+            f"{architecture}.attention.head_count_kv": language.n_head_kv,
+            f"{architecture}.block_count": language.n_layer,
+            f"{architecture}.context_length": self._n_ctx,
+            f"{architecture}.embedding_length": language.n_embd,
+            f"{architecture}.vocab_size": language.n_vocab,
             "clip.has_vision_encoder": True,
             "clip.vision.image_size": vision.image_size,
             "clip.vision.patch_size": vision.patch_size,
