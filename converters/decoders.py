@@ -25,6 +25,7 @@ class DecoderDialect:
         has_qkv_bias: Whether the projections to queries, keys and values add a bias.
         permutes_qk: Whether llama.cpp rotates pairs of neighbouring rows where transformers rotates halves of a head,
             so that the rows of q and k are reordered.
+        has_own_head_dim: Whether llama.cpp allows heads of another width than the embedding's divided by their number.
         has_rope_divisors: Whether llama.cpp's graph divides frequencies by `rope_freqs.weight`.
         default_window: Positions that a block sees if `sliding_window` is left out; None where transformers does not
             read that key.
@@ -38,6 +39,7 @@ class DecoderDialect:
     defaults: Mapping[str, int]
     has_qkv_bias: bool = False
     permutes_qk: bool = True
+    has_own_head_dim: bool = True
     has_rope_divisors: bool = True
     default_window: int | None = None
     window_switch: str | None = None
@@ -91,6 +93,7 @@ QWEN2 = DecoderDialect(
     defaults=_QWEN2_DEFAULTS,
     has_qkv_bias=True,
     permutes_qk=False,
+    has_own_head_dim=False,
     has_rope_divisors=False,
     default_window=4096,
     window_switch="use_sliding_window",

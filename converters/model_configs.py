@@ -125,6 +125,8 @@ def read_language(
     head_dim = _count(section, "head_dim", max(1, n_embd // n_head), faults)
     if not section.get("head_dim") and n_embd % n_head:
         faults.append(f"hidden_size {n_embd} is not a multiple of num_attention_heads {n_head}")
+    if not dialect.has_own_head_dim and head_dim * n_head != n_embd:
+        faults.append(f"{prefix}head_dim is {head_dim}, expected hidden_size / num_attention_heads")
     if n_head % n_head_kv:
         faults.append(f"num_attention_heads {n_head} is not a multiple of num_key_value_heads {n_head_kv}")
     if head_dim % 2:

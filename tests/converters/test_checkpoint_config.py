@@ -273,7 +273,7 @@ def test_an_original_without_a_projector_type_is_linear(read):
 @pytest.mark.parametrize(
     ("config", "fault"),
     [
-        (with_text(model_type="qwen2"), "text_config.model_type is 'qwen2', expected 'llama' or 'mistral'"),
+        (with_text(model_type="gemma"), "text_config.model_type is 'gemma', expected 'llama' or 'mistral' or 'qwen2'"),
         (SPARSE_HF | {"vision_feature_select_strategy": "cls"}, "vision_feature_select_strategy is 'cls'"),
         (SPARSE_HF | {"projector_hidden_act": "relu"}, "projector_hidden_act is 'relu'"),
         (SPARSE_HF | {"multimodal_projector_bias": False}, "multimodal_projector_bias is false"),

@@ -119,7 +119,7 @@ def test_rotary_positions(read, changes, theta, factor, layout):
             "(theta: rope_parameters.full_attention 1000000.0, rope_parameters.sliding_attention 500000.0)",
         ),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope_parameters is 'yarn', expected none"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_parameters is 'llama3', expected none"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling is 'longrope', expected none, 'default', "),
         ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "rope_parameters.full_attention is 'dyn"),
         ({"rope_parameters": {"rope_type": "linear", "type": "default"}}, "rope_parameters is 'linear' and 'default'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.factor is None, expected a positive number"),
@@ -250,12 +250,17 @@ def test_published_configs_open(read, name):
 
 
 def test_every_key_of_transformers_own_configs_is_known():
-    from transformers import CLIPConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaNextConfig, MistralConfig
+    from transformers import CLIPConfig, CLIPVisionConfig, LlavaConfig, LlavaNextConfig
+
+    from edge_llava.converters.decoders import DIALECTS
 
     kinds = (
-        (LlamaConfig, "language"), (MistralConfig, "language"), (CLIPVisionConfig, "tower"), (CLIPConfig, "clip"),
-        (LlavaConfig, "hf"), (LlavaNextConfig, "hf"),
-    )  # fmt: skip
+        *((dialect.transformers_class("Config"), "language") for dialect in DIALECTS),
+        (CLIPVisionConfig, "tower"),
+        (CLIPConfig, "clip"),
+        (LlavaConfig, "hf"),
+        (LlavaNextConfig, "hf"),
+    )
     for make, kind in kinds:
         settings = make().to_dict()
         assert len(settings) > 15

@@ -34,6 +34,10 @@ from edge_llava.home.progress import ProgressEvent, silent
 
 pytestmark = pytest.mark.convert
 
+LLAMA3_SCALING = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
 # Each differs in something that llama.cpp's rules look at: blocks, heads per key/value head, tied head, row widths.
 SHAPES = {
     "one block": {"width": 256, "ff": 512, "layers": 1},
@@ -45,10 +49,27 @@ SHAPES = {
     "rows of 96": {"width": 96, "ff": 256, "layers": 2, "heads": 3, "kv_heads": 1},
     "9 blocks": {"width": 256, "ff": 256, "layers": 9, "heads": 8, "kv_heads": 4},
     "17 blocks": {"width": 256, "ff": 256, "layers": 17, "heads": 8, "kv_heads": 1},
-}
-FOR_ALL_QUANTS = ("one block", "gqa 4", "rows of 64 and 160", "rows of 48, tied")
+    "80 blocks": {"width": 64, "ff": 64, "layers": 80, "heads": 4, "kv_heads": 4},
+    "80 blocks, gqa 2": {"width": 64, "ff": 64, "layers": 80, "heads": 4, "kv_heads": 2},
+    "qwen2, rows of 896, gqa 7, tied": {
+        "model_type": "qwen2", "width": 896, "ff": 768, "heads": 14, "kv_heads": 2, "tied": True,
+    },
+    "qwen2, rows of 1152 and 304": {
+        "model_type": "qwen2", "width": 1152, "ff": 304, "layers": 1, "heads": 18, "kv_heads": 6,
+    },
+    "qwen2, 80 blocks": {"model_type": "qwen2", "width": 64, "ff": 64, "layers": 80},
+    "llama3 rope": {"text": {"rope_scaling": LLAMA3_SCALING}},
+}  # fmt: skip
+FOR_ALL_QUANTS = (
+    "one block", "gqa 4", "rows of 64 and 160", "rows of 48, tied", "qwen2, rows of 896, gqa 7, tied",
+)  # fmt: skip
 POSITIONAL_QUANTS = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K")  # their types depend on block, heads, or the head
-CASES = [(shape, quant) for shape in SHAPES for quant in (QUANTS if shape in FOR_ALL_QUANTS else POSITIONAL_QUANTS)]
+FEW_QUANTS = ("Q4_K_M", "Q2_K")  # for models that llama.cpp takes for larger ones, which only attn_v shows
+CASES = [
+    (name, quant)
+    for name, made in SHAPES.items()
+    for quant in (QUANTS if name in FOR_ALL_QUANTS else FEW_QUANTS if made.get("layers") == 80 else POSITIONAL_QUANTS)
+]
 
 
 @pytest.fixture(scope="module")

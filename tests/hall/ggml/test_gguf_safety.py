@@ -98,11 +98,38 @@ def describing_bytes(path: Path) -> list[int]:
     return [at for at in range(reader.data_offset) if at not in inside]
 
 
-@pytest.mark.parametrize(("role", "n_cases"), [("language", 150), ("projector", 150)])
+@pytest.fixture(scope="module")
+def qwen2(make_checkpoint: Callable[..., Path], shape: Any, convert_to: Callable[..., Path]) -> Path:
+    """A bundle with a Qwen2, whose head is its embedding. Read only."""
+    text = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    made = shape(width=256, ff=256, kv_heads=2, tied=True, model_type="qwen2", text=text)
+    return convert_to(make_checkpoint(made, 5), quant="Q4_K_M")
+
+
+@pytest.fixture(scope="module")
+def llama3(make_checkpoint: Callable[..., Path], shape: Any, convert_to: Callable[..., Path]) -> Path:
+    """A bundle with a LLaMA whose frequencies are divided. Read only."""
+    scaling = {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    made = shape(width=256, ff=256, kv_heads=2, text={"rope_scaling": scaling})
+    return convert_to(make_checkpoint(made, 5), quant="Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    ("source", "role", "n_cases"),
+    [
+        ("converted_q4", "language", 150),
+        ("converted_q4", "projector", 150),
+        ("qwen2", "language", 100),
+        ("llama3", "language", 50),
+    ],
+)
 def test_damaged_files_that_pass_the_checks_do_not_end_the_process(
-    converted_q4: Path, tmp_path: Path, damage: Damage, role: str, n_cases: int
+    request: pytest.FixtureRequest, tmp_path: Path, damage: Damage, source: str, role: str, n_cases: int
 ) -> None:
-    bundle, path = Bundle.open(converted_q4), tmp_path / f"{role}.gguf"
+    bundle, path = Bundle.open(request.getfixturevalue(source)), tmp_path / f"{role}.gguf"
     shutil.copy(bundle.file(role), path)
     n_header = GGUFReader(path).data_offset
     header, describing = path.read_bytes()[:n_header], describing_bytes(path)
@@ -118,7 +145,7 @@ def test_damaged_files_that_pass_the_checks_do_not_end_the_process(
         passing.append(damaged)
     (tmp_path / "headers.json").write_text(json.dumps([h.hex() for h in passing]))
     result = subprocess.run(
-        [sys.executable, "-c", LOADER, str(converted_q4), role, str(path), str(tmp_path / "headers.json")],
+        [sys.executable, "-c", LOADER, str(bundle.path), role, str(path), str(tmp_path / "headers.json")],
         capture_output=True,
         text=True,
         timeout=300,
@@ -177,9 +204,9 @@ def halve(name: str) -> Callable[..., None]:
     return edit
 
 
-def add_tensor(name: str) -> Callable[..., None]:
+def add_tensor(name: str, n_items: int = 32) -> Callable[..., None]:
     def edit(_: Metadata, tensors: Tensors) -> None:
-        tensors[name] = (np.ones(32, np.float32), GGMLQuantizationType.F32)
+        tensors[name] = (np.ones(n_items, np.float32), GGMLQuantizationType.F32)
 
     return edit
 
@@ -236,7 +263,9 @@ FAULTS: list[tuple[Callable[..., None], str]] = [
     (set_to("tokenizer.ggml.bos_token_id", 2, V.UINT32), "tokenizer.ggml.bos_token_id is 2, expected 1"),
     (halve("blk.1.attn_norm.weight"), "tensor blk.1.attn_norm.weight is not float32"),
     (halve("output_norm.weight"), "tensor output_norm.weight is not float32"),
-    (add_tensor("rope_freqs.weight"), "tensor 'rope_freqs.weight' is not part of a LLaMA model"),
+    (add_tensor("rope_freqs.weight", 64), "tensor rope_freqs.weight has shape (64,), expected (32,)"),
+    (add_tensor("blk.0.attn_q.bias", 256), "tensor 'blk.0.attn_q.bias' is not part of a LLaMA model"),
+    (set_to("qwen2.block_count", 4, V.UINT32), "'qwen2.block_count' is not part of a LLaMA model's description"),
     (add_tensor("blk.4.attn_norm.weight"), "tensor 'blk.4.attn_norm.weight' is not part of a LLaMA model"),
     (drop_tensor("blk.2.ffn_gate.weight"), "tensor blk.2.ffn_gate.weight is missing"),
 ]
@@ -264,8 +293,9 @@ def test_fault_of_the_language_file_is_named(
         set_to("llama.rope.scaling.type", "linear", V.STRING),
         set_to(EPSILON, 1e-6, V.FLOAT32),
         drop_tensor("output.weight"),
+        add_tensor("rope_freqs.weight"),
     ],
-    ids=["name", "linear scaling", "epsilon", "tied head"],
+    ids=["name", "linear scaling", "epsilon", "tied head", "divided frequencies"],
 )
 def test_language_file_that_only_differs_is_accepted(
     converted_q4: Path, tmp_path: Path, edit: Callable[..., None]
@@ -273,6 +303,39 @@ def test_language_file_that_only_differs_is_accepted(
     bundle, path = Bundle.open(converted_q4), tmp_path / "language.gguf"
     rewrite(bundle.file("language"), path, edit)
     check_language_file(path, bundle.manifest.language)
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (drop_tensor("blk.1.attn_v.bias"), "tensor blk.1.attn_v.bias is missing"),
+        (add_tensor("blk.0.attn_k.bias"), "tensor blk.0.attn_k.bias has shape (32,), expected (128,)"),
+        (halve("blk.0.attn_q.bias"), "tensor blk.0.attn_q.bias is not float32"),
+        (add_tensor("blk.0.attn_output.bias", 256), "tensor 'blk.0.attn_output.bias' is not part of a Qwen2 model"),
+        (add_tensor("output.bias", 512), "tensor 'output.bias' is not part of a Qwen2 model"),
+        (add_tensor("rope_freqs.weight"), "tensor 'rope_freqs.weight' is not part of a Qwen2 model"),
+        (set_to("llama.block_count", 2, V.UINT32), "'llama.block_count' is not part of a Qwen2 model's description"),
+        (set_to("qwen2.expert_count", 2, V.UINT32), "'qwen2.expert_count' is not part of a Qwen2 model's description"),
+        (set_to("qwen2.context_length", 0, V.UINT32), "qwen2.context_length is 0, expected 512"),
+        (set_to("qwen2.rope.scaling.type", "yarn", V.STRING), "qwen2.rope.scaling.type is 'yarn', expected one of"),
+        (set_to("qwen2.rope.dimension_count", 32, V.UINT32), "qwen2.rope.dimension_count is 32, expected the heads'"),
+        (set_to("qwen2.attention.head_count_kv", 4, V.UINT32), "qwen2.attention.head_count_kv is 4, expected 2"),
+        (set_to("qwen2.vocab_size", 5, V.UINT32), "qwen2.vocab_size is 5, expected 512"),
+    ],
+    ids=range(13),
+)
+def test_fault_of_a_qwen2_file_is_named(qwen2: Path, tmp_path: Path, edit: Callable[..., None], fault: str) -> None:
+    bundle, path = Bundle.open(qwen2), tmp_path / "language.gguf"
+    check_language_file(bundle.file("language"), bundle.manifest.language)
+    rewrite(bundle.file("language"), path, edit)
+    with pytest.raises(BundleError) as caught:
+        check_language_file(path, bundle.manifest.language)
+    assert any(line.startswith(f"  - {fault}") for line in str(caught.value).splitlines()), str(caught.value)
+
+
+def test_a_file_of_another_architecture(qwen2: Path, converted_q4: Path) -> None:
+    with pytest.raises(BundleError, match=r"general\.architecture is 'qwen2', expected 'llama'"):
+        check_language_file(Bundle.open(qwen2).file("language"), Bundle.open(converted_q4).manifest.language)
 
 
 def test_all_faults_at_once(converted_q4: Path, tmp_path: Path) -> None:
