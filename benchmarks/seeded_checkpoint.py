@@ -132,7 +132,7 @@ def hf_config(tower: TowerConfig, language: LanguageConfig) -> dict[str, object]
             "patch_size": tower.patch_size,
         },
         "text_config": {
-            "model_type": "llama",
+            "model_type": language.dialect.model_type,
             "hidden_size": language.n_embd,
             "intermediate_size": language.n_ff,
             "num_hidden_layers": language.n_layer,

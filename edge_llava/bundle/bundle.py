@@ -4,7 +4,7 @@
     vision.onnx          pixel_values (B, 3, S, S) float32 -> patch_features (B, P, D) float32
     vision.onnx.data     its weights, where they are kept in a file of their own
     projector.gguf       mm.* tensors, quantized by ggml
-    language.gguf        architecture llama, loads in any llama.cpp
+    language.gguf        the language model, loads in any llama.cpp
     parity.safetensors   reference inputs and outputs, see `edge_llava.parity.engines`
     licenses/            licence files of the checkpoint
 

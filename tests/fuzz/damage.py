@@ -256,7 +256,9 @@ def _other_tensor(gguf: Gguf, rng: Random) -> None:
     if kind == 0:
         del gguf.tensors[at]
     elif kind == 1:
-        tensor[0] = rng.choice((*TEXTS[:4], "blk.512.attn_q.weight", "rope_freqs.weight", "x" * 64)).encode()
+        tensor[0] = rng.choice(
+            (*TEXTS[:4], "blk.512.attn_q.weight", "rope_freqs.weight", "blk.0.attn_q.bias", "x" * 64)
+        ).encode()
     elif kind == 2:
         tensor[1] = [rng.choice(NUMBERS) for _ in range(rng.choice((0, 1, 2, 4, 5)))]
     elif kind == 3:

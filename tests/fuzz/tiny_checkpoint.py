@@ -1,7 +1,8 @@
-"""Tiny checkpoints in three layouts, for the kinds that the converters read. Needs torch."""
+"""Tiny checkpoints in three layouts, and one with a Qwen2, for the kinds that the converters read. Needs torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from edge_llava.converters.bundle_specs import describe_language
 from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.decoders import QWEN2
 from edge_llava.converters.language_gguf import write_language
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.projector_gguf import write_projector
@@ -45,9 +47,10 @@ _TO_ORIGINAL = (
 
 
 def config(layout: str) -> dict[str, Any]:
-    """The config.json of "hf" (1.5), "next" (1.6) or "original"."""
-    hf = seeded_checkpoint.hf_config(_TOWER, _LANGUAGE) | {"image_token_index": 512, "tie_word_embeddings": False}
-    if layout == "hf":
+    """The config.json of "hf" (1.5), "next" (1.6), "original" or "qwen2" (1.5 with another language model)."""
+    hf = seeded_checkpoint.hf_config(_TOWER, _language(layout))
+    hf |= {"image_token_index": 512, "tie_word_embeddings": False}
+    if layout in ("hf", "qwen2"):
         return hf
     if layout == "next":
         pinpoints = {"image_grid_pinpoints": [[56, 112], [112, 56]], "use_image_newline_parameter": True}
@@ -59,6 +62,10 @@ def config(layout: str) -> dict[str, Any]:
         "image_aspect_ratio": "pad", "mm_use_im_start_end": False, "mm_vision_tower": "openai/clip",
         "use_mm_proj": True, "tie_word_embeddings": False,
     }  # fmt: skip
+
+
+def _language(layout: str) -> LanguageConfig:
+    return dataclasses.replace(_LANGUAGE, dialect=QWEN2) if layout == "qwen2" else _LANGUAGE
 
 
 def write(directory: Path, layout: str) -> Path:
@@ -75,7 +82,7 @@ def write(directory: Path, layout: str) -> Path:
 def weights(layout: str) -> dict[str, torch.Tensor]:
     """The tensors of a layout by the names of its files."""
     random = torch.Generator().manual_seed(1)
-    shapes = seeded_checkpoint._all_shapes(_TOWER, _LANGUAGE)
+    shapes = seeded_checkpoint._all_shapes(_TOWER, _language(layout))
     tensors = {
         seeded_checkpoint.hf_name(name): seeded_checkpoint._random_tensor(random, name, shape)
         for name, shape in shapes.items()
