@@ -15,6 +15,7 @@ from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language.decoder import Decoder, NoCells, RowChunk, TokenChunk
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import DecoderOptions
+from edge_llava.runtime.options import n_ctx as context_of
 
 pytestmark = pytest.mark.convert
 TOKENS = [1, *np.random.default_rng(0).integers(259, 512, 99).tolist()]
@@ -248,6 +249,13 @@ def test_options_out_of_range_are_refused_all_at_once():
         ValueError, match="n_ctx must be from 1 to 1048576; n_batch must be from 1 to 1048576; kv_type must be"
     ):
         DecoderOptions(n_ctx=0, n_batch=0, kv_type="q4")
+
+
+@pytest.mark.parametrize(("trained", "n_ctx"), [(1024, 1024), (4096, 4096), (32768, 4096), (131072, 4096)])
+def test_the_context_takes_little_memory_unless_more_is_asked_for(seeded_q4, trained, n_ctx):
+    spec = dataclasses.replace(Bundle.open(seeded_q4).manifest.language, n_ctx_train=trained)
+    assert context_of(spec, DecoderOptions()) == n_ctx
+    assert context_of(spec, DecoderOptions(n_ctx=trained)) == trained
 
 
 @pytest.mark.parametrize("n_ctx", [16, 40, 300])
