@@ -115,7 +115,7 @@ def _kept_ranges(size: Size, spec: VisionSpec) -> tuple[range, range]:
     Where an odd number is left over, one row or column more is kept than the image fills.
     """
     (width, height), canvas = size, choose_canvas(size, spec.grid_pinpoints)
-    columns, rows = (length // spec.patch_size for length in canvas)
+    columns, rows = (length // spec.image_size * spec.grid_side for length in canvas)  # whole patches of each tile
     top = left = 0
     if spec.merge.startswith("spatial_unpad"):  # the image touches two opposite edges: one of both is zero
         top = max(0, (rows - _shrink(height, columns / width, spec)) // 2)

@@ -1,6 +1,7 @@
-"""Image to pixel values, equal (max difference 0.0) to transformers' slow CLIP, Llava and LlavaNext image processors.
+"""Image to pixel values, equal (max difference 0.0) to transformers' slow processors of CLIP, SigLIP and LLaVA.
 
-Source: LLaVA's mm_utils.process_images and transformers' CLIPImageProcessor (the torchvision "fast" one differs).
+Source: LLaVA's mm_utils.process_images, transformers' CLIPImageProcessor and SiglipImageProcessor (the torchvision
+"fast" ones differ).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def cut_squares(image: Image.Image, spec: VisionSpec) -> list[Image.Image]:
         return cut_tiles(image, spec)
     if spec.aspect == "pad":
         return [pad_and_resize(image, pad_colour(spec), spec.image_size)]
+    if spec.aspect == "squash":
+        return [scale(image, (spec.image_size, spec.image_size))]
     return [resize_and_crop(image, spec.image_size)]
 
 

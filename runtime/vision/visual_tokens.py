@@ -1,4 +1,4 @@
-"""Fewer rows for an image: the patches that the class token looks at most, and the others merged into a few.
+"""Fewer rows for an image: the patches that are looked at most, and the others merged into a few.
 
 Source: VisionZip, arXiv 2412.04467: "dominant" and "contextual" tokens, taken between tower and projector. Other than
 there the class token itself is no row, as LLaVA never had one; a merged row is the mean of its patches, as large as
@@ -26,7 +26,8 @@ class RankedPatches:
 
     Attributes:
         features: float32 (P, D).
-        attention: float32 (P,): of the class token to each patch, in the last block, mean over heads.
+        attention: float32 (P,): of the class token to each patch, in the last block, mean over heads; of all patches
+            where the tower has no class token.
         keys: float32 (P, D / heads): of each patch there, mean over heads.
     """
 
@@ -48,10 +49,8 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
             "this bundle cuts images into tiles (anyres): their tokens cannot be reduced. Leave --visual-tokens out."
         )
     if not spec.has_patches_only:
-        raise BundleError(
-            "this bundle's tower keeps its class token, by which patches would be ranked: its tokens cannot be "
-            "reduced. Leave --visual-tokens out."
-        )
+        why = "keeps its class token, by which patches would be ranked" if spec.has_class_row else "drops a patch"
+        raise BundleError(f"this bundle's tower {why}: its tokens cannot be reduced. Leave --visual-tokens out.")
     if not _FEWEST <= n < spec.n_features:
         raise BundleError(
             f"this bundle gives an image {spec.n_features} tokens: --visual-tokens takes "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, SiglipImageProcessor
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 
@@ -27,13 +27,18 @@ TILED = [
 
 def reference_pixels(image, aspect, size, **options):
     """What transformers' slow processor of the same aspect handling makes of an image."""
-    sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    square = {"height": size, "width": size}
+    if aspect == "squash":
+        clip = CLIPImageProcessor()
+        processor = SiglipImageProcessor(size=square, image_mean=clip.image_mean, image_std=clip.image_std)
+        return processor(image.convert("RGB"), return_tensors="np", **options)["pixel_values"]
+    sizes = {"size": {"shortest_edge": size}, "crop_size": square}
     processor = CLIPImageProcessor(**sizes) if aspect == "crop" else LlavaImageProcessor(do_pad=True, **sizes)
     return processor(image, return_tensors="np", **options)["pixel_values"]
 
 
 @pytest.mark.parametrize("size", [224, 336])
-@pytest.mark.parametrize("aspect", ["pad", "crop"])
+@pytest.mark.parametrize("aspect", ["pad", "crop", "squash"])
 def test_equal_to_transformers(aspect, size, clip_spec, noise):
     spec = clip_spec(aspect, size)
     for n, (width, height) in enumerate(SIZES):
@@ -47,12 +52,19 @@ def test_equal_to_transformers(aspect, size, clip_spec, noise):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
-@pytest.mark.parametrize("aspect", ["pad", "crop"])
+@pytest.mark.parametrize("aspect", ["pad", "crop", "squash"])
 def test_modes_equal_to_transformers(aspect, mode, clip_spec, noise):
     image = Image.fromarray(noise(90, 61)).convert(mode)
     converted = image.convert("RGB")  # LlavaImageProcessor pads before it converts, LLaVA's own code after
     expected = reference_pixels(converted if aspect == "pad" else image, aspect, 224)
     assert np.abs(pixel_values(open_image(image), clip_spec(aspect, 224)) - expected).max() == 0.0
+
+
+@pytest.mark.parametrize("size", [(6000, 4000), (4000, 6000), (1, 30_000), (30_000, 1), (20_000, 500), (500, 20_000)])
+def test_large_images_squashed(size, clip_spec, noise):
+    image = Image.fromarray(noise(*size))
+    expected = reference_pixels(image, "squash", 336, input_data_format="channels_last")
+    assert np.abs(pixel_values(image, clip_spec("squash")) - expected).max() == 0.0
 
 
 @pytest.mark.parametrize("size", TILED)

@@ -19,7 +19,7 @@ from edge_llava.runtime.vision.preprocess import normalize, pad_and_resize, pad_
         ((122, 116, 104), (-0.01125452, -0.01119600, -0.00133289)),
     ],
 )
-@pytest.mark.parametrize("aspect", ["pad", "crop"])
+@pytest.mark.parametrize("aspect", ["pad", "crop", "squash"])
 def test_golden_constants(aspect, colour, expected, clip_spec):
     values = pixel_values(Image.new("RGB", (50, 40), colour), clip_spec(aspect, 224))
     centre = values[0, :, 112, 112]
@@ -66,7 +66,7 @@ def test_crop_position(size, left, top, noise):
 
 
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (7, 1000)])
-@pytest.mark.parametrize("aspect", ["pad", "crop"])
+@pytest.mark.parametrize("aspect", ["pad", "crop", "squash"])
 def test_extreme_shapes(aspect, size, clip_spec, noise):
     values = pixel_values(Image.fromarray(noise(*size)), clip_spec(aspect))
     assert values.shape == (1, 3, 336, 336)
@@ -94,15 +94,15 @@ class _Largest:
 
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (20_000, 300), (300, 4000), (4000, 300)])
-@pytest.mark.parametrize("aspect", ["pad", "crop"])
+@pytest.mark.parametrize("aspect", ["pad", "crop", "squash"])
 def test_extreme_shapes_take_little_memory(aspect, size, clip_spec, monkeypatch):
     """Whole, the largest square would have 3.6e9 pixels and the largest resized picture 6.8e9."""
     limit = 1 << 20
     monkeypatch.setattr(preprocess, "_MAX_RESIZED_PIXELS", limit)
     picture, largest = Image.new("RGB", size, (255, 255, 255)), _Largest(monkeypatch)
     values = pixel_values(picture, clip_spec(aspect))
-    assert 336 * 336 <= largest.n_pixels <= max(limit, 336 * max(size) if aspect == "pad" else 0)
-    if aspect == "crop":
+    assert 336 * 336 <= largest.n_pixels <= max(limit, 0 if aspect == "crop" else 336 * max(size))
+    if aspect != "pad":
         np.testing.assert_allclose(values[0, :, 0, 0], (1.9303361, 2.0748837, 2.1458969), rtol=0, atol=6e-8)
         assert np.ptp(values, axis=(2, 3)).max() == 0
 

@@ -51,6 +51,18 @@ def test_a_single_square_counts_as_ever(clip_spec):
     assert kept_patches((5000, 20), clip_spec("pad")) == (24, 24)
 
 
+@pytest.mark.parametrize("merge", ["spatial", "spatial_unpad", "spatial_unpad_rounded"])
+def test_tiles_that_are_no_multiple_of_the_patch(merge, clip_spec):
+    """384 px are 27 patches of 14 px and 6 px that no tile sees: three tiles have 81 columns, not 1152 // 14 = 82."""
+    tiled = clip_spec("anyres", image_size=384, merge=merge, pinpoints=((1152, 384),))
+    assert tiled.grid_side == 27
+    assert kept_patches((1152, 384), tiled) == (27, 81)
+    rows = np.arange(4 * 729, dtype=np.float32).reshape(4, 729, 1)
+    merged = merge_tiles(rows, None, (1152, 384), tiled)
+    np.testing.assert_array_equal(merged[:729], rows[0])
+    np.testing.assert_array_equal(merged[729:].reshape(27, 3, 27).swapaxes(0, 1).reshape(3, 729, 1), rows[1:])
+
+
 @pytest.mark.parametrize(("width", "size"), [(400, (672, 336)), (10_000, (336, 672))])
 def test_pixels_of_a_single_row(width, size, noise, clip_spec):
     """transformers takes a picture of one row for one of one channel: LLaVA's own steps, with Pillow."""

@@ -157,6 +157,7 @@ def test_numbers_that_are_not(n, ranking):
     [
         ({"ranking": "none"}, "converted before its tower could rank patches. Convert the checkpoint again"),
         ({"n_dropped_rows": 0, "ranking": "none"}, "keeps its class token"),
+        ({"has_class_row": False, "ranking": "none"}, "drops a patch"),
         ({"aspect": "anyres", "grid_pinpoints": ((336, 672),)}, "cuts images into tiles (anyres)"),
     ],
 )
