@@ -25,8 +25,8 @@ def describe_vision(
         patch_size=tower.patch_size,
         hidden_size=tower.hidden_size,
         n_blocks=checkpoint.n_blocks,
-        has_class_row=True,
-        n_dropped_rows=int(config.drop_cls),
+        has_class_row=tower.kind.has_class_row,
+        n_dropped_rows=checkpoint.tap.n_dropped_rows,
         image_mean=config.image_mean,
         image_std=config.image_std,
         aspect=aspect,
@@ -35,7 +35,7 @@ def describe_vision(
         has_newline=config.has_newline and aspect == "anyres",
         precision=precision,
         quantization=quantization,
-        ranking="class_attention" if config.drop_cls else "none",
+        ranking=tower.kind.choose_ranking(checkpoint.tap.n_dropped_rows),
     )
 
 

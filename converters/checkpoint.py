@@ -24,6 +24,7 @@ from edge_llava.converters.json_file import plain, shorten, shown
 from edge_llava.converters.licenses import find_licenses
 from edge_llava.converters.model_configs import TowerConfig
 from edge_llava.converters.sources import find_kind, open_sources
+from edge_llava.converters.taps import FeatureTap, TapChoice, find_tap
 from edge_llava.converters.tensor_store import TensorSource, TensorStore, refuse_unread
 from edge_llava.converters.tokenizers.reading import read_vocabulary
 from edge_llava.converters.tokenizers.vocabulary import Vocabulary
@@ -32,7 +33,6 @@ from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.home.progress import ProgressCallback, silent
 
 _LEAST_NORM = 0.05
-_UNUSED_VISION = ("vision.post_layernorm.weight", "vision.post_layernorm.bias")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Checkpoint:
         revision: Commit of the hub repository, or None.
         config: What its JSON files say.
         tower: The tower's config, wherever the tower lies.
-        n_blocks: Tower blocks that the selected feature needs.
+        tap: Where the tower's features are taken from.
         vocabulary: Tokens; exactly those whose rows are deployed.
         kind: "whole", "delta", "lora" or "projector", see `sources.Sources`.
         tokenizer: Directory of the tokenizer's files.
@@ -58,7 +58,7 @@ class Checkpoint:
     revision: str | None
     config: CheckpointConfig
     tower: TowerConfig
-    n_blocks: int
+    tap: FeatureTap
     vocabulary: Vocabulary
     _stores: tuple[TensorSource, ...]
     kind: str
@@ -78,7 +78,7 @@ class Checkpoint:
 
         Args:
             source: Directory, or hub id such as "llava-hf/llava-1.5-7b-hf". A directory never touches the network.
-            vision_tower: Directory or hub id of the CLIP tower, for checkpoints that do not hold it.
+            vision_tower: Directory or hub id of the tower, for checkpoints that do not hold it.
             base: Directory or hub id of the model that `source` is a delta or an adapter of, or a projector for.
             progress: Told what is downloaded.
 
@@ -90,7 +90,8 @@ class Checkpoint:
         kind = find_kind(directory, base_directory)
         # an adapter of a LLaVA in Hugging Face layout has no config of its own
         is_described = (directory / "config.json").is_file() or base_directory is None
-        config = read_checkpoint_config(directory if is_described else base_directory)  # type: ignore[arg-type]
+        described = directory if is_described or base_directory is None else base_directory
+        config = read_checkpoint_config(described)
         sources = open_sources(directory, config.layout, base_directory)
         if sources.n_rows is not None:
             config = replace(config, language=replace(config.language, n_rows=sources.n_rows))
@@ -109,13 +110,16 @@ class Checkpoint:
             )
             tower = read_tower_config(tower_directory)
             stores.append(TensorStore.open(tower_directory, "clip"))
+        if config.tower is None:
+            config = replace(read_checkpoint_config(described, tower.kind), language=config.language)
         name = source if is_hub_id(source) else directory.resolve().name
         name, revision = find_snapshot(directory) or (name, revision)
-        n_blocks = count_blocks(config.feature_layer, tower.n_layers)
+        choice = TapChoice(config.feature_layer, config.drop_cls, tower.n_layers, is_inside=holds_tower)
+        tap = find_tap(config.tap_rule, choice)
         configs = [path for path in (directory, base_directory) if path is not None]
         vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token, configs)
         checkpoint = cls(
-            name, directory, revision, config, tower, n_blocks, vocabulary, tuple(stores), kind, sources.tokenizer,
+            name, directory, revision, config, tower, tap, vocabulary, tuple(stores), kind, sources.tokenizer,
             base_directory, tower_directory,
         )  # fmt: skip
         faults = find_limit_faults(checkpoint)
@@ -125,6 +129,11 @@ class Checkpoint:
         checkpoint._check_that_it_is_no_delta()
         checkpoint._check_head()
         return checkpoint
+
+    @property
+    def n_blocks(self) -> int:
+        """Tower blocks that are run."""
+        return self.tap.n_blocks
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one of our tensors (see `tensor_names`)."""
@@ -186,11 +195,16 @@ class Checkpoint:
 
     def _refuse_unread(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Every tensor must have a use, or be known to have none: a part of the model must not get lost unseen."""
-        used = {*expected, *expected_vision_shapes(self.tower, self.tower.n_layers), *_UNUSED_VISION}
+        used = {*expected, *expected_vision_shapes(self.tower, self.tower.n_layers)}
         used.add("language.lm_head.weight")  # of a tied model
         if self.config.layout == "original":  # a 1.6 that was trained on without tiles keeps the row
             used.add(NEWLINE)
-        unread = {info.source_name for store in self._stores for name, info in store.infos.items() if name not in used}
+        unread = {
+            info.source_name
+            for store in self._stores
+            for name, info in store.infos.items()
+            if name not in used and not name.startswith(self.tower.kind.unused)
+        }
         refuse_unread(self.directory, sorted(unread), "the model that config.json describes does not have")
 
     def _name_other_files(self) -> str:
@@ -223,20 +237,6 @@ class Checkpoint:
     def _needs(self, name: str) -> bool:
         # Every released LLaVA has its own head; where it is missing nevertheless, the embedding serves.
         return name != "language.lm_head.weight" or self.has(name)
-
-
-def count_blocks(feature_layer: int, n_layers: int) -> int:
-    """Tower blocks to run for an index into hidden_states, whose entry 0 is the input of the first block.
-
-    Raises:
-        CheckpointError: If the tower has no such state.
-    """
-    n_blocks = feature_layer if feature_layer >= 0 else n_layers + 1 + feature_layer
-    if not 0 < n_blocks <= n_layers:
-        raise CheckpointError(
-            f"the vision feature layer {feature_layer} does not exist in a tower of {n_layers} blocks."
-        )
-    return n_blocks
 
 
 def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:

@@ -15,16 +15,15 @@ from edge_llava.converters.config_keys import find_code_keys, find_unknown_keys
 from edge_llava.converters.decoders import DIALECTS, LLAMA, find_dialect, find_llava_dialect
 from edge_llava.converters.json_file import plain, read_json, shorten, shown
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig, read_language, read_tower
-from edge_llava.converters.preprocessor import check_preprocessor, read_preprocessor
+from edge_llava.converters.preprocessor import check_preprocessor, find_aspect, read_preprocessor
+from edge_llava.converters.towers import CLIP, TOWER_KINDS, TowerKind, find_kind
 from edge_llava.errors import CheckpointError, list_faults
 
 SUPPORTED = (
-    "LLaVA v0 to 1.6 with a CLIP tower and LLaMA, Vicuna or Mistral, in Hugging Face layout "
+    "LLaVA v0 to 1.6 with a CLIP or SigLIP tower and LLaMA, Vicuna or Mistral, in Hugging Face layout "
     "(LlavaForConditionalGeneration, LlavaNextForConditionalGeneration) and in the original layout, whole, as delta, "
     "LoRA or projector"
 )
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # LlavaNextConfig's default, as (height, width).
 _HF_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _HF_ARCHITECTURES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
@@ -50,8 +49,9 @@ class CheckpointConfig:
         tower: The tower's config; None in the original layout, which keeps it elsewhere.
         tower_reference: Path or hub id of that tower (`mm_vision_tower`).
         projector_kind: "mlp2x_gelu", or "linear" (LLaVA-1).
-        feature_layer, drop_cls: Which hidden state feeds the projector, and whether its class row is dropped.
-        aspect: "pad", "crop" or "anyres", as trained.
+        feature_layer, drop_cls: Which hidden state feeds the projector, and whether its first row is dropped.
+        tap_rule: How these two are understood, one of `taps.TAP_RULES`.
+        aspect: "pad", "crop", "squash" or "anyres", as trained.
         grid_pinpoints, merge, has_newline: For "anyres", as in `vision_spec.VisionSpec`.
         image_mean, image_std: Normalization.
         template: Conversation template according to the config, by name; merged models of v0 and v1 look alike. None:
@@ -67,6 +67,7 @@ class CheckpointConfig:
     projector_kind: str
     feature_layer: int
     drop_cls: bool
+    tap_rule: str
     aspect: str
     grid_pinpoints: tuple[tuple[int, int], ...]
     merge: str
@@ -79,8 +80,12 @@ class CheckpointConfig:
     language: LanguageConfig
 
 
-def read_checkpoint_config(directory: Path) -> CheckpointConfig:
+def read_checkpoint_config(directory: Path, kind: TowerKind = CLIP) -> CheckpointConfig:
     """Reads config.json and preprocessor_config.json of a LLaVA checkpoint.
+
+    Args:
+        directory: The checkpoint.
+        kind: Of the tower, for the original layout, whose config does not say it.
 
     Raises:
         CheckpointError: If it is not a LLaVA, its family is unsupported, or a field is wrong; all faults at once.
@@ -89,8 +94,11 @@ def read_checkpoint_config(directory: Path) -> CheckpointConfig:
     _check_sections(config, directory)
     layout = _detect_layout(config, directory)
     faults: list[str] = []
-    read = _read_hf if layout == "hf" else _read_original
-    result = read(config, read_preprocessor(directory, faults), faults)
+    preprocessor = read_preprocessor(directory, faults)
+    if layout == "hf":
+        result = _read_hf(config, preprocessor, faults)
+    else:
+        result = _read_original(config, preprocessor, kind, faults)
     if faults:
         advice = f"Supported: {SUPPORTED}. A key without effect on what the model computes may be removed."
         raise CheckpointError(list_faults(f"{directory / 'config.json'} cannot be converted:", shorten(faults), advice))
@@ -98,18 +106,20 @@ def read_checkpoint_config(directory: Path) -> CheckpointConfig:
 
 
 def read_tower_config(directory: Path) -> TowerConfig:
-    """Reads the config of a CLIP tower on its own (a CLIPModel or CLIPVisionModel directory).
+    """Reads the config of a tower on its own: the directory of a CLIP or SigLIP, with or without the half for texts.
 
     Raises:
-        CheckpointError: If it is not a CLIP, or a field is wrong.
+        CheckpointError: If it is neither a CLIP nor a SigLIP, or a field is wrong.
     """
     config = read_json(directory / "config.json")
     _check_sections(config, directory)
     section = config.get("vision_config") or config
     faults: list[str] = []
-    if config.get("model_type") not in ("clip", "clip_vision_model"):
-        faults.append(f"model_type is {config.get('model_type')!r}, expected a CLIP model")
-    tower = read_tower(section, faults, is_inside_llava=False)
+    kind = find_kind(config.get("model_type"))
+    if kind is None:
+        names = " or ".join(kind.name for kind in TOWER_KINDS)
+        faults.append(f"model_type is {shown(config.get('model_type'))}, expected a {names} model")
+    tower = read_tower(section, kind or CLIP, faults, is_inside_llava=False)
     faults += find_unknown_keys(config, "clip")
     if section is not config:
         faults += find_unknown_keys(section, "tower", "vision_config.")
@@ -152,13 +162,14 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     model_type, architecture = (
         plain(str(value)) for value in (config.get("model_type", ""), (config.get("architectures") or [""])[0])
     )
-    vision_type = (config.get("vision_config") or {}).get("model_type", "clip_vision_model")
     family = architecture or model_type or "an unknown family"
     is_hf = architecture in _HF_ARCHITECTURES or model_type == "llava_next"
     if is_hf or (model_type == "llava" and "text_config" in config):
-        if vision_type != "clip_vision_model":
+        if _hf_kind(config) is None:
+            vision_type = shown(config["vision_config"]["model_type"])
             raise CheckpointError(
-                f"{directory} has a {shown(vision_type)} tower (Pixtral and others), not CLIP. Supported: {SUPPORTED}."
+                f"{directory} has a {vision_type} tower (Pixtral and others), neither CLIP nor SigLIP. "
+                f"Supported: {SUPPORTED}."
             )
         return "hf"
     if model_type in _ORIGINAL_MODEL_TYPES and (
@@ -168,6 +179,10 @@ def _detect_layout(config: Mapping[str, Any], directory: Path) -> str:
     raise CheckpointError(
         f"{directory} is {family} (model_type {model_type!r}), not supported. Supported: {SUPPORTED}."
     )
+
+
+def _hf_kind(config: Mapping[str, Any]) -> TowerKind | None:
+    return find_kind((config.get("vision_config") or {}).get("model_type", CLIP.model_types[0]), is_tower=True)
 
 
 def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
@@ -190,9 +205,9 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
     # early ports of 1.6 name 1.5's architecture, but have pinpoints
     is_next = str(config.get("model_type")) == "llava_next" or "image_grid_pinpoints" in config
     pinpoints = _pinpoints(config.get("image_grid_pinpoints", _HF_PINPOINTS), faults) if is_next else ()
-    # The hub's processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
-    aspect = "anyres" if is_next else "crop" if preprocessor.get("do_pad") is False else "pad"
-    tower = read_tower(vision, faults, is_inside_llava=True)
+    kind = _hf_kind(config) or CLIP
+    aspect = "anyres" if is_next else find_aspect(preprocessor, kind)
+    tower = read_tower(vision, kind, faults, is_inside_llava=True)
     check_preprocessor(preprocessor, aspect, tower.image_size, faults)
     return CheckpointConfig(
         layout="hf",
@@ -201,12 +216,13 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
         projector_kind="mlp2x_gelu",
         feature_layer=_feature_layer(config.get("vision_feature_layer", -2), "vision_feature_layer", faults),
         drop_cls=strategy == "default",
+        tap_rule="index",
         aspect=aspect,
         grid_pinpoints=tuple((width, height) for height, width in pinpoints),
         merge="spatial_unpad_rounded" if is_next else "flat",
         has_newline=is_next and config.get("use_image_newline_parameter", True) is True,
-        image_mean=_triple(preprocessor, "image_mean", _CLIP_MEAN, faults),
-        image_std=_triple(preprocessor, "image_std", _CLIP_STD, faults),
+        image_mean=_triple(preprocessor, "image_mean", kind.image_mean, faults),
+        image_std=_triple(preprocessor, "image_std", kind.image_std, faults),
         template="mistral_instruct" if text.get("model_type") == "mistral" else "llava_v1",
         image_marks=False,
         image_token=_image_token(config, faults),
@@ -214,7 +230,9 @@ def _read_hf(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults:
     )
 
 
-def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], faults: list[str]) -> CheckpointConfig:
+def _read_original(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], tower_kind: TowerKind, faults: list[str]
+) -> CheckpointConfig:
     kind = config.get("mm_projector_type", "linear")
     if kind not in ("linear", "mlp2x_gelu"):
         faults.append(f"mm_projector_type is {shown(kind)}, expected 'linear' or 'mlp2x_gelu'")
@@ -233,7 +251,7 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
         faults.append(f"use_mm_proj is {shown(config['use_mm_proj'])}, expected true")
     faults += find_unknown_keys(config, "original")
     is_tiled = ratio == "anyres"
-    aspect = str(ratio) if ratio in ("pad", "anyres") else "crop"
+    aspect = str(ratio) if ratio in ("pad", "anyres") else tower_kind.own_aspect
     check_preprocessor(preprocessor, aspect, None, faults)
     return CheckpointConfig(
         layout="original",
@@ -242,12 +260,13 @@ def _read_original(config: Mapping[str, Any], preprocessor: Mapping[str, Any], f
         projector_kind=str(kind),
         feature_layer=_feature_layer(config.get("mm_vision_select_layer", -2), "mm_vision_select_layer", faults),
         drop_cls=feature == "patch",
+        tap_rule=tower_kind.original_tap,
         aspect=aspect,
         grid_pinpoints=_pinpoints(config.get("image_grid_pinpoints"), faults) if is_tiled else (),
         merge=str(merge) if is_tiled else "flat",
         has_newline=is_tiled and merge == "spatial_unpad",
-        image_mean=_triple(preprocessor, "image_mean", _CLIP_MEAN, faults),
-        image_std=_triple(preprocessor, "image_std", _CLIP_STD, faults),
+        image_mean=_triple(preprocessor, "image_mean", tower_kind.image_mean, faults),
+        image_std=_triple(preprocessor, "image_std", tower_kind.image_std, faults),
         template=_original_template(config),
         image_marks=bool(config.get("mm_use_im_start_end", "mm_hidden_size" not in config)),
         image_token=None,

@@ -51,7 +51,7 @@ _LANGUAGE = _words(
 _TOWER = _words(
     """
     hidden_size intermediate_size num_hidden_layers num_attention_heads num_channels image_size patch_size hidden_act
-    layer_norm_eps projection_dim vocab_size tie_word_embeddings
+    layer_norm_eps projection_dim vocab_size tie_word_embeddings vision_use_head
     """
 )
 # The outer config of the Hugging Face layout. LlavaConfig takes sizes from its sections, not from here.

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
+from edge_llava.converters.towers import TOWER_KINDS
 from edge_llava.errors import CheckpointError
 
 PATCHES = "vision.embeddings.patch_embedding.weight"
 NEWLINE = "projector.image_newline"
-_CLIP_HEAD_WIDTH = 64
+_CLASS_ROW = "vision.embeddings.class_embedding"
 
 
 def expected_vision_shapes(tower: TowerConfig, n_blocks: int) -> dict[str, tuple[int, ...]]:
     """Returns our names and the shapes of the tower's deployed tensors."""
     d, f, p = tower.hidden_size, tower.intermediate_size, tower.patch_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "vision.embeddings.class_embedding": (d,),
-        "vision.embeddings.patch_embedding.weight": (d, 3, p, p),
-        "vision.embeddings.position_embedding.weight": ((tower.image_size // p) ** 2 + 1, d),
-    }
-    norms = ["vision.pre_layrnorm"]
+    kind, n_rows = tower.kind, tower.grid_side**2 + tower.kind.n_class_rows
+    shapes: dict[str, tuple[int, ...]] = {_CLASS_ROW: (d,)} if kind.has_class_row else {}
+    shapes[PATCHES] = (d, 3, p, p)
+    if kind.has_patch_bias:
+        shapes["vision.embeddings.patch_embedding.bias"] = (d,)
+    shapes["vision.embeddings.position_embedding.weight"] = (n_rows, d)
+    norms = ["vision.pre_layrnorm"] if kind.has_first_norm else []
     linears: dict[str, tuple[int, ...]] = {}
     for block in range(n_blocks):
         prefix = f"vision.encoder.layers.{block}"
@@ -70,7 +72,7 @@ def expected_language_shapes(language: LanguageConfig) -> dict[str, tuple[int, .
 
 
 def infer_tower(shapes: Mapping[str, tuple[int, ...]]) -> TowerConfig:
-    """Infers the config of a tower that a checkpoint contains without one; the rest is as in OpenAI's CLIP.
+    """Infers the config of a tower that a checkpoint contains without one; the rest is as its kind was published.
 
     Args:
         shapes: Shapes of all tensors, by our names.
@@ -85,8 +87,11 @@ def infer_tower(shapes: Mapping[str, tuple[int, ...]]) -> TowerConfig:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the vision tower inside the checkpoint is incomplete: {error}.") from error
     n_layers = len({name.split(".")[3] for name in shapes if name.startswith("vision.encoder.layers.")})
-    side = round((n_positions - 1) ** 0.5)
-    if side**2 + 1 != n_positions or width % _CLIP_HEAD_WIDTH:
+    kind = next(kind for kind in TOWER_KINDS if kind.has_class_row == (_CLASS_ROW in shapes))
+    side = round(max(0, n_positions - kind.n_class_rows) ** 0.5)
+    if side**2 + kind.n_class_rows != n_positions or width % kind.head_width:
         sizes = f"{n_positions} positions of {width}"
-        raise CheckpointError(f"the vision tower inside the checkpoint is not a CLIP: {sizes}.")
-    return TowerConfig(width, ff, n_layers, width // _CLIP_HEAD_WIDTH, side * patch, patch, 1e-5, "quick_gelu")
+        raise CheckpointError(f"the vision tower inside the checkpoint is not a {kind.name}: {sizes}.")
+    image_size = kind.infer_image_size(patch, side)
+    n_heads = width // kind.head_width
+    return TowerConfig(width, ff, n_layers, n_heads, image_size, patch, kind.layer_norm_eps, kind.hidden_act, kind)

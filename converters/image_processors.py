@@ -8,9 +8,10 @@ try:
     from transformers.models.llava_next.image_processing_pil_llava_next import (
         LlavaNextImageProcessorPil as LlavaNextImageProcessor,
     )
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil as SiglipImageProcessor
 except ImportError:
-    from transformers import CLIPImageProcessor
+    from transformers import CLIPImageProcessor, SiglipImageProcessor
     from transformers.models.llava.image_processing_llava import LlavaImageProcessor
     from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
 
-__all__ = ["CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor"]
+__all__ = ["CLIPImageProcessor", "LlavaImageProcessor", "LlavaNextImageProcessor", "SiglipImageProcessor"]

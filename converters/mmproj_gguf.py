@@ -47,10 +47,11 @@ def check_mmproj(checkpoint: Checkpoint) -> None:
     Raises:
         ConversionError: If llama.cpp's graph cannot compute this checkpoint's vision part.
     """
-    config, faults = checkpoint.config, []
+    config, kind = checkpoint.config, checkpoint.tower.kind
+    faults = [kind.mmproj_fault] if kind.mmproj_fault else []
     if checkpoint.tower.hidden_act not in _ACTIVATIONS:
         faults.append(f"the tower's activation is {checkpoint.tower.hidden_act!r}")
-    if not config.drop_cls:
+    if checkpoint.tap.n_dropped_rows < kind.n_class_rows:
         faults.append("the class token's row is used")
     if config.aspect == "anyres":
         faults.append("its images are cut into tiles, which llama.cpp joins in another order (LLaVA-1.6)")

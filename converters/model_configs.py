@@ -1,6 +1,6 @@
-"""The configs of the two models inside a LLaVA: a CLIP vision tower and a language model.
+"""The configs of the two models inside a LLaVA: a vision tower and a language model.
 
-Source: transformers' LlavaConfig and CLIPVisionConfig, whose defaults fill sparse sections.
+Source: transformers' LlavaConfig, whose defaults fill sparse sections; the defaults of the two are in their tables.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from typing import Any
 from edge_llava.converters.decoders import LLAMA, DecoderDialect
 from edge_llava.converters.json_file import shown
 from edge_llava.converters.rope import Llama3Scaling, Rope, read_rope
+from edge_llava.converters.towers import CLIP, TowerKind
 
-# LlavaConfig's own tower for an absent vision_config, and CLIPVisionConfig's defaults for a sparse one.
+# LlavaConfig's own tower for an absent vision_config.
 _LLAVA_TOWER = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 336, "patch_size": 14,
-}  # fmt: skip
-_CLIP_TOWER = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "image_size": 224, "patch_size": 32,
 }  # fmt: skip
 _RMS_EPS, _ROPE_THETA = 1e-6, 10000.0
 _MAX_NUMBER = 1e12
@@ -30,7 +27,7 @@ _MAX_LAYERS = 512  # llama.cpp's limit (LLAMA_MAX_LAYERS)
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """A CLIP vision tower as trained: widths, counts, pixels."""
+    """A vision tower as trained: widths, counts, pixels."""
 
     hidden_size: int
     intermediate_size: int
@@ -40,6 +37,12 @@ class TowerConfig:
     patch_size: int
     layer_norm_eps: float
     hidden_act: str
+    kind: TowerKind = CLIP
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along a side; pixels that remain are not seen."""
+        return self.image_size // self.patch_size
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,19 @@ class LanguageConfig:
         return Rope(self.rope_theta, self.rope_factor, self.rope_llama3)
 
 
-def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava: bool) -> TowerConfig:
+def read_tower(section: Mapping[str, Any], kind: TowerKind, faults: list[str], *, is_inside_llava: bool) -> TowerConfig:
     """Reads a vision section and adds what is wrong to `faults`.
 
     Args:
         section: `vision_config`, or the config of a tower on its own; may be sparse.
+        kind: Of the tower; its defaults fill the section.
         faults: List to add to.
         is_inside_llava: Whether an empty section means LLaVA's default tower instead of CLIP's.
     """
-    defaults = _LLAVA_TOWER if is_inside_llava and not section else _CLIP_TOWER
+    defaults = _LLAVA_TOWER if is_inside_llava and not section else kind.sizes
     sizes = {key: _count(section, key, default, faults, "vision_config.") for key, default in defaults.items()}
-    if sizes["image_size"] % sizes["patch_size"]:
-        faults.append(f"vision image_size {sizes['image_size']} is not a multiple of patch_size {sizes['patch_size']}")
+    if sizes["image_size"] < sizes["patch_size"]:
+        faults.append(f"vision image_size {sizes['image_size']} is smaller than patch_size {sizes['patch_size']}")
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         faults.append(
             f"vision hidden_size {sizes['hidden_size']} is not a multiple of its {sizes['num_attention_heads']} heads"
@@ -97,8 +101,9 @@ def read_tower(section: Mapping[str, Any], faults: list[str], *, is_inside_llava
         n_heads=sizes["num_attention_heads"],
         image_size=sizes["image_size"],
         patch_size=sizes["patch_size"],
-        layer_norm_eps=_number(section, "layer_norm_eps", 1e-5, faults),
-        hidden_act=str(section.get("hidden_act", "quick_gelu")),
+        layer_norm_eps=_number(section, "layer_norm_eps", kind.layer_norm_eps, faults),
+        hidden_act=str(section.get("hidden_act", kind.hidden_act)),
+        kind=kind,
     )
 
 

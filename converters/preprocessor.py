@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.converters.json_file import read_json, shown
+from edge_llava.converters.towers import TowerKind
 
-_CLIP_RESAMPLE = (3, "bicubic")
+_RESAMPLE = (3, "bicubic")
 _RESCALE = 1 / 255
+_BOTH_SIDES = {"height", "width"}
 _READ = ("do_pad", "image_mean", "image_std")
+# How a single image is fitted by transformers' processors, "fast" or not. Unknown ones are the tower's own.
+_ASPECTS = {"CLIPImageProcessor": "crop", "LlavaImageProcessor": "crop", "SiglipImageProcessor": "squash"}
 _STEPS = ("do_resize", "do_rescale", "do_normalize")
 
 
@@ -32,12 +36,26 @@ def read_preprocessor(directory: Path, faults: list[str]) -> Mapping[str, Any]:
     return {**inner, **own}
 
 
-def check_preprocessor(settings: Mapping[str, Any], aspect: str, image_size: int | None, faults: list[str]) -> None:
-    """Adds the settings that differ from what the runtime computes, which is CLIP's steps in CLIP's order.
+def find_aspect(settings: Mapping[str, Any], kind: TowerKind) -> str:
+    """Finds how images become one square in a checkpoint of the Hugging Face layout: "pad", "crop" or "squash".
 
     Args:
         settings: From `read_preprocessor`; may be sparse.
-        aspect: "pad", "crop" or "anyres"; only "crop" needs the centre crop.
+        kind: Of the tower.
+    """
+    named = str(settings.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+    aspect, pads = _ASPECTS.get(named, kind.own_aspect), settings.get("do_pad")
+    # The hub's CLIP processors crop, yet the models were trained padded; only an explicit do_pad false keeps the crop.
+    is_padded = (kind.is_padded and aspect == "crop") if pads is None else pads is not False
+    return "pad" if is_padded else aspect
+
+
+def check_preprocessor(settings: Mapping[str, Any], aspect: str, image_size: int | None, faults: list[str]) -> None:
+    """Adds the settings that differ from what the runtime computes, which is transformers' steps in their order.
+
+    Args:
+        settings: From `read_preprocessor`; may be sparse.
+        aspect: "pad", "crop", "squash" or "anyres"; only "crop" needs the centre crop, and "squash" has none.
         image_size: Side of the tower's input in pixels; None if the tower is elsewhere.
         faults: List to add to.
     """
@@ -45,12 +63,14 @@ def check_preprocessor(settings: Mapping[str, Any], aspect: str, image_size: int
     wrong = [
         f"{key} is {shown(settings[key])}, expected true" for key in steps if settings.get(key) not in (True, None)
     ]
-    if settings.get("resample") is not None and settings["resample"] not in _CLIP_RESAMPLE:
+    if settings.get("resample") is not None and settings["resample"] not in _RESAMPLE:
         wrong.append(f"resample is {shown(settings['resample'])}, expected 3 (bicubic)")
     factor = settings.get("rescale_factor")
     if factor is not None and not (isinstance(factor, float) and abs(factor - _RESCALE) < 1e-9):
         wrong.append(f"rescale_factor is {shown(factor)}, expected {_RESCALE}")
-    for key in ("size", "crop_size"):
+    if aspect == "squash" and isinstance(settings.get("size"), dict) and settings["size"].keys() != _BOTH_SIDES:
+        wrong.append(f"size is {shown(settings['size'])}, expected a height and a width")
+    for key in ("size",) if aspect == "squash" else ("size", "crop_size"):
         sides = settings.get(key)
         lengths = sides.values() if isinstance(sides, dict) else [sides]
         if sides is not None and image_size is not None and any(length != image_size for length in lengths):

@@ -1,6 +1,6 @@
 """The reference: what transformers computes from the checkpoint in float32, one block of the language model at a time.
 
-Independent of the runtime: transformers' slow image processors, its CLIP, its LLaMA blocks.
+Independent of the runtime: transformers' slow image processors, its towers, its LLaMA blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from transformers.image_processing_utils import select_best_resolution
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.expected_tensors import NEWLINE
-from edge_llava.converters.image_processors import CLIPImageProcessor, LlavaImageProcessor, LlavaNextImageProcessor
+from edge_llava.converters.image_processors import (
+    CLIPImageProcessor,
+    LlavaImageProcessor,
+    LlavaNextImageProcessor,
+    SiglipImageProcessor,
+)
 from edge_llava.converters.reference_config import build_rotary
 from edge_llava.converters.reference_model import ReferenceModel
 from edge_llava.converters.tokenizers.original_ids import original_ids
@@ -27,6 +32,7 @@ from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
     "pad": (LlavaImageProcessor, {"do_pad": True}),
     "crop": (CLIPImageProcessor, {}),
+    "squash": (SiglipImageProcessor, {}),
     "anyres": (LlavaNextImageProcessor, {}),
 }
 _HEAD_ROWS = 8192  # rows of the head multiplied at a time
@@ -38,15 +44,16 @@ def reference_pixels(checkpoint: Checkpoint, image: NDArray[np.uint8], aspect: s
     Args:
         checkpoint: Provides size, normalization and canvases.
         image: RGB.
-        aspect: "pad", "crop" or "anyres"; T is 1 except for "anyres".
+        aspect: "pad", "crop", "squash" or "anyres"; T is 1 except for "anyres".
     """
     config, size = checkpoint.config, checkpoint.tower.image_size
     make, options = _PROCESSORS[aspect]
     if aspect == "anyres":
         options = {"image_grid_pinpoints": [[height, width] for width, height in config.grid_pinpoints]}
+    square = {"height": size, "width": size}
+    sizes = {"size": square} if aspect == "squash" else {"size": {"shortest_edge": size}, "crop_size": square}
     processor = make(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
+        **sizes,
         image_mean=list(config.image_mean),
         image_std=list(config.image_std),
         **options,
@@ -99,7 +106,7 @@ def reference_embedding(
     n_down, n_across = (
         length // checkpoint.tower.image_size for length in select_best_resolution((height, width), canvases)
     )
-    side = checkpoint.tower.image_size // checkpoint.tower.patch_size
+    side = checkpoint.tower.grid_side
     image = torch.from_numpy(rows[1:]).view(n_down, n_across, side, side, n_embd)
     image = image.permute(4, 0, 2, 1, 3).contiguous().flatten(1, 2).flatten(2, 3)
     if "unpad" in config.merge:

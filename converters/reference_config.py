@@ -11,8 +11,6 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
@@ -24,6 +22,8 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.decoders import DIALECTS, DecoderDialect
 from edge_llava.converters.json_file import read_json
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
+from edge_llava.converters.tower_classes import VisionConfig, find_classes
+from edge_llava.converters.towers import TowerKind
 from edge_llava.errors import CheckpointError, ConversionError, list_faults
 
 # Keys that could make transformers load code or kernels, or that do not affect what is computed.
@@ -40,12 +40,14 @@ class ReferenceConfigs:
         llava: The whole config of the Hugging Face layout; None in the original layout.
         language: The language model's config.
         tower: The vision tower's config.
+        kind: Of the tower.
         projector: "linear" or "mlp2x_gelu", for the original layout.
     """
 
     llava: LlavaConfig | LlavaNextConfig | None
     language: PretrainedConfig
-    tower: CLIPVisionConfig
+    tower: VisionConfig
+    kind: TowerKind
     projector: str
 
     @property
@@ -71,7 +73,7 @@ class ReferenceConfigs:
             first if self.projector == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(n_embd, n_embd))
         )
         core.vision_tower = nn.Module()
-        core.vision_tower.vision_tower = CLIPVisionModel(self.tower)
+        core.vision_tower.vision_tower = find_classes(self.kind).model(self.tower)
         core.image_newline = nn.Parameter(torch.empty(n_embd))  # LLaVA-1.6's; others may keep the row
         return model
 
@@ -120,12 +122,12 @@ def _read_hf(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int | None)
         text["vocab_size"] = n_rows
     settings["text_config"] = text
     if vision:
-        settings["vision_config"] = vision | {"model_type": "clip_vision_model"}
+        settings["vision_config"] = vision | {"model_type": checkpoint.tower.kind.model_types[0]}
     else:
         settings.pop("vision_config", None)
     is_next = raw.get("model_type") == "llava_next" or "image_grid_pinpoints" in raw
     llava = (LlavaNextConfig if is_next else LlavaConfig)(**settings)
-    return ReferenceConfigs(llava, llava.text_config, llava.vision_config, "mlp2x_gelu")
+    return ReferenceConfigs(llava, llava.text_config, llava.vision_config, checkpoint.tower.kind, "mlp2x_gelu")
 
 
 def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int | None) -> ReferenceConfigs:
@@ -137,17 +139,19 @@ def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int |
         None,
         language,
         _read_tower(checkpoint),
+        checkpoint.tower.kind,
         str(raw.get("mm_projector_type", "linear")),
     )
 
 
-def _read_tower(checkpoint: Checkpoint) -> CLIPVisionConfig:
+def _read_tower(checkpoint: Checkpoint) -> VisionConfig:
     """Reads the tower's config; a tower inside a checkpoint has none, so its sizes are inferred from its tensors."""
+    make = find_classes(checkpoint.tower.kind).config
     if checkpoint.tower_directory is not None:
         raw = _harmless(read_json(checkpoint.tower_directory / "config.json"))
-        return CLIPVisionConfig(**(raw.get("vision_config") or raw))
+        return make(**(raw.get("vision_config") or raw))
     tower = checkpoint.tower
-    return CLIPVisionConfig(
+    return make(
         hidden_size=tower.hidden_size,
         intermediate_size=tower.intermediate_size,
         num_hidden_layers=tower.n_layers,
@@ -235,7 +239,7 @@ def _dialect(config: PretrainedConfig) -> DecoderDialect:
     return next(dialect for dialect in DIALECTS if dialect.model_type == config.model_type)
 
 
-def _tower_faults(ours: TowerConfig, theirs: CLIPVisionConfig) -> list[str]:
+def _tower_faults(ours: TowerConfig, theirs: VisionConfig) -> list[str]:
     values: dict[str, tuple[object, object]] = {
         "hidden_size": (ours.hidden_size, theirs.hidden_size),
         "intermediate_size": (ours.intermediate_size, theirs.intermediate_size),

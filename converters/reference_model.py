@@ -218,7 +218,7 @@ class ReferenceModel:
         if ours == NEWLINE:
             return self._checkpoint.config.has_newline
         block = re.match(r"vision\.encoder\.layers\.(\d+)\.", ours)
-        return not ours.startswith("vision.post_layernorm.") and (
+        return not ours.startswith(self._checkpoint.tower.kind.unused) and (
             block is None or int(block[1]) < self._checkpoint.n_blocks
         )
 

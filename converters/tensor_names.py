@@ -45,13 +45,14 @@ _CLIP_PREFIXES = (
     ("pre_layrnorm.", "vision.pre_layrnorm."),
     ("encoder.", "vision.encoder."),
     ("post_layernorm.", "vision.post_layernorm."),
+    ("head.", "vision.head."),
 )
 PREFIXES = {"hf": _HF_PREFIXES, "original": _ORIGINAL_PREFIXES, "clip": _CLIP_PREFIXES}
 
 # Buffers in older files, which are computed from the config.
 _BUFFER_SUFFIXES = (".rotary_emb.inv_freq", "embeddings.position_ids")
-# The parts of a whole CLIP that compare images with texts.
-_UNUSED_PREFIXES = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+# The parts of a whole CLIP or SigLIP that compare images with texts.
+_UNUSED_PREFIXES = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias")
 # Wrappers that programs add around a module: torch.compile, DistributedDataParallel, FSDP, checkpointing, peft.
 _WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"})
 _PEFT_PREFIX = "base_model.model."
@@ -91,7 +92,7 @@ def own_name(source_name: str, layout: str) -> str | None:
 
 
 def is_unused(source_name: str) -> bool:
-    """Whether no LLaVA uses a tensor: buffers computed from the config, and the text half of a whole CLIP."""
+    """Whether no LLaVA uses a tensor: buffers computed from the config, and the text half of a whole CLIP or SigLIP."""
     return source_name.endswith(_BUFFER_SUFFIXES) or source_name.startswith(_UNUSED_PREFIXES)
 
 

@@ -1,46 +1,51 @@
-"""The vision tower in torch: transformers' CLIP, cut after the block that feeds the projector."""
+"""The vision tower in torch: transformers' own, cut after the block that feeds the projector."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
-from transformers import CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPPreTrainedModel
+from transformers import PreTrainedModel
 
 from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.taps import FeatureTap
+from edge_llava.converters.tower_classes import VisionConfig, find_classes
+from edge_llava.converters.towers import TowerKind
 from edge_llava.errors import CheckpointError, list_faults
 
-try:
-    from transformers.models.clip.modeling_clip import CLIPVisionTransformer
-except ImportError:  # transformers 5.6 made one class of the two
-    from transformers import CLIPVisionModel as CLIPVisionTransformer
 
-
-class TrimmedTower(CLIPPreTrainedModel):
+class TrimmedTower(PreTrainedModel):
     """pixel_values (B, 3, S, S) float32 -> patch_features (B, P, D) float32.
 
-    Runs `n_blocks` blocks without post_layernorm and pooling; drops the class row if the checkpoint's config says so.
+    Runs the tap's blocks without post_layernorm and pooling, and drops its rows.
 
-    If it is dropped, the last block also returns what patches can be ranked and merged by, each averaged over its
-    heads: cls_attention (B, P), the class token's attention to every patch, and patch_keys (B, P, D / heads).
+    If exactly the patches remain, the last block also returns what they can be ranked and merged by, each averaged over
+    its heads: cls_attention (B, P), the attention that every patch receives, and patch_keys (B, P, D / heads). The
+    attention is the class row's or, in a tower without one, the mean of all patches'.
 
     Source: VisionZip, arXiv 2412.04467, which takes both from the block of the selected layer.
+
+    Attributes:
+        n_features: P.
     """
 
-    config_class = CLIPVisionConfig
     main_input_name = "pixel_values"
+    _supports_sdpa = True
 
-    def __init__(self, config: CLIPVisionConfig, *, drop_cls: bool) -> None:
+    def __init__(self, config: VisionConfig, kind: TowerKind, tap: FeatureTap) -> None:
         super().__init__(config)
-        self.vision_model = CLIPVisionTransformer(config)
+        self.vision_model = find_classes(kind).transformer(config)
         self.vision_model.post_layernorm = torch.nn.Identity()
-        self._first_row = 1 if drop_cls else 0
+        self._first_row = tap.n_dropped_rows
+        self._ranking = kind.choose_ranking(tap.n_dropped_rows)
+        self.n_features = (config.image_size // config.patch_size) ** 2 + kind.n_class_rows - tap.n_dropped_rows
         last = self.vision_model.encoder.layers[-1].self_attn
         self._queries, self._keys = _Output(last.q_proj), _Output(last.k_proj)
 
     @property
     def has_ranking(self) -> bool:
         """Whether cls_attention and patch_keys are among the outputs."""
-        return self._first_row == 1
+        return self._ranking != "none"
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """See the class."""
@@ -50,21 +55,46 @@ class TrimmedTower(CLIPPreTrainedModel):
 
     def _rank(self) -> dict[str, torch.Tensor]:
         """Uses what the last block has just computed, so that no product with weights is computed twice."""
-        queries, keys = self._split(self._queries.value[:, :1]), self._split(self._keys.value)
-        scores = queries @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5
-        attention = torch.softmax(scores, -1)[:, :, 0, 1:]
-        return {"cls_attention": attention.mean(1), "patch_keys": keys[:, :, 1:].mean(1)}
+        n_heads = self.config.num_attention_heads
+        attention, keys = _RANKINGS[self._ranking](self._queries.value, self._keys.value, n_heads)
+        return {"cls_attention": attention, "patch_keys": keys}
 
-    def _split(self, rows: torch.Tensor) -> torch.Tensor:
-        """Splits rows (B, R, D) into heads: (B, heads, R, D / heads)."""
-        return rows.reshape(*rows.shape[:2], self.config.num_attention_heads, -1).transpose(1, 2)
+
+def _rank_by_class_row(queries: torch.Tensor, keys: torch.Tensor, n_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of the class row to each patch (B, P) and the patches' keys (B, P, D / heads), means over heads."""
+    queries, keys = _split(queries[:, :1], n_heads), _split(keys, n_heads)
+    attention = _attend(queries, keys)[:, :, 0, 1:]
+    return attention.mean(1), keys[:, :, 1:].mean(1)
+
+
+def _rank_by_patches(queries: torch.Tensor, keys: torch.Tensor, n_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that each patch receives (B, P), mean over heads and all patches, and keys as above."""
+    queries, keys = _split(queries, n_heads), _split(keys, n_heads)
+    return _attend(queries, keys).mean((1, 2)), keys.mean(1)
+
+
+_RANKINGS: Mapping[str, Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]] = {
+    "class_attention": _rank_by_class_row,
+    "received_attention": _rank_by_patches,
+}
+
+
+def _attend(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Attention (B, heads, queries, keys)."""
+    scores = queries @ keys.transpose(-1, -2) * keys.shape[-1] ** -0.5
+    return torch.softmax(scores, -1)
+
+
+def _split(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """Splits rows (B, R, D) into heads: (B, heads, R, D / heads)."""
+    return rows.reshape(*rows.shape[:2], n_heads, -1).transpose(1, 2)
 
 
 class _Output:
     """The last output of a layer.
 
     Attributes:
-        value: (B, 1 + P, D).
+        value: (B, R, D), the rows of a class row and of all patches.
     """
 
     value: torch.Tensor
@@ -83,7 +113,7 @@ def build_tower(checkpoint: Checkpoint) -> TrimmedTower:
         CheckpointError: If the tower's activation is unknown, or weights are not finite.
     """
     tower = checkpoint.tower
-    config = CLIPVisionConfig(
+    config = find_classes(tower.kind).config(
         hidden_size=tower.hidden_size,
         intermediate_size=tower.intermediate_size,
         num_hidden_layers=checkpoint.n_blocks,
@@ -93,10 +123,11 @@ def build_tower(checkpoint: Checkpoint) -> TrimmedTower:
         layer_norm_eps=tower.layer_norm_eps,
         hidden_act=tower.hidden_act,
         attn_implementation="sdpa",
+        vision_use_head=False,  # SigLIP's pooling
     )
     with torch.device("meta"):
         try:
-            model = TrimmedTower(config, drop_cls=checkpoint.config.drop_cls)
+            model = TrimmedTower(config, tower.kind, checkpoint.tap)
         except KeyError as error:
             raise CheckpointError(f"the tower's activation {tower.hidden_act!r} is unknown.") from error
     weights, faults = {}, []

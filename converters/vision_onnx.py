@@ -81,14 +81,13 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
 
 def _output_shapes(tower: TrimmedTower) -> dict[str, tuple[int, ...]]:
     """Returns the tower's outputs in order, without their batch axis."""
-    config = tower.config
-    n_patches = (config.image_size // config.patch_size) ** 2
+    config, n_rows = tower.config, tower.n_features
+    shapes: dict[str, tuple[int, ...]] = {"patch_features": (n_rows, config.hidden_size)}
     if not tower.has_ranking:
-        return {"patch_features": (n_patches + 1, config.hidden_size)}
-    return {
-        "patch_features": (n_patches, config.hidden_size),
-        "cls_attention": (n_patches,),
-        "patch_keys": (n_patches, config.hidden_size // config.num_attention_heads),
+        return shapes
+    return shapes | {
+        "cls_attention": (n_rows,),
+        "patch_keys": (n_rows, config.hidden_size // config.num_attention_heads),
     }
 
 

@@ -218,8 +218,9 @@ def demo_bundle(convert_to: Callable[..., Path]) -> Path:
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaVA-1.5 to be made: widths and counts of tower and language model, whose config takes `text` as well."""
+    """A LLaVA-1.5 to be made: the tower's kind, widths and counts; the language model's config takes `text` as well."""
 
+    tower: str = "clip_vision_model"
     vision_width: int = 64
     vision_ff: int = 128
     vision_layers: int = 3
@@ -246,7 +247,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint:
     of llava-hf.
     """
     import torch
-    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     n_tokens = 512
@@ -254,7 +255,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint:
     def make(shape: Shape = Shape(), seed: int = 0) -> Path:
         torch.manual_seed(seed)
         config = LlavaConfig(
-            vision_config=CLIPVisionConfig(
+            vision_config=AutoConfig.for_model(
+                shape.tower,
                 hidden_size=shape.vision_width,
                 intermediate_size=shape.vision_ff,
                 num_hidden_layers=shape.vision_layers,

@@ -104,7 +104,7 @@ def _check_sizes(bundle: Bundle, checkpoint: Checkpoint) -> None:
         "image size": (manifest.vision.image_size, tower.image_size),
         "patch size": (manifest.vision.patch_size, tower.patch_size),
         "vision blocks": (manifest.vision.n_blocks or checkpoint.n_blocks, checkpoint.n_blocks),
-        "dropped rows": (manifest.vision.n_dropped_rows, int(checkpoint.config.drop_cls)),
+        "dropped rows": (manifest.vision.n_dropped_rows, checkpoint.tap.n_dropped_rows),
         "language width": (manifest.language.n_embd, language.n_embd),
         "blocks": (manifest.language.n_layer, language.n_layer),
         "heads": (manifest.language.n_head, language.n_head),

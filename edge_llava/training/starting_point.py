@@ -25,8 +25,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from edge_llava.converters.checkpoint_config import read_checkpoint_config, read_language_config, read_tower_config
 from edge_llava.converters.json_file import shorten
-from edge_llava.converters.model_configs import LanguageConfig
+from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.tensor_names import is_unused
+from edge_llava.converters.towers import CLIP
 from edge_llava.errors import CheckpointError, list_faults
 from edge_llava.training.llava import LinearProjector, Llava, Preprocessing, ProjectorKind
 from edge_llava.training.samples import SpecialTokens
@@ -48,6 +49,7 @@ def open_llava(directory: Path) -> Llava:
         raise CheckpointError(f"{directory} is in LLaVA's original layout; training starts from Hugging Face layout.")
     if config.aspect == "anyres":
         raise CheckpointError(f"{directory} is LLaVA-1.6; training starts from LLaVA-1.5 (one square per image).")
+    _refuse_other_towers(config.tower, directory)
     with _as_checkpoint_error(directory):
         known = _configured(LlavaConfig, directory, config.language)
         model = _load(LlavaForConditionalGeneration, directory, config=known)
@@ -55,6 +57,11 @@ def open_llava(directory: Path) -> Llava:
     size = model.config.vision_config.image_size
     preprocessing = Preprocessing(size, config.image_mean, config.image_std, config.aspect)
     return Llava(model, tokenizer, _special_tokens(model.config, tokenizer, directory), preprocessing)
+
+
+def _refuse_other_towers(tower: TowerConfig | None, directory: Path) -> None:
+    if tower is not None and tower.kind != CLIP:
+        raise CheckpointError(f"{directory} has a {tower.kind.name} tower; training starts from a CLIP.")
 
 
 def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Llava:
@@ -69,7 +76,7 @@ def join(tower: Path, language: Path, projector: ProjectorKind, seed: int) -> Ll
     Raises:
         CheckpointError: If one of them is not what it should be.
     """
-    read_tower_config(tower)
+    _refuse_other_towers(read_tower_config(tower), tower)
     described = read_language_config(language)
     with _as_checkpoint_error(tower):
         clip = _load(CLIPVisionModel, tower)

@@ -55,10 +55,13 @@ class Reference:
     def pixels(self, image: np.ndarray, aspect: str) -> np.ndarray:
         """(1, 3, S, S) float32 of an image uint8 (H, W, 3)."""
         from PIL import Image
-        from transformers import CLIPImageProcessor
+        from transformers import CLIPImageProcessor, SiglipImageProcessor
         from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
         side = self.config.vision_config.image_size
+        if aspect == "squash":
+            processor = SiglipImageProcessor(size={"height": side, "width": side})
+            return processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
         sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         processor = LlavaImageProcessor(do_pad=True, **sizes) if aspect == "pad" else CLIPImageProcessor(**sizes)
         return processor(Image.fromarray(image), return_tensors="np")["pixel_values"]

@@ -420,7 +420,7 @@ class TestTower:
     def test_no_clip(self, tiny, original_layout, tmp_path):
         original = original_layout(tiny)
         (tmp_path / "clip" / "config.json").write_text('{"model_type": "vit"}')
-        assert "model_type is 'vit', expected a CLIP model" in open_error(original)
+        assert "model_type is 'vit', expected a CLIP or SigLIP model" in open_error(original)
 
     def test_without_weights(self, tiny, original_layout, tmp_path):
         original = original_layout(tiny)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from edge_llava.converters.checkpoint import count_blocks
 from edge_llava.converters.checkpoint_config import (
     LanguageConfig,
     TowerConfig,
     read_checkpoint_config,
     read_tower_config,
 )
+from edge_llava.converters.taps import count_blocks
 from edge_llava.errors import CheckpointError
 
 pytestmark = pytest.mark.convert
@@ -222,7 +222,7 @@ def test_language_fields(read, changes, field, expected):
     ("config", "family"),
     [
         (with_vision(model_type="pixtral"), "'pixtral' tower"),
-        (with_vision(model_type="siglip_vision_model"), "'siglip_vision_model' tower"),
+        (with_vision(model_type="siglip"), "'siglip' tower"),
         ({"architectures": ["LlavaMPTForCausalLM"], "model_type": "llava_mpt", "mm_hidden_size": 1}, "LlavaMPTForCaus"),
         ({"architectures": ["LlavaOnevisionForConditionalGeneration"], "model_type": "llava_onevision"}, "Onevision"),
         ({"architectures": ["LlavaQwenForCausalLM"], "model_type": "llava_qwen", "mm_hidden_size": 1}, "LlavaQwenForC"),
@@ -236,7 +236,7 @@ def test_other_families_are_named(read, config, family):
     with pytest.raises(CheckpointError) as error:
         read(config)
     assert family in str(error.value)
-    assert "Supported: LLaVA v0 to 1.6 with a CLIP tower" in str(error.value)
+    assert "Supported: LLaVA v0 to 1.6 with a CLIP or SigLIP tower" in str(error.value)
 
 
 ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
@@ -286,7 +286,7 @@ def test_an_original_without_a_projector_type_is_linear(read):
         (with_text(num_key_value_heads=5), "num_attention_heads 32 is not a multiple of num_key_value_heads 5"),
         (with_text(head_dim=127), "head_dim 127 is odd"),
         (with_text(rms_norm_eps=float("inf")), "rms_norm_eps is inf"),
-        (with_vision(patch_size=13), "vision image_size 336 is not a multiple of patch_size 13"),
+        (with_vision(patch_size=337), "vision image_size 336 is smaller than patch_size 337"),
         (with_vision(num_attention_heads=15), "vision hidden_size 1024 is not a multiple of its 15 heads"),
     ],
 )
@@ -366,11 +366,11 @@ def test_a_tower_on_its_own(tmp_path, nested):
     assert read_tower_config(tmp_path) == CLIP_L_336
 
 
-def test_a_tower_that_is_not_a_clip(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "vision_config": {"image_size": 0}}))
+def test_a_tower_of_another_kind(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", "vision_config": {"image_size": 0}}))
     with pytest.raises(CheckpointError) as error:
         read_tower_config(tmp_path)
-    assert "model_type is 'siglip', expected a CLIP model" in str(error.value)
+    assert "model_type is 'vit', expected a CLIP or SigLIP model" in str(error.value)
     assert "vision_config.image_size is 0, expected a positive integer" in str(error.value)
 
 

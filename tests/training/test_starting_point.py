@@ -21,12 +21,14 @@ OPEN = """
 import sys
 from pathlib import Path
 from transformers.utils import is_kernels_available
+from edge_llava.converters.towers import CLIP
 import edge_llava.training.starting_point as starting_point
 from edge_llava.converters.rope import Rope
 print("kernels:", is_kernels_available())
 # as if the readers of configs did not refuse such keys
 class LANGUAGE: rope = Rope(10000.0, None)
 class CONFIG: layout, aspect, image_mean, image_std, language = "hf", "pad", (0.5,) * 3, (0.5,) * 3, LANGUAGE
+CONFIG.tower, CONFIG.kind = CONFIG, CLIP
 starting_point.read_checkpoint_config = starting_point.read_tower_config = lambda directory: CONFIG
 starting_point.read_language_config = lambda directory: LANGUAGE
 directories = [Path(argument) for argument in sys.argv[2:]]
