@@ -33,6 +33,8 @@ def describe_vision(
         grid_pinpoints=config.grid_pinpoints if aspect == "anyres" else (),
         merge=config.merge if aspect == "anyres" else "flat",
         has_newline=config.has_newline and aspect == "anyres",
+        merge_limit=config.merge_limit if aspect == "anyres" else None,
+        several_images=config.family.several_images if aspect == "anyres" and config.has_newline else "as_one",
         precision=precision,
         quantization=quantization,
         ranking=tower.kind.choose_ranking(checkpoint.tap.n_dropped_rows),

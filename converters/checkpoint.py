@@ -111,7 +111,7 @@ class Checkpoint:
             tower = read_tower_config(tower_directory)
             stores.append(TensorStore.open(tower_directory, "clip"))
         if config.tower is None:
-            config = replace(read_checkpoint_config(described, tower.kind), language=config.language)
+            config = replace(read_checkpoint_config(described, tower), language=config.language)
         name = source if is_hub_id(source) else directory.resolve().name
         name, revision = find_snapshot(directory) or (name, revision)
         choice = TapChoice(config.feature_layer, config.drop_cls, tower.n_layers, is_inside=holds_tower)

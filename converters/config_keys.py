@@ -59,7 +59,8 @@ _HF = _words(
     """
     text_config vision_config image_token_index image_token_id image_seq_length ignore_index vision_feature_layer
     vision_feature_select_strategy projector_hidden_act multimodal_projector_bias image_grid_pinpoints
-    use_image_newline_parameter tie_word_embeddings vocab_size hidden_size
+    use_image_newline_parameter tie_word_embeddings vocab_size hidden_size vision_aspect_ratio
+    video_token_index video_token_id
     """
 )
 # LLaVA's own keys. Positions are skipped in training only; the pooling and newline keys are for videos.
@@ -71,7 +72,9 @@ _ORIGINAL = _words(
     freeze_mm_mlp_adapter tune_mm_mlp_adapter freeze_mm_vision_resampler tune_mm_vision_resampler
     unfreeze_mm_vision_tower pretrain_mm_mlp_adapter use_mm_proj
     use_pos_skipping pos_skipping_range faster_token_stride mm_newline_position
-    mm_spatial_pool_mode mm_spatial_pool_stride mm_spatial_pool_out_channels
+    mm_spatial_pool_mode mm_spatial_pool_stride mm_spatial_pool_out_channels mm_resampler_type
+    use_sliding_window add_faster_video add_time_instruction force_sample vision_tower_pretrained
+    tune_entire_model unfreeze_vision_tower continuous_training mm_llm_compress use_s2
     """
 )
 _CLIP = _words("text_config vision_config text_config_dict vision_config_dict logit_scale_init_value")

@@ -18,7 +18,6 @@ class DecoderDialect:
 
     Attributes:
         model_type: transformers' name of it, as in `text_config.model_type`.
-        llava_model_types: `model_type` of LLaVA's own configs, in whose files the language model's keys are on top.
         architecture: llama.cpp's name of it.
         transformers_name: What the names of its classes in transformers begin with.
         defaults: What transformers takes for a count that a config leaves out.
@@ -33,7 +32,6 @@ class DecoderDialect:
     """
 
     model_type: str
-    llava_model_types: tuple[str, ...]
     architecture: str
     transformers_name: str
     defaults: Mapping[str, int]
@@ -72,14 +70,12 @@ _QWEN2_DEFAULTS = _LLAMA_DEFAULTS | {
 
 LLAMA = DecoderDialect(
     model_type="llama",
-    llava_model_types=("llama", "llava", "llava_llama"),
     architecture="llama",
     transformers_name="Llama",
     defaults=_LLAMA_DEFAULTS,
 )
 MISTRAL = DecoderDialect(
     model_type="mistral",
-    llava_model_types=("llava_mistral",),
     architecture="llama",
     transformers_name="Mistral",
     defaults=_MISTRAL_DEFAULTS,
@@ -87,7 +83,6 @@ MISTRAL = DecoderDialect(
 )
 QWEN2 = DecoderDialect(
     model_type="qwen2",
-    llava_model_types=("llava_qwen",),
     architecture="qwen2",
     transformers_name="Qwen2",
     defaults=_QWEN2_DEFAULTS,
@@ -104,8 +99,3 @@ DIALECTS = (LLAMA, MISTRAL, QWEN2)
 def find_dialect(model_type: object) -> DecoderDialect | None:
     """Returns the dialect of a `text_config.model_type`; None if there is none."""
     return next((dialect for dialect in DIALECTS if dialect.model_type == model_type), None)
-
-
-def find_llava_dialect(model_type: object) -> DecoderDialect | None:
-    """Returns the dialect of the `model_type` in one of LLaVA's own configs; None if there is none."""
-    return next((dialect for dialect in DIALECTS if model_type in dialect.llava_model_types), None)

@@ -10,13 +10,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.decoders import DIALECTS, DecoderDialect
@@ -44,7 +38,7 @@ class ReferenceConfigs:
         projector: "linear" or "mlp2x_gelu", for the original layout.
     """
 
-    llava: LlavaConfig | LlavaNextConfig | None
+    llava: PretrainedConfig | None
     language: PretrainedConfig
     tower: VisionConfig
     kind: TowerKind
@@ -61,10 +55,9 @@ class ReferenceConfigs:
 
         Source: LLaVA's LlavaMetaModel and build_vision_projector for the original layout.
         """
-        if isinstance(self.llava, LlavaNextConfig):
-            return LlavaNextForConditionalGeneration(self.llava)  # type: ignore[no-any-return]
         if self.llava is not None:
-            return LlavaForConditionalGeneration(self.llava)  # type: ignore[no-any-return]
+            name = type(self.llava).__name__.removesuffix("Config")
+            return getattr(transformers, f"{name}ForConditionalGeneration")(self.llava)  # type: ignore[no-any-return]
         model: nn.Module = _dialect(self.language).transformers_class("ForCausalLM")(self.language)
         width, n_embd = self.tower.hidden_size, self.language.hidden_size
         first = nn.Linear(width, n_embd)
@@ -125,13 +118,14 @@ def _read_hf(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int | None)
         settings["vision_config"] = vision | {"model_type": checkpoint.tower.kind.model_types[0]}
     else:
         settings.pop("vision_config", None)
-    is_next = raw.get("model_type") == "llava_next" or "image_grid_pinpoints" in raw
-    llava = (LlavaNextConfig if is_next else LlavaConfig)(**settings)
+    llava = getattr(transformers, f"{checkpoint.config.family.transformers_name}Config")(**settings)
     return ReferenceConfigs(llava, llava.text_config, llava.vision_config, checkpoint.tower.kind, "mlp2x_gelu")
 
 
 def _read_original(raw: Mapping[str, Any], checkpoint: Checkpoint, n_rows: int | None) -> ReferenceConfigs:
     settings = _for_installed_transformers(_harmless(raw))
+    if checkpoint.config.family.resets_rope_scaling:
+        settings.pop("rope_scaling", None)
     if n_rows is not None:
         settings["vocab_size"] = n_rows
     language = checkpoint.config.language.dialect.transformers_class("Config")(**settings)
@@ -254,7 +248,7 @@ def _tower_faults(ours: TowerConfig, theirs: VisionConfig) -> list[str]:
     return [f"vision_config.{fault}" for fault in _unequal(values)]
 
 
-def _llava_faults(checkpoint: Checkpoint, theirs: LlavaConfig | LlavaNextConfig) -> list[str]:
+def _llava_faults(checkpoint: Checkpoint, theirs: PretrainedConfig) -> list[str]:
     ours, layer = checkpoint.config, theirs.vision_feature_layer
     strategy = "default" if ours.drop_cls else "full"
     values: dict[str, tuple[object, object]] = {
@@ -263,9 +257,11 @@ def _llava_faults(checkpoint: Checkpoint, theirs: LlavaConfig | LlavaNextConfig)
         "projector_hidden_act": ("gelu", theirs.projector_hidden_act),
         "multimodal_projector_bias": (True, theirs.multimodal_projector_bias),
     }
-    if isinstance(theirs, LlavaNextConfig):
+    if ours.family.is_tiled:
         pinpoints = [[height, width] for width, height in ours.grid_pinpoints]
         values["image_grid_pinpoints"] = (pinpoints, [list(pair) for pair in theirs.image_grid_pinpoints])
+    if ours.merge_limit is not None:
+        values["vision_aspect_ratio"] = (f"anyres_max_{ours.merge_limit}", theirs.vision_aspect_ratio)
     if ours.image_token is not None:
         values["image_token_index"] = (ours.image_token, theirs.image_token_index)
     return _unequal(values)

@@ -1,8 +1,8 @@
 """Which conversation template a checkpoint was trained with: its family's, its own chat template, or its tokens'.
 
 Configs name no template. What decides, in this order: the user; the row of the family in `families`, where its training
-code knows one template; the chat template in the checkpoint's files, cut into texts; the special tokens of its
-vocabulary, which only one template uses.
+code knows one template; the chat template in the files of the Hugging Face layout, cut into texts; the special tokens
+of the vocabulary, which only one template uses. A vocabulary of LLaMA's kind without any of these means llava_v1.
 """
 
 from __future__ import annotations
@@ -63,13 +63,22 @@ def checkpoint_template(checkpoint: Checkpoint, wanted: str | None) -> TemplateS
         vocabulary.specials(),
         wanted=wanted or config.template,
         image_text=vocabulary.tokens[config.image_token or 0] if has_row else "<image>",
+        is_hf=config.layout == "hf",
+        is_sentencepiece=vocabulary.spec.model == "llama",
         is_tiled=config.aspect == "anyres",
     )
     return describe_template(with_image_marks(template) if config.image_marks else template, vocabulary.specials())
 
 
 def choose_template(
-    directory: Path, specials: Mapping[str, int], *, wanted: str | None, image_text: str, is_tiled: bool
+    directory: Path,
+    specials: Mapping[str, int],
+    *,
+    wanted: str | None,
+    image_text: str,
+    is_hf: bool,
+    is_sentencepiece: bool,
+    is_tiled: bool,
 ) -> Template:
     """Chooses a template.
 
@@ -78,6 +87,8 @@ def choose_template(
         specials: Special tokens of the vocabulary by text.
         wanted: Name that the user or the family's row states; None leaves it to the checkpoint's files.
         image_text: What stands for an image in texts that the chat template writes.
+        is_hf: Whether the chat template is the one it was trained with; originals keep the language model's own.
+        is_sentencepiece: Whether its tokenizer is LLaMA's.
         is_tiled: Whether the checkpoint was trained on tiles.
 
     Raises:
@@ -85,11 +96,14 @@ def choose_template(
     """
     if wanted is not None:
         return TEMPLATES[wanted]
-    if (source := find_chat_template(directory)) is not None:
+    marks = next((marks for marks in _MARKS if all(token in specials for token in marks.tokens)), None)
+    if marks is None and is_sentencepiece:
+        return TEMPLATES["llava_v1"]  # merged models of all LLaVAs up to 1.6 look alike
+    source = find_chat_template(directory)
+    if source is not None and (is_hf or marks is None):
         return cut_template(source, _special_tokens(directory), image_text)
-    for marks in _MARKS:
-        if all(token in specials for token in marks.tokens):
-            return TEMPLATES[(is_tiled and marks.tiled) or marks.template]
+    if marks is not None:
+        return TEMPLATES[(is_tiled and marks.tiled) or marks.template]
     raise CheckpointError(
         f"{directory} has no chat template, and its special tokens belong to none that is known here. Choose the one "
         f"that it was trained with: --template {', '.join(TEMPLATES)}."

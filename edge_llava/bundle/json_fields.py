@@ -43,6 +43,11 @@ class JsonFields:
         )
         return value
 
+    def any_text(self, key: str) -> str:
+        """A string, which may be empty."""
+        value: str = self._get(key, lambda v: isinstance(v, str), "a string", "")
+        return value
+
     def optional_text(self, key: str) -> str | None:
         """A string or null."""
         value: str | None = self._get(key, lambda v: v is None or isinstance(v, str), "a string or null", None)

@@ -129,7 +129,7 @@ def read_template(fields: JsonFields, key: str) -> TemplateSpec:
         between_turns=_read_pieces(inner, "between_turns"),
         stops=inner.texts("stops"),
         joins_text=inner.boolean("joins_text"),
-        system=inner.optional_text("system") or "",
+        system=inner.any_text("system"),
     )
 
 

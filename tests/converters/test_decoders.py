@@ -13,7 +13,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.converters.checkpoint_config import read_checkpoint_config
-from edge_llava.converters.decoders import DIALECTS, LLAMA, MISTRAL, QWEN2, find_dialect, find_llava_dialect
+from edge_llava.converters.decoders import DIALECTS, LLAMA, MISTRAL, find_dialect
 from edge_llava.converters.rope import Llama3Scaling, read_rope
 from edge_llava.errors import CheckpointError, ConversionError
 
@@ -346,8 +346,6 @@ def test_where_a_sliding_window_counts(read, text, n_ctx):
 
 def test_dialects_are_found_by_type():
     assert [find_dialect(name) for name in ("llama", "mistral", "qwen2", "qwen2_vl", None)] == [*DIALECTS, None, None]
-    originals = ("llava", "llava_llama", "llama", "llava_mistral", "llava_qwen", "llava_mpt", ["llava"])
-    assert [find_llava_dialect(name) for name in originals] == [LLAMA, LLAMA, LLAMA, MISTRAL, QWEN2, None, None]
 
 
 def test_original_layout_with_llama3_positions(made, original_layout):

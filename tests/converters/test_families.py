@@ -291,7 +291,9 @@ def test_v0_linear_with_image_marks(make_llava, original_layout, shape, referenc
     expected = truth.greedy(ids, [pixels], N_NEW)
     options = edge_llava.SamplingOptions(temperature=0, max_new_tokens=N_NEW)
     with edge_llava.load(bundle) as model:
-        assert (model.manifest.language.template, model.manifest.language.image_marks) == ("llava_v0", True)
+        template = model.manifest.language.template
+        assert template.name == "llava_v0"
+        assert (len(template.image_before), template.image_after[1:]) == (1, ("\n",))
         assert (model.manifest.language.bos, model.manifest.language.eos) == (1, 2)
         assert np.abs(model.embed_image(shown).data - truth.embeddings(pixels)).max() < 1e-4
         tokens = [token.id for token in model.session(options).ask(QUESTION, image=shown)]

@@ -19,6 +19,7 @@ import pytest
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import QUANTS
+from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.conversion.convert import convert
 from edge_llava.converters import pipeline
 from edge_llava.converters.checkpoint import Checkpoint
@@ -129,8 +130,22 @@ def test_the_manifest(make_checkpoint, shape, tmp_path):
         "n_vocab": 512,
         "n_ctx_train": 640,
         "quant": "Q4_K_M",
-        "template": "llava_v1",
-        "image_marks": False,
+        "template": {
+            "name": "llava_v1",
+            "opening": [TEMPLATES["llava_v1"].opening],
+            "before_system": [],
+            "after_system": [" USER: "],
+            "image_before": [],
+            "image_after": ["\n"],
+            "before_question": [],
+            "after_question": [" ASSISTANT:"],
+            "after_past_question": [" ASSISTANT:"],
+            "before_answer": [" "],
+            "between_turns": [2, "USER: "],
+            "stops": ["</s>"],
+            "joins_text": False,
+            "system": TEMPLATES["llava_v1"].system,
+        },
         "bos": 1,
         "eos": 2,
         "end_ids": [2],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_llava.bundle.manifest import FileEntry, Manifest, StageParity
+from edge_llava.bundle.template_spec import describe_template
+from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.errors import BundleError
 
 SHA = "0123456789abcdef" * 4
@@ -52,8 +55,9 @@ def sample() -> dict[str, Any]:
             "n_vocab": 32000,
             "n_ctx_train": 4096,
             "quant": "Q4_K_M",
-            "template": "llava_v1",
-            "image_marks": False,
+            "template": json.loads(
+                json.dumps(dataclasses.asdict(describe_template(TEMPLATES["llava_v1"], {"</s>": 2})))
+            ),
             "bos": 1,
             "eos": 2,
             "end_ids": [2, 7],
@@ -200,7 +204,7 @@ def wrong_values() -> Iterator[tuple[Path_, Any]]:
         else:
             # a newer format has a message of its own
             # and a bundle made with version 1 does not say how many blocks its tower runs
-            allowed = {("format_version",): 2**60, ("vision", "n_blocks"): None}
+            allowed = {("format_version",): 2**60, ("vision", "n_blocks"): None, ("language", "template", "system"): ""}
             yield from ((path, w) for w in WRONG[type(value)] if path not in allowed or w != allowed[path])
 
 
@@ -331,6 +335,7 @@ def version_1() -> dict[str, Any]:
     data["vision"] |= {"feature_layer": -2, "drop_cls": True}
     for key in ("architecture", "end_ids", "tokenizer"):
         del data["language"][key]
+    data["language"] |= {"template": "llava_v1", "image_marks": False}
     return data
 
 
@@ -343,7 +348,14 @@ def test_version_1() -> None:
     assert (manifest.language.architecture, manifest.language.end_ids) == ("llama", (2,))
     assert manifest.language.tokenizer.model == "llama"
     assert manifest.language.tokenizer.adds_bos
+    assert (manifest.language.template.name, manifest.language.template.between_turns) == ("llava_v1", ("</s>USER: ",))
     assert read(json.loads(manifest.to_json())) == manifest
+    data = version_1()
+    data["language"]["image_marks"] = True
+    assert read(data).language.template.image_before == ("<im_start>",)
+    data["language"]["template"] = "mpt"
+    (fault,) = faults_of(data)
+    assert fault.startswith('language.template is "mpt", expected one of llava_v1')
     data = version_1()
     data["vision"] |= {"has_ranking": True}
     assert read(data).vision.ranking == "class_attention"
@@ -439,7 +451,7 @@ def test_all_disagreements_at_once() -> None:
     data = spoiled(("vision", "hidden_size"), 1)
     put(data, ("language", "n_embd"), 1)
     put(data, ("language", "n_vocab"), 1)
-    assert len(faults_of(data)) == 5
+    assert len(faults_of(data)) == 6
 
 
 @pytest.mark.parametrize(
