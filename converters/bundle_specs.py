@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 
 def describe_vision(
-    checkpoint: Checkpoint, precision: str, aspect: str, quantization: VisionQuantization | None = None
+    checkpoint: Checkpoint,
+    precision: str,
+    aspect: str,
+    quantization: VisionQuantization | None = None,
+    max_tiles: int | None = None,
 ) -> VisionSpec:
-    """Describes the tower as deployed."""
-    config, tower = checkpoint.config, checkpoint.tower
+    """Describes the tower as deployed, for images of at most `max_tiles` squares."""
+    config, tower, is_tiled = checkpoint.config, checkpoint.tower, aspect == "anyres"
     return VisionSpec(
         image_size=tower.image_size,
         patch_size=tower.patch_size,
@@ -30,12 +34,13 @@ def describe_vision(
         image_mean=config.image_mean,
         image_std=config.image_std,
         aspect=aspect,
-        grid_pinpoints=config.grid_pinpoints if aspect == "anyres" else (),
-        merge=config.merge if aspect == "anyres" else "flat",
-        has_newline=config.has_newline and aspect == "anyres",
-        merge_limit=config.merge_limit if aspect == "anyres" else None,
-        several_images=config.family.several_images if aspect == "anyres" and config.has_newline else "as_one",
+        grid_pinpoints=config.grid_pinpoints if is_tiled else (),
+        merge=config.merge if is_tiled else "flat",
+        has_newline=config.has_newline and is_tiled,
         precision=precision,
+        merge_limit=config.merge_limit if is_tiled else None,
+        several_images=config.family.several_images if is_tiled and config.has_newline else "as_one",
+        max_tiles=max_tiles,
         quantization=quantization,
         ranking=tower.kind.choose_ranking(checkpoint.tap.n_dropped_rows),
     )

@@ -23,6 +23,8 @@ class ConvertOptions:
             least half of the tower can be int8, and CUDA is not available; else fp32.
         calibrate: Directory of the images that int8 is measured with; None uses the built-in ones.
         aspect: "pad" or "crop"; None uses what the checkpoint was trained with.
+        max_tiles: Squares that an image may be encoded as, at most, the whole image among them, for checkpoints that
+            cut images into tiles; None: as many as the checkpoint's canvases make.
         vision_tower: Directory or hub id of the tower, for checkpoints that do not contain it.
         base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
         template: Name of the conversation template; None follows the checkpoint's config.
@@ -38,6 +40,7 @@ class ConvertOptions:
     vision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     calibrate: str | None = None
     aspect: Literal["pad", "crop"] | None = None
+    max_tiles: int | None = None
     vision_tower: str | None = None
     base: str | None = None
     template: str | None = None
@@ -51,6 +54,7 @@ class ConvertOptions:
             (self.vision in ("auto", "fp32", "fp16", "int8"), "vision must be auto, fp32, fp16 or int8"),
             (self.calibrate is None or self.vision in ("auto", "int8"), "calibrate belongs to vision auto or int8"),
             (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
+            (self.max_tiles is None or self.max_tiles >= 2, "max_tiles must be at least 2"),
             (self.template in (None, *TEMPLATES), f"template must be one of {', '.join(TEMPLATES)}"),
             (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
         )

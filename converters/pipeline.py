@@ -17,7 +17,7 @@ from edge_llava.bundle.bundle import Bundle, describe_file
 from edge_llava.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest, SourceInfo, StageParity
 from edge_llava.bundle.parity_record import MeasuredParity, make_reference_images
 from edge_llava.bundle.template_spec import TemplateSpec
-from edge_llava.bundle.vision_spec import VisionSpec
+from edge_llava.bundle.vision_spec import VisionSpec, find_tile_fault
 from edge_llava.converters import reference
 from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
@@ -100,10 +100,11 @@ def stage(
 
     Raises:
         CheckpointError: If transformers or peft would read other tensors from the checkpoint's files.
-        ConversionError: If `out` is in the way, the disk is full, a weight cannot be represented, or transformers and
-            peft read another model than the converters do.
+        ConversionError: If `out` is in the way, images cannot be limited to `max_tiles`, the disk is full, a weight
+            cannot be represented, or transformers and peft read another model than the converters do.
     """
     check_target(out, overwrite=options.overwrite)
+    _check_tiles(checkpoint, options)
     check_reading(checkpoint)
     if options.mmproj:
         check_mmproj(checkpoint)
@@ -117,6 +118,13 @@ def stage(
         yield Stage(Bundle(directory, _describe(checkpoint, directory, vision, template, options)), truth)
         if not os.path.isfile(directory / MANIFEST_NAME):
             raise RuntimeError("the stage was not sealed")
+
+
+def _check_tiles(checkpoint: Checkpoint, options: ConvertOptions) -> None:
+    config = checkpoint.config
+    aspect, size = options.aspect or config.aspect, checkpoint.tower.image_size
+    if fault := find_tile_fault(aspect, config.grid_pinpoints, size, options.max_tiles):
+        raise ConversionError(f"{checkpoint.name} {fault}")
 
 
 def _write_weights(
@@ -144,19 +152,19 @@ def _export_tower(
     name = f"vision tower, {'int8' if options.tries_int8 else precision}"
     progress(ProgressEvent(name, 0, None, "items"))
     tower = build_tower(checkpoint)
-    truth = vision_truth(checkpoint, tower, make_reference_images(), aspect)
+    truth = vision_truth(checkpoint, tower, make_reference_images(), aspect, options.max_tiles)
     if options.tries_int8:
-        others = (reference.reference_pixels(checkpoint, image, aspect) for image in calibration)
+        others = (reference.reference_pixels(checkpoint, image, aspect, options.max_tiles) for image in calibration)
         squares = [values[:_SQUARES_MEASURED] for values in (*truth.pixels, *others)]
         quantization = write_int8(tower, path, squares, options.n_threads or os.cpu_count() or 1, progress)
         if options.vision == "int8" or is_worthwhile(quantization):
             progress(ProgressEvent(name, 1, 1, "items"))
-            return truth, describe_vision(checkpoint, "int8", aspect, quantization)
+            return truth, describe_vision(checkpoint, "int8", aspect, quantization, options.max_tiles)
         name = f"vision tower, fp32: int8 holds its budget for {quantization.count('int8')} MatMuls only"
         tower = build_tower(checkpoint)  # the other one is rescaled
     write_vision(tower, path, precision)
     progress(ProgressEvent(name, 1, 1, "items"))
-    return truth, describe_vision(checkpoint, precision, aspect)
+    return truth, describe_vision(checkpoint, precision, aspect, max_tiles=options.max_tiles)
 
 
 def _describe(

@@ -6,6 +6,7 @@ Independent of the runtime: transformers' slow image processors, its towers, its
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
+from edge_llava.bundle.vision_spec import usable_canvases
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.expected_tensors import NEWLINE
 from edge_llava.converters.image_processors import (
     CLIPImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
+    LlavaOnevisionImageProcessor,
     SiglipImageProcessor,
 )
 from edge_llava.converters.reference_config import build_rotary
@@ -38,20 +41,26 @@ _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
 _HEAD_ROWS = 8192  # rows of the head multiplied at a time
 
 
-def reference_pixels(checkpoint: Checkpoint, image: NDArray[np.uint8], aspect: str) -> NDArray[np.float32]:
+def reference_pixels(
+    checkpoint: Checkpoint, image: NDArray[np.uint8], aspect: str, max_tiles: int | None = None
+) -> NDArray[np.float32]:
     """Computes pixel values (T, 3, S, S) of an image uint8 (H, W, 3) by transformers' slow processors.
 
     Args:
         checkpoint: Provides size, normalization and canvases.
         image: RGB.
         aspect: "pad", "crop", "squash" or "anyres"; T is 1 except for "anyres".
+        max_tiles: T at most, as in `ConvertOptions`.
     """
     config, size = checkpoint.config, checkpoint.tower.image_size
     make, options = _PROCESSORS[aspect]
-    if aspect == "anyres":
-        options = {"image_grid_pinpoints": [[height, width] for width, height in config.grid_pinpoints]}
     square = {"height": size, "width": size}
     sizes = {"size": square} if aspect == "squash" else {"size": {"shortest_edge": size}, "crop_size": square}
+    if aspect == "anyres":
+        canvases = usable_canvases(config.grid_pinpoints, size, max_tiles)
+        options = {"image_grid_pinpoints": [[height, width] for width, height in canvases]}
+        if config.merge_limit is not None:
+            make, sizes = LlavaOnevisionImageProcessor, {"size": square}
     processor = make(
         **sizes,
         image_mean=list(config.image_mean),
@@ -87,7 +96,7 @@ def reference_rows(checkpoint: Checkpoint, features: NDArray[np.float32]) -> NDA
 
 
 def reference_embedding(
-    checkpoint: Checkpoint, rows: NDArray[np.float32], size: tuple[int, int]
+    checkpoint: Checkpoint, rows: NDArray[np.float32], size: tuple[int, int], max_tiles: int | None = None
 ) -> NDArray[np.float32]:
     """Arranges an image's rows (T, P, E) as the language model reads them (N, E), as in the published code.
 
@@ -95,14 +104,17 @@ def reference_embedding(
         checkpoint: Its config decides the order.
         rows: Rows of the image, or of the whole image and its tiles.
         size: (width, height) of the image.
+        max_tiles: As in `ConvertOptions`.
 
-    Source: LLaVA's prepare_inputs_labels_for_multimodal and unpad_image; transformers' rounding.
+    Source: prepare_inputs_labels_for_multimodal of LLaVA and, for "anyres_max", of LLaVA-NeXT; unpad_image;
+    transformers' rounding.
     """
     config, n_embd = checkpoint.config, rows.shape[-1]
     if config.merge == "flat":
         return rows.reshape(-1, n_embd)
     width, height = size
-    canvases = [(canvas_height, canvas_width) for canvas_width, canvas_height in config.grid_pinpoints]
+    usable = usable_canvases(config.grid_pinpoints, checkpoint.tower.image_size, max_tiles)
+    canvases = [(canvas_height, canvas_width) for canvas_width, canvas_height in usable]
     n_down, n_across = (
         length // checkpoint.tower.image_size for length in select_best_resolution((height, width), canvases)
     )
@@ -111,6 +123,12 @@ def reference_embedding(
     image = image.permute(4, 0, 2, 1, 3).contiguous().flatten(1, 2).flatten(2, 3)
     if "unpad" in config.merge:
         image = _unpad(image, width, height, rounded=config.merge.endswith("rounded"))
+    if config.merge_limit is not None:
+        n_rows, n_columns = image.shape[1:]
+        times = math.sqrt(n_rows * n_columns / (config.merge_limit * side**2))
+        if times > 1.1:
+            wanted = [int(n_rows // times), int(n_columns // times)]
+            image = torch.nn.functional.interpolate(image[None], wanted, mode="bilinear")[0]
     if config.has_newline:
         newline = checkpoint.load(NEWLINE).float()[:, None, None].expand(*image.shape[:-1], 1)
         image = torch.cat((image, newline), dim=-1)

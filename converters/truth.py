@@ -32,14 +32,18 @@ class VisionTruth:
 
 
 def vision_truth(
-    checkpoint: Checkpoint, tower: TrimmedTower, images: tuple[NDArray[np.uint8], ...], aspect: str
+    checkpoint: Checkpoint,
+    tower: TrimmedTower,
+    images: tuple[NDArray[np.uint8], ...],
+    aspect: str,
+    max_tiles: int | None = None,
 ) -> VisionTruth:
-    """Runs the checkpoint's tower and projector on images, in float32."""
-    pixels = tuple(reference.reference_pixels(checkpoint, image, aspect) for image in images)
+    """Runs the checkpoint's tower and projector on images, in float32; `max_tiles` is as in `ConvertOptions`."""
+    pixels = tuple(reference.reference_pixels(checkpoint, image, aspect, max_tiles) for image in images)
     features = tuple(reference.reference_features(tower, values) for values in pixels)
     rows = tuple(reference.reference_rows(checkpoint, values) for values in features)
     embeddings = tuple(
-        reference.reference_embedding(checkpoint, values, (image.shape[1], image.shape[0]))
+        reference.reference_embedding(checkpoint, values, (image.shape[1], image.shape[0]), max_tiles)
         for image, values in zip(images, rows, strict=True)
     )
     return VisionTruth(images, pixels, features, rows, embeddings)

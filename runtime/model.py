@@ -64,7 +64,7 @@ class LlavaModel:
             progress: Called with the bytes read while digests are compared.
 
         Raises:
-            BundleError: If a file is not what the manifest says, or images cannot be reduced as asked.
+            BundleError: If a file is not what the manifest says, or images cannot be made fewer tokens or tiles.
             BackendError: If the language model cannot start.
             ImageError: If an image cannot be read.
             ValueError: If the KV cache is to be smaller than one conversation.
@@ -192,20 +192,25 @@ class LlavaModel:
         """
         return self.tower.open(source)
 
-    def embed_image(self, source: ImageSource | Image, *, apply_exif: bool = True) -> ImageEmbedding:
+    def embed_image(
+        self, source: ImageSource | Image, *, apply_exif: bool = True, among_several: bool = False
+    ) -> ImageEmbedding:
         """Encodes an image once, to be used in many questions.
 
         Args:
             source: A path, the bytes of a file, a file object, a Pillow image, an array, or an opened image.
             apply_exif: Rotate by the EXIF orientation.
+            among_several: Whether it is for conversations with several images, in which some models were trained to
+                see each image in another form.
 
         Raises:
             ImageError: If the image cannot be read.
             EdgeLlavaError: If the model is closed, also while this waits.
         """
-        image = self.tower.open(source, apply_exif=apply_exif)
+        n_images = 2 if among_several else 1
+        image = self.tower.open(source, apply_exif=apply_exif, n_images=n_images)
         with self.gate.inside():
-            return self._wait_for(self.tower.start(image))
+            return self._wait_for(self.tower.start(image, form=self.tower.forms.choose(n_images)))
 
     def patch_features(self, source: ImageSource | Image, *, apply_exif: bool = True) -> NDArray[np.float32]:
         """What the tower sees in an image, before the projector: float32 (P, D); of tiles, one after another.
@@ -250,10 +255,11 @@ class LlavaModel:
             raise
 
     def _encode_early(self, sources: Sequence[ImageSource | Image], store: PrefixStore | None) -> None:
+        form = self.tower.forms.choose(len(sources))
         for source in sources:
-            image = self.tower.open(source)
-            if store is None or not store.has_image(self.tower.key(image)):
-                self.tower.start_early(image)
+            image = self.tower.open(source, n_images=len(sources))
+            if store is None or not store.has_image(self.tower.key(image, form)):
+                self.tower.start_early(image, form)
 
 
 def load(

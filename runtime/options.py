@@ -83,6 +83,8 @@ class EngineOptions:
             images; they are readable by this user only.
         visual_tokens: Tokens that an image is reduced to, from 2 up to one less than it has: less to prefill, and
             less seen. None keeps all.
+        max_tiles: Squares that an image is encoded as, at most, the whole image among them, for bundles that cut images
+            into tiles: less time, and less seen. None: as many as its bundle allows.
         alpha: What becomes of transparency in images: "white" puts them on white, as viewers show them; "drop" ignores
             it, as LLaVA's own code does, and shows whatever colour lies under it.
         parallel: Answers that are computed at the same time, 1 to 127; others wait for a place.
@@ -104,6 +106,7 @@ class EngineOptions:
     vision_spinning: bool = True
     cache: bool = False
     visual_tokens: int | None = None
+    max_tiles: int | None = None
     low_memory: bool = False
     alpha: Alpha = "white"
     parallel: int = 1
@@ -116,6 +119,7 @@ class EngineOptions:
             (self.n_vision_threads is None or self.n_vision_threads >= 1, "n_vision_threads must be at least 1"),
             (self.vision_provider in ("auto", "cpu", "cuda"), "vision_provider must be auto, cpu or cuda"),
             (self.visual_tokens is None or self.visual_tokens >= 2, "visual_tokens must be at least 2"),
+            (self.max_tiles is None or self.max_tiles >= 2, "max_tiles must be at least 2"),
             (self.alpha in ALPHAS, f"alpha must be {' or '.join(ALPHAS)}"),
             (1 <= self.parallel <= _MAX_PARALLEL, f"parallel must be from 1 to {_MAX_PARALLEL}"),
             (self.n_queued is None or self.n_queued >= 0, "n_queued must not be negative"),

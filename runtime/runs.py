@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
@@ -41,29 +42,46 @@ class ImageRun:
         key: As `ImageEmbedding.key`.
         identity: What its rows are known by in the KV cache; as `ImageEmbedding.identity`.
         n_tokens: Positions in the context.
-        image: What the tower is shown; None once the rows are there.
+        form: How the tower is shown it, see `forms.ImageForms`.
+        image: What the tower is shown; None once the rows are there, unless it may take another form.
         embedding: The rows; None until they are needed.
         encoding: The rows on their way; None before and after.
         truncated: Whether the image's file ended early, so that a part of it is missing.
+        may_change: Whether its form is another one once a second image comes into the conversation.
     """
 
     key: str
     identity: str
     n_tokens: int
+    form: VisionSpec
     image: Image | None
     embedding: ImageEmbedding | None = None
     encoding: Future[ImageEmbedding] | None = None
     truncated: bool = False
+    may_change: bool = False
 
     @classmethod
-    def of_embedding(cls, embedding: ImageEmbedding) -> ImageRun:
-        """An image that was encoded before."""
-        return cls(embedding.key, embedding.identity, embedding.n_tokens, None, embedding)
+    def of_embedding(cls, embedding: ImageEmbedding, form: VisionSpec) -> ImageRun:
+        """An image that was encoded before, in this form."""
+        return cls(embedding.key, embedding.identity, embedding.n_tokens, form, None, embedding)
 
     @property
     def positions(self) -> Sequence[Position]:
         """What each position stands for."""
         return [(self.identity, row) for row in range(self.n_tokens)]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The image's (width, height) in pixels.
+
+        Raises:
+            ValueError: If neither the image nor its rows are there.
+        """
+        if self.image is not None:
+            return self.image.size
+        if self.embedding is not None:
+            return self.embedding.image_size
+        raise ValueError("this image was never there")
 
     @property
     def rows(self) -> NDArray[np.float32]:
@@ -83,8 +101,10 @@ class ImageRun:
             self.encoding = None
 
     def take(self, embedding: ImageEmbedding) -> None:
-        """Keeps the rows; the image is let go."""
-        self.embedding, self.image, self.encoding = embedding, None, None
+        """Keeps the rows; the image is let go where nothing else can become of it."""
+        self.embedding, self.encoding = embedding, None
+        if not self.may_change:
+            self.image = None
 
 
 Run = TokenRun | ImageRun

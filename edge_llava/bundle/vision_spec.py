@@ -71,10 +71,12 @@ class VisionSpec:
             canvas; "spatial_unpad", without its border, counted as LLaVA does, or "spatial_unpad_rounded", as
             transformers does. "flat" where there are no tiles.
         merge_limit: N of "anyres_max_N": a canvas of more rows than N squares is scaled down (bilinear); None: never.
-        has_newline: Whether a trained row ends each row of patches of the canvas.
+        has_newline: Whether a trained row ends each row of patches of the canvas; or, where there are no tiles, all of
+            them.
         several_images: How an image is placed that is not alone in its conversation: "as_one", as if it were, or
             "square_with_newline": padded to a square, one view, the trained row at its end.
-        max_tiles: Tiles that an image may be cut into, at most; None: as many as its canvas has.
+        max_tiles: Squares that an image may be encoded as, at most, the whole image among them; None: as many as its
+            canvas makes.
         precision: How the weights are stored: "fp32", "fp16" or "int8".
         quantization: What was chosen for each MatMul of an "int8" tower, and what it costs; None for the others, and
             where it was not noted.
@@ -102,6 +104,11 @@ class VisionSpec:
     ranking: str = "none"
 
     @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """The `grid_pinpoints` that `max_tiles` allows, in their order."""
+        return usable_canvases(self.grid_pinpoints, self.image_size, self.max_tiles)
+
+    @property
     def grid_side(self) -> int:
         """Patches along one side of the square input."""
         return self.image_size // self.patch_size
@@ -115,6 +122,34 @@ class VisionSpec:
     def n_features(self) -> int:
         """Rows P of one square input: grid_side squared, one more with a class row, without those that are dropped."""
         return self.grid_side**2 + int(self.has_class_row) - self.n_dropped_rows
+
+
+def usable_canvases(
+    pinpoints: tuple[tuple[int, int], ...], image_size: int, max_tiles: int | None
+) -> tuple[tuple[int, int], ...]:
+    """The canvases (width, height) that make at most `max_tiles` squares, together with the whole image; None: all."""
+    if max_tiles is None:
+        return pinpoints
+    return tuple(size for size in pinpoints if count_squares(size, image_size) <= max_tiles)
+
+
+def count_squares(canvas: tuple[int, int], image_size: int) -> int:
+    """Squares that an image on this canvas (width, height) is encoded as: its tiles, and the whole image."""
+    return 1 + (canvas[0] // image_size) * (canvas[1] // image_size)
+
+
+def find_tile_fault(
+    aspect: str, pinpoints: tuple[tuple[int, int], ...], image_size: int, max_tiles: int | None
+) -> str | None:
+    """Why images cannot be limited to so many squares, as the end of a sentence about a model; None if they can."""
+    if max_tiles is None:
+        return None
+    if aspect != "anyres":
+        return "does not cut images into tiles, so their number cannot be limited. Leave --max-tiles out."
+    fewest = min((count_squares(size, image_size) for size in pinpoints), default=0)
+    if max_tiles >= fewest:
+        return None
+    return f"encodes an image as {fewest} tiles or more, the whole image among them. Use --max-tiles {fewest} or more."
 
 
 def read_vision(fields: JsonFields, version: int) -> VisionSpec:
@@ -145,7 +180,7 @@ def read_vision(fields: JsonFields, version: int) -> VisionSpec:
         precision=fields.text("precision", VISION_PRECISIONS),
         merge_limit=None if version == 1 else fields.optional_integer("merge_limit", 1, MAX_TILES),
         several_images="as_one" if version == 1 else fields.text("several_images", SEVERAL_IMAGES),
-        max_tiles=None if version == 1 else fields.optional_integer("max_tiles", 1, MAX_TILES),
+        max_tiles=None if version == 1 else fields.optional_integer("max_tiles", 2, 1 + MAX_TILES),
         quantization=None if quantization is None else _read_quantization(quantization),
         ranking=ranking,
     )
@@ -168,6 +203,18 @@ def find_vision_faults(vision: VisionSpec) -> list[str]:
     faults = []
     if vision.image_size < vision.patch_size:
         faults.append(f"vision.image_size {vision.image_size} is smaller than patch_size {vision.patch_size}")
+    faults += _find_tile_faults(vision)
+    if vision.ranking != "none" and not vision.has_patches_only:
+        faults.append(f"vision.ranking is {vision.ranking!r}, and other rows than patches are kept")
+    if vision.ranking == "class_attention" and not vision.has_class_row:
+        faults.append("vision.ranking is 'class_attention', and the tower has no class row")
+    if vision.quantization is not None and vision.precision != "int8":
+        faults.append(f"vision.quantization describes an int8 tower, and vision.precision is {vision.precision!r}")
+    return faults
+
+
+def _find_tile_faults(vision: VisionSpec) -> list[str]:
+    faults = []
     if (vision.aspect == "anyres") != bool(vision.grid_pinpoints):
         faults.append(f"vision.aspect {vision.aspect!r} and {len(vision.grid_pinpoints)} grid_pinpoints")
     if any(length % vision.image_size for size in vision.grid_pinpoints for length in size):
@@ -185,10 +232,6 @@ def find_vision_faults(vision: VisionSpec) -> list[str]:
         faults.append("vision.several_images is 'square_with_newline', and vision.has_newline is false")
     if vision.max_tiles is not None and vision.aspect != "anyres":
         faults.append(f"vision.max_tiles is {vision.max_tiles}, and vision.aspect {vision.aspect!r} makes no tiles")
-    if vision.ranking != "none" and not vision.has_patches_only:
-        faults.append(f"vision.ranking is {vision.ranking!r}, and other rows than patches are kept")
-    if vision.ranking == "class_attention" and not vision.has_class_row:
-        faults.append("vision.ranking is 'class_attention', and the tower has no class row")
-    if vision.quantization is not None and vision.precision != "int8":
-        faults.append(f"vision.quantization describes an int8 tower, and vision.precision is {vision.precision!r}")
+    if vision.max_tiles is not None and vision.grid_pinpoints and not vision.canvases:
+        faults.append(f"vision.max_tiles is {vision.max_tiles}, and all of vision.grid_pinpoints make more")
     return faults

@@ -50,6 +50,7 @@ class CaptionJob:
         *,
         visual_tokens: int | None = None,
         alpha: Alpha = "white",
+        max_tiles: int | None = None,
     ) -> None:
         """
         Args:
@@ -58,7 +59,7 @@ class CaptionJob:
                 contains all sources. Paths in it are relative to that folder.
             bundle: The bundle that will answer; no engine is opened.
             options: What to ask.
-            visual_tokens, alpha: See `EngineOptions`; those of the model that will answer.
+            visual_tokens, alpha, max_tiles: See `EngineOptions`; those of the model that will answer.
 
         Raises:
             ImageError: If the folder contains no image.
@@ -72,7 +73,7 @@ class CaptionJob:
         self._folder = find_images(*named, leave_out=out)
         self._options = options
         kind = "caption" if options.schema is None else "json"
-        settings = options.digest(bundle.manifest, visual_tokens, alpha)
+        settings = options.digest(bundle.manifest, visual_tokens, alpha, max_tiles)
         provenance = Provenance(kind, bundle.name, options.prompt, settings)
         names = self._folder.names
         suffix = ".txt" if options.schema is None else ".json"
@@ -301,6 +302,7 @@ def caption_folder(
         options or CaptionOptions(),
         visual_tokens=model.options.visual_tokens,
         alpha=model.options.alpha,
+        max_tiles=model.options.max_tiles,
     ) as job:
         job.check(progress)
         job.caption(model, progress)

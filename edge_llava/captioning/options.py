@@ -60,14 +60,16 @@ class CaptionOptions:
             return self.sampling
         return dataclasses.replace(self.sampling, json_schema=self.schema)
 
-    def digest(self, manifest: Manifest, visual_tokens: int | None, alpha: Alpha = "white") -> str:
+    def digest(
+        self, manifest: Manifest, visual_tokens: int | None, alpha: Alpha = "white", max_tiles: int | None = None
+    ) -> str:
         """A digest (16 hex digits) of everything that decides an answer: the bundle, the prompt, the sampling.
 
         The token limit is left out: an answer that ended before it does not depend on it.
 
         Args:
             manifest: The bundle's manifest.
-            visual_tokens, alpha: See `EngineOptions`.
+            visual_tokens, alpha, max_tiles: See `EngineOptions`.
         """
         parts = dataclasses.asdict(manifest)
         decisive = {name: parts[name] for name in ("vision", "projector", "language")}
@@ -75,6 +77,8 @@ class CaptionOptions:
         decisive["visual_tokens"] = visual_tokens
         if alpha != "drop":  # the default before the option existed
             decisive["alpha"] = alpha
+        if max_tiles is not None:
+            decisive["max_tiles"] = max_tiles
         decisive["prompt"] = self.prompt
         decisive["sampling"] = dataclasses.asdict(dataclasses.replace(self.effective_sampling, max_new_tokens=1))
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

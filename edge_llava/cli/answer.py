@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_llava.cli.printable import printable
+from edge_llava.cli.tiles import show_tiles
 
 if TYPE_CHECKING:
     from edge_llava.runtime.answer import Timings
     from edge_llava.runtime.dialogue.messages import ImageInput
     from edge_llava.runtime.session import Session
+    from edge_llava.runtime.vision.tower import Tower
 
 
 _MIN_RATED_TOKENS = 16  # a rate over fewer is meaningless
@@ -32,18 +34,23 @@ class FinishedAnswer:
     finish_reason: str
 
 
-def read_answer(session: Session, question: str, images: Sequence[ImageInput], *, stream: bool) -> FinishedAnswer:
+def read_answer(
+    session: Session, question: str, images: Sequence[ImageInput], tower: Tower, *, stream: bool
+) -> FinishedAnswer:
     """Asks a question and reads the answer to its end.
 
     Args:
         session: The conversation.
         question: The user's text.
         images: The images of this question.
+        tower: Encodes them; its progress is drawn on stderr.
         stream: Write the text to stdout as it is generated, and the timings to stderr if it is a terminal.
     """
     parts, tokens, finish_reason = [], [], ""
-    with _stopping(session):
+    with _stopping(session), ExitStack() as waiting:
+        waiting.enter_context(show_tiles(tower, images, len(session.images) + len(images)))
         for token in session.ask(question, image=list(images)):
+            waiting.close()  # what is drawn must not run into the answer
             parts.append(token.text)
             if token.id is not None:
                 tokens.append(token.id)

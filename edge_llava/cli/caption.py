@@ -16,6 +16,7 @@ from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.tiles import note_most_tiles
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
@@ -100,18 +101,27 @@ def command(
     options = _make_options(prompt, json_schema, sampling, sidecar=sidecar, ahead=ahead, force=force)
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.captioning.job import CaptionJob
-    from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
+    from edge_llava.runtime.vision.forms import image_forms
 
     opened = open_bundle(bundle)
     how = engines.options(opened)
-    check_visual_tokens(how.visual_tokens, opened.manifest.vision)  # before the output is begun
+    form = image_forms(opened.manifest.vision, how).alone  # before the output is begun
     with (
-        CaptionJob(sources, out, opened, options, visual_tokens=how.visual_tokens, alpha=how.alpha) as job,
+        CaptionJob(
+            sources,
+            out,
+            opened,
+            options,
+            visual_tokens=how.visual_tokens,
+            alpha=how.alpha,
+            max_tiles=how.max_tiles,
+        ) as job,
         _explain_how_to_resume(job),
     ):
         with show_progress() as progress:
             job.check(progress)
         if job.todo:
+            note_most_tiles(form)
             with open_model(opened, how) as model, show_progress() as progress:
                 job.caption(model, progress)
         report = job.report

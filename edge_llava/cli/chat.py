@@ -14,6 +14,7 @@ import click
 from edge_llava.cli.display import INTERRUPTED, note, note_truncated
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.tiles import note_tiles
 
 if TYPE_CHECKING:
     from edge_llava.runtime.answer import Timings
@@ -106,6 +107,7 @@ def command(
     question = _read_question(prompt, images, as_json)
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.runtime.options import SamplingOptions
+    from edge_llava.runtime.vision.forms import image_forms
     from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
@@ -132,6 +134,9 @@ def command(
         raise click.UsageError("--show-prompt shows one question: give it with -p")
     opened = open_bundle(bundle)
     how = dataclasses.replace(engines.options(opened), cache=not no_cache)
+    form = image_forms(opened.manifest.vision, how).choose(len(inputs))
+    is_tuned = not engines.no_profile
+    note_tiles(zip(images, shown, strict=True), opened.manifest, form, tuned=is_tuned)
     with open_model(opened, how, first_images=shown) as model:
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
@@ -141,9 +146,9 @@ def command(
             from edge_llava.cli.repl import run_repl
             from edge_llava.cli.tune import suggest_tuning
 
-            if not engines.no_profile:
+            if is_tuned:
                 suggest_tuning(opened, bundle)
-            run_repl(model, options, list(zip(names, inputs, strict=True)), on_full, engines.alpha)
+            run_repl(model, options, list(zip(names, inputs, strict=True)), on_full, engines.alpha, tuned=is_tuned)
         else:
             _answer_once(model, options, question, inputs, names, as_json=as_json)
 
@@ -201,7 +206,7 @@ def _answer_once(
     from edge_llava.cli.answer import read_answer
 
     session = model.session(options)
-    answer = read_answer(session, question, inputs, stream=not as_json)
+    answer = read_answer(session, question, inputs, model.tower, stream=not as_json)
     if as_json:
         images = [
             {"path": name, "n_tokens": image.n_tokens, "key": image.key}

@@ -59,6 +59,13 @@ _LANGUAGE_GIB = {
 )
 @click.option("--aspect", type=click.Choice(["pad", "crop"]), help="How images that are not square are fitted.")
 @click.option(
+    "--max-tiles",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Encode an image as at most N squares, the whole image among them, where the model cuts it into tiles. "
+    "Default: as many as in training. `chat --max-tiles` limits later.",
+)
+@click.option(
     "--vision-tower", metavar="DIR", help="CLIP directory or hub id, if the checkpoint does not contain its tower."
 )
 @click.option("--base", metavar="DIR", help="Directory or hub id that a delta, LoRA adapter or projector belongs to.")
@@ -82,6 +89,7 @@ def command(
     vision: str,
     calibrate: str | None,
     aspect: str | None,
+    max_tiles: int | None,
     vision_tower: str | None,
     base: str | None,
     mmproj: bool,
@@ -123,6 +131,7 @@ def command(
         vision=vision,  # type: ignore[arg-type]
         calibrate=calibrate,
         aspect=aspect,  # type: ignore[arg-type]
+        max_tiles=max_tiles,
         vision_tower=vision_tower,
         base=base,
         template=template,

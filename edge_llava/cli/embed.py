@@ -11,6 +11,7 @@ import click
 
 from edge_llava.cli.display import note, note_truncated, show_progress, show_result
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
+from edge_llava.cli.tiles import note_tiles, show_tiles
 
 
 @click.command("embed", cls=EngineCommand)
@@ -23,13 +24,15 @@ from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, e
     show_default=True,
     help="Number format in the file.",
 )
+@click.option("--among-several", is_flag=True, help="For conversations with several images.")
 @bundle_option
-@engine_options("threads", "provider", "visual_tokens", "alpha", "low_memory", "no_profile")
+@engine_options("threads", "provider", "visual_tokens", "max_tiles", "alpha", "low_memory", "no_profile")
 @json_option
 def command(
     image: str,
     out: str,
     dtype: Literal["float32", "float16"],
+    among_several: bool,
     bundle: str | None,
     engines: EngineChoice,
     as_json: bool,
@@ -50,8 +53,12 @@ def command(
     opened = open_bundle(bundle)
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
+    n_images = 2 if among_several else 1
     with closing(Tower(opened, engines.options(opened))) as tower:
-        embedding = tower.start(shown).result()
+        form = tower.forms.choose(n_images)
+        note_tiles([(image, shown)], opened.manifest, form, tuned=not engines.no_profile)
+        with show_tiles(tower, [shown], n_images):
+            embedding = tower.start(shown, form=form).result()
     embedding.save(out, dtype)
     if as_json:
         click.echo(json.dumps({"file": out, "n_tokens": embedding.n_tokens, "key": embedding.key, "dtype": dtype}))

@@ -68,6 +68,8 @@ def scenes_command(
         # printed before the file is written, so that a full disk does not cost the scores
         if as_json:
             exam = {"seed": seed, "visual_tokens": engines.visual_tokens, "bundle": str(opened.path)}
+            if engines.max_tiles is not None:
+                exam["max_tiles"] = engines.max_tiles
             click.echo(json.dumps(scores.to_dict() | exam, indent=2))
         else:
             show("\n".join(_format_table(scores, opened.name, seed)))

@@ -6,10 +6,10 @@ import json
 
 import click
 
-from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.cli.display import format_bytes, show
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.tiles import describe_range
 
 
 @click.command("inspect")
@@ -39,7 +39,7 @@ def command(bundle: str | None, as_json: bool) -> None:
         ("source", f"{source.name}{revision}, {source.layout} layout{licenses}"),
         (
             "vision",
-            f"{vision.image_size} px ({vision.aspect}), {_count_tokens(vision)} image tokens, "
+            f"{vision.image_size} px ({vision.aspect}), {describe_range(vision)}, "
             f"width {vision.hidden_size}{blocks}, {vision.precision}",
         ),
         ("projector", f"{projector.kind}, {projector.in_features} to {projector.out_features}, {projector.quant}"),
@@ -56,11 +56,3 @@ def command(bundle: str | None, as_json: bool) -> None:
     lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
     for label, text in lines:
         show(f"{label:<10} {printable_line(text)}")
-
-
-def _count_tokens(vision: VisionSpec) -> str:
-    from edge_llava.runtime.vision.anyres import count_tokens
-
-    # an image of the canvas's own size fills it
-    counts = [count_tokens(canvas, vision) for canvas in vision.grid_pinpoints]
-    return f"up to {max(counts)}" if counts else f"{vision.n_features}"

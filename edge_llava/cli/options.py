@@ -32,6 +32,7 @@ class EngineChoice:
     gpu_layers: int = -1
     provider: VisionProvider = "auto"
     visual_tokens: int | None = None
+    max_tiles: int | None = None
     low_memory: bool = False
     alpha: Alpha = "white"
     no_profile: bool = False
@@ -58,6 +59,7 @@ class EngineChoice:
             n_vision_threads=self.threads or measured.n_vision_threads,
             vision_provider=self.provider,
             visual_tokens=self.visual_tokens,
+            max_tiles=self.max_tiles,
             low_memory=self.low_memory,
             alpha=self.alpha,
         )
@@ -70,6 +72,7 @@ class EngineChoice:
             "--gpu-layers": self.gpu_layers,
             "--provider": self.provider,
             "--visual-tokens": self.visual_tokens,
+            "--max-tiles": self.max_tiles,
         }
         texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
         return (
@@ -115,6 +118,13 @@ _ENGINE_OPTIONS = {
         metavar="N",
         help="Use fewer tokens for an image: 288, 192, 144 or 64 of the 576 of a 336 px tower. "
         "Faster, with less visual detail. Default: all.",
+    ),
+    "max_tiles": click.option(
+        "--max-tiles",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Encode an image as at most N squares, the whole image among them, where a model cuts it into tiles. "
+        "Faster, with less visual detail. Default: as converted.",
     ),
     "alpha": click.option(
         "--alpha",

@@ -14,6 +14,7 @@ import click
 
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.display import note, note_truncated
+from edge_llava.cli.tiles import note_tiles
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
 if TYPE_CHECKING:
@@ -41,14 +42,22 @@ _LEAVE = ("/exit", "/quit", "/bye")
 
 @dataclass
 class _Conversation:
+    model: LlavaModel
     session: Session
     pending: list[tuple[str, ImageInput]]
     alpha: Alpha
+    tuned: bool
     transcript: list[str] = field(default_factory=list)
 
 
 def run_repl(
-    model: LlavaModel, options: SamplingOptions, images: list[tuple[str, ImageInput]], on_full: OnFull, alpha: Alpha
+    model: LlavaModel,
+    options: SamplingOptions,
+    images: list[tuple[str, ImageInput]],
+    on_full: OnFull,
+    alpha: Alpha,
+    *,
+    tuned: bool = True,
 ) -> None:
     """Asks on the terminal until Ctrl-D.
 
@@ -58,9 +67,10 @@ def run_repl(
         images: Images of the first question, with the names that the user typed.
         on_full: What happens when the context is full.
         alpha: How transparency is treated in images that are added.
+        tuned: Whether times may be estimated from what `edge-llava tune` measured.
     """
     _enable_line_editing()
-    conversation = _Conversation(model.session(options, on_full=on_full), images, alpha)
+    conversation = _Conversation(model, model.session(options, on_full=on_full), images, alpha, tuned)
     note(f"{model.bundle.name}. Type a question, /help for commands, Ctrl-D to leave.")
     while (line := _read_line(conversation)) is not None and line not in _LEAVE:
         try:
@@ -88,7 +98,8 @@ def _handle(conversation: _Conversation, line: str) -> None:
 
 def _ask(conversation: _Conversation, question: str) -> None:
     n_before = conversation.session.n_dropped
-    answer = read_answer(conversation.session, question, [image for _, image in conversation.pending], stream=True)
+    images = [image for _, image in conversation.pending]
+    answer = read_answer(conversation.session, question, images, conversation.model.tower, stream=True)
     if n_dropped := conversation.session.n_dropped - n_before:
         questions = "question" if n_dropped == 1 else f"{n_dropped} questions"
         note(f"The context was full: the model no longer sees the oldest {questions}, with the answers.")
@@ -109,6 +120,8 @@ def _add_image(conversation: _Conversation, argument: str) -> None:
     image = Image.open(path, alpha=conversation.alpha)
     note_truncated([(path, image)])
     conversation.pending.append((path, image))
+    model, n_images = conversation.model, len(conversation.session.images) + len(conversation.pending)
+    note_tiles([(path, image)], model.manifest, model.tower.forms.choose(n_images), tuned=conversation.tuned)
     note(f"{len(conversation.pending)} image(s) will go with the next question")
 
 

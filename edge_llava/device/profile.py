@@ -25,6 +25,7 @@ from edge_llava.home.regular_file import read_text
 
 FORMAT_VERSION = 1
 GOALS = ("total", "ttft", "throughput", "memory")
+IMAGE_SIZE = (640, 480)  # width and height in pixels of the image that is measured with
 KV_TYPES = ("auto", "f16", "f32", "q8_0")
 _FLASH = {"auto": None, "on": True, "off": False}
 _MAX_THREADS, _MAX_BATCH = 1024, 1 << 20

@@ -27,7 +27,7 @@ from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import EngineOptions, SamplingOptions
 from edge_llava.runtime.session import Session
 from edge_llava.runtime.vision.anyres import count_tokens
-from edge_llava.runtime.vision.visual_tokens import check_visual_tokens
+from edge_llava.runtime.vision.forms import image_forms
 
 FIGURES = (
     "vision_s", "prefill_tps", "decode_tps", "ttft_cold_s", "ttft_loaded_s", "ttft_second_question_s",
@@ -77,11 +77,11 @@ def run_benchmark(
         progress: Called with the number of runs done.
 
     Raises:
-        BundleError: If images cannot be reduced to `options.visual_tokens`.
+        BundleError: If images cannot be reduced to `options.visual_tokens`, or limited to `options.max_tiles`.
         ImageError: If the image cannot be read.
         BackendError: If a new process failed; contains its error output.
     """
-    check_visual_tokens(options.visual_tokens, bundle.manifest.vision)
+    form = image_forms(bundle.manifest.vision, options).alone
     source = open_image(image, alpha=options.alpha)
     bundle.verify_digests(trust_earlier=True, progress=progress)
     samples: dict[str, list[float]] = {name: [] for name in (*FIGURES, "projector_s")}
@@ -97,7 +97,7 @@ def run_benchmark(
             samples["ttft_restored_s"].append(_answer_cold(arguments, directory)[0])
             progress(ProgressEvent("cold processes", run + 1, n_runs, "items"))
     with LlavaModel(bundle, options) as model:
-        n_image_tokens = count_tokens(source.size, bundle.manifest.vision, options.visual_tokens)
+        n_image_tokens = count_tokens(source.size, form, options.visual_tokens)
         _ask(model.session(_ONE_TOKEN), _FIRST, mark_image(source, n_runs))  # warms up
         for run in range(n_runs):
             for name, value in _answer_loaded(model, mark_image(source, n_runs + 1 + run)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.device.profile import DeviceSettings
+from edge_llava.device.profile import IMAGE_SIZE, DeviceSettings
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options, n_ctx
@@ -17,7 +17,6 @@ from edge_llava.runtime.vision.anyres import count_tokens
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
-IMAGE_SIZE = (640, 480)
 N_TEXT, N_ANSWER = 50, 64  # tokens in a typical turn
 _MIN_ROWS, _PROBE_ROWS, _N_TO_DECODE = 32, 16, (4, 32)
 _QUICK_S = 0.3  # below this, a single run is too noisy

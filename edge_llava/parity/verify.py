@@ -82,7 +82,8 @@ def verify_against(bundle: Bundle, checkpoint: Checkpoint, progress: ProgressCal
     _check_sizes(bundle, checkpoint)
     check_reading(checkpoint)
     record = ParityRecord.load(bundle.file("parity"))
-    truth = vision_truth(checkpoint, build_tower(checkpoint), record.images, bundle.manifest.vision.aspect)
+    vision = bundle.manifest.vision
+    truth = vision_truth(checkpoint, build_tower(checkpoint), record.images, vision.aspect, vision.max_tiles)
     parity = measure(bundle, checkpoint, truth, progress).figures
     engines = BundleEngines(bundle)
     ours = engines.embedding(truth.images[0])

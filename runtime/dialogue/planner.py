@@ -15,6 +15,7 @@ from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.request import AnswerStart, Request
 from edge_llava.runtime.runs import ImageRun, Run, TokenRun, up_to_last_image
+from edge_llava.runtime.vision.anyres import find_limit
 from edge_llava.runtime.vision.tower import Tower
 
 _READ_AT_ONCE = 100_000  # characters; half a second at the worst, and the number of positions is exact
@@ -42,11 +43,16 @@ class Planner:
         self, past: Sequence[PastTurn], question: Message, on_full: OnFull, max_new_tokens: int
     ) -> list[PastTurn]:
         """The turns of a session that stay, and the question after them."""
-        images = [self._tower.place(image) for image in question.images]
+        placed = [turn.images for turn in past]
+        n_images = sum(map(len, placed)) + len(question.images)
+        images = [self._tower.place(image, n_images=n_images, may_change=True) for image in question.images]
         check_text(question.text, "the question")
         self._check_length([question.text])
-        if self.template.after_past_question != self.template.after_question:
-            past = self._plan_again(past)
+        if images and n_images > 1:  # an image that was alone so far is shown in another form by some
+            placed = [[self._tower.place_among_several(run) for run in runs] for runs in placed]
+        has_changed = placed != [turn.images for turn in past]
+        if has_changed or self.template.after_past_question != self.template.after_question:
+            past = self._plan_again(past, placed)
         turns = [*past, PastTurn(question.text, self._next(past, question.text, images))]
         if on_full == "drop-oldest":
             n_room = room_for_prompt(self._n_ctx, max_new_tokens)
@@ -94,9 +100,10 @@ class Planner:
         """The turns that a session would have had; without the oldest, where they may take only `n_room` positions."""
         system = dialogue.system if dialogue.system.strip() else ""
         template = replace(self.template, opening=self.template.open_with(system))
+        n_images = sum(len(exchange.question.images) for exchange in dialogue.exchanges)
         # opened once, since a file can be read only once, and not where an earlier turn does not fit already
         images: Iterable[list[ImageRun]] = (
-            [self._tower.place(image, salt=salt) for image in exchange.question.images]
+            [self._tower.place(image, salt=salt, n_images=n_images) for image in exchange.question.images]
             for exchange in dialogue.exchanges
         )
         if n_room is not None:
@@ -146,12 +153,14 @@ class Planner:
                 ids += language.tokenize_within(text) if is_inside else language.tokenize(text, add_bos=False)
         return [*runs, TokenRun(tuple(ids))] if ids else runs
 
-    def _plan_again(self, turns: Sequence[PastTurn]) -> list[PastTurn]:
-        """The same turns in a conversation of their own: each continues the one before it."""
+    def _plan_again(
+        self, turns: Sequence[PastTurn], placed: Sequence[Sequence[ImageRun]] | None = None
+    ) -> list[PastTurn]:
+        """The same turns in a conversation of their own, each continues the one before; their images as placed now."""
         again: list[PastTurn] = []
-        for turn in turns:
+        for turn, images in zip(turns, placed or [turn.images for turn in turns], strict=True):
             is_past = turn.answer is not None
-            again.append(replace(turn, runs=self._next(again, turn.question, turn.images, is_past=is_past)))
+            again.append(replace(turn, runs=self._next(again, turn.question, images, is_past=is_past)))
         return again
 
     def _plan_start(self, text: str, runs: Sequence[Run], salt: str) -> AnswerStart:
@@ -218,7 +227,11 @@ class Planner:
         if n_needed > self._n_ctx:
             detail = f"{n_earlier} earlier, {n_text} text, {n_image} for {len(images)} images, 1 answer"
             larger = f"a larger context (-c {n_needed + 512}), " if n_needed <= self._language.spec.n_ctx_train else ""
-            advice = f"Use {larger}a shorter prompt, fewer images, or begin a new conversation."
+            tiled = [run for run in (*earlier, *runs) if isinstance(run, ImageRun) and run.form.aspect == "anyres"]
+            n_room = self._n_ctx - n_needed + sum(run.n_tokens for run in tiled)
+            limit = find_limit([run.size for run in tiled], tiled[0].form, n_room) if tiled else None
+            fewer = f"fewer tiles (--max-tiles {limit}), " if limit is not None else ""
+            advice = f"Use {larger}{fewer}a shorter prompt, fewer images, or begin a new conversation."
             raise ContextOverflow(n_needed, self._n_ctx, detail, advice)
 
 

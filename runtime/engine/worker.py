@@ -142,7 +142,7 @@ class Worker:
     def _request(self, image: ImageRun) -> None:
         """Begins to encode an image, unless its rows are there or on their way."""
         if image.image is not None and image.encoding is None:
-            image.encoding = self._tower.start(image.image, image.key, image.identity)
+            image.encoding = self._tower.start(image.image, image.key, image.identity, image.form)
             image.encoding.add_done_callback(lambda _: self._queue.wake())
 
     def _prepare(self, job: Job) -> None:

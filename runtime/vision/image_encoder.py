@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +13,22 @@ from numpy.typing import NDArray
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.bundle.vision_file import check_vision_file
+from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.device.threads import usable_threads
 from edge_llava.errors import BackendError
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.anyres import kept_patches, merge_tiles
 from edge_llava.runtime.vision.encoder import VisionEncoder
+from edge_llava.runtime.vision.forms import image_forms
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.preprocess import normalize
 from edge_llava.runtime.vision.projector import Projector
-from edge_llava.runtime.vision.visual_tokens import check_visual_tokens, reduce_tokens
+from edge_llava.runtime.vision.visual_tokens import reduce_tokens
 
-_TILES_AT_ONCE = 4  # of "anyres": more gain little and take memory
+_TILES_AT_ONCE, _TILES_IN_LOW_MEMORY = 4, 1  # of "anyres": more gain little and take memory
 
 
 class ImageEncoder:
@@ -38,13 +42,15 @@ class ImageEncoder:
         """The bundle's digests are not checked here.
 
         Raises:
-            BundleError: If a file is not what the manifest says, or images cannot be reduced to `visual_tokens`.
+            BundleError: If a file is not what the manifest says, or images cannot be reduced to `visual_tokens` or
+                limited to `max_tiles`.
             BackendError: If an engine cannot start.
             MissingExtra: If ONNX Runtime is not installed.
         """
         manifest = bundle.manifest
-        self._manifest, self._spec, self._visual_tokens = manifest, manifest.vision, options.visual_tokens
-        check_visual_tokens(options.visual_tokens, manifest.vision)
+        self._manifest, self._visual_tokens = manifest, options.visual_tokens
+        self._alone = image_forms(manifest.vision, options).alone
+        self._n_at_once = _TILES_IN_LOW_MEMORY if options.low_memory else _TILES_AT_ONCE
         check_vision_file(bundle)
         n_threads, has_newline = usable_threads(options.n_vision_threads), manifest.vision.has_newline
         self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads, has_newline=has_newline)
@@ -57,27 +63,45 @@ class ImageEncoder:
         Raises:
             Cancelled: If `cancel` was set before it was done.
         """
-        pixels = self._pixels(image)
-        batches = [pixels[start : start + _TILES_AT_ONCE] for start in range(0, len(pixels), _TILES_AT_ONCE)]
-        return np.concatenate([self._vision(batch, cancel) for batch in batches])
+        return np.concatenate([self._vision(pixels, cancel) for pixels in self._batches(image, self._alone)])
 
-    def encode(self, image: Image, key: str, cancel: threading.Event | None = None) -> ImageEmbedding:
-        """Encodes an image, whose key is as of `Tower.key`.
+    def encode(
+        self,
+        image: Image,
+        key: str,
+        cancel: threading.Event | None = None,
+        form: VisionSpec | None = None,
+        progress: ProgressCallback = silent,
+    ) -> ImageEmbedding:
+        """Encodes an image: its squares batch by batch, of which only the embedding's rows are kept.
+
+        Args:
+            image: The image.
+            key: As of `Tower.key`.
+            cancel: Stops it when set.
+            form: How the image is shown; None: alone.
+            progress: Called with the squares that are done, where there are several.
 
         Raises:
             Cancelled: If `cancel` was set before it was done.
             BackendError: If an engine fails or gives impossible numbers.
         """
+        form = form or self._alone
+        n_squares, tiles, vision_s = len(image.squares(form)), list[NDArray[np.float32]](), 0.0
         started = time.perf_counter()
-        if self._visual_tokens is None:
-            features = self.patch_features(image, cancel)
-        else:
-            features = reduce_tokens(self._vision.rank(self._pixels(image), cancel), self._visual_tokens)[None]
-        encoded = time.perf_counter()
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
-        tiles = np.stack([self._projector(tile) for tile in features])
-        rows = merge_tiles(tiles, self._projector.newline, image.size, self._spec)
+        for pixels in self._batches(image, form):
+            begun = time.perf_counter()
+            if self._visual_tokens is None:
+                features = self._vision(pixels, cancel)
+            else:
+                features = reduce_tokens(self._vision.rank(pixels, cancel), self._visual_tokens)[None]
+            vision_s += time.perf_counter() - begun
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+            tiles += [self._projector(tile) for tile in features]
+            if n_squares > 1:
+                progress(ProgressEvent(f"image in {n_squares} tiles", len(tiles), n_squares, "items"))
+        rows = merge_tiles(np.stack(tiles), self._projector.newline if form.has_newline else None, image.size, form)
         projected = time.perf_counter()
         if not np.isfinite(rows).all():
             raise BackendError(
@@ -86,12 +110,12 @@ class ImageEncoder:
         return ImageEmbedding(
             data=rows,
             key=key,
-            grid=kept_patches(image.size, self._spec),
+            grid=kept_patches(image.size, form),
             image_size=image.size,
             vision_sha256=tower_digest(self._manifest),
             projector_sha256=self._manifest.files["projector"].sha256,
-            vision_s=encoded - started,
-            projector_s=projected - encoded,
+            vision_s=vision_s,
+            projector_s=projected - started - vision_s,
         ).mark_computed()
 
     def close(self) -> None:
@@ -99,8 +123,10 @@ class ImageEncoder:
         self._projector.close()
         self._vision.close()
 
-    def _pixels(self, image: Image) -> NDArray[np.float32]:
-        return normalize(image.squares(self._spec), self._spec)
+    def _batches(self, image: Image, form: VisionSpec) -> Iterator[NDArray[np.float32]]:
+        squares = image.squares(form)
+        for start in range(0, len(squares), self._n_at_once):
+            yield normalize(squares[start : start + self._n_at_once], form)
 
 
 def tower_digest(manifest: Manifest) -> str:

@@ -208,8 +208,8 @@ def test_an_open_image_is_not_opened_again(seeded_f32, noise):
     tower = Tower(Bundle.open(seeded_f32), SMALL)
     image = Image.open(noise(64, 48))
     assert Image.open(image) is tower.open(image) is tower.place(image).image is image
-    assert image.squares(tower._spec) is image.squares(tower._spec)
-    assert [square.size for square in image.squares(tower._spec)] == [(tower._spec.image_size,) * 2]
+    assert image.squares(tower.forms.alone) is image.squares(tower.forms.alone)
+    assert [square.size for square in image.squares(tower.forms.alone)] == [(tower.forms.alone.image_size,) * 2]
 
 
 def test_text_before_an_image_is_computed_while_the_tower_opens(model, opener, noise, ids, monkeypatch, forget):
@@ -241,7 +241,7 @@ def test_text_before_an_image_is_computed_while_the_tower_opens(model, opener, n
 def test_a_first_image_is_encoded_while_the_language_model_loads(seeded_f32, home, noise, ids, monkeypatch):
     began = []
     encode, loaded, start_early = ImageEncoder.encode, Decoder.__init__, Tower.start_early
-    monkeypatch.setattr(Tower, "start_early", lambda tower, image: (began.append("early"), start_early(tower, image)))
+    monkeypatch.setattr(Tower, "start_early", lambda *given: (began.append("early"), start_early(*given)))
     monkeypatch.setattr(ImageEncoder, "encode", lambda *given: (began.append("encode"), encode(*given))[1])
     monkeypatch.setattr(
         Decoder, "__init__", lambda *given, **options: (began.append("language"), loaded(*given, **options))[1]

@@ -5,7 +5,7 @@ from edge_llava.runtime.runs import ImageRun, TokenRun
 
 
 def picture(key):
-    return ImageRun(key, key, 4, None)
+    return ImageRun(key, key, 4, None, None)
 
 
 def test_found_by_everything_before_it_and_its_text():

@@ -22,7 +22,7 @@ ROWS = ImageEmbedding(np.arange(80, dtype=np.float32).reshape(10, 8), "k", (2, 5
 
 
 def image(embedding=ROWS):
-    return ImageRun("k", "k", 10, None, embedding)
+    return ImageRun("k", "k", 10, None, None, embedding)
 
 
 def job(number, *runs, computed=0, sampled=(), credit=None):

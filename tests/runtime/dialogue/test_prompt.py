@@ -30,7 +30,7 @@ QUESTION_IDS = [5618, 338, 445, 29973]  # What is this?
 
 def texts(template, question, n_images, places=(), **options):
     """The texts of a turn; an image stands between each two of them."""
-    images = [ImageRun(str(index), str(index), 4, None) for index in range(n_images)]
+    images = [ImageRun(str(index), str(index), 4, None, None) for index in range(n_images)]
     found = [""]
     for piece in merge_texts(build_turn(describe_template(template, {}), question, images, places, **options)):
         if isinstance(piece, ImageRun):
