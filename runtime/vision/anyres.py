@@ -94,10 +94,11 @@ def tile_limits(size: Size, spec: VisionSpec) -> list[int]:
 
 
 def find_limit(sizes: Sequence[Size], spec: VisionSpec, n_positions: int) -> int | None:
-    """The highest `max_tiles` below what these images have that gives them so many positions together; None: none."""
+    """The most squares, below what these images have, with which they take so many positions together; None: none."""
     for limit in sorted({limit for size in sizes for limit in tile_limits(size, spec)}, reverse=True):
-        if sum(count_tokens(size, replace(spec, max_tiles=limit)) for size in sizes) <= n_positions:
-            return limit
+        limited = replace(spec, max_tiles=limit)
+        if sum(count_tokens(size, limited) for size in sizes) <= n_positions:
+            return max(count_tiles(size, limited) for size in sizes)
     return None
 
 
