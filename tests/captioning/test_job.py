@@ -222,6 +222,7 @@ def test_answers_about_transparent_images_are_kept_apart_by_alpha(model, album):
     digests = {OPTIONS.digest(manifest, None, alpha) for alpha in ("white", "drop")}
     assert len(digests) == 2
     assert OPTIONS.digest(manifest, None) == OPTIONS.digest(manifest, None, "white")
+    assert OPTIONS.digest(manifest, None, max_tiles=5) not in digests
     noise = np.random.default_rng(5).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     rgba = np.dstack([noise, np.zeros((20, 30), np.uint8)])
     Image.fromarray(rgba).save(album / "clear.png")
