@@ -20,14 +20,20 @@ pytestmark = pytest.mark.convert
 
 @pytest.fixture
 def older(seeded_f32, tmp_path):
-    """The small bundle with one output, and a manifest that says nothing of ranking."""
+    """The small bundle with one output, and a manifest of format version 1 that says nothing of ranking."""
     path = tmp_path / "older"
     shutil.copytree(seeded_f32, path)
     graph = onnx.load(path / "vision.onnx", load_external_data=False)
     del graph.graph.output[1:]
     onnx.save(graph, path / "vision.onnx")
     data = json.loads((path / "manifest.json").read_text())
-    del data["vision"]["has_ranking"]
+    for key in ("n_blocks", "has_class_row", "n_dropped_rows", "merge_limit", "several_images", "max_tiles", "ranking"):
+        del data["vision"][key]
+    data["vision"] |= {"feature_layer": -2, "drop_cls": True}
+    for key in ("architecture", "end_ids", "tokenizer"):
+        del data["language"][key]
+    data["language"] |= {"template": "llava_v1", "image_marks": False}
+    data["format_version"] = 1
     data["files"]["vision"] = dataclasses.asdict(describe_file(path / "vision.onnx", path))
     (path / "manifest.json").write_text(json.dumps(data))
     return path
