@@ -174,9 +174,10 @@ def _find_family(config: Mapping[str, Any], directory: Path) -> Family:
     model_type, architecture = (
         plain(str(value)) for value in (config.get("model_type", ""), (config.get("architectures") or [""])[0])
     )
+    code = " Its model is code of its own (auto_map), which is never run." if config.get("auto_map") else ""
     raise CheckpointError(
         f"{directory} is {architecture or model_type or 'an unknown family'} (model_type {model_type!r}), not "
-        f"supported. Supported: {SUPPORTED}."
+        f"supported.{code} Supported: {SUPPORTED}."
     )
 
 
@@ -196,7 +197,11 @@ def _read_hf(
     if strategy not in ("default", "full"):
         faults.append(f"vision_feature_select_strategy is {shown(strategy)}, expected 'default' or 'full'")
     if config.get("projector_hidden_act", "gelu") != "gelu":
-        faults.append(f"projector_hidden_act is {shown(config['projector_hidden_act'])}, expected 'gelu'")
+        faults.append(
+            f"projector_hidden_act is {shown(config['projector_hidden_act'])}, expected 'gelu'. Some published configs "
+            "name the language model's activation here; if the projector was trained with GELU, as LLaVA's code does, "
+            "correct the config"
+        )
     if config.get("multimodal_projector_bias", True) is not True:
         faults.append("multimodal_projector_bias is false, expected true")
     vision = config.get("vision_config") or {}

@@ -40,12 +40,13 @@ _NEUTRAL: Mapping[str, Any] = {
     "partial_rotary_factor": 1, "logit_scale": 1, "logits_scaling": 1, "residual_multiplier": 1,
     "embedding_multiplier": 1, "num_local_experts": 0, "num_experts": 0, "is_causal": True, "use_rope": True,
 }  # fmt: skip
+# `original_max_position_embeddings` counts for longrope, which is refused; a Phi-3 that became a LLaMA keeps it.
 _LANGUAGE = _words(
     """
     hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size
     max_position_embeddings max_sequence_length rms_norm_eps hidden_act attention_bias mlp_bias tie_word_embeddings
     rope_theta rope_scaling rope_parameters sliding_window use_sliding_window layer_types pretraining_tp
-    max_window_layers
+    max_window_layers original_max_position_embeddings
     """
 )
 _TOWER = _words(
@@ -72,7 +73,7 @@ _ORIGINAL = _words(
     freeze_mm_mlp_adapter tune_mm_mlp_adapter freeze_mm_vision_resampler tune_mm_vision_resampler
     unfreeze_mm_vision_tower pretrain_mm_mlp_adapter use_mm_proj
     use_pos_skipping pos_skipping_range faster_token_stride mm_newline_position
-    mm_spatial_pool_mode mm_spatial_pool_stride mm_spatial_pool_out_channels mm_resampler_type
+    mm_spatial_pool_mode mm_spatial_pool_stride mm_spatial_pool_out_channels
     use_sliding_window add_faster_video add_time_instruction force_sample vision_tower_pretrained
     tune_entire_model unfreeze_vision_tower continuous_training mm_llm_compress use_s2
     """
@@ -85,6 +86,8 @@ KNOWN_KEYS: Mapping[str, frozenset[str]] = {
     "original": _BOOKKEEPING | _LANGUAGE | _ORIGINAL,
     "clip": _BOOKKEEPING | _CLIP | _TOWER,
 }
+# How people call what `quant_method` names; the others are called as they are.
+_QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "aqlm": "AQLM", "hqq": "HQQ", "fp8": "FP8"}
 # transformers loads code from the hub for these: `_attn_implementation: "owner/name"` imports a kernel (CVE-2026-4372).
 _CODE_KEYS = frozenset({"attn_implementation", "experts_implementation", "kernels", "use_kernels", "kernel_config"})
 # LLaVA's own configs request flash attention without the underscore; training and conversion set their own.
@@ -108,13 +111,23 @@ def find_unknown_keys(section: Mapping[str, Any], kind: str, prefix: str = "") -
         if key in KNOWN_KEYS[kind] or key.startswith("_") or key in _CODE_KEYS or _says_no(key, value):
             continue
         if "quantization" in key or "compression" in key:
-            why = "quantized checkpoints cannot be converted; convert the original checkpoint"
+            why = f"{_quantized(value)} cannot be converted; convert the original checkpoint"
         elif key in _NEUTRAL:
             why = f"expected {_NEUTRAL[key]}"
         else:
             why = "this key is not known here and may change what the model computes"
         faults.append(f"{prefix}{plain(key)} is {shown(value)}: {why}")
     return faults
+
+
+def _quantized(value: Any) -> str:
+    section = value if isinstance(value, dict) else {}
+    method = section.get("quant_method")
+    if method is None and any(section.get(f"load_in_{bits}bit") for bits in (4, 8)):  # older versions of transformers
+        method = "bitsandbytes"
+    if not isinstance(method, str):
+        return "quantized checkpoints"
+    return f"checkpoints quantized by {_QUANTIZERS.get(method.lower(), plain(method))}"
 
 
 def find_code_keys(config: Mapping[str, Any]) -> list[str]:

@@ -52,7 +52,11 @@ def read_image_token(config: Mapping[str, Any], faults: list[str]) -> int | None
     ids = {key: config[key] for key in ("image_token_index", "image_token_id") if config.get(key) is not None}
     if len(set(ids.values())) > 1:
         faults.append(f"image_token_index is {ids['image_token_index']} and image_token_id {ids['image_token_id']}")
-    return next(iter(ids.values()), None)
+    key, token = next(iter(ids.items()), ("", None))
+    n_rows = (config.get("text_config") or {}).get("vocab_size")
+    if token is not None and type(n_rows) is int and not 0 <= token < n_rows:
+        faults.append(f"{key} is {token}; the embedding has {n_rows} rows (text_config.vocab_size)")
+    return token
 
 
 def read_triple(

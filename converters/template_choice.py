@@ -1,8 +1,8 @@
 """Which conversation template a checkpoint was trained with: its family's, its own chat template, or its tokens'.
 
 Configs name no template. What decides, in this order: the user; the row of the family in `families`, where its training
-code knows one template; the chat template in the files of the Hugging Face layout, cut into texts; the special tokens
-of the vocabulary, which only one template uses. A vocabulary of LLaMA's kind without any of these means llava_v1.
+code knows one template; a chat template in its files that knows images, cut into texts; the special tokens of the
+vocabulary, which only one template uses. A vocabulary of LLaMA's kind without any of these means llava_v1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edge_llava.bundle.template_spec import TemplateSpec, describe_template
 from edge_llava.bundle.templates import TEMPLATES, Template, with_image_marks
 from edge_llava.converters.chat_template import cut_template, find_chat_template
 from edge_llava.converters.json_file import read_json
+from edge_llava.converters.tokenizers.added_tokens import read_added_tokens
 from edge_llava.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -30,19 +31,24 @@ class _Marks:
         tokens: All of them are in the vocabulary.
         template: Its name in TEMPLATES.
         tiled: The name for checkpoints that were trained on tiles, where it differs.
+        is_chat_template: Whether LLaVAs were trained by the language model's own chat template, if there is one.
     """
 
     tokens: tuple[str, ...]
     template: str
     tiled: str | None = None
+    is_chat_template: bool = False
 
 
 _MARKS = (
     # xtuner trained without a system text, LLaVA-NeXT, which knows tiles, with one
     _Marks(("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "llama_3", tiled="llama_3_vision"),
     _Marks(("<|user|>", "<|assistant|>", "<|end|>"), "phi_3"),
-    _Marks(("<|im_start|>", "<|im_end|>", "<|endoftext|>"), "qwen_chatml"),
-    _Marks(("<|im_start|>", "<|im_end|>"), "chatml_direct"),  # Yi
+    # Yi, which has <|endoftext|>, too, and whose own chat template has newlines
+    _Marks(("<|im_start|>", "<|im_end|>", "<|startoftext|>"), "chatml_direct"),
+    # the versions of Qwen, and nanoLLaVA, differ in the system text only
+    _Marks(("<|im_start|>", "<|im_end|>", "<|endoftext|>"), "qwen_chatml", is_chat_template=True),
+    _Marks(("<|im_start|>", "<|im_end|>"), "chatml_direct"),
 )
 
 
@@ -57,13 +63,12 @@ def checkpoint_template(checkpoint: Checkpoint, wanted: str | None) -> TemplateS
         CheckpointError: As `choose_template`.
     """
     config, vocabulary = checkpoint.config, checkpoint.vocabulary
-    has_row = config.image_token is not None and config.image_token < len(vocabulary)
+    image = None if config.image_token is None else read_added_tokens(checkpoint.tokenizer).get(config.image_token)
     template = choose_template(
         checkpoint.tokenizer,
         vocabulary.specials(),
         wanted=wanted or config.template,
-        image_text=vocabulary.tokens[config.image_token or 0] if has_row else "<image>",
-        is_hf=config.layout == "hf",
+        image_text="<image>" if image is None else image.text,
         is_sentencepiece=vocabulary.spec.model == "llama",
         is_tiled=config.aspect == "anyres",
     )
@@ -76,7 +81,6 @@ def choose_template(
     *,
     wanted: str | None,
     image_text: str,
-    is_hf: bool,
     is_sentencepiece: bool,
     is_tiled: bool,
 ) -> Template:
@@ -87,7 +91,6 @@ def choose_template(
         specials: Special tokens of the vocabulary by text.
         wanted: Name that the user or the family's row states; None leaves it to the checkpoint's files.
         image_text: What stands for an image in texts that the chat template writes.
-        is_hf: Whether the chat template is the one it was trained with; originals keep the language model's own.
         is_sentencepiece: Whether its tokenizer is LLaMA's.
         is_tiled: Whether the checkpoint was trained on tiles.
 
@@ -100,7 +103,8 @@ def choose_template(
     if marks is None and is_sentencepiece:
         return TEMPLATES["llava_v1"]  # merged models of all LLaVAs up to 1.6 look alike
     source = find_chat_template(directory)
-    if source is not None and (is_hf or marks is None):
+    # one that knows no images is the language model's own
+    if source is not None and (marks is None or marks.is_chat_template or "image" in source or image_text in source):
         return cut_template(source, _special_tokens(directory), image_text)
     if marks is not None:
         return TEMPLATES[(is_tiled and marks.tiled) or marks.template]

@@ -207,9 +207,17 @@ class Planner:
         """An answer that was not given here, as training would have had it."""
         if not text:
             return KnownAnswer(())
+        language = self._language
         *lead, last = merge_texts([*self.template.before_answer, text])
-        ids = [piece for piece in lead if isinstance(piece, int)]
-        return KnownAnswer((*ids, *self._language.tokenize_within(str(last))))
+        around: tuple[object, ...] = ("", "", *self.template.after_question, *lead)
+        special, before = around[-2:]
+        # Phi-3's special tokens swallow the line break that follows them, and a text begins behind it
+        is_swallowed = special in language.spec.tokenizer.strips_after and not str(before).strip()
+        if is_swallowed or isinstance(before, int):
+            answer = language.tokenize(str(last).lstrip() if is_swallowed else str(last), add_bos=False)
+        else:
+            answer = language.tokenize_within(str(last))
+        return KnownAnswer((*(piece for piece in lead if isinstance(piece, int)), *answer))
 
     def _check_length(self, texts: Sequence[str]) -> None:
         """Refuses texts that cannot fit before they are tokenized, which would take minutes for megabytes."""

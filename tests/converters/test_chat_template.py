@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from published_templates import IMAGE, INTERLEAVE, JOYCAPTION, LLAMA_3, NO_NEWLINES, ONEVISION, PHI_3, QWEN_1_5
 
 from edge_llava.bundle.template_spec import describe_template, split_pieces
 from edge_llava.bundle.templates import TEMPLATES, Template
@@ -12,51 +13,6 @@ from edge_llava.errors import CheckpointError
 
 pytestmark = pytest.mark.convert
 
-IMAGE = "<image>"
-LLAMA_3 = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
-    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}"
-    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-# {0} before the images, {1} after each, {2} before a text, {3} after a message
-PARTS = (
-    "{{% for message in messages %}}{{{{'<|im_start|>' + message['role'] + '{0}'}}}}"
-    "{{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}}"
-    "{{{{ '<image>{1}' }}}}{{% endfor %}}"
-    "{{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}}"
-    "{{{{ '{2}' + content['text'] }}}}{{% endfor %}}"
-    "{{{{'<|im_end|>{3}'}}}}{{% endfor %}}"
-    "{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
-)
-ONEVISION = PARTS.format("\n", "\n", "", "\n")
-INTERLEAVE = PARTS.format("\n", "", "\n", "\n")
-NO_NEWLINES = PARTS.format(" ", "\n", "\n", "")
-QWEN_1_5 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-JOYCAPTION = (
-    "{{- bos_token }}{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content']|trim %}"
-    "{%- set messages = messages[1:] %}{%- else %}"
-    "{%- set system_message = 'You are a helpful image captioner.' %}{%- endif %}"
-    "{{- '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-    "Today Date: 26 July 2024\n\n' }}{{- system_message }}{{- '<|eot_id|>' }}{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{%- if message['role']=='user' and loop.first %}"
-    "{{- '<|reserved_special_token_70|><image><|reserved_special_token_71|>' }}{%- endif %}"
-    "{{- message['content'] | replace('<image>','') | trim + '<|eot_id|>' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
-)
-PHI_3 = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
-    "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}"
-    "{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}"
-    "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
 SPECIALS = {"bos_token": "<s>", "eos_token": "<|end|>"}
 
 

@@ -161,7 +161,10 @@ def test_rotary_positions_that_are_refused(refusal, changes, fault):
         (with_text(pruned_heads={"0": [1]}), "text_config.pruned_heads is {'0': [1]}"),
         (with_text(layer_types=["full_attention", "linear_attention"]), "text_config.layer_types is ['full_attention'"),
         (with_text(quantization_config={"bits": 4}), "text_config.quantization_config is {'bits': 4}: quantized check"),
-        (HF | {"quantization_config": {"quant_method": "awq"}}, "quantization_config is {'quant_method': 'awq'}: quan"),
+        (
+            HF | {"quantization_config": {"quant_method": "awq"}},
+            "quantization_config is {'quant_method': 'awq'}: check",
+        ),
         (HF | {"rope_theta": 1e6}, "  - rope_theta is 1000000.0: this key is not known here"),
         (HF | {"vision_config": VISION | {"use_abs_pos": 0.5}}, "vision_config.use_abs_pos is 0.5"),
         (HF | {"vision_config": VISION | {"num_channels": 4}}, "vision_config.num_channels is 4, expected 3"),

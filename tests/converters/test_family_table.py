@@ -13,7 +13,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs" / "checkpoints.md"
 BEGIN, END = "<!-- proven families: written by tests/converters/test_family_table.py -->\n", "<!-- end -->\n"
-ORDER = ("LLaVA-1.5", "LLaVA-1.6", "v0", "Mistral", "Original", "Delta", "LoRA", "Projector")
+ORDER = (
+    "LLaVA-1.5", "LLaVA-1.6", "LLaVA-OneVision", "JoyCaption", "LLaVA-Llama-3", "LLaVA-Phi-3", "llava-interleave",
+    "nanoLLaVA", "Bunny", "CLIP with Qwen", "v0", "Mistral", "Original", "Delta", "LoRA", "Projector",
+)  # fmt: skip
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
