@@ -41,7 +41,7 @@ def read(directory: Path, content: bytes) -> None:
     try:
         for token in language.tokenize(_TEXT, add_bos=True):
             language.piece(token), language.is_end(token)
-        for token in range(language.n_vocab):
+        for token in range(language.spec.n_vocab):
             language.piece(token, special=True), language.is_end(token)
     finally:
         language.close()
