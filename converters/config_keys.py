@@ -75,7 +75,7 @@ _ORIGINAL = _words(
     use_pos_skipping pos_skipping_range faster_token_stride mm_newline_position
     mm_spatial_pool_mode mm_spatial_pool_stride mm_spatial_pool_out_channels
     use_sliding_window add_faster_video add_time_instruction force_sample vision_tower_pretrained
-    tune_entire_model unfreeze_vision_tower continuous_training mm_llm_compress use_s2
+    tune_entire_model unfreeze_vision_tower continuous_training use_s2
     """
 )
 _CLIP = _words("text_config vision_config text_config_dict vision_config_dict logit_scale_init_value")

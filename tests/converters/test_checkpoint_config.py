@@ -245,6 +245,7 @@ ANYRES = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"
     [
         ({"mm_projector_type": "mlp3x_gelu"}, "mm_projector_type is 'mlp3x_gelu', expected 'linear' or 'mlp2x_gelu'"),
         ({"s2": True}, "s2 (multi-scale towers) is not supported"),
+        ({"use_s2": True}, "s2 (multi-scale towers) is not supported"),
         ({"image_aspect_ratio": "anyres_max_x"}, "image_aspect_ratio is 'anyres_max_x', expected 'anyres' or"),
         ({"image_aspect_ratio": "anyres"}, "image_grid_pinpoints is None, expected a list of pairs of pixels"),
         (ANYRES | {"image_grid_pinpoints": "[(336, 672), 5]"}, "image_grid_pinpoints is '[(336, 672), 5]', expected"),

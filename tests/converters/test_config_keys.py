@@ -171,6 +171,7 @@ def test_rotary_positions_that_are_refused(refusal, changes, fault):
         (HF | {"image_token_index": 500, "image_token_id": 501}, "image_token_index is 500 and image_token_id 501"),
         (HF | {"vision_feature_layer": [-2, -5]}, "vision_feature_layer is [-2, -5], expected one integer"),
         (ORIGINAL | {"mm_resampler_type": "perceiver"}, "mm_resampler_type is 'perceiver'"),
+        (ORIGINAL | {"mm_llm_compress": True}, "mm_llm_compress is True"),
         (ORIGINAL | {"use_mm_proj": False}, "use_mm_proj is False, expected true"),
         (ORIGINAL | {"mm_dense_connector_type": "dci"}, "mm_dense_connector_type is 'dci'"),
         (ORIGINAL | {"logits_scaling": 8.0}, "logits_scaling is 8.0: expected 1"),
