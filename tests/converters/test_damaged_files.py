@@ -170,7 +170,7 @@ def test_added_tokens_that_are_damaged(checkpoint, tokens):
 
 
 def test_a_token_that_is_not_text(checkpoint):
-    (checkpoint / "added_tokens.json").write_text(json.dumps({"<\ud800>": 512, "<ok>": 513}))
+    (checkpoint / "added_tokens.json").write_text(json.dumps({"<ok>": 512, "<\ud800>": 513}))
     assert "the token '<\\ud800>' contains unpaired surrogates" in refusal(checkpoint)
 
 

@@ -87,7 +87,7 @@ def test_a_json_schema_is_followed_in_bytes(made, language_of):
     from edge_llava.runtime.language.json_grammar import JsonGrammar
 
     language = language_of(made)
-    grammar = JsonGrammar(json.dumps({"const": "Größe 你好"}), language.json_tokenizer)
+    grammar = JsonGrammar({"const": "Größe 你好"}, language.json_tokenizer)
     written = b""
     for _ in range(100):
         token = grammar.sample(lambda ids: int(ids[-1]))
@@ -143,7 +143,7 @@ def test_a_picture_inside_the_vocabulary_keeps_its_row_and_is_never_found(with_t
     """JoyCaption's picture is <|reserved_special_token_69|>, 77 behind the first special token."""
     directory = with_tokenizer(tokenizers_made.write_llama_3, image_token=416 + 77)
     language, text = language_of(directory), "a<|reserved_special_token_69|>b<|reserved_special_token_70|>"
-    assert language.n_vocab == 512
+    assert language.spec.n_vocab == 512
     ids = language.tokenize(text, add_bos=False)
     assert ids[-1] == 416 + 78
     assert 416 + 77 not in ids
@@ -174,7 +174,7 @@ def test_every_recorded_end_is_one_for_llama_cpp(with_tokenizer, language_of):
     extra = sorted(END_TEXTS - unlike - {"<|im_end|>", "<|endoftext|>"})
     directory = with_tokenizer(partial(tokenizers_made.write_qwen2, extra=extra), image_token=575)
     language = language_of(directory)
-    ends = {token for token in range(language.n_vocab) if language.is_end(token)}
+    ends = {token for token in range(language.spec.n_vocab) if language.is_end(token)}
     assert ends == set(language.spec.end_ids)
     assert {token for token in ends if llama_cpp.llama_vocab_is_eog(language.vocabulary, token)} == ends
     assert len(ends) == len(extra) + 2

@@ -442,22 +442,27 @@ def test_llamas_tokenizer_json_gives_the_same_ids(vicuna, copy_of, llama, tokeni
         assert from_json(text, bos=True) == llama(text, bos=True), text
 
 
-def test_golden_ids_around_an_image(llama):
+def texts_of_turn(question: str, n_images: int, *, is_first: bool) -> list[str]:
+    """The texts of a turn of llava_v1; an image stands between each two of them."""
+    from edge_llava.bundle.template_spec import describe_template
     from edge_llava.bundle.templates import TEMPLATES
-    from edge_llava.runtime.dialogue.planner import build_turn
+    from edge_llava.runtime.dialogue.planner import build_turn, merge_texts
 
-    before_image, after_image = build_turn(TEMPLATES["llava_v1"], "What is this?", 1, is_first=True)
+    images: list[Any] = [object()] * n_images
+    pieces = build_turn(describe_template(TEMPLATES["llava_v1"], {}), question, images, is_first=is_first)
+    return [piece for piece in merge_texts(pieces) if isinstance(piece, str)]
+
+
+def test_golden_ids_around_an_image(llama):
+    before_image, after_image = texts_of_turn("What is this?", 1, is_first=True)
     assert llama(before_image, bos=True) == QUESTION_IDS
     assert llama(after_image, bos=False) == ANSWER_IDS
 
 
 def test_two_turns_and_two_images(vicuna, llama):
-    from edge_llava.bundle.templates import TEMPLATES
-    from edge_llava.runtime.dialogue.planner import build_turn
-
-    slow, template = slow_tokenizer(vicuna), TEMPLATES["llava_v1"]
-    first = build_turn(template, "Which of the two?", 2, is_first=True)
-    second = build_turn(template, "And now?\nTwo lines 🙂", 1, is_first=False)
+    slow = slow_tokenizer(vicuna)
+    first = texts_of_turn("Which of the two?", 2, is_first=True)
+    second = texts_of_turn("And now?\nTwo lines 🙂", 1, is_first=False)
     texts = [first[0], "<image>", first[1], "<image>", first[2], " The left one: it's 42 cm."]
     texts += [second[0], "<image>", second[1]]
     ours: list[int] = []

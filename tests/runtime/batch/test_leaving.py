@@ -38,12 +38,12 @@ def held_tower(monkeypatch):
         release, entered, encode = threading.Event(), threading.Event(), ImageEncoder.encode
         keys: list[str] = []  # noqa: RUF012
 
-    def hold(self, image, key, cancel=None):
+    def hold(self, image, key, cancel=None, *rest):
         Tower.keys.append(key)
         Tower.entered.set()
         while not Tower.release.wait(0.005) and not cancel.is_set():
             pass
-        return Tower.encode(self, image, key, cancel)
+        return Tower.encode(self, image, key, cancel, *rest)
 
     Tower.release.clear()
     Tower.entered.clear()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from edge_llava.bundle.language_spec import SENTENCEPIECE
 from edge_llava.bundle.template_spec import describe_template
 from edge_llava.bundle.templates import TEMPLATES, find_template, with_image_marks
 from edge_llava.errors import BundleError
@@ -116,7 +117,11 @@ def tokenize(llama_vocabulary):
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(llama_vocabulary).encode(), params)
-    decoder = SimpleNamespace(vocabulary=llama_cpp.llama_model_get_vocab(model))
+    decoder = SimpleNamespace(
+        vocabulary=llama_cpp.llama_model_get_vocab(model),
+        spec=SimpleNamespace(tokenizer=SENTENCEPIECE),
+        _form=lambda text: text,
+    )
     decoder.tokenize = partial(Decoder.tokenize, decoder)
 
     def run(texts, is_first, *, within=False):
