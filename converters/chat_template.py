@@ -166,8 +166,8 @@ def _question_parts(start: str, render: _Renderer) -> _QuestionParts:
     """Takes apart what stands before a first question.
 
     Args:
-        start: Where it has no image.
-        render: Writes questions that have one or two.
+        start: What the program writes there for a question without an image.
+        render: Writes questions with one image or two.
     """
     first = _QUESTIONS[0]
     before, to_text, _ = _split(render(render.user(first, 1)), [render.image, first])

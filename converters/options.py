@@ -17,7 +17,7 @@ class ConvertOptions:
     """The options of a conversion.
 
     Attributes:
-        quant: The language model's quantization, one of `manifest.QUANTS`; the projector keeps at least 6 bits.
+        quant: The language model's quantization, one of `language_spec.QUANTS`; the projector keeps at least 6 bits.
         vision: "fp32", "fp16" (half the disk space, computed in float32), "int8" (a quarter, and fast on a CPU; layers
             that would exceed the error budget keep more bits), or "auto": int8 if the language model is quantized, at
             least half of the tower can be int8, and CUDA is not available; else fp32.

@@ -42,7 +42,7 @@ def find_tap(rule: str, choice: TapChoice) -> FeatureTap:
     """Finds the tap by a rule, one of TAP_RULES.
 
     Raises:
-        CheckpointError: If the tower does not have the state that is chosen.
+        CheckpointError: If the tower has too few blocks for the chosen state.
     """
     return TAP_RULES[rule](choice)
 

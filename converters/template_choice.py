@@ -109,7 +109,7 @@ def choose_template(
     if marks is not None:
         return TEMPLATES[(is_tiled and marks.tiled) or marks.template]
     raise CheckpointError(
-        f"{directory} has no chat template, and its special tokens belong to none that is known here. Choose the one "
+        f"{directory} has no chat template, and its special tokens match no known template. Choose the one "
         f"that it was trained with: --template {', '.join(TEMPLATES)}."
     )
 
