@@ -259,8 +259,14 @@ def test_cancel_of_the_session_is_the_last_token(model):
 
 
 def test_several_sessions_of_one_loop_are_answered_in_order(model):
-    may_continue = threading.Event()
-    first = model.submit([Message("user", QUESTION)], GREEDY, lambda _: may_continue.wait(20))
+    may_continue, began = threading.Event(), threading.Event()
+
+    def hold(token):
+        began.set()
+        assert may_continue.wait(20)
+
+    first = model.submit([Message("user", QUESTION)], GREEDY, hold)
+    assert began.wait(20)  # before that, it is itself among the queued
 
     async def ask():
         seen, others = [], []  # whose token it was, for each that came

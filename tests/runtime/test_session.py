@@ -381,19 +381,22 @@ def test_cancel_where_all_is_computed_already(model, ids):
 
 
 def test_cancel_while_waiting_for_a_place(model, ids):
-    may_continue, waiter, result, held = threading.Event(), model.session(GREEDY), [], []
+    may_continue, began, waiter = threading.Event(), threading.Event(), model.session(GREEDY)
+    result, held = [], []
 
     def hold(token):
         held.append(token.id)
+        began.set()
         assert may_continue.wait(20)
 
     holder = model.submit([Message("user", QUESTION)], GREEDY, hold)
+    assert began.wait(20)  # before that, it is itself among the queued
     thread = threading.Thread(target=lambda: result.extend(waiter.ask("Why?")))
     thread.start()
     while not model.metrics.queued:
         thread.join(0.002)
     waiter.cancel()
-    while model.metrics.queued:  # whatever is being computed; it may be just submitted
+    while model.metrics.queued:  # whatever is being computed
         thread.join(0.002)
     assert not may_continue.is_set()
     may_continue.set()
