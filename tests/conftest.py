@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.vision_spec import VisionSpec
 
+# Several processes share the cores: threads that wait awake take them from the others. OpenMP reads it when loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parents[1]
 SMALL_BUNDLE = ROOT / "edge_llava" / "selftest" / "bundle"
 SMALL_Q4_FILES = ROOT / "tests" / "data" / "bundles" / "q4"
