@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from edge_llava.converters.bundle_specs import find_limit_faults
-from edge_llava.converters.checkpoint_config import CheckpointConfig, read_checkpoint_config, read_tower_config
+from edge_llava.converters.checkpoint_config import CheckpointConfig
+from edge_llava.converters.contents import read_contents
 from edge_llava.converters.expected_tensors import (
     NEWLINE,
-    PATCHES,
     expected_language_shapes,
     expected_projector_shapes,
     expected_vision_shapes,
-    infer_tower,
 )
-from edge_llava.converters.hub import download, find_snapshot, is_hub_id
-from edge_llava.converters.json_file import plain, shorten, shown
+from edge_llava.converters.json_file import shorten
 from edge_llava.converters.licenses import find_licenses
 from edge_llava.converters.model_configs import TowerConfig
-from edge_llava.converters.sources import find_kind, open_sources
+from edge_llava.converters.parts import Parts
+from edge_llava.converters.places import Places
 from edge_llava.converters.taps import FeatureTap, TapChoice, find_tap
 from edge_llava.converters.tensor_store import TensorSource, TensorStore, refuse_unread
 from edge_llava.converters.tokenizers.reading import read_vocabulary
@@ -50,7 +48,8 @@ class Checkpoint:
         kind: "whole", "delta", "lora" or "projector", see `sources.Sources`.
         tokenizer: Directory of the tokenizer's files.
         base: Directory of the model that it is a delta, an adapter or a projector for, or None.
-        tower_directory: Directory of a tower that lies elsewhere, or None.
+        tower_directory: Directory of a tower that lies on its own, or None.
+        parts: Where the parts lie that xtuner saved, each in its directory; None in the other layouts.
     """
 
     name: str
@@ -65,6 +64,7 @@ class Checkpoint:
     tokenizer: Path
     base: Path | None = None
     tower_directory: Path | None = None
+    parts: Parts | None = None
 
     @classmethod
     def open(
@@ -85,49 +85,27 @@ class Checkpoint:
         Raises:
             CheckpointError: If it is not a supported LLaVA, or incomplete; all missing tensors at once.
         """
-        directory, revision = _locate(source, progress)
-        base_directory = None if base is None else _locate(base, progress)[0]
-        kind = find_kind(directory, base_directory)
-        # an adapter of a LLaVA in Hugging Face layout has no config of its own
-        is_described = (directory / "config.json").is_file() or base_directory is None
-        described = directory if is_described or base_directory is None else base_directory
-        config = read_checkpoint_config(described)
-        sources = open_sources(directory, config.layout, base_directory)
-        if sources.n_rows is not None:
-            config = replace(config, language=replace(config.language, n_rows=sources.n_rows))
-        stores = list(sources.stores)
-        tower, tower_directory = config.tower, None
-        holds_tower = tower is not None or any(PATCHES in store.infos for store in stores)
-        if holds_tower and vision_tower is not None:
-            raise CheckpointError(
-                f"{source} holds its own vision tower; --vision-tower would replace it. Leave it out."
-            )
-        if tower is None and holds_tower:
-            tower = infer_tower({name: info.shape for store in stores for name, info in store.infos.items()})
-        elif tower is None:
-            tower_directory = _locate_tower(
-                config, directory, vision_tower, may_download=is_hub_id(source), progress=progress
-            )
-            tower = read_tower_config(tower_directory)
-            stores.append(TensorStore.open(tower_directory, "clip"))
-        if config.tower is None:
-            config = replace(read_checkpoint_config(described, tower), language=config.language)
-        name = source if is_hub_id(source) else directory.resolve().name
-        name, revision = find_snapshot(directory) or (name, revision)
-        choice = TapChoice(config.feature_layer, config.drop_cls, tower.n_layers, is_inside=holds_tower)
-        tap = find_tap(config.tap_rule, choice)
-        configs = [path for path in (directory, base_directory) if path is not None]
-        vocabulary = read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token, configs)
+        places = Places.find(source, vision_tower, base, progress)
+        contents = read_contents(places)
+        config, tower, sources = contents.config, contents.tower, contents.sources
+        choice = TapChoice(config.feature_layer, config.drop_cls, tower.n_layers, is_inside=contents.holds_tower)
+        configs = [path for path in (places.directory, places.base) if path is not None]
         checkpoint = cls(
-            name, directory, revision, config, tower, tap, vocabulary, tuple(stores), kind, sources.tokenizer,
-            base_directory, tower_directory,
-        )  # fmt: skip
-        faults = find_limit_faults(checkpoint)
-        if faults:
-            raise CheckpointError(list_faults(f"{directory} is beyond the limits of a bundle:", shorten(faults)))
-        checkpoint._check_tensors()
-        checkpoint._check_that_it_is_no_delta()
-        checkpoint._check_head()
+            name=places.name,
+            directory=places.directory,
+            revision=places.commit,
+            config=config,
+            tower=tower,
+            tap=find_tap(config.tap_rule, choice),
+            vocabulary=read_vocabulary(sources.tokenizer, config.language.n_rows, config.image_token, configs),
+            _stores=sources.stores,
+            kind=sources.kind,
+            tokenizer=sources.tokenizer,
+            base=places.base,
+            tower_directory=contents.tower_directory,
+            parts=contents.parts,
+        )
+        checkpoint._check()
         return checkpoint
 
     @property
@@ -171,6 +149,14 @@ class Checkpoint:
     def _store(self, name: str) -> TensorSource:
         # The checkpoint before the tower's own directory: a tower that was trained on is saved with the rest.
         return next(store for store in self._stores if name in store.infos)
+
+    def _check(self) -> None:
+        faults = find_limit_faults(self)
+        if faults:
+            raise CheckpointError(list_faults(f"{self.directory} is beyond the limits of a bundle:", shorten(faults)))
+        self._check_tensors()
+        self._check_that_it_is_no_delta()
+        self._check_head()
 
     def _check_tensors(self) -> None:
         expected = (
@@ -237,38 +223,3 @@ class Checkpoint:
     def _needs(self, name: str) -> bool:
         # Every released LLaVA has its own head; where it is missing nevertheless, the embedding serves.
         return name != "language.lm_head.weight" or self.has(name)
-
-
-def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:
-    directory = Path(os.path.expanduser(source))
-    if os.path.isdir(directory):
-        return directory.absolute(), None
-    if os.path.exists(directory):
-        raise CheckpointError(f"{source} is a file. Give the checkpoint's directory.")
-    if is_hub_id(source):
-        return download(source, progress)
-    raise CheckpointError(f"there is no directory {source}, and it is no hub id (owner/name) either.")
-
-
-def _locate_tower(
-    config: CheckpointConfig,
-    directory: Path,
-    vision_tower: str | None,
-    *,
-    may_download: bool,
-    progress: ProgressCallback,
-) -> Path:
-    reference = vision_tower or config.tower_reference
-    if reference is None:
-        raise CheckpointError(f"{directory} contains no vision tower and names none. Give it: --vision-tower DIR")
-    here, beside = Path(os.path.expanduser(reference)), directory / os.path.expanduser(reference)
-    # what a checkpoint names is looked for in it first, what the user names where the user is
-    for candidate in (here, beside) if vision_tower else (beside, here):
-        if os.path.isdir(candidate):
-            return candidate.absolute()
-    if is_hub_id(reference) and (may_download or vision_tower is not None):
-        return download(reference, progress)[0]
-    raise CheckpointError(
-        f"{directory} contains no vision tower; it names {shown(reference)}, which is not a directory here. "
-        f"Give it: --vision-tower DIR (or --vision-tower {plain(reference)} to download it)."
-    )

@@ -6,14 +6,14 @@ Source: transformers' LlavaConfig, and the config keys of LLaVA's own LlavaConfi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_llava.converters.config_keys import find_code_keys, find_unknown_keys
 from edge_llava.converters.config_values import read_feature_layer, read_image_token, read_pinpoints, read_triple
-from edge_llava.converters.decoders import DIALECTS, LLAMA, find_dialect
+from edge_llava.converters.decoders import DIALECTS, LLAMA, DecoderDialect, find_dialect
 from edge_llava.converters.families import Family, find_family
 from edge_llava.converters.json_file import plain, read_json, shorten, shown
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig, read_language, read_tower
@@ -23,7 +23,7 @@ from edge_llava.errors import CheckpointError, list_faults
 
 SUPPORTED = (
     "LLaVA v0 to 1.6 and OneVision with a CLIP or SigLIP tower and LLaMA (Vicuna, Llama 3), Mistral or Qwen 1.5 to 2.5 "
-    "in Hugging Face layout and in the original layout, whole, as delta, LoRA or projector"
+    "in Hugging Face layout, in the original layout (whole, as delta, LoRA or projector) and in xtuner's"
 )
 _FIRST_TOWER = "openai/clip-vit-large-patch14"  # v0's tower, which its 7B config does not name
 _LIMITED = re.compile(r"anyres_max_(\d{1,4})")
@@ -54,6 +54,7 @@ class CheckpointConfig:
         image_marks: Whether every image is enclosed in <im_start> and <im_end>.
         image_token: Id of `<image>` in the embedding, where the checkpoint gave it a row.
         language: The language model.
+        template_fault: Why the template that was trained cannot be used, unless the user states one; "" if it can.
     """
 
     family: Family
@@ -74,10 +75,11 @@ class CheckpointConfig:
     image_marks: bool
     image_token: int | None
     language: LanguageConfig
+    template_fault: str = ""
 
     @property
     def layout(self) -> str:
-        """ "hf" or "original"."""
+        """ "hf", "original" or "xtuner"."""
         return self.family.layout
 
 
@@ -129,19 +131,25 @@ def read_tower_config(directory: Path) -> TowerConfig:
     return tower
 
 
-def read_language_config(directory: Path) -> LanguageConfig:
-    """Reads the config of a LLaMA on its own (a LlamaForCausalLM directory).
+def read_language_config(directory: Path, dialects: Sequence[DecoderDialect] = (LLAMA,)) -> LanguageConfig:
+    """Reads the config of a language model on its own (a LlamaForCausalLM directory).
+
+    Args:
+        directory: Where config.json lies.
+        dialects: The kinds that will do.
 
     Raises:
-        CheckpointError: If it is not a LLaMA, or a field is wrong; all faults at once.
+        CheckpointError: If it is of no such kind, or a field is wrong; all faults at once.
     """
     config = read_json(directory / "config.json")
     _check_sections(config, directory)
     faults: list[str] = []
-    if config.get("model_type") != "llama":
-        faults.append(f"model_type is {shown(config.get('model_type'))}, expected 'llama' (LLaMA, Vicuna)")
+    dialect = next((dialect for dialect in dialects if dialect.model_type == config.get("model_type")), None)
+    if dialect is None:
+        known = " or ".join(repr(dialect.model_type) for dialect in dialects)
+        faults.append(f"model_type is {shown(config.get('model_type'))}, expected {known}")
     faults += find_unknown_keys(config, "language")
-    language = read_language(config, faults)
+    language = read_language(config, faults, dialect or LLAMA)
     if faults:
         raise CheckpointError(list_faults(f"{directory} is not a usable language model:", shorten(faults)))
     return language

@@ -78,6 +78,8 @@ _ORIGINAL = _words(
     tune_entire_model unfreeze_vision_tower continuous_training use_s2
     """
 )
+# of xtuner's ProjectorConfig
+_PROJECTOR = _words("visual_hidden_size llm_hidden_size depth hidden_act bias")
 _CLIP = _words("text_config vision_config text_config_dict vision_config_dict logit_scale_init_value")
 KNOWN_KEYS: Mapping[str, frozenset[str]] = {
     "language": _BOOKKEEPING | _LANGUAGE,
@@ -85,6 +87,7 @@ KNOWN_KEYS: Mapping[str, frozenset[str]] = {
     "hf": _BOOKKEEPING | _HF,
     "original": _BOOKKEEPING | _LANGUAGE | _ORIGINAL,
     "clip": _BOOKKEEPING | _CLIP | _TOWER,
+    "projector": _BOOKKEEPING | _PROJECTOR,
 }
 # How people call what `quant_method` names; the others are called as they are.
 _QUANTIZERS = {"gptq": "GPTQ", "awq": "AWQ", "aqlm": "AQLM", "hqq": "HQQ", "fp8": "FP8"}

@@ -23,8 +23,8 @@ class Family:
     Attributes:
         name: For people.
         layout: "hf": sections `text_config` and `vision_config`; "original": the language model's keys on top, and
-            `mm_*`.
-        names: Its `architectures` or its `model_type` is one of them.
+            `mm_*`; "xtuner": a directory and a config for each part.
+        names: Its `architectures` or its `model_type` is one of them; none where no config says what the whole is.
         has_key: A key that its config has, in addition; "" for none.
         transformers_name: What the names of its classes in transformers begin with; "" for originals, which have none.
         defaults: What those classes take for a key that a config leaves out.
@@ -129,6 +129,8 @@ FAMILIES = (
     Family("LLaVA v0", "original", ("llama",), dialect=LLAMA, template="llava_v0"),
     Family("LLaVA", "original", ("llava", "llava_llama"), dialect=LLAMA),
 )
+# found by its directories, see `parts`
+XTUNER = Family("xtuner", "xtuner", ())
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:

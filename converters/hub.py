@@ -15,6 +15,9 @@ from edge_llava.home.progress import ProgressCallback, ProgressEvent
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer.model", "LICENSE*", "USE_POLICY*", "NOTICE*"]
 _UNUSED = ["*/*", "*training_args.bin", "*optimizer*"]
+# of xtuner's layout, see `parts`
+_PARTS = ("projector", "visual_encoder*", "llm_adapter")
+_OF_PARTS = ["xtuner_config.py", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors", "bin"))]
 _PROJECTOR, _TRAINABLES = "mm_projector.bin", "non_lora_trainables.bin"
 _WATCH_INTERVAL_S = 0.5
 
@@ -61,7 +64,8 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
         raise CheckpointError(f"the hub refuses {hub_id!r}: {reason}. Check the name, or log in.") from error
     except (RequestException, ConnectionError) as error:
         try:  # an earlier download can be used without a network
-            earlier = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
+            patterns = [*_PATTERNS, *_OF_PARTS]
+            earlier = Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
         except LocalEntryNotFoundError:
             raise CheckpointError(
                 f"{hub_id!r} is not a directory here, and the hub cannot be reached. "
@@ -70,6 +74,7 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
         return earlier, earlier.name
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     names = _choose(list(filter_repo_objects(sizes, allow_patterns=_PATTERNS, ignore_patterns=_UNUSED)))
+    names += filter_repo_objects(sizes, allow_patterns=_OF_PARTS)
     if not names or info.sha is None:
         raise CheckpointError(f"the hub's {hub_id!r} does not contain a checkpoint.")
     try:
@@ -79,7 +84,7 @@ def download(hub_id: str, progress: ProgressCallback) -> tuple[Path, str]:
         raise CheckpointError(
             f"downloading {hub_id!r} failed: {error}. Run the same command again: it resumes where it stopped."
         ) from error
-    return paths[0].parent, info.sha
+    return paths[0].parents[names[0].count("/")], info.sha
 
 
 def _choose(names: list[str]) -> list[str]:

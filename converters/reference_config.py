@@ -82,10 +82,15 @@ def read_reference_configs(checkpoint: Checkpoint, n_rows: int | None) -> Refere
         CheckpointError: If transformers cannot read it.
         ConversionError: If a value differs from the converters'; all differences at once.
     """
-    directory = checkpoint.directory
-    if not (directory / "config.json").is_file() and checkpoint.base is not None:
+    directory, parts = checkpoint.directory, checkpoint.parts
+    if parts is not None:
+        directory = parts.language
+    elif not (directory / "config.json").is_file() and checkpoint.base is not None:
         directory = checkpoint.base  # an adapter of a LLaVA in Hugging Face layout has no config of its own
     raw = read_json(directory / "config.json")
+    if parts is not None:  # put together as LLaVA's own code does
+        depth = read_json(parts.projector / "config.json").get("depth", 2)
+        raw["mm_projector_type"] = "linear" if depth == 1 else "mlp2x_gelu"
     try:
         configs = (_read_hf if checkpoint.config.layout == "hf" else _read_original)(raw, checkpoint, n_rows)
         faults = [

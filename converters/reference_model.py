@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -20,27 +20,12 @@ from edge_llava.converters.expected_tensors import NEWLINE
 from edge_llava.converters.lora import find_adapter_file
 from edge_llava.converters.reference_adapter import ReferenceAdapter
 from edge_llava.converters.reference_config import ReferenceConfigs, read_reference_configs
+from edge_llava.converters.reference_names import our_name, renaming
 from edge_llava.converters.tensor_names import unwrap_name
 from edge_llava.converters.tensor_store import TensorInfo, TensorStore
 from edge_llava.converters.weight_files import find_shards
 from edge_llava.errors import CheckpointError, ConversionError, list_faults
 
-# transformers' names of the parts, and ours (see `tensor_names`). First match wins.
-_OURS = (
-    ("model.vision_tower.vision_tower.vision_model.", "vision."),
-    ("model.vision_tower.vision_tower.", "vision."),
-    ("model.vision_tower.vision_model.", "vision."),
-    ("model.vision_tower.", "vision."),
-    ("model.multi_modal_projector.linear_1.", "projector.0."),
-    ("model.multi_modal_projector.linear_2.", "projector.2."),
-    ("model.mm_projector.weight", "projector.0.weight"),
-    ("model.mm_projector.bias", "projector.0.bias"),
-    ("model.mm_projector.", "projector."),
-    ("model.image_newline", "projector.image_newline"),
-    ("model.language_model.", "language."),
-    ("lm_head.", "language.lm_head."),
-    ("model.", "language."),
-)
 _HEAD = "lm_head.weight"
 # Embeddings that an adapter may contain in full.
 _EMBEDDING = re.compile(r"\bembed_tokens(\.token_adapter)?(\.base_layer|\.modules_to_save)?\.weight\Z")
@@ -72,11 +57,11 @@ class ReferenceModel:
         with torch.device("meta"):
             self.model: nn.Module = self.configs.build_model()
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        self._rename = _renaming(self.model, self._shapes)
-        self._adapter = _open_adapter(checkpoint, self._rename)
+        self._rename = renaming(self.model, self._shapes)
+        self._adapters = self._open_adapters()
         self._base: TensorStore | None = None
         self._stores = self._open_stores()
-        self._names = {_our_name(name): name for name in self._shapes}
+        self._names = {our_name(name): name for name in self._shapes}
         self._check_names()
 
     @property
@@ -102,12 +87,13 @@ class ReferenceModel:
             raise ConversionError(f"transformers' model of {self._checkpoint.directory} has no {name}.")
         parameter = self._names[name]
         module_name, _, leaf = parameter.rpartition(".")
-        if self._adapter is None or module_name not in self._adapter.modules:
+        adapter = next((adapter for adapter in self._adapters if module_name in adapter.modules), None)
+        if adapter is None:
             return self._read(parameter)
         module = copy.deepcopy(self.model.get_submodule(module_name))
         weights = {key: self._read(f"{module_name}.{key}") for key in module.state_dict()}
         module.load_state_dict(weights, assign=True)
-        merged: torch.Tensor = self._adapter.merge(module_name, module).state_dict()[leaf]
+        merged: torch.Tensor = adapter.merge(module_name, module).state_dict()[leaf]
         return merged.float()
 
     def deployed_names(self) -> list[str]:
@@ -161,11 +147,16 @@ class ReferenceModel:
     def _open_stores(self) -> list[TensorStore]:
         """Lists the files in the order in which a parameter is looked up."""
         checkpoint, files = self._checkpoint, self._open
-        stores = [] if self._adapter is None else [self._adapter.whole]
+        stores = [adapter.whole for adapter in self._adapters]
         if checkpoint.tower_directory is not None:
             # a tower that was trained further is stored with the rest, and takes precedence over its own directory
             tower = TensorStore(find_shards(checkpoint.tower_directory), self._tower_name)
-        if checkpoint.kind == "whole":
+        if checkpoint.parts is not None:
+            stores += [
+                files(find_shards(checkpoint.parts.language)),
+                TensorStore(find_shards(checkpoint.parts.projector), self._projector_name),
+            ]
+        elif checkpoint.kind == "whole":
             stores.append(files(find_shards(checkpoint.directory)))
         elif checkpoint.base is not None:
             base = files(find_shards(checkpoint.base))
@@ -185,6 +176,19 @@ class ReferenceModel:
     def _tower_name(self, name: str) -> str:
         return self._rename(f"model.vision_tower.vision_tower.{unwrap_name(name)}")
 
+    def _projector_name(self, name: str) -> str:
+        """The name of a projector on its own, whose only layer has a number in xtuner's layout."""
+        name = f"model.mm_projector.{name.removeprefix('model.')}"
+        return name if name in self._shapes else name.replace(".0.", ".")
+
+    def _open_adapters(self) -> list[ReferenceAdapter]:
+        parts = self._checkpoint.parts
+        if parts is None:
+            directory = _language_adapter(self._checkpoint)
+            return [] if directory is None else [ReferenceAdapter(directory, self._rename)]
+        found = ((parts.language_adapter, self._rename), (parts.tower_adapter, self._tower_name))
+        return [ReferenceAdapter(directory, rename) for directory, rename in found if directory is not None]
+
     def _check_names(self) -> None:
         stores = [*self._stores, *([] if self._base is None else [self._base])]
         unknown = {
@@ -194,7 +198,7 @@ class ReferenceModel:
             if name not in self._shapes
         }
         faults = [f"{name} in {file} is not part of the model" for name, file in unknown.items()]
-        modules = {} if self._adapter is None else self._adapter.modules
+        modules = {name: path for adapter in self._adapters for name, path in adapter.modules.items()}
         known = {name.rpartition(".")[0] for name in self._shapes}
         faults += [
             f"the adapter's {path} is not part of the model" for name, path in modules.items() if name not in known
@@ -214,7 +218,7 @@ class ReferenceModel:
 
     def _is_deployed(self, name: str) -> bool:
         """Whether a parameter is deployed, unlike blocks after the selected layer and an unused newline row."""
-        ours = _our_name(name)
+        ours = our_name(name)
         if ours == NEWLINE:
             return self._checkpoint.config.has_newline
         block = re.match(r"vision\.encoder\.layers\.(\d+)\.", ours)
@@ -225,19 +229,20 @@ class ReferenceModel:
 
 def _adapter_rows(checkpoint: Checkpoint) -> int | None:
     """Returns the rows of an adapter's own embedding, for added tokens; None if it has none."""
-    if not _has_adapter(checkpoint):
+    directory = _language_adapter(checkpoint)
+    if directory is None:
         return None
-    store = TensorStore([find_adapter_file(checkpoint.directory)], lambda name: name)
+    store = TensorStore([find_adapter_file(directory)], lambda name: name)
     rows = [info.shape[0] for name, info in store.infos.items() if _EMBEDDING.search(name) and info.shape]
     return rows[0] if rows else None
 
 
-def _open_adapter(checkpoint: Checkpoint, rename: Callable[[str], str]) -> ReferenceAdapter | None:
-    return ReferenceAdapter(checkpoint.directory, rename) if _has_adapter(checkpoint) else None
-
-
-def _has_adapter(checkpoint: Checkpoint) -> bool:
-    return checkpoint.kind == "lora" and (checkpoint.directory / "adapter_config.json").is_file()
+def _language_adapter(checkpoint: Checkpoint) -> Path | None:
+    """Where the adapter lies that changes the language model, and in other layouts than xtuner's the rest as well."""
+    if checkpoint.parts is not None:
+        return checkpoint.parts.language_adapter
+    is_adapter = checkpoint.kind == "lora" and (checkpoint.directory / "adapter_config.json").is_file()
+    return checkpoint.directory if is_adapter else None
 
 
 def check_reading(checkpoint: Checkpoint) -> None:
@@ -262,48 +267,3 @@ def _differences(checkpoint: Checkpoint, faults: list[str]) -> str:
         faults[:_SHOWN] + more,
         "Nothing is converted.",
     )
-
-
-def _our_name(name: str) -> str:
-    for theirs, ours in _OURS:
-        if name.startswith(theirs):
-            return ours + name[len(theirs) :]
-    return name
-
-
-def _renaming(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Callable[[str], str]:
-    """Maps names in files to names of parameters by transformers' own rules, and removes other programs' wrappers."""
-    rules = _transformers_rules(model)
-
-    def rename(name: str) -> str:
-        plain = rules(unwrap_name(name))
-        # transformers 5.6 removed the inner vision_model; 4 does not read its names, nor 5 those of a bare CLIP
-        candidates = (
-            plain,
-            re.sub(r"((?:vision_tower\.)+)", r"\1vision_model.", plain, count=1),
-            plain.replace("vision_model.", "", 1),
-            re.sub(r"\A(?:model\.)*mm_projector\.", "model.mm_projector.", plain),
-            plain.removeprefix("model."),
-        )
-        return next((candidate for candidate in candidates if candidate in shapes), plain)
-
-    return rename
-
-
-def _transformers_rules(model: nn.Module) -> Callable[[str], str]:
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping  # transformers 5
-        from transformers.core_model_loading import rename_source_key
-    except ImportError:
-        mapping: Mapping[str, str] = getattr(model, "_checkpoint_conversion_mapping", None) or {}
-        return lambda name: _first_substitution(mapping, name)
-    renamings = get_model_conversion_mapping(model)
-    return lambda name: str(rename_source_key(name, renamings, [])[0])
-
-
-def _first_substitution(mapping: Mapping[str, str], name: str) -> str:
-    for pattern, replacement in mapping.items():
-        renamed, n = re.subn(pattern, replacement, name)
-        if n:
-            return renamed
-    return name

@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_llava.converters.delta import DeltaStore
 from edge_llava.converters.json_file import read_json
 from edge_llava.converters.lora import LoraStore, TrainedStore, trainables_name
+from edge_llava.converters.parts import Parts
 from edge_llava.converters.tensor_names import own_name, unwrap_name
 from edge_llava.converters.tensor_store import TensorSource, TensorStore
 from edge_llava.converters.weight_files import list_weights
@@ -85,10 +86,32 @@ def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
         store = TrainedStore(TensorStore.read([directory / _TRAINABLES], trainables_name), own)
     if not (directory / _ADAPTER).is_file():
         return Sources(kind, (store,), tokenizer)
-    # LLaVA's classes in transformers 4 read a missing value as true, LLaMA's as false
-    has_own_head = read_json(base / "config.json").get("tie_word_embeddings", layout == "hf") is False
-    lora = LoraStore(directory, store, layout, has_own_head=has_own_head)
+    lora = LoraStore(directory, store, layout, has_own_head=_has_own_head(base, layout))
     return Sources(kind, (lora,), tokenizer, lora.n_rows)
+
+
+def open_parts(parts: Parts) -> Sources:
+    """Opens the files of a LLaVA whose parts lie in directories of their own, and merges their adapters.
+
+    Raises:
+        CheckpointError: If files are missing or damaged, or an adapter does not fit its base.
+    """
+    language: TensorSource = TensorStore.open(parts.language, "language")
+    tower: TensorSource = TensorStore.open(parts.tower, "clip")
+    projector, n_rows = TensorStore.open(parts.projector, "projector"), None
+    if parts.language_adapter is not None:
+        has_own_head = _has_own_head(parts.language, "language")
+        lora = LoraStore(parts.language_adapter, language, "language", has_own_head=has_own_head)
+        language, n_rows = lora, lora.n_rows
+    if parts.tower_adapter is not None:
+        tower = LoraStore(parts.tower_adapter, tower, "clip", has_own_head=False)
+    tokenizer = parts.checkpoint if _has_tokenizer(parts.checkpoint) else parts.language
+    return Sources(parts.kind, (language, projector, tower), tokenizer, n_rows)
+
+
+def _has_own_head(directory: Path, layout: str) -> bool:
+    # LLaVA's classes in transformers 4 read a missing value as true, LLaMA's as false
+    return read_json(directory / "config.json").get("tie_word_embeddings", layout == "hf") is False
 
 
 def _projector_name(source_name: str) -> str | None:

@@ -60,9 +60,11 @@ def checkpoint_template(checkpoint: Checkpoint, wanted: str | None) -> TemplateS
         wanted: Name in TEMPLATES that the user states; None leaves it to the checkpoint.
 
     Raises:
-        CheckpointError: As `choose_template`.
+        CheckpointError: As `choose_template`, or if the checkpoint names a template that has no equal here.
     """
     config, vocabulary = checkpoint.config, checkpoint.vocabulary
+    if wanted is None and config.template_fault:
+        raise CheckpointError(config.template_fault)
     image = None if config.image_token is None else read_added_tokens(checkpoint.tokenizer).get(config.image_token)
     template = choose_template(
         checkpoint.tokenizer,

@@ -27,6 +27,12 @@ _HF_PREFIXES = (
     ("image_newline", "projector.image_newline"),
     ("model.image_newline", "projector.image_newline"),
 )
+_LANGUAGE_PREFIXES = (
+    ("model.embed_tokens.", "language.embed_tokens."),
+    ("model.layers.", "language.layers."),
+    ("model.norm.", "language.norm."),
+    ("lm_head.", "language.lm_head."),
+)
 _ORIGINAL_PREFIXES = (
     ("model.mm_projector.weight", "projector.0.weight"),  # linear: the only layer has no number
     ("model.mm_projector.bias", "projector.0.bias"),
@@ -34,10 +40,7 @@ _ORIGINAL_PREFIXES = (
     ("model.image_newline", "projector.image_newline"),
     ("model.vision_tower.vision_tower.vision_model.", "vision."),
     ("model.vision_tower.vision_tower.", "vision."),
-    ("model.embed_tokens.", "language.embed_tokens."),
-    ("model.layers.", "language.layers."),
-    ("model.norm.", "language.norm."),
-    ("lm_head.", "language.lm_head."),
+    *_LANGUAGE_PREFIXES,
 )
 _CLIP_PREFIXES = (
     ("vision_model.", "vision."),
@@ -47,7 +50,13 @@ _CLIP_PREFIXES = (
     ("post_layernorm.", "vision.post_layernorm."),
     ("head.", "vision.head."),
 )
-PREFIXES = {"hf": _HF_PREFIXES, "original": _ORIGINAL_PREFIXES, "clip": _CLIP_PREFIXES}
+PREFIXES = {
+    "hf": _HF_PREFIXES,
+    "original": _ORIGINAL_PREFIXES,
+    "clip": _CLIP_PREFIXES,
+    "language": _LANGUAGE_PREFIXES,
+    "projector": (("model.", "projector."),),  # xtuner's, whose layers are counted as LLaVA's are
+}
 
 # Buffers in older files, which are computed from the config.
 _BUFFER_SUFFIXES = (".rotary_emb.inv_freq", "embeddings.position_ids")
@@ -81,7 +90,7 @@ def own_name(source_name: str, layout: str) -> str | None:
 
     Args:
         source_name: The name in the checkpoint.
-        layout: "hf", "original", or "clip" (a tower on its own).
+        layout: "hf", "original", or that of a part on its own: "clip" (a tower), "language" or "projector".
     """
     if source_name.endswith(_BUFFER_SUFFIXES):
         return None

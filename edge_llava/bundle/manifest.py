@@ -35,7 +35,7 @@ class SourceInfo:
     Attributes:
         name: Directory name or hub id of the checkpoint; for people, never for decisions.
         revision: Commit of the hub repository, or None for a directory.
-        layout: "hf" (LlavaForConditionalGeneration) or "original" (LlavaLlamaForCausalLM).
+        layout: "hf" (LlavaForConditionalGeneration), "original" (LlavaLlamaForCausalLM) or "xtuner" (its parts).
         license_files: Files of the checkpoint that state its licence, copied to `licenses/` of the bundle.
     """
 
@@ -174,7 +174,7 @@ def _read_source(fields: JsonFields) -> SourceInfo:
     return SourceInfo(
         name=fields.text("name"),
         revision=fields.optional_text("revision"),
-        layout=fields.text("layout", ("hf", "original")),
+        layout=fields.text("layout", ("hf", "original", "xtuner")),
         license_files=fields.texts("license_files"),
     )
 

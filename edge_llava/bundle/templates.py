@@ -150,6 +150,15 @@ TEMPLATES: Mapping[str, Template] = {
             around_system=("<|system|>\n", "<|end|>\n"),
             before_answer="",
         ),
+        # xtuner's PROMPT_TEMPLATE.vicuna: no system text, BOS at every turn
+        Template(
+            "vicuna_xtuner",
+            "USER: ",
+            " ASSISTANT:",
+            "</s>\n<s>USER: ",
+            "</s>",
+            around_system=(f"{_USER} ", "\n "),
+        ),
         # LLaVA-NeXT's conv_qwen; LLaVA-OneVision in its original layout
         Template(
             "qwen_chatml",

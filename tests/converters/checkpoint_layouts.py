@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _CLASSES = {
     LlavaNextConfig: LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig: LlavaOnevisionForConditionalGeneration,
 }
-_TO_ORIGINAL = (
+TO_ORIGINAL = (
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
     ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
@@ -42,11 +42,13 @@ class Made:
 
     Attributes:
         directory: As it is published.
-        twin: In Hugging Face layout; the same directory where that is the published one.
+        twin: In Hugging Face layout, with the tokenizer; the same directory where that is the published one.
+        options: Of `ConvertOptions`: where the rest of the checkpoint is.
     """
 
     directory: Path
     twin: Path
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 Write = Callable[[Path], None]
@@ -75,7 +77,7 @@ def hugging_face(
         processor: preprocessor_config.json.
         files: More JSON files by name, without ".json"; a text is written as chat_template.json has it.
     """
-    model = _model(config, seed, tower, language, keys)
+    model = model_of(config, seed, tower, language, keys)
     model.save_pretrained(directory)
     (directory / "generation_config.json").unlink(missing_ok=True)
     write_tokenizer(directory)
@@ -117,7 +119,7 @@ def original(
     config = LlavaOnevisionConfig if has_newline else LlavaConfig
     extra = {"image_grid_pinpoints": [[tower["image_size"]] * 2], "video_token_index": n_rows + 2}
     keys_of_twin = tap | image_token | (extra if has_newline else {})
-    model = _model(config, seed, tower, language | {"vocab_size": N_ROWS}, keys_of_twin)
+    model = model_of(config, seed, tower, language | {"vocab_size": N_ROWS}, keys_of_twin)
     model.save_pretrained(twin)
     directory.mkdir()
     tensors = {}
@@ -127,7 +129,7 @@ def original(
         if kept and int(name.split(".layers.")[1].split(".")[0]) >= n_blocks:
             continue
         is_table = name.endswith(("embed_tokens.weight", "lm_head.weight"))
-        ours, theirs = next(pair for pair in _TO_ORIGINAL if name.startswith(pair[0]))
+        ours, theirs = next(pair for pair in TO_ORIGINAL if name.startswith(pair[0]))
         tensors[theirs + name[len(ours) :]] = tensor[:n_rows].clone() if is_table else tensor
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     write_tokenizer(directory)
@@ -136,7 +138,7 @@ def original(
     return Made(directory, twin)
 
 
-def _model(
+def model_of(
     config: Any, seed: int, tower: Mapping[str, Any], language: Mapping[str, Any], keys: Mapping[str, Any]
 ) -> Any:
     """A model whose embeddings of images and tokens are far enough apart for 1e-4 to mean something."""

@@ -37,8 +37,8 @@ class FamilyReference:
         self.model = AutoModelForImageTextToText.from_pretrained(made.twin, dtype=torch.float32).eval()
         self.config = self.model.config
         self.image_id: int = self.config.image_token_index
-        is_sentencepiece = (made.directory / "tokenizer.model").is_file()
-        self.tokenizer = AutoTokenizer.from_pretrained(made.directory, use_fast=not is_sentencepiece)
+        is_sentencepiece = (made.twin / "tokenizer.model").is_file()
+        self.tokenizer = AutoTokenizer.from_pretrained(made.twin, use_fast=not is_sentencepiece)
 
     def pixels(self, image: np.ndarray) -> Pixels:
         """(T, 3, S, S) of an image uint8 (H, W, 3) that is alone, by the slow processors."""

@@ -67,6 +67,20 @@ def yi_tokenizer(tokenizer_model: bytes) -> Write:
     return write
 
 
+def vicuna_tokenizer(tokenizer_model: bytes) -> Write:
+    """Writes LLaMA's tokenizer with what Vicuna's config says."""
+
+    def write(directory: Path) -> None:
+        (directory / "tokenizer.model").write_bytes(tokenizer_model)
+        config = {
+            "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>",
+            "pad_token": "<unk>", "unk_token": "<unk>", "legacy": True, "tokenizer_class": "LlamaTokenizer",
+        }  # fmt: skip
+        write_json(directory / "tokenizer_config.json", config)
+
+    return write
+
+
 def phi_3_tokenizer(tokenizer_model: bytes, image: int) -> Write:
     """Writes Phi-3's tokenizer: added tokens that swallow white space, <image> with the id `image`, <pad> behind it."""
 

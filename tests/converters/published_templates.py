@@ -129,3 +129,45 @@ def bunny(end: str) -> Render:
         return f"{text}ASSISTANT:"
 
     return render
+
+
+# xtuner/utils/templates.py; SUFFIX is the end of an answer where it is not the tokenizer's
+_XTUNER = {
+    "llama3_chat": {
+        "SYSTEM": "<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>",
+        "INSTRUCTION": (
+            "<|start_header_id|>user<|end_header_id|>\n\n{input}<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n"
+        ),
+        "SUFFIX": "<|eot_id|>",
+    },
+    "vicuna": {
+        "SYSTEM": f"{_VICUNA} {{system}}\n ",
+        "INSTRUCTION": "USER: {input} ASSISTANT:",
+        "SEP": "\n",
+    },
+}
+
+
+def xtuner(name: str, bos: str = "", eos: str = "") -> Render:
+    """xtuner's template_map_fn and encode_fn, which begins anew behind an answer that the tokenizer's token ends.
+
+    Each text is tokenized on its own, which LLaMA's tokenizer shows by a space in front of it.
+    """
+    template = _XTUNER[name]
+    space = "" if "SUFFIX" in template else " "
+
+    def render(said: Sequence[Said]) -> str:
+        text = ""
+        for turn in said:
+            if turn.role == "system":
+                text += template["SYSTEM"].format(system=turn.text)
+            elif turn.role == "user":
+                text += template["INSTRUCTION"].format(input=turn.content)
+            else:
+                end = template.get("SUFFIX") or eos
+                begin = "" if "SUFFIX" in template else bos
+                text += f"{space}{turn.text}{end}{template.get('SEP', '')}{begin}"
+        return text
+
+    return render

@@ -16,12 +16,18 @@ import pytest
 
 pytestmark = pytest.mark.convert
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# of xtuner's layout; the first is not at the top
+PARTS = (
+    "llm_adapter/adapter_model.safetensors", "projector/config.json", "projector/model.safetensors",
+    "visual_encoder_adapter/adapter_config.json", "xtuner_config.py",
+)  # fmt: skip
+UNUSED_PARTS = ("projector/modeling_projector.py", "onnx/model.json", "optimizer/model.bin")
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves one model's files; everything else is 404, and the model `owner/gated` requires a login."""
+    """Serves the files of models; everything else is 404, and the model `owner/gated` requires a login."""
 
-    files: dict[str, bytes]
+    models: dict[str, dict[str, bytes]]
 
     def do_GET(self) -> None:
         self._answer(send_body=True)
@@ -34,13 +40,14 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self, *, send_body: bool) -> None:
         path = self.path.split("?")[0]
-        prefix = f"/owner/demo/resolve/{COMMIT}/"
-        if path == "/api/models/owner/demo":
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
-            body = json.dumps({"id": "owner/demo", "sha": COMMIT, "siblings": siblings}).encode()
+        asked, _, name = path.partition(f"/resolve/{COMMIT}/")
+        files = self.models.get(asked.removeprefix("/api/models/").removeprefix("/"), {})
+        if files and not name:
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+            body = json.dumps({"id": asked, "sha": COMMIT, "siblings": siblings}).encode()
             self._send(200, body, {"Content-Type": "application/json"}, send_body)
-        elif path.startswith(prefix) and path.removeprefix(prefix) in self.files:
-            body = self.files[path.removeprefix(prefix)]
+        elif name in files:
+            body = files[name]
             etag = hashlib.sha256(body).hexdigest()
             self._send(200, body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, send_body)
         elif "gated" in path:
@@ -59,8 +66,9 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def endpoint(seeded_checkpoint: Path) -> Iterator[str]:
-    Hub.files = {path.name: path.read_bytes() for path in seeded_checkpoint.iterdir()}
-    Hub.files |= {"LICENSE": b"be kind", "pytorch_model.bin": b"not to be downloaded", "onnx/model.json": b"{}"}
+    files = {path.name: path.read_bytes() for path in seeded_checkpoint.iterdir()}
+    files |= {"LICENSE": b"be kind", "pytorch_model.bin": b"not to be downloaded", "onnx/model.json": b"{}"}
+    Hub.models = {"owner/demo": files, "owner/parts": dict.fromkeys([*PARTS, *UNUSED_PARTS], b"{}")}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -69,9 +77,13 @@ def endpoint(seeded_checkpoint: Path) -> Iterator[str]:
 
 
 def convert(endpoint: str, cache: Path, source: str, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from edge_llava.cli import main; main()", "convert", source, "-o", str(out)]
+    return run(command, endpoint, cache)
+
+
+def run(command: list[str], endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
-    command = [sys.executable, "-c", "from edge_llava.cli import main; main()", "convert", source, "-o", str(out)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -85,6 +97,16 @@ def test_a_hub_id_is_downloaded_and_converted(endpoint, tmp_path):
     fetched = {path.name for path in (tmp_path / "cache").rglob("snapshots/*/*")}
     assert "model.safetensors" in fetched
     assert not fetched & {"pytorch_model.bin", "onnx"}
+
+
+def test_directories_of_parts_are_downloaded(endpoint, tmp_path):
+    program = "from edge_llava.converters.hub import download; print(download('owner/parts', lambda event: None)[0])"
+    done = run([sys.executable, "-c", program], endpoint, tmp_path)
+    assert done.returncode == 0, done.stderr
+    directory = Path(done.stdout.strip())
+    assert (directory.name, directory.parent.name) == (COMMIT, "snapshots")
+    found = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    assert found == set(PARTS)
 
 
 @pytest.mark.parametrize(

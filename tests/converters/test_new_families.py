@@ -10,6 +10,7 @@ from typing import Any
 
 import family_checkpoints as made
 import family_originals as originals
+import family_parts_apart as apart
 import numpy as np
 import published_templates as published
 import pytest
@@ -117,7 +118,7 @@ def compare(convert_to, make_image, tmp_path) -> Callable[..., Any]:
     def run(make: Callable[[Path], Any], aspect: str, render: published.Render) -> Iterator[Comparison]:
         checkpoint = make(tmp_path / "checkpoint")
         truth = FamilyReference(checkpoint, aspect, render)
-        with edge_llava.load(convert_to(checkpoint.directory, quant="F32")) as model:
+        with edge_llava.load(convert_to(checkpoint.directory, quant="F32", **checkpoint.options)) as model:
             yield Comparison(truth, model, make_image)
 
     return run
@@ -287,5 +288,42 @@ def test_bunny_qwen(compare):
 )
 def test_clip_qwen_2(compare):
     with compare(lambda d: originals.clip_qwen_2(d, 1), "pad", published.by_chat_template(published.QWEN_1_5)) as both:
+        both.all(ALONE, WITH_SYSTEM, TURNS, PAIR)
+        both.ids(LATER)
+
+
+@pytest.mark.family(
+    "LLaVA-Llama-3, xtuner (no suffix)",
+    "LlamaForCausalLM, projector/ and visual_encoder/, or visual_encoder_adapter/ with --vision-tower",
+    "pixels 0.0, embeddings < 1e-4, ids of whole prompts and 32 greedy tokens equal; peft merges the adapter",
+)
+@pytest.mark.parametrize("tower", ["whole", "adapter"])
+def test_xtuner_llama_3(compare, tower):
+    with compare(lambda d: apart.llama_3(d, 3, tower=tower), "pad", published.xtuner("llama3_chat")) as both:
+        both.all(ALONE, WITH_SYSTEM, TURNS, PAIR)
+        both.ids(LATER)
+        assert both.model.manifest.source.layout == "xtuner"
+
+
+@pytest.mark.family(
+    "LLaVA-Llama-3, xtuner (QLoRA, pre-training)",
+    "projector/, with llm_adapter/ or without, over --base; a frozen tower by --vision-tower",
+    "pixels 0.0, embeddings < 1e-4, ids of whole prompts and 32 greedy tokens equal; peft merges the adapters",
+)
+@pytest.mark.parametrize("language", ["adapter", "frozen"])
+def test_xtuner_on_models_elsewhere(compare, language):
+    render = published.xtuner("llama3_chat")
+    with compare(lambda d: apart.llama_3(d, 3, language, "frozen"), "pad", render) as both:
+        both.all(ALONE, TURNS)
+
+
+@pytest.mark.family(
+    "LLaVA-1.5, xtuner (a QLoRA of Vicuna)",
+    "llm_adapter/ over --base; template vicuna_xtuner, which begins every turn with BOS",
+    "pixels 0.0, embeddings < 1e-4, ids of whole prompts and 32 greedy tokens equal; peft merges the adapter",
+)
+def test_xtuner_vicuna(compare, sentencepiece_model):
+    render = published.xtuner("vicuna", bos="<s>", eos="</s>")
+    with compare(lambda d: apart.vicuna(d, 3, sentencepiece_model), "pad", render) as both:
         both.all(ALONE, WITH_SYSTEM, TURNS, PAIR)
         both.ids(LATER)

@@ -220,7 +220,7 @@ def test_wrong_type_is_named(path: Path_, value: Any) -> None:
     ("path", "value", "fault"),
     [
         (("format_version",), 0, "format_version is 0, expected an integer from 1"),
-        (("source", "layout"), "onnx", 'source.layout is "onnx", expected one of hf, original'),
+        (("source", "layout"), "onnx", 'source.layout is "onnx", expected one of hf, original, xtuner'),
         (("vision", "aspect"), "stretch", 'vision.aspect is "stretch", expected one of pad, crop, squash, anyres'),
         (("vision", "precision"), "int4", 'vision.precision is "int4", expected one of fp32, fp16, int8'),
         (("vision", "image_size"), 4097, "vision.image_size is 4097, expected an integer from 1"),
