@@ -176,7 +176,8 @@ class Checkpoint:
             f"{n} has shape {self.shape(n)}, expected {expected[n]}" for n in present if self.shape(n) != expected[n]
         ]
         if faults:
-            headline = f"{self.directory} is incomplete or does not match its config:"
+            over = "" if self.base is None else f" over {self.base}"
+            headline = f"{self.directory}{over} is incomplete or does not match its config:"
             raise CheckpointError(list_faults(headline, shorten(faults), self._name_other_files()))
 
     def _refuse_unread(self, expected: Mapping[str, tuple[int, ...]]) -> None:

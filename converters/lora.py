@@ -34,9 +34,9 @@ _CHANGES = (
 # Tensors that may have more rows than the base's, if the adapter was trained with added tokens.
 EMBEDDINGS = ("language.embed_tokens.weight", "language.lm_head.weight")
 _ROWS_OF_TWO = (
-    "trainable_token_indices is set and the base's config.json does not say tie_word_embeddings false: depending "
-    "on the version of transformers, peft also changes the head's rows. Merge the adapter with peft and convert the "
-    "merged model"
+    "trainable_token_indices is set and the base's config.json says tie_word_embeddings neither false nor, for its "
+    "language model, true: depending on the version of transformers, peft also changes the head's rows. Merge the "
+    "adapter with peft and convert the merged model"
 )
 # Complete sets of changes to one tensor.
 _COMPLETE = (
@@ -66,7 +66,7 @@ class AdapterTensor:
 
     @classmethod
     def parse(cls, source_name: str, layout: str) -> AdapterTensor:
-        """Parses a name of an adapter file whose base is in layout "hf" or "original".
+        """Parses a name of an adapter file whose base is in a layout of `tensor_names.own_name`.
 
         Raises:
             CheckpointError: If it changes something that is not part of a LLaVA.
@@ -109,13 +109,13 @@ class LoraStore:
         n_rows: Rows of the embedding if the adapter has its own, for added tokens; else None.
     """
 
-    def __init__(self, directory: Path, base: TensorSource, layout: str, *, has_own_head: bool) -> None:
+    def __init__(self, directory: Path, base: TensorSource, layout: str, *, says_whether_tied: bool) -> None:
         """
         Args:
             directory: Contains adapter_config.json and adapter_model.safetensors or .bin.
             base: The tensors that were adapted.
-            layout: The layout whose names the adapter uses: "hf" or "original".
-            has_own_head: Whether the base's config says that the head is not tied to the embedding.
+            layout: The layout whose names the adapter uses, see `tensor_names.own_name`.
+            says_whether_tied: Whether the base's config leaves no doubt if the head is the embedding.
 
         Raises:
             CheckpointError: If the adapter cannot be read, or belongs to another base; all faults at once.
@@ -132,7 +132,7 @@ class LoraStore:
             if tensor.change:
                 self._changes.setdefault(tensor.target, {})[tensor.change] = tensor.module
         faults = [*_whole_faults(whole, base.infos, self.infos), *self._faults()]
-        if not has_own_head and any("rows" in changes for changes in self._changes.values()):
+        if not says_whether_tied and any("rows" in changes for changes in self._changes.values()):
             faults.append(_ROWS_OF_TWO)
         if not found:
             faults.append(f"{find_adapter_file(directory).name} contains no tensors")

@@ -86,7 +86,7 @@ def open_sources(directory: Path, layout: str, base: Path | None) -> Sources:
         store = TrainedStore(TensorStore.read([directory / _TRAINABLES], trainables_name), own)
     if not (directory / _ADAPTER).is_file():
         return Sources(kind, (store,), tokenizer)
-    lora = LoraStore(directory, store, layout, has_own_head=_has_own_head(base, layout))
+    lora = LoraStore(directory, store, layout, says_whether_tied=_says_whether_tied(base, layout))
     return Sources(kind, (lora,), tokenizer, lora.n_rows)
 
 
@@ -100,18 +100,23 @@ def open_parts(parts: Parts) -> Sources:
     tower: TensorSource = TensorStore.open(parts.tower, "clip")
     projector, n_rows = TensorStore.open(parts.projector, "projector"), None
     if parts.language_adapter is not None:
-        has_own_head = _has_own_head(parts.language, "language")
-        lora = LoraStore(parts.language_adapter, language, "language", has_own_head=has_own_head)
+        says = _says_whether_tied(parts.language, "language")
+        lora = LoraStore(parts.language_adapter, language, "language", says_whether_tied=says)
         language, n_rows = lora, lora.n_rows
     if parts.tower_adapter is not None:
-        tower = LoraStore(parts.tower_adapter, tower, "clip", has_own_head=False)
+        tower = LoraStore(parts.tower_adapter, tower, "clip", says_whether_tied=False)
     tokenizer = parts.checkpoint if _has_tokenizer(parts.checkpoint) else parts.language
     return Sources(parts.kind, (language, projector, tower), tokenizer, n_rows)
 
 
-def _has_own_head(directory: Path, layout: str) -> bool:
+def _says_whether_tied(directory: Path, layout: str) -> bool:
+    """Whether it is certain from a base's config if its head is its embedding."""
+    config = read_json(directory / "config.json")
+    language = config.get("text_config") if layout == "hf" else config
+    if isinstance(language, dict) and language.get("tie_word_embeddings") is True:
+        return True
     # LLaVA's classes in transformers 4 read a missing value as true, LLaMA's as false
-    return read_json(directory / "config.json").get("tie_word_embeddings", layout == "hf") is False
+    return config.get("tie_word_embeddings", layout == "hf") is False
 
 
 def _projector_name(source_name: str) -> str | None:

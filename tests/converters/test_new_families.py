@@ -14,6 +14,7 @@ import family_parts_apart as apart
 import numpy as np
 import published_templates as published
 import pytest
+from family_adapters import adapt, adapt_original
 from family_reference import FamilyReference
 from published_templates import Said
 
@@ -327,3 +328,24 @@ def test_xtuner_vicuna(compare, sentencepiece_model):
     with compare(lambda d: apart.vicuna(d, 3, sentencepiece_model), "pad", render) as both:
         both.all(ALONE, WITH_SYSTEM, TURNS, PAIR)
         both.ids(LATER)
+
+
+LORAS = {
+    "Llama 3": (lambda d: adapt(made.xtuner_llama_3_transformers(d, 3), 2), "pad", published.LLAMA_3),
+    "Qwen": (lambda d: adapt(made.interleave(d, 5), 2, bias="all"), "squash", published.INTERLEAVE),
+    "OneVision": (lambda d: adapt_original(originals.onevision_original(d, 7), 4), "anyres", published.QWEN_1_5),
+}
+
+
+@pytest.mark.family(
+    "LoRA on newer families",
+    "on tower, projector and language model in Hugging Face layout, q/k/v biases, a tied head; with "
+    "non_lora_trainables.bin on originals",
+    "merge as peft's for 4 families in Hugging Face layout and 7 originals; ids and 32 greedy tokens equal for three",
+)
+@pytest.mark.filterwarnings("ignore")  # peft comments on what it saves
+@pytest.mark.parametrize("name", LORAS)
+def test_lora_on_newer_families(compare, name):
+    make, aspect, template = LORAS[name]
+    with compare(make, aspect, published.by_chat_template(template, bos_token=BEGIN)) as both:
+        both.all(ALONE)
