@@ -81,7 +81,7 @@ def yi_next(directory: Path, seed: int, tokenizer_model: bytes) -> Made:
         CLIP,
         LLAMA | {"bos_token_id": 1, "eos_token_id": 7, "pad_token_id": 0, "rope_theta": 5000000.0},
         {"image_token_index": N_TOKENS, "image_grid_pinpoints": NEXT_CANVASES, "image_seq_length": 16},
-        yi_tokenizer(tokenizer_model),
+        yi_tokenizer(tokenizer_model, "<image>"),
         NEXT_PROCESSOR,
     )
     write_ends(directory, 7, bos_token_id=1, pad_token_id=0)

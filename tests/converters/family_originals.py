@@ -16,7 +16,7 @@ from family_parts import (
     QWEN,
     SIGLIP_INSIDE,
 )
-from family_tokenizers import BOS, END, EOT, QWEN_EOS, llama_3_tokenizer, qwen_2_tokenizer, write_ends
+from family_tokenizers import BOS, END, EOT, QWEN_EOS, llama_3_tokenizer, qwen_2_tokenizer, write_ends, yi_tokenizer
 from published_templates import NANOLLAVA, QWEN_1_5
 
 _ORIGINAL = {
@@ -70,6 +70,26 @@ def llama_3_next_original(directory: Path, seed: int) -> Made:
         has_newline=True,
     )  # fmt: skip
     write_ends(directory, [END, EOT], bos_token_id=BOS)
+    return made
+
+
+def yi_next_original(directory: Path, seed: int, tokenizer_model: bytes) -> Made:
+    """liuhaotian/llava-v1.6-34b."""
+    made = original(
+        directory,
+        seed,
+        CLIP,
+        LLAMA | {"bos_token_id": 1, "eos_token_id": 7, "pad_token_id": 0, "rope_theta": 5000000.0},
+        _NEXT
+        | {
+            "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "mm_hidden_size": 128,
+            "image_grid_pinpoints": [[width, height] for height, width in NEXT_CANVASES],
+            "mm_vision_tower": _CLIP_NAME, "unfreeze_mm_vision_tower": True,
+        },
+        yi_tokenizer(tokenizer_model),
+        has_newline=True,
+    )  # fmt: skip
+    write_ends(directory, 7, bos_token_id=1, pad_token_id=0)
     return made
 
 

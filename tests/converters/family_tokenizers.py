@@ -39,8 +39,13 @@ def write_ends(directory: Path, eos: Any, **others: Any) -> None:
     write_json(directory / "generation_config.json", {"eos_token_id": eos, "_from_model_config": True} | others)
 
 
-def yi_tokenizer(tokenizer_model: bytes) -> Write:
-    """Writes Yi's tokenizer: SentencePiece whose 6th and 7th pieces are chat marks; no BOS, no space in front."""
+def yi_tokenizer(tokenizer_model: bytes, *extra: str) -> Write:
+    """Writes Yi's tokenizer: SentencePiece whose 6th and 7th pieces are chat marks; no BOS, no space in front.
+
+    Args:
+        tokenizer_model: What it is made of.
+        extra: Tokens that a LLaVA added.
+    """
 
     def write(directory: Path) -> None:
         model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer_model)
@@ -54,7 +59,7 @@ def yi_tokenizer(tokenizer_model: bytes) -> Write:
         model.trainer_spec.bos_piece, model.trainer_spec.eos_piece = "<|startoftext|>", "<|endoftext|>"
         (directory / "tokenizer.model").write_bytes(model.SerializeToString())
         named = {0: "<unk>", 1: "<|startoftext|>", 2: "<|endoftext|>", 6: "<|im_start|>", 7: "<|im_end|>"}
-        named |= {N_TOKENS: "<image>"}
+        named |= dict(enumerate(extra, N_TOKENS))
         flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
         config = {
             "add_bos_token": False, "add_eos_token": False, "bos_token": "<|startoftext|>", "legacy": True,

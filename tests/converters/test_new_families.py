@@ -184,6 +184,17 @@ def test_yi(compare, sentencepiece_model):
 
 
 @pytest.mark.family(
+    "LLaVA-1.6 on Yi 34B, original",
+    "LlavaLlamaForCausalLM, model_type llava, tower and newline inside; SentencePiece as above",
+    "pixels 0.0, embeddings < 1e-4, ids of whole prompts and 32 greedy tokens equal",
+)
+def test_yi_original(compare, sentencepiece_model):
+    with compare(lambda d: originals.yi_next_original(d, 2, sentencepiece_model), "anyres", published.yi) as both:
+        both.all(ALONE, WITH_SYSTEM, TURNS, PAIR)
+        both.ids(LATER)
+
+
+@pytest.mark.family(
     "LLaVA-Phi-3-mini, Hugging Face (xtuner -hf)",
     "text_config llama with a leftover sliding_window; special tokens that swallow white space",
     "pixels 0.0, embeddings < 1e-4, ids of whole prompts and 32 greedy tokens equal",
