@@ -19,13 +19,18 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from edge_llava.bundle.templates import TEMPLATES, Template
 from edge_llava.converters.json_file import read_json, shown
+from edge_llava.converters.step_budget import OutOfSteps, step_budget
 from edge_llava.errors import CheckpointError, list_faults
 
 _MAX_CHARACTERS = 64 * 1024
+_MAX_LINES, _MAX_LINES_PER_CHARACTER = 1_000_000, 400  # compiling takes 140 lines of Python for a character
 _QUESTIONS = ("Qfirstq", "Qsecondq", "Qthirdq")  # words that no template contains
 _ANSWERS = ("Afirsta", "Aseconda")
 _SYSTEM = "Ssystems"
 _Message = dict[str, Any]
+_FAILURES = (
+    jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError, OutOfSteps,
+)  # fmt: skip
 
 
 class _NoCut(Exception):
@@ -75,11 +80,22 @@ def cut_template(source: str, special_tokens: Mapping[str, str], image_text: str
     faults = []
     for render in (_Renderer(source, special_tokens, image_text, as_parts=parts) for parts in (True, False)):
         try:
+            _refuse_powers(source)
             return _name(_cut(render))
         except _NoCut as fault:
             faults.append(f"with {render.form}: {fault}")
     advice = f"Choose the template that it was trained with: --template {', '.join(TEMPLATES)}."
     raise CheckpointError(list_faults("the checkpoint's chat template cannot be cut into fixed texts:", faults, advice))
+
+
+def _refuse_powers(source: str) -> None:
+    """A power of a power takes hours in one step, which nothing can stop."""
+    try:
+        tokens = [*jinja2.Environment().lex(source)]
+    except jinja2.TemplateError as error:
+        raise _NoCut(f"it fails: {shown(str(error))}") from error
+    if any(kind == "operator" and text == "**" for _, kind, text in tokens):
+        raise _NoCut("it computes powers")
 
 
 class _Renderer:
@@ -106,10 +122,11 @@ class _Renderer:
             _NoCut: If the template refuses the conversation.
         """
         try:
-            (text,), _ = render_jinja_template(
-                [list(messages)], chat_template=self._source, add_generation_prompt=True, **self._specials
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+            with step_budget(_MAX_LINES + _MAX_LINES_PER_CHARACTER * len(self._source)):
+                (text,), _ = render_jinja_template(
+                    [list(messages)], chat_template=self._source, add_generation_prompt=True, **self._specials
+                )
+        except _FAILURES as error:
             raise _NoCut(f"it fails: {shown(str(error))}") from error
         bos = self._specials.get("bos_token", "")
         return str(text).removeprefix(bos) if bos else str(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from published_templates import IMAGE, INTERLEAVE, JOYCAPTION, LLAMA_3, NO_NEWLINES, ONEVISION, PHI_3, QWEN_1_5
@@ -73,6 +74,14 @@ def test_a_conversation_of_the_cut_texts_is_what_transformers_renders(source, na
         ("{{ cycler.__init__.__globals__ }}" + ONEVISION, "it fails"),
         ("{% for", "it fails"),
         ("x" * 70_000, "70000 characters"),
+        ("{% for i in range(10**9) %}{% endfor %}", "it computes powers"),
+        ("{% for i in range(1000000000) %}{% endfor %}" + ONEVISION, "Range too big"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}" + ONEVISION, "steps"),
+        (
+            "{% macro a(n) %}{% for i in range(9) %}{{ a(n) }}{% endfor %}{% endmacro %}{{ a(1) }}" + ONEVISION,
+            "it fails",
+        ),
+        ("{{ range(99999) | map('string') | map('length') | sum }}" * 40 + ONEVISION, "steps"),
     ],
 )
 def test_templates_that_do_not_cut(source, reason):
@@ -80,6 +89,23 @@ def test_templates_that_do_not_cut(source, reason):
         cut(source)
     assert reason in str(caught.value)
     assert "--template" in str(caught.value) or "limit" in str(caught.value)
+
+
+def test_a_text_of_stars_is_no_power():
+    bold = ONEVISION.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n**")
+    assert cut(bold).after_question.endswith("assistant\n**")
+
+
+def test_a_long_template_is_within_its_budget():
+    """Compiling takes most of the steps."""
+    unused = "{% if messages[0].role == 'nobody' %}{{ messages[0].content | trim ~ 'abc' }}{% endif %}"
+    assert cut(unused * 200 + ONEVISION).name == "chatml"
+
+
+def test_a_debugger_keeps_its_trace():
+    before = sys.gettrace()
+    assert cut(ONEVISION).name == "chatml"
+    assert sys.gettrace() is before
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "chat_template.json", "processor_config.json", "named"])
