@@ -72,6 +72,7 @@ def test_quantized_checkpoints(refuse, config, name, place):
     [
         ("MiniCPMV", "minicpmv"), ("InternVLChatModel", "internvl_chat"), ("MolmoForCausalLM", "molmo"),
         ("Phi3VForCausalLM", "phi3_v"), ("ImpForCausalLM", "imp"), ("BunnyPhiForCausalLM", "bunny-phi"),
+        ("MobileLlamaForCausalLM", "mobilevlm"), ("TinyLlavaForConditionalGeneration", "tinyllava"),
     ],
 )  # fmt: skip
 def test_families_of_their_own_code(tmp_path, architecture, model_type):
