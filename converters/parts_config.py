@@ -38,6 +38,7 @@ def read_parts_config(parts: Parts, training: XtunerConfig) -> tuple[CheckpointC
         CheckpointError: If a part is of an unsupported kind, or they do not fit; all faults of a part at once.
     """
     language, tower = read_language_config(parts.language, DIALECTS), read_tower_config(parts.tower)
+    _check_positions(language, parts, training)
     projector_kind = _read_projector(parts.projector, tower, language)
     faults: list[str] = []
     preprocessor = read_preprocessor(parts.tower, faults)
@@ -66,6 +67,17 @@ def read_parts_config(parts: Parts, training: XtunerConfig) -> tuple[CheckpointC
     if faults:
         raise CheckpointError(list_faults(f"{parts.tower} is not a usable vision tower:", shorten(faults)))
     return config, tower
+
+
+def _check_positions(language: LanguageConfig, parts: Parts, training: XtunerConfig) -> None:
+    """Training may stretch positions; only a language model that it saved whole says so in its own config."""
+    trained = training.n_positions or 0
+    if parts.kind != "whole" and trained > language.n_ctx_train:
+        raise CheckpointError(
+            f"{parts.checkpoint / NAME} says that training stretched {language.n_ctx_train:,} positions to {trained:,} "
+            f"(model.max_position_embeddings), and {parts.language / 'config.json'} does not. Convert with a copy of "
+            "that model whose config.json has the rope_scaling and the max_position_embeddings that were trained."
+        )
 
 
 def _find_template_fault(name: str | None, parts: Parts) -> str:

@@ -37,12 +37,15 @@ class XtunerConfig:
         template: Name in xtuner's PROMPT_TEMPLATE; None if the config names none.
         feature_layer: Which of the tower's hidden states feeds the projector.
         language, tower: What they were before training, directory or hub id; None if the config does not name them.
+        n_positions: Length that training stretched the language model's positions to, if that is above its own; None:
+            it did not.
     """
 
     template: str | None = None
     feature_layer: int = -2
     language: str | None = None
     tower: str | None = None
+    n_positions: int | None = None
 
 
 def read_xtuner_config(directory: Path) -> XtunerConfig:
@@ -60,6 +63,7 @@ def read_xtuner_config(directory: Path) -> XtunerConfig:
         template = _last_name(_follow(assigned.get("prompt_template"), assigned))
         type_ = _last_name(model.get("type")) or _CLASS
         layer, ratio = (_literal(_follow(model.get(key), assigned), default) for key, default in _NUMBERS.items())
+        positions = _literal(_follow(model.get("max_position_embeddings"), assigned), None)
         language, tower = (_text(assigned.get(f"{part}_name_or_path")) for part in ("llm", "visual_encoder"))
         faults = [_INHERITING] if inherits else []
         if type_ != _CLASS:
@@ -68,9 +72,11 @@ def read_xtuner_config(directory: Path) -> XtunerConfig:
             faults.append(f"model.visual_select_layer is {shown(layer)}, expected an index of a layer")
         if ratio != 1:
             faults.append(f"model.token_merge_ratio is {shown(ratio)}, expected 1")
+        if positions is not None and type(positions) is not int:
+            faults.append(f"model.max_position_embeddings is {shown(positions)}, expected an integer")
     if faults:
         raise CheckpointError(list_faults(f"{path} describes a model that cannot be converted:", faults))
-    return XtunerConfig(template, layer, language, tower)
+    return XtunerConfig(template, layer, language, tower, positions)
 
 
 def _parse(text: str) -> tuple[dict[str, ast.expr], bool]:
@@ -119,7 +125,7 @@ def _text(value: ast.expr | None) -> str | None:
     return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
 
 
-def _literal(value: ast.expr | None, default: int) -> Any:
+def _literal(value: ast.expr | None, default: int | None) -> Any:
     """A number or text; the expression as it is written if it is neither."""
     if value is None:
         return default

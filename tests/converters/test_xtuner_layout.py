@@ -188,6 +188,20 @@ def test_parts_that_are_missing(copy, made):
     assert "contains no vision tower; it names 'openai/clip" in refusal(whole)
 
 
+@pytest.mark.parametrize("kind", ["adapters", "frozen"])
+def test_positions_that_only_training_knew(copy, made, kind):
+    """xtuner scales the positions of the model that it loads, and saves none of it with an adapter."""
+    directory, options = copy(kind), made[kind].options
+    path = directory / "xtuner_config.py"
+    text = path.read_text()
+    path.write_text(text.replace("type=LLaVAModel,", "type=LLaVAModel, max_position_embeddings=n,") + "n = 32768\n")
+    assert "stretched 8,192 positions to 32,768" in refusal(directory, **options)
+    base = shutil.copytree(options["base"], directory.parent / "base")
+    scaled = {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_position_embeddings": 32768}
+    edit_json(base / "config.json", scaled)
+    assert Checkpoint.open(str(directory), options["vision_tower"], str(base)).config.language.rope_factor == 4.0
+
+
 def test_parts_that_are_there_twice(copy, made):
     whole, adapters = copy("whole"), made["adapters"]
     options = adapters.options
