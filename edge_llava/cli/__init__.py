@@ -16,7 +16,7 @@ from types import TracebackType
 
 import click
 
-from edge_llava.cli.display import INTERRUPTED
+from edge_llava.cli.display import INTERRUPTED, note
 from edge_llava.cli.printable import printable
 from edge_llava.device.memory import is_out_of_memory
 from edge_llava.errors import EdgeLlavaError
@@ -56,7 +56,27 @@ def cli(debug: bool) -> None:
         logging.basicConfig(level=logging.DEBUG, handlers=[handler])
         sys.excepthook = _show_traceback
     else:
-        warnings.simplefilter("ignore")  # what users must know is an error or a note of our own
+        _hold_back_engines()
+
+
+def _hold_back_engines() -> None:
+    """What users must know is an error or a note of our own."""
+    from edge_llava.runtime.vision.onnx_runtime import hold_back_messages
+
+    warnings.simplefilter("ignore")
+    hold_back_messages()
+    log = logging.getLogger("edge_llava.vision")
+    log.addHandler(_NOTES)
+    click.get_current_context().call_on_close(lambda: log.removeHandler(_NOTES))
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows a warning as a note."""
+        note(f"edge-llava: {record.getMessage()}")
+
+
+_NOTES = _Notes(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -263,12 +263,13 @@ def _show_requests(quiet: bool) -> None:
     """Logs a line per request, and all warnings and errors, to stderr.
 
     llama.cpp's own messages are left out: our errors contain them, and it also reports cancelled answers as errors.
+    The vision encoder's are notes already.
     """
     log = logging.getLogger("edge_llava")
     if not log.isEnabledFor(logging.DEBUG):  # --debug shows all already
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_OneLine(datefmt="%H:%M:%S"))
-        handler.addFilter(lambda record: record.name != "edge_llava.llama_cpp")
+        handler.addFilter(lambda record: record.name not in ("edge_llava.llama_cpp", "edge_llava.vision"))
         log.addHandler(handler)
         logging.getLogger("asyncio").addHandler(handler)
         log.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -56,7 +56,7 @@ def return_freed_memory() -> None:
 # How loaders of libraries, torch, safetensors and Python's threads word it; their errors have no type of their own.
 _WORDS = (
     "failed to map segment", "annot allocate memory", "an't allocate memory", "out of memory", "not enough memory",
-    "can't start new thread",
+    "can't start new thread", "bad_alloc",
 )  # fmt: skip
 _MAX_WORDS = 300  # characters of a message that are looked at
 

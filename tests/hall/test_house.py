@@ -324,7 +324,7 @@ def test_llguidance_is_imported_for_json_alone() -> None:
 
 def test_one_file_of_the_runtime_imports_onnxruntime() -> None:
     assert [place(p) for p in in_room("runtime") if "onnxruntime" in packages(parse(p))] == [
-        "runtime/vision/encoder.py"
+        "runtime/vision/onnx_runtime.py"
     ]
 
 

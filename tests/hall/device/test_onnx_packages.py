@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from edge_llava.device.onnx_packages import onnx_packages, repair
+
+
+def test_packages_are_found_by_what_pip_wrote(tmp_path):
+    for directory, names in {
+        "a": ("onnxruntime-1.32.0.dist-info", "onnxruntime_gpu-1.31.1.dist-info", "onnxruntime", "numpy-2.0.dist-info"),
+        "b": ("onnxruntime-1.23.0.dist-info", "onnxruntime_extensions-0.15.dist-info", "onnxruntime_ep_x-1.dist-info"),
+    }.items():
+        for name in names:
+            (tmp_path / directory / name).mkdir(parents=True)
+    (tmp_path / "library.zip").touch()
+    places = [tmp_path / "none", tmp_path / "a", tmp_path / "library.zip", tmp_path / "b"]
+    assert onnx_packages(places) == {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
+    assert len(onnx_packages()) >= 1, "the tests need one"
+
+
+@pytest.mark.parametrize(
+    ("packages", "extra", "says"),
+    [
+        ({}, "", "`pip install 'edge-llava[cpu]'`"),
+        ({"onnxruntime": "1.32.0"}, "cuda", "`pip uninstall -y onnxruntime`, then `pip install 'edge-llava[cuda]'`"),
+        (
+            {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.27.0"},
+            "",
+            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'edge-llava[cuda]'`",
+        ),
+        (
+            {"onnxruntime-gpu": "1.26.0"},
+            "",
+            "`pip uninstall -y onnxruntime-gpu`, then `pip install 'edge-llava[cuda12]'`",
+        ),
+        (
+            {"onnxruntime": "1.2", "onnxruntime-cann": "1.2"},
+            "",
+            "`pip uninstall -y onnxruntime onnxruntime-cann`, then `pip install onnxruntime-cann`",
+        ),
+    ],
+)
+def test_one_package_is_left_after_the_repair(packages, extra, says):
+    assert repair(packages, extra) == says
