@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edge_llava.bundle.bundle import Bundle, open_bundle
 from edge_llava.bundle.language_spec import LanguageSpec
@@ -20,7 +20,8 @@ _MAX_SEED = 0xFFFFFFFE  # one less than LLAMA_DEFAULT_SEED, for which llama.cpp 
 _MAX_TOP_LOGPROBS = 20
 _MAX_BIASES = 1024
 _MAX_PARALLEL = (MAX_SEQUENCES - 1) // 2  # as many conversations are remembered as run, and one is for copies
-VisionProvider = Literal["auto", "cpu", "cuda"]
+VisionProvider = Literal["auto", "cpu", "cuda", "directml", "openvino"]
+VISION_PROVIDERS = get_args(VisionProvider)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class EngineOptions:
         decoder: Settings of the language model.
         n_vision_threads: CPU threads of tower and projector, at most one for each CPU of this process; None takes the
             physical cores.
-        vision_provider: "cuda", "cpu", or "auto": CUDA where the installed ONNX Runtime and the device have it.
+        vision_provider: "cpu", "cuda", "directml", "openvino", or "auto": CUDA where the installed ONNX Runtime and the
+            device have it, else the CPU.
         vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
         cache: Keep the computed beginning of conversations, system prompt and images, in the home's cache directory,
             so that a later process that is asked about the same images begins there. The files derive from the
@@ -117,7 +119,10 @@ class EngineOptions:
     def __post_init__(self) -> None:
         _check(
             (self.n_vision_threads is None or self.n_vision_threads >= 1, "n_vision_threads must be at least 1"),
-            (self.vision_provider in ("auto", "cpu", "cuda"), "vision_provider must be auto, cpu or cuda"),
+            (
+                self.vision_provider in VISION_PROVIDERS,
+                f"vision_provider must be {', '.join(VISION_PROVIDERS[:-1])} or {VISION_PROVIDERS[-1]}",
+            ),
             (self.visual_tokens is None or self.visual_tokens >= 2, "visual_tokens must be at least 2"),
             (self.max_tiles is None or self.max_tiles >= 2, "max_tiles must be at least 2"),
             (self.alpha in ALPHAS, f"alpha must be {' or '.join(ALPHAS)}"),

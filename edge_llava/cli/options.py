@@ -107,10 +107,10 @@ _ENGINE_OPTIONS = {
     ),
     "provider": click.option(
         "--provider",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=click.Choice(["auto", "cpu", "cuda", "directml", "openvino"]),
         default="auto",
         show_default=True,
-        help="Where the vision tower runs.",
+        help="Where the vision tower runs; auto is CUDA where it starts, else the CPU.",
     ),
     "visual_tokens": click.option(
         "--visual-tokens",

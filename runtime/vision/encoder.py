@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class VisionEncoder:
     """A session of vision.onnx.
 
     Attributes:
-        provider: "cuda" or "cpu": where it really runs.
+        provider: "cpu", "cuda", "directml" or "openvino": where it really runs.
+        on_gpu: Whether that leaves the CPU to others.
     """
 
     def __init__(self, path: Path, spec: VisionSpec, options: EngineOptions) -> None:
@@ -45,20 +47,12 @@ class VisionEncoder:
         """
         onnxruntime = import_onnxruntime()
         self.spec = spec
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = usable_threads(options.n_vision_threads)
-        settings.log_severity_level = SILENT
-        if not options.vision_spinning:
-            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if options.low_memory:
-            settings.add_session_config_entry("session.disable_prepacking", "1")
-        settings.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
         self._new_run_options = onnxruntime.RunOptions
         with blaming_file(BundleError, path, "Convert the checkpoint again."):
-            opened = open_session(path, settings, options.vision_provider)
+            opened = open_session(path, partial(_settings, options, onnxruntime), options.vision_provider)
             self._session: Any = opened.session
             self._check_signature(path)
-        self.provider = opened.provider
+        self.provider, self.on_gpu = opened.provider, opened.on_gpu
 
     def __call__(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """Encodes pixel values (B, 3, S, S) float32 to patch features (B, P, D) float32.
@@ -128,6 +122,18 @@ class VisionEncoder:
                 f"{path} does not give {' and '.join(_RANKING)} for {n_features} patches, as the manifest says. "
                 "Convert the checkpoint again."
             )
+
+
+def _settings(options: EngineOptions, onnxruntime: Any) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = usable_threads(options.n_vision_threads)
+    settings.log_severity_level = SILENT
+    if not options.vision_spinning:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.low_memory:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+    settings.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the file is called
+    return settings
 
 
 @contextmanager

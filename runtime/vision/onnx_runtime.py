@@ -6,7 +6,7 @@ import ctypes
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,21 @@ if TYPE_CHECKING:
 
 SILENT = 4  # fatal errors only: all others are raised, and would be written to stderr as well
 _log = logging.getLogger("edge_llava.vision")
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# Two runtimes share one GPU: the arena must not grow in powers of two and take llama.cpp's memory.
-_CUDA_OPTIONS = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
-# What ONNX Runtime raises for a file, whatever is to compute it. On a CPU "Fail" is the file's fault, too.
-_FAULTS_OF_FILES = ("InvalidProtobuf", "NoSuchFile", "NoModel", "InvalidGraph", "InvalidArgument", "NotImplemented")
+_CPU, _OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
+_NAMES = {"cuda": "CUDA", "directml": "DirectML", "openvino": "OpenVINO"}
+# What to ask a build for that contains the provider. Two runtimes share one GPU: CUDA's arena must not grow in powers
+# of two and take llama.cpp's memory.
+_BUILT_IN = {
+    "cuda": (
+        "CUDAExecutionProvider",
+        {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"},
+    ),
+    "directml": ("DmlExecutionProvider", {}),
+}
+# What ONNX Runtime raises for a file that the CPU cannot open. With other providers, some mean the device.
+_FAULTS_OF_FILES = (
+    "InvalidProtobuf", "NoSuchFile", "NoModel", "InvalidGraph", "InvalidArgument", "NotImplemented", "Fail",
+)  # fmt: skip
 _CUDA_FAULT = re.compile(r"(?:CUDA|CUDNN|CUBLAS) failure [^;]+")  # the rest names files, lines and the host
 _MAX_REASON = 300
 _holds_back = [False]
@@ -37,11 +47,17 @@ class OpenSession:
 
     Attributes:
         session: ONNX Runtime's.
-        provider: "cuda" or "cpu": where it really runs.
+        provider: "cpu", "cuda", "directml" or "openvino": where it really runs.
+        on_gpu: Whether that leaves the CPU to others.
     """
 
     session: Any
     provider: str
+    on_gpu: bool
+
+
+class _NotStarted(RuntimeError):
+    """A provider that ONNX Runtime drops without an error, and why."""
 
 
 def hold_back_messages() -> None:
@@ -83,14 +99,14 @@ def session_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError, MemoryError)
 
 
-def open_session(path: Path, settings: Any, provider: VisionProvider) -> OpenSession:
+def open_session(path: Path, new_settings: Callable[[], Any], provider: VisionProvider) -> OpenSession:
     """Opens a model where the provider says; "auto" takes the CPU where CUDA cannot start, and logs why, once.
 
     ONNX Runtime would do the latter itself, and print it to stdout.
 
     Args:
         path: An ONNX model.
-        settings: ONNX Runtime's SessionOptions.
+        new_settings: Makes ONNX Runtime's SessionOptions.
         provider: Where to compute.
 
     Raises:
@@ -98,50 +114,87 @@ def open_session(path: Path, settings: Any, provider: VisionProvider) -> OpenSes
         BackendError: If there is too little memory, or the provider was asked for and cannot start here.
     """
     onnxruntime = import_onnxruntime()
-    has_cuda = _CUDA in onnxruntime.get_available_providers()
-    if provider == "cuda" and not has_cuda:
-        advice = _several() or f" Replace it: {repair(onnx_packages(), 'cuda')}."
-        raise BackendError(f"the installed ONNX Runtime has no CUDA.{advice}")
-    if provider == "cpu" or not has_cuda:
-        return OpenSession(_open_on_cpu(path, settings, onnxruntime), "cpu")
-    _preload_cuda(onnxruntime)
+    chosen = _choose(provider, onnxruntime)
+    if chosen == "cpu":
+        return _open_on_cpu(path, new_settings(), onnxruntime)
     try:
-        session = _open(path, settings, [(_CUDA, _CUDA_OPTIONS), _CPU], onnxruntime)
-        if _CUDA in session.get_providers():
-            return OpenSession(session, "cuda")
-        reason = _missing_library(onnxruntime)
+        if chosen == "openvino":
+            return _open_openvino(path, new_settings(), onnxruntime)
+        return _open_built_in(path, new_settings(), chosen, onnxruntime)
     except session_errors() as error:
-        if type(error).__name__ in _FAULTS_OF_FILES:
-            raise _fault_of_file(path, error) from error
-        session, reason = _open_on_cpu(path, settings, onnxruntime), _shorten(error)  # raises if it is the file's fault
-    if provider == "cuda":
-        raise BackendError(
-            f"CUDA cannot start: {reason}. `edge-llava doctor` says what to do; --provider cpu does without."
-        )
-    _warn_once(f"CUDA is installed and cannot start: {reason}. The CPU encodes images. `edge-llava doctor` says more.")
-    return OpenSession(session, "cpu")
+        reason = _shorten(error)
+    on_cpu = _open_on_cpu(path, new_settings(), onnxruntime)  # raises if it is the file's fault
+    name = _NAMES[chosen]
+    if provider == chosen:
+        advice = "`edge-llava doctor` says more; --provider cpu does without."
+        raise BackendError(f"{name} cannot start: {reason}. {advice}")
+    _warn_once(f"{name} is installed and cannot start: {reason}. The CPU encodes images. See: edge-llava doctor")
+    return on_cpu
 
 
-def _open(path: Path, settings: Any, providers: Sequence[Any], onnxruntime: Any) -> Any:
+def _choose(provider: VisionProvider, onnxruntime: Any) -> str:
+    """What to try: "auto" means CUDA in builds that have it."""
+    available = onnxruntime.get_available_providers()
+    if provider == "auto":
+        return "cuda" if _BUILT_IN["cuda"][0] in available else "cpu"
+    if provider in _BUILT_IN and _BUILT_IN[provider][0] not in available:
+        advice = _several() or f" Replace it: {repair(onnx_packages(), provider)}."
+        raise BackendError(f"the installed ONNX Runtime has no {_NAMES[provider]}.{advice}")
+    return provider
+
+
+def _open(path: Path, settings: Any, providers: Sequence[Any] | None, onnxruntime: Any) -> Any:
     session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=False)
     return kept_in_children(session)
 
 
-def _open_on_cpu(path: Path, settings: Any, onnxruntime: Any) -> Any:
+def _open_built_in(path: Path, settings: Any, chosen: str, onnxruntime: Any) -> OpenSession:
+    name, options = _BUILT_IN[chosen]
+    if chosen == "cuda":
+        _preload_cuda(onnxruntime)
+    if chosen == "directml":  # it supports neither; source: ONNX Runtime's page on DirectML
+        settings.enable_mem_pattern = False
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session = _open(path, settings, [(name, options), _CPU], onnxruntime)
+    if name not in session.get_providers():
+        raise _NotStarted(_missing_library(onnxruntime))
+    return OpenSession(session, chosen, True)
+
+
+def _open_openvino(path: Path, settings: Any, onnxruntime: Any) -> OpenSession:
+    """A session on Intel's GPU, or else its CPU, by the provider that is a package of its own."""
+    _register_openvino(onnxruntime)
+    kinds = onnxruntime.OrtHardwareDeviceType
+    places = {device.device.type: device for device in onnxruntime.get_ep_devices() if device.ep_name == _OPENVINO}
+    place = places.get(kinds.GPU) or places.get(kinds.CPU)
+    if place is None:
+        raise _NotStarted("it finds no device of Intel's")
+    settings.add_provider_for_devices([place], {})
+    return OpenSession(_open(path, settings, None, onnxruntime), "openvino", place.device.type == kinds.GPU)
+
+
+@functools.cache
+def _register_openvino(onnxruntime: Any) -> None:
     try:
-        return _open(path, settings, [_CPU], onnxruntime)
+        import onnxruntime_ep_openvino as plugin
+    except ImportError as error:
+        raise MissingExtra("openvino", "the vision encoder on OpenVINO", "onnxruntime_ep_openvino") from error
+    onnxruntime.register_execution_provider_library("edge-llava-openvino", plugin.get_library_path())
+
+
+def _open_on_cpu(path: Path, settings: Any, onnxruntime: Any) -> OpenSession:
+    try:
+        return OpenSession(_open(path, settings, [_CPU], onnxruntime), "cpu", False)
     except session_errors() as error:
         if is_out_of_memory(error):
             raise BackendError(
                 f"ONNX Runtime needs more memory for {path} than there is. Close other programs, use --low-memory, or "
                 "convert with --vision int8."
             ) from error
-        is_of_file = type(error).__name__ in (*_FAULTS_OF_FILES, "Fail") or isinstance(error, ValueError | TypeError)
+        is_of_file = type(error).__name__ in _FAULTS_OF_FILES or isinstance(error, ValueError | TypeError)
         if is_of_file or str(path.parent) in str(error):  # before 1.24, weights that are missing are a RuntimeException
             raise _fault_of_file(path, error) from error
-        raise BackendError(
-            f"ONNX Runtime cannot open {path} here: {_shorten(error)}. Try: edge-llava doctor"
-        ) from error
+        raise BackendError(f"ONNX Runtime cannot open {path}: {_shorten(error)}. See: edge-llava doctor") from error
 
 
 def _fault_of_file(path: Path, error: Exception) -> BundleError:
@@ -154,7 +207,8 @@ def _preload_cuda(onnxruntime: Any) -> None:
     if not getattr(onnxruntime, "cuda_version", "") or not hasattr(onnxruntime, "preload_dlls"):
         return
     lines = list[str]()
-    onnxruntime.print = lines.append  # in that module alone: other threads of an app go on printing
+    # its name in that module alone: other threads of an app go on printing
+    onnxruntime.print = lambda *words: lines.append(" ".join(map(str, words)))
     try:
         onnxruntime.preload_dlls()
     finally:

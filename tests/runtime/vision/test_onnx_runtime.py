@@ -108,6 +108,34 @@ def test_a_library_that_cuda_lacks_is_named(encoder, cuda_build, monkeypatch, tm
     assert "libonnxruntime_providers_cuda.so" in caplog.text
 
 
+def test_cudas_libraries_are_loaded_first_and_in_silence(encoder, cuda_build, monkeypatch, capfd, caplog):
+    """ONNX Runtime loads those of the nvidia packages when it is asked to, and prints what it misses."""
+    import onnxruntime
+
+    code = "def preload_dlls():\n    n_loaded.append(1)\n    print('Failed to load libcublasLt.so.13')"
+    n_loaded, scope = [], vars(onnxruntime)
+    for name in ("preload_dlls", "n_loaded", "cuda_version"):
+        monkeypatch.setattr(onnxruntime, name, n_loaded, raising=False)
+    exec(code, scope)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
+    cuda_build(fail(OLD_DRIVER))
+    onnx_runtime._preload_cuda.cache_clear()
+    caplog.set_level("INFO", "edge_llava.vision")
+    for _ in range(2):
+        encoder(AUTO)
+    assert n_loaded == [1]
+    assert "Failed to load libcublasLt.so.13" in caplog.text
+    assert "print" not in scope
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("provider", ["directml", "openvino"])
+def test_a_provider_that_is_not_installed(encoder, provider):
+    options = EngineOptions(n_vision_threads=1, vision_provider=provider)
+    with pytest.raises((BackendError, MissingExtra), match=rf"pip install 'edge-llava\[{provider}\]'"):
+        encoder(options)
+
+
 @pytest.mark.parametrize("options", [CUDA, AUTO])
 def test_a_damaged_file_is_its_own_fault_with_cuda_too(encoder, bundle, cuda_build, options, tmp_path):
     """Missing weights are reported as a general failure, as CUDA's are: without CUDA they are missing, too."""
