@@ -47,6 +47,19 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """What is the same in all answers of a model.
+
+    Attributes:
+        load_s, vision_on, language_on: As in `Timings`.
+    """
+
+    load_s: float = 0.0
+    vision_on: str | None = None
+    language_on: str = "cpu"
+
+
+@dataclass(frozen=True)
 class Timings:
     """Where the time of one answer went. Seconds `_s`, counts of positions or tokens.
 
@@ -61,6 +74,8 @@ class Timings:
         decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
         cached_tokens: Positions of the prompt that were computed before: in the KV cache, in memory or on disk.
         peak_rss_bytes: Largest resident size of the process so far.
+        vision_on: Where images are encoded: "cpu", "cuda", "directml" or "openvino"; None until one was.
+        language_on: Where the language model's blocks are: "cpu", or a device and how many of them, "Vulkan0 33/33".
     """
 
     load_s: float
@@ -74,3 +89,5 @@ class Timings:
     decode_s: float
     cached_tokens: int
     peak_rss_bytes: int
+    vision_on: str | None
+    language_on: str

@@ -19,6 +19,7 @@ from edge_llava.bundle.bundle import Bundle, open_bundle
 from edge_llava.home.directories import cache_directory
 from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.home.progress import ProgressCallback, silent
+from edge_llava.runtime.answer import Opened
 from edge_llava.runtime.dialogue.messages import Prompt
 from edge_llava.runtime.dialogue.past_turns import OnFull, check_on_full
 from edge_llava.runtime.dialogue.planner import Planner
@@ -118,6 +119,16 @@ class LlavaModel:
         return self._language_load_s + self.tower.open_s
 
     @property
+    def vision_on(self) -> str | None:
+        """Where images are encoded, as `Timings.vision_on`: None until one was."""
+        return self.tower.provider
+
+    @property
+    def language_on(self) -> str:
+        """Where the language model's blocks are, as `Timings.language_on`."""
+        return self.engine.language.place
+
+    @property
     def n_ctx(self) -> int:
         """Positions that one conversation may take, its answer among them."""
         return self.engine.language.n_ctx
@@ -139,9 +150,7 @@ class LlavaModel:
             EdgeLlavaError: If the model is closed, or was opened by the process that forked this one.
         """
         self.check_open()
-        return Session(
-            self.engine, self._planner, lambda: self.load_s, options or SamplingOptions(), on_full or self.on_full
-        )
+        return Session(self.engine, self._planner, self._opened, options or SamplingOptions(), on_full or self.on_full)
 
     def submit(
         self,
@@ -246,6 +255,9 @@ class LlavaModel:
         engines are freed when that has stopped. In a forked child it does nothing.
         """
         self.engine.close()
+
+    def _opened(self) -> Opened:
+        return Opened(self.load_s, self.vision_on, self.language_on)
 
     def _wait_for(self, work: Future[_Result]) -> _Result:
         try:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.answer import Timings, Token
+from edge_llava.runtime.answer import Opened, Timings, Token
 from edge_llava.runtime.answer_reader import AnswerReader
 from edge_llava.runtime.dialogue.messages import ImageInput, Message
 from edge_llava.runtime.dialogue.past_turns import OnFull, PastTurn, check_on_full, list_runs
@@ -47,16 +47,16 @@ class Session:
         self,
         engine: Engine,
         planner: Planner,
-        load_s: Callable[[], float],
+        opened: Callable[[], Opened],
         options: SamplingOptions,
         on_full: OnFull = "error",
     ) -> None:
-        """The seconds that opening the bundle took, `load_s`, go into the timings."""
+        """What the model says of itself, `opened`, goes into the timings."""
         check_on_full(on_full)
         self.options, self.on_full = options, on_full
         self.n_dropped = 0
         self.timings: Timings | None = None
-        self._engine, self._planner, self._load_s = engine, planner, load_s
+        self._engine, self._planner, self._opened = engine, planner, opened
         self._past: list[PastTurn] = []
         self._asked: Turn | None = None  # the question that may be answered next, or is being answered
         self._owner = next(_owners)
@@ -198,7 +198,7 @@ class Session:
             self.n_dropped += len(self._past) + 1 - len(turns)
             self._past = turns
         if turn.answer is not None:
-            self.timings = turn.answer.timings(self._load_s())
+            self.timings = turn.answer.timings(self._opened())
         self._asked = None
 
 

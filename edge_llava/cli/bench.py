@@ -12,6 +12,7 @@ import click
 
 from edge_llava.cli.display import format_bytes, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
+from edge_llava.cli.places import describe_places
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -102,6 +103,7 @@ def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, be
 def _format_table(benchmark: Benchmark, bundle: str, runs: int) -> Iterator[str]:
     """The figures as lines of at most 80 columns."""
     yield f"{bundle[:40]}: {benchmark.n_image_tokens} image tokens, {runs} runs"
+    yield describe_places(benchmark.language_on, benchmark.vision_on)
     yield ""
     yield f"{'':<34}{'median':>12}{'min':>12}{'max':>12}"
     for name, words in _ROWS:

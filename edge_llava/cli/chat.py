@@ -14,6 +14,7 @@ import click
 from edge_llava.cli.display import INTERRUPTED, note, note_truncated
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.places import note_places
 from edge_llava.cli.tiles import note_tiles
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def command(
     is_tuned = not engines.no_profile
     note_tiles(zip(images, shown, strict=True), opened.manifest, form, tuned=is_tuned)
     with open_model(opened, how, first_images=shown) as model:
+        note_places(model, shows_all=question is None or sys.stderr.isatty())
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:

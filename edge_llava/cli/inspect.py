@@ -8,6 +8,7 @@ import click
 
 from edge_llava.cli.display import format_bytes, show
 from edge_llava.cli.options import json_option
+from edge_llava.cli.places import expected_places
 from edge_llava.cli.printable import printable_line
 from edge_llava.cli.tiles import describe_range
 
@@ -23,11 +24,19 @@ def command(bundle: str | None, as_json: bool) -> None:
     edge-llava inspect my-bundle --json
     """
     from edge_llava.bundle.bundle import open_bundle
+    from edge_llava.runtime.options import EngineOptions
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
+    language_on, vision_on = expected_places(opened, EngineOptions())
     if as_json:
-        facts = {"bundle": str(opened.path), "bytes": opened.n_bytes, "manifest": json.loads(manifest.to_json())}
+        facts = {
+            "bundle": str(opened.path),
+            "bytes": opened.n_bytes,
+            "manifest": json.loads(manifest.to_json()),
+            "language_on": language_on,
+            "vision_on": vision_on,
+        }
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
         return
     source, vision, projector, language = manifest.source, manifest.vision, manifest.projector, manifest.language
@@ -54,5 +63,6 @@ def command(bundle: str | None, as_json: bool) -> None:
         lines.append(("int8", vision.quantization.describe()))
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]
     lines += [("parity", f"{stage}: {figures.describe()}") for stage, figures in manifest.parity.items()]
+    lines.append(("runs on", f"language {language_on}, vision {vision_on}"))
     for label, text in lines:
         show(f"{label:<10} {printable_line(text)}")

@@ -15,6 +15,7 @@ import click
 
 from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options
+from edge_llava.cli.places import note_places
 from edge_llava.cli.printable import printable_line
 from edge_llava.errors import MissingExtra
 
@@ -305,6 +306,7 @@ def _serve(
         else:  # the link saves typing the key; browsers never send what follows the #
             note(f"  key:  {random_key}")
             note(f"  page: {url}/#key={random_key}")
+        note_places(model)
 
     serve(app, listeners, announce, _end_at_once)
 

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import click
 
 from edge_llava.cli.display import show, show_progress
-from edge_llava.cli.options import json_option
+from edge_llava.cli.options import EngineChoice, EngineCommand, engine_options, json_option
 from edge_llava.cli.printable import printable_line
 from edge_llava.errors import BundleError
 
 
-@click.command("verify")
+@click.command("verify", cls=EngineCommand)
 @click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
 @click.option(
     "--checkpoint", metavar="DIR", help="Compare with this checkpoint in float32 (needs the [convert] extra)."
 )
 @click.option("--vision-tower", metavar="DIR", help="The checkpoint's tower, if the checkpoint does not contain it.")
 @click.option("--base", metavar="DIR", help="The model that the checkpoint is a delta or adapter of.")
+@engine_options("threads", "gpu_layers", "provider", "no_profile")
 @json_option
 def command(
-    bundle: str | None, checkpoint: str | None, vision_tower: str | None, base: str | None, as_json: bool
+    bundle: str | None,
+    checkpoint: str | None,
+    vision_tower: str | None,
+    base: str | None,
+    engines: EngineChoice,
+    as_json: bool,
 ) -> None:
-    """Check the files, features, embeddings and greedy tokens of a bundle on this device.
+    """Check the files, features, embeddings and greedy tokens of a bundle on this device, as `chat` would compute them.
 
     The bundle is compared with the record that it contains, which does not need torch.
 
     \b
     edge-llava verify
+    edge-llava verify my-bundle --gpu-layers 0 --provider cpu
     edge-llava verify my-bundle --checkpoint ./llava-1.5-7b-hf
     """
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.parity.verify import verify, verify_against
 
     opened = open_bundle(bundle)
+    options = engines.options(opened)
     with show_progress() as progress:
-        reports = {"against the record it contains": verify(opened, progress)}
+        reports = {"against the record it contains": verify(opened, progress, options)}
         if checkpoint is not None and all(report.ok for report in reports.values()):
             from edge_llava.conversion.convert import open_checkpoint
 
             source = open_checkpoint(checkpoint, vision_tower, base, progress=progress)
-            reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress)
+            reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress, options)
     ok = all(report.ok for report in reports.values())
     if as_json:
         checks = [check.to_dict() for report in reports.values() for check in report.checks]
@@ -52,4 +61,10 @@ def command(
             for check in report.checks:
                 show(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {printable_line(check.detail)}")
     if not ok:
-        raise BundleError(f"{opened.path} failed its verification. Copy it again, or convert the checkpoint again.")
+        is_tuned = options != replace(engines, no_profile=True).options(opened)
+        advice = (
+            "Try --no-profile: what `edge-llava tune` chose may be too inexact here."
+            if is_tuned
+            else "Copy it again, or convert the checkpoint again."
+        )
+        raise BundleError(f"{opened.path} failed its verification. {advice}")

@@ -46,14 +46,18 @@ class Benchmark:
     Attributes:
         spreads: By name: those in FIGURES, and projector_s. Units: seconds `_s`, tokens or positions per second `_tps`.
         n_image_tokens: Context positions that the image takes.
+        vision_on, language_on: Where it was measured, as in `Timings`.
     """
 
     spreads: dict[str, Spread]
     n_image_tokens: int
+    vision_on: str
+    language_on: str
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values: medians by name, and under "spread" the median, min and max of each."""
         medians: dict[str, Any] = {name: self.spreads[name].median for name in FIGURES}
+        medians |= {"vision_on": self.vision_on, "language_on": self.language_on}
         return medians | {"spread": {name: dataclasses.asdict(spread) for name, spread in self.spreads.items()}}
 
 
@@ -98,12 +102,13 @@ def run_benchmark(
             progress(ProgressEvent("cold processes", run + 1, n_runs, "items"))
     with LlavaModel(bundle, options) as model:
         n_image_tokens = count_tokens(source.size, form, options.visual_tokens)
-        _ask(model.session(_ONE_TOKEN), _FIRST, mark_image(source, n_runs))  # warms up
+        warmed_up = _ask(model.session(_ONE_TOKEN), _FIRST, mark_image(source, n_runs))
         for run in range(n_runs):
             for name, value in _answer_loaded(model, mark_image(source, n_runs + 1 + run)):
                 samples[name].append(value)
             progress(ProgressEvent("loaded", run + 1, n_runs, "items"))
-    return Benchmark({name: summarize(values) for name, values in samples.items()}, n_image_tokens)
+    spreads = {name: summarize(values) for name, values in samples.items()}
+    return Benchmark(spreads, n_image_tokens, warmed_up.vision_on or "cpu", warmed_up.language_on)
 
 
 def mark_image(image: Image.Image, number: int) -> Image.Image:

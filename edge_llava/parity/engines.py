@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -14,7 +14,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import StageParity
 from edge_llava.bundle.row_cosines import row_cosines
 from edge_llava.bundle.vision_file import check_vision_file
-from edge_llava.device.threads import count_cores
+from edge_llava.device.threads import usable_threads
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
@@ -33,11 +33,16 @@ class GreedyRun:
     logits: NDArray[np.float32]
 
 
+# Figures that are the same on each device that computes alike.
+CONVERTING = EngineOptions(DecoderOptions(repack=False))
+
+
 class BundleEngines:
     """Runs each stage of a bundle on its own, opening one engine at a time. Digests are not checked here."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, options: EngineOptions = CONVERTING) -> None:
+        """With `options`, of which the context's size is left out; as `convert` compares without."""
+        self._bundle, self.options = bundle, options
 
     def pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Computes pixel values (T, 3, S, S) of an image uint8 (H, W, 3)."""
@@ -46,7 +51,7 @@ class BundleEngines:
     def features(self, pixels: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Computes patch features (T, P, D) for each pixel values (T, 3, S, S)."""
         check_vision_file(self._bundle)
-        encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, EngineOptions())
+        encoder = VisionEncoder(self._bundle.file("vision"), self._bundle.manifest.vision, self.options)
         try:
             return [np.concatenate([encoder(square[None]) for square in values]) for values in pixels]
         finally:
@@ -54,7 +59,8 @@ class BundleEngines:
 
     def rows(self, features: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Computes the projector's rows (..., P, E) for each patch features (..., P, D)."""
-        projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, count_cores())
+        n_threads = usable_threads(self.options.n_vision_threads)
+        projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, n_threads)
         try:
             flat = [projector(values.reshape(-1, values.shape[-1])) for values in features]
             return [rows.reshape(*values.shape[:-1], -1) for rows, values in zip(flat, features, strict=True)]
@@ -63,7 +69,7 @@ class BundleEngines:
 
     def embedding(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Computes the embedding (N, E) of an image uint8 (H, W, 3) by the whole bundle."""
-        with closing(ImageEncoder(self._bundle, EngineOptions())) as encoder:
+        with closing(ImageEncoder(self._bundle, self.options)) as encoder:
             return encoder.encode(Image.open(image), "parity").data
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
@@ -102,7 +108,8 @@ class BundleEngines:
 
     def _decoder(self, n_ctx: int) -> Decoder:
         bundle = self._bundle
-        return Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_ctx=n_ctx, repack=False))
+        options = replace(self.options.decoder, n_ctx=n_ctx)
+        return Decoder(bundle.file("language"), bundle.manifest.language, options)
 
 
 def compare_rows(

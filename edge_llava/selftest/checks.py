@@ -75,7 +75,9 @@ def _version() -> str:
 def _check_llama_cpp() -> str:
     import llama_cpp
 
-    gpu = "GPU" if llama_cpp.llama_supports_gpu_offload() else "CPU only"
+    from edge_llava.ggml.devices import list_devices, offload_devices
+
+    gpu = "+".join(device.name for device in offload_devices(list_devices())) or "CPU only"
     features = llama_cpp.llama_print_system_info().decode("utf-8", "replace").strip(" |")
     return f"llama-cpp-python {llama_cpp.__version__}, {gpu}: {features}"
 
@@ -83,7 +85,7 @@ def _check_llama_cpp() -> str:
 def _check_onnxruntime() -> str:
     import onnxruntime
 
-    return f"onnxruntime {onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
+    return f"onnxruntime {onnxruntime.__version__}, built with {', '.join(onnxruntime.get_available_providers())}"
 
 
 def _try_tiny_bundle() -> str:
@@ -95,9 +97,10 @@ def _try_tiny_bundle() -> str:
     with LlavaModel(bundle, EngineOptions()) as model:
         session = model.session(SamplingOptions(temperature=0, max_new_tokens=len(_TINY_ANSWER)))
         tokens = tuple(token.id for token in session.ask(_QUESTION, image=_reference_image(bundle)))
+        places = f"language on {model.language_on}, vision on {model.vision_on}"
     if tokens != _TINY_ANSWER:
         raise EdgeLlavaError(f"the answer is {tokens}, expected {_TINY_ANSWER}: an engine computes incorrectly.")
-    return f"{detail}; {len(tokens)} tokens about an image are the expected ones"
+    return f"{detail}; {len(tokens)} tokens about an image are the expected ones; {places}"
 
 
 def _verify(bundle: Bundle) -> str:

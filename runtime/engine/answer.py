@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edge_llava.device.memory import peak_rss_bytes
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.answer import FinishReason, Timings, Token
+from edge_llava.runtime.answer import FinishReason, Opened, Timings, Token
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
 from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.request import Request
@@ -103,10 +103,11 @@ class Answer:
         if self.is_held and self._credit is not None and self._n_emitted - self._n_read <= self._credit // 2:
             self._on_credit()
 
-    def timings(self, load_s: float = 0.0) -> Timings:
-        """Where the time went so far; `load_s` is passed through."""
+    def timings(self, opened: Opened | None = None) -> Timings:
+        """Where the time went so far; what the model itself says is passed through."""
+        opened = opened or Opened()
         return Timings(
-            load_s=load_s,
+            load_s=opened.load_s,
             queued_s=_between(self._asked_at, self._placed_at),
             vision_s=self._vision_s,
             projector_s=self._projector_s,
@@ -117,6 +118,8 @@ class Answer:
             decode_s=_between(self._first_token_at, self._last_token_at),
             cached_tokens=self.n_cached_tokens or 0,
             peak_rss_bytes=peak_rss_bytes(),
+            vision_on=opened.vision_on,
+            language_on=opened.language_on,
         )
 
     @property

@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
+from edge_llava.ggml.devices import describe_place, list_devices
 from edge_llava.runtime.kv.host_cache import HostCache
 from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
 from edge_llava.runtime.language.language_model import LanguageModel
@@ -178,7 +180,12 @@ class Decoder(LanguageModel):
     @property
     def on_gpu(self) -> bool:
         """Whether blocks of the model are on a GPU."""
-        return bool(llama_cpp.llama_supports_gpu_offload()) and self.settings["n_gpu_layers"] != 0
+        return self.place != "cpu"
+
+    @cached_property
+    def place(self) -> str:
+        """Where the blocks are: "cpu", or the device and how many of them, "Vulkan0 33/33"."""
+        return describe_place(list_devices(), self.settings["n_gpu_layers"], self.spec.n_layer)
 
     def spare_threads(self, n_spared: int) -> None:
         """From now on, prompts leave so many CPU threads to other work; one is always taken."""

@@ -35,7 +35,7 @@ class ImageEncoder:
     """Vision encoder and projector of a bundle. Thread-safe.
 
     Attributes:
-        on_gpu: Whether the tower runs on a GPU.
+        provider, on_gpu: As of the `VisionEncoder`.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
@@ -55,7 +55,7 @@ class ImageEncoder:
         n_threads, has_newline = usable_threads(options.n_vision_threads), manifest.vision.has_newline
         self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads, has_newline=has_newline)
         self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, options)
-        self.on_gpu = self._vision.on_gpu
+        self.provider, self.on_gpu = self._vision.provider, self._vision.on_gpu
 
     def patch_features(self, image: Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """What the tower sees in an image: float32 (T, P, D); one square, or the whole and its tiles.

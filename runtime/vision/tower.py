@@ -48,6 +48,7 @@ class Tower:
         n_encoded: Images that were encoded.
         open_s: Seconds that opening the engines took so far.
         on_gpu: Whether the tower runs on a GPU; False until it was opened.
+        provider: Where the tower runs, as `VisionEncoder.provider`; None until it was opened.
         forms: In which forms images are shown.
         progress: Called on the tower's thread with the squares of an image that are done, where it makes several; may
             be replaced.
@@ -62,6 +63,7 @@ class Tower:
         self.forms = image_forms(bundle.manifest.vision, options)
         self.progress: ProgressCallback = silent
         self.n_encoded, self.open_s, self.on_gpu = 0, 0.0, False
+        self.provider: str | None = None
         self._bundle, self._options = bundle, options
         self._digests = {
             "vision tower": tower_digest(bundle.manifest),
@@ -270,7 +272,7 @@ class Tower:
     def _open(self) -> ImageEncoder:
         started = time.perf_counter()
         self._encoder = self._opener()
-        self.on_gpu = self._encoder.on_gpu
+        self.on_gpu, self.provider = self._encoder.on_gpu, self._encoder.provider
         self.open_s += time.perf_counter() - started
         return self._encoder
 

@@ -29,7 +29,8 @@ def test_json_holds_the_medians(run, seeded_q4, photo):
     result = run("bench", "-m", seeded_q4, "--image", photo, "--runs", 3, "-t", 1, "--json")
     assert result.code == 0
     report = json.loads(result.out)
-    assert set(report) == KEYS | {"settings", "spread"}
+    assert set(report) == KEYS | {"settings", "spread", "vision_on", "language_on"}
+    assert (report["vision_on"], report["language_on"]) == ("cpu", "cpu")
     assert set(report["spread"]) == KEYS | {"projector_s"}
     for key in KEYS:
         assert report[key] == report["spread"][key]["median"] > 0
@@ -47,7 +48,8 @@ def test_table_fits_80_columns_and_needs_no_image(run, seeded_q4):
     assert result.code == 0
     lines = result.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split("  ")[0] for line in lines[3:]] == [
+    assert lines[1] == "runs on: language cpu, vision cpu"
+    assert [line.split("  ")[0] for line in lines[4:]] == [
         "first token, new process",
         "first token, loaded, new image",
         "first token, second question",

@@ -106,6 +106,7 @@ def test_serves_until_a_signal(start: Callable[..., Served], seeded_q4: Path, nu
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", served.url)
     assert served.lines[-3].startswith(seeded_q4.name)
     assert served.lines[-2:] == [f"  API:  {served.url}/v1", f"  page: {served.url}/"]
+    assert served.read_until("runs on: ").string == "runs on: language cpu, vision cpu\n"
     assert ask(served.url).status_code == 200
     assert served.end(number) == 0
     assert served.lines[-1] == "stopped"

@@ -1,0 +1,57 @@
+"""Says on which devices a bundle computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_llava.cli.display import note
+
+if TYPE_CHECKING:
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.runtime.model import LlavaModel
+    from edge_llava.runtime.options import EngineOptions, VisionProvider
+
+
+def note_places(model: LlavaModel, *, shows_all: bool = True) -> None:
+    """Notes where a model computes, and that blocks were wanted on a GPU where there is none.
+
+    Args:
+        model: An open model; its tower need not be open.
+        shows_all: Whether to say the former.
+    """
+    if shows_all:
+        note(describe_places(model.language_on, model.vision_on or expected_provider(model.options.vision_provider)))
+    if model.options.decoder.n_gpu_layers > 0 and model.language_on == "cpu":
+        note("edge-llava: --gpu-layers has no effect: llama.cpp sees no GPU. See: edge-llava doctor")
+
+
+def describe_places(language_on: str, vision_on: str) -> str:
+    """One line for people."""
+    return f"runs on: language {language_on}, vision {vision_on}"
+
+
+def expected_provider(wanted: VisionProvider) -> str:
+    """Where the tower will run, before it was opened and without importing ONNX Runtime."""
+    from edge_llava.device.onnx_packages import onnx_packages
+
+    if wanted != "auto":
+        return wanted
+    return "cuda, or else cpu" if "onnxruntime-gpu" in onnx_packages() else "cpu"
+
+
+def expected_places(bundle: Bundle, options: EngineOptions) -> tuple[str, str]:
+    """Where the blocks and the tower of a bundle will run: as `LlavaModel.language_on` and `expected_provider`.
+
+    Raises:
+        BackendError: If llama.cpp cannot be loaded.
+    """
+    from edge_llava.errors import BackendError
+
+    try:
+        from edge_llava.ggml.devices import describe_place, list_devices
+
+        devices = list_devices()
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(f"llama.cpp cannot be loaded: {error}. See: edge-llava doctor") from error
+    place = describe_place(devices, options.decoder.n_gpu_layers, bundle.manifest.language.n_layer)
+    return place, expected_provider(options.vision_provider)
