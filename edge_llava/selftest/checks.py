@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from edge_llava.selftest import BUNDLE
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from edge_llava.runtime.options import EngineOptions
 
 # Raised for a library that is missing, cannot be loaded, or has an incompatible version.
 _LIBRARY_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
@@ -88,19 +91,49 @@ def _check_onnxruntime() -> str:
     return f"onnxruntime {onnxruntime.__version__}, built with {', '.join(onnxruntime.get_available_providers())}"
 
 
-def _try_tiny_bundle() -> str:
+@dataclass(frozen=True)
+class TinyAnswer:
+    """What the tiny bundle answers about an image.
+
+    Attributes:
+        tokens: Its tokens.
+        language_on, vision_on: Where they were computed, as in `Timings`.
+    """
+
+    tokens: tuple[int | None, ...]
+    language_on: str
+    vision_on: str | None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether they are the expected ones."""
+        return self.tokens == _TINY_ANSWER
+
+
+def answer_about_tiny_image(options: EngineOptions) -> TinyAnswer:
+    """Asks the tiny bundle about its reference image.
+
+    Raises:
+        EdgeLlavaError: If an engine fails.
+    """
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.options import EngineOptions, SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
 
     bundle = Bundle.open(BUNDLE)
-    detail = _verify(bundle)
-    with LlavaModel(bundle, EngineOptions()) as model:
+    with LlavaModel(bundle, options) as model:
         session = model.session(SamplingOptions(temperature=0, max_new_tokens=len(_TINY_ANSWER)))
         tokens = tuple(token.id for token in session.ask(_QUESTION, image=_reference_image(bundle)))
-        places = f"language on {model.language_on}, vision on {model.vision_on}"
-    if tokens != _TINY_ANSWER:
-        raise EdgeLlavaError(f"the answer is {tokens}, expected {_TINY_ANSWER}: an engine computes incorrectly.")
-    return f"{detail}; {len(tokens)} tokens about an image are the expected ones; {places}"
+        return TinyAnswer(tokens, model.language_on, model.vision_on)
+
+
+def _try_tiny_bundle() -> str:
+    from edge_llava.runtime.options import EngineOptions
+
+    detail, answer = _verify(Bundle.open(BUNDLE)), answer_about_tiny_image(EngineOptions())
+    if not answer.is_right:
+        raise EdgeLlavaError(f"the answer is {answer.tokens}, expected {_TINY_ANSWER}: an engine computes incorrectly.")
+    places = f"language on {answer.language_on}, vision on {answer.vision_on}"
+    return f"{detail}; {len(answer.tokens)} tokens about an image are the expected ones; {places}"
 
 
 def _verify(bundle: Bundle) -> str:

@@ -231,6 +231,7 @@ def test_training_imports_no_runtime_and_users_of_bundles_no_converters() -> Non
         "measuring": "converters",
         "captioning": "converters",
         "selftest": "converters",
+        "doctor": "converters",
         "server": "converters",
         "conversion": "neither",
         "parity": "neither",
@@ -241,11 +242,11 @@ def test_training_imports_no_runtime_and_users_of_bundles_no_converters() -> Non
 
 
 def test_scenes_know_only_themselves_and_who_uses_a_bundle_neither_torch_nor_training() -> None:
-    scenes, evaluation, measuring, captioning, selftest, server = (
+    scenes, evaluation, measuring, captioning, selftest, doctor, server = (
         [path for path in SOURCES if path.is_relative_to(ROOT / "edge_llava" / name)]
-        for name in ("scenes", "evaluation", "measuring", "captioning", "selftest", "server")
+        for name in ("scenes", "evaluation", "measuring", "captioning", "selftest", "doctor", "server")
     )
-    users = (*evaluation, *measuring, *captioning, *selftest, *server)
+    users = (*evaluation, *measuring, *captioning, *selftest, *doctor, *server)
     names = {path.name for path in (*scenes, *users)}
     assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py", "job.py", "checks.py", "app.py"}
     for path in scenes:

@@ -1,0 +1,81 @@
+"""The limits of this process's control group, which is what makes a container small.
+
+Source: Linux's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from edge_llava.doctor.tree import Tree
+
+_ROOT = "sys/fs/cgroup"
+_UNLIMITED = 1 << 60  # version 1 writes a number near 2**63
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """Limits.
+
+    Attributes:
+        memory_bytes: The smallest limit of the group and those that it is in; None: no limit.
+        used_bytes: What the group with that limit uses, without files that are only cached.
+        n_cpus: CPUs' worth of time that it may take, such as 1.5; None: no limit.
+    """
+
+    memory_bytes: int | None = None
+    used_bytes: int = 0
+    n_cpus: float | None = None
+
+
+def read_control_group(tree: Tree) -> ControlGroup:
+    """Reads /proc/self/cgroup and the groups that it names, of version 2 or 1."""
+    groups = {}
+    for line in tree.text("proc/self/cgroup").splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        groups.update(dict.fromkeys(controllers.split(",") if controllers else [""], path))
+    memory = [
+        *_memory(tree, "", groups.get("", "/"), ("memory.max", "memory.current", "inactive_file")),
+        *_memory(
+            tree,
+            "memory",
+            groups.get("memory", "/"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ]
+    limit, used = min(memory, default=(None, 0))
+    quotas = [*_quotas(tree, groups.get("", "/")), *_quotas_of_version_1(tree, groups.get("cpu", "/"))]
+    return ControlGroup(limit, used, min(quotas, default=None))
+
+
+def _directories(controller: str, path: str) -> Iterator[str]:
+    """The group's directory and those above it. In a container, the path may be the host's: its root is looked at."""
+    root = PurePosixPath(_ROOT, controller)
+    inner = PurePosixPath(path.lstrip("/"))
+    yield from (str(root / part) for part in (inner, *inner.parents) if ".." not in part.parts)
+
+
+def _memory(tree: Tree, controller: str, path: str, names: tuple[str, str, str]) -> Iterator[tuple[int, int]]:
+    limit_name, used_name, cached_name = names
+    for directory in _directories(controller, path):
+        limit = tree.number(f"{directory}/{limit_name}")
+        if limit is not None and limit < _UNLIMITED:
+            stat = (line.split() for line in tree.text(f"{directory}/memory.stat").splitlines())
+            cached = next((int(line[1]) for line in stat if line[:1] == [cached_name]), 0)
+            yield limit, max(0, (tree.number(f"{directory}/{used_name}") or 0) - cached)
+
+
+def _quotas(tree: Tree, path: str) -> Iterator[float]:
+    for directory in _directories("", path):
+        quota, _, period = tree.text(f"{directory}/cpu.max").partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            yield int(quota) / int(period)
+
+
+def _quotas_of_version_1(tree: Tree, path: str) -> Iterator[float]:
+    for directory in _directories("cpu", path):
+        quota, period = (tree.number(f"{directory}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+        if quota is not None and quota > 0 and period:
+            yield quota / period
