@@ -66,7 +66,7 @@ class LlavaModel:
 
         Raises:
             BundleError: If a file is not what the manifest says, or images cannot be made fewer tokens or tiles.
-            BackendError: If the language model cannot start.
+            BackendError: If the language model cannot start, or ONNX Runtime does not have the provider.
             ImageError: If an image cannot be read.
             ValueError: If the KV cache is to be smaller than one conversation.
         """

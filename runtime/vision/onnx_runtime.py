@@ -99,6 +99,18 @@ def session_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError, MemoryError)
 
 
+def check_provider(provider: VisionProvider) -> None:
+    """
+    Raises:
+        BackendError: If a provider is asked for that the installed ONNX Runtime does not contain.
+        MissingExtra: If its package is not installed.
+    """
+    if provider == "openvino":
+        _register_openvino(import_onnxruntime())
+    elif provider in _BUILT_IN:
+        _choose(provider, import_onnxruntime())
+
+
 def open_session(path: Path, new_settings: Callable[[], Any], provider: VisionProvider) -> OpenSession:
     """Opens a model where the provider says; "auto" takes the CPU where CUDA cannot start, and logs why, once.
 

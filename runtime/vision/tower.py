@@ -31,6 +31,7 @@ from edge_llava.runtime.vision.forms import image_forms
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.image_encoder import ImageEncoder, tower_digest
+from edge_llava.runtime.vision.onnx_runtime import check_provider
 from edge_llava.runtime.vision.shared_work import SharedWork
 
 _LOOK_S = 0.05
@@ -59,8 +60,10 @@ class Tower:
 
         Raises:
             BundleError: If images cannot be reduced to `options.visual_tokens`, or limited to `options.max_tiles`.
+            BackendError: If the installed ONNX Runtime does not have `options.vision_provider`.
         """
         self.forms = image_forms(bundle.manifest.vision, options)
+        check_provider(options.vision_provider)  # at once, also where all images were encoded before
         self.progress: ProgressCallback = silent
         self.n_encoded, self.open_s, self.on_gpu = 0, 0.0, False
         self.provider: str | None = None

@@ -76,6 +76,12 @@ def test_verify_judges_what_chat_runs(run, seeded_q4, judged):
     assert (placed.decoder.n_gpu_layers, placed.vision_provider, placed.decoder.n_batch) == (0, "cpu", 96)
 
 
+def test_a_provider_that_is_not_there_is_refused_without_an_image(run, seeded_q4):
+    result = run("chat", "-m", seeded_q4, *ASKED, "--provider", "cuda")
+    assert (result.code, result.out) == (BackendError.exit_code, "")
+    assert "the installed ONNX Runtime has no CUDA" in result.err
+
+
 def test_verify_on_a_provider_that_is_not_there(run, seeded_q4):
     result = run("verify", seeded_q4, "--provider", "directml")
     assert result.code == BackendError.exit_code
