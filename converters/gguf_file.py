@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
 
 from edge_llava.converters.quantize import Encoder, encoded_bytes
+from edge_llava.device.memory import trim_heap
 from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 
@@ -59,5 +60,6 @@ def write_tensors(
             writer.write_tensor_data(encoded)
             done += encoded.nbytes
             progress(ProgressEvent(stage, done, total))
+            trim_heap()
     finally:
         writer.close()

@@ -18,7 +18,6 @@ from edge_llava.bundle.manifest import FORMAT_VERSION, FileEntry, Manifest, Sour
 from edge_llava.bundle.parity_record import MeasuredParity, make_reference_images
 from edge_llava.bundle.template_spec import TemplateSpec
 from edge_llava.bundle.vision_spec import VisionSpec, find_tile_fault
-from edge_llava.converters import reference
 from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.disk_space import check_disk
@@ -27,12 +26,14 @@ from edge_llava.converters.mmproj_gguf import check_mmproj, write_mmproj
 from edge_llava.converters.options import ConvertOptions
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder
+from edge_llava.converters.reference import reference_pixels
 from edge_llava.converters.reference_model import check_reading
+from edge_llava.converters.reference_tower import reference_features
+from edge_llava.converters.smoothing import Smoother
 from edge_llava.converters.staging import check_target, staging_directory
 from edge_llava.converters.template_choice import checkpoint_template
-from edge_llava.converters.tower import build_tower
-from edge_llava.converters.truth import VisionTruth, vision_truth
-from edge_llava.converters.vision_int8 import BUDGET_MIN, is_worthwhile, write_int8
+from edge_llava.converters.truth import VisionTruth, project_truth, vision_truth
+from edge_llava.converters.vision_int8 import BUDGET_MIN, Calibration, is_worthwhile, write_int8
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.device.memory import return_freed_memory
 from edge_llava.errors import ConversionError, list_faults
@@ -151,20 +152,36 @@ def _export_tower(
     precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
     name = f"vision tower, {'int8' if options.tries_int8 else precision}"
     progress(ProgressEvent(name, 0, None, "items"))
-    tower = build_tower(checkpoint)
-    truth = vision_truth(checkpoint, tower, make_reference_images(), aspect, options.max_tiles)
-    if options.tries_int8:
-        others = (reference.reference_pixels(checkpoint, image, aspect, options.max_tiles) for image in calibration)
-        squares = [values[:_SQUARES_MEASURED] for values in (*truth.pixels, *others)]
-        quantization = write_int8(tower, path, squares, options.n_threads or os.cpu_count() or 1, progress)
+    images = make_reference_images()
+    if not options.tries_int8:
+        truth = vision_truth(checkpoint, images, aspect, options.max_tiles)
+    else:
+        truth, measuring, smoother = _calibrate(checkpoint, images, calibration, aspect, options)
+        quantization = write_int8(checkpoint, path, measuring, smoother, progress)
         if options.vision == "int8" or is_worthwhile(quantization):
             progress(ProgressEvent(name, 1, 1, "items"))
             return truth, describe_vision(checkpoint, "int8", aspect, quantization, options.max_tiles)
         name = f"vision tower, fp32: int8 holds its budget for {quantization.count('int8')} MatMuls only"
-        tower = build_tower(checkpoint)  # the other one is rescaled
-    write_vision(tower, path, precision)
+    write_vision(checkpoint, path, precision)
     progress(ProgressEvent(name, 1, 1, "items"))
     return truth, describe_vision(checkpoint, precision, aspect, max_tiles=options.max_tiles)
+
+
+def _calibrate(
+    checkpoint: Checkpoint,
+    images: tuple[NDArray[np.uint8], ...],
+    others: Iterable[NDArray[np.uint8]],
+    aspect: str,
+    options: ConvertOptions,
+) -> tuple[VisionTruth, Calibration, Smoother]:
+    """Runs the tower once, on the reference images and those that int8 is measured with besides."""
+    pixels = [reference_pixels(checkpoint, image, aspect, options.max_tiles) for image in images]
+    pixels += [reference_pixels(checkpoint, image, aspect, options.max_tiles)[:_SQUARES_MEASURED] for image in others]
+    smoother = Smoother()
+    features = reference_features(checkpoint, pixels, smoother.watch)
+    truth = project_truth(checkpoint, images, pixels[: len(images)], features[: len(images)], options.max_tiles)
+    squares, exact = ([values[:_SQUARES_MEASURED] for values in arrays] for arrays in (pixels, features))
+    return truth, Calibration(tuple(squares), tuple(exact), options.n_threads or os.cpu_count() or 1), smoother
 
 
 def _describe(

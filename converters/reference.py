@@ -29,7 +29,7 @@ from edge_llava.converters.image_processors import (
 from edge_llava.converters.reference_config import build_rotary
 from edge_llava.converters.reference_model import ReferenceModel
 from edge_llava.converters.tokenizers.original_ids import original_ids
-from edge_llava.converters.tower import TrimmedTower
+from edge_llava.device.memory import trim_heap
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
 _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
@@ -74,14 +74,6 @@ def reference_pixels(
 def reference_ids(checkpoint: Checkpoint, texts: Sequence[str]) -> list[list[int]]:
     """Tokenizes texts, each on its own and without BOS, as the checkpoint's own tokenizer does."""
     return original_ids(checkpoint.tokenizer, checkpoint.vocabulary, texts)
-
-
-@torch.inference_mode()
-def reference_features(tower: TrimmedTower, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Computes patch features (T, P, D) of pixel values (T, 3, S, S)."""
-    squares = [tower(torch.from_numpy(square[None]))["patch_features"][0] for square in pixels]
-    features: NDArray[np.float32] = torch.stack(squares).numpy()
-    return features
 
 
 @torch.inference_mode()
@@ -187,6 +179,7 @@ def reference_logits(
         output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
         hidden = output[0] if isinstance(output, tuple) else output
         del block  # before the next one is loaded
+        trim_heap()
         progress(ProgressEvent("checking against the checkpoint", index + 1, n_layer, "items"))
     return _head(model, len(checkpoint.vocabulary), _load_part(model, "norm")(hidden[0, n - n_last :]))
 

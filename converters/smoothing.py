@@ -9,70 +9,94 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
-
-from edge_llava.converters.tower import TrimmedTower
+from torch import nn
 
 _ALPHA = 0.5  # half of an outlier goes to the weights. Source: SmoothQuant, arXiv 2211.10438, equation 4
 _SMALLEST = 1e-5
+_WATCHED = ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1")
+# A layer whose output channels are divided, and all layers that read them.
+_PAIRS = (
+    ("self_attn.v_proj", ("self_attn.out_proj",)),
+    ("layer_norm1", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+    ("layer_norm2", ("mlp.fc1",)),
+)
 
-Ranges = dict[torch.nn.Module, torch.Tensor]
 
+@dataclass(frozen=True, eq=False)
+class Rescaling:
+    """What becomes of a weight (N, K) or (N,); None leaves it.
 
-@contextmanager
-def watch_ranges(tower: TrimmedTower) -> Iterator[Ranges]:
-    """Records how large the inputs of the tower's layers become within the `with` block.
-
-    Yields:
-        The largest magnitude (K,) of every channel, by the layer that reads it.
+    Attributes:
+        divisors: Of output channels, (N,).
+        factors: Of input channels, (K,); applied second.
     """
-    ranges: Ranges = {}
 
-    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    divisors: torch.Tensor | None = None
+    factors: torch.Tensor | None = None
+
+    def apply(self, weight: torch.Tensor) -> torch.Tensor:
+        """The rescaled weight, a new tensor."""
+        if self.divisors is not None:
+            weight = weight / (self.divisors if weight.ndim == 1 else self.divisors[:, None])
+        return weight if self.factors is None else weight * self.factors
+
+
+class Smoother:
+    """Finds out how a tower's weights are to be rescaled, block by block; the tower's results stay the same up to
+    rounding.
+
+    Attributes:
+        rescalings: By the names of the tower's state dict; other weights stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self.rescalings: dict[str, Rescaling] = {}
+
+    @contextmanager
+    def watch(self, prefix: str, block: nn.Module) -> Iterator[None]:
+        """Records how large the inputs of a block's layers become within the `with` block, and decides by that.
+
+        Args:
+            prefix: Of the names of the block's weights: "vision_model.encoder.layers.0.".
+            block: With its weights in float32, which are only read.
+        """
+        ranges: dict[str, torch.Tensor] = {}
+        handles = [_note_range(block, name, ranges) for name in _WATCHED]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for before, layers in _PAIRS:
+            self._balance(prefix, block, before, layers, ranges[layers[0]])
+
+    def apply(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Rescales a weight of the tower's state dict."""
+        return self.rescalings[name].apply(weight) if name in self.rescalings else weight
+
+    def _balance(
+        self, prefix: str, block: nn.Module, before: str, layers: Sequence[str], activations: torch.Tensor
+    ) -> None:
+        """Decides by what the output channels of `before` are divided; `activations` are their largest magnitudes."""
+        names = [f"{layer}.weight" for layer in layers]
+        columns = [self.apply(prefix + name, block.get_parameter(name)).abs().amax(0) for name in names]
+        weights = torch.stack(columns).amax(0)
+        scales = activations.clamp(min=_SMALLEST) ** _ALPHA / weights.clamp(min=_SMALLEST) ** (1 - _ALPHA)
+        for name in (f"{before}.weight", f"{before}.bias"):
+            self.rescalings[prefix + name] = Rescaling(divisors=scales)
+        for name in names:
+            earlier = self.rescalings.get(prefix + name, Rescaling())
+            self.rescalings[prefix + name] = replace(earlier, factors=scales)
+
+
+def _note_range(block: nn.Module, name: str, ranges: dict[str, torch.Tensor]) -> torch.utils.hooks.RemovableHandle:
+    """Keeps the largest magnitude (K,) of every channel that a layer reads, by the layer's name."""
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         largest = inputs[0].abs().flatten(0, -2).amax(0)
-        ranges[layer] = torch.maximum(ranges.get(layer, largest), largest)
+        ranges[name] = torch.maximum(ranges.get(name, largest), largest)
 
-    handles = [
-        layer.register_forward_pre_hook(note)
-        for block in tower.vision_model.encoder.layers
-        for layer in (block.self_attn.q_proj, block.self_attn.out_proj, block.mlp.fc1)
-    ]
-    try:
-        yield ranges
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.inference_mode()
-def smooth(tower: TrimmedTower, ranges: Ranges) -> None:
-    """Rescales channels inside the tower; its results stay the same up to rounding.
-
-    Args:
-        tower: The tower in float32; its weights are replaced.
-        ranges: What `watch_ranges` recorded over the calibration images.
-    """
-    for block in tower.vision_model.encoder.layers:
-        attention = block.self_attn
-        _balance(attention.v_proj, [attention.out_proj], ranges)
-        _balance(block.layer_norm1, [attention.q_proj, attention.k_proj, attention.v_proj], ranges)
-        _balance(block.layer_norm2, [block.mlp.fc1], ranges)
-
-
-def _balance(before: torch.nn.LayerNorm | torch.nn.Linear, layers: Sequence[torch.nn.Linear], ranges: Ranges) -> None:
-    """Divides the output channels of `before`, and multiplies the columns of the layers that read them.
-
-    Args:
-        before: A LayerNorm, or v_proj: its output channels are the attention's.
-        layers: All layers that read them.
-        ranges: Largest magnitudes by layer.
-    """
-    activations = ranges[layers[0]]
-    weights = torch.stack([layer.weight.abs().amax(0) for layer in layers]).amax(0)
-    scales = activations.clamp(min=_SMALLEST) ** _ALPHA / weights.clamp(min=_SMALLEST) ** (1 - _ALPHA)
-    rows = scales if before.weight.ndim == 1 else scales[:, None]
-    # new tensors, because those of a float32 checkpoint are mapped from the user's file
-    before.weight.data, before.bias.data = before.weight / rows, before.bias / scales
-    for layer in layers:
-        layer.weight.data = layer.weight * scales
+    return block.get_submodule(name).register_forward_pre_hook(note)

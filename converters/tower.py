@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.taps import FeatureTap
 from edge_llava.converters.tower_classes import VisionConfig, find_classes
 from edge_llava.converters.towers import TowerKind
-from edge_llava.errors import CheckpointError, list_faults
+from edge_llava.errors import CheckpointError
 
 
 class TrimmedTower(PreTrainedModel):
@@ -35,7 +36,7 @@ class TrimmedTower(PreTrainedModel):
     def __init__(self, config: VisionConfig, kind: TowerKind, tap: FeatureTap) -> None:
         super().__init__(config)
         self.vision_model = find_classes(kind).transformer(config)
-        self.vision_model.post_layernorm = torch.nn.Identity()
+        self.vision_model.post_layernorm = nn.Identity()
         self._first_row = tap.n_dropped_rows
         self._ranking = kind.choose_ranking(tap.n_dropped_rows)
         self.n_features = (config.image_size // config.patch_size) ** 2 + kind.n_class_rows - tap.n_dropped_rows
@@ -50,8 +51,12 @@ class TrimmedTower(PreTrainedModel):
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """See the class."""
         hidden = self.vision_model(pixel_values=pixel_values).last_hidden_state
-        features = {"patch_features": hidden[:, self._first_row :]}
+        features = {"patch_features": self.select(hidden)}
         return features | self._rank() if self.has_ranking else features
+
+    def select(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The rows (B, P, D) of a last state (B, R, D) that are features."""
+        return hidden[:, self._first_row :]
 
     def _rank(self) -> dict[str, torch.Tensor]:
         """Uses what the last block has just computed, so that no product with weights is computed twice."""
@@ -99,18 +104,18 @@ class _Output:
 
     value: torch.Tensor
 
-    def __init__(self, layer: torch.nn.Linear) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         layer.register_forward_hook(self._note)
 
-    def _note(self, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def _note(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         self.value = output
 
 
 def build_tower(checkpoint: Checkpoint) -> TrimmedTower:
-    """Builds the trimmed tower with the checkpoint's weights in float32.
+    """Builds the trimmed tower without weights: its parameters are on the meta device.
 
     Raises:
-        CheckpointError: If the tower's activation is unknown, or weights are not finite.
+        CheckpointError: If the tower's activation is unknown.
     """
     tower = checkpoint.tower
     config = find_classes(tower.kind).config(
@@ -130,17 +135,44 @@ def build_tower(checkpoint: Checkpoint) -> TrimmedTower:
             model = TrimmedTower(config, tower.kind, checkpoint.tap)
         except KeyError as error:
             raise CheckpointError(f"the tower's activation {tower.hidden_act!r} is unknown.") from error
-    weights, faults = {}, []
-    for name in model.state_dict():
-        own = name.replace("vision_model.", "vision.", 1)
-        weights[name] = checkpoint.load(own).to(torch.float32)
-        if not torch.isfinite(weights[name]).all():
-            faults.append(f"{own} contains infinite or undefined numbers")
-    if faults:
-        raise CheckpointError(list_faults("the vision tower is damaged:", faults))
-    model.load_state_dict(weights, assign=True)
     # a buffer that is not in the state dict and was made on the meta device
     n_positions = checkpoint.shape("vision.embeddings.position_embedding.weight")[0]
     model.vision_model.embeddings.position_ids = torch.arange(n_positions).expand((1, -1))
     model.eval()
     return model
+
+
+class _MatMul(nn.Linear):
+    """A layer whose weight is (K, N), as ONNX's MatMul reads it: torch's exporter computes transposes of weights."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.bias + input @ self.weight
+
+
+def build_skeleton(checkpoint: Checkpoint) -> TrimmedTower:
+    """Builds the trimmed tower to be traced: each weight is one number in memory, repeated; those of layers are (K, N).
+
+    The numbers differ, because torch's exporter merges weights that are equal.
+
+    Raises:
+        CheckpointError: As `build_tower`.
+    """
+    tower = build_tower(checkpoint)
+    for layer in tower.modules():
+        if isinstance(layer, nn.Linear):
+            layer.__class__, layer.weight = _MatMul, nn.Parameter(layer.weight.T)
+    weights = tower.state_dict()
+    numbers = torch.linspace(0.01, 0.02, len(weights))
+    skeleton = {name: numbers[index].clone().expand(weights[name].shape) for index, name in enumerate(weights)}
+    tower.load_state_dict(skeleton, assign=True)
+    return tower
+
+
+def load_weight(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """Loads one of the tower's weights, float32 in its own memory, by its name in the tower's state dict."""
+    return checkpoint.load(own_name(name)).to(torch.float32)
+
+
+def own_name(name: str) -> str:
+    """Our name (see `tensor_names`) of a weight in the tower's state dict."""
+    return name.replace("vision_model.", "vision.", 1)

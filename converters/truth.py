@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_llava.converters import reference
 from edge_llava.converters.checkpoint import Checkpoint
-from edge_llava.converters.tower import TrimmedTower
+from edge_llava.converters.reference_tower import reference_features
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +33,24 @@ class VisionTruth:
 
 
 def vision_truth(
-    checkpoint: Checkpoint,
-    tower: TrimmedTower,
-    images: tuple[NDArray[np.uint8], ...],
-    aspect: str,
-    max_tiles: int | None = None,
+    checkpoint: Checkpoint, images: tuple[NDArray[np.uint8], ...], aspect: str, max_tiles: int | None = None
 ) -> VisionTruth:
     """Runs the checkpoint's tower and projector on images, in float32; `max_tiles` is as in `ConvertOptions`."""
-    pixels = tuple(reference.reference_pixels(checkpoint, image, aspect, max_tiles) for image in images)
-    features = tuple(reference.reference_features(tower, values) for values in pixels)
+    pixels = [reference.reference_pixels(checkpoint, image, aspect, max_tiles) for image in images]
+    return project_truth(checkpoint, images, pixels, reference_features(checkpoint, pixels), max_tiles)
+
+
+def project_truth(
+    checkpoint: Checkpoint,
+    images: tuple[NDArray[np.uint8], ...],
+    pixels: Sequence[NDArray[np.float32]],
+    features: Sequence[NDArray[np.float32]],
+    max_tiles: int | None,
+) -> VisionTruth:
+    """Runs the checkpoint's projector on each image's features; see `VisionTruth` for the shapes."""
     rows = tuple(reference.reference_rows(checkpoint, values) for values in features)
     embeddings = tuple(
         reference.reference_embedding(checkpoint, values, (image.shape[1], image.shape[0]), max_tiles)
         for image, values in zip(images, rows, strict=True)
     )
-    return VisionTruth(images, pixels, features, rows, embeddings)
+    return VisionTruth(images, tuple(pixels), tuple(features), rows, embeddings)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.row_cosines import row_cosines
 from edge_llava.bundle.vision_spec import VisionQuantization
-from edge_llava.converters.reference import reference_features
-from edge_llava.converters.smoothing import smooth, watch_ranges
-from edge_llava.converters.tower import TrimmedTower
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.smoothing import Smoother
 from edge_llava.converters.vision_matmuls import SWITCHES, ExportedTower
-from edge_llava.converters.vision_onnx import MIN_EXTERNAL_BYTES, WEIGHTS_NAME, write_vision
+from edge_llava.converters.vision_onnx import WEIGHTS_NAME, write_vision
+from edge_llava.converters.weights_file import MIN_EXTERNAL_BYTES
 from edge_llava.device.memory import return_freed_memory
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
@@ -77,32 +77,27 @@ class Calibration:
 
 
 def write_int8(
-    tower: TrimmedTower,
+    checkpoint: Checkpoint,
     path: Path,
-    pixels: Sequence[_Squares],
-    n_threads: int,
+    calibration: Calibration,
+    smoother: Smoother,
     progress: ProgressCallback = silent,
 ) -> VisionQuantization:
     """Exports the tower with as many int8 MatMuls as the budget allows.
 
     Args:
-        tower: The tower in float32; its weights are rescaled (see `smoothing`) and then freed: it cannot be used again.
+        checkpoint: Its tower's weights are loaded one at a time.
         path: Target, vision.onnx; the weights go to vision.onnx.data in the same directory.
-        pixels: Squares (T, 3, S, S) of each calibration image.
-        n_threads: CPU threads.
+        calibration: Images to measure with.
+        smoother: Has watched the tower on images.
         progress: Receives the number of graphs tried.
 
     Returns:
         What was chosen, with its measurements. They are always within the budget: at worst everything stays in float.
     """
-    with watch_ranges(tower) as ranges:
-        features = tuple(reference_features(tower, squares) for squares in pixels)
-    calibration = Calibration(tuple(pixels), features, n_threads)
-    smooth(tower, ranges)
     with tempfile.TemporaryDirectory(prefix="int8-", dir=path.parent) as directory:
         exact = Path(directory) / "vision.onnx"
-        write_vision(tower, exact, "fp32")
-        tower.to(device="meta")
+        write_vision(checkpoint, exact, "fp32", smoother)
         return_freed_memory()
         exported = ExportedTower(exact)
         kinds, fidelity = choose_kinds(exported, calibration, progress)
@@ -113,7 +108,7 @@ def write_int8(
         cosine_min=fidelity.cosine_min,
         budget_mean=BUDGET_MEAN,
         budget_min=BUDGET_MIN,
-        n_pictures=len(pixels),
+        n_pictures=len(calibration.pixels),
     )
 
 

@@ -18,6 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_llava.converters.weights_file import WeightsFile
+
 BLOCK = 32  # numbers that share a scale in MatMulNBits
 LARGEST = 127  # magnitude of an int8 weight
 LARGEST_PAIR = 128  # magnitude of the sum of two neighbours of one sign
@@ -75,39 +77,48 @@ class ExportedTower:
         Returns:
             Its path.
         """
-        parts = {
-            matmul.output: self._replacement(matmul, kinds[matmul.name], matmul.output)
-            for matmul in self.matmuls
-            if kinds[matmul.name] != "float"
-        }
-        return self._save(self._rebuild(parts), name)
+        path = self._path.with_name(name)
+        with WeightsFile(self._path.with_name(f"{name}.data")) as file:
+            parts = {
+                matmul.output: self._replacement(matmul, kinds[matmul.name], matmul.output, file)
+                for matmul in self.matmuls
+                if kinds[matmul.name] != "float"
+            }
+        onnx.save_model(self._rebuild(parts), path)
+        return path
 
     def write_switched(self, name: str, kind: str) -> Path:
         """Writes a variant that computes every MatMul twice, in float and as `kind`, with a switch to select one.
 
         The switches are its second input, float32 (one per MatMul, in order): 0 selects float, 1 selects `kind`.
         """
-        parts = {}
-        for index, matmul in enumerate(self.matmuls):
-            exact, other, change, share = (f"{matmul.output}.{end}" for end in ("float", kind, "change", "share"))
-            part = self._replacement(matmul, kind, other)
-            place = numpy_helper.from_array(np.array([index], np.int64), f"{matmul.output}.place")
-            nodes = [
-                helper.make_node("MatMul", [matmul.source, matmul.weights], [exact], exact),
-                helper.make_node("Sub", [other, exact], [change], change),
-                helper.make_node("Gather", [SWITCHES, place.name], [f"{matmul.output}.switch"], place.name),
-                helper.make_node("Mul", [change, f"{matmul.output}.switch"], [share], share),
-                helper.make_node("Add", [exact, share], [matmul.output], f"{matmul.output}.switched"),
-            ]
-            parts[matmul.output] = _Replacement([*part.nodes, *nodes], [*part.weights, place])
+        path = self._path.with_name(name)
+        with WeightsFile(self._path.with_name(f"{name}.data")) as file:
+            parts = {
+                matmul.output: self._switched(matmul, kind, index, file) for index, matmul in enumerate(self.matmuls)
+            }
         model = self._rebuild(parts)
         model.graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.FLOAT, [len(self.matmuls)]))
-        return self._save(model, name)
+        onnx.save_model(model, path)
+        return path
 
-    def _replacement(self, matmul: WeightMatMul, kind: str, output: str) -> _Replacement:
+    def _switched(self, matmul: WeightMatMul, kind: str, index: int, file: WeightsFile) -> _Replacement:
+        exact, other, change, share = (f"{matmul.output}.{end}" for end in ("float", kind, "change", "share"))
+        part = self._replacement(matmul, kind, other, file)
+        place = file.add(f"{matmul.output}.place", np.array([index], np.int64))
+        nodes = [
+            helper.make_node("MatMul", [matmul.source, matmul.weights], [exact], exact),
+            helper.make_node("Sub", [other, exact], [change], change),
+            helper.make_node("Gather", [SWITCHES, place.name], [f"{matmul.output}.switch"], place.name),
+            helper.make_node("Mul", [change, f"{matmul.output}.switch"], [share], share),
+            helper.make_node("Add", [exact, share], [matmul.output], f"{matmul.output}.switched"),
+        ]
+        return _Replacement([*part.nodes, *nodes], [*part.weights, place])
+
+    def _replacement(self, matmul: WeightMatMul, kind: str, output: str, file: WeightsFile) -> _Replacement:
         weights = numpy_helper.to_array(self._initializers[matmul.weights], str(self._path.parent))
         make = {"int8": _per_channel_part, "blockwise8": _blockwise_part}[kind]
-        return make(matmul, weights.astype(np.float32), output)
+        return make(matmul, weights.astype(np.float32), output, file)
 
     def _rebuild(self, parts: Mapping[str, _Replacement]) -> onnx.ModelProto:
         """Returns a copy of the graph in which the nodes that produce certain outputs are replaced."""
@@ -127,12 +138,6 @@ class ExportedTower:
         if any(node.domain == _CONTRIB for node in nodes):
             model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
         return model
-
-    def _save(self, model: onnx.ModelProto, name: str) -> Path:
-        path, data = self._path.with_name(name), self._path.with_name(f"{name}.data")
-        data.unlink(missing_ok=True)
-        onnx.save_model(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
-        return path
 
 
 @dataclass(frozen=True)
@@ -169,12 +174,14 @@ def quantize_blockwise(weights: NDArray[np.float32]) -> tuple[NDArray[np.uint8],
     return (steps + LARGEST_IN_BLOCK + 1).astype(np.uint8), scales
 
 
-def _per_channel_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Replacement:
+def _per_channel_part(
+    matmul: WeightMatMul, weights: NDArray[np.float32], output: str, file: WeightsFile
+) -> _Replacement:
     """Builds the pattern that ONNX Runtime fuses into one kernel, as its own quantize_dynamic writes it."""
     integers, scales = quantize_per_channel(weights)
     kept = [
-        numpy_helper.from_array(integers, f"{matmul.weights}.int8"),
-        numpy_helper.from_array(scales, f"{matmul.weights}.scales"),
+        file.add(f"{matmul.weights}.int8", integers),
+        file.add(f"{matmul.weights}.scales", scales),
     ]
     source = [f"{matmul.source}.{end}" for end in ("uint8", "scale", "zero")]
     total, real, scale = (f"{matmul.output}.{end}" for end in ("int32", "real", "scale"))
@@ -188,11 +195,11 @@ def _per_channel_part(matmul: WeightMatMul, weights: NDArray[np.float32], output
     return _Replacement(nodes, kept)
 
 
-def _blockwise_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str) -> _Replacement:
+def _blockwise_part(matmul: WeightMatMul, weights: NDArray[np.float32], output: str, file: WeightsFile) -> _Replacement:
     integers, scales = quantize_blockwise(weights)
     zeros = np.full(scales.shape, LARGEST_IN_BLOCK + 1, np.uint8)
     kept = [
-        numpy_helper.from_array(values, f"{matmul.weights}.{end}")
+        file.add(f"{matmul.weights}.{end}", values)
         for values, end in ((integers, "blocks"), (scales, "block_scales"), (zeros, "block_zeros"))
     ]
     node = helper.make_node(

@@ -7,22 +7,29 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.config import VisionOnnxConfig
 from optimum.utils import NormalizedVisionConfig
 
-from edge_llava.converters.tower import TrimmedTower
+from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.smoothing import Smoother
+from edge_llava.converters.tower import TrimmedTower, build_skeleton, load_weight
+from edge_llava.converters.weights_file import MIN_EXTERNAL_BYTES, WeightsFile
+from edge_llava.device.memory import trim_heap
 from edge_llava.errors import ConversionError
 
 _OPSET = 17
 WEIGHTS_NAME = "vision.onnx.data"
-MIN_EXTERNAL_BYTES = 1024
+_PIXELS = "pixel_values"
 
 
 class _TowerOnnxConfig(VisionOnnxConfig):
@@ -34,49 +41,69 @@ class _TowerOnnxConfig(VisionOnnxConfig):
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
-        return {"pixel_values": {0: "batch_size"}}
+        return {_PIXELS: {0: "batch_size"}}
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         return {name: {0: "batch_size"} for name in self.names}
 
 
-def write_vision(tower: TrimmedTower, path: Path, precision: Literal["fp32", "fp16"]) -> None:
-    """Exports the tower.
+def write_vision(
+    checkpoint: Checkpoint, path: Path, precision: Literal["fp32", "fp16"], smoother: Smoother | None = None
+) -> None:
+    """Exports the tower: the graph from a tower without weights, then one weight after another.
 
     Args:
-        tower: The tower in float32.
-        path: Target, vision.onnx; the weights go to vision.onnx.data in the same directory.
+        checkpoint: Its tower's weights are loaded one at a time.
+        path: Target, vision.onnx; the weights go to vision.onnx.data in the same directory. Older files are replaced.
         precision: "fp16" stores the weights in half precision and computes in float32: half the disk, and exact for
             checkpoints that were saved in half precision.
+        smoother: Rescales the weights.
 
     Raises:
         ConversionError: If a weight does not fit in half precision.
     """
-    with tempfile.TemporaryDirectory(prefix="onnx-", dir=path.parent) as directory:
-        exported = Path(directory) / "exported.onnx"
-        config = _TowerOnnxConfig(tower.config, task="feature-extraction")
-        config.names = tuple(_output_shapes(tower))
-        with _quiet_exporters():
-            export(tower, config, exported, opset=_OPSET)
+    skeleton = build_skeleton(checkpoint)
+    layers = {f"{name}.weight" for name, part in skeleton.named_modules() if isinstance(part, torch.nn.Linear)}
+    model = _export_graph(skeleton, path.parent)
+    graph = model.graph
+    with WeightsFile(path.with_name(WEIGHTS_NAME)) as file:
+        for name in _take_weights(graph):
+            weight = load_weight(checkpoint, name)
+            weight = weight if smoother is None else smoother.apply(name, weight)
+            values = weight.numpy().T if name in layers else weight.numpy()
+            if precision == "fp16" and values.nbytes >= MIN_EXTERNAL_BYTES:
+                graph.initializer.append(file.add(f"{name}.half", _halve(name, values)))
+                # ONNX Runtime folds it when it opens the file
+                cast = helper.make_node("Cast", [f"{name}.half"], [name], f"{name}.cast", to=TensorProto.FLOAT)
+                graph.node.insert(0, cast)
+            else:
+                graph.initializer.append(file.add(name, values))
+            trim_heap()
+    onnx.save_model(model, path)
+
+
+def _export_graph(skeleton: TrimmedTower, directory: Path) -> onnx.ModelProto:
+    """The tower's graph by optimum. The weights are inputs of it, as the tower's state dict names them."""
+    config = _TowerOnnxConfig(skeleton.config, task="feature-extraction")
+    config.names = tuple(_output_shapes(skeleton))
+    with tempfile.TemporaryDirectory(prefix="onnx-", dir=directory) as place:
+        exported = Path(place) / "exported.onnx"
+        with _quiet_exporters(), _without_weights():
+            # nothing may be computed from a skeleton's weights, neither constants nor shapes
+            export(skeleton, config, exported, opset=_OPSET, do_constant_folding=False, disable_dynamic_axes_fix=True)
         model = onnx.load(exported)
-    _fix_shapes(model, tower)
-    if precision == "fp16":
-        _store_in_half(model)
-    save_graph(model, path)
+    _fix_shapes(model, skeleton)
+    return model
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a complete graph to vision.onnx and its weights to vision.onnx.data; older files are replaced."""
-    path.with_name(WEIGHTS_NAME).unlink(missing_ok=True)  # onnx would add to it
-    onnx.save_model(
-        model,
-        path,
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=WEIGHTS_NAME,
-        size_threshold=MIN_EXTERNAL_BYTES,
-    )
+def _take_weights(graph: onnx.GraphProto) -> list[str]:
+    """Removes the weights from a graph's inputs; returns their names."""
+    names = [value.name for value in graph.input if value.name != _PIXELS]
+    pixels = [value for value in graph.input if value.name == _PIXELS]
+    del graph.input[:]
+    graph.input.extend(pixels)
+    return names
 
 
 def _output_shapes(tower: TrimmedTower) -> dict[str, tuple[int, ...]]:
@@ -101,22 +128,23 @@ def _fix_shapes(model: onnx.ModelProto, tower: TrimmedTower) -> None:
             dim.dim_value = size
 
 
-def _store_in_half(model: onnx.ModelProto) -> None:
-    """Replaces float32 weights by float16 ones followed by a Cast, which ONNX Runtime folds when it opens the file."""
-    graph, casts = model.graph, []
-    for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims) * 4 < MIN_EXTERNAL_BYTES:
-            continue
-        with np.errstate(over="ignore"):
-            half = numpy_helper.to_array(weight).astype(np.float16)
-        if not np.isfinite(half).all():
-            raise ConversionError(f"the tower's {weight.name} does not fit in half precision. Use --vision fp32.")
-        name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+def _halve(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ConversionError(f"the tower's {name} does not fit in half precision. Use --vision fp32.")
+    return half
+
+
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """Lets torch export graphs without their weights, for which optimum has no option."""
+    original = torch.onnx.export
+    torch.onnx.export = partial(original, export_params=False)
+    try:
+        yield
+    finally:
+        torch.onnx.export = original
 
 
 @contextmanager

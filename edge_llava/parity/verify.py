@@ -90,14 +90,13 @@ def verify_against(
     """
     from edge_llava.converters import reference
     from edge_llava.converters.reference_model import check_reading
-    from edge_llava.converters.tower import build_tower
     from edge_llava.converters.truth import vision_truth
 
     _check_sizes(bundle, checkpoint)
     check_reading(checkpoint)
     record = ParityRecord.load(bundle.file("parity"))
     vision = bundle.manifest.vision
-    truth = vision_truth(checkpoint, build_tower(checkpoint), record.images, vision.aspect, vision.max_tiles)
+    truth = vision_truth(checkpoint, record.images, vision.aspect, vision.max_tiles)
     parity = measure(bundle, checkpoint, truth, progress, options).figures
     engines = BundleEngines(bundle, options)
     ours = engines.embedding(truth.images[0])

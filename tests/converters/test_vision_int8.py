@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from PIL import Image
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle, describe_file
 from edge_llava.bundle.parity_record import ParityRecord
 from edge_llava.bundle.row_cosines import row_cosines
+from edge_llava.bundle.vision_spec import VisionQuantization
 from edge_llava.conversion.calibration import builtin_images
 from edge_llava.conversion.convert import convert
 from edge_llava.converters import vision_int8
 from edge_llava.converters.bundle_specs import describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.options import ConvertOptions
-from edge_llava.converters.reference import reference_features, reference_pixels
-from edge_llava.converters.smoothing import smooth, watch_ranges
-from edge_llava.converters.tower import build_tower
+from edge_llava.converters.reference import reference_pixels
+from edge_llava.converters.reference_tower import reference_features
+from edge_llava.converters.smoothing import Smoother
+from edge_llava.converters.tower import build_tower, load_weight
 from edge_llava.converters.vision_int8 import BUDGET_MEAN, BUDGET_MIN, Calibration, is_worthwhile, write_int8
 from edge_llava.converters.vision_matmuls import (
     BLOCK,
@@ -38,7 +42,7 @@ from edge_llava.converters.vision_matmuls import (
 )
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.errors import ImageError
-from edge_llava.home.progress import ProgressEvent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.parity.verify import verify, verify_against
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
@@ -51,11 +55,16 @@ INT16 = 2**15 - 1
 
 @dataclass(frozen=True)
 class Towers:
-    """A tower in float32 in every form: images, features, and a graph to be quantized."""
+    """A tower in float32 in every form: images, features, and a graph to be quantized, which is not smoothed."""
 
     checkpoint: Checkpoint
     calibration: Calibration
+    smoother: Smoother
     exported: ExportedTower
+
+    def write_int8(self, path: Path, progress: ProgressCallback = silent) -> VisionQuantization:
+        """Writes the smoothed tower in int8."""
+        return write_int8(self.checkpoint, path, self.calibration, self.smoother, progress)
 
     def plain(self, kind: str) -> vision_int8.Fidelity:
         """Quantizes all MatMuls to one kind, without moving outliers first."""
@@ -95,13 +104,13 @@ def open_towers(tmp_path) -> Callable[[Path], Towers]:
 
     def open_(directory: Path) -> Towers:
         checkpoint = Checkpoint.open(str(directory))
-        tower = build_tower(checkpoint)
         pixels = tuple(reference_pixels(checkpoint, image, "pad") for image in builtin_images())
-        features = tuple(reference_features(tower, values) for values in pixels)
+        smoother = Smoother()
+        features = tuple(reference_features(checkpoint, pixels, smoother.watch))
         (tmp_path / "exact").mkdir()
-        write_vision(tower, tmp_path / "exact" / "vision.onnx", "fp32")
+        write_vision(checkpoint, tmp_path / "exact" / "vision.onnx", "fp32")
         exported = ExportedTower(tmp_path / "exact" / "vision.onnx")
-        return Towers(checkpoint, Calibration(pixels, features, 1), exported)
+        return Towers(checkpoint, Calibration(pixels, features, 1), smoother, exported)
 
     return open_
 
@@ -123,7 +132,7 @@ def measured_again(towers: Towers, path: Path) -> vision_int8.Fidelity:
 
 def test_pairs_of_products_fit_where_x86_has_no_vnni(seeded_checkpoint, open_towers, tmp_path):
     towers = open_towers(seeded_checkpoint)
-    quantization = write_int8(build_tower(towers.checkpoint), tmp_path / "vision.onnx", towers.calibration.pixels, 1)
+    quantization = towers.write_int8(tmp_path / "vision.onnx")
     assert set(quantization.matmuls.values()) == {"int8"}
     weights = [w for w in onnx.load(tmp_path / "vision.onnx").graph.initializer if w.name.endswith(".int8")]
     assert len(weights) == len(quantization.matmuls) == 18
@@ -192,33 +201,42 @@ def test_onnxruntime_computes_the_integers_that_we_wrote(seeded_checkpoint, open
     assert np.abs(found[0] - expected).mean() < 1e-4 * np.abs(expected).max()
 
 
+def smoothed_tower(towers: Towers) -> Any:
+    """The whole tower in torch, rescaled."""
+    tower = build_tower(towers.checkpoint)
+    weights = {name: towers.smoother.apply(name, load_weight(towers.checkpoint, name)) for name in tower.state_dict()}
+    tower.load_state_dict(weights, assign=True)
+    return tower
+
+
 def test_moving_outliers_changes_nothing_but_their_size(with_outliers, open_towers):
     towers = open_towers(with_outliers(compensated=True))
-    tower, pixels = build_tower(towers.checkpoint), towers.calibration.pixels[:4]
-    with watch_ranges(tower) as before:
-        exact = [reference_features(tower, values) for values in pixels]
-    spread = {layer: float(values.max() / values.median()) for layer, values in before.items()}
-    smooth(tower, before)
-    with watch_ranges(tower) as after:
-        same = [reference_features(tower, values) for values in pixels]
-    assert max(float(np.abs(a - b).max()) for a, b in zip(exact, same, strict=True)) < 1e-4
-    for block in tower.vision_model.encoder.layers:
-        for layer in (block.self_attn.q_proj, block.mlp.fc1):
-            values = after[layer]
-            assert spread[layer] > 30
-            assert float(values.max() / values.median()) < 6
+    tower, seen = smoothed_tower(towers), {}
+    for block, layers in enumerate(tower.vision_model.encoder.layers):
+        for layer in (layers.self_attn.q_proj, layers.mlp.fc1):
+            layer.register_forward_pre_hook(partial(note_largest, seen, (block, layer.out_features)))
+    pixels = torch.from_numpy(np.concatenate(towers.calibration.pixels[:4]))
+    with torch.inference_mode():
+        same = tower(pixels)["patch_features"].numpy()
+    assert np.abs(same - np.concatenate(towers.calibration.features[:4])).max() < 1e-4
+    assert len(seen) == 6
+    assert all(float(values.max() / values.median()) < 6 for values in seen.values())
+    scales = towers.smoother.rescalings["vision_model.encoder.layers.0.mlp.fc1.weight"].factors
+    assert float(scales.max() / scales.median()) > 30  # an outlier is 60 times as large, its weights 1 / 60
 
 
-def test_a_checkpoint_in_float32_is_not_written_to(with_outliers, weights_of):
-    directory = with_outliers(compensated=True)
-    before = {name: tensor.clone() for name, tensor in weights_of(directory).items()}
-    data = (directory / "model.safetensors").read_bytes()
-    tower = build_tower(Checkpoint.open(str(directory)))
-    with watch_ranges(tower) as ranges:
-        reference_features(tower, np.zeros((1, 3, 112, 112), np.float32))
-    smooth(tower, ranges)
-    assert (directory / "model.safetensors").read_bytes() == data
-    assert all((before[name] == tensor).all() for name, tensor in weights_of(directory).items())
+def note_largest(seen: dict[Any, Any], key: Any, layer: Any, inputs: Any) -> None:
+    seen[key] = inputs[0].abs().flatten(0, -2).amax(0)
+
+
+def test_smoothing_does_not_write_to_what_is_loaded(with_outliers, open_towers):
+    towers = open_towers(with_outliers(compensated=True))
+    for name in towers.smoother.rescalings:
+        weight = load_weight(towers.checkpoint, name)
+        before = weight.clone()
+        assert not torch.equal(towers.smoother.apply(name, weight), before)
+        assert torch.equal(weight, before)
+    assert len(towers.smoother.rescalings) == 3 * 10
 
 
 def test_outliers_break_plain_int8_and_not_ours(with_outliers, open_towers, tmp_path):
@@ -226,7 +244,7 @@ def test_outliers_break_plain_int8_and_not_ours(with_outliers, open_towers, tmp_
     plain = towers.plain("int8")
     assert plain.cosine_mean < 0.98
     assert plain.cosine_min < 0.9
-    quantization = write_int8(build_tower(towers.checkpoint), tmp_path / "vision.onnx", towers.calibration.pixels, 1)
+    quantization = towers.write_int8(tmp_path / "vision.onnx")
     assert quantization.count("int8") == 18
     fidelity = measured_again(towers, tmp_path / "vision.onnx")
     assert fidelity.cosine_mean >= BUDGET_MEAN == 0.999
@@ -239,9 +257,7 @@ def test_a_tower_with_outliers_restores_what_harms(with_outliers, open_towers, t
     towers = open_towers(with_outliers(compensated=False))
     assert towers.plain("int8").cosine_mean < 0.95
     events: list[ProgressEvent] = []
-    quantization = write_int8(
-        build_tower(towers.checkpoint), tmp_path / "vision.onnx", towers.calibration.pixels, 1, events.append
-    )
+    quantization = towers.write_int8(tmp_path / "vision.onnx", events.append)
     assert min(quantization.count(kind) for kind in ("int8", "blockwise8", "float")) > 0
     fidelity = measured_again(towers, tmp_path / "vision.onnx")
     assert fidelity.cosine_mean >= BUDGET_MEAN
@@ -260,7 +276,7 @@ def test_nothing_holds_a_budget_that_only_float_can_hold(seeded_checkpoint, open
     monkeypatch.setattr(vision_int8, "BUDGET_MEAN", 1 - 1e-9)
     monkeypatch.setattr(vision_int8, "BUDGET_MIN", 1 - 1e-9)
     towers = open_towers(seeded_checkpoint)
-    quantization = write_int8(build_tower(towers.checkpoint), tmp_path / "vision.onnx", towers.calibration.pixels, 1)
+    quantization = towers.write_int8(tmp_path / "vision.onnx")
     assert quantization.count("float") == 18
     assert quantization.cosine_min >= 1 - 1e-9
     assert not is_worthwhile(quantization)

@@ -18,8 +18,8 @@ from edge_llava.converters.language_gguf import write_language
 from edge_llava.converters.model_configs import LanguageConfig, TowerConfig
 from edge_llava.converters.projector_gguf import write_projector
 from edge_llava.converters.quantize import Encoder
+from edge_llava.converters.reference_tower import reference_features
 from edge_llava.converters.template_choice import checkpoint_template
-from edge_llava.converters.tower import build_tower
 from edge_llava.home.progress import silent
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions
@@ -97,7 +97,7 @@ def weights(layout: str) -> dict[str, torch.Tensor]:
 def use(directory: Path, base: Path | None = None) -> Checkpoint:
     """Opens a checkpoint, and reads every weight for the deployed parts as a conversion does."""
     checkpoint = Checkpoint.open(str(directory), base=None if base is None else str(base))
-    build_tower(checkpoint)
+    reference_features(checkpoint, [])
     encoder = Encoder(1)
     try:
         write_projector(checkpoint, directory / "projector.gguf", "F32", encoder, silent)
