@@ -16,14 +16,14 @@ from edge_llava.errors import ConversionError
 def estimate_bytes(checkpoint: Checkpoint, options: ConvertOptions) -> int:
     """Estimates the size of the bundle from shapes alone."""
     language = sum(encoded_bytes(tensor.type, tensor.shape) for tensor in plan_language(checkpoint, options.quant))
-    vision = (1 if options.tries_int8 else 2 if options.vision == "fp16" else 4) * _count_weights(checkpoint)
+    vision = (1 if options.tries_int8 else 2 if options.vision == "fp16" else 4) * count_tower_weights(checkpoint)
     matrix = (checkpoint.config.language.n_embd, checkpoint.tower.hidden_size + checkpoint.config.language.n_embd)
     projector = encoded_bytes(projector_type(options.quant), matrix)
-    mmproj = (_count_weights(checkpoint) + 4 * matrix[0] * matrix[1]) * (4 if options.quant == "F32" else 2)
+    mmproj = (count_tower_weights(checkpoint) + 4 * matrix[0] * matrix[1]) * (4 if options.quant == "F32" else 2)
     return language + vision + projector + (mmproj if options.mmproj else 0) + (2 << 20)
 
 
-def _count_weights(checkpoint: Checkpoint) -> int:
+def count_tower_weights(checkpoint: Checkpoint) -> int:
     """Counts the weights of the tower's blocks, which are nearly all it has."""
     tower = checkpoint.tower
     return checkpoint.n_blocks * (4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size)
@@ -37,7 +37,7 @@ def check_disk(checkpoint: Checkpoint, out: Path, options: ConvertOptions) -> No
     parent = next(path for path in (out, *out.parents) if os.path.exists(path))
     free, needed = shutil.disk_usage(parent).free, estimate_bytes(checkpoint, options)
     if options.tries_int8:  # in addition to the float32 tower that it is made from
-        needed = max(needed, 6 * _count_weights(checkpoint))
+        needed = max(needed, 6 * count_tower_weights(checkpoint))
     if free < needed:
         sizes = f"{free / 1e6:,.0f} MB free; the bundle needs {needed / 1e6:,.0f} MB"
         raise ConversionError(f"{parent} has {sizes}. Choose another place with -o.")

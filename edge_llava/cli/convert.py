@@ -140,7 +140,7 @@ def command(
         overwrite=force,
     )
     with show_progress() as progress:
-        bundle = convert(checkpoint, out, options, progress=progress)
+        bundle = convert(checkpoint, out, options, progress=progress, warn=lambda text: note(f"edge-llava: {text}"))
     seconds = time.perf_counter() - started
     if as_json:
         parity = {stage: dataclasses.asdict(figures) for stage, figures in bundle.manifest.parity.items()}
@@ -169,7 +169,7 @@ def _suggest(quant: str, place: Path, *, yes: bool) -> str:
     note(f"  bundle    {format_bytes(int(bundle_bytes))} in {place}")
     shortage = "" if free > needed else ": NOT ENOUGH"
     note(f"  disk      {format_bytes(int(needed))} of {format_bytes(free)} free{shortage}")
-    note("  time      the download, and about ten minutes on a laptop; 7 GB of memory")
+    note("  time      the download, and about ten minutes on a laptop; 3 GB of memory")
     note("To try edge-llava first, without a network: edge-llava convert demo")
     if not yes:
         if not sys.stdin.isatty():

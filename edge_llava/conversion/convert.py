@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.conversion.memory_hint import find_shortage
 from edge_llava.errors import MissingExtra
 from edge_llava.home.directories import bundles_directory, check_home, set_default_bundle
 from edge_llava.home.progress import ProgressCallback, silent
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from edge_llava.converters.options import ConvertOptions
 
 DEMO = "demo"
+_log = logging.getLogger("edge_llava.convert")
 
 
 def convert(
@@ -25,6 +29,7 @@ def convert(
     options: ConvertOptions | None = None,
     *,
     progress: ProgressCallback = silent,
+    warn: Callable[[str], None] = _log.warning,
 ) -> Bundle:
     """Converts a checkpoint to a bundle.
 
@@ -33,6 +38,7 @@ def convert(
         out: The bundle's directory; None puts it into the home as `<name>-<quant>` and makes it the default.
         options: What to make.
         progress: Receives stages and bytes.
+        warn: Called with a message if there is little memory.
 
     Raises:
         MissingExtra: If the [convert] extra is not installed.
@@ -57,6 +63,9 @@ def convert(
     own = list_images(Path(options.calibrate)) if options.calibrate is not None else None
     calibration = builtin_images() if own is None else read_images(own)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
+    shortage = find_shortage(checkpoint, tries_int8=options.tries_int8)
+    if shortage is not None:
+        warn(shortage)
     with stage(checkpoint, target, options, calibration=calibration, progress=progress) as staged:
         staged.seal(measure(staged.bundle, checkpoint, staged.truth, progress))
     bundle = Bundle.open(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -21,11 +22,14 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.conversion.convert import convert
-from edge_llava.converters import pipeline
+from edge_llava.conversion.memory_hint import find_shortage
+from edge_llava.converters import memory_needs, pipeline
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.disk_space import estimate_bytes
+from edge_llava.converters.memory_needs import estimate_memory
 from edge_llava.converters.options import ConvertOptions
 from edge_llava.converters.staging import staging_directory
+from edge_llava.doctor.tree import Tree
 from edge_llava.errors import BundleError, CheckpointError, ConversionError
 from edge_llava.home.atomic_directory import MARKER, atomic_directory
 from edge_llava.home.directories import bundles_directory, default_bundle
@@ -365,6 +369,41 @@ def test_a_disk_that_is_too_small_is_seen_before(tiny, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
     convert(tiny, tmp_path / "b", F32)
+
+
+def test_too_little_memory_is_told_before_and_nothing_is_refused(tiny, tmp_path, monkeypatch, run):
+    def tell(available: int | None) -> None:
+        """As the system tells it."""
+        text = "" if available is None else f"MemTotal: 9000000 kB\nMemAvailable: {available // 1024} kB\n"
+        (tmp_path / "proc").mkdir(exist_ok=True)
+        (tmp_path / "proc" / "meminfo").write_text(text)
+
+    checkpoint, tree = Checkpoint.open(str(tiny)), Tree(tmp_path)
+    needed = estimate_memory(checkpoint, tries_int8=False)
+    for available in (None, needed + 1024):
+        tell(available)
+        assert find_shortage(checkpoint, tries_int8=False, tree=tree) is None
+    tell(needed - 1024)
+    message = find_shortage(checkpoint, tries_int8=False, tree=tree)
+    assert message.startswith("converting llava-51 takes about 0.0 GB of memory, and 0.0 GB are free: it may")
+    monkeypatch.setattr(memory_needs, "_TENSOR", 10**12)  # more than this machine has
+    result = run("convert", tiny, "-o", tmp_path / "b", "--quant", "F32")
+    assert result.code == 0
+    assert re.search(
+        r"^edge-llava: converting llava-51 takes about \d+\.0 GB .* Close other programs", result.err, re.M
+    )
+
+
+def test_memory_is_estimated_by_the_largest_step(make_checkpoint, shape):
+    wide_tower = Checkpoint.open(str(make_checkpoint(shape(vision_width=256, vision_ff=1024), seed=57)))
+    wide_language = Checkpoint.open(str(make_checkpoint(shape(width=256, ff=8192), seed=58)))
+    long_vocabulary = Checkpoint.open(str(make_checkpoint(shape(extra_rows=50_000), seed=59)))
+    block = 4 * 256**2 + 2 * 256 * 1024
+    assert estimate_memory(wide_tower, tries_int8=True) == 60 * block
+    deep_tower = Checkpoint.open(str(make_checkpoint(shape(vision_width=256, vision_ff=1024, vision_layers=11), 60)))
+    assert estimate_memory(deep_tower, tries_int8=False) == 7 * 10 * block
+    assert estimate_memory(wide_language, tries_int8=True) == 7 * (4 * 256**2 + 3 * 256 * 8192 + 2 * 256)
+    assert estimate_memory(long_vocabulary, tries_int8=True) == 8 * (512 + 50_000) * 64
 
 
 @pytest.mark.parametrize("quant", ["F32", "Q4_K_M"])

@@ -1,0 +1,32 @@
+"""Says before a conversion that there is probably too little memory for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_llava.doctor.control_group import read_control_group
+from edge_llava.doctor.memory import read_memory
+from edge_llava.doctor.tree import Tree
+
+if TYPE_CHECKING:
+    from edge_llava.converters.checkpoint import Checkpoint
+
+_SYSTEM = Tree()
+
+
+def find_shortage(checkpoint: Checkpoint, *, tries_int8: bool, tree: Tree = _SYSTEM) -> str | None:
+    """A message if a conversion takes more than this process may have; None also where the system does not tell.
+
+    It is an estimate, and a system may swap, so this is no reason to refuse.
+    """
+    from edge_llava.converters.memory_needs import estimate_memory
+
+    needed = estimate_memory(checkpoint, tries_int8=tries_int8)
+    free = read_memory(tree, {}, read_control_group(tree)).free_bytes
+    if free is None or free >= needed:
+        return None
+    return (
+        f"converting {checkpoint.name} takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
+        "it may become slow, or the system may end it. Close other programs, or convert on another computer and copy "
+        "the bundle."
+    )
