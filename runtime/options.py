@@ -30,7 +30,8 @@ class DecoderOptions:
 
     Attributes:
         n_ctx: Positions of the context; None takes the trained length, at most 4,096.
-        n_threads: CPU threads, at most one for each CPU of this process; None takes the physical cores.
+        n_threads: CPU threads, at most one for each CPU of this process; None takes the big physical cores,
+            or as many as the CPU time of its container keeps busy.
         n_batch: Positions computed at a time while prefilling.
         n_gpu_layers: Blocks on the GPU, for CUDA and Metal builds; -1 all, 0 none. CPU builds ignore it.
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others. "q8_0" takes half
@@ -75,8 +76,8 @@ class EngineOptions:
 
     Attributes:
         decoder: Settings of the language model.
-        n_vision_threads: CPU threads of tower and projector, at most one for each CPU of this process; None takes the
-            physical cores.
+        n_vision_threads: CPU threads of tower and projector, at most one for each CPU of this process; None as for
+            the language model.
         vision_provider: "cpu", "cuda", "directml", "openvino", or "auto": CUDA where the installed ONNX Runtime and the
             device have it, else the CPU.
         vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.

@@ -89,7 +89,7 @@ _ENGINE_OPTIONS = {
         "--threads",
         type=click.IntRange(1, 512),
         metavar="N",
-        help="CPU threads. Default: as tuned, else one per physical core.",
+        help="CPU threads. Default: as tuned, else one per big physical core, within the CPU quota of a container.",
     ),
     "ctx": click.option(
         "-c",

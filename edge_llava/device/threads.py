@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
 
+from edge_llava.device.cores import this_cores
+from edge_llava.device.cpu_quota import read_cpu_quota
 from edge_llava.device.facts import count_cpus
 
-_TOPOLOGY = Path("/sys/devices/system/cpu")
-_BIG = 0.8  # of the strongest CPU: little cores lie far below, and one favoured core does not make the rest little
 
+def default_threads() -> int:
+    """The big physical cores of this process, but no more than its control group has CPU time for.
 
-def count_cores() -> int:
-    """Physical cores that this process may use; logical ones where the system does not distinguish them.
-
-    Two threads on one core share its vector units, so matrix work gains nothing from the second.
+    Threads wait for each other: one that the system holds back, or that is on a little core, holds back all.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    usable = os.sched_getaffinity(0)
-    try:
-        siblings = {(_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in usable}
-    except OSError:
-        return len(usable)
-    return max(1, len(siblings))
+    return within_quota(this_cores().n_big, _this_quota())
 
 
 def usable_threads(n_wanted: int | None) -> int:
-    """Threads for a wish: the physical cores where there is none, and never more than the CPUs of this process.
+    """Threads for a wish: the default number where there is none, and never more than the CPUs of this process.
 
     More threads than CPUs wait for each other: an answer takes minutes instead of seconds.
     """
-    return count_cores() if n_wanted is None else min(n_wanted, count_cpus())
+    return default_threads() if n_wanted is None else min(n_wanted, count_cpus())
 
 
 def thread_choices() -> list[int]:
-    """Numbers of threads worth a measurement: the physical cores, the big ones among them, the logical ones.
-
-    Big cores are distinguished from little ones by the capacity or the highest clock that Linux states.
-    """
-    n_cores = count_cores()
-    return list(dict.fromkeys([n_cores, _count_big_cores() or n_cores, count_cpus()]))
+    """Numbers of threads worth a measurement: the big physical cores, all of them, the logical ones."""
+    cores, quota = this_cores(), _this_quota()
+    return list(dict.fromkeys(within_quota(n, quota) for n in (cores.n_big, cores.n_all, count_cpus())))
 
 
-def _count_big_cores() -> int | None:
-    """Physical cores near the strongest one's speed; None where the system does not tell."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    for place in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
-        try:
-            speeds = {cpu: int((_TOPOLOGY / f"cpu{cpu}" / place).read_text()) for cpu in os.sched_getaffinity(0)}
-            big = [cpu for cpu, speed in speeds.items() if speed >= _BIG * max(speeds.values())]
-            return len({(_TOPOLOGY / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in big})
-        except (OSError, ValueError):
-            continue
-    return None
+def within_quota(n_threads: int, quota: float | None) -> int:
+    """At most as many threads as a quota of CPUs' worth of time, such as 1.5, keeps busy; None: no limit."""
+    return n_threads if quota is None else max(1, min(n_threads, math.ceil(quota)))
+
+
+def _this_quota() -> float | None:
+    return read_cpu_quota(Path("/"))

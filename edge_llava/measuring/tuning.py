@@ -12,7 +12,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.facts import this_device
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
-from edge_llava.device.threads import count_cores, thread_choices
+from edge_llava.device.threads import default_threads, thread_choices
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
@@ -191,11 +191,11 @@ class _TimeProgress:
 
 
 def _default_settings() -> DeviceSettings:
-    options, n_cores = DecoderOptions(), count_cores()
+    options, n_threads = DecoderOptions(), default_threads()
     return DeviceSettings(
-        n_vision_threads=n_cores,
+        n_vision_threads=n_threads,
         vision_spinning=True,
-        n_threads=n_cores,
+        n_threads=n_threads,
         repack=can_repack(),
         n_batch=options.n_batch,
         flash_attention=None,
@@ -213,8 +213,8 @@ def _kinds_of_threads(name: str) -> Coordinate:
 
 def _fewer_threads(name: str) -> Coordinate:
     """Small models are fastest with few threads. This comes last because large models only lose time here."""
-    n_cores = count_cores()
-    return Coordinate(name, tuple(n_cores >> shift for shift in range(n_cores.bit_length())), is_chain=True)
+    n_most = default_threads()
+    return Coordinate(name, tuple(n_most >> shift for shift in range(n_most.bit_length())), is_chain=True)
 
 
 def _vision_coordinates() -> list[Coordinate]:

@@ -25,7 +25,7 @@ from edge_llava.bundle.parity_record import (
     ParityRecord,
     sample_rows,
 )
-from edge_llava.device.threads import count_cores
+from edge_llava.device.threads import default_threads
 from edge_llava.errors import BundleError, CheckpointError, list_faults
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
@@ -200,7 +200,7 @@ def _compare_mmproj(bundle: Bundle, truth: VisionTruth) -> StageParity:
     read_gguf_header(bundle.file("mmproj"))  # llama.cpp ends the process at some faults
     spec = bundle.manifest.vision
     squares = [np.asarray(cut_squares(Image.fromarray(image), spec)[0]) for image in truth.images]
-    ours = encode_with_mtmd(bundle.file("mmproj"), bundle.file("language"), squares, count_cores())
+    ours = encode_with_mtmd(bundle.file("mmproj"), bundle.file("language"), squares, default_threads())
     return compare_rows(np.stack([rows[:-1] for rows in ours]), np.stack([rows[0, 1:] for rows in truth.rows]))
 
 

@@ -1,60 +1,76 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from edge_llava.device import threads
-from edge_llava.device.threads import count_cores, thread_choices
+from edge_llava.device.cores import this_cores
+from edge_llava.device.cpu_quota import read_cpu_quota
+from edge_llava.device.facts import count_cpus
+from edge_llava.device.threads import default_threads, thread_choices, usable_threads, within_quota
 
 
 def test_on_this_machine():
-    assert 1 <= count_cores() <= os.cpu_count()
-
-
-@pytest.mark.parametrize(("usable", "n_cores"), [({0, 1, 2, 3}, 2), ({0, 2}, 1), ({1, 2}, 2), ({3}, 1)])
-def test_siblings_count_once(usable, n_cores, tmp_path, monkeypatch):
-    for cpu in range(4):
-        directory = tmp_path / f"cpu{cpu}/topology"
-        directory.mkdir(parents=True)
-        (directory / "thread_siblings_list").write_text(f"{cpu % 2},{cpu % 2 + 2}\n")
-    monkeypatch.setattr(threads, "_TOPOLOGY", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: usable, raising=False)
-    assert count_cores() == n_cores
-
-
-def test_unknown_topology(tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, "_TOPOLOGY", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
-    assert count_cores() == 3
-
-
-@pytest.mark.parametrize(("cpu_count", "n_cores"), [(6, 6), (None, 1)])
-def test_systems_without_affinity(cpu_count, n_cores, monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: cpu_count)
-    assert count_cores() == n_cores
-
-
-def write_topology(root, speeds, place, siblings=lambda cpu: cpu):
-    for cpu, speed in enumerate(speeds):
-        for path, text in ((place, speed), ("topology/thread_siblings_list", siblings(cpu))):
-            file = root / f"cpu{cpu}" / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{text}\n")
+    assert 1 <= default_threads() <= this_cores().n_big
+    assert thread_choices()[0] == default_threads() == usable_threads(None)
+    assert max(thread_choices()) <= count_cpus()
+    assert len(set(thread_choices())) == len(thread_choices())
 
 
 @pytest.mark.parametrize(
-    ("place", "speeds", "n_per_core", "choices"),
+    ("n_threads", "quota", "n"), [(8, None, 8), (8, 1.5, 2), (8, 1.0, 1), (8, 0.25, 1), (2, 3.5, 2)]
+)
+def test_no_more_threads_than_cpu_time(n_threads, quota, n):
+    assert within_quota(n_threads, quota) == n
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """tree({place: text}) -> the root of a made-up system."""
+
+    def make(files):
+        for place, text in files.items():
+            path = tmp_path / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text}\n")
+        return tmp_path
+
+    return make
+
+
+GROUPS = "sys/fs/cgroup"
+VERSION_1 = "4:memory:/a\n2:cpu,cpuacct:/docker/a\n1:name=systemd:/\n0::/"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
     [
-        ("cpu_capacity", [325] * 4 + [871] * 3 + [1024], 1, [8, 4]),  # little, big, prime
-        ("cpufreq/cpuinfo_max_freq", [5200, 5200, 5400, 5400, 3900, 3900], 1, [6, 4]),
-        ("cpufreq/cpuinfo_max_freq", [4000] * 8, 2, [4, 8]),  # all alike, two threads on each core
-        ("elsewhere", [1] * 4, 1, [4]),
+        ({}, None),
+        ({"proc/self/cgroup": "0::/", f"{GROUPS}/cpu.max": "150000 100000"}, 1.5),
+        ({"proc/self/cgroup": "0::/", f"{GROUPS}/cpu.max": "max 100000"}, None),
+        ({"proc/self/cgroup": "0::/", f"{GROUPS}/cpu.max": "100000 0"}, None),
+        ({"proc/self/cgroup": "0::/", f"{GROUPS}/cpu.max": ""}, None),
+        ({"proc/self/cgroup": "0::/a/b", f"{GROUPS}/a/cpu.max": "50000 100000", f"{GROUPS}/a/b/cpu.max": "max 1"}, 0.5),
+        ({"proc/self/cgroup": "0::/a/b", f"{GROUPS}/a/cpu.max": "9 2", f"{GROUPS}/a/b/cpu.max": "4 2"}, 2.0),
+        ({"proc/self/cgroup": "0::/../host", "sys/fs/host/cpu.max": "1 1", f"{GROUPS}/cpu.max": "5 2"}, 2.5),
+        ({"proc/self/cgroup": "0::/of/the/host", f"{GROUPS}/cpu.max": "200000 100000"}, 2.0),
+        (
+            {
+                "proc/self/cgroup": VERSION_1,
+                f"{GROUPS}/cpu/cpu.cfs_quota_us": "-1",
+                f"{GROUPS}/cpu/docker/a/cpu.cfs_quota_us": "150000",
+                f"{GROUPS}/cpu/docker/a/cpu.cfs_period_us": "100000",
+            },
+            1.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": VERSION_1,
+                f"{GROUPS}/cpu,cpuacct/cpu.cfs_quota_us": "100000",
+                f"{GROUPS}/cpu,cpuacct/cpu.cfs_period_us": "50000",
+            },
+            2.0,
+        ),
+        ({f"{GROUPS}/cpu/cpu.cfs_quota_us": "-1", f"{GROUPS}/cpu/cpu.cfs_period_us": "100000"}, None),
     ],
 )
-def test_choices_tell_big_cores_and_logical_ones(place, speeds, n_per_core, choices, tmp_path, monkeypatch):
-    write_topology(tmp_path, speeds, place, lambda cpu: cpu // n_per_core)
-    monkeypatch.setattr(threads, "_TOPOLOGY", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(len(speeds))), raising=False)
-    assert thread_choices() == choices
+def test_the_nearest_limit_is_found(files, quota, tree):
+    assert read_cpu_quota(tree(files)) == quota

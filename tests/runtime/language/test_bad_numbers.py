@@ -18,7 +18,7 @@ import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.facts import count_cpus, this_device
 from edge_llava.device.profile import DeviceSettings, Profile, save_profile
-from edge_llava.device.threads import count_cores, usable_threads
+from edge_llava.device.threads import default_threads, usable_threads
 from edge_llava.errors import BackendError
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.runtime.language.llama_params import context_params
@@ -93,7 +93,7 @@ def test_command_says_so(spoil: Callable[..., Bundle], run: Callable[..., Any]) 
 def test_no_more_threads_than_cpus(seeded_f32: Path) -> None:
     n_cpus = count_cpus()
     assert [usable_threads(n) for n in (None, 1, n_cpus, n_cpus + 1, 1024)] == [
-        *(count_cores(), 1),
+        *(default_threads(), 1),
         *(n_cpus, n_cpus, n_cpus),
     ]
     bundle = Bundle.open(seeded_f32)
