@@ -33,7 +33,9 @@ class DecoderOptions:
         n_threads: CPU threads, at most one for each CPU of this process; None takes the big physical cores,
             or as many as the CPU time of its container keeps busy.
         n_batch: Positions computed at a time while prefilling.
-        n_gpu_layers: Blocks on the GPU, for CUDA and Metal builds; -1 all, 0 none. CPU builds ignore it.
+        n_gpu_layers: Blocks on GPUs. -1: all, where llama.cpp sees a GPU. 0: none, and nothing is computed there.
+        devices: Names of the GPUs to put them on, as llama.cpp lists them, such as "CUDA0"; () none. None: all GPUs,
+            else one that is a part of the processor.
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others. "q8_0" takes half
             of the latter's memory, is less exact, and needs flash attention.
         flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
@@ -49,6 +51,7 @@ class DecoderOptions:
     n_threads: int | None = None
     n_batch: int = 512
     n_gpu_layers: int = -1
+    devices: tuple[str, ...] | None = None
     kv_type: KvType = "auto"
     flash_attention: bool | None = None
     repack: bool = True
@@ -60,9 +63,17 @@ class DecoderOptions:
                 (value is None or 1 <= value <= _MAX_COUNT, f"{name} must be from 1 to {_MAX_COUNT}")
                 for name, value in counts.items()
             ),
+            (-1 <= self.n_gpu_layers <= _MAX_COUNT, f"n_gpu_layers must be from -1 to {_MAX_COUNT}"),
+            (not (self.devices and self.n_gpu_layers == 0), "n_gpu_layers 0 puts nothing on devices"),
+            (self.devices != () or self.n_gpu_layers <= 0, "n_gpu_layers needs a device"),
             (self.kv_type in KV_TYPES, f"kv_type must be {', '.join(KV_TYPES[:-1])} or {KV_TYPES[-1]}"),
             (self.kv_type != "q8_0" or self.flash_attention is not False, "kv_type q8_0 needs flash attention"),
         )
+
+    @property
+    def may_offload(self) -> bool:
+        """Whether a GPU may compute anything."""
+        return self.n_gpu_layers != 0 and self.devices != ()
 
 
 def n_ctx(spec: LanguageSpec, options: DecoderOptions) -> int:

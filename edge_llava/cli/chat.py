@@ -139,7 +139,8 @@ def command(
     is_tuned = not engines.no_profile
     note_tiles(zip(images, shown, strict=True), opened.manifest, form, tuned=is_tuned)
     with open_model(opened, how, first_images=shown) as model:
-        note_places(model, shows_all=question is None or sys.stderr.isatty())
+        if question is None or sys.stderr.isatty():
+            note_places(model)
         if show_input is not None:
             _save_input(model, inputs[0], show_input)
         if show_prompt and question is not None:

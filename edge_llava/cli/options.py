@@ -20,6 +20,7 @@ _Command = Callable[..., Any]
 bundle_option = click.option(
     "-m", "--model", "bundle", metavar="BUNDLE", envvar="EDGE_LLAVA_MODEL", help="Bundle: a name or a directory."
 )
+_NO_DEVICE = "none"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
@@ -30,6 +31,7 @@ class EngineChoice:
     threads: int | None = None
     ctx: int | None = None
     gpu_layers: int = -1
+    devices: tuple[str, ...] | None = None
     provider: VisionProvider = "auto"
     visual_tokens: int | None = None
     max_tiles: int | None = None
@@ -50,6 +52,7 @@ class EngineChoice:
             measured.decoder,
             n_ctx=self.ctx,
             n_gpu_layers=self.gpu_layers,
+            devices=self.devices,
             n_threads=self.threads or measured.decoder.n_threads,
             repack=measured.decoder.repack and not self.low_memory,
         )
@@ -70,6 +73,7 @@ class EngineChoice:
             "-t": self.threads,
             "-c": self.ctx,
             "--gpu-layers": self.gpu_layers,
+            "--device": self.devices if self.devices is None else ",".join(self.devices) or _NO_DEVICE,
             "--provider": self.provider,
             "--visual-tokens": self.visual_tokens,
             "--max-tiles": self.max_tiles,
@@ -81,6 +85,18 @@ class EngineChoice:
             + ["--alpha", "drop"] * (self.alpha == "drop")
             + ["--no-profile"] * self.no_profile
         )
+
+
+def _read_devices(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The names in `--device`, which may be repeated and may be lists; () for "none", None where it is not given."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    if not all(names) or (_NO_DEVICE in names and len(names) > 1):
+        raise click.BadParameter("give names of devices, or none alone.")
+    if ctx.params.get("gpu_layers") == 0 and names not in ([], [_NO_DEVICE]):
+        raise click.BadParameter("--gpu-layers 0 puts nothing on a device.")
+    if ctx.params.get("gpu_layers", -1) > 0 and names == [_NO_DEVICE]:
+        raise click.BadParameter("--gpu-layers needs a device.")
+    return None if not names else tuple(name for name in names if name != _NO_DEVICE)
 
 
 _ENGINE_OPTIONS = {
@@ -103,7 +119,17 @@ _ENGINE_OPTIONS = {
         type=click.IntRange(-1),
         default=-1,
         metavar="N",
-        help="Blocks of the language model on the GPU; -1 for all, 0 for none.",
+        is_eager=True,  # --device is compared with it
+        help="Blocks of the language model on GPUs. Default: all, if llama.cpp sees a GPU; 0 computes nothing there.",
+    ),
+    "devices": click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        callback=_read_devices,
+        metavar="NAME",
+        help="GPU for the language model, as `edge-llava doctor` lists them, such as CUDA0; repeatable. "
+        "none computes on the CPU. Default: all.",
     ),
     "provider": click.option(
         "--provider",

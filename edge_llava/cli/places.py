@@ -12,17 +12,9 @@ if TYPE_CHECKING:
     from edge_llava.runtime.options import EngineOptions, VisionProvider
 
 
-def note_places(model: LlavaModel, *, shows_all: bool = True) -> None:
-    """Notes where a model computes, and that blocks were wanted on a GPU where there is none.
-
-    Args:
-        model: An open model; its tower need not be open.
-        shows_all: Whether to say the former.
-    """
-    if shows_all:
-        note(describe_places(model.language_on, model.vision_on or expected_provider(model.options.vision_provider)))
-    if model.options.decoder.n_gpu_layers > 0 and model.language_on == "cpu":
-        note("edge-llava: --gpu-layers has no effect: llama.cpp sees no GPU. See: edge-llava doctor")
+def note_places(model: LlavaModel) -> None:
+    """Notes where a model computes; its tower need not be open."""
+    note(describe_places(model.language_on, model.vision_on or expected_provider(model.options.vision_provider)))
 
 
 def describe_places(language_on: str, vision_on: str) -> str:
@@ -43,15 +35,17 @@ def expected_places(bundle: Bundle, options: EngineOptions) -> tuple[str, str]:
     """Where the blocks and the tower of a bundle will run: as `LlavaModel.language_on` and `expected_provider`.
 
     Raises:
-        BackendError: If llama.cpp cannot be loaded.
+        BackendError: If llama.cpp cannot be loaded, or has no device that the options name.
     """
     from edge_llava.errors import BackendError
 
     try:
-        from edge_llava.ggml.devices import describe_place, list_devices
+        from edge_llava.ggml.devices import choose_devices, describe_place, list_devices
 
         devices = list_devices()
     except (ImportError, OSError, RuntimeError) as error:
         raise BackendError(f"llama.cpp cannot be loaded: {error}. See: edge-llava doctor") from error
-    place = describe_place(devices, options.decoder.n_gpu_layers, bundle.manifest.language.n_layer)
+    decoder = options.decoder
+    used = choose_devices(devices, decoder.devices, decoder.n_gpu_layers)
+    place = describe_place(used, decoder.n_gpu_layers, bundle.manifest.language.n_layer)
     return place, expected_provider(options.vision_provider)

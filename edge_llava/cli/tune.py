@@ -52,7 +52,7 @@ _VISION_FIELDS = ("n_vision_threads", "vision_spinning")
     show_default=True,
     help="How long to measure; loading a large model may take longer.",
 )
-@engine_options("gpu_layers", "provider")
+@engine_options("gpu_layers", "devices", "provider")
 @json_option
 def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoice, as_json: bool) -> None:
     """Measure which settings are best for a bundle on this device, and save them.
@@ -71,7 +71,8 @@ def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoic
 
     check_home()  # the result is saved there
     opened = open_bundle(bundle)
-    base = EngineOptions(DecoderOptions(n_gpu_layers=engines.gpu_layers), vision_provider=engines.provider)
+    decoder = DecoderOptions(n_gpu_layers=engines.gpu_layers, devices=engines.devices)
+    base = EngineOptions(decoder, vision_provider=engines.provider)
     with show_progress() as progress:
         tuning = tune(opened, goal, seconds, base, progress=progress)
     path = save_profile(tuning.profile, opened.manifest)

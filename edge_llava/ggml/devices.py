@@ -7,10 +7,12 @@ processor.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from edge_llava.errors import BackendError
 from edge_llava.ggml.library import bind
 
 DeviceKind = Literal["cpu", "gpu", "igpu", "accel"]
@@ -77,14 +79,55 @@ def offload_devices(devices: Sequence[GgmlDevice]) -> tuple[GgmlDevice, ...]:
     return own or tuple(device for device in devices if device.kind == "igpu")[:1]
 
 
+def choose_devices(
+    present: Sequence[GgmlDevice], names: Sequence[str] | None, n_gpu_layers: int
+) -> tuple[GgmlDevice, ...]:
+    """The devices that blocks of a model are put on; empty: everything is computed on the CPU.
+
+    Args:
+        present: As of `list_devices`.
+        names: Those that are wanted, in any case of letters; None: as `offload_devices`.
+        n_gpu_layers: Blocks that are wanted there; negative: as many as there are, if there is a device.
+
+    Raises:
+        BackendError: If there is no device of a name, or none at all for blocks that are wanted on one.
+    """
+    if n_gpu_layers == 0:
+        return ()
+    if names is None:
+        chosen = offload_devices(present)
+        if n_gpu_layers > 0 and not chosen:
+            raise BackendError(
+                f"llama.cpp sees no GPU for {n_gpu_layers} blocks of the model (--gpu-layers). "
+                "Leave it out to compute on the CPU. See: edge-llava doctor"
+            )
+        return chosen
+    known = {device.name.casefold(): device for device in present if device.kind in ("gpu", "igpu")}
+    missing = [name for name in names if name.casefold() not in known]
+    if missing:
+        there = ", ".join(f"{device.name} ({device.description})" for device in known.values())
+        raise BackendError(
+            f"llama.cpp has no device {', '.join(missing)} (--device). "
+            + (f"There is {there}." if there else "It sees no GPU here. See: edge-llava doctor")
+        )
+    return tuple(dict.fromkeys(known[name.casefold()] for name in names))
+
+
+@functools.cache
+def device_array(names: tuple[str, ...]) -> Any:
+    """The devices of these names as llama.cpp's parameters take them: a C array that ends with NULL. It is kept."""
+    by_name = bind("ggml_backend_dev_by_name", ctypes.c_void_p, [ctypes.c_char_p])
+    return (ctypes.c_void_p * (len(names) + 1))(*(by_name(name.encode()) for name in names))
+
+
 def describe_place(devices: Sequence[GgmlDevice], n_gpu_layers: int, n_layer: int) -> str:
     """Where a model of `n_layer` blocks runs: "cpu", or "Vulkan0 33/33", which counts the output layer, too.
 
     Args:
-        devices: As of `list_devices`.
+        devices: As of `choose_devices`.
         n_gpu_layers: As asked for; negative: all.
         n_layer: Blocks of the model.
     """
-    used, n_all = offload_devices(devices), n_layer + 1
+    n_all = n_layer + 1
     n = n_all if n_gpu_layers < 0 else min(n_gpu_layers, n_all)
-    return f"{'+'.join(device.name for device in used)} {n}/{n_all}" if used and n else "cpu"
+    return f"{'+'.join(device.name for device in devices)} {n}/{n_all}" if devices else "cpu"

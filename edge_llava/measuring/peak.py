@@ -35,10 +35,13 @@ def measure_peak(bundle: Path, options: DecoderOptions) -> int:
 
 
 def _main(directory: str, options: str) -> None:
-    bundle = Bundle.open(directory)
-    decoder = Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(**json.loads(options)))
+    bundle, values = Bundle.open(directory), json.loads(options)
+    if values["devices"] is not None:
+        values["devices"] = tuple(values["devices"])  # JSON has no tuples
+    chosen = DecoderOptions(**values)
+    decoder = Decoder(bundle.file("language"), bundle.manifest.language, chosen)
     try:
-        n_rows = min(DecoderOptions(**json.loads(options)).n_batch, decoder.n_ctx - 1)
+        n_rows = min(chosen.n_batch, decoder.n_ctx - 1)
         rows = np.zeros((n_rows, bundle.manifest.language.n_embd), np.float32)
         sequence = OneSequence(decoder)
         sequence.prefill_rows(rows)

@@ -159,8 +159,8 @@ class _LanguageSearch:
 
     def _peak(self, settings: DeviceSettings) -> int:
         """Measures once for all thread counts, because they do not noticeably affect memory."""
-        decoder = self._base.decoder
-        options = replace(engine_options(settings).decoder, n_ctx=decoder.n_ctx, n_gpu_layers=decoder.n_gpu_layers)
+        measured, base = engine_options(settings).decoder, self._base.decoder
+        options = replace(measured, n_ctx=base.n_ctx, n_gpu_layers=base.n_gpu_layers, devices=base.devices)
         key = replace(options, n_threads=None)
         if key not in self._known_peaks:
             self._stage.close()  # the device may not hold two models at the same time

@@ -16,6 +16,7 @@ from llama_cpp import mtmd_cpp
 from numpy.typing import NDArray
 
 from edge_llava.errors import BackendError
+from edge_llava.ggml.devices import device_array
 
 _IMAGE = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
 
@@ -39,7 +40,7 @@ def encode_with_mtmd(
         mtmd_cpp.mtmd_log_set(_silence, None)
         mtmd_cpp.mtmd_helper_log_set(_silence, None)
         model_params = llama_cpp.llama_model_default_params()
-        model_params.n_gpu_layers, model_params.use_extra_bufts = 0, False
+        model_params.devices, model_params.use_extra_bufts = ctypes.addressof(device_array(())), False
         model = llama_cpp.llama_model_load_from_file(os.fsencode(language), model_params)
         if not model:
             raise BackendError(f"llama.cpp cannot load {language}.")

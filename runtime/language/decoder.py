@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
-from edge_llava.ggml.devices import describe_place, list_devices
+from edge_llava.ggml.devices import describe_place
 from edge_llava.runtime.kv.host_cache import HostCache
 from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
 from edge_llava.runtime.language.language_model import LanguageModel
@@ -140,14 +140,14 @@ class Decoder(LanguageModel):
 
         Raises:
             BundleError: If the file is damaged or is not what the manifest says.
-            BackendError: If llama.cpp cannot load it or make a context.
+            BackendError: If llama.cpp cannot load it or make a context, or has no device that the options name.
         """
         super().__init__(path, spec, options)
         self._n_parallel, self._n_cells, self._host_bytes = n_parallel, n_cells, host_bytes
         self._open_context(options)
 
     def reconfigure(self, options: DecoderOptions) -> None:
-        """Makes a new, empty context on the same weights, whose settings (repack, n_gpu_layers) stay as they are.
+        """Makes a new, empty context on the same weights: repack, n_gpu_layers and devices stay as they are.
 
         Raises:
             BackendError: If llama.cpp cannot make it; the decoder is closed then.
@@ -185,7 +185,7 @@ class Decoder(LanguageModel):
     @cached_property
     def place(self) -> str:
         """Where the blocks are: "cpu", or the device and how many of them, "Vulkan0 33/33"."""
-        return describe_place(list_devices(), self.settings["n_gpu_layers"], self.spec.n_layer)
+        return describe_place(self.devices, self.settings["n_gpu_layers"], self.spec.n_layer)
 
     def spare_threads(self, n_spared: int) -> None:
         """From now on, prompts leave so many CPU threads to other work; one is always taken."""

@@ -13,6 +13,7 @@ import llama_cpp
 from edge_llava.bundle.language_file import check_language_file
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
+from edge_llava.ggml.devices import choose_devices, list_devices
 from edge_llava.ggml.openmp import end_threads_before_forks
 from edge_llava.runtime.language.llama_log import last_error, route_log
 from edge_llava.runtime.language.llama_params import model_params
@@ -34,6 +35,7 @@ class LanguageModel:
 
     Attributes:
         spec: What the manifest says of the file.
+        devices: What its blocks are on; empty: the CPU.
         vocabulary: llama.cpp's handle.
     """
 
@@ -41,14 +43,16 @@ class LanguageModel:
         """
         Raises:
             BundleError: If the file is damaged or is not what the manifest says.
-            BackendError: If llama.cpp cannot load it.
+            BackendError: If llama.cpp cannot load it, or has no device that the options name.
         """
         check_language_file(path, spec)
         route_log()
         llama_cpp.llama_backend_init()
         end_threads_before_forks()
         self.spec = spec
-        self._params = model_params(options)
+        present = list_devices() if options.may_offload else ()  # which takes memory of CUDA's
+        self.devices = choose_devices(present, options.devices, options.n_gpu_layers)
+        self._params = model_params(options, self.devices)
         self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import llama_cpp
 
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.threads import usable_threads
+from edge_llava.ggml.devices import GgmlDevice, device_array
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.options import DecoderOptions
 
 
-def model_params(options: DecoderOptions) -> Any:
-    """llama.cpp's parameters of the weights."""
+def model_params(options: DecoderOptions, devices: Sequence[GgmlDevice]) -> Any:
+    """llama.cpp's parameters of the weights.
+
+    Args:
+        options: Device settings.
+        devices: As of `choose_devices`.
+    """
     params = llama_cpp.llama_model_default_params()
+    if options.devices is not None or not devices:  # otherwise llama.cpp finds them, and each GPU once
+        params.devices = ctypes.addressof(device_array(tuple(device.name for device in devices)))
     if options.n_gpu_layers >= 0:
         params.n_gpu_layers = options.n_gpu_layers
     params.use_extra_bufts = options.repack and can_repack()
@@ -39,6 +49,8 @@ def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     params.n_threads = params.n_threads_batch = usable_threads(options.n_threads)
     params.type_k = params.type_v = GgmlType[kv_type.upper()]
     params.flash_attn_type = -1 if flash_attention is None else int(flash_attention)  # -1: llama.cpp decides
+    # without these, a GPU computes large batches of blocks that are not on it
+    params.offload_kqv = params.op_offload = options.may_offload
     params.no_perf = True
     params.kv_unified = True
     return params

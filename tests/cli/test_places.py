@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from dataclasses import replace
 
@@ -9,13 +10,15 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import StageParity
+from edge_llava.cli.options import EngineChoice
 from edge_llava.cli.places import expected_provider
 from edge_llava.device.facts import this_device
 from edge_llava.device.profile import DeviceSettings, Profile, save_profile
 from edge_llava.errors import BackendError
-from edge_llava.ggml.devices import list_devices, offload_devices
+from edge_llava.ggml.devices import GgmlDevice, list_devices, offload_devices
 from edge_llava.parity import verify as verifying
 from edge_llava.parity.engines import BundleEngines
+from edge_llava.runtime.language.llama_params import context_params, model_params
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.runtime.vision import onnx_runtime
 
@@ -30,10 +33,71 @@ def test_an_answer_says_where_it_was_computed(run, seeded_q4, photo):
     assert (without["vision_on"], without["language_on"]) == (None, "cpu")  # no image was encoded
 
 
-@pytest.mark.parametrize(("layers", "noted"), [(-1, False), (0, False), (99, True)])
-def test_layers_on_a_gpu_that_is_not_there_are_noted(run, seeded_q4, layers, noted):
-    result = run("chat", "-m", seeded_q4, *ASKED, "--gpu-layers", layers)
-    assert (result.code, "--gpu-layers has no effect" in result.err) == (0, noted)
+@pytest.mark.parametrize("choice", [("--gpu-layers", 0), ("--device", "none"), ("--gpu-layers", -1)])
+def test_what_needs_no_gpu_answers_the_same(run, seeded_q4, choice):
+    expected = json.loads(run("chat", "-m", seeded_q4, *ASKED).out)
+    answer = json.loads(run("chat", "-m", seeded_q4, *ASKED, *choice).out)
+    assert (answer["text"], answer["timings"]["language_on"]) == (expected["text"], "cpu")
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        (("--gpu-layers", 99), "llama.cpp sees no GPU for 99 blocks"),
+        (("--device", "CUDA7"), "llama.cpp has no device CUDA7"),
+        (("--device", "CUDA0,CUDA1", "--device", "Vulkan0"), "no device CUDA0, CUDA1, Vulkan0"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_an_error(run, seeded_q4, choice, says):
+    result = run("chat", "-m", seeded_q4, *ASKED, *choice)
+    assert (result.code, result.out) == (BackendError.exit_code, "")
+    assert says in result.err
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("--device", "none,CUDA0"),
+        ("--device", ""),
+        ("--device", "CUDA0", "--gpu-layers", 0),
+        ("--gpu-layers", 9, "--device", "none"),
+    ],
+)
+def test_devices_that_contradict_are_a_usage_error(run, seeded_q4, choice):
+    result = run("chat", "-m", seeded_q4, *ASKED, *choice)
+    assert result.code == 2
+    assert "--device" in result.err
+
+
+def test_devices_reach_the_engines_and_other_processes(seeded_q4):
+    bundle = Bundle.open(seeded_q4)
+    for devices, argument in ((("CUDA0", "CUDA1"), "CUDA0,CUDA1"), ((), "none")):
+        choice = EngineChoice(devices=devices)
+        arguments = choice.arguments()
+        assert arguments[arguments.index("--device") + 1] == argument
+        assert choice.options(bundle).decoder.devices == devices
+    assert "--device" not in EngineChoice().arguments()
+
+
+def test_without_offload_nothing_may_be_computed_elsewhere(seeded_q4):
+    """llama.cpp's defaults move large batches and the KV cache to a GPU whatever is on it."""
+    language = Bundle.open(seeded_q4).manifest.language
+    for options in (DecoderOptions(n_gpu_layers=0), DecoderOptions(devices=())):
+        params = context_params(language, options)
+        assert (params.op_offload, params.offload_kqv) == (False, False)
+        assert ctypes.c_void_p.from_address(model_params(options, ()).devices).value is None
+    params = context_params(language, DecoderOptions())
+    assert (params.op_offload, params.offload_kqv) == (True, True)
+    elsewhere = GgmlDevice("Vulkan0", "", "Vulkan", "gpu", 0, 0)
+    assert model_params(DecoderOptions(), (elsewhere,)).devices is None  # llama.cpp's own choice
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n_gpu_layers": -2}, {"n_gpu_layers": 0, "devices": ("A",)}, {"n_gpu_layers": 3, "devices": ()}]
+)
+def test_options_that_contradict(wrong):
+    with pytest.raises(ValueError, match="n_gpu_layers"):
+        DecoderOptions(**wrong)
 
 
 def test_inspect_says_what_is_expected(run, seeded_q4):
