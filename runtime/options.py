@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edge_llava.bundle.bundle import Bundle, open_bundle
 from edge_llava.bundle.language_spec import LanguageSpec
+from edge_llava.device.facts import DeviceFacts, this_device
 from edge_llava.device.profile import KV_TYPES, DeviceSettings, KvType, find_profile
 from edge_llava.ggml.limits import MAX_SEQUENCES
 from edge_llava.home.image_files.alpha import ALPHAS, Alpha
@@ -145,7 +146,10 @@ class EngineOptions:
 
 
 def tuned_options(
-    bundle: Bundle | str | os.PathLike[str] | None = None, *, warn: Callable[[str], None] = _log.warning
+    bundle: Bundle | str | os.PathLike[str] | None = None,
+    base: EngineOptions | None = None,
+    *,
+    warn: Callable[[str], None] = _log.warning,
 ) -> EngineOptions:
     """What `edge-llava tune` found best for a bundle on this device; the defaults where nothing was measured.
 
@@ -153,25 +157,45 @@ def tuned_options(
 
     Args:
         bundle: A name in the home, a directory, or an opened bundle; None is the default one.
+        base: Where the engines are to run, for which other settings are best, and all that is not measured; None: the
+            defaults.
         warn: Called with a message about a damaged profile, which is ignored.
 
     Raises:
         BundleError: If there is no such bundle, or it is damaged.
+        BackendError: If llama.cpp has no device that `base` names.
     """
-    profile = find_profile(open_bundle(bundle).manifest, warn=warn)
-    return EngineOptions() if profile is None else engine_options(profile.settings)
+    base = base or EngineOptions()
+    profile = find_profile(open_bundle(bundle).manifest, device_facts(base), warn=warn)
+    return base if profile is None else engine_options(profile.settings, base)
 
 
-def engine_options(settings: DeviceSettings) -> EngineOptions:
-    """The options of measured settings."""
-    decoder = DecoderOptions(
+def device_facts(options: EngineOptions) -> DeviceFacts:
+    """The facts of this device, where the engines run with these options.
+
+    Raises:
+        BackendError: If llama.cpp has no device that the options name.
+    """
+    return this_device(options.decoder.n_gpu_layers, options.decoder.devices, options.vision_provider)
+
+
+def engine_options(settings: DeviceSettings, base: EngineOptions | None = None) -> EngineOptions:
+    """The options of measured settings, and of `base` what is not measured."""
+    base = base or EngineOptions()
+    decoder = replace(
+        base.decoder,
         n_threads=settings.n_threads,
         n_batch=settings.n_batch,
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
         repack=settings.repack,
     )
-    return EngineOptions(decoder, n_vision_threads=settings.n_vision_threads, vision_spinning=settings.vision_spinning)
+    return replace(
+        base,
+        decoder=decoder,
+        n_vision_threads=settings.n_vision_threads,
+        vision_spinning=settings.vision_spinning,
+    )
 
 
 @dataclass(frozen=True)

@@ -70,22 +70,23 @@ def command(
     with show_progress() as progress:
         benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)
     if as_json:
-        settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines)}
+        settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines, options)}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
     show("\n".join(_format_table(benchmark, opened.name, runs)))
 
 
-def _is_tuned(bundle: Bundle, engines: EngineChoice) -> bool:
+def _is_tuned(bundle: Bundle, engines: EngineChoice, options: EngineOptions) -> bool:
     from edge_llava.device.profile import find_profile
+    from edge_llava.runtime.options import device_facts
 
-    return not engines.no_profile and find_profile(bundle.manifest) is not None
+    return not engines.no_profile and find_profile(bundle.manifest, device_facts(options)) is not None
 
 
 def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
     """The settings that the figures belong to."""
-    from edge_llava.device.facts import this_device
     from edge_llava.device.threads import usable_threads
+    from edge_llava.runtime.options import device_facts
 
     engines = asdict(options)
     engines["n_vision_threads"] = usable_threads(options.n_vision_threads)
@@ -96,7 +97,7 @@ def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, be
         "n_image_tokens": benchmark.n_image_tokens,
         "runs": runs,
         "engines": engines,
-        "device": asdict(this_device()),
+        "device": asdict(device_facts(options)),
     }
 
 

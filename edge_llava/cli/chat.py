@@ -148,9 +148,10 @@ def command(
         if question is None:
             from edge_llava.cli.repl import run_repl
             from edge_llava.cli.tune import suggest_tuning
+            from edge_llava.runtime.options import device_facts
 
             if is_tuned:
-                suggest_tuning(opened, bundle)
+                suggest_tuning(opened, bundle, device_facts(how))
             run_repl(model, options, list(zip(names, inputs, strict=True)), on_full, engines.alpha, tuned=is_tuned)
         else:
             _answer_once(model, options, question, inputs, names, as_json=as_json)

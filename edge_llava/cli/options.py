@@ -42,30 +42,26 @@ class EngineChoice:
     def options(self, bundle: Bundle) -> EngineOptions:
         """The runtime's options: what was measured for the bundle on this device, overridden by the user's choices."""
         from edge_llava.cli.display import note
-        from edge_llava.runtime.options import EngineOptions, tuned_options
+        from edge_llava.runtime.options import DecoderOptions, EngineOptions, tuned_options
 
         def warn(text: str) -> None:
             note(f"edge-llava: {text}")
 
-        measured = EngineOptions() if self.no_profile else tuned_options(bundle, warn=warn)
-        decoder = replace(
-            measured.decoder,
-            n_ctx=self.ctx,
-            n_gpu_layers=self.gpu_layers,
-            devices=self.devices,
-            n_threads=self.threads or measured.decoder.n_threads,
-            repack=measured.decoder.repack and not self.low_memory,
-        )
-        return replace(
-            measured,
-            decoder=decoder,
-            n_vision_threads=self.threads or measured.n_vision_threads,
+        base = EngineOptions(
+            DecoderOptions(n_ctx=self.ctx, n_gpu_layers=self.gpu_layers, devices=self.devices),
             vision_provider=self.provider,
             visual_tokens=self.visual_tokens,
             max_tiles=self.max_tiles,
             low_memory=self.low_memory,
             alpha=self.alpha,
         )
+        measured = base if self.no_profile else tuned_options(bundle, base, warn=warn)
+        decoder = replace(
+            measured.decoder,
+            n_threads=self.threads or measured.decoder.n_threads,
+            repack=measured.decoder.repack and not self.low_memory,
+        )
+        return replace(measured, decoder=decoder, n_vision_threads=self.threads or measured.n_vision_threads)
 
     def arguments(self) -> list[str]:
         """The same choice for another command line."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_llava.cli.display import note
+from edge_llava.device.onnx_packages import expected_provider
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.options import EngineOptions, VisionProvider
+    from edge_llava.runtime.options import EngineOptions
 
 
 def note_places(model: LlavaModel) -> None:
@@ -20,15 +21,6 @@ def note_places(model: LlavaModel) -> None:
 def describe_places(language_on: str, vision_on: str) -> str:
     """One line for people."""
     return f"runs on: language {language_on}, vision {vision_on}"
-
-
-def expected_provider(wanted: VisionProvider) -> str:
-    """Where the tower will run, before it was opened and without importing ONNX Runtime."""
-    from edge_llava.device.onnx_packages import onnx_packages
-
-    if wanted != "auto":
-        return wanted
-    return "cuda, or else cpu" if "onnxruntime-gpu" in onnx_packages() else "cpu"
 
 
 def expected_places(bundle: Bundle, options: EngineOptions) -> tuple[str, str]:

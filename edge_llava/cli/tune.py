@@ -14,7 +14,7 @@ import click
 
 from edge_llava.cli.display import format_bytes, note, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
-from edge_llava.device.facts import this_device
+from edge_llava.device.facts import DeviceFacts
 from edge_llava.device.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
 from edge_llava.home.directories import check_home
 from edge_llava.home.files import write_text
@@ -83,14 +83,15 @@ def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoic
     note(f"saved in {path}")
 
 
-def suggest_tuning(bundle: Bundle, named: str | None) -> None:
+def suggest_tuning(bundle: Bundle, named: str | None, device: DeviceFacts) -> None:
     """Suggests once per bundle and device to measure the settings, if nothing was measured yet.
 
     Args:
         bundle: The opened bundle.
         named: How the user named it; None for the default.
+        device: Where it runs.
     """
-    path = profile_path(bundle.manifest, this_device())
+    path = profile_path(bundle.manifest, device)
     suggested = path.with_suffix(".suggested")
     if path.exists() or suggested.exists():
         return

@@ -5,6 +5,7 @@ Source: Linux's Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,11 @@ def read_cpu_quota(root: Path) -> float | None:
     for controller in _VERSION_1:
         quotas += [_version_1(mount / controller / group) for group in _with_ancestors(groups.get("cpu", "/"))]
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def within_quota(n_cpus: int, quota: float | None) -> int:
+    """At most as many CPUs, or threads, as a quota keeps busy, such as two for 1.5; None: no limit."""
+    return n_cpus if quota is None else max(1, min(n_cpus, math.ceil(quota)))
 
 
 def _with_ancestors(path: str) -> Iterator[PurePosixPath]:

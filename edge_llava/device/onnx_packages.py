@@ -1,4 +1,4 @@
-"""Which packages brought the module onnxruntime. Each of them overwrites the files of the others."""
+"""The installed ONNX Runtime, and the packages that brought it. Each of them overwrites the files of the others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 # By the extra of ours that brings each of them; the others are builds that we do not name.
@@ -22,6 +24,7 @@ _OTHERS = (
     "onnxruntime-training",
 )
 _DIST_INFO = re.compile(r"(onnxruntime\w*)-([^-]+)\.dist-info$", re.IGNORECASE)
+_VERSION = re.compile(r"^__version__ = \"([^\"]+)\"", re.MULTILINE)
 _FIRST_OF_CUDA_13 = (1, 27)  # onnxruntime-gpu on PyPI; earlier ones are built for CUDA 12
 
 
@@ -44,6 +47,25 @@ def onnx_packages(paths: Sequence[str | Path] | None = None) -> dict[str, str]:
             if name in _EXTRAS or name in _OTHERS:
                 found.setdefault(name, match[2])
     return dict(sorted(found.items()))
+
+
+def onnxruntime_version() -> str:
+    """The version of the module that is imported, whatever packages say; "" if there is none. It is not imported."""
+    spec = find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        found = _VERSION.search(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a frozen app has no sources
+        found = None
+    return found[1] if found else str(getattr(import_module("onnxruntime"), "__version__", ""))
+
+
+def expected_provider(wanted: str) -> str:
+    """Where the tower will run, before it was opened: the provider that is wanted, or what "auto" will try."""
+    if wanted != "auto":
+        return wanted
+    return "cuda, or else cpu" if "onnxruntime-gpu" in onnx_packages() else "cpu"
 
 
 def repair(packages: dict[str, str], extra: str = "") -> str:

@@ -1,7 +1,8 @@
 """Profiles: the settings that `edge-llava tune` found best for one bundle on one device, kept in the home.
 
 <home>/profiles/<key>.json, UTF-8, sorted keys. The key is a digest of language.gguf's and vision.onnx's digests and of
-the device: another CPU, engine version or file starts from nothing. What is read is checked field by field.
+the device: another CPU or GPU, another build of an engine or file starts from nothing. What is read is checked field by
+field.
 <key>.told is an empty file next to it: the user has seen the hint that tuning exists.
 """
 

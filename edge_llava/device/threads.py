@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from edge_llava.device.cores import this_cores
-from edge_llava.device.cpu_quota import read_cpu_quota
+from edge_llava.device.cpu_quota import read_cpu_quota, within_quota
 from edge_llava.device.facts import count_cpus
 
 
@@ -30,11 +29,6 @@ def thread_choices() -> list[int]:
     """Numbers of threads worth a measurement: the big physical cores, all of them, the logical ones."""
     cores, quota = this_cores(), _this_quota()
     return list(dict.fromkeys(within_quota(n, quota) for n in (cores.n_big, cores.n_all, count_cpus())))
-
-
-def within_quota(n_threads: int, quota: float | None) -> int:
-    """At most as many threads as a quota of CPUs' worth of time, such as 1.5, keeps busy; None: no limit."""
-    return n_threads if quota is None else max(1, min(n_threads, math.ceil(quota)))
 
 
 def _this_quota() -> float | None:

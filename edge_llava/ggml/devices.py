@@ -38,6 +38,10 @@ class GgmlDevice:
     free_bytes: int
     total_bytes: int
 
+    def __str__(self) -> str:
+        """What it is, without what changes: "CUDA0 (gpu, NVIDIA RTX A2000)"."""
+        return f"{self.name} ({self.kind}, {self.description})"
+
 
 def list_devices() -> tuple[GgmlDevice, ...]:
     """All devices of the installed llama.cpp. The first call starts its backends.
@@ -105,7 +109,7 @@ def choose_devices(
     known = {device.name.casefold(): device for device in present if device.kind in ("gpu", "igpu")}
     missing = [name for name in names if name.casefold() not in known]
     if missing:
-        there = ", ".join(f"{device.name} ({device.description})" for device in known.values())
+        there = ", ".join(map(str, known.values()))
         raise BackendError(
             f"llama.cpp has no device {', '.join(missing)} (--device). "
             + (f"There is {there}." if there else "It sees no GPU here. See: edge-llava doctor")

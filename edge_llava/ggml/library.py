@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_llava.home.files import digest_file
 # unversioned name would load a second copy with its own tables. Windows does not chain, so the others are asked too.
 _LIBRARY_NAMES = ("llama", "ggml", "ggml-base", "ggml-cpu")
 _HASHED_BYTES = 16 << 20
+_WITHOUT_GPU = ("ggml-base", "ggml-cpu", "ggml-blas")  # what else is called ggml-... is the backend of another device
 
 
 def bind(name: str, result: Any, arguments: Sequence[Any]) -> Any:
@@ -59,18 +61,33 @@ def _open_library(name: str) -> ctypes.CDLL | None:
 
 @functools.cache
 def library_digest() -> str:
-    """sha256 (hex) over llama-cpp-python's version and its shared libraries: another build, another digest.
+    """sha256 (hex) over llama-cpp-python's shared libraries: another build, another digest. None is loaded.
 
     Of libraries beyond 16 MB (CUDA kernels), size and time of change stand for the contents.
     """
-    import llama_cpp
-
-    digest = hashlib.sha256(llama_cpp.__version__.encode())
-    for path in sorted(path for path in _directory(llama_cpp.__file__).iterdir() if _is_library(path)):
+    digest = hashlib.sha256()
+    for path in _libraries():
         status = path.stat()
         facts = f"{status.st_mtime_ns}" if status.st_size > _HASHED_BYTES else digest_file(path)
         digest.update(f"{path.name} {status.st_size} {facts}\n".encode())
     return digest.hexdigest()
+
+
+def may_see_gpus() -> bool:
+    """Whether this build may have devices apart from the CPU. Its libraries' names say so, and none is loaded."""
+    names = {path.name.removeprefix("lib").partition(".")[0] for path in _libraries()}
+    backends = {name for name in names if name.startswith("ggml-")}
+    # of a build in one piece, names say nothing
+    return bool(names) and not (backends and all(name.startswith(_WITHOUT_GPU) for name in backends))
+
+
+def _libraries() -> list[Path]:
+    """The shared libraries, sorted; empty where llama-cpp-python is not installed."""
+    spec = find_spec("llama_cpp")
+    directory = None if spec is None or spec.origin is None else _directory(spec.origin)
+    if directory is None or not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _is_library(path))
 
 
 def _directory(package_file: str) -> Path:

@@ -145,10 +145,7 @@ class LanguageStage:
         return self.n_positions + N_ANSWER
 
     def _open(self, settings: DeviceSettings) -> OneSequence:
-        measured, base = engine_options(settings).decoder, self._base.decoder
-        return self._open_with(
-            replace(measured, n_ctx=self._n_ctx, n_gpu_layers=base.n_gpu_layers, devices=base.devices)
-        )
+        return self._open_with(replace(engine_options(settings, self._base).decoder, n_ctx=self._n_ctx))
 
     def _open_with(self, options: DecoderOptions) -> OneSequence:
         if self._opened is not None and self._opened[0] == options:

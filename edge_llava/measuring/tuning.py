@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import LanguageSpec
-from edge_llava.device.facts import this_device
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import default_threads, thread_choices
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
@@ -18,7 +17,7 @@ from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
 from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
 from edge_llava.runtime.language.llama_params import can_repack
-from edge_llava.runtime.options import DecoderOptions, EngineOptions, engine_options
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, device_facts, engine_options
 
 _VISION_SHARE = 0.4  # of the time for measuring
 _SLICES = 45  # prefill and decode of a run may each take 1/45 of the time
@@ -99,7 +98,7 @@ def tune(
         "peak_rss_bytes": search.peaks.get(chosen.settings),
     }
     files = bundle.manifest.files
-    profile = Profile(settings, goal, this_device(), files["language"].sha256, files["vision"].sha256, measured)
+    profile = Profile(settings, goal, device_facts(base), files["language"].sha256, files["vision"].sha256, measured)
     peaks, n_positions = search.peaks, language_stage.n_positions
     elapsed = time.perf_counter() - started
     return Tuning(profile, tuple(vision.all()), tuple(language.all()), peaks, n_positions, elapsed)
@@ -159,8 +158,7 @@ class _LanguageSearch:
 
     def _peak(self, settings: DeviceSettings) -> int:
         """Measures once for all thread counts, because they do not noticeably affect memory."""
-        measured, base = engine_options(settings).decoder, self._base.decoder
-        options = replace(measured, n_ctx=base.n_ctx, n_gpu_layers=base.n_gpu_layers, devices=base.devices)
+        options = engine_options(settings, self._base).decoder
         key = replace(options, n_threads=None)
         if key not in self._known_peaks:
             self._stage.close()  # the device may not hold two models at the same time

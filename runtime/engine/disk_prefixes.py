@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import llama_cpp
@@ -36,7 +36,7 @@ class DiskPrefixes:
             wake: Called, on another thread, when something was read.
         """
         self._store, self._sequences, self._wake = store, decoder.sequences, wake
-        self._conditions = "" if store is None else _conditions(language_sha256, decoder.settings)
+        self._conditions = "" if store is None else _conditions(language_sha256, decoder)
         self._thread = WorkThread("edge-llava-cache")
         self._closing = StopFlag()
 
@@ -121,12 +121,17 @@ class DiskPrefixes:
         return False
 
 
-def _conditions(language_sha256: str, settings: Mapping[str, int]) -> str:
-    """What decides the numbers in the KV cache apart from its positions; `settings` as `Decoder.settings`."""
+def _conditions(language_sha256: str, decoder: Decoder) -> str:
+    """What decides the numbers in the KV cache apart from its positions.
+
+    Where llama.cpp decides about flash attention, that follows from its build and the devices; it refuses a state of
+    the other kind by itself.
+    """
     conditions = {
         "language": language_sha256,
         "llama_cpp": library_digest(),
         "processor": llama_cpp.llama_print_system_info().decode("utf-8", "replace"),
-        "settings": dict(settings),
+        "devices": [str(device) for device in decoder.devices],
+        "settings": decoder.settings,
     }
     return json.dumps(conditions, sort_keys=True)

@@ -113,8 +113,8 @@ class Decoder(LanguageModel):
         context: llama.cpp's handle, to sample from.
         n_ctx: Positions of one conversation.
         n_batch: Positions that are computed at a time.
-        settings: Everything that decides which numbers the KV cache holds, apart from the weights and llama.cpp's
-            build.
+        settings: Everything that decides which numbers the KV cache holds, apart from the weights, llama.cpp's build
+            and the devices.
         sequences: What is in the KV cache.
         abort: Set it from any thread to stop what is being computed.
     """

@@ -25,8 +25,8 @@ def model_params(options: DecoderOptions, devices: Sequence[GgmlDevice]) -> Any:
     params = llama_cpp.llama_model_default_params()
     if options.devices is not None or not devices:  # otherwise llama.cpp finds them, and each GPU once
         params.devices = ctypes.addressof(device_array(tuple(device.name for device in devices)))
-    if options.n_gpu_layers >= 0:
-        params.n_gpu_layers = options.n_gpu_layers
+    if options.n_gpu_layers >= 0 or not devices:
+        params.n_gpu_layers = options.n_gpu_layers if devices else 0
     params.use_extra_bufts = options.repack and can_repack()
     return params
 

@@ -11,8 +11,8 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import StageParity
 from edge_llava.cli.options import EngineChoice
-from edge_llava.cli.places import expected_provider
 from edge_llava.device.facts import this_device
+from edge_llava.device.onnx_packages import expected_provider
 from edge_llava.device.profile import DeviceSettings, Profile, save_profile
 from edge_llava.errors import BackendError
 from edge_llava.ggml.devices import GgmlDevice, list_devices, offload_devices
@@ -72,7 +72,7 @@ def test_devices_that_contradict_are_a_usage_error(run, seeded_q4, choice):
 def test_devices_reach_the_engines_and_other_processes(seeded_q4):
     bundle = Bundle.open(seeded_q4)
     for devices, argument in ((("CUDA0", "CUDA1"), "CUDA0,CUDA1"), ((), "none")):
-        choice = EngineChoice(devices=devices)
+        choice = EngineChoice(devices=devices, no_profile=True)
         arguments = choice.arguments()
         assert arguments[arguments.index("--device") + 1] == argument
         assert choice.options(bundle).decoder.devices == devices

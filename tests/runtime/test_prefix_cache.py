@@ -19,11 +19,13 @@ import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.template_spec import describe_template
 from edge_llava.bundle.templates import TEMPLATES, with_image_marks
+from edge_llava.ggml.devices import GgmlDevice, list_devices, offload_devices
 from edge_llava.home.directories import cache_directory
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.kv import disk_cache
 from edge_llava.runtime.kv.disk_cache import PrefixStore
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
@@ -309,10 +311,37 @@ def test_as_many_other_tokens_are_not_restored(kept, open_caching, seeded_f32, p
 
 
 @pytest.mark.parametrize(
-    "settings", [{"kv_type": "f16"}, {"flash_attention": True}, {"n_batch": 32}, {"repack": False}, {"n_gpu_layers": 0}]
+    "settings", [{"kv_type": "f16"}, {"flash_attention": True}, {"n_batch": 32}, {"repack": False}]
 )
 def test_other_settings_are_not_restored(kept, open_caching, seeded_f32, picture, settings, n_restored):
     assert n_restored(open_caching(seeded_f32, **settings), picture) == 0
+
+
+@pytest.mark.parametrize("settings", [{"n_gpu_layers": 0}, {"devices": ()}])
+def test_whatever_computes_on_the_cpu_is_restored(kept, open_caching, seeded_f32, picture, settings, n_restored):
+    if offload_devices(list_devices()):
+        pytest.skip("llama.cpp sees a GPU here")
+    assert n_restored(open_caching(seeded_f32, **settings), picture) > 0
+
+
+@pytest.mark.parametrize("name", ["Vulkan0", "Vulkan1"])
+def test_what_another_device_computed_is_not_restored(
+    kept, open_caching, seeded_f32, picture, name, monkeypatch, n_restored
+):
+    """The decoder says that its blocks were on a GPU; what it computes on the CPU does not matter here."""
+
+    class Elsewhere(Decoder):
+        @property
+        def devices(self):
+            return (GgmlDevice(name, "A GPU", "Vulkan", "gpu", 0, 0),)
+
+        @devices.setter
+        def devices(self, value):
+            pass
+
+    monkeypatch.setattr("edge_llava.runtime.engine.engine.Decoder", Elsewhere)
+    assert n_restored(open_caching(seeded_f32), picture) == 0
+    assert n_restored(open_caching(seeded_f32), picture) > 0  # its own was kept
 
 
 def test_another_build_is_not_restored(kept, open_caching, seeded_f32, picture, monkeypatch, n_restored):

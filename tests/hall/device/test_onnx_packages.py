@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import sys
+
+import onnxruntime
 import pytest
 
-from edge_llava.device.onnx_packages import onnx_packages, repair
+from edge_llava.device.onnx_packages import onnx_packages, onnxruntime_version, repair
 
 
 def test_packages_are_found_by_what_pip_wrote(tmp_path):
@@ -42,3 +45,14 @@ def test_packages_are_found_by_what_pip_wrote(tmp_path):
 )
 def test_one_package_is_left_after_the_repair(packages, extra, says):
     assert repair(packages, extra) == says
+
+
+def test_the_version_is_that_of_the_module(tmp_path, monkeypatch):
+    """After two packages were installed, one's metadata says what the other's files are not."""
+    assert onnxruntime_version() == onnxruntime.__version__
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime-1.40.0.dist-info").mkdir()
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "onnxruntime/__init__.py").write_text('"""A module."""\n__version__ = "1.39.2"\nraise ImportError\n')
+    assert onnxruntime_version() == "1.39.2"

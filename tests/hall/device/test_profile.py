@@ -4,14 +4,17 @@ import dataclasses
 import json
 import os
 
+import onnxruntime
 import pytest
 
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.device.facts import DeviceFacts, this_device
 from edge_llava.device.profile import DeviceSettings, Profile, find_profile, save_profile
-from edge_llava.errors import BundleError
+from edge_llava.errors import BackendError, BundleError
+from edge_llava.ggml.devices import GgmlDevice
+from edge_llava.runtime.options import EngineOptions, device_facts
 
-DEVICE = DeviceFacts("Some CPU", "x86_64", 8, "0.3.36", "1.32.0")
+DEVICE = DeviceFacts("Some CPU", "x86_64", 8, "0.3.36", "1.32.0", "ab" * 32, "cpu", "cpu")
 SETTINGS = DeviceSettings(4, False, 6, False, 256, None, "q8_0")
 
 
@@ -45,7 +48,10 @@ def test_round_trip(profile, manifest, home):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"cpu": "Another"}, {"machine": "aarch64"}, {"n_cpus": 4}, {"llama_cpp": "0.3.37"}, {"onnxruntime": ""}],
+    [
+        *({"cpu": "Another"}, {"machine": "aarch64"}, {"n_cpus": 4}, {"llama_cpp": "0.3.37"}, {"onnxruntime": ""}),
+        *({"llama_cpp_build": "ba" * 32}, {"language_on": "-1 on CUDA0 (gpu, A GPU)"}, {"vision_on": "cuda"}),
+    ],
 )
 def test_another_device_has_another_profile(profile, manifest, changed):
     save_profile(profile, manifest)
@@ -133,3 +139,31 @@ def test_this_device():
     assert facts.cpu
     assert 1 <= facts.n_cpus <= os.cpu_count()
     assert facts.llama_cpp.startswith("0.3.")
+    assert facts.onnxruntime == onnxruntime.__version__
+    assert len(bytes.fromhex(facts.llama_cpp_build)) == 32
+    assert this_device(n_gpu_layers=0).language_on == this_device(devices=()).language_on == "cpu"
+    assert this_device(vision_provider="openvino").vision_on == "openvino"
+
+
+def test_facts_name_the_gpus_that_are_used(monkeypatch, tmp_path):
+    """In a build whose libraries' names say that it may see GPUs, its devices are looked at."""
+    gpus = [GgmlDevice(f"CUDA{n}", "A GPU", "CUDA", "gpu", n, n) for n in range(2)]
+    monkeypatch.setattr("edge_llava.ggml.devices.list_devices", lambda: gpus)
+    assert this_device().language_on == "cpu"
+    (tmp_path / "libggml-cpu.so").touch()
+    (tmp_path / "libggml-cuda.so").touch()
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    assert this_device().language_on == "-1 on CUDA0 (gpu, A GPU), CUDA1 (gpu, A GPU)"
+    assert this_device(20, ("cuda1",)).language_on == "20 on CUDA1 (gpu, A GPU)"
+    assert this_device(0).language_on == "cpu"
+    with pytest.raises(BackendError, match="no device CUDA2"):
+        this_device(-1, ("CUDA2",))
+
+
+def test_a_profile_is_of_where_the_engines_run(manifest, home):
+    base = EngineOptions(vision_provider="openvino")
+    files, device = manifest.files, device_facts(base)
+    digests = files["language"].sha256, files["vision"].sha256
+    save_profile(Profile(SETTINGS, "ttft", device, *digests, {}), manifest)
+    assert find_profile(manifest) is None
+    assert find_profile(manifest, device_facts(base)) is not None

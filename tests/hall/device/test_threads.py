@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from edge_llava.device.cores import this_cores
-from edge_llava.device.cpu_quota import read_cpu_quota
+from edge_llava.device.cpu_quota import read_cpu_quota, within_quota
 from edge_llava.device.facts import count_cpus
-from edge_llava.device.threads import default_threads, thread_choices, usable_threads, within_quota
+from edge_llava.device.threads import default_threads, thread_choices, usable_threads
 
 
 def test_on_this_machine():
