@@ -196,7 +196,10 @@ def engine_options(*names: str) -> Callable[[_Command], _Command]:
 def open_model(bundle: Bundle, options: EngineOptions, first_images: Sequence[Image] = ()) -> LlavaModel:
     """Opens a bundle as a model, with progress on stderr."""
     from edge_llava.cli.display import show_progress
+    from edge_llava.cli.shortage import note_shortage
     from edge_llava.runtime.model import load
+    from edge_llava.runtime.options import n_ctx
 
+    note_shortage(bundle, options, n_ctx(bundle.manifest.language, options.decoder))
     with show_progress() as progress:
         return load(bundle, options, first_images=first_images, progress=progress)

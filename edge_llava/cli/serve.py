@@ -17,6 +17,7 @@ from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options
 from edge_llava.cli.places import note_places
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.shortage import note_shortage
 from edge_llava.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -253,6 +254,7 @@ def _open_model(bundle: Bundle, options: EngineOptions, n_positions: int | None)
     # a full context of a 7B model takes 2 GB, but few answers need it; if they do, the youngest one is preempted
     if n_positions is None:
         n_positions = min(options.parallel, 2) * n_ctx(bundle.manifest.language, options.decoder)
+    note_shortage(bundle, options, n_positions, "-c {0} --kv-positions {0}")
     try:
         with show_progress() as progress:
             return LlavaModel(bundle, replace(options, n_positions=n_positions), progress=progress)

@@ -164,8 +164,9 @@ class Decoder(LanguageModel):
         self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
         if not self.context:
             super().close()  # there is no context to be freed before
-            advice = "Try a smaller one with -c, or fewer conversations at a time."
-            raise BackendError(f"llama.cpp cannot make a context: {last_error()}. {advice}")
+            size_of_cache = f"for {params.n_ctx} positions of {self._n_parallel} conversations at a time"
+            reason = last_error().rstrip(".")
+            raise BackendError(f"llama.cpp cannot make a context {size_of_cache}: {reason}. {self._memory_advice}")
         self._batches: list[Any] = []
         self._free_context = freed_with(self, _free, self.context, self._batches)
         # llama.cpp rounds the context up, after it has cut the batch to what was asked for

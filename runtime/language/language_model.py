@@ -15,7 +15,7 @@ from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.ggml.devices import choose_devices, list_devices
 from edge_llava.ggml.openmp import end_threads_before_forks
-from edge_llava.runtime.language.llama_log import last_error, route_log
+from edge_llava.runtime.language.llama_log import first_error, route_log
 from edge_llava.runtime.language.llama_params import model_params
 from edge_llava.runtime.language.text_form import TextForm
 from edge_llava.runtime.lifetime.native import freed_with
@@ -55,9 +55,14 @@ class LanguageModel:
         self._params = model_params(options, self.devices)
         self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
         if not self._model:
-            raise BackendError(f"llama.cpp cannot load {path}: {last_error()}. Is there enough memory?")
+            raise BackendError(f"llama.cpp cannot load {path}: {first_error().rstrip('.')}. {self._memory_advice}")
         self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)
         self.vocabulary: Any = llama_cpp.llama_model_get_vocab(self._model)
+
+    @property
+    def _memory_advice(self) -> str:
+        fewer = "--gpu-layers N for fewer blocks on the GPU, " if self.devices else ""
+        return f"If memory is short, try {fewer}-c N for a shorter context, or --low-memory."
 
     @cached_property
     def json_tokenizer(self) -> LLTokenizer:

@@ -1,4 +1,4 @@
-"""Routes llama.cpp's messages to logging, and keeps the last error for our own messages."""
+"""Routes llama.cpp's messages to logging, and keeps errors for our own messages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import llama_cpp
 
 _log = logging.getLogger("edge_llava.llama_cpp")
 _LOG_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
-_errors = ["it gave no reason"]
+_NO_REASON = "it gave no reason"
+_MAX_ERRORS = 32
+_errors: list[str] = []
 
 
 def _log_message(level: int, text: bytes, _: Any) -> None:
     if message := text.decode("utf-8", errors="replace").strip():
         _log.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message)
         if level == 4:
-            _errors[:] = [message]
+            _errors[:] = [*_errors[: _MAX_ERRORS - 1], message]
 
 
 # llama.cpp keeps only the address: a callback that Python collected would crash the process
@@ -24,10 +26,16 @@ _forward_log = llama_cpp.llama_log_callback(_log_message)
 
 
 def route_log() -> None:
-    """Sends llama.cpp's messages to logging."""
+    """Sends llama.cpp's messages to logging, and forgets its errors so far."""
+    _errors.clear()
     llama_cpp.llama_log_set(_forward_log, None)
 
 
 def last_error() -> str:
     """The last error that llama.cpp reported, for a message."""
-    return _errors[0]
+    return _errors[-1] if _errors else _NO_REASON
+
+
+def first_error() -> str:
+    """The first error since `route_log`: of a failed load it names the cause, and the last one only that it failed."""
+    return _errors[0] if _errors else _NO_REASON
