@@ -18,6 +18,7 @@ from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, e
 from edge_llava.cli.places import note_places
 from edge_llava.cli.printable import printable_line
 from edge_llava.cli.shortage import note_shortage
+from edge_llava.cli.sidecar import announce_ready, exit_at_end_of_stdin, sidecar_options
 from edge_llava.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ _MIB = 2**20
     help="Megapixels of all images of a request.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not print a line per request on stderr.")
+@sidecar_options
 @engine_options()
 def command(
     bundle: str | None,
@@ -153,6 +155,8 @@ def command(
     max_image_mb: int,
     max_megapixels: int,
     quiet: bool,
+    announce: str | None,
+    exit_with_stdin: bool,
     engines: EngineChoice,
 ) -> None:
     """Serve a bundle over HTTP, to this machine only unless --host says otherwise.
@@ -172,6 +176,8 @@ def command(
     from edge_llava.server.http.listening import is_loopback_socket, listen
     from edge_llava.server.options import ServerOptions
 
+    if exit_with_stdin:
+        exit_at_end_of_stdin()
     _check_key(api_key)
     origins = _read_origins(cors_origins)
     with ExitStack() as held:
@@ -201,7 +207,7 @@ def command(
         with _open_model(opened, serving, kv_positions) as model:
             model.on_full = on_full
             _show_requests(quiet)
-            _serve(model, options, listeners, random_key)
+            _serve(model, options, listeners, random_key, announces=announce is not None)
     note("stopped")
 
 
@@ -291,7 +297,12 @@ class _OneLine(logging.Formatter):
 
 
 def _serve(
-    model: LlavaModel, options: ServerOptions, listeners: Sequence[socket.socket], random_key: str | None
+    model: LlavaModel,
+    options: ServerOptions,
+    listeners: Sequence[socket.socket],
+    random_key: str | None,
+    *,
+    announces: bool,
 ) -> None:
     from edge_llava.server.app import ServerApp
     from edge_llava.server.http.listening import url_of
@@ -309,6 +320,8 @@ def _serve(
             note(f"  key:  {random_key}")
             note(f"  page: {url}/#key={random_key}")
         note_places(model)
+        if announces:
+            announce_ready(url, app.models.name, random_key)
 
     serve(app, listeners, announce, _end_at_once)
 
