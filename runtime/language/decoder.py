@@ -161,7 +161,8 @@ class Decoder(LanguageModel):
         params.n_seq_max, params.n_ctx = n_sequences + 1, self._n_cells or self._n_parallel * size
         params.n_batch = params.n_ubatch = max(options.n_batch, params.n_seq_max)  # llama.cpp plans a token of each
         self.settings = decisive_settings(self._params, params)
-        self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
+        with self._errors_of_backends():
+            self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
         if not self.context:
             super().close()  # there is no context to be freed before
             size_of_cache = f"for {params.n_ctx} positions of {self._n_parallel} conversations at a time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.ggml.devices import choose_devices, list_devices
 from edge_llava.ggml.openmp import end_threads_before_forks
-from edge_llava.runtime.language.llama_log import first_error, route_log
+from edge_llava.runtime.language.llama_log import first_error, route_log, stderr_as_errors
 from edge_llava.runtime.language.llama_params import model_params
 from edge_llava.runtime.language.text_form import TextForm
 from edge_llava.runtime.lifetime.native import freed_with
@@ -53,11 +54,16 @@ class LanguageModel:
         present = list_devices() if options.may_offload else ()  # which takes memory of CUDA's
         self.devices = choose_devices(present, options.devices, options.n_gpu_layers)
         self._params = model_params(options, self.devices)
-        self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
+        with self._errors_of_backends():
+            self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
         if not self._model:
             raise BackendError(f"llama.cpp cannot load {path}: {first_error().rstrip('.')}. {self._memory_advice}")
         self._free_weights = freed_with(self, llama_cpp.llama_model_free, self._model)
         self.vocabulary: Any = llama_cpp.llama_model_get_vocab(self._model)
+
+    def _errors_of_backends(self) -> AbstractContextManager[None]:
+        """Around what may fail for lack of a GPU's memory."""
+        return stderr_as_errors() if any(device.backend == "Vulkan" for device in self.devices) else nullcontext()
 
     @property
     def _memory_advice(self) -> str:

@@ -110,6 +110,25 @@ def test_weights_that_do_not_fit_name_the_cause_and_what_to_try(seeded_q4, monke
     assert first_error() == last_error() == "it gave no reason"
 
 
+def test_what_vulkan_writes_itself_is_an_error_and_nothing_else_is_lost(seeded_q4, monkeypatch, capfd):
+    """Its allocations that fail are told on stderr, past llama.cpp's log."""
+    bundle = Bundle.open(seeded_q4)
+
+    def fail(path, params):
+        os.write(2, b"ggml_vulkan: Device memory allocation of size 99 failed.\nanother thread's line\n")
+        os.write(2, b"ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory\n")
+
+    gpu = GgmlDevice("Vulkan0", "A GPU", "Vulkan", "gpu", 0, 0)
+    monkeypatch.setattr(language_model, "choose_devices", lambda *_: (gpu,))
+    monkeypatch.setattr(language_model.llama_cpp, "llama_model_load_from_file", fail)
+    with pytest.raises(BackendError, match="Device memory allocation of size 99 failed"):
+        language_model.LanguageModel(bundle.file("language"), bundle.manifest.language, DecoderOptions())
+    assert capfd.readouterr().err == "another thread's line\n"
+    assert last_error().endswith("ErrorOutOfDeviceMemory")
+    os.write(2, b"as before\n")
+    assert capfd.readouterr().err == "as before\n"
+
+
 def test_commands_want_no_backtrace_of_gdb(run, monkeypatch):
     monkeypatch.delenv("GGML_NO_BACKTRACE", raising=False)
     assert run("models", "list").code == 0
