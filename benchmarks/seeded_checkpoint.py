@@ -4,7 +4,8 @@
     python benchmarks/seeded_checkpoint.py tiny OUT
 
 The vocabulary is a GGUF file with LLaMA's 32,000 tokens (llama.cpp ships one as models/ggml-vocab-llama-spm.gguf); the
-tiny shape makes its own. Shards are written one at a time: the 7B shape needs 14 GB of disk and little memory.
+tiny shape makes its own. Shards are written one at a time: the 7B shape needs 14 GB of disk and little memory. Newer
+families: `seeded_families.py`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def write_checkpoint(directory: Path, language: LanguageConfig, vocabulary: Path
         if sum(tensor.nbytes for tensor in shards[-1].values()) > _SHARD_BYTES:
             names.append(_write_shard(directory, len(names), shards.pop()))
             shards.append({})
-        shards[-1][hf_name(name)] = _random_tensor(random, name, shape)
+        shards[-1][hf_name(name)] = random_tensor(random, name, shape)
     names.append(_write_shard(directory, len(names), shards.pop()))
     weight_map = {name: f"model-{index + 1:05}.safetensors" for index, shard in enumerate(names) for name in shard}
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -158,7 +159,8 @@ def _write_shard(directory: Path, index: int, tensors: dict[str, torch.Tensor]) 
     return list(tensors)
 
 
-def _random_tensor(random: torch.Generator, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+def random_tensor(random: torch.Generator, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor float16 whose layer neither enlarges nor shrinks what passes through it; `name` as in a file."""
     values = torch.randn(shape, generator=random)
     if len(shape) == 1:
         values = 1 + 0.1 * values if "norm" in name and name.endswith("weight") else 0.05 * values

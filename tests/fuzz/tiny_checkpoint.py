@@ -84,7 +84,7 @@ def weights(layout: str) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(1)
     shapes = seeded_checkpoint._all_shapes(_TOWER, _language(layout))
     tensors = {
-        seeded_checkpoint.hf_name(name): seeded_checkpoint._random_tensor(random, name, shape)
+        seeded_checkpoint.hf_name(name): seeded_checkpoint.random_tensor(random, name, shape)
         for name, shape in shapes.items()
     }
     if layout == "next":
