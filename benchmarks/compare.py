@@ -11,6 +11,9 @@ In every round each participant answers greedily about a new image, which no cac
 with llama-mtmd-cli: ours with a new image, and again with the same image. Loaded ones answer about a new image, then a
 second question. llama-bench decodes at our depth and with our settings. Set EDGE_LLAVA_HOME to the directory in which
 `edge-llava tune` saved its choice. Linux only.
+
+With --new-peers, for peers that take minutes, no process stays loaded: each round starts each of them once, and what
+a loaded one takes is then the time of its first answer.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_bench import run_llama_bench
-from processes import PeerProcess, run_cold
+from processes import ColdRun, PeerAnswer, PeerProcess, run_cold, run_new_peer
 from samples import OURS, Sample, append
 
 from edge_llava.bundle.bundle import Bundle
@@ -80,7 +83,7 @@ class Work:
         """A new process with a new image, and another process with the same image."""
         image, environment = str(self.images.make()), {"EDGE_LLAVA_CACHE": str(self.cache)}
         command = [*_CHAT, "-m", str(self.bundle.path), *words, image]
-        yield from self._cold(name, [*command, "-p", _FIRST, "-n", str(self.n_tokens)], environment)
+        yield from _process_figures(name, run_cold([*command, "-p", _FIRST, "-n", str(self.n_tokens)], environment))
         known = run_cold([*command, "-p", _SECOND, "-n", "1"], environment)
         yield name, "known_first_s", known.first_s
 
@@ -92,18 +95,23 @@ class Work:
             "-t", str(count_cores()), "--temp", "0", "-n", str(self.n_tokens), "-p", _FIRST,
             "--image", str(self.images.make()),
         ]  # fmt: skip
-        yield from self._cold(name, command, {})
+        yield from _process_figures(name, run_cold(command, {}))
 
     def loaded(self, name: str, peer: PeerProcess) -> Iterator[tuple[str, str, float]]:
         """A loaded participant: a new image, then a second question."""
-        answer = peer.ask(self.images.make(), _FIRST, self.n_tokens)
-        yield name, "loaded_first_s", answer.first_s
-        yield name, "loaded_total_s", answer.total_s
-        yield name, "decode_tps", (self.n_tokens - 1) / (answer.total_s - answer.first_s)
-        for what, value in answer.figures.items():
-            if what != "n_tokens":
-                yield name, what, value
+        image, before = self.images.make(), peer.cpu_s()
+        answer = peer.ask(image, _FIRST, self.n_tokens)
+        yield name, "loaded_cpu_s", peer.cpu_s() - before
+        yield from _answer_figures(name, answer)
         yield name, "second_first_s", peer.ask(None, _SECOND, 1).first_s
+
+    def new_peer(self, name: str, command: list[str], log: Path) -> Iterator[tuple[str, str, float]]:
+        """A participant that is started for one answer; the time of our new process is that of the command line."""
+        whole, answer = run_new_peer(command, log, self.images.make(), _FIRST, self.n_tokens)
+        if not name.startswith(OURS):
+            yield from _process_figures(name, whole)
+        yield from _answer_figures(name, answer)
+        yield name, "loaded_peak_bytes", whole.peak_bytes
 
     def llama_bench(self, name: str, program: Path, ours: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
         """The same decode in llama-bench; `ours` has the settings and the depth."""
@@ -115,24 +123,18 @@ class Work:
             ),
         )
 
-    def _cold(self, name: str, command: list[str], environment: dict[str, str]) -> Iterator[tuple[str, str, float]]:
-        run = run_cold(command, environment)
-        yield name, "cold_first_s", run.first_s
-        yield name, "cold_total_s", run.total_s
-        yield name, "cold_peak_bytes", run.peak_bytes
-
 
 def compare(given: argparse.Namespace) -> None:
     """Loads all participants, runs them in turns, and writes every figure as it arrives."""
     bundle = Bundle.open(given.bundle.resolve())
     bundle.verify_digests(trust_earlier=True)
-    variants = {OURS: list[str]()} | {f"{OURS}, {name}": words for name, words in given.variant}
+    variants = {OURS: given.ours} | {f"{OURS}, {name}": given.ours + words for name, words in given.variant}
     facts: dict[str, Any] = {"all": _setting(given)}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work = Work(bundle, Images(given.image, directory), given.tokens, directory / "cache")
         turns: list[_Measurement] = []
-        if given.llama_mtmd_cli:
+        if given.llama_mtmd_cli or given.new_peers:
             turns += [partial(work.ours_cold, name, words) for name, words in variants.items()]
         for name, words in given.llama_mtmd_cli:
             facts[name] = {"version": _version(words[0]), "options": " ".join(words[1:])}
@@ -140,6 +142,11 @@ def compare(given: argparse.Namespace) -> None:
         loaded: dict[str, PeerProcess] = {}
         for name, command in _peer_commands(given, bundle, variants):
             _log(f"loading {name}")
+            if given.new_peers:
+                with PeerProcess(command, directory / "new.log") as peer:
+                    facts[name] = peer.facts
+                turns.append(partial(work.new_peer, name, command, directory / "new.log"))
+                continue
             loaded[name] = stack.enter_context(PeerProcess(command, directory / f"{len(loaded)}.log"))
             facts[name] = loaded[name].facts
             warm = loaded[name].ask(work.images.make(), _FIRST, 2)
@@ -172,6 +179,22 @@ def _peer_commands(
         for name, words in variants.items():
             yield name, [sys.executable, "-m", "peers.edge_llava_peer", str(bundle.path), *words]
     yield from given.peer
+
+
+def _process_figures(name: str, run: ColdRun) -> Iterator[tuple[str, str, float]]:
+    yield name, "cold_first_s", run.first_s
+    yield name, "cold_total_s", run.total_s
+    yield name, "cold_cpu_s", run.cpu_s
+    yield name, "cold_peak_bytes", run.peak_bytes
+
+
+def _answer_figures(name: str, answer: PeerAnswer) -> Iterator[tuple[str, str, float]]:
+    yield name, "loaded_first_s", answer.first_s
+    yield name, "loaded_total_s", answer.total_s
+    yield name, "decode_tps", (answer.n_tokens - 1) / (answer.total_s - answer.first_s)
+    for what, value in answer.figures.items():
+        if what != "n_tokens":
+            yield name, what, value
 
 
 def _setting(given: argparse.Namespace) -> dict[str, Any]:
@@ -221,6 +244,11 @@ if __name__ == "__main__":
             option, metavar=value, help=f"{words}; repeatable", type=_named_words, action="append", default=[]
         )
     parser.add_argument("--llama-bench", type=Path, metavar="PROGRAM")
+    parser.add_argument("--new-peers", action="store_true", help="start each peer anew for each answer")
+    parser.add_argument("--ours", type=shlex.split, metavar="OPTIONS", default=[], help="for ours and all variants")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64, help="per answer")
-    compare(parser.parse_args())
+    arguments = parser.parse_args()
+    if arguments.llama_bench and arguments.new_peers:
+        parser.error("llama-bench is compared with a loaded process: leave out --new-peers")
+    compare(arguments)

@@ -30,11 +30,13 @@ class ColdRun:
         first_s: Seconds from the start to the first byte on stdout.
         total_s: Seconds from the start to the end.
         peak_bytes: Largest resident size.
+        cpu_s: Seconds of processor time, of all its threads together.
     """
 
     first_s: float
     total_s: float
     peak_bytes: int
+    cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,27 @@ def run_cold(command: Sequence[str], environment: Mapping[str, str]) -> ColdRun:
         if process.returncode or not first:
             errors.seek(0)
             raise PeerFailed(f"{' '.join(command)}: {errors.read().decode('utf-8', 'replace').strip()[-2000:]}")
-    return ColdRun(first_s, total_s, usage.ru_maxrss * 1024)
+    return ColdRun(first_s, total_s, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
+
+
+def run_new_peer(
+    command: Sequence[str], log: Path, image: Path, question: str, n_tokens: int
+) -> tuple[ColdRun, PeerAnswer]:
+    """Starts a peer, asks one question, and ends it: the process from its start, and its answer from the question.
+
+    Args:
+        command, log: As of PeerProcess.
+        image, question, n_tokens: As of `PeerProcess.ask`.
+
+    Raises:
+        PeerFailed: As of both.
+    """
+    started = time.perf_counter()
+    with PeerProcess(command, log) as peer:
+        ready_s = time.perf_counter() - started
+        answer = peer.ask(image, question, n_tokens)
+        whole = ColdRun(ready_s + answer.first_s, ready_s + answer.total_s, peer.peak_bytes(), peer.cpu_s())
+    return whole, answer
 
 
 class PeerProcess:
@@ -146,6 +168,11 @@ class PeerProcess:
         mark = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert mark is not None
         return int(mark[1]) * 1024
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time so far, of all its threads together (Linux)."""
+        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def _pause(self) -> None:
         self._process.send_signal(signal.SIGSTOP)

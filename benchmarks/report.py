@@ -17,9 +17,11 @@ from edge_llava.measuring.spread import Spread
 FIGURES = {
     "cold_first_s": ("new process, new image: first token", "s", None),
     "cold_total_s": ("new process, new image: whole answer", "s", None),
+    "cold_cpu_s": ("new process, new image: processor time of the answer", "s", None),
     "known_first_s": ("new process, image asked about before: first token", "s", "cold_first_s"),
     "loaded_first_s": ("loaded, new image: first token", "s", None),
     "loaded_total_s": ("loaded, new image: whole answer", "s", None),
+    "loaded_cpu_s": ("loaded, new image: processor time of the answer", "s", None),
     "second_first_s": ("loaded, second question: first token", "s", None),
     "decode_tps": ("decode after the image", "tokens/s", None),
     "cold_peak_bytes": ("peak memory, new process", "GB", None),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import PeerFailed, PeerProcess, run_cold
+from processes import PeerFailed, PeerProcess, run_cold, run_new_peer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
@@ -28,6 +28,33 @@ def test_a_loaded_peer_answers_and_stands_still_between(seeded_q4, photo, tmp_pa
     assert peak > 50e6
 
 
+def test_a_new_peer_is_timed_from_its_start(photo, tmp_path):
+    """The peer takes 0.3 s to load, and then 0.6 s of processor time for an answer."""
+    peer = """
+import time
+from peers.protocol import serve
+
+class Peer:
+    facts = {}
+
+    def __init__(self):
+        time.sleep(0.3)
+
+    def ask(self, image, question, n_tokens, on_first):
+        on_first()
+        while time.process_time() < 0.6:  # the system counts hundredths
+            pass
+        return {"n_tokens": n_tokens}
+
+serve(Peer)
+"""
+    run, answer = run_new_peer([sys.executable, "-c", peer], tmp_path / "log", photo, "What is this?", 4)
+    assert 0.3 + answer.first_s <= run.first_s < run.total_s
+    assert run.total_s - run.first_s == pytest.approx(answer.total_s - answer.first_s)
+    assert 0.5 <= run.cpu_s < run.total_s + 0.1
+    assert run.peak_bytes > 1e6
+
+
 def test_an_answer_that_ends_early_is_refused(seeded_q4, photo, tmp_path):
     command = [sys.executable, "-m", "peers.edge_llava_peer", str(seeded_q4), "-t", "1", "-c", "256"]
     with PeerProcess(command, tmp_path / "log") as peer, pytest.raises(PeerFailed, match=r"wrote \d+ tokens of 4096"):
@@ -46,6 +73,7 @@ def test_a_new_process_is_timed_from_its_start():
     assert run.first_s >= 0.2
     assert run.first_s + 0.2 <= run.total_s
     assert run.peak_bytes > 200 << 20
+    assert 0 < run.cpu_s < run.total_s
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit('no memory')", "import sys; sys.stderr.write('no memory')"])
