@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -272,6 +273,9 @@ def test_int8(make_siglip, convert_to, reference, make_image):
     with edge_llava.load(bundle) as model:
         cosines = row_cosines(model.patch_features(image), truth.features(truth.pixels(image, "squash")))
     assert 0.99 < cosines.min() < 1 - 1e-7
+    operations = [node.op_type for node in onnx.load(bundle / "vision.onnx", load_external_data=False).graph.node]
+    assert operations.count("FastGelu") == 2
+    assert "Tanh" not in operations
 
 
 def test_no_file_for_llama_cpp(make_siglip, convert_to):
