@@ -28,7 +28,8 @@ from edge_llava.runtime.vision.preprocess import normalize
 from edge_llava.runtime.vision.projector import Projector
 from edge_llava.runtime.vision.visual_tokens import reduce_tokens
 
-_TILES_AT_ONCE, _TILES_IN_LOW_MEMORY = 4, 1  # of "anyres": more gain little and take memory
+# Of "anyres". On a CPU four take no less time than one after another, and four times the memory: 780 MB of a SigLIP.
+_TILES_AT_ONCE, _TILES_ON_GPU = 1, 4
 
 
 class ImageEncoder:
@@ -50,12 +51,12 @@ class ImageEncoder:
         manifest = bundle.manifest
         self._manifest, self._visual_tokens = manifest, options.visual_tokens
         self._alone = image_forms(manifest.vision, options).alone
-        self._n_at_once = _TILES_IN_LOW_MEMORY if options.low_memory else _TILES_AT_ONCE
         check_vision_file(bundle)
         n_threads, has_newline = usable_threads(options.n_vision_threads), manifest.vision.has_newline
         self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads, has_newline=has_newline)
         self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, options)
         self.provider, self.on_gpu = self._vision.provider, self._vision.on_gpu
+        self._n_at_once = _TILES_ON_GPU if self.on_gpu and not options.low_memory else _TILES_AT_ONCE
 
     def patch_features(self, image: Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """What the tower sees in an image: float32 (T, P, D); one square, or the whole and its tiles.
