@@ -29,9 +29,9 @@ def note_shortage(
         setting: What sets them.
         root: "/", or a copy of the system's /proc and /sys.
     """
-    from edge_llava.doctor.control_group import read_control_group
-    from edge_llava.doctor.memory import read_memory
-    from edge_llava.doctor.tree import Tree
+    from edge_llava.device.control_group import read_control_group
+    from edge_llava.device.main_memory import read_memory
+    from edge_llava.device.tree import Tree
     from edge_llava.ggml.library import may_see_gpus
 
     if sys.platform != "linux" or (options.decoder.may_offload and may_see_gpus()):

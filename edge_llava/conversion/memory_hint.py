@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_llava.doctor.control_group import read_control_group
-from edge_llava.doctor.memory import read_memory
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.control_group import read_control_group
+from edge_llava.device.main_memory import read_memory
+from edge_llava.device.tree import Tree
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint

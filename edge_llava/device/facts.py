@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edge_llava.device.cpu_quota import read_cpu_quota, within_quota
+from edge_llava.device.control_group import read_control_group
 from edge_llava.device.onnx_packages import expected_provider, onnxruntime_version
+from edge_llava.device.tree import Tree
 from edge_llava.ggml.library import library_digest, may_see_gpus
 
 _CPU_NAME = re.compile(r"^(?:model name|Hardware)\s*:\s*(.+)$", re.MULTILINE)
@@ -58,7 +59,7 @@ def this_device(
     return DeviceFacts(
         cpu=_cpu_name() or "unknown",
         machine=platform.machine() or "unknown",
-        n_cpus=within_quota(count_cpus(), read_cpu_quota(Path("/"))),
+        n_cpus=read_control_group(Tree()).at_most(count_cpus()),
         llama_cpp=_version("llama-cpp-python"),
         onnxruntime=onnxruntime_version(),
         llama_cpp_build=library_digest(),

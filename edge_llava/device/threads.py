@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from edge_llava.device.control_group import read_control_group
 from edge_llava.device.cores import this_cores
-from edge_llava.device.cpu_quota import read_cpu_quota, within_quota
 from edge_llava.device.facts import count_cpus
+from edge_llava.device.tree import Tree
 
 
 def default_threads() -> int:
@@ -14,7 +13,7 @@ def default_threads() -> int:
 
     Threads wait for each other: one that the system holds back, or that is on a little core, holds back all.
     """
-    return within_quota(this_cores().n_big, _this_quota())
+    return read_control_group(Tree()).at_most(this_cores().n_big)
 
 
 def usable_threads(n_wanted: int | None) -> int:
@@ -27,9 +26,5 @@ def usable_threads(n_wanted: int | None) -> int:
 
 def thread_choices() -> list[int]:
     """Numbers of threads worth a measurement: the big physical cores, all of them, the logical ones."""
-    cores, quota = this_cores(), _this_quota()
-    return list(dict.fromkeys(within_quota(n, quota) for n in (cores.n_big, cores.n_all, count_cpus())))
-
-
-def _this_quota() -> float | None:
-    return read_cpu_quota(Path("/"))
+    cores, group = this_cores(), read_control_group(Tree())
+    return list(dict.fromkeys(group.at_most(n) for n in (cores.n_big, cores.n_all, count_cpus())))

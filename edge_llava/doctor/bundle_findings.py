@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.main_memory import Memory
 from edge_llava.doctor.children import Outcome
 from edge_llava.doctor.finding import Finding
-from edge_llava.doctor.memory import Memory
 from edge_llava.runtime.options import DecoderOptions, n_ctx
 
 _PROGRAMS = 250_000_000  # Python, both engines and their buffers, in bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from edge_llava.device.main_memory import Memory
 from edge_llava.doctor.finding import Finding
-from edge_llava.doctor.memory import Memory
 from edge_llava.doctor.power import Power
 from edge_llava.doctor.system import System
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.tree import Tree
 
 Maker = Literal["NVIDIA", "AMD", "Intel", "Apple", "Jetson"]
 _MAKERS: Mapping[str, Maker] = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}  # of PCI

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.tree import Tree
 
 _CPU = "sys/devices/system/cpu/cpu0/cpufreq"
 _HOT = 90_000  # thousandths of a degree; processors slow down at 85 to 100

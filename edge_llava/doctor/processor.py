@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.tree import Tree
 
 _CPUS = "sys/devices/system/cpu"
 _BIG = 0.8  # of the strongest core, as for the default number of threads

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_llava.device.control_group import ControlGroup, read_control_group
+from edge_llava.device.main_memory import Memory, read_memory
 from edge_llava.device.onnx_packages import onnx_packages
 from edge_llava.device.threads import usable_threads
+from edge_llava.device.tree import Tree
 from edge_llava.doctor.children import ask_program
-from edge_llava.doctor.control_group import ControlGroup, read_control_group
 from edge_llava.doctor.graphics import Graphics, read_graphics
-from edge_llava.doctor.memory import Memory, read_memory
 from edge_llava.doctor.power import Power, read_power
 from edge_llava.doctor.processor import Processor, parse_sysctl, read_processor
-from edge_llava.doctor.tree import Tree
 
 _LIMIT_S = 5.0
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")

@@ -29,7 +29,7 @@ from edge_llava.converters.disk_space import estimate_bytes
 from edge_llava.converters.memory_needs import estimate_memory
 from edge_llava.converters.options import ConvertOptions
 from edge_llava.converters.staging import staging_directory
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.tree import Tree
 from edge_llava.errors import BundleError, CheckpointError, ConversionError
 from edge_llava.home.atomic_directory import MARKER, atomic_directory
 from edge_llava.home.directories import bundles_directory, default_bundle

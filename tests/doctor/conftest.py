@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.tree import Tree
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from edge_llava.doctor.control_group import ControlGroup, read_control_group
+from edge_llava.device.control_group import ControlGroup, read_control_group
+from edge_llava.device.main_memory import Memory, read_memory
+from edge_llava.device.tree import Tree
 from edge_llava.doctor.graphics import Graphics, read_graphics
-from edge_llava.doctor.memory import Memory, read_memory
 from edge_llava.doctor.power import read_power
 from edge_llava.doctor.processor import parse_sysctl, read_processor
-from edge_llava.doctor.tree import Tree
 
 NO_LIMIT = ControlGroup()
 VM_STAT = """\

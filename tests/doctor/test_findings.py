@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.main_memory import Memory
 from edge_llava.doctor.bundle_findings import about_size, find_about_bundle, needed_bytes
 from edge_llava.doctor.children import Outcome
 from edge_llava.doctor.device_findings import find_about_device
 from edge_llava.doctor.examination import find_about_answer
 from edge_llava.doctor.llama_findings import find_about_llama, is_wrong_gcc
-from edge_llava.doctor.memory import Memory
 from edge_llava.doctor.onnx_findings import find_about_onnx
 from edge_llava.doctor.surroundings import find_about_directory, find_about_encoding
 from edge_llava.doctor.system import read_system

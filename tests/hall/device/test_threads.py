@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from edge_llava.device.control_group import ControlGroup, read_control_group
 from edge_llava.device.cores import this_cores
-from edge_llava.device.cpu_quota import read_cpu_quota, within_quota
 from edge_llava.device.facts import count_cpus
 from edge_llava.device.threads import default_threads, thread_choices, usable_threads
+from edge_llava.device.tree import Tree
 
 
 def test_on_this_machine():
@@ -19,7 +20,7 @@ def test_on_this_machine():
     ("n_threads", "quota", "n"), [(8, None, 8), (8, 1.5, 2), (8, 1.0, 1), (8, 0.25, 1), (2, 3.5, 2)]
 )
 def test_no_more_threads_than_cpu_time(n_threads, quota, n):
-    assert within_quota(n_threads, quota) == n
+    assert ControlGroup(n_cpus=quota).at_most(n_threads) == n
 
 
 @pytest.fixture
@@ -73,4 +74,4 @@ VERSION_1 = "4:memory:/a\n2:cpu,cpuacct:/docker/a\n1:name=systemd:/\n0::/"
     ],
 )
 def test_the_nearest_limit_is_found(files, quota, tree):
-    assert read_cpu_quota(tree(files)) == quota
+    assert read_control_group(Tree(tree(files))).n_cpus == quota

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_llava.doctor.control_group import ControlGroup
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.control_group import ControlGroup
+from edge_llava.device.tree import Tree
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """The limits of this process's control group, which is what makes a container small.
 
-Source: Linux's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+Source: Linux's Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst and scheduler/sched-bwc.rst.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from edge_llava.doctor.tree import Tree
+from edge_llava.device.tree import Tree
 
 _ROOT = "sys/fs/cgroup"
+_CPU_OF_VERSION_1 = ("cpu", "cpu,cpuacct")  # where the controller's groups are
 _UNLIMITED = 1 << 60  # version 1 writes a number near 2**63
 
 
@@ -28,6 +30,10 @@ class ControlGroup:
     memory_bytes: int | None = None
     used_bytes: int = 0
     n_cpus: float | None = None
+
+    def at_most(self, n_threads: int) -> int:
+        """As many threads as the group keeps busy, such as two with 1.5 CPUs, and no more than given."""
+        return n_threads if self.n_cpus is None else max(1, min(n_threads, math.ceil(self.n_cpus)))
 
 
 def read_control_group(tree: Tree) -> ControlGroup:
@@ -69,13 +75,16 @@ def _memory(tree: Tree, controller: str, path: str, names: tuple[str, str, str])
 
 def _quotas(tree: Tree, path: str) -> Iterator[float]:
     for directory in _directories("", path):
-        quota, _, period = tree.text(f"{directory}/cpu.max").partition(" ")
-        if quota.isdigit() and period.isdigit() and int(period):
-            yield int(quota) / int(period)
+        yield from _quota(*tree.text(f"{directory}/cpu.max").partition(" ")[::2])
 
 
 def _quotas_of_version_1(tree: Tree, path: str) -> Iterator[float]:
-    for directory in _directories("cpu", path):
-        quota, period = (tree.number(f"{directory}/cpu.cfs_{name}_us") for name in ("quota", "period"))
-        if quota is not None and quota > 0 and period:
-            yield quota / period
+    for controller in _CPU_OF_VERSION_1:
+        for directory in _directories(controller, path):
+            yield from _quota(*(tree.text(f"{directory}/cpu.cfs_{name}_us") for name in ("quota", "period")))
+
+
+def _quota(quota: str, period: str) -> Iterator[float]:
+    """Microseconds of CPU time in each period; the quota is "max" or -1 where there is no limit."""
+    if quota.isdecimal() and period.isdecimal() and int(period):
+        yield int(quota) / int(period)
