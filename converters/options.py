@@ -29,7 +29,7 @@ class ConvertOptions:
         base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
         template: Name of the conversation template; None follows the checkpoint's config.
         mmproj: Also write tower and projector to one file for llama.cpp's own tools.
-        n_threads: Threads for quantization; None uses all cores.
+        n_threads: Threads of a conversion; None: as many as a chat would use.
         overwrite: Replace an existing bundle once the new one is complete.
 
     Raises:

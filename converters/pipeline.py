@@ -36,6 +36,7 @@ from edge_llava.converters.truth import VisionTruth, project_truth, vision_truth
 from edge_llava.converters.vision_int8 import BUDGET_MIN, Calibration, is_worthwhile, write_int8
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.device.memory import return_freed_memory
+from edge_llava.device.threads import usable_threads
 from edge_llava.errors import ConversionError, list_faults
 from edge_llava.home.directories import MANIFEST_NAME
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
@@ -131,7 +132,7 @@ def _check_tiles(checkpoint: Checkpoint, options: ConvertOptions) -> None:
 def _write_weights(
     checkpoint: Checkpoint, directory: Path, options: ConvertOptions, progress: ProgressCallback
 ) -> None:
-    encoder = Encoder(options.n_threads or os.cpu_count() or 1)
+    encoder = Encoder(usable_threads(options.n_threads))
     try:
         write_projector(checkpoint, directory / _ROLE_FILES["projector"], options.quant, encoder, progress)
         write_language(checkpoint, directory / _ROLE_FILES["language"], options.quant, encoder, progress)
@@ -181,7 +182,7 @@ def _calibrate(
     features = reference_features(checkpoint, pixels, smoother.watch)
     truth = project_truth(checkpoint, images, pixels[: len(images)], features[: len(images)], options.max_tiles)
     squares, exact = ([values[:_SQUARES_MEASURED] for values in arrays] for arrays in (pixels, features))
-    return truth, Calibration(tuple(squares), tuple(exact), options.n_threads or os.cpu_count() or 1), smoother
+    return truth, Calibration(tuple(squares), tuple(exact), usable_threads(options.n_threads)), smoother
 
 
 def _describe(

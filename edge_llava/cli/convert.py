@@ -77,7 +77,7 @@ _LANGUAGE_GIB = {
     help=f"Conversation template, if not the one in the config: {', '.join(TEMPLATES)}.",
 )
 @click.option(
-    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads for quantization. Default: all cores."
+    "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads. Default: as many as a chat uses."
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle once the new one is complete.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
