@@ -12,7 +12,7 @@ import edge_llava
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.cli.chat import command
 from edge_llava.cli.options import EngineChoice
-from edge_llava.device.threads import count_cores
+from edge_llava.device.threads import default_threads
 
 
 def engine_options(bundle: Path, words: Sequence[str]) -> edge_llava.EngineOptions:
@@ -26,6 +26,6 @@ def engine_facts(options: edge_llava.EngineOptions) -> dict[str, Any]:
     """The options as facts for a report, with defaults resolved to numbers."""
     facts = asdict(options)
     decoder = facts.pop("decoder")
-    facts["n_vision_threads"] = options.n_vision_threads or count_cores()
-    decoder["n_threads"] = options.decoder.n_threads or count_cores()
+    facts["n_vision_threads"] = options.n_vision_threads or default_threads()
+    decoder["n_threads"] = options.decoder.n_threads or default_threads()
     return {"version": version("edge-llava")} | facts | decoder

@@ -38,7 +38,7 @@ from samples import OURS, Sample, append
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.device.facts import this_device
-from edge_llava.device.threads import count_cores
+from edge_llava.device.threads import default_threads
 from edge_llava.home.image_files.opening import open_image
 from edge_llava.measuring.benchmark import mark_image
 
@@ -92,7 +92,7 @@ class Work:
         command = [
             *program, "-m", str(self.bundle.file("language")), "--mmproj", str(self.bundle.file("mmproj")),
             "--chat-template", "vicuna", "-c", str(self.bundle.manifest.language.n_ctx_train),
-            "-t", str(count_cores()), "--temp", "0", "-n", str(self.n_tokens), "-p", _FIRST,
+            "-t", str(default_threads()), "--temp", "0", "-n", str(self.n_tokens), "-p", _FIRST,
             "--image", str(self.images.make()),
         ]  # fmt: skip
         yield from _process_figures(name, run_cold(command, {}))

@@ -13,6 +13,8 @@ import pytest
 
 import edge_llava
 
+pytestmark = pytest.mark.slow  # PyInstaller takes a minute
+
 APP = """
 import sys
 

@@ -10,6 +10,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, ContextOverflow, EdgeLlavaError, ImageError, QueueFull
+from edge_llava.runtime.answer import Opened
 from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
@@ -334,7 +335,7 @@ def test_timings(engine, ask, pictures):
     """What is timed apart does not overlap: waiting for a place, the tower, and the prompt."""
     asked = ask(engine, "What?", options(4), pictures[0])
     answer = asked.wait().answer
-    timings = answer.timings(load_s=1.5)
+    timings = answer.timings(Opened(load_s=1.5))
     assert (answer.n_tokens, answer.finish_reason, answer.error) == (4, "length", None)
     assert (timings.load_s, timings.decode_tokens, timings.cached_tokens) == (1.5, 4, 0)
     assert timings.prefill_tokens == answer.n_prompt_tokens
