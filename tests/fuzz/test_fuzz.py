@@ -36,7 +36,7 @@ def _param(path: Path) -> ParameterSet:
 
 KINDS = [_param(path) for path in sorted((HERE / "kinds").glob("*.py"))]
 LIMIT_S = 60.0  # for one case, on a busy machine
-DEEP = 100  # times the cases of a default run
+DEEP = 250  # times the cases of a default run
 MORE = int(os.environ.get("EDGE_LLAVA_FUZZ_CASES", "1"))
 
 

@@ -397,7 +397,7 @@ TREES = st.recursive(
 
 
 @given(TREES, st.integers(1, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_values_are_counted_outside_of_strings(tree: object, n_bytes: int) -> None:
     body, count = json.dumps(tree).encode(), JsonValueCounter()
     total = sum(count.add(body[start : start + n_bytes]) for start in range(0, len(body), n_bytes))

@@ -36,4 +36,4 @@ def read(directory: Path, content: bytes) -> None:
     check_reading(tiny_checkpoint.use(directory / "adapter", directory / "base"))
 
 
-KIND = Kind(n_cases=25, make=make, damage=damage_json, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=12, make=make, damage=damage_json, read=read, errors=(CheckpointError, ConversionError))

@@ -38,4 +38,4 @@ def read(directory: Path, content: bytes) -> None:
     tiny_checkpoint.use(adapter, directory / "base")
 
 
-KIND = Kind(n_cases=100, make=make, damage=damage, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=50, make=make, damage=damage, read=read, errors=(CheckpointError, ConversionError))

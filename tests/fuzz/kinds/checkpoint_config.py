@@ -47,4 +47,4 @@ def read(directory: Path, content: bytes) -> None:
     check_reading(tiny_checkpoint.tokenize(place))
 
 
-KIND = Kind(n_cases=60, make=make, damage=damage_json, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=30, make=make, damage=damage_json, read=read, errors=(CheckpointError, ConversionError))

@@ -37,4 +37,4 @@ def read(directory: Path, content: bytes) -> None:
     Tower(Bundle.open(directory), EngineOptions()).check(ImageEmbedding.load(path))
 
 
-KIND = Kind(n_cases=1500, make=make, damage=damage_safetensors, read=read, errors=(ImageError,))
+KIND = Kind(n_cases=500, make=make, damage=damage_safetensors, read=read, errors=(ImageError,))

@@ -98,4 +98,4 @@ def read(directory: Path, content: bytes) -> None:
     assert Image.open(path).pixels.mode == "RGB"
 
 
-KIND = Kind(n_cases=1500, make=make, damage=damage, read=read, errors=(ImageError, RequestError))
+KIND = Kind(n_cases=700, make=make, damage=damage, read=read, errors=(ImageError, RequestError))

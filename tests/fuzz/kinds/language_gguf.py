@@ -70,4 +70,4 @@ def read(directory: Path, content: bytes) -> None:
         decoder.close()
 
 
-KIND = Kind(n_cases=800, make=make, damage=damage_gguf, read=read, errors=(BundleError, BackendError))
+KIND = Kind(n_cases=300, make=make, damage=damage_gguf, read=read, errors=(BundleError, BackendError))

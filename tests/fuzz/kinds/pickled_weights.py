@@ -155,4 +155,4 @@ def read(directory: Path, content: bytes) -> None:
         store.load(name).float().sum()
 
 
-KIND = Kind(n_cases=1000, make=make, damage=damage, read=read, errors=(CheckpointError,))
+KIND = Kind(n_cases=500, make=make, damage=damage, read=read, errors=(CheckpointError,))

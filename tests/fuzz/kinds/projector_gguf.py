@@ -30,4 +30,4 @@ def read(directory: Path, content: bytes) -> None:
         projector.close()
 
 
-KIND = Kind(n_cases=800, make=make, damage=damage_gguf, read=read, errors=(BundleError, BackendError))
+KIND = Kind(n_cases=400, make=make, damage=damage_gguf, read=read, errors=(BundleError, BackendError))

@@ -79,4 +79,4 @@ def read(directory: Path, content: bytes) -> None:
     tiny_checkpoint.tokenize(place)
 
 
-KIND = Kind(n_cases=160, make=make, damage=damage, read=read, errors=(CheckpointError, ConversionError))
+KIND = Kind(n_cases=80, make=make, damage=damage, read=read, errors=(CheckpointError, ConversionError))

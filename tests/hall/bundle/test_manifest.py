@@ -495,7 +495,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=4))
 def test_any_json_in_any_field(changes: dict[Path_, Any]) -> None:
     """Either every fault is listed in a BundleError, or the manifest is valid and survives a round trip."""
@@ -510,7 +510,7 @@ def test_any_json_in_any_field(changes: dict[Path_, Any]) -> None:
     assert manifest.language.eos < manifest.language.n_vocab
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 4000), st.binary(max_size=6))
 def test_any_bytes_anywhere(at: int, garbage: bytes) -> None:
     data = json.dumps(sample()).encode()

@@ -120,10 +120,10 @@ def llama3(make_checkpoint: Callable[..., Path], shape: Any, convert_to: Callabl
 @pytest.mark.parametrize(
     ("source", "role", "n_cases"),
     [
-        ("converted_q4", "language", 150),
+        ("converted_q4", "language", 60),
         ("converted_q4", "projector", 150),
-        ("qwen2", "language", 100),
-        ("llama3", "language", 50),
+        ("qwen2", "language", 40),
+        ("llama3", "language", 20),
     ],
 )
 def test_damaged_files_that_pass_the_checks_do_not_end_the_process(
