@@ -65,8 +65,9 @@ FOR_ALL_QUANTS = (
 )  # fmt: skip
 POSITIONAL_QUANTS = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K")  # their types depend on block, heads, or the head
 FEW_QUANTS = ("Q4_K_M", "Q2_K")  # for models that llama.cpp takes for larger ones, which only attn_v shows
+SLOW = ("80 blocks", "qwen2, 80 blocks")  # the third of this depth is in every run
 CASES = [
-    (name, quant)
+    pytest.param(name, quant, marks=pytest.mark.slow if name in SLOW else ())
     for name, made in SHAPES.items()
     for quant in (QUANTS if name in FOR_ALL_QUANTS else FEW_QUANTS if made.get("layers") == 80 else POSITIONAL_QUANTS)
 ]
