@@ -103,7 +103,6 @@ def test_a_context_too_small_says_how_many_tiles_fit(tiled, noise, home):
 
 @pytest.mark.parametrize("n_at_once", [1, 4])
 def test_tiles_are_encoded_in_batches_with_progress(tiled, noise, n_at_once):
-    """One after another on a CPU, which takes the least memory, and four at a time on a GPU."""
     encoder, image = ImageEncoder(Bundle.open(tiled), EngineOptions(n_vision_threads=1)), Image.open(noise(403, 302))
     rows = encoder.encode(image, "key")
     encoder._n_at_once, done = n_at_once, []
@@ -114,10 +113,11 @@ def test_tiles_are_encoded_in_batches_with_progress(tiled, noise, n_at_once):
     encoder.close()
 
 
-def test_tiles_are_encoded_one_after_another(tiled, noise):
-    encoder, done = ImageEncoder(Bundle.open(tiled), EngineOptions(n_vision_threads=1)), []
+@pytest.mark.parametrize(("low_memory", "n_at_once"), [(False, 2), (True, 1)])
+def test_few_tiles_are_encoded_at_once_on_a_cpu(tiled, noise, low_memory, n_at_once):
+    encoder, done = ImageEncoder(Bundle.open(tiled), EngineOptions(n_vision_threads=1, low_memory=low_memory)), []
     encoder.encode(Image.open(noise(403, 302)), "key", progress=lambda event: done.append(event.done))
-    assert done == list(range(1, 32))
+    assert done == [min(n, 31) for n in range(n_at_once, 31 + n_at_once, n_at_once)]
     encoder.close()
 
 
@@ -126,10 +126,10 @@ def test_cancel_between_batches(tiled, noise):
 
     def progress(event):
         done.append(event.done)
-        if event.done == 2:
+        if event.done == 4:
             cancel.set()
 
     with pytest.raises(Cancelled):
         encoder.encode(Image.open(noise(403, 302)), "key", cancel, progress=progress)
-    assert done == [1, 2]
+    assert done == [2, 4]
     encoder.close()
