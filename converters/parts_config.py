@@ -84,8 +84,8 @@ def _find_template_fault(name: str | None, parts: Parts) -> str:
     if name is None or name in _TEMPLATES:
         return ""
     return (
-        f"{parts.checkpoint / NAME} names the template {shown(name)}, which has no equal here. Choose the one that is "
-        f"nearest to what was trained: --template {', '.join(TEMPLATES)}."
+        f"{parts.checkpoint / NAME} names the template {shown(name)}, which edge-llava does not have. "
+        f"Choose the one nearest to what was trained: --template {', '.join(TEMPLATES)}."
     )
 
 

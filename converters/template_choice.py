@@ -60,7 +60,7 @@ def checkpoint_template(checkpoint: Checkpoint, wanted: str | None) -> TemplateS
         wanted: Name in TEMPLATES that the user states; None leaves it to the checkpoint.
 
     Raises:
-        CheckpointError: As `choose_template`, or if the checkpoint names a template that has no equal here.
+        CheckpointError: As `choose_template`, or if the checkpoint names a template that is not among ours.
     """
     config, vocabulary = checkpoint.config, checkpoint.vocabulary
     if wanted is None and config.template_fault:

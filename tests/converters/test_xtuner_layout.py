@@ -130,7 +130,7 @@ def test_layers_that_the_config_does_not_describe(copy):
         ("import does_not_exist", "a = " + "[" * 9000, "cannot be read: too many nested parentheses"),
         ("import does_not_exist", "a" + ".b" * 20000, "cannot be read: maximum recursion depth"),
         ("import does_not_exist", "#" * 70_000, "at most 65536 are read"),
-        ("llama3_chat", "mistral", "names the template 'mistral', which has no equal here"),
+        ("llama3_chat", "mistral", "names the template 'mistral', which edge-llava does not have"),
         ("PROMPT_TEMPLATE.llama3_chat", "dict(SYSTEM='')", "names the template \"dict(SYSTEM='')\""),
     ],
 )
