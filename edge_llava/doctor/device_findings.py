@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from edge_llava.device.main_memory import Memory
@@ -20,21 +19,8 @@ def find_about_device(system: System) -> Iterator[Finding]:
     processor, group = system.processor, system.group
     cores = f", {processor.n_big} fast and {processor.n_little} slow CPUs" if processor.n_little else ""
     yield Finding("ok", "processor", f"{processor.name}{cores}: {', '.join(sorted(processor.features)) or 'unknown'}")
-    if group.n_cpus is not None and math.ceil(group.n_cpus) < system.n_threads:
-        yield Finding(
-            "hint",
-            "threads",
-            f"this container may use {group.n_cpus:g} of the CPUs, and {system.n_threads} threads are the default",
-            f"Give -t {max(1, math.floor(group.n_cpus))}, or let `edge-llava tune` measure: threads that wait for "
-            "each other take several times as long.",
-        )
-    elif processor.n_little and system.n_threads > processor.n_big:
-        yield Finding(
-            "hint",
-            "threads",
-            f"{system.n_threads} threads are the default, and {processor.n_big} CPUs are fast",
-            f"Let `edge-llava tune` measure, or give -t {processor.n_big}.",
-        )
+    quota = "" if group.n_cpus is None else f"; this container has {group.n_cpus:g} CPUs' worth of time"
+    yield Finding("ok", "threads", f"{system.n_threads} by default{quota}")
     yield _about_memory(system)
     yield from _about_power(system.power)
 
