@@ -116,7 +116,9 @@ class ExportedTower:
         return _Replacement([*part.nodes, *nodes], [*part.weights, place])
 
     def _replacement(self, matmul: WeightMatMul, kind: str, output: str, file: WeightsFile) -> _Replacement:
-        weights = numpy_helper.to_array(self._initializers[matmul.weights], str(self._path.parent))
+        stored = TensorProto()  # a copy, because onnx before 1.23.1 keeps in a tensor what it reads for it
+        stored.CopyFrom(self._initializers[matmul.weights])
+        weights = numpy_helper.to_array(stored, str(self._path.parent))
         make = {"int8": _per_channel_part, "blockwise8": _blockwise_part}[kind]
         return make(matmul, weights.astype(np.float32), output, file)
 

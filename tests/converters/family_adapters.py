@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from checkpoint_layouts import TO_ORIGINAL, Made
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 _WHERE = r".*(q_proj|v_proj|out_proj|down_proj|fc1|linear_1|linear_2)"
@@ -45,7 +45,9 @@ def adapt_original(base: Made, seed: int) -> Made:
             others[PREFIX + published] = parameter.data.clone()
     adapted.save_pretrained(directory)
     path = directory / "adapter_model.safetensors"
-    factors = {PREFIX + original_name(name.removeprefix(PREFIX)): tensor for name, tensor in load_file(path).items()}
+    factors = {
+        PREFIX + original_name(name.removeprefix(PREFIX)): tensor for name, tensor in load(path.read_bytes()).items()
+    }
     save_file(factors, path)
     torch.save(others, directory / "non_lora_trainables.bin")
     shutil.copy(base.directory / "config.json", directory)

@@ -7,7 +7,7 @@ import family_originals as originals
 import pytest
 from checkpoint_layouts import Made
 from family_adapters import NEW_TO_OLD, PREFIX, adapt, adapt_original
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.reference_model import ReferenceModel
@@ -72,7 +72,7 @@ def test_names_of_earlier_versions_of_transformers(tmp_path):
     """Until 4.52 the parts lay in a LLaVA's classes in another order."""
     made = adapt(families.onevision(tmp_path / "base", 1), 2)
     tensors = {}
-    for name, tensor in load_file(made.directory / WEIGHTS).items():
+    for name, tensor in load((made.directory / WEIGHTS).read_bytes()).items():
         new, old = next(pair for pair in NEW_TO_OLD if name.startswith(PREFIX + pair[0]))
         tensors[name.replace(new, old, 1)] = tensor
     save_file(tensors, made.directory / WEIGHTS)
@@ -94,6 +94,6 @@ def test_an_adapter_of_a_language_model_alone(tmp_path):
     base = families.interleave(tmp_path / "base", 1)
     made = adapt(base, 2)
     path = made.directory / WEIGHTS
-    save_file({name.replace("model.language_model.", "model."): t for name, t in load_file(path).items()}, path)
+    save_file({name.replace("model.language_model.", "model."): t for name, t in load(path.read_bytes()).items()}, path)
     with pytest.raises(CheckpointError, match=r"'model\.layers\.0.*which is not part of a LLaVA in hf layout"):
         Checkpoint.open(str(made.directory), **made.options)

@@ -45,7 +45,7 @@ print(peak_rss_bytes() - before)
 def wide_tower(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose tower is 300 MB in float32, and sees 4 patches."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save_file
     from seeded_checkpoint import hf_config, hf_name
 
     from edge_llava.converters.checkpoint_config import read_checkpoint_config
@@ -59,7 +59,7 @@ def wide_tower(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
         512, 2048, N_BLOCKS + 1, 8, image_size=28, patch_size=14, layer_norm_eps=1e-5, hidden_act="quick_gelu"
     )
     (directory / "config.json").write_text(json.dumps(hf_config(tower, language)))
-    tensors = load_file(directory / "model.safetensors")
+    tensors = load((directory / "model.safetensors").read_bytes())
     tensors = {name: value for name, value in tensors.items() if name.startswith("language_model")}
     noise = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)).to(torch.float16) / 24
     shapes = expected_vision_shapes(tower, N_BLOCKS + 1) | expected_projector_shapes(tower, language, "mlp2x_gelu")

@@ -15,7 +15,7 @@ import torch
 from checkpoint_layouts import Made, edit_json
 from family_parts import QWEN, SIGLIP_27, SIGLIP_PROCESSOR
 from family_tokenizers import qwen_2_tokenizer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.decoders import QWEN2
@@ -103,7 +103,7 @@ def test_a_linear_projector(copy):
     directory = copy("whole")
     edit_json(directory / "projector" / "config.json", {"depth": 1})
     weights = directory / "projector" / "model.safetensors"
-    tensors = {name: tensor for name, tensor in load_file(weights).items() if name.startswith("model.0.")}
+    tensors = {name: tensor for name, tensor in load(weights.read_bytes()).items() if name.startswith("model.0.")}
     save_file(tensors, weights)
     checkpoint = Checkpoint.open(str(directory))
     check_reading(checkpoint)
@@ -228,7 +228,7 @@ def test_parts_that_are_there_twice(copy, made):
 def test_adapters_of_another_width(copy, made, part, tensor, fault):
     directory = copy("adapters")
     path = directory / part / "adapter_model.safetensors"
-    tensors = load_file(path) | {f"base_model.model.{tensor}.lora_A.weight": torch.ones(4, 96)}
+    tensors = load(path.read_bytes()) | {f"base_model.model.{tensor}.lora_A.weight": torch.ones(4, 96)}
     save_file(tensors, path)
     text = refusal(directory, **made["adapters"].options)
     assert f"{part} does not fit its base" in text
@@ -239,7 +239,9 @@ def test_an_adapter_of_what_is_no_part(copy, made):
     """An adapter of a whole LLaVA names its modules otherwise."""
     directory = copy("adapters")
     path = directory / ADAPTER / "adapter_model.safetensors"
-    tensors = {name.replace("vision_model.", "vision_tower.vision_model."): t for name, t in load_file(path).items()}
+    tensors = {
+        name.replace("vision_model.", "vision_tower.vision_model."): t for name, t in load(path.read_bytes()).items()
+    }
     save_file(tensors, path)
     assert "which is not part of a LLaVA" in refusal(directory, **made["adapters"].options)
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 ROOT = Path(__file__).parents[3]
 F32 = ROOT / "edge_llava" / "selftest" / "bundle"
@@ -34,7 +34,7 @@ def write_checkpoint(directory: Path) -> None:
         rms_eps=1e-5, rope_theta=10000.0, rope_factor=None, tied=False,
     )  # fmt: skip
     write_tiny_checkpoint(directory, tower, language)
-    tensors = load_file(directory / "model.safetensors")
+    tensors = load((directory / "model.safetensors").read_bytes())
     tensors["language_model.lm_head.weight"][END_OF_TEXT] = 0  # greedy answers end only where the context does
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
 
