@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.modeling_utils import no_init_weights
 
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.expected_tensors import NEWLINE
@@ -54,7 +55,7 @@ class ReferenceModel:
         self._checkpoint = checkpoint
         adapter_rows = _adapter_rows(checkpoint)
         self.configs: ReferenceConfigs = read_reference_configs(checkpoint, adapter_rows)
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             self.model: nn.Module = self.configs.build_model()
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         self._rename = renaming(self.model, self._shapes)
@@ -132,8 +133,9 @@ class ReferenceModel:
         if ours.shape != expected.shape:
             return f"{name} has shape {tuple(expected.shape)}, read as {tuple(ours.shape)}"
         for some, others in zip(torch.split(ours, _ROWS), torch.split(expected, _ROWS), strict=True):
-            if not torch.allclose(some.float(), others, rtol=0.0, atol=_ROUNDING, equal_nan=True):
-                return f"{name} differs by {float((some.float() - others).abs().max()):.3g}"
+            some = some.float()
+            if not (torch.equal(some, others) or torch.allclose(some, others, 0.0, _ROUNDING, equal_nan=True)):
+                return f"{name} differs by {float((some - others).abs().max()):.3g}"
         return None
 
     def _read(self, parameter: str) -> torch.Tensor:
