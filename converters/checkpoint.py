@@ -74,7 +74,7 @@ class Checkpoint:
         base: str | None = None,
         progress: ProgressCallback = silent,
     ) -> Checkpoint:
-        """Opens a directory or a hub id and checks that every tensor is there with the right shape.
+        """Finds what the user named, and reads it.
 
         Args:
             source: Directory, or hub id such as "llava-hf/llava-1.5-7b-hf". A directory never touches the network.
@@ -83,9 +83,17 @@ class Checkpoint:
             progress: Told what is downloaded.
 
         Raises:
+            CheckpointError: If there is none, or as `read`.
+        """
+        return cls.read(Places.find(source, vision_tower, base, progress))
+
+    @classmethod
+    def read(cls, places: Places) -> Checkpoint:
+        """Reads a checkpoint's files and checks that every tensor is there with the right shape.
+
+        Raises:
             CheckpointError: If it is not a supported LLaVA, or incomplete; all missing tensors at once.
         """
-        places = Places.find(source, vision_tower, base, progress)
         contents = read_contents(places)
         config, tower, sources = contents.config, contents.tower, contents.sources
         choice = TapChoice(config.feature_layer, config.drop_cls, tower.n_layers, is_inside=contents.holds_tower)

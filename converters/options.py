@@ -7,7 +7,6 @@ from typing import Literal
 
 from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.bundle.templates import TEMPLATES
-from edge_llava.converters.vision_int8 import has_cuda
 
 _UNQUANTIZED = ("F32", "F16", "BF16")
 
@@ -65,4 +64,8 @@ class ConvertOptions:
     @property
     def tries_int8(self) -> bool:
         """Whether to try an int8 tower. "auto" does not where the language model is unquantized."""
-        return self.vision == "int8" or (self.vision == "auto" and self.quant not in _UNQUANTIZED and not has_cuda())
+        if self.vision != "auto" or self.quant in _UNQUANTIZED:
+            return self.vision == "int8"
+        from edge_llava.converters.vision_int8 import has_cuda  # which imports torch
+
+        return not has_cuda()

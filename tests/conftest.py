@@ -27,6 +27,11 @@ SMALL_BUNDLE = ROOT / "edge_llava" / "selftest" / "bundle"
 SMALL_Q4_FILES = ROOT / "tests" / "data" / "bundles" / "q4"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the many short files last, so that no process waits for another's long one at the end."""
+    items.sort(key=lambda item: "/runtime/" in item.nodeid or "/hall/" in item.nodeid)
+
+
 def pytest_collection_finish() -> None:
     """What has been imported is kept; looking for garbage in it would take a fifth of a second each time."""
     gc.freeze()

@@ -71,7 +71,7 @@ def test_of_two_named_things_a_guess_takes_the_first_or_the_second():
 
 
 def test_guessing_rates_of_a_large_exam():
-    questions = [question for sheet in set_exam(0, 2000) for question in sheet.questions]
+    questions = [question for sheet in set_exam(0, 1000) for question in sheet.questions]
     expected = {
         "existence": 0.5,
         "colour": 1 / 6,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -79,18 +80,24 @@ def imports(tree: ast.Module) -> set[str]:
     return names
 
 
-def own(tree: ast.Module) -> set[str]:
-    """What is imported from edge_llava: "errors" for edge_llava.errors.BundleError, "runtime.vision" for a room."""
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """As `imports`, of a file."""
+    return frozenset(imports(parse(path)))
+
+
+def own(names: Iterable[str]) -> set[str]:
+    """What of these is edge_llava's own: "errors" for edge_llava.errors.BundleError, "runtime.vision" for a room."""
     found = set()
-    for name in imports(tree):
+    for name in names:
         parts = name.split(".")
         if parts[0] == "edge_llava":
             found.add(".".join(parts[1:3]) if parts[1:2] and parts[1] in ROOMS else ".".join(parts[1:2]))
     return found
 
 
-def packages(tree: ast.Module) -> set[str]:
-    return {name.split(".")[0] for name in imports(tree)}
+def packages(names: Iterable[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
 
 
 def broad_handlers(tree: ast.Module) -> Iterator[int]:
@@ -206,13 +213,13 @@ def test_imports_are_seen() -> None:
     tree = ast.parse("import a.b, c\nfrom edge_llava.errors import X\ndef f():\n  from . import y\n  from .z import w")
     assert imports(tree) == {"a.b", "c", "edge_llava.errors.X", "..y", ".z.w"}
     tree = ast.parse("from edge_llava import runtime, home\nfrom edge_llava.converters import pipeline")
-    assert own(tree) == {"runtime", "home", "converters.pipeline"}
+    assert own(imports(tree)) == {"runtime", "home", "converters.pipeline"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_knows_the_contract_and_itself(room: str) -> None:
     for path in in_room(room):
-        names = own(parse(path))
+        names = own(imported(path))
         foreign = {name for name in names - CONTRACT if not name.startswith(f"{room}.") and name != room}
         assert not foreign, f"{place(path)} imports {foreign}"
 
@@ -220,7 +227,7 @@ def test_a_room_knows_the_contract_and_itself(room: str) -> None:
 def test_the_contract_imports_no_room() -> None:
     for path in in_room("edge_llava"):
         if hall_part(path) in CONTRACT:
-            rooms = {name for name in own(parse(path)) if name.split(".")[0] in ROOMS}
+            rooms = {name for name in own(imported(path)) if name.split(".")[0] in ROOMS}
             assert not rooms, f"{place(path)} imports {rooms}"
 
 
@@ -238,7 +245,7 @@ def test_training_imports_no_runtime_and_users_of_bundles_no_converters() -> Non
     }
     for path in in_room("edge_llava"):
         other = forbidden.get(hall_part(path), "neither")
-        assert not {name for name in own(parse(path)) if name.split(".")[0] == other}, place(path)
+        assert not {name for name in own(imported(path)) if name.split(".")[0] == other}, place(path)
 
 
 def test_scenes_know_only_themselves_and_who_uses_a_bundle_neither_torch_nor_training() -> None:
@@ -250,15 +257,15 @@ def test_scenes_know_only_themselves_and_who_uses_a_bundle_neither_torch_nor_tra
     names = {path.name for path in (*scenes, *users)}
     assert names >= {"scene.py", "questions.py", "exam.py", "tuning.py", "job.py", "checks.py", "app.py"}
     for path in scenes:
-        assert own(parse(path)) <= {"scenes", "errors"}, place(path)
-        assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
+        assert own(imported(path)) <= {"scenes", "errors"}, place(path)
+        assert not packages(imported(path)) & {*CONVERTER_PACKAGES, "llama_cpp", "onnxruntime"}, place(path)
     for path in users:
-        assert "training" not in own(parse(path)), place(path)
-        assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
+        assert "training" not in own(imported(path)), place(path)
+        assert not packages(imported(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 
 
 def test_the_server_alone_knows_pydantic() -> None:
-    users = {path for path in SOURCES if packages(parse(path)) & {"pydantic", "pydantic_core"}}
+    users = {path for path in SOURCES if packages(imported(path)) & {"pydantic", "pydantic_core"}}
     server = ROOT / "edge_llava" / "server"
     assert users
     assert {place(path) for path in users if not path.is_relative_to(server)} == set()
@@ -271,22 +278,22 @@ def test_rooms_of_the_server_know_those_below_them(room: str, others: tuple[str,
     paths = [path for path in SOURCES if path.is_relative_to(ROOT / "edge_llava" / "server" / room)]
     assert len(paths) > 3
     for path in paths:
-        names = imports(parse(path))
+        names = imported(path)
         above = {name for name in names for other in others if name.startswith(f"edge_llava.server.{other}.")}
         assert not above, f"{place(path)} imports {above}"
 
 
 def test_runtime_never_imports_what_makes_a_bundle() -> None:
     for path in in_room("runtime"):
-        assert not packages(parse(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
+        assert not packages(imported(path)) & {*CONVERTER_PACKAGES, "gguf", "sentencepiece"}, place(path)
 
 
 def test_tests_of_the_runtime_need_only_what_a_device_installs() -> None:
     extras = {*CONVERTER_PACKAGES, "gguf", "sentencepiece", "peft", "hypothesis", "httpx", "starlette", "jsonschema"}
     for path in (ROOT / "tests" / "runtime").rglob("*.py"):
-        tree, skipping = parse(path), re.findall(r'importorskip\("(\w+)"', path.read_text(encoding="utf-8"))
-        assert not packages(tree) & extras - set(skipping), place(path)
-        assert not {name for name in imports(tree) if name.startswith("edge_llava.conver")}, place(path)
+        skipping = re.findall(r'importorskip\("(\w+)"', path.read_text(encoding="utf-8"))
+        assert not packages(imported(path)) & extras - set(skipping), place(path)
+        assert not {name for name in imported(path) if name.startswith("edge_llava.conver")}, place(path)
 
 
 @pytest.mark.parametrize("folder", RUNTIME_ROOMS)
@@ -295,7 +302,7 @@ def test_folders_of_the_runtime_know_only_those_below_them(folder: str) -> None:
     assert len(paths) > 3
     allowed = RUNTIME_ROOMS[folder] | SHARED_IN_RUNTIME | {folder}
     for path in paths:
-        known = {name.split(".")[2] for name in imports(parse(path)) if name.startswith("edge_llava.runtime.")}
+        known = {name.split(".")[2] for name in imported(path) if name.startswith("edge_llava.runtime.")}
         assert known <= allowed, place(path)
 
 
@@ -303,7 +310,7 @@ def test_vision_imports_no_llama_cpp_and_language_no_onnxruntime() -> None:
     for folder, engine in (("vision", "llama_cpp"), ("language", "onnxruntime")):
         for path in in_room("runtime"):
             if path.is_relative_to(ROOT / "runtime" / folder):
-                assert engine not in packages(parse(path)), place(path)
+                assert engine not in packages(imported(path)), place(path)
 
 
 def test_the_files_above_the_folders_have_no_import_cycle() -> None:
@@ -312,26 +319,26 @@ def test_the_files_above_the_folders_have_no_import_cycle() -> None:
     paths = [path for path in in_room("runtime") if path.parent.name == "runtime" and path.stem != "__init__"]
     assert {path.stem for path in paths} == set(order)
     for path in paths:
-        known = {name.split(".")[2] for name in imports(parse(path)) if name.startswith("edge_llava.runtime.")}
+        known = {name.split(".")[2] for name in imported(path) if name.startswith("edge_llava.runtime.")}
         assert not known & set(order[order.index(path.stem) :]), place(path)
 
 
 def test_llguidance_is_imported_for_json_alone() -> None:
-    assert {place(p) for p in in_room("runtime") if "llguidance" in packages(parse(p))} == {
+    assert {place(p) for p in in_room("runtime") if "llguidance" in packages(imported(p))} == {
         "runtime/language/json_grammar.py",
         "runtime/language/language_model.py",  # its type
     }
 
 
 def test_one_file_of_the_runtime_imports_onnxruntime() -> None:
-    assert [place(p) for p in in_room("runtime") if "onnxruntime" in packages(parse(p))] == [
+    assert [place(p) for p in in_room("runtime") if "onnxruntime" in packages(imported(p))] == [
         "runtime/vision/onnx_runtime.py"
     ]
 
 
 def test_rooms_are_imported_by_their_full_name() -> None:
     for path in SOURCES:
-        names = imports(parse(path))
+        names = imported(path)
         relative = {name for name in names if name.startswith(".") or name.split(".")[0] in ROOMS}
         assert not relative, f"{place(path)} imports {relative}"
 
@@ -371,7 +378,7 @@ def test_only_the_home_renames_locks_and_hashes_files() -> None:
     home = {path for path in in_room("edge_llava") if hall_part(path) == "home"}
     others = [path for path in SOURCES if path not in home]
     assert found_in(others, renames) == found_in(others, digests_in_chunks) == []
-    assert [place(path) for path in SOURCES if packages(parse(path)) & {"fcntl", "msvcrt"}] == [
+    assert [place(path) for path in SOURCES if packages(imported(path)) & {"fcntl", "msvcrt"}] == [
         "edge_llava/home/lock.py"
     ]
     for check, users in (

@@ -31,12 +31,11 @@ class CONFIG: layout, aspect, image_mean, image_std, language = "hf", "pad", (0.
 CONFIG.tower, CONFIG.kind = CONFIG, CLIP
 starting_point.read_checkpoint_config = starting_point.read_tower_config = lambda directory: CONFIG
 starting_point.read_language_config = lambda directory: LANGUAGE
-directories = [Path(argument) for argument in sys.argv[2:]]
-if sys.argv[1] == "llava":
-    starting_point.open_llava(*directories)
-else:
-    starting_point.join(*directories, "mlp2x_gelu", 0)
-print("opened")
+llava, tower, language = map(Path, sys.argv[1:])
+starting_point.open_llava(llava)
+print("opened a LLaVA")
+starting_point.join(tower, language, "mlp2x_gelu", 0)
+print("opened its parts")
 """
 CONTROL = """
 import sys
@@ -61,14 +60,11 @@ def run(script: str, kernels: Path, *arguments: object) -> str:
     return ended.stdout + ended.stderr
 
 
-def test_no_kernel_is_fetched_for_a_llava(kernels_stand_in, tmp_path):
-    directory = poison(CHECKPOINT, tmp_path / "llava")
-    assert "opened" in run(OPEN, kernels_stand_in, "llava", directory)
-
-
-def test_no_kernel_is_fetched_for_a_tower_and_a_language_model(material, kernels_stand_in, tmp_path):
-    tower, language = poison(material.tower, tmp_path / "tower"), poison(material.language, tmp_path / "language")
-    assert "opened" in run(OPEN, kernels_stand_in, "join", tower, language)
+def test_no_kernel_is_fetched_for_a_llava_nor_for_its_parts(material, kernels_stand_in, tmp_path):
+    sources = (CHECKPOINT, material.tower, material.language)
+    poisoned = [poison(source, tmp_path / str(index)) for index, source in enumerate(sources)]
+    said = run(OPEN, kernels_stand_in, *poisoned)
+    assert said.splitlines() == ["kernels: True", "opened a LLaVA", "opened its parts"], said
 
 
 def test_the_stand_in_is_what_transformers_would_call(kernels_stand_in, tmp_path):

@@ -59,4 +59,4 @@ def read(directory: Path, content: bytes) -> None:
     assert tokens[-1].finish_reason is not None
 
 
-KIND = Kind(n_cases=400, make=make, damage=damage, read=read, errors=(BackendError,))
+KIND = Kind(n_cases=200, make=make, damage=damage, read=read, errors=(BackendError,))

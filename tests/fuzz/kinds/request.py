@@ -121,4 +121,4 @@ def read(directory: Path, content: bytes) -> None:
         raise Refused(f"status {statuses[0]}: {text}")
 
 
-KIND = Kind(n_cases=300, make=make, damage=damage, read=read, errors=(Refused,))
+KIND = Kind(n_cases=150, make=make, damage=damage, read=read, errors=(Refused,))

@@ -41,4 +41,4 @@ def read(directory: Path, content: bytes) -> None:
         watch.cancel()
 
 
-KIND = Kind(n_cases=300, make=make, damage=damage_protobuf, read=read, errors=(BundleError, BackendError, ImageError))
+KIND = Kind(n_cases=150, make=make, damage=damage_protobuf, read=read, errors=(BundleError, BackendError, ImageError))

@@ -120,9 +120,9 @@ def llama3(make_checkpoint: Callable[..., Path], shape: Any, convert_to: Callabl
 @pytest.mark.parametrize(
     ("source", "role", "n_cases"),
     [
-        ("converted_q4", "language", 60),
+        ("converted_q4", "language", 30),
         ("converted_q4", "projector", 150),
-        ("qwen2", "language", 40),
+        ("qwen2", "language", 20),
         ("llama3", "language", 20),
     ],
 )

@@ -14,7 +14,7 @@ from edge_llava.runtime.language.json_schema_error import JsonSchemaError
 
 jsonschema = pytest.importorskip("jsonschema")
 
-N_SCHEMAS, N_ANSWERS = 400, 3
+N_SCHEMAS, N_ANSWERS = 200, 3
 _FORMATS = ("date", "time", "date-time", "email", "hostname", "uuid", "duration", "ipv4", "ipv6", "uri")
 _PATTERNS = ("^a+b?$", "b", "^[A-C]{2,4}\\d*$", '^(x|yz)-[^a-y"]$', "[\\w.]+@", "^\\S{3}", "a|^b", "^$")
 _NAMES = ("a", "b", "cc", 'q"', "é")
