@@ -7,8 +7,9 @@ DEMO_HOME := $(CURDIR)/$(VENV)/demo-home
 DEMO_WORK ?= build/demo-checkpoint
 FLOORS := .venv-floors
 RUNTIME := .venv-runtime
+PLUGINS := build/plugins
 
-.PHONY: setup demo ask demo-checkpoint test test-floors test-runtime lint types slow clean
+.PHONY: setup demo ask demo-checkpoint test test-floors test-runtime test-vulkan test-rpc lint types slow clean
 
 setup: $(STAMP)
 
@@ -51,7 +52,7 @@ demo-checkpoint: setup
 
 # two processes, each with whole files: the tests of a file share what they prepared
 test: setup lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
@@ -70,7 +71,7 @@ test-floors:
 	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip packaging
 	$(FLOORS)/bin/python .ci/floors.py cpu convert train serve > $(FLOORS)/floors.txt
 	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/floors.txt --editable '.[cpu,convert,train,serve,dev]'
-	$(FLOORS)/bin/python -m pytest -n 2 --dist loadfile
+	$(FLOORS)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # the runtime's tests as a device installs it: the base install, [cpu] and pytest; no torch
 test-runtime:
@@ -78,6 +79,18 @@ test-runtime:
 	$(RUNTIME)/bin/python -m pip install --quiet --upgrade pip
 	$(RUNTIME)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' pytest
 	$(RUNTIME)/bin/python -m pytest tests/runtime
+
+# llama.cpp's plug-ins, tested on software Vulkan and on two servers here. Needs cmake, a C++ compiler, and for Vulkan
+# glslc, Vulkan's headers (1.3.275 or newer; else VULKAN_FLAGS=--cmake=-DVulkan_INCLUDE_DIR=...) and Mesa's lavapipe.
+test-vulkan: setup
+	$(BIN)/python packaging/backend_wheel.py vulkan $(PLUGINS) --build $(PLUGINS)/vulkan $(VULKAN_FLAGS)
+	rm -rf $(PLUGINS)/installed && $(BIN)/python -m pip install --quiet --no-deps --target $(PLUGINS)/installed $(PLUGINS)/edge_llava_vulkan-*.whl
+	EDGE_LLAVA_BACKENDS=$(CURDIR)/$(PLUGINS)/installed/edge_llava_vulkan $(BIN)/python -m pytest -m slow tests/runtime/test_vulkan.py
+
+test-rpc: setup
+	$(BIN)/python packaging/backend_wheel.py rpc $(PLUGINS) --build $(PLUGINS)/rpc
+	rm -rf $(PLUGINS)/installed && $(BIN)/python -m pip install --quiet --no-deps --target $(PLUGINS)/installed $(PLUGINS)/edge_llava_rpc-*.whl
+	EDGE_LLAVA_BACKENDS=$(CURDIR)/$(PLUGINS)/installed/edge_llava_rpc $(BIN)/python -m pytest -m slow tests/runtime/test_rpc.py
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -23,7 +23,7 @@ from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = (
     "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval",
-    "tune", "bench", "doctor",
+    "tune", "bench", "fit", "doctor",
 )  # fmt: skip
 
 

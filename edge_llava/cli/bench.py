@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_llava.cli.crashes import avoid_crash
 from edge_llava.cli.display import format_bytes, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 from edge_llava.cli.places import describe_places
+from edge_llava.cli.shortage import make_fit
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -66,7 +68,7 @@ def command(
     from edge_llava.measuring.benchmark import run_benchmark
 
     opened = open_bundle(bundle)
-    options = engines.options(opened)
+    options = make_fit(opened, avoid_crash(opened, engines.options(opened)), force=engines.load_anyway)
     with show_progress() as progress:
         benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)
     if as_json:

@@ -66,7 +66,7 @@ _MAX_SHOWN = 20  # faults; --json has all of them
 )
 @click.option("--force", is_flag=True, help="Replace an output of other settings, and existing sidecar files.")
 @bundle_option
-@engine_options()
+@engine_options(without="load_anyway")
 @json_option
 def command(
     sources: tuple[Path, ...],

@@ -16,7 +16,7 @@ import click
 from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import format_bytes, note, show_progress, show_result
-from edge_llava.cli.options import json_option
+from edge_llava.cli.options import json_option, size_type
 from edge_llava.home.directories import check_home, home_directory
 
 if TYPE_CHECKING:
@@ -41,10 +41,15 @@ _LANGUAGE_GIB = {
 @click.option(
     "--quant",
     type=click.Choice(QUANTS, case_sensitive=False),
-    default="Q4_K_M",
-    show_default=True,
     metavar="TYPE",
-    help=f"Weights of the language model: {', '.join(QUANTS)}.",
+    help=f"Weights of the language model: {', '.join(QUANTS)}. Default: Q4_K_M, or less where that does not fit.",
+)
+@click.option(
+    "--for",
+    "room_bytes",
+    type=size_type,
+    metavar="SIZE",
+    help="Take the most exact weights, Q8_0 at most, that fit into so much free memory, such as 6GB on a device of 8.",
 )
 @click.option(
     "--vision",
@@ -85,7 +90,8 @@ _LANGUAGE_GIB = {
 def command(
     checkpoint: str | None,
     out: str | None,
-    quant: str,
+    quant: str | None,
+    room_bytes: int | None,
     vision: str,
     calibrate: str | None,
     aspect: str | None,
@@ -113,21 +119,24 @@ def command(
     """
     from edge_llava.conversion.convert import convert, require_converters
     from edge_llava.device.memory import peak_rss_bytes
+    from edge_llava.fitting.room import Room, read_room
 
     require_converters()
+    if quant is not None and room_bytes is not None:
+        raise click.UsageError("--for chooses the weights; leave --quant out")
     if calibrate is not None and vision in ("fp32", "fp16"):
         raise click.UsageError(f"--calibrate is for int8; --vision {vision} needs no images")
     if out is None:
         check_home(", or name the bundle's directory with -o")
     if checkpoint is None:
-        checkpoint = _suggest(quant, Path(out) if out else home_directory(), yes=yes)
+        checkpoint = _suggest(quant or "Q4_K_M", Path(out) if out else home_directory(), yes=yes)
     started = time.perf_counter()
     if sys.stderr.isatty():
         note("Loading torch and transformers ...")
     from edge_llava.converters.options import ConvertOptions
 
     options = ConvertOptions(
-        quant=quant,
+        quant=quant or "Q4_K_M",
         vision=vision,  # type: ignore[arg-type]
         calibrate=calibrate,
         aspect=aspect,  # type: ignore[arg-type]
@@ -139,8 +148,15 @@ def command(
         n_threads=threads,
         overwrite=force,
     )
+    room = None if quant is not None else Room(room_bytes) if room_bytes else read_room()
+
+    def warn(text: str) -> None:
+        note(f"edge-llava: {text}")
+
     with show_progress() as progress:
-        bundle = convert(checkpoint, out, options, progress=progress, warn=lambda text: note(f"edge-llava: {text}"))
+        bundle = convert(
+            checkpoint, out, options, room=room, most_exact=room_bytes is not None, progress=progress, warn=warn
+        )
     seconds = time.perf_counter() - started
     if as_json:
         parity = {stage: dataclasses.asdict(figures) for stage, figures in bundle.manifest.parity.items()}

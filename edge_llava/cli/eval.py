@@ -63,7 +63,8 @@ def scenes_command(
 
     with _new_file(failures) if failures else nullcontext() as file:
         opened = open_bundle(bundle)
-        with open_model(opened, engines.options(opened)) as model, show_progress() as progress:
+        options = engines.options(opened)
+        with open_model(opened, options, force=engines.load_anyway) as model, show_progress() as progress:
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)
         # printed before the file is written, so that a full disk does not cost the scores
         if as_json:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,12 +17,32 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.image import Image
 
 _Command = Callable[..., Any]
+FlashAttention = Literal["auto", "on", "off"]
 
 bundle_option = click.option(
     "-m", "--model", "bundle", metavar="BUNDLE", envvar="EDGE_LLAVA_MODEL", help="Bundle: a name or a directory."
 )
 _NO_DEVICE = "none"
+_FLASH: dict[str, bool | None] = {"on": True, "off": False}  # "auto" leaves it open
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes: "8GB", "600 MB", "2.5G"."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", value.strip(), re.IGNORECASE)
+        if found is None or not (size := int(float(found[1]) * _UNITS[found[2].upper()])):
+            self.fail(f"{value!r} is not a size: write 8GB or 600MB.", param, ctx)
+        return size
+
+
+size_type = _Size()
 
 
 @dataclass(frozen=True)
@@ -32,36 +53,61 @@ class EngineChoice:
     ctx: int | None = None
     gpu_layers: int = -1
     devices: tuple[str, ...] | None = None
+    rpc: tuple[str, ...] = ()
     provider: VisionProvider = "auto"
     visual_tokens: int | None = None
     max_tiles: int | None = None
     low_memory: bool = False
+    no_repack: bool = False
+    flash_attention: FlashAttention = "auto"
     alpha: Alpha = "white"
     no_profile: bool = False
+    load_anyway: bool = False
 
     def options(self, bundle: Bundle) -> EngineOptions:
         """The runtime's options: what was measured for the bundle on this device, overridden by the user's choices."""
         from edge_llava.cli.display import note
-        from edge_llava.runtime.options import DecoderOptions, EngineOptions, tuned_options
+        from edge_llava.runtime.options import tuned_options
 
         def warn(text: str) -> None:
             note(f"edge-llava: {text}")
 
-        base = EngineOptions(
-            DecoderOptions(n_ctx=self.ctx, n_gpu_layers=self.gpu_layers, devices=self.devices),
+        base = self.unmeasured()
+        measured = base if self.no_profile else tuned_options(bundle, base, warn=warn)
+        flash_attention = _FLASH.get(self.flash_attention, measured.decoder.flash_attention)
+        needs_flash = measured.decoder.kv_type == "q8_0"
+        decoder = replace(
+            measured.decoder,
+            n_threads=self.threads or measured.decoder.n_threads,
+            repack=measured.decoder.repack and not (self.low_memory or self.no_repack),
+            flash_attention=flash_attention,
+            kv_type="auto" if needs_flash and flash_attention is False else measured.decoder.kv_type,
+        )
+        return replace(measured, decoder=decoder, n_vision_threads=self.threads or measured.n_vision_threads)
+
+    def unmeasured(self) -> EngineOptions:
+        """The runtime's options where nothing was measured. Connects to RPC servers, so that their devices are seen."""
+        from edge_llava.cli.crashes import explain_aborts
+        from edge_llava.ggml.rpc import connect_rpc
+        from edge_llava.runtime.options import DecoderOptions, EngineOptions
+
+        if self.rpc:
+            explain_aborts()
+            connect_rpc(self.rpc)
+        return EngineOptions(
+            DecoderOptions(
+                n_ctx=self.ctx,
+                n_gpu_layers=self.gpu_layers,
+                devices=self.devices,
+                repack=not (self.low_memory or self.no_repack),
+                flash_attention=_FLASH.get(self.flash_attention),
+            ),
             vision_provider=self.provider,
             visual_tokens=self.visual_tokens,
             max_tiles=self.max_tiles,
             low_memory=self.low_memory,
             alpha=self.alpha,
         )
-        measured = base if self.no_profile else tuned_options(bundle, base, warn=warn)
-        decoder = replace(
-            measured.decoder,
-            n_threads=self.threads or measured.decoder.n_threads,
-            repack=measured.decoder.repack and not self.low_memory,
-        )
-        return replace(measured, decoder=decoder, n_vision_threads=self.threads or measured.n_vision_threads)
 
     def arguments(self) -> list[str]:
         """The same choice for another command line."""
@@ -70,16 +116,20 @@ class EngineChoice:
             "-c": self.ctx,
             "--gpu-layers": self.gpu_layers,
             "--device": self.devices if self.devices is None else ",".join(self.devices) or _NO_DEVICE,
+            "--rpc": ",".join(self.rpc) or None,
             "--provider": self.provider,
             "--visual-tokens": self.visual_tokens,
             "--max-tiles": self.max_tiles,
+            "--flash-attention": self.flash_attention,
         }
         texts = [text for name, value in given.items() if value is not None for text in (name, str(value))]
         return (
             texts
             + ["--low-memory"] * self.low_memory
+            + ["--no-repack"] * self.no_repack
             + ["--alpha", "drop"] * (self.alpha == "drop")
             + ["--no-profile"] * self.no_profile
+            + ["--force"] * self.load_anyway
         )
 
 
@@ -93,6 +143,17 @@ def _read_devices(ctx: click.Context, _: click.Parameter, values: tuple[str, ...
     if ctx.params.get("gpu_layers", -1) > 0 and names == [_NO_DEVICE]:
         raise click.BadParameter("--gpu-layers needs a device.")
     return None if not names else tuple(name for name in names if name != _NO_DEVICE)
+
+
+def _read_servers(ctx: click.Context, _: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses in `--rpc`, which may be repeated and may be lists."""
+    from edge_llava.ggml.rpc import RPC_ADDRESS
+
+    addresses = tuple(name.strip() for value in values for name in value.split(","))
+    wrong = [address for address in addresses if not RPC_ADDRESS.fullmatch(address)]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not HOST:PORT.")
+    return addresses
 
 
 _ENGINE_OPTIONS = {
@@ -127,6 +188,14 @@ _ENGINE_OPTIONS = {
         help="GPU for the language model, as `edge-llava doctor` lists them, such as CUDA0; repeatable. "
         "none computes on the CPU. Default: all.",
     ),
+    "rpc": click.option(
+        "--rpc",
+        multiple=True,
+        callback=_read_servers,
+        metavar="HOST:PORT",
+        help="Also use the devices of llama.cpp's rpc-server there; repeatable. It has no key and no encryption: only "
+        "over a tunnel, or within this computer.",
+    ),
     "provider": click.option(
         "--provider",
         type=click.Choice(["auto", "cpu", "cuda", "directml", "openvino"]),
@@ -160,10 +229,30 @@ _ENGINE_OPTIONS = {
         is_flag=True,
         help="Less memory, more time: weights stay in their files, and the tower is freed after each image.",
     ),
+    "flash_attention": click.option(
+        "--flash-attention",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Attention that does not keep every score; off may help where a GPU's driver fails. auto: as tuned, else "
+        "llama.cpp decides.",
+    ),
+    "no_repack": click.option(
+        "--no-repack",
+        is_flag=True,
+        help="Do not rearrange the language model's weights for this CPU: up to half the memory, and slower. "
+        "--low-memory does the same.",
+    ),
     "no_profile": click.option(
         "--no-profile",
         is_flag=True,
         help="Ignore what `edge-llava tune` measured.",
+    ),
+    "load_anyway": click.option(
+        "--force",
+        "load_anyway",
+        is_flag=True,
+        help="Load the bundle even if there is too little memory for it.",
     ),
 }
 
@@ -178,28 +267,36 @@ class EngineCommand(click.Command):
         return super().invoke(ctx)
 
 
-def engine_options(*names: str) -> Callable[[_Command], _Command]:
+def engine_options(*names: str, without: str = "") -> Callable[[_Command], _Command]:
     """A decorator that adds options of the engines to an `EngineCommand`.
 
     Args:
         names: Fields of EngineChoice. Without names, all are added; fields without an option keep their defaults.
+        without: A field whose option is left out.
     """
 
     def decorate(command: _Command) -> _Command:
         for name in reversed(names or tuple(_ENGINE_OPTIONS)):
-            command = _ENGINE_OPTIONS[name](command)
+            command = command if name == without else _ENGINE_OPTIONS[name](command)
         return command
 
     return decorate
 
 
-def open_model(bundle: Bundle, options: EngineOptions, first_images: Sequence[Image] = ()) -> LlavaModel:
-    """Opens a bundle as a model, with progress on stderr."""
-    from edge_llava.cli.display import show_progress
-    from edge_llava.cli.shortage import note_shortage
-    from edge_llava.runtime.model import load
-    from edge_llava.runtime.options import n_ctx
+def open_model(
+    bundle: Bundle, options: EngineOptions, first_images: Sequence[Image] = (), *, force: bool | None = None
+) -> LlavaModel:
+    """Opens a bundle as a model, with progress on stderr.
 
-    note_shortage(bundle, options, n_ctx(bundle.manifest.language, options.decoder))
+    Raises:
+        BackendError: If it cannot fit in memory, unless `force` asks to try; None where a command cannot be told to.
+    """
+    from edge_llava.cli.crashes import avoid_crash, explain_aborts
+    from edge_llava.cli.display import show_progress
+    from edge_llava.cli.shortage import make_fit
+    from edge_llava.runtime.model import load
+
+    explain_aborts()
+    options = make_fit(bundle, avoid_crash(bundle, options), force=force)
     with show_progress() as progress:
         return load(bundle, options, first_images=first_images, progress=progress)

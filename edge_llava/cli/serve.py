@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.crashes import avoid_crash, explain_aborts
 from edge_llava.cli.display import INTERRUPTED, note, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options
 from edge_llava.cli.places import note_places
 from edge_llava.cli.printable import printable_line
-from edge_llava.cli.shortage import note_shortage
+from edge_llava.cli.shortage import make_fit
 from edge_llava.cli.sidecar import announce_ready, exit_at_end_of_stdin, sidecar_options
 from edge_llava.errors import MissingExtra
 
@@ -204,7 +205,7 @@ def command(
         serving = replace(
             engines.options(opened), parallel=parallel, n_queued=queue, host_bytes=keep_mb * _MIB, cache=cache
         )
-        with _open_model(opened, serving, kv_positions) as model:
+        with _open_model(opened, serving, kv_positions, force=engines.load_anyway) as model:
             model.on_full = on_full
             _show_requests(quiet)
             _serve(model, options, listeners, random_key, announces=announce is not None)
@@ -253,17 +254,21 @@ def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
     return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
 
 
-def _open_model(bundle: Bundle, options: EngineOptions, n_positions: int | None) -> LlavaModel:
+def _open_model(bundle: Bundle, options: EngineOptions, n_positions: int | None, *, force: bool) -> LlavaModel:
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import n_ctx
 
     # a full context of a 7B model takes 2 GB, but few answers need it; if they do, the youngest one is preempted
+    is_open = n_positions is None and options.decoder.n_ctx is None
     if n_positions is None:
         n_positions = min(options.parallel, 2) * n_ctx(bundle.manifest.language, options.decoder)
-    note_shortage(bundle, options, n_positions, "-c {0} --kv-positions {0}")
+    explain_aborts()
+    options = make_fit(
+        bundle, avoid_crash(bundle, replace(options, n_positions=n_positions)), force=force, may_shorten=is_open
+    )
     try:
         with show_progress() as progress:
-            return LlavaModel(bundle, replace(options, n_positions=n_positions), progress=progress)
+            return LlavaModel(bundle, options, progress=progress)
     except ValueError as error:
         raise click.UsageError(f"--kv-positions: {error}") from error
 

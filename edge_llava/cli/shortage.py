@@ -1,59 +1,86 @@
-"""Says before a bundle is loaded that it may not fit in memory. It is loaded all the same: weights are mapped, and the
-system may page them, slowly, or end the process without a word.
-"""
+"""Refuses to load a bundle that cannot fit in memory, before any work; the system would just end the process."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge_llava.cli.display import note
+from edge_llava.errors import BackendError
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
+    from edge_llava.fitting.needs import MemoryNeeds
+    from edge_llava.fitting.room import Room
+    from edge_llava.fitting.settings import Setting
     from edge_llava.runtime.options import EngineOptions
 
-_SIZES = (4096, 2048, 1024, 512)
+_MOST_SHOWN = 3
 
 
-def note_shortage(
-    bundle: Bundle, options: EngineOptions, n_positions: int, setting: str = "-c {0}", root: Path = Path("/")
-) -> None:
-    """Notes that a bundle takes more than this process may, where the system tells how much that is.
+def make_fit(
+    bundle: Bundle,
+    options: EngineOptions,
+    *,
+    force: bool | None,
+    may_shorten: bool | None = None,
+    room: Room | None = None,
+) -> EngineOptions:
+    """The options to load a bundle with: those given, or, where they do not fit, with what was left open changed.
+
+    Notes what is changed.
 
     Args:
         bundle: To be loaded.
-        options: How. With blocks on a GPU, main memory says little, and nothing is noted.
-        n_positions: Of the KV cache.
-        setting: What sets them.
-        root: "/", or a copy of the system's /proc and /sys.
+        options: How.
+        force: Load it as it is asked for in any case; None where a command cannot be told to.
+        may_shorten: Whether the context was left open; None: if the options do not say its length.
+        room: What is free; None: asks the system.
+
+    Raises:
+        BackendError: If it cannot fit; the message says what would.
     """
-    from edge_llava.device.control_group import read_control_group
-    from edge_llava.device.main_memory import read_memory
-    from edge_llava.device.tree import Tree
+    from edge_llava.fitting.bundle_needs import estimate_needs, predict_needs, used_devices
+    from edge_llava.fitting.room import read_room
+    from edge_llava.fitting.settings import adapt, find_settings
     from edge_llava.ggml.library import may_see_gpus
 
-    if sys.platform != "linux" or (options.decoder.may_offload and may_see_gpus()):
-        return
-    tree = Tree(root)
-    free_bytes = read_memory(tree, {}, read_control_group(tree)).free_bytes
-    if free_bytes is not None and (text := describe_shortage(bundle, n_positions, free_bytes, setting)):
-        note(f"edge-llava: {text}")
+    devices = used_devices(options) if options.decoder.may_offload and may_see_gpus() else ()
+    room = room or read_room(devices)
+    if not devices and room.judge(estimate_needs(bundle, options)) == "fits":  # without asking llama.cpp
+        return options
+    needs = predict_needs(bundle, options)
+    verdict = room.judge(needs)
+    if verdict == "fits":
+        return options
+    is_open = options.decoder.n_ctx is None if may_shorten is None else may_shorten
+    setting = None if force else adapt(bundle, options, room, predict_needs, may_shorten=is_open)
+    if setting is not None:
+        note(f"edge-llava: {describe_memory(bundle.name, needs, room)}. Continuing with {setting.words}.")
+        return setting.options
+    text = describe_shortage(bundle.name, needs, room, find_settings(bundle, options, room, predict_needs))
+    if verdict == "too much" and not force:
+        raise BackendError(text if force is None else f"{text} --force tries all the same.")
+    slow = " Its weights will be read from the disk again and again." if verdict == "slow" else ""
+    note(f"edge-llava: {text}{slow}")
+    return options
 
 
-def describe_shortage(bundle: Bundle, n_positions: int, free_bytes: int, setting: str = "-c {0}") -> str:
-    """One line with what a bundle takes and what would fit; "" if it fits."""
-    from edge_llava.doctor.bundle_findings import needed_bytes
+def describe_shortage(name: str, needs: MemoryNeeds, room: Room, settings: Sequence[Setting]) -> str:
+    """What a bundle takes, what is free, and what would fit."""
+    fitting = ", ".join(f"{setting.words} ({setting.needs.n_bytes / 1e9:.2f} GB)" for setting in settings[:_MOST_SHOWN])
+    advice = f"What fits: {fitting}." if fitting else "Close other programs, or convert with fewer bits (--quant)."
+    return f"{describe_memory(name, needs, room)}. {advice} See: edge-llava fit"
 
-    needed = needed_bytes(bundle, n_positions)
-    if needed <= free_bytes:
-        return ""
-    fitting = next((n for n in _SIZES if n < n_positions and needed_bytes(bundle, n) <= free_bytes), None)
-    advice = (
-        f"{setting.format(fitting)} fits ({needed_bytes(bundle, fitting) / 1e9:.1f} GB)"
-        if fitting
-        else "close other programs, give --low-memory, or convert with fewer bits"
-    )
-    numbers = f"about {needed / 1e9:.1f} GB with {n_positions} positions, and {free_bytes / 1e9:.1f} GB are free"
-    return f"{bundle.name} takes {numbers}: {advice}."
+
+def describe_memory(name: str, needs: MemoryNeeds, room: Room) -> str:
+    """What a bundle takes, and what is free, on the device where it does not fit."""
+    from edge_llava.fitting.needs import MAIN
+
+    free_by_device = {device: room.free_of(device) for device in needs.devices}
+    short = [device for device, free in free_by_device.items() if free is not None and needs.on_device(device) > free]
+    device = short[0] if short else MAIN
+    takes = needs.on_device(device) if short else room.main_needs(needs)
+    place = f" of {device}" if short else ""
+    free = room.free_of(device) or 0
+    return f"{name} takes {takes / 1e9:.2f} GB{place} ({needs.describe(device)}), and {free / 1e9:.2f} GB are free"

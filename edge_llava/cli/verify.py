@@ -20,7 +20,7 @@ from edge_llava.errors import BundleError
 )
 @click.option("--vision-tower", metavar="DIR", help="The checkpoint's tower, if the checkpoint does not contain it.")
 @click.option("--base", metavar="DIR", help="The model that the checkpoint is a delta or adapter of.")
-@engine_options("threads", "gpu_layers", "devices", "provider", "no_profile")
+@engine_options("threads", "gpu_layers", "devices", "rpc", "provider", "no_profile")
 @json_option
 def command(
     bundle: str | None,

@@ -6,18 +6,21 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.conversion.memory_hint import find_shortage
-from edge_llava.errors import MissingExtra
+from edge_llava.errors import ConversionError, MissingExtra
+from edge_llava.fitting.needs import MAIN
 from edge_llava.home.directories import bundles_directory, check_home, set_default_bundle
 from edge_llava.home.progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint
     from edge_llava.converters.options import ConvertOptions
+    from edge_llava.fitting.room import Room
 
 DEMO = "demo"
 _log = logging.getLogger("edge_llava.convert")
@@ -28,6 +31,8 @@ def convert(
     out: str | os.PathLike[str] | None = None,
     options: ConvertOptions | None = None,
     *,
+    room: Room | None = None,
+    most_exact: bool = False,
     progress: ProgressCallback = silent,
     warn: Callable[[str], None] = _log.warning,
 ) -> Bundle:
@@ -37,32 +42,37 @@ def convert(
         source: Directory, hub id, or "demo".
         out: The bundle's directory; None puts it into the home as `<name>-<quant>` and makes it the default.
         options: What to make.
+        room: The memory that the bundle is to run in: a quantization that fits takes the place of the options' own.
+        most_exact: That is the most exact one that fits; otherwise Q4_K_M, or less where that does not fit.
         progress: Receives stages and bytes.
-        warn: Called with a message if there is little memory.
+        warn: Called with a message if there is little memory, or another quantization than Q4_K_M was chosen.
 
     Raises:
         MissingExtra: If the [convert] extra is not installed.
         CheckpointError: If the source is not a supported, complete checkpoint.
-        ConversionError: If the bundle cannot be made; nothing is left behind.
+        ConversionError: If the bundle cannot be made, or nothing fits into `room`; nothing is left behind.
         ImageError: If there is no image to calibrate with, or one cannot be read.
     """
     require_converters()
     from edge_llava.conversion.calibration import builtin_images, list_images, read_images
     from edge_llava.converters.options import ConvertOptions
-    from edge_llava.converters.pipeline import stage
     from edge_llava.converters.staging import check_target
-    from edge_llava.parity.verify import measure
 
     options = options or ConvertOptions()
     if out is None:
         check_home(", or name the bundle's directory with -o")
-    target = default_output(str(source), options.quant) if out is None else Path(os.path.realpath(out))
-    if os.path.islink(target):
-        target = target.resolve()  # the link stays, and what it points to is replaced
+    target = _find_target(source, out, options)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
     own = list_images(Path(options.calibrate)) if options.calibrate is not None else None
     calibration = builtin_images() if own is None else read_images(own)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
+    # seconds of imports, after what may be refused at once
+    from edge_llava.converters.pipeline import stage
+    from edge_llava.parity.verify import measure
+
+    if room is not None:
+        options = _choose_quant(str(source), checkpoint, options, room, warn, most_exact=most_exact)
+        target = _find_target(source, out, options)
     shortage = find_shortage(checkpoint, tries_int8=options.tries_int8)
     if shortage is not None:
         warn(shortage)
@@ -73,6 +83,39 @@ def convert(
     if out is None:
         set_default_bundle(str(bundle.path))
     return bundle
+
+
+def _find_target(source: str | os.PathLike[str], out: str | os.PathLike[str] | None, options: ConvertOptions) -> Path:
+    target = default_output(str(source), options.quant) if out is None else Path(os.path.realpath(out))
+    return target.resolve() if os.path.islink(target) else target  # a link stays, and what it points to is replaced
+
+
+def _choose_quant(
+    source: str,
+    checkpoint: Checkpoint,
+    options: ConvertOptions,
+    room: Room,
+    warn: Callable[[str], None],
+    *,
+    most_exact: bool,
+) -> ConvertOptions:
+    from edge_llava.fitting.quants import LADDER, USUAL, propose_quant
+
+    quant = propose_quant(checkpoint, room, options, most_exact=most_exact)
+    free = room.free_of(MAIN) or 0
+    if quant is None and most_exact:
+        raise ConversionError(
+            f"{checkpoint.name} does not fit into {free / 1e9:.1f} GB, not even in {LADDER[-1]}. "
+            f"See: edge-llava fit {source}"
+        )
+    if quant is None:
+        warn(f"{checkpoint.name} fits in no quantization into the {free / 1e9:.1f} GB that are free here.")
+        return options
+    if most_exact:
+        warn(f"{quant} is the most exact quantization that fits into {free / 1e9:.1f} GB.")
+    elif quant != USUAL:
+        warn(f"{quant}, because {USUAL} does not fit into the {free / 1e9:.1f} GB that are free here (--quant).")
+    return replace(options, quant=quant)
 
 
 def open_checkpoint(
@@ -89,9 +132,13 @@ def open_checkpoint(
     """
     require_converters()
     from edge_llava import demo
-    from edge_llava.converters.checkpoint import Checkpoint
+    from edge_llava.converters.places import Places
 
-    return Checkpoint.open(str(demo.CHECKPOINT if str(source) == DEMO else source), vision_tower, base, progress)
+    named = str(demo.CHECKPOINT if str(source) == DEMO else source)
+    places = Places.find(named, vision_tower, base, progress)
+    from edge_llava.converters.checkpoint import Checkpoint  # imports torch, after what is missing was refused
+
+    return Checkpoint.read(places)
 
 
 def default_output(source: str, quant: str) -> Path:

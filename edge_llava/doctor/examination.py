@@ -75,7 +75,7 @@ def _find(system: System, outcomes: Mapping[str, Outcome], bundle: Bundle | None
     if bundle is not None:
         from edge_llava.doctor.bundle_findings import find_about_bundle
 
-        yield from find_about_bundle(bundle, system.memory, outcomes["bundle"])
+        yield from find_about_bundle(bundle, outcomes["bundle"])
 
 
 def find_about_answer(outcome: Outcome) -> Finding:

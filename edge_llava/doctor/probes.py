@@ -109,11 +109,27 @@ def probe_cuda_driver() -> Facts:
 
 
 def probe_bundle(path: str) -> Facts:
-    """Whether a bundle computes here what its record says."""
+    """What a bundle takes in memory, and whether it computes here what its record says."""
     from edge_llava.bundle.bundle import Bundle
+    from edge_llava.fitting.bundle_needs import predict_needs, used_devices
+    from edge_llava.fitting.needs import MAIN
+    from edge_llava.fitting.room import read_room
+    from edge_llava.fitting.settings import find_settings
     from edge_llava.parity.verify import verify
+    from edge_llava.runtime.options import tuned_options
 
-    report = verify(Bundle.open(path))
+    bundle = Bundle.open(path)
+    options = tuned_options(bundle)
+    needs, room = predict_needs(bundle, options), read_room(used_devices(options))
+    verdict = room.judge(needs)
+    settings = [] if verdict == "fits" else find_settings(bundle, options, room, predict_needs)
+    yield {
+        "takes": needs.n_bytes,
+        "free": room.free_of(MAIN),
+        "verdict": verdict,
+        "settings": [setting.words for setting in settings],
+    }
+    report = verify(bundle)
     yield {"checks": [check.to_dict() for check in report.checks]}
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from edge_llava.errors import BackendError
 from edge_llava.ggml.library import bind
+from edge_llava.ggml.plugins import load_plugins
 
 DeviceKind = Literal["cpu", "gpu", "igpu", "accel"]
 _KINDS: tuple[DeviceKind, ...] = ("cpu", "gpu", "igpu", "accel")  # ggml_backend_dev_type
@@ -44,11 +45,12 @@ class GgmlDevice:
 
 
 def list_devices() -> tuple[GgmlDevice, ...]:
-    """All devices of the installed llama.cpp. The first call starts its backends.
+    """All devices of the installed llama.cpp and its plug-ins. The first call starts its backends.
 
     Raises:
-        BackendError: If the library lacks a function.
+        BackendError: If the library lacks a function, or a plug-in does not belong to it.
     """
+    load_plugins()
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     count = bind("ggml_backend_dev_count", ctypes.c_size_t, [])
     get = bind("ggml_backend_dev_get", pointer, [ctypes.c_size_t])

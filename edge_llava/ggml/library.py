@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import BackendError
+from edge_llava.ggml.plugins import plugin_libraries
 from edge_llava.home.files import digest_file
 
 # libllama first: on Linux and macOS its handle reaches every library it depends on, and opening libggml-base by its
@@ -61,12 +62,12 @@ def _open_library(name: str) -> ctypes.CDLL | None:
 
 @functools.cache
 def library_digest() -> str:
-    """sha256 (hex) over llama-cpp-python's shared libraries: another build, another digest. None is loaded.
+    """sha256 (hex) over llama-cpp-python's libraries and plug-ins: another build, another digest. None is loaded.
 
     Of libraries beyond 16 MB (CUDA kernels), size and time of change stand for the contents.
     """
     digest = hashlib.sha256()
-    for path in _libraries():
+    for path in (*_libraries(), *plugin_libraries()):
         status = path.stat()
         facts = f"{status.st_mtime_ns}" if status.st_size > _HASHED_BYTES else digest_file(path)
         digest.update(f"{path.name} {status.st_size} {facts}\n".encode())
@@ -75,7 +76,7 @@ def library_digest() -> str:
 
 def may_see_gpus() -> bool:
     """Whether this build may have devices apart from the CPU. Its libraries' names say so, and none is loaded."""
-    names = {path.name.removeprefix("lib").partition(".")[0] for path in _libraries()}
+    names = {path.name.removeprefix("lib").partition(".")[0] for path in (*_libraries(), *plugin_libraries())}
     backends = {name for name in names if name.startswith("ggml-")}
     # of a build in one piece, names say nothing
     return bool(names) and not (backends and all(name.startswith(_WITHOUT_GPU) for name in backends))

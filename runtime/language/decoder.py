@@ -21,7 +21,7 @@ from edge_llava.runtime.kv.host_cache import HostCache
 from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
-from edge_llava.runtime.language.llama_params import context_params, decisive_settings
+from edge_llava.runtime.language.llama_params import context_params, decisive_settings, set_sizes
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.native import freed_with
 from edge_llava.runtime.lifetime.work_thread import run_aside
@@ -157,9 +157,7 @@ class Decoder(LanguageModel):
 
     def _open_context(self, options: DecoderOptions) -> None:
         params, size = context_params(self.spec, options), n_ctx(self.spec, options)
-        n_sequences = 2 * self._n_parallel  # as many conversations are remembered as run
-        params.n_seq_max, params.n_ctx = n_sequences + 1, self._n_cells or self._n_parallel * size
-        params.n_batch = params.n_ubatch = max(options.n_batch, params.n_seq_max)  # llama.cpp plans a token of each
+        set_sizes(params, self.spec, options, self._n_parallel, self._n_cells)
         self.settings = decisive_settings(self._params, params)
         with self._errors_of_backends():
             self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
@@ -174,7 +172,7 @@ class Decoder(LanguageModel):
         n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self.context)))
         self.n_ctx = min(size, n_cells)
         self.n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self.context)), int(params.n_threads)
-        self.sequences = KvSequences(self.context, n_sequences, n_cells, HostCache(self._host_bytes))
+        self.sequences = KvSequences(self.context, params.n_seq_max - 1, n_cells, HostCache(self._host_bytes))
         self.abort = AbortSwitch(self.context)
         for n_embd in (0, self.spec.n_embd):
             self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))

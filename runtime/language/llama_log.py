@@ -19,11 +19,14 @@ _MAX_ERRORS = 32
 _STDERR = 2
 _BACKEND = b"ggml_"  # begins every line that a backend writes
 _errors: list[str] = []
+_listeners: list[list[str]] = []
 
 
 def _log_message(level: int, text: bytes, _: Any) -> None:
     if message := text.decode("utf-8", errors="replace").strip():
         _log.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message)
+        for heard in _listeners:
+            heard.append(message)
         if level == 4:
             _errors[:] = [*_errors[: _MAX_ERRORS - 1], message]
 
@@ -36,6 +39,17 @@ def route_log() -> None:
     """Sends llama.cpp's messages to logging, and forgets its errors so far."""
     _errors.clear()
     llama_cpp.llama_log_set(_forward_log, None)
+
+
+@contextmanager
+def heard_messages() -> Iterator[list[str]]:
+    """Everything that llama.cpp says meanwhile, of all models of this process."""
+    heard = list[str]()
+    _listeners.append(heard)
+    try:
+        yield heard
+    finally:
+        _listeners[:] = [listener for listener in _listeners if listener is not heard]
 
 
 def last_error() -> str:

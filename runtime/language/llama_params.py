@@ -12,7 +12,7 @@ from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.threads import usable_threads
 from edge_llava.ggml.devices import GgmlDevice, device_array
 from edge_llava.ggml.types import GgmlType
-from edge_llava.runtime.options import DecoderOptions
+from edge_llava.runtime.options import DecoderOptions, n_ctx
 
 
 def model_params(options: DecoderOptions, devices: Sequence[GgmlDevice]) -> Any:
@@ -54,6 +54,21 @@ def context_params(spec: LanguageSpec, options: DecoderOptions) -> Any:
     params.no_perf = True
     params.kv_unified = True
     return params
+
+
+def set_sizes(params: Any, spec: LanguageSpec, options: DecoderOptions, n_parallel: int, n_cells: int | None) -> None:
+    """Sets what decides how large a context is.
+
+    Args:
+        params: As of `context_params`.
+        spec: Of the language model.
+        options: Device settings; `n_ctx` is of one conversation.
+        n_parallel: Conversations at a time; as many are remembered as run, and one sequence is for copies.
+        n_cells: Positions of the KV cache, for all together; None: room for `n_parallel` full conversations.
+    """
+    params.n_seq_max = 2 * n_parallel + 1
+    params.n_ctx = n_cells or n_parallel * n_ctx(spec, options)
+    params.n_batch = params.n_ubatch = max(options.n_batch, params.n_seq_max)  # llama.cpp plans a token of each
 
 
 def decisive_settings(weights: Any, context: Any) -> dict[str, int]:

@@ -57,8 +57,7 @@ class ImageEncoder:
         self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads, has_newline=has_newline)
         self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, options)
         self.provider, self.on_gpu = self._vision.provider, self._vision.on_gpu
-        n_at_once = _TILES_ON_GPU if self.on_gpu else _TILES_AT_ONCE
-        self._n_at_once = _TILES_IN_LOW_MEMORY if options.low_memory else n_at_once
+        self._n_at_once = tiles_at_once(options, on_gpu=self.on_gpu)
 
     def patch_features(self, image: Image, cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """What the tower sees in an image: float32 (T, P, D); one square, or the whole and its tiles.
@@ -130,6 +129,13 @@ class ImageEncoder:
         squares = image.squares(form)
         for start in range(0, len(squares), self._n_at_once):
             yield normalize(squares[start : start + self._n_at_once], form)
+
+
+def tiles_at_once(options: EngineOptions, *, on_gpu: bool) -> int:
+    """Squares of an image that a tower computes together."""
+    if options.low_memory:
+        return _TILES_IN_LOW_MEMORY
+    return _TILES_ON_GPU if on_gpu else _TILES_AT_ONCE
 
 
 def tower_digest(manifest: Manifest) -> str:

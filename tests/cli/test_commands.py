@@ -199,7 +199,7 @@ def test_the_signature_of_a_command_shows_everything_it_takes():
             assert taken & of_engines, command.name
             taken = taken - of_engines | {"engines"}
         assert taken == set(inspect.signature(command.callback).parameters), command.name
-    assert n_with_engines == 8
+    assert n_with_engines == 9
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +11,12 @@ from dataclasses import replace
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.cli.shortage import describe_shortage, note_shortage
+from edge_llava.cli.options import EngineChoice
+from edge_llava.cli.shortage import make_fit
 from edge_llava.device.memory import is_out_of_memory
-from edge_llava.doctor.bundle_findings import needed_bytes
 from edge_llava.errors import BackendError
+from edge_llava.fitting.bundle_needs import predict_needs
+from edge_llava.fitting.room import Room
 from edge_llava.ggml.devices import GgmlDevice
 from edge_llava.runtime.language import language_model, llama_log
 from edge_llava.runtime.language.llama_log import first_error, last_error, route_log
@@ -22,45 +25,71 @@ from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
 @pytest.fixture
 def bundle(seeded_q4):
-    """The small bundle, as if it were a 7B model with a context of 4,096."""
-    bundle = Bundle.open(seeded_q4)
-    language = replace(bundle.manifest.language, n_layer=32, n_embd=4096, n_head=32, n_head_kv=32)
-    return replace(bundle, manifest=replace(bundle.manifest, language=language))
+    return Bundle.open(seeded_q4)
 
 
-def test_what_is_short_and_what_fits(bundle):
-    cache = 4096 * 32 * 4096 * 2 * 2
-    rest = needed_bytes(bundle, 4096) - cache
-    assert describe_shortage(bundle, 4096, rest + cache) == ""
-    text = describe_shortage(bundle, 4096, rest + cache - 1)
-    assert f"takes about {(rest + cache) / 1e9:.1f} GB with 4096 positions" in text
-    assert "-c 2048 fits" in text
-    assert "-c 512 fits" in describe_shortage(bundle, 1024, rest + cache // 8)
-    assert "-c 512 --kv-positions 512 fits" in describe_shortage(
-        bundle, 1024, rest + cache // 8, "-c {0} --kv-positions {0}"
-    )
-    nothing = describe_shortage(bundle, 4096, rest)
-    assert "--low-memory" in nothing
-    assert "fits" not in nothing
+def room_for(bundle, options, less=0):
+    """Room for a bundle with these options, or a few bytes less."""
+    return Room(predict_needs(bundle, options).n_bytes - less)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
-def test_a_container_that_is_too_small_is_noted(bundle, tmp_path, capfd):
-    def write(place, text):
-        path = tmp_path / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    write("proc/meminfo", "MemTotal: 64000000 kB\nMemAvailable: 32000000 kB\n")
-    note_shortage(bundle, EngineOptions(), 4096, root=tmp_path)
+def test_what_fits_is_taken_as_it_is_asked_for(bundle, capfd):
+    options = EngineOptions()
+    for room in (Room(None), room_for(bundle, options)):
+        assert make_fit(bundle, options, force=False, room=room) == options
     assert capfd.readouterr().err == ""
-    write("proc/self/cgroup", "0::/\n")
-    write("sys/fs/cgroup/memory.max", "2000000000\n")
-    note_shortage(bundle, EngineOptions(), 4096, root=tmp_path)
+
+
+def test_what_was_left_open_is_made_to_fit(bundle, capfd, monkeypatch):
+    monkeypatch.setattr("edge_llava.fitting.settings.shortest_context", lambda *_: 512)
+    options = EngineOptions(DecoderOptions(repack=False), low_memory=True)
+    shorter = replace(options, decoder=replace(options.decoder, n_ctx=512))
+    room = room_for(bundle, shorter)
+    assert make_fit(bundle, options, force=False, room=room) == shorter
     (line,) = capfd.readouterr().err.splitlines()
-    assert "2.0 GB are free: -c 2048 fits" in line
-    note_shortage(bundle, EngineOptions(), 4096, root=tmp_path / "nothing is known")
-    assert capfd.readouterr().err == ""
+    assert line.startswith(f"edge-llava: {bundle.name} takes ")
+    assert line.endswith("Continuing with -c 512.")
+
+
+def test_a_context_that_was_given_stays(bundle):
+    """Of a server, also where only the size of the whole cache was given."""
+    options = EngineOptions(DecoderOptions(repack=False), low_memory=True, n_positions=3000)
+    shorter = replace(options, n_positions=1024)
+    room = room_for(bundle, shorter)
+    with pytest.raises(BackendError, match=r"What fits: --kv-positions 1024 \("):
+        make_fit(bundle, options, force=False, may_shorten=False, room=room)
+    assert make_fit(bundle, options, force=False, may_shorten=True, room=room) == shorter
+
+
+def test_what_cannot_fit_is_refused_before_any_work(bundle, capfd):
+    options = EngineOptions(DecoderOptions(n_ctx=1000, repack=False), low_memory=True)
+    shorter = replace(options, decoder=replace(options.decoder, n_ctx=512))
+    room = room_for(bundle, shorter)
+    with pytest.raises(BackendError) as error:  # -c was given, so that nothing is left open
+        make_fit(bundle, options, force=False, room=room)
+    text = str(error.value)
+    assert re.search(r"takes \d\.\d\d GB \(programs .*\), and \d\.\d\d GB are free\. What fits: -c 512 \(", text)
+    assert text.endswith("See: edge-llava fit --force tries all the same.")
+    assert make_fit(bundle, options, force=True, room=room) == options
+    assert "-c 512" in capfd.readouterr().err
+    with pytest.raises(BackendError, match="Close other programs, or convert with fewer bits"):
+        make_fit(bundle, options, force=False, room=Room(1))
+
+
+def test_weights_that_do_not_stay_in_memory_are_noted(bundle, capfd):
+    options = EngineOptions(DecoderOptions(n_ctx=512, repack=False), low_memory=True)
+    room = Room(predict_needs(bundle, options).kept_bytes)
+    assert make_fit(bundle, options, force=False, room=room) == options
+    assert "read from the disk again and again" in capfd.readouterr().err
+
+
+def test_an_address_space_is_a_limit_as_well(bundle):
+    """Where `ulimit -v` holds, what is mapped counts, too."""
+    options = EngineOptions(DecoderOptions(n_ctx=512, repack=False), low_memory=True)
+    needs = predict_needs(bundle, options)
+    with pytest.raises(BackendError):
+        make_fit(bundle, options, force=False, room=Room(None, needs.n_bytes - 1))
+    assert make_fit(bundle, options, force=False, room=Room(None, needs.n_bytes)) == options
 
 
 _CHILD = """
@@ -135,8 +164,21 @@ def test_commands_want_no_backtrace_of_gdb(run, monkeypatch):
     assert os.environ.pop("GGML_NO_BACKTRACE") == "1"
 
 
-def test_a_note_does_not_stop_a_command(run, seeded_q4, monkeypatch):
-    monkeypatch.setattr("edge_llava.doctor.bundle_findings._PROGRAMS", 1 << 60)
-    result = run("chat", "-m", seeded_q4, "-p", "What?", "-n", 2, "-t", 1, "--no-cache")
-    assert result.code == 0
-    assert "are free: close other programs" in result.err
+def test_chat_is_refused_or_forced(run, seeded_q4, monkeypatch):
+    monkeypatch.setattr("edge_llava.fitting.bundle_needs._PROGRAMS", 1 << 60)
+    command = ("chat", "-m", seeded_q4, "-p", "What?", "-n", 2, "-t", 1, "--no-cache")
+    refused = run(*command)
+    assert (refused.code, refused.out) == (9, "")
+    assert "are free. Close other programs" in refused.err
+    forced = run(*command, "--force")
+    assert forced.code == 0
+    assert "are free. Close other programs" in forced.err
+
+
+def test_a_profile_with_a_smaller_cache_gives_way_to_plain_attention(bundle, monkeypatch):
+    """q8_0 needs flash attention; --flash-attention off is for drivers that fail with it."""
+    tuned = EngineOptions(DecoderOptions(kv_type="q8_0"))
+    monkeypatch.setattr("edge_llava.runtime.options.tuned_options", lambda *_, **__: tuned)
+    decoder = EngineChoice(flash_attention="off").options(bundle).decoder
+    assert (decoder.kv_type, decoder.flash_attention) == ("auto", False)
+    assert EngineChoice().options(bundle).decoder.kv_type == "q8_0"

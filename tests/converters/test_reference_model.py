@@ -134,7 +134,7 @@ def test_a_conversion_ends_before_it_publishes(llava, tmp_path, monkeypatch):
     from edge_llava.converters.options import ConvertOptions
 
     opened = misread(open_checkpoint(llava), lambda n, tensor: tensor * 1.01 if n == Q else tensor)
-    monkeypatch.setattr(Checkpoint, "open", lambda *arguments: opened)
+    monkeypatch.setattr(Checkpoint, "read", lambda *arguments: opened)
     with pytest.raises(ConversionError, match=r"q_proj\.weight differs by"):
         convert(llava, tmp_path / "bundle", ConvertOptions(quant="F32"))
     assert not (tmp_path / "bundle").exists()

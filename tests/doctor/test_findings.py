@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.device.main_memory import Memory
-from edge_llava.doctor.bundle_findings import about_size, find_about_bundle, needed_bytes
+from edge_llava.doctor.bundle_findings import find_about_bundle
 from edge_llava.doctor.children import Outcome
 from edge_llava.doctor.device_findings import find_about_device
 from edge_llava.doctor.examination import find_about_answer
@@ -212,23 +211,23 @@ def test_the_known_answer(facts, failure, level):
 
 
 def test_a_bundle_that_fits_with_less(seeded_q4):
-    bundle = Bundle.open(seeded_q4)
-    language = replace(bundle.manifest.language, n_layer=32, n_embd=4096, n_head=32, n_head_kv=32, n_ctx_train=4096)
-    bundle = replace(bundle, manifest=replace(bundle.manifest, language=language))
-    assert needed_bytes(bundle, 4096) - needed_bytes(bundle, 2048) == 2048 * 32 * 4096 * 2 * 2
-    assert about_size(bundle, Memory(None, 9 << 30)).level == "ok"
-    assert about_size(bundle, Memory(None, None)).level == "ok"
-    hint = about_size(bundle, Memory(None, 1_500_000_000))
-    assert (hint.level, hint.advice) == ("hint", "Give -c 2048.")
-    assert "--low-memory" in about_size(bundle, Memory(None, 100_000_000)).advice
+    bundle, facts = Bundle.open(seeded_q4), {"takes": 2_000_000_000, "free": 1_500_000_000, "checks": []}
+    short = Outcome(facts | {"verdict": "too much", "settings": ["-c 2048", "-c 1024"]})
+    hint, _ = find_about_bundle(bundle, short)
+    assert (hint.level, hint.text) == ("hint", f"{bundle.name} takes 2.00 GB; 1.50 GB are free")
+    assert hint.advice == f"What fits: -c 2048. See: edge-llava fit {bundle.name}"
+    hint, _ = find_about_bundle(bundle, Outcome(facts | {"verdict": "too much", "settings": []}))
+    assert "--quant" in hint.advice
+    fine, _ = find_about_bundle(bundle, Outcome(facts | {"free": None, "verdict": "fits", "settings": []}))
+    assert (fine.level, fine.text) == ("ok", f"{bundle.name} takes 2.00 GB")
 
 
 def test_a_bundle_that_does_not_compute_what_it_should(seeded_q4):
-    bundle, memory = Bundle.open(seeded_q4), Memory(None, 9 << 30)
+    bundle = Bundle.open(seeded_q4)
     checks = [{"name": "files", "ok": True, "detail": ""}, {"name": "vision", "ok": False, "detail": "cosine -1"}]
-    _, wrong = find_about_bundle(bundle, memory, Outcome({"checks": checks}))
+    (wrong,) = find_about_bundle(bundle, Outcome({"checks": checks}))
     assert (wrong.level, wrong.text) == ("problem", "does not compute here what it should: vision: cosine -1")
-    _, right = find_about_bundle(bundle, memory, Outcome({"checks": checks[:1]}))
+    (right,) = find_about_bundle(bundle, Outcome({"checks": checks[:1]}))
     assert (right.level, right.text) == ("ok", "files match its record")
 
 

@@ -1,0 +1,1 @@
+"""How much memory a bundle takes, and with which settings it fits into what is free."""

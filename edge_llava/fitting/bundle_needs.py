@@ -1,0 +1,186 @@
+"""What a bundle will take, before anything of it is loaded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.language_spec import LanguageSpec
+from edge_llava.bundle.vision_spec import VisionSpec, count_squares
+from edge_llava.fitting.needs import MAIN, MemoryNeeds, Part
+from edge_llava.ggml.devices import GgmlDevice, choose_devices, list_devices
+from edge_llava.ggml.gguf_header import GgufTensor, read_gguf_header
+from edge_llava.ggml.repacking import repacked_bytes
+from edge_llava.ggml.types import GgmlType
+from edge_llava.runtime.language.dry_run import DryRun, dry_run
+from edge_llava.runtime.language.llama_params import can_repack, context_params
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, n_ctx
+from edge_llava.runtime.vision.forms import image_forms
+from edge_llava.runtime.vision.image_encoder import tiles_at_once
+
+_PROGRAMS = 100_000_000  # Python, its packages and both engines without a model: measured, in bytes
+_COPIED = {"fp32": 1.15, "fp16": 2.2, "int8": 1.0}  # of a tower's weights as ONNX Runtime rearranges them: measured
+_HEAD_WIDTH = 64  # of most towers; SigLIP's are 72 wide, for which this is 12 % too much
+_WIDENING = 4  # a block's inner width over its outer one
+_BYTES = 4  # float32
+
+
+def predict_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
+    """Adds up what answering about an image takes: llama.cpp is asked, the rest is computed from sizes and shapes.
+
+    Args:
+        bundle: Not loaded.
+        options: How it would be.
+
+    Raises:
+        BundleError: If language.gguf is damaged.
+        BackendError: If llama.cpp cannot tell, or has no device that the options name.
+    """
+    decoder = replace(options.decoder, repack=True)  # which changes nothing of a context
+    tried = _try(bundle.file("language"), bundle.manifest.language, decoder, options.parallel, options.n_positions)
+    return MemoryNeeds(
+        (
+            *_weights(_tensors(bundle.file("language")), bundle, options),
+            *_cache(tried.cache_bytes, bundle, options),
+            *(
+                Part("compute buffers", size, MAIN if device == "CPU" else device)
+                for device, size in tried.compute_bytes.items()
+            ),
+            *_vision(bundle, options),
+            Part("programs", _PROGRAMS),
+        )
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _try(path: Path, spec: LanguageSpec, decoder: DecoderOptions, n_parallel: int, n_cells: int | None) -> DryRun:
+    return dry_run(path, spec, decoder, n_parallel=n_parallel, n_cells=n_cells)
+
+
+@functools.lru_cache(maxsize=1)
+def _tensors(path: Path) -> Mapping[str, GgufTensor]:
+    return read_gguf_header(path).tensors
+
+
+def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int | None = None) -> MemoryNeeds:
+    """As `predict_needs`, at once: from the manifest alone, for the CPU, and rather too much than too little.
+
+    Args:
+        bundle: Its files need not exist.
+        options: How it would be loaded.
+        rearranged_bytes: Of weights that llama.cpp rearranges, if it does; None: all may be.
+
+    Source: the shapes of llama.cpp's graph: logits of a whole batch, a few rows of activations each, and the mask.
+    """
+    language, decoder = bundle.manifest.language, options.decoder
+    size = bundle.manifest.files["language"].bytes
+    rearranged = size if rearranged_bytes is None else rearranged_bytes
+    cells = options.n_positions or options.parallel * n_ctx(language, decoder)
+    params = context_params(language, decoder)
+    width = -(-language.n_embd // language.n_head) * language.n_head_kv
+    block, block_bytes = _CACHE_BLOCKS[params.type_k]
+    cache = cells * language.n_layer * 2 * width // block * block_bytes
+    is_plain = params.flash_attn_type == 0  # attention, which makes every head's scores
+    widest = max(language.n_vocab, language.n_head * cells if is_plain else 0)
+    mask = cells if is_plain else cells // 2  # in half precision
+    compute = decoder.n_batch * _BYTES * (widest + 4 * language.n_embd + mask)
+    return MemoryNeeds(
+        (
+            Part("weights", size, is_mapped=True),
+            Part("rearranged weights", rearranged if decoder.repack and can_repack() else 0),
+            Part("KV cache", cache),
+            Part("compute buffers", compute),
+            *_vision(bundle, options),
+            Part("programs", _PROGRAMS),
+        )
+    )
+
+
+_CACHE_BLOCKS: Mapping[int, tuple[int, int]] = {GgmlType.F32: (1, 4), GgmlType.F16: (1, 2), GgmlType.Q8_0: (32, 34)}
+
+
+def used_devices(options: EngineOptions) -> tuple[GgmlDevice, ...]:
+    """The GPUs that these options put blocks on.
+
+    Raises:
+        BackendError: If llama.cpp has no device that the options name.
+    """
+    decoder = options.decoder
+    present = list_devices() if decoder.may_offload else ()
+    return choose_devices(present, decoder.devices, decoder.n_gpu_layers)
+
+
+def _weights(tensors: Mapping[str, GgufTensor], bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
+    """Those of the last blocks, and the head, are on the GPUs; the embedding never is.
+
+    Source: llama_model::load_tensors.
+    """
+    devices, n_layer = used_devices(options), bundle.manifest.language.n_layer
+    first = _first_on_gpu(n_layer, options.decoder.n_gpu_layers) if devices else n_layer + 1
+    on_gpu = {name: tensor for name, tensor in tensors.items() if _layer(name, n_layer) >= first}
+    if devices and first <= n_layer and "output.weight" not in tensors:  # a tied head is copied
+        on_gpu["output.weight"] = tensors["token_embd.weight"]
+    on_cpu = {name: tensor for name, tensor in tensors.items() if name not in on_gpu}
+    whole = bundle.manifest.files["language"].bytes
+    yield Part("weights", _size(on_cpu) if on_gpu else whole, is_mapped=True)
+    if options.decoder.repack and can_repack():
+        yield Part("rearranged weights", repacked_bytes(on_cpu))
+    for device, share in _shares(devices).items():
+        yield Part("weights", int(_size(on_gpu) * share), device)
+
+
+def _first_on_gpu(n_layer: int, n_gpu_layers: int) -> int:
+    """The first block that is on a GPU; `n_layer` is the head."""
+    return max(0, n_layer + 1 - n_gpu_layers) if n_gpu_layers >= 0 else 0
+
+
+def _layer(name: str, n_layer: int) -> int:
+    """The block that a tensor belongs to; `n_layer` for the head, -1 for the embedding."""
+    if name.startswith("blk."):
+        return int(name.split(".")[1])
+    return -1 if name == "token_embd.weight" else n_layer
+
+
+def _size(tensors: Mapping[str, GgufTensor]) -> int:
+    return sum(tensor.n_bytes for tensor in tensors.values())
+
+
+def _cache(n_bytes: int, bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
+    devices, n_layer = used_devices(options), bundle.manifest.language.n_layer
+    n_on_gpu = n_layer - min(n_layer, _first_on_gpu(n_layer, options.decoder.n_gpu_layers)) if devices else 0
+    on_gpu = n_bytes * n_on_gpu // n_layer
+    yield Part("KV cache", n_bytes - on_gpu)
+    for device, share in _shares(devices).items():
+        yield Part("KV cache", int(on_gpu * share), device)
+
+
+def _shares(devices: Sequence[GgmlDevice]) -> dict[str, float]:
+    """What each of several GPUs gets: llama.cpp splits by their free memory, evenly where it is not known."""
+    free = {device.name: device.free_bytes for device in devices}
+    if not all(free.values()):
+        return dict.fromkeys(free, 1 / len(free)) if free else {}
+    return {name: size / sum(free.values()) for name, size in free.items()}
+
+
+def _vision(bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
+    """Tower and projector, on the CPU, and what the tower computes in: of an image of the most squares."""
+    files, spec = bundle.manifest.files, bundle.manifest.vision
+    stored = sum(files[role].bytes for role in ("vision", "vision_data") if role in files)
+    if options.low_memory:
+        yield Part("vision tower", stored, is_mapped=True)
+    else:
+        yield Part("vision tower", int(_COPIED[spec.precision] * stored))
+    yield Part("projector", files["projector"].bytes)
+    yield Part("activations", _activations(image_forms(spec, options).alone, options))
+
+
+def _activations(form: VisionSpec, options: EngineOptions) -> int:
+    """What a block computes in at a time: the attention of all heads twice, and rows of its inner width, in float32."""
+    canvases = [count_squares(canvas, form.image_size) for canvas in form.canvases]
+    at_once = min(max(canvases, default=1), tiles_at_once(options, on_gpu=False))
+    rows, width = form.grid_side**2 + form.has_class_row, form.hidden_size
+    attention = 2 * (width // _HEAD_WIDTH) * rows**2
+    return at_once * _BYTES * (attention + rows * width * (2 * _WIDENING + 6))

@@ -1,0 +1,166 @@
+"""The language model on a GPU through llama.cpp's Vulkan backend; Mesa's lavapipe, which computes on the CPU, will do.
+
+    make test-vulkan
+
+Skipped where llama.cpp sees no Vulkan device. Each test is a process of its own, because a driver may end it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_llava.ggml.plugins import plugin_libraries
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not any("ggml-vulkan" in path.name for path in plugin_libraries()), reason="no libggml-vulkan is installed"
+    ),
+]
+# lavapipe is a CPU to Vulkan, and such devices are used only if they are named
+ENVIRONMENT = os.environ | {"GGML_VK_VISIBLE_DEVICES": os.environ.get("GGML_VK_VISIBLE_DEVICES", "0")}
+PLACES = (["--gpu-layers", "0"], [], ["--gpu-layers", "1"], ["--gpu-layers", "2"], ["--gpu-layers", "3"])
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (64, 48, 3), np.uint8)).save(path)
+    return path
+
+
+def run(*words: object, code: int = 0, limit_s: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_llava.cli", *map(str, words)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=limit_s, stdin=subprocess.DEVNULL
+    )
+    assert ended.returncode == code, ended.stderr
+    return ended
+
+
+def chat(bundle: Path, image: Path, *words: object, question: str = "What?", n: int = 24) -> dict[str, object]:
+    ended = run("chat", image, "-m", bundle, "-p", question, "-n", n, "--temp", 0, "--json", "--no-profile", *words)
+    answer: dict[str, object] = json.loads(ended.stdout)
+    return answer
+
+
+def python(script: str, *words: object, limit_s: float = 300) -> str:
+    """What a script prints, in a process of its own."""
+    command = [sys.executable, "-c", script, *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=limit_s)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_device_is_seen():
+    assert "Vulkan0" in run("doctor", "--json", code=0).stdout
+
+
+def test_tokens_are_those_of_the_cpu(seeded_f32, image):
+    answers = [chat(seeded_f32, image, "--no-cache", *place) for place in PLACES]
+    assert len({answer["text"] for answer in answers}) == 1
+    places = [answer["language_on"] for answer in answers]
+    assert places == ["cpu", "Vulkan0 3/3", "Vulkan0 1/3", "Vulkan0 2/3", "Vulkan0 3/3"]
+
+
+def test_what_is_kept_is_of_one_place(seeded_f32, image):
+    """A prefix on disk is found again where it was computed, and nowhere else."""
+    for place in ([], ["--gpu-layers", "1"], ["--gpu-layers", "0"]):
+        first, second = (chat(seeded_f32, image, *place, question=question) for question in ("What?", "Where?"))
+        assert first["timings"]["cached_tokens"] == 0
+        assert second["timings"]["cached_tokens"] > 50
+
+
+ENGINE = """
+import sys, threading
+import numpy as np
+from edge_llava import DecoderOptions, EngineOptions, SamplingOptions, load
+options = EngineOptions(DecoderOptions(flash_attention=False), parallel=3)
+images = [np.random.default_rng(seed).integers(0, 256, (64, 48, 3), np.uint8) for seed in range(4)]
+greedy = SamplingOptions(temperature=0, max_new_tokens=16)
+def answers(model):
+    texts = [""] * 4
+    def ask(i):
+        texts[i] = "".join(model.session(greedy).ask(f"What is {i}?", image=images[i]))
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return texts
+import dataclasses
+with load(sys.argv[1], options) as model:
+    assert model.language_on == "Vulkan0 3/3", model.language_on
+    there = answers(model)
+    again = answers(model)
+cpu = dataclasses.replace(options, decoder=dataclasses.replace(options.decoder, devices=(), n_gpu_layers=-1))
+with load(sys.argv[1], cpu) as model:
+    assert model.language_on == "cpu"
+    here = answers(model)
+assert there == again == here, (there, again, here)
+print("equal")
+"""
+
+
+def test_several_answers_at_a_time(seeded_f32):
+    assert python(ENGINE, seeded_f32) == "equal\n"
+
+
+CANCEL = """
+import sys, time
+import numpy as np
+from edge_llava import EngineOptions, SamplingOptions, load
+for _ in range(3):
+    with load(sys.argv[1], EngineOptions()) as model:
+        answer = model.session(SamplingOptions(temperature=0, max_new_tokens=800)).ask("What?")
+        next(iter(answer))
+        started = time.perf_counter()
+        answer.cancel()
+        cancelled = time.perf_counter() - started
+        started = time.perf_counter()
+    assert cancelled < 2, cancelled
+    assert time.perf_counter() - started < 5
+print("closed")
+"""
+
+
+def test_cancel_and_close(seeded_f32):
+    assert python(CANCEL, seeded_f32) == "closed\n"
+
+
+def test_too_little_memory_is_an_error(seeded_f32, image):
+    """Of an address space that has room for the programs, and none for a context of a million positions."""
+    words = ("chat", image, "-m", seeded_f32, "-p", "What?", "-c", 1_000_000, "--no-cache", "--no-profile", "--force")
+    limited = f"ulimit -v 3000000; exec {sys.executable} -m edge_llava.cli " + " ".join(map(str, words))
+    ended = subprocess.run(
+        ["bash", "-c", limited], capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300
+    )
+    assert ended.returncode == 9, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_fit_counts_what_is_on_the_device(seeded_f32):
+    facts = json.loads(run("fit", seeded_f32, "--json").stdout)
+    on_device = [part for part in facts["parts"] if part["device"] == "Vulkan0"]
+    assert {part["name"] for part in on_device} == {"weights", "KV cache", "compute buffers"}
+    assert all(part["bytes"] > 0 for part in on_device)
+
+
+def test_bench_says_where(seeded_f32, image):
+    figures = json.loads(run("bench", "-m", seeded_f32, "--image", image, "--runs", 1, "--json", "--no-profile").stdout)
+    assert figures["language_on"] == "Vulkan0 3/3"
+
+
+def test_verify_judges_what_chat_runs(seeded_f32):
+    assert "Vulkan0" in run("verify", seeded_f32).stdout
+
+
+def test_a_profile_belongs_to_its_place(seeded_f32):
+    tuned = json.loads(run("tune", "-m", seeded_f32, "--json", limit_s=900).stdout)
+    assert "Vulkan0" in json.dumps(tuned)
