@@ -24,8 +24,11 @@ from edge_llava.runtime.vision.image_encoder import tiles_at_once
 _PROGRAMS = 100_000_000  # Python, its packages and both engines without a model: measured, in bytes
 _COPIED = {"fp32": 1.15, "fp16": 2.2, "int8": 1.0}  # of a tower's weights as ONNX Runtime rearranges them: measured
 _HEAD_WIDTH = 64  # of most towers; SigLIP's are 72 wide, for which this is 12 % too much
-_WIDENING = 4  # a block's inner width over its outer one
+_WIDENING = 4  # a tower's block's inner width over its outer one
+_MOST_WIDENING = 6  # a language model's; LLaMA's is below 3, Qwen2's 0.5B 5.4
 _BYTES = 4  # float32
+_ARENA = 1.6  # ONNX Runtime's, over what is in use at a time: measured with a SigLIP, one and four squares at a time
+_COPIES = 4  # of an image's rows, while its tiles are put together: measured with 5 and 31
 
 
 def predict_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
@@ -45,10 +48,7 @@ def predict_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
         (
             *_weights(_tensors(bundle.file("language")), bundle, options),
             *_cache(tried.cache_bytes, bundle, options),
-            *(
-                Part("compute buffers", size, MAIN if device == "CPU" else device)
-                for device, size in tried.compute_bytes.items()
-            ),
+            *_compute(tried.compute_bytes, bundle, options),
             *_vision(bundle, options),
             Part("programs", _PROGRAMS),
         )
@@ -72,8 +72,6 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
         bundle: Its files need not exist.
         options: How it would be loaded.
         rearranged_bytes: Of weights that llama.cpp rearranges, if it does; None: all may be.
-
-    Source: the shapes of llama.cpp's graph: logits of a whole batch, a few rows of activations each, and the mask.
     """
     language, decoder = bundle.manifest.language, options.decoder
     size = bundle.manifest.files["language"].bytes
@@ -83,10 +81,7 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     width = -(-language.n_embd // language.n_head) * language.n_head_kv
     block, block_bytes = _CACHE_BLOCKS[params.type_k]
     cache = cells * language.n_layer * 2 * width // block * block_bytes
-    is_plain = params.flash_attn_type == 0  # attention, which makes every head's scores
-    widest = max(language.n_vocab, language.n_head * cells if is_plain else 0)
-    mask = cells if is_plain else cells // 2  # in half precision
-    compute = decoder.n_batch * _BYTES * (widest + 4 * language.n_embd + mask)
+    compute = _used_bytes(language, decoder, cells, _MOST_WIDENING * language.n_embd)
     return MemoryNeeds(
         (
             Part("weights", size, is_mapped=True),
@@ -148,6 +143,24 @@ def _size(tensors: Mapping[str, GgufTensor]) -> int:
     return sum(tensor.n_bytes for tensor in tensors.values())
 
 
+def _compute(sizes: Mapping[str, int], bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
+    """On a GPU, whole buffers; in main memory, the pages that are used: not those for the logits of a whole batch."""
+    language, n_ff = bundle.manifest.language, _tensors(bundle.file("language"))["blk.0.ffn_up.weight"].shape[1]
+    cells = options.n_positions or options.parallel * n_ctx(language, options.decoder)
+    used = _used_bytes(language, options.decoder, cells, n_ff)
+    for device, size in sizes.items():
+        in_main = device == "CPU"
+        yield Part("compute buffers", min(size, used) if in_main else size, MAIN if in_main else device)
+
+
+def _used_bytes(language: LanguageSpec, decoder: DecoderOptions, cells: int, n_ff: int) -> int:
+    """What llama.cpp computes a batch in: rows of both widths, the mask, and plain attention's scores of all heads."""
+    is_plain = context_params(language, decoder).flash_attn_type == 0
+    mask = cells if is_plain else cells // 2  # in half precision
+    scores = language.n_head * cells if is_plain else 0
+    return decoder.n_batch * _BYTES * (4 * language.n_embd + 3 * n_ff + mask + scores) + _BYTES * language.n_vocab
+
+
 def _cache(n_bytes: int, bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
     devices, n_layer = used_devices(options), bundle.manifest.language.n_layer
     n_on_gpu = n_layer - min(n_layer, _first_on_gpu(n_layer, options.decoder.n_gpu_layers)) if devices else 0
@@ -174,13 +187,15 @@ def _vision(bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
     else:
         yield Part("vision tower", int(_COPIED[spec.precision] * stored))
     yield Part("projector", files["projector"].bytes)
-    yield Part("activations", _activations(image_forms(spec, options).alone, options))
+    form = image_forms(spec, options).alone
+    n_squares = max((count_squares(canvas, form.image_size) for canvas in form.canvases), default=1)
+    yield Part("activations", _activations(form, min(n_squares, tiles_at_once(options, on_gpu=False))))
+    rows = n_squares * form.n_features * bundle.manifest.language.n_embd * _BYTES
+    yield Part("image", _COPIES * rows)
 
 
-def _activations(form: VisionSpec, options: EngineOptions) -> int:
+def _activations(form: VisionSpec, n_squares: int) -> int:
     """What a block computes in at a time: the attention of all heads twice, and rows of its inner width, in float32."""
-    canvases = [count_squares(canvas, form.image_size) for canvas in form.canvases]
-    at_once = min(max(canvases, default=1), tiles_at_once(options, on_gpu=False))
     rows, width = form.grid_side**2 + form.has_class_row, form.hidden_size
     attention = 2 * (width // _HEAD_WIDTH) * rows**2
-    return at_once * _BYTES * (attention + rows * width * (2 * _WIDENING + 6))
+    return int(_ARENA * n_squares * _BYTES * (attention + rows * width * (2 * _WIDENING + 6)))
