@@ -67,7 +67,9 @@ def avoid_crash(bundle: Bundle, options: EngineOptions) -> EngineOptions:
     if not (decoder.may_offload and may_see_gpus() and has_home()):
         return options
     devices = used_devices(options)
-    if not devices or any(device.backend == "RPC" for device in devices):  # another computer's fault is no driver's
+    if not devices or any(
+        device.backend == "RPC" for device in devices
+    ):  # what fails on another computer is not this driver's fault
         return options
     path = _crash_file(bundle, devices)
     with contextlib.suppress(OSError):  # what cannot be kept is not missed
@@ -90,7 +92,7 @@ def _watch(path: Path) -> None:
 
 
 def _forget() -> None:
-    """At an end that is no crash: under Windows, faulthandler also writes of faults that a driver handles itself."""
+    """After a normal exit: on Windows, faulthandler also logs exceptions that a driver handles itself."""
     faulthandler.disable()
     for file in _log_file:
         file.truncate(0)

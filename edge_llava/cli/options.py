@@ -193,8 +193,8 @@ _ENGINE_OPTIONS = {
         multiple=True,
         callback=_read_servers,
         metavar="HOST:PORT",
-        help="Also use the devices of llama.cpp's rpc-server there; repeatable. It has no key and no encryption: only "
-        "over a tunnel, or within this computer.",
+        help="Also use the devices of llama.cpp's rpc-server there; repeatable. The protocol is neither "
+        "authenticated nor encrypted: use a tunnel, or stay on this computer.",
     ),
     "provider": click.option(
         "--provider",
@@ -289,7 +289,7 @@ def open_model(
     """Opens a bundle as a model, with progress on stderr.
 
     Raises:
-        BackendError: If it cannot fit in memory, unless `force` asks to try; None where a command cannot be told to.
+        BackendError: If it cannot fit in memory and `force` is not set. None: the command has no --force.
     """
     from edge_llava.cli.crashes import avoid_crash, explain_aborts
     from edge_llava.cli.display import show_progress

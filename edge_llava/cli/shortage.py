@@ -33,7 +33,7 @@ def make_fit(
     Args:
         bundle: To be loaded.
         options: How.
-        force: Load it as it is asked for in any case; None where a command cannot be told to.
+        force: Load it as requested in any case; None: the command has no --force.
         may_shorten: Whether the context was left open; None: if the options do not say its length.
         room: What is free; None: asks the system.
 

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import llama_cpp
 
-from edge_llava.bundle.language_file import check_language_file
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
-from edge_llava.ggml.devices import choose_devices, list_devices
-from edge_llava.ggml.openmp import end_threads_before_forks
-from edge_llava.runtime.language.llama_log import first_error, heard_messages, route_log
+from edge_llava.runtime.language.language_model import prepare_load
+from edge_llava.runtime.language.llama_log import first_error, heard_messages
 from edge_llava.runtime.language.llama_params import context_params, model_params, set_sizes
 from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions
@@ -51,12 +49,7 @@ def dry_run(
         BundleError: If the file is damaged or is not what the manifest says.
         BackendError: If llama.cpp cannot load it, or has no device that the options name.
     """
-    check_language_file(path, spec)
-    route_log()
-    llama_cpp.llama_backend_init()
-    end_threads_before_forks()
-    present = list_devices() if options.may_offload else ()
-    weights = model_params(options, choose_devices(present, options.devices, options.n_gpu_layers))
+    weights = model_params(options, prepare_load(path, spec, options))
     # only tensors that are not mapped can be left out, and none is rearranged
     weights.no_alloc, weights.load_mode, weights.use_extra_bufts = True, llama_cpp.LLAMA_LOAD_MODE_NONE, False
     params = context_params(spec, options)

@@ -14,7 +14,7 @@ import llama_cpp
 from edge_llava.bundle.language_file import check_language_file
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
-from edge_llava.ggml.devices import choose_devices, list_devices
+from edge_llava.ggml.devices import GgmlDevice, choose_devices, list_devices
 from edge_llava.ggml.openmp import end_threads_before_forks
 from edge_llava.runtime.language.llama_log import first_error, route_log, stderr_as_errors
 from edge_llava.runtime.language.llama_params import model_params
@@ -29,6 +29,21 @@ if TYPE_CHECKING:
 _FOUND_WHOLE = (
     llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN | llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 )
+
+
+def prepare_load(path: Path, spec: LanguageSpec, options: DecoderOptions) -> tuple[GgmlDevice, ...]:
+    """Checks language.gguf, starts llama.cpp, and chooses the devices for its blocks; empty: the CPU.
+
+    Raises:
+        BundleError: If the file is damaged or is not what the manifest says.
+        BackendError: If llama.cpp does not have a device that the options name.
+    """
+    check_language_file(path, spec)
+    route_log()
+    llama_cpp.llama_backend_init()
+    end_threads_before_forks()
+    present = list_devices() if options.may_offload else ()  # which takes memory of CUDA's
+    return choose_devices(present, options.devices, options.n_gpu_layers)
 
 
 class LanguageModel:
@@ -46,13 +61,8 @@ class LanguageModel:
             BundleError: If the file is damaged or is not what the manifest says.
             BackendError: If llama.cpp cannot load it, or has no device that the options name.
         """
-        check_language_file(path, spec)
-        route_log()
-        llama_cpp.llama_backend_init()
-        end_threads_before_forks()
         self.spec = spec
-        present = list_devices() if options.may_offload else ()  # which takes memory of CUDA's
-        self.devices = choose_devices(present, options.devices, options.n_gpu_layers)
+        self.devices = prepare_load(path, spec, options)
         self._params = model_params(options, self.devices)
         with self._errors_of_backends():
             self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
