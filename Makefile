@@ -85,7 +85,7 @@ test-runtime:
 test-vulkan: setup
 	$(BIN)/python packaging/backend_wheel.py vulkan $(PLUGINS) --build $(PLUGINS)/vulkan $(VULKAN_FLAGS)
 	rm -rf $(PLUGINS)/installed && $(BIN)/python -m pip install --quiet --no-deps --target $(PLUGINS)/installed $(PLUGINS)/edge_llava_vulkan-*.whl
-	EDGE_LLAVA_BACKENDS=$(CURDIR)/$(PLUGINS)/installed/edge_llava_vulkan $(BIN)/python -m pytest -m slow tests/runtime/test_vulkan.py
+	EDGE_LLAVA_BACKENDS=$(CURDIR)/$(PLUGINS)/installed/edge_llava_vulkan $(BIN)/python -m pytest -m slow tests/runtime/test_vulkan.py tests/converters/test_vulkan_families.py
 
 test-rpc: setup
 	$(BIN)/python packaging/backend_wheel.py rpc $(PLUGINS) --build $(PLUGINS)/rpc

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import click
 
-from edge_llava.cli.display import show, show_progress
+from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, engine_options, json_option
+from edge_llava.cli.places import describe_places, expected_places
 from edge_llava.cli.printable import printable_line
 from edge_llava.errors import BundleError
 
@@ -44,6 +45,8 @@ def command(
 
     opened = open_bundle(bundle)
     options = engines.options(opened)
+    language_on, vision_on = expected_places(opened, options)
+    note(describe_places(language_on, vision_on))
     with show_progress() as progress:
         reports = {"against the record it contains": verify(opened, progress, options)}
         if checkpoint is not None and all(report.ok for report in reports.values()):
@@ -54,7 +57,8 @@ def command(
     ok = all(report.ok for report in reports.values())
     if as_json:
         checks = [check.to_dict() for report in reports.values() for check in report.checks]
-        click.echo(json.dumps({"ok": ok, "checks": checks}, indent=2))
+        places = {"language_on": language_on, "vision_on": vision_on}
+        click.echo(json.dumps({"ok": ok, **places, "checks": checks}, indent=2))
     else:
         for title, report in reports.items():
             show(f"{opened.name} {title}:")

@@ -33,8 +33,8 @@ class GreedyRun:
     logits: NDArray[np.float32]
 
 
-# Figures that are the same on each device that computes alike.
-CONVERTING = EngineOptions(DecoderOptions(repack=False))
+# On the CPU, and as llama.cpp computes without rearranging: figures that do not depend on the device that converts.
+CONVERTING = EngineOptions(DecoderOptions(n_gpu_layers=0, repack=False), vision_provider="cpu")
 
 
 class BundleEngines:

@@ -67,7 +67,7 @@ def test_the_device_is_seen():
 def test_tokens_are_those_of_the_cpu(seeded_f32, image):
     answers = [chat(seeded_f32, image, "--no-cache", *place) for place in PLACES]
     assert len({answer["text"] for answer in answers}) == 1
-    places = [answer["language_on"] for answer in answers]
+    places = [answer["timings"]["language_on"] for answer in answers]
     assert places == ["cpu", "Vulkan0 3/3", "Vulkan0 1/3", "Vulkan0 2/3", "Vulkan0 3/3"]
 
 
@@ -118,10 +118,12 @@ import numpy as np
 from edge_llava import EngineOptions, SamplingOptions, load
 for _ in range(3):
     with load(sys.argv[1], EngineOptions()) as model:
-        answer = model.session(SamplingOptions(temperature=0, max_new_tokens=800)).ask("What?")
-        next(iter(answer))
+        session = model.session(SamplingOptions(temperature=0, max_new_tokens=800))
+        tokens = session.ask("What?")
+        next(tokens)
         started = time.perf_counter()
-        answer.cancel()
+        session.cancel()
+        assert list(tokens)[-1].finish_reason == "cancelled"
         cancelled = time.perf_counter() - started
         started = time.perf_counter()
     assert cancelled < 2, cancelled
@@ -158,7 +160,7 @@ def test_bench_says_where(seeded_f32, image):
 
 
 def test_verify_judges_what_chat_runs(seeded_f32):
-    assert "Vulkan0" in run("verify", seeded_f32).stdout
+    assert json.loads(run("verify", seeded_f32, "--json").stdout)["language_on"] == "Vulkan0 3/3"
 
 
 def test_a_profile_belongs_to_its_place(seeded_f32):
