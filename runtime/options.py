@@ -182,8 +182,11 @@ def device_facts(options: EngineOptions) -> DeviceFacts:
 def engine_options(settings: DeviceSettings, base: EngineOptions | None = None) -> EngineOptions:
     """The options of measured settings, and of `base` what is not measured."""
     base = base or EngineOptions()
+    n_gpu_layers = settings.n_gpu_layers
+    is_open = base.decoder.n_gpu_layers < 0 and not (n_gpu_layers == 0 and base.decoder.devices)
     decoder = replace(
         base.decoder,
+        n_gpu_layers=n_gpu_layers if is_open and n_gpu_layers is not None else base.decoder.n_gpu_layers,
         n_threads=settings.n_threads,
         n_batch=settings.n_batch,
         kv_type=settings.kv_type,

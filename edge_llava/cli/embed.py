@@ -11,6 +11,7 @@ import click
 
 from edge_llava.cli.display import note, note_truncated, show_progress, show_result
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
+from edge_llava.cli.shortage import make_fit
 from edge_llava.cli.tiles import note_tiles, show_tiles
 
 
@@ -44,6 +45,7 @@ def command(
     edge-llava chat --embedding img.safetensors -p "What is on the table?"
     """
     from edge_llava.bundle.bundle import open_bundle
+    from edge_llava.fitting.bundle_needs import predict_tower_needs
     from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.tower import Tower
 
@@ -54,7 +56,8 @@ def command(
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
     n_images = 2 if among_several else 1
-    with closing(Tower(opened, engines.options(opened))) as tower:
+    options = make_fit(opened, engines.options(opened), force=None, predict=predict_tower_needs)
+    with closing(Tower(opened, options)) as tower:
         form = tower.forms.choose(n_images)
         note_tiles([(image, shown)], opened.manifest, form, tuned=not engines.no_profile)
         with show_tiles(tower, [shown], n_images):

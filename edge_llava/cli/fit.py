@@ -84,10 +84,12 @@ def command(
     needs = predict_needs(bundle, options)
     verdict = room.judge(needs)
     settings = [] if verdict == "fits" else find_settings(bundle, options, room, predict_needs)
+    is_short = verdict == "too much" and not settings
+    slow = find_settings(bundle, options, room, predict_needs, "slow") if is_short else []
     if as_json:
         click.echo(json.dumps(_facts(bundle, options, needs, room, settings), indent=2))
     else:
-        for line in _lines(bundle, options, needs, room, settings):
+        for line in _lines(bundle, options, needs, room, settings, slow):
             show(printable_line(line))
     if verdict == "too much":
         raise click.exceptions.Exit(1)
@@ -100,7 +102,12 @@ def _is_checkpoint(source: str) -> bool:
 
 
 def _lines(
-    bundle: Bundle, options: EngineOptions, needs: MemoryNeeds, room: Room, settings: list[Setting]
+    bundle: Bundle,
+    options: EngineOptions,
+    needs: MemoryNeeds,
+    room: Room,
+    settings: list[Setting],
+    slow: list[Setting],
 ) -> list[str]:
     from edge_llava.fitting.needs import MAIN
     from edge_llava.runtime.options import n_ctx
@@ -119,6 +126,8 @@ def _lines(
         lines += [f"  {setting.words:<24} {setting.needs.n_bytes / 1e9:.2f} GB" for setting in settings[:_MOST_SHOWN]]
     elif room.judge(needs) != "fits":
         lines.append("No setting fits. Convert with fewer bits: edge-llava fit CHECKPOINT says which.")
+        if slow:
+            lines += ["Slow, because weights are read from the disk again and again:", f"  {slow[0].words}"]
     return lines
 
 

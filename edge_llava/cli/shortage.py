@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
     from edge_llava.fitting.needs import MemoryNeeds
     from edge_llava.fitting.room import Room
-    from edge_llava.fitting.settings import Setting
+    from edge_llava.fitting.settings import Predict, Setting
     from edge_llava.runtime.options import EngineOptions
 
 _MOST_SHOWN = 3
@@ -25,6 +25,8 @@ def make_fit(
     force: bool | None,
     may_shorten: bool | None = None,
     room: Room | None = None,
+    predict: Predict | None = None,
+    may_be_slow: bool = False,
 ) -> EngineOptions:
     """The options to load a bundle with: those given, or, where they do not fit, with what was left open changed.
 
@@ -36,6 +38,8 @@ def make_fit(
         force: Load it as requested in any case; None: the command has no --force.
         may_shorten: Whether the context was left open; None: if the options do not say its length.
         room: What is free; None: asks the system.
+        predict: Says what is taken; None: by the whole bundle.
+        may_be_slow: Whether weights may be read from the disk again and again where nothing else is possible.
 
     Raises:
         BackendError: If it cannot fit; the message says what would.
@@ -49,27 +53,37 @@ def make_fit(
     room = room or read_room(devices)
     if not devices and room.judge(estimate_needs(bundle, options)) == "fits":  # without asking llama.cpp
         return options
-    needs = predict_needs(bundle, options)
+    predict = predict or predict_needs
+    needs = predict(bundle, options)
     verdict = room.judge(needs)
     if verdict == "fits":
         return options
     is_open = options.decoder.n_ctx is None if may_shorten is None else may_shorten
-    setting = None if force else adapt(bundle, options, room, predict_needs, may_shorten=is_open)
+    setting = None if force else adapt(bundle, options, room, predict, may_shorten=is_open)
+    if setting is None and may_be_slow and verdict == "too much":
+        setting = adapt(bundle, options, room, predict, may_shorten=is_open, verdict="slow")
     if setting is not None:
         note(f"edge-llava: {describe_memory(bundle.name, needs, room)}. Continuing with {setting.words}.")
         return setting.options
-    text = describe_shortage(bundle.name, needs, room, find_settings(bundle, options, room, predict_needs))
+    fitting = find_settings(bundle, options, room, predict)
+    slow = find_settings(bundle, options, room, predict, "slow") if verdict == "too much" and not fitting else []
+    text = describe_shortage(bundle.name, needs, room, fitting, slow)
     if verdict == "too much" and not force:
         raise BackendError(text if force is None else f"{text} --force tries all the same.")
-    slow = " Its weights will be read from the disk again and again." if verdict == "slow" else ""
-    note(f"edge-llava: {text}{slow}")
+    note(f"edge-llava: {text}")
     return options
 
 
-def describe_shortage(name: str, needs: MemoryNeeds, room: Room, settings: Sequence[Setting]) -> str:
-    """What a bundle takes, what is free, and what would fit."""
+def describe_shortage(
+    name: str, needs: MemoryNeeds, room: Room, settings: Sequence[Setting], slow: Sequence[Setting] = ()
+) -> str:
+    """What a bundle takes, what is free, and what would fit, or else run slowly."""
     fitting = ", ".join(f"{setting.words} ({setting.needs.n_bytes / 1e9:.2f} GB)" for setting in settings[:_MOST_SHOWN])
     advice = f"What fits: {fitting}." if fitting else "Close other programs, or convert with fewer bits (--quant)."
+    if room.judge(needs) == "slow":
+        advice = f"Its weights will be read from the disk again and again. {advice}"
+    if slow:
+        advice += f" Slow, because weights are read from the disk again and again: {slow[0].words}."
     return f"{describe_memory(name, needs, room)}. {advice} See: edge-llava fit"
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_llava.cli.crashes import avoid_crash, explain_aborts
 from edge_llava.cli.display import format_bytes, note, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
+from edge_llava.cli.shortage import make_fit
 from edge_llava.device.facts import DeviceFacts
 from edge_llava.device.profile import GOALS, DeviceSettings, Goal, profile_path, save_profile
 from edge_llava.home.directories import check_home
@@ -52,14 +54,14 @@ _VISION_FIELDS = ("n_vision_threads", "vision_spinning")
     show_default=True,
     help="How long to measure; loading a large model may take longer.",
 )
-@engine_options("gpu_layers", "devices", "provider")
+@engine_options("gpu_layers", "devices", "rpc", "provider")
 @json_option
 def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoice, as_json: bool) -> None:
     """Measure which settings are best for a bundle on this device, and save them.
 
-    Tries threads, weight layout, batch sizes, attention, and how the tower's threads wait, on a turn of one image, 50
-    tokens of text and a 64-token answer. All commands then use the result; their own options take precedence, and
-    --no-profile ignores it. Leave the device idle while it runs.
+    Tries blocks on GPUs, threads, weight layout, batch sizes, attention, and how the tower's threads wait, on a turn of
+    one image, 50 tokens of text and a 64-token answer. All commands then use the result; their own options take
+    precedence, and --no-profile ignores it. Leave the device idle while it runs.
 
     \b
     edge-llava tune
@@ -67,14 +69,14 @@ def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoic
     """
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.measuring.tuning import tune
-    from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
     check_home()  # the result is saved there
     opened = open_bundle(bundle)
-    decoder = DecoderOptions(n_gpu_layers=engines.gpu_layers, devices=engines.devices)
-    base = EngineOptions(decoder, vision_provider=engines.provider)
+    explain_aborts()
+    base = avoid_crash(opened, engines.unmeasured())
+    fitting = make_fit(opened, base, force=None)
     with show_progress() as progress:
-        tuning = tune(opened, goal, seconds, base, progress=progress)
+        tuning = tune(opened, goal, seconds, base, fitting=fitting, progress=progress)
     path = save_profile(tuning.profile, opened.manifest)
     if as_json:
         click.echo(json.dumps(_report(tuning, opened.path, path), indent=2))
@@ -150,10 +152,16 @@ def _format_table(tuning: Tuning, bundle: str) -> Iterator[str]:
         f"{'language':<10}{'threads':>8}{'repack':>8}{'batch':>6}{'flash':>6}{'kv':>6}{'runs':>6}"
         f"{'prefill':>9}{'decode':>8}{memory}"
     )
+    has_places = len({trial.settings.n_gpu_layers for trial in tuning.language}) > 1
     for trial in tuning.language:
         settings = trial.settings
         memory = f"{format_bytes(tuning.peaks[settings]):>10}" if tuning.peaks else ""
-        yield _language_row(trial) + memory + _mark(_has_same_language_settings(settings, chosen))
+        yield (
+            f"{_place(settings) if has_places else '':<10}"
+            + _language_row(trial)
+            + memory
+            + _mark(_has_same_language_settings(settings, chosen))
+        )
     yield ""
     yield (
         f"a turn of {tuning.n_positions} positions and 64 answer tokens: {profile.measured['turn_s']:.2f} s; "
@@ -167,9 +175,14 @@ def _language_row(trial: Trial[LanguageFigures]) -> str:
     settings = trial.settings.to_dict()
     prefill, decode = trial.median(lambda run: run.prefill_tps), trial.median(lambda run: run.decode_tps)
     return (
-        f"{'':<10}{settings['n_threads']:>8}{_yes(settings['repack']):>8}{settings['n_batch']:>6}"
+        f"{settings['n_threads']:>8}{_yes(settings['repack']):>8}{settings['n_batch']:>6}"
         f"{settings['flash_attention']:>6}{settings['kv_type']:>6}{len(trial.samples):>6}{prefill:>9.1f}{decode:>8.1f}"
     )
+
+
+def _place(settings: DeviceSettings) -> str:
+    n = settings.n_gpu_layers
+    return "all on GPU" if n is None else f"{n} on GPU" if n else "CPU"
 
 
 def _has_same_language_settings(one: DeviceSettings, other: DeviceSettings) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,14 @@ from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, engine_options, json_option
 from edge_llava.cli.places import describe_places, expected_places
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.shortage import make_fit
 from edge_llava.errors import BundleError
+
+if TYPE_CHECKING:
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.runtime.options import EngineOptions
+
+_N_CTX = 512  # more than the record's prompt has
 
 
 @click.command("verify", cls=EngineCommand)
@@ -44,7 +52,7 @@ def command(
     from edge_llava.parity.verify import verify, verify_against
 
     opened = open_bundle(bundle)
-    options = engines.options(opened)
+    options = _make_fit(opened, engines.options(opened))
     language_on, vision_on = expected_places(opened, options)
     note(describe_places(language_on, vision_on))
     with show_progress() as progress:
@@ -65,10 +73,20 @@ def command(
             for check in report.checks:
                 show(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<11} {printable_line(check.detail)}")
     if not ok:
-        is_tuned = options != replace(engines, no_profile=True).options(opened)
+        is_tuned = engines.options(opened) != replace(engines, no_profile=True).options(opened)
         advice = (
             "Try --no-profile: what `edge-llava tune` chose may be too inexact here."
             if is_tuned
             else "Copy it again, or convert the checkpoint again."
         )
         raise BundleError(f"{opened.path} failed its verification. {advice}")
+
+
+def _make_fit(bundle: Bundle, options: EngineOptions) -> EngineOptions:
+    """The engines are opened one after the other."""
+    from edge_llava.fitting.bundle_needs import predict_language_needs, predict_tower_needs
+
+    short = replace(options, decoder=replace(options.decoder, n_ctx=_N_CTX))
+    fitting = make_fit(bundle, short, force=None, predict=predict_tower_needs, may_be_slow=True)
+    fitting = make_fit(bundle, fitting, force=None, predict=predict_language_needs, may_be_slow=True)
+    return replace(fitting, decoder=replace(fitting.decoder, n_ctx=options.decoder.n_ctx))

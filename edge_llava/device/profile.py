@@ -24,12 +24,12 @@ from edge_llava.home.directories import check_home, home_directory
 from edge_llava.home.files import write_text
 from edge_llava.home.regular_file import read_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: n_gpu_layers
 GOALS = ("total", "ttft", "throughput", "memory")
 IMAGE_SIZE = (640, 480)  # width and height in pixels of the image that is measured with
 KV_TYPES = ("auto", "f16", "f32", "q8_0")
 _FLASH = {"auto": None, "on": True, "off": False}
-_MAX_THREADS, _MAX_BATCH = 1024, 1 << 20
+_MAX_THREADS, _MAX_BATCH, _MAX_LAYERS = 1024, 1 << 20, 1 << 16
 
 Goal = Literal["total", "ttft", "throughput", "memory"]
 KvType = Literal["auto", "f16", "f32", "q8_0"]
@@ -43,6 +43,7 @@ class DeviceSettings:
     Attributes:
         n_vision_threads, vision_spinning: Of the vision tower.
         n_threads, repack, n_batch, flash_attention, kv_type: Of the language model.
+        n_gpu_layers: Blocks on GPUs; None: as the options say.
     """
 
     n_vision_threads: int
@@ -52,6 +53,7 @@ class DeviceSettings:
     n_batch: int
     flash_attention: bool | None
     kv_type: KvType
+    n_gpu_layers: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; flash_attention is "auto", "on" or "off"."""
@@ -159,6 +161,7 @@ def _parse_settings(fields: JsonFields) -> DeviceSettings:
         n_batch=fields.integer("n_batch", 1, _MAX_BATCH),
         flash_attention=_FLASH.get(fields.text("flash_attention", tuple(_FLASH))),
         kv_type=cast(KvType, fields.text("kv_type", KV_TYPES)),
+        n_gpu_layers=fields.optional_integer("n_gpu_layers", 0, _MAX_LAYERS),
     )
     if settings.kv_type == "q8_0" and settings.flash_attention is False:
         fields.faults.append("settings.kv_type q8_0 needs flash attention")

@@ -42,17 +42,25 @@ def predict_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
         BundleError: If language.gguf is damaged.
         BackendError: If llama.cpp cannot tell, or has no device that the options name.
     """
+    return MemoryNeeds((*_language(bundle, options), *_vision(bundle, options), Part("programs", _PROGRAMS)))
+
+
+def predict_language_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
+    """As `predict_needs`, of a process that opens the language model alone."""
+    return MemoryNeeds((*_language(bundle, options), Part("programs", _PROGRAMS)))
+
+
+def predict_tower_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
+    """As `predict_needs`, of a process that only encodes images."""
+    return MemoryNeeds((*_vision(bundle, options), Part("programs", _PROGRAMS)))
+
+
+def _language(bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
     decoder = replace(options.decoder, repack=True)  # which changes nothing of a context
     tried = _try(bundle.file("language"), bundle.manifest.language, decoder, options.parallel, options.n_positions)
-    return MemoryNeeds(
-        (
-            *_weights(_tensors(bundle.file("language")), bundle, options),
-            *_cache(tried.cache_bytes, bundle, options),
-            *_compute(tried.compute_bytes, bundle, options),
-            *_vision(bundle, options),
-            Part("programs", _PROGRAMS),
-        )
-    )
+    yield from _weights(_tensors(bundle.file("language")), bundle, options)
+    yield from _cache(tried.cache_bytes, bundle, options)
+    yield from _compute(tried.compute_bytes, bundle, options)
 
 
 @functools.lru_cache(maxsize=32)

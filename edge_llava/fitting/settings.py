@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.fitting.needs import MemoryNeeds
-from edge_llava.fitting.room import Room
+from edge_llava.fitting.room import Room, Verdict
 from edge_llava.runtime.options import EngineOptions, n_ctx
 from edge_llava.runtime.vision.anyres import count_range
 from edge_llava.runtime.vision.forms import image_forms
@@ -32,7 +32,9 @@ class Setting:
     needs: MemoryNeeds
 
 
-def find_settings(bundle: Bundle, options: EngineOptions, room: Room, predict: Predict) -> list[Setting]:
+def find_settings(
+    bundle: Bundle, options: EngineOptions, room: Room, predict: Predict, verdict: Verdict = "fits"
+) -> list[Setting]:
     """What fits, the least change first.
 
     Args:
@@ -40,28 +42,37 @@ def find_settings(bundle: Bundle, options: EngineOptions, room: Room, predict: P
         options: As it was asked for, which does not fit.
         room: What is free.
         predict: Says what options take.
+        verdict: "slow": what would run, with its weights read from the disk again and again.
     """
     found, seen = list[Setting](), [predict(bundle, options)]
     for words, changed in _changes(bundle, options, room, predict):
         needs = predict(bundle, changed)
-        if needs not in seen and room.judge(needs) == "fits":
+        if needs not in seen and room.judge(needs) == verdict:
             found.append(Setting(words, changed, needs))
         seen.append(needs)
     return found
 
 
-def adapt(bundle: Bundle, options: EngineOptions, room: Room, predict: Predict, *, may_shorten: bool) -> Setting | None:
+def adapt(
+    bundle: Bundle,
+    options: EngineOptions,
+    room: Room,
+    predict: Predict,
+    *,
+    may_shorten: bool,
+    verdict: Verdict = "fits",
+) -> Setting | None:
     """The first setting that fits and changes only what was left open; None: there is none.
 
     Left open are blocks on GPUs where all were wanted, rearranged weights, memory that the tower keeps, and perhaps the
     context, as long as an image and some turns about it have room.
 
     Args:
-        bundle, options, room, predict: As of `find_settings`.
+        bundle, options, room, predict, verdict: As of `find_settings`.
         may_shorten: Whether the context was left open.
     """
     shortest = shortest_context(bundle, options)
-    for setting in find_settings(bundle, options, room, predict):
+    for setting in find_settings(bundle, options, room, predict, verdict):
         size = n_ctx(bundle.manifest.language, setting.options.decoder)
         keeps_context = (size, setting.options.n_positions) == (
             n_ctx(bundle.manifest.language, options.decoder),

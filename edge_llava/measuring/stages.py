@@ -150,7 +150,7 @@ class LanguageStage:
     def _open_with(self, options: DecoderOptions) -> OneSequence:
         if self._opened is not None and self._opened[0] == options:
             return self._opened[1]
-        if self._opened is not None and self._opened[0].repack == options.repack:
+        if self._opened is not None and _weights(self._opened[0]) == _weights(options):
             decoder = self._opened[1].decoder
             decoder.reconfigure(options)
         else:
@@ -176,3 +176,8 @@ class LanguageStage:
             sequence.decode(token)
             sequence.logits()
         return time.perf_counter() - started
+
+
+def _weights(options: DecoderOptions) -> tuple[bool, int]:
+    """What the weights are loaded with."""
+    return options.repack, options.n_gpu_layers

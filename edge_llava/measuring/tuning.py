@@ -12,6 +12,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import default_threads, thread_choices
+from edge_llava.fitting.bundle_needs import used_devices
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
@@ -54,6 +55,7 @@ def tune(
     seconds: float = 45,
     base: EngineOptions | None = None,
     *,
+    fitting: EngineOptions | None = None,
     progress: ProgressCallback = silent,
 ) -> Tuning:
     """Measures until time runs out, then chooses. Nothing is saved.
@@ -63,7 +65,10 @@ def tune(
         goal: What to minimize: the "total" time of a turn; "ttft", the time to its first token; "throughput", the time
             per token; or "memory", among settings at most a quarter slower than the fastest.
         seconds: How long to measure. Loading a large model may take longer than that.
-        base: Where the engines run and the length of the context; its other settings are measured.
+        base: Where the engines run and the length of the context; its other settings are measured, and so is the
+            number of blocks on GPUs where it leaves that open.
+        fitting: What fits in memory, where `base` does not: no more blocks on GPUs are tried, and weights are not
+            rearranged where it does not.
         progress: Called with the seconds used.
 
     Raises:
@@ -72,7 +77,7 @@ def tune(
     """
     bundle.verify_digests(trust_earlier=True, progress=progress)
     base, started = base or EngineOptions(), time.perf_counter()
-    start = _default_settings()
+    start = _default_settings(fitting or base)
     with closing(VisionStage(bundle, base)) as stage:
         timer = _TimeProgress("measuring, image", _VISION_SHARE * seconds, progress)
         vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)
@@ -129,7 +134,8 @@ class _LanguageSearch:
         spec, n_rows = self._bundle.manifest.language, self._stage.n_rows
         if self._goal == "memory":
             start = self._shrink(trials, start)
-        best = descend(trials, start, _language_coordinates(spec, n_rows, start), self._cost)
+        coordinates = [*_places(spec, self._base, start), *_language_coordinates(spec, n_rows, start)]
+        best = descend(trials, start, coordinates, self._cost)
         return self._smallest(trials, trials.all()) if self._goal == "memory" else best
 
     def _shrink(self, trials: Trials[LanguageFigures], start: DeviceSettings) -> DeviceSettings:
@@ -188,16 +194,17 @@ class _TimeProgress:
         self._progress(ProgressEvent(self._stage, self._total, self._total, "items"))
 
 
-def _default_settings() -> DeviceSettings:
+def _default_settings(base: EngineOptions) -> DeviceSettings:
     options, n_threads = DecoderOptions(), default_threads()
     return DeviceSettings(
         n_vision_threads=n_threads,
         vision_spinning=True,
         n_threads=n_threads,
-        repack=can_repack(),
+        repack=can_repack() and base.decoder.repack,
         n_batch=options.n_batch,
         flash_attention=None,
         kv_type="auto",
+        n_gpu_layers=base.decoder.n_gpu_layers if base.decoder.n_gpu_layers >= 0 else None,
     )
 
 
@@ -220,10 +227,19 @@ def _vision_coordinates() -> list[Coordinate]:
     return [_kinds_of_threads(threads), Coordinate("vision_spinning", (True, False)), _fewer_threads(threads)]
 
 
+def _places(spec: LanguageSpec, base: EngineOptions, start: DeviceSettings) -> list[Coordinate]:
+    """Blocks on GPUs, where their number is left open: as many as fit, none, half of them."""
+    if base.decoder.n_gpu_layers >= 0 or not used_devices(base):
+        return []
+    n_most = spec.n_layer if start.n_gpu_layers is None else start.n_gpu_layers
+    none_there = () if base.decoder.devices else (0,)  # a device that is named gets some
+    return [Coordinate("n_gpu_layers", (start.n_gpu_layers, *none_there, max(1, n_most // 2)))]
+
+
 def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings) -> list[Coordinate]:
     """The settings to try: F32 keeps plain attention and cannot be repacked; q8_0 needs flash attention."""
     is_exact = spec.quant == "F32"
-    coordinates = [] if is_exact or not can_repack() else [Coordinate("repack", (True, False))]
+    coordinates = [Coordinate("repack", (True, False))] if start.repack and not is_exact else []
     coordinates.append(_kinds_of_threads("n_threads"))
     # all batches that hold every row are equivalent
     coordinates.append(Coordinate("n_batch", tuple(n for n in _BATCHES if n < max(n_rows, DecoderOptions().n_batch))))

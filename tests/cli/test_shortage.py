@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import PIL.Image
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
@@ -15,7 +16,7 @@ from edge_llava.cli.options import EngineChoice
 from edge_llava.cli.shortage import make_fit
 from edge_llava.device.memory import is_out_of_memory
 from edge_llava.errors import BackendError
-from edge_llava.fitting.bundle_needs import predict_needs
+from edge_llava.fitting.bundle_needs import predict_language_needs, predict_needs, predict_tower_needs
 from edge_llava.fitting.room import Room
 from edge_llava.ggml.devices import GgmlDevice
 from edge_llava.runtime.language import language_model, llama_log
@@ -81,6 +82,40 @@ def test_weights_that_do_not_stay_in_memory_are_noted(bundle, capfd):
     room = Room(predict_needs(bundle, options).kept_bytes)
     assert make_fit(bundle, options, force=False, room=room) == options
     assert "read from the disk again and again" in capfd.readouterr().err
+
+
+def test_what_would_only_be_slow_is_offered_and_taken_where_it_may_be(bundle, capfd):
+    options = EngineOptions(DecoderOptions(n_ctx=512))
+    sparing = replace(options, decoder=replace(options.decoder, repack=False), low_memory=True)
+    room = Room(predict_needs(bundle, sparing).kept_bytes)
+    with pytest.raises(BackendError, match=r"Slow, because weights .* again and again: --low-memory\. See: "):
+        make_fit(bundle, options, force=False, room=room)
+    assert make_fit(bundle, options, force=False, room=room, may_be_slow=True) == sparing
+    assert "Continuing with --low-memory." in capfd.readouterr().err
+
+
+def test_only_what_is_opened_is_counted(bundle):
+    """A command that encodes images needs no room for the language model, and the other way round."""
+    options = EngineOptions(DecoderOptions(n_ctx=512, repack=False), low_memory=True)
+    for predict in (predict_tower_needs, predict_language_needs):
+        needs = predict(bundle, options)
+        assert needs.n_bytes < predict_needs(bundle, options).n_bytes
+        assert make_fit(bundle, options, force=None, room=Room(needs.n_bytes), predict=predict) == options
+        with pytest.raises(BackendError):
+            make_fit(bundle, options, force=None, room=Room(needs.kept_bytes - 1), predict=predict)
+
+
+@pytest.mark.parametrize(
+    "command", [("embed", "IMAGE", "-o", "OUT", "-m"), ("verify",), ("tune", "-m"), ("bench", "-m")]
+)
+def test_no_command_begins_what_cannot_fit(run, seeded_q4, monkeypatch, tmp_path, noise, command):
+    image, out = tmp_path / "image.png", tmp_path / "out.safetensors"
+    PIL.Image.fromarray(noise(40, 30)).save(image)
+    monkeypatch.setattr("edge_llava.fitting.bundle_needs._PROGRAMS", 1 << 60)
+    refused = run(*({"IMAGE": image, "OUT": out}.get(word, word) for word in command), seeded_q4)
+    assert (refused.code, refused.out) == (9, "")
+    assert "are free. Close other programs" in refused.err
+    assert not out.exists()
 
 
 def test_an_address_space_is_a_limit_as_well(bundle):

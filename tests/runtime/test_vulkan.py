@@ -163,6 +163,15 @@ def test_verify_judges_what_chat_runs(seeded_f32):
     assert json.loads(run("verify", seeded_f32, "--json").stdout)["language_on"] == "Vulkan0 3/3"
 
 
-def test_a_profile_belongs_to_its_place(seeded_f32):
-    tuned = json.loads(run("tune", "-m", seeded_f32, "--json", limit_s=900).stdout)
-    assert "Vulkan0" in json.dumps(tuned)
+def test_tune_tries_places(seeded_f32, image):
+    tuned = json.loads(run("tune", "-m", seeded_f32, "--seconds", 20, "--json", limit_s=900).stdout)
+    tried = {trial["settings"]["n_gpu_layers"] for trial in tuned["trials"]["language"]}
+    assert tried == {None, 0, 1}
+    chosen = tuned["settings"]["n_gpu_layers"]
+    words = ("chat", image, "-m", seeded_f32, "-p", "What?", "-n", 2, "--json", "--no-cache")
+    place = json.loads(run(*words).stdout)["timings"]["language_on"]
+    assert place == {None: "Vulkan0 3/3", 0: "cpu", 1: "Vulkan0 1/3"}[chosen]
+    # who names the device, or says how many blocks, is not given another place
+    named = json.loads(run(*words, "--device", "Vulkan0").stdout)["timings"]["language_on"]
+    assert named.startswith("Vulkan0")
+    assert json.loads(run(*words, "--gpu-layers", 2).stdout)["timings"]["language_on"] == "Vulkan0 2/3"

@@ -83,7 +83,7 @@ def change(*path, to):
         (lambda data: json.dumps(data)[:-20], "line 1"),
         (lambda data: "[]", "not a JSON object"),
         (lambda data: "[" * 100000, "recursion"),
-        (change("format_version", to=2), "format_version is 2"),
+        (change("format_version", to=3), "format_version is 3"),
         (change("settings", "n_threads", to=0), "settings.n_threads is 0"),
         (change("settings", "n_threads", to=10**6), "settings.n_threads is 1000000"),
         (change("settings", "n_batch", to=True), "settings.n_batch is true"),
