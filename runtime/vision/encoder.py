@@ -19,7 +19,14 @@ from edge_llava.errors import BackendError, BundleError
 from edge_llava.home.border import blaming_file
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions
-from edge_llava.runtime.vision.onnx_runtime import SILENT, import_onnxruntime, open_session, session_errors
+from edge_llava.runtime.vision.onnx_runtime import (
+    SILENT,
+    import_onnxruntime,
+    open_session,
+    session_errors,
+    shorten_reason,
+    warn_of_provider,
+)
 from edge_llava.runtime.vision.visual_tokens import RankedPatches
 
 _RANKING = ("cls_attention", "patch_keys")
@@ -49,10 +56,15 @@ class VisionEncoder:
         self.spec = spec
         self._new_run_options = onnxruntime.RunOptions
         with blaming_file(BundleError, path, "Convert the checkpoint again."):
-            opened = open_session(path, partial(_settings, options, onnxruntime), options.vision_provider)
+            new_settings = partial(_settings, options, onnxruntime)
+            opened = open_session(path, new_settings, options.vision_provider)
             self._session: Any = opened.session
             self._check_signature(path)
-        self.provider, self.on_gpu = opened.provider, opened.on_gpu
+            self.provider, self.on_gpu = opened.provider, opened.on_gpu
+            if options.vision_provider == "auto" and opened.provider != "cpu" and (reason := self._fault_of_gpu()):
+                opened = open_session(path, new_settings, "cpu")
+                self._session, self.provider, self.on_gpu = opened.session, opened.provider, opened.on_gpu
+                warn_of_provider("CUDA", f"starts and cannot compute: {reason}")
 
     def __call__(self, pixels: NDArray[np.float32], cancel: threading.Event | None = None) -> NDArray[np.float32]:
         """Encodes pixel values (B, 3, S, S) float32 to patch features (B, P, D) float32.
@@ -78,6 +90,15 @@ class VisionEncoder:
     def close(self) -> None:
         """Frees the session; safe to call twice."""
         self._session = None
+
+    def _fault_of_gpu(self) -> str:
+        """Why it cannot encode a first image, which the CPU does then: no kernels for it, or little memory; else ""."""
+        size = self.spec.image_size
+        try:
+            self(np.zeros((1, 3, size, size), np.float32))
+        except BackendError as error:
+            return shorten_reason(error.__cause__ or error)
+        return ""
 
     def _run(
         self, names: list[str], pixels: NDArray[np.float32], cancel: threading.Event | None

@@ -134,14 +134,19 @@ def open_session(path: Path, new_settings: Callable[[], Any], provider: VisionPr
             return _open_openvino(path, new_settings(), onnxruntime)
         return _open_built_in(path, new_settings(), chosen, onnxruntime)
     except session_errors() as error:
-        reason = _shorten(error)
+        reason = shorten_reason(error)
     on_cpu = _open_on_cpu(path, new_settings(), onnxruntime)  # raises if it is the file's fault
     name = _NAMES[chosen]
     if provider == chosen:
         advice = "`edge-llava doctor` says more; --provider cpu does without."
         raise BackendError(f"{name} cannot start: {reason}. {advice}")
-    _warn_once(f"{name} is installed and cannot start: {reason}. The CPU encodes images. See: edge-llava doctor")
+    warn_of_provider(name, f"is installed and cannot start: {reason}")
     return on_cpu
+
+
+def warn_of_provider(name: str, fault: str) -> None:
+    """Logs, once, that "auto" takes the CPU in place of a provider."""
+    _warn_once(f"{name} {fault}. The CPU encodes images. See: edge-llava doctor")
 
 
 def _choose(provider: VisionProvider, onnxruntime: Any) -> str:
@@ -206,7 +211,9 @@ def _open_on_cpu(path: Path, settings: Any, onnxruntime: Any) -> OpenSession:
         is_of_file = type(error).__name__ in _FAULTS_OF_FILES or isinstance(error, ValueError | TypeError)
         if is_of_file or str(path.parent) in str(error):  # before 1.24, weights that are missing are a RuntimeException
             raise _fault_of_file(path, error) from error
-        raise BackendError(f"ONNX Runtime cannot open {path}: {_shorten(error)}. See: edge-llava doctor") from error
+        raise BackendError(
+            f"ONNX Runtime cannot open {path}: {shorten_reason(error)}. See: edge-llava doctor"
+        ) from error
 
 
 def _fault_of_file(path: Path, error: Exception) -> BundleError:
@@ -236,7 +243,7 @@ def _missing_library(onnxruntime: Any) -> str:
         try:
             ctypes.CDLL(str(path))
         except OSError as error:
-            return _shorten(error)
+            return shorten_reason(error)
     return "ONNX Runtime gives no reason"
 
 
@@ -245,7 +252,8 @@ def _warn_once(text: str) -> None:
     _log.warning("%s", text)
 
 
-def _shorten(error: Exception) -> str:
+def shorten_reason(error: BaseException) -> str:
+    """What an error of ONNX Runtime says, in a line."""
     text = next(iter(str(error).splitlines()), "") or type(error).__name__
     fault = _CUDA_FAULT.search(str(error))
     return (fault[0] if fault else text)[:_MAX_REASON].strip(" .")

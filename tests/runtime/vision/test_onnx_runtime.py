@@ -94,6 +94,39 @@ def test_a_driver_that_is_too_old_is_not_the_bundles_fault(encoder, cuda_build, 
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_gpu_without_kernels_leaves_the_image_to_the_cpu(encoder, cuda_build, monkeypatch, caplog):
+    """Its session opens, and the first run fails."""
+    import onnxruntime
+
+    cuda_build()
+    fails = onnxruntime.InferenceSession
+
+    class Session:
+        def __init__(self, path, settings, *, providers, enable_fallback):
+            self._real = fails(path, settings, providers=providers, enable_fallback=enable_fallback)
+            self._on_gpu = providers != ["CPUExecutionProvider"]
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"] * self._on_gpu + ["CPUExecutionProvider"]
+
+        def run(self, *arguments):
+            if self._on_gpu:
+                raise RuntimeError("CUDA error cudaErrorNoKernelImageForDevice:no kernel image is available")
+            return self._real.run(*arguments)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    opened = encoder(AUTO)
+    assert (opened.provider, opened.on_gpu) == ("cpu", False)
+    size = opened.spec.image_size
+    assert opened(np.zeros((1, 3, size, size), np.float32)).shape[0] == 1
+    (record,) = caplog.records
+    assert "CUDA starts and cannot compute: CUDA error cudaErrorNoKernelImage" in record.message
+    assert encoder(CUDA).provider == "cuda"  # asked for: its error is raised when an image is encoded
+
+
 def test_a_library_that_cuda_lacks_is_named(encoder, cuda_build, monkeypatch, tmp_path, caplog):
     """ONNX Runtime drops a provider whose library does not load; the system's loader says why."""
     import onnxruntime
