@@ -9,6 +9,7 @@ with it through signals. Only `Session.cancel()` is called directly across threa
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 
@@ -90,10 +91,13 @@ class Worker(QObject):
         except (edge_llava.EdgeLlavaError, ValueError) as error:  # ValueError: pasted unpaired surrogates
             self.failed.emit(str(error))
 
-    @Slot()
-    def clear(self) -> None:
+    @Slot(object)
+    def begin(self, image: str | bytes) -> None:
+        """Begins a conversation about another image, which is read while the question is typed."""
         if self._chat is not None:
             self._chat.clear()
+            with contextlib.suppress(edge_llava.EdgeLlavaError):  # ask() will say why
+                self._chat.prepare(image)
 
     @Slot()
     def close(self) -> None:
@@ -226,7 +230,7 @@ class Window(QMainWindow):
 
     bundle_named = Signal(str)
     question_asked = Signal(str, object)
-    image_changed = Signal()
+    image_changed = Signal(object)
     closing = Signal()
 
     def __init__(self, bundle: str) -> None:
@@ -275,7 +279,7 @@ class Window(QMainWindow):
         self.worker.moveToThread(self._thread)
         self.bundle_named.connect(self.worker.open)
         self.question_asked.connect(self.worker.ask)
-        self.image_changed.connect(self.worker.clear)
+        self.image_changed.connect(self.worker.begin)
         self.closing.connect(self.worker.close, Qt.ConnectionType.BlockingQueuedConnection)
         self.worker.opened.connect(self._on_opened)
         self.worker.not_opened.connect(self._on_not_opened)
@@ -374,7 +378,7 @@ class Window(QMainWindow):
     def _take_image(self, source: str | bytes, preview: QImage) -> None:
         self._ignores_answer = self._is_asked
         self.stop()
-        self.image_changed.emit()  # the worker handles it once the answer has stopped
+        self.image_changed.emit(source)  # the worker handles it once the answer has stopped
         self._new_image = source
         self.image_view.show_image(preview)
         self.conversation.clear()

@@ -19,8 +19,8 @@ from edge_llava.bundle.bundle import Bundle, open_bundle
 from edge_llava.home.directories import cache_directory
 from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.home.progress import ProgressCallback, silent
-from edge_llava.runtime.answer import Opened
-from edge_llava.runtime.dialogue.messages import Prompt
+from edge_llava.runtime.answer import Opened, Token
+from edge_llava.runtime.dialogue.messages import Message, Prompt
 from edge_llava.runtime.dialogue.past_turns import OnFull, check_on_full
 from edge_llava.runtime.dialogue.planner import Planner
 from edge_llava.runtime.engine.answer import Answer, TokenCallback
@@ -193,6 +193,26 @@ class LlavaModel:
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
             return self.engine.submit(request, on_token)
 
+    def prepare(self, messages: Sequence[Message], *, on_full: OnFull | None = None, salt: str = "") -> Answer | None:
+        """Begins to compute what stands before a question, as `Session.prepare`, for clients that keep conversations.
+
+        Args:
+            messages: The conversation up to the question, whose images are known: the text of the last message, the
+                user's, is left out.
+            on_full, salt: As `submit`.
+
+        Returns:
+            What `wait` and `cancel` are called on; None if there is no image, so that nothing is to be computed.
+
+        Raises: As `submit`.
+        """
+        wanted = on_full or self.on_full
+        check_on_full(wanted)
+        with self.gate.inside():
+            self.engine.check_room(is_preparation=True)
+            request = self._planner.preparation(messages, wanted, salt)
+            return None if request is None else self.engine.submit(request, _ignore)
+
     def open_image(self, source: ImageSource | Image) -> Image:
         """Opens an image, the slow part of what `submit` and `Session.ask` do with other sources.
 
@@ -289,7 +309,8 @@ def load(
         options: Taken as they are. None: what `edge-llava tune` measured for this bundle on this device, or else the
             defaults; `EngineOptions()` is always the defaults.
         parallel: Answers that are computed at the same time, in place of what the options say.
-        first_images: What will be asked about first: encoded while the language model is loaded.
+        first_images: What will be asked about first: encoded while the language model is loaded, and then prepared, as
+            `Session.prepare` does.
         progress: Called with the bytes read while digests are compared.
 
     Raises:
@@ -301,4 +322,12 @@ def load(
     options = options or tuned_options(opened)
     if parallel is not None:
         options = replace(options, parallel=parallel)
-    return LlavaModel(opened, options, first_images=first_images, progress=progress)
+    images = [Image.open(source, alpha=options.alpha) for source in first_images]
+    model = LlavaModel(opened, options, first_images=images, progress=progress)
+    if images:
+        model.prepare([Message("user", "", tuple(images))])
+    return model
+
+
+def _ignore(token: Token) -> None:
+    pass

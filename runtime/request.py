@@ -38,6 +38,8 @@ class Request:
         owner: As `KvSequence.owner`.
         to_disk: The beginning of `runs`, up to and including an image, that is kept on disk; empty for none.
         n_dropped: Earlier questions that were dropped because the context was full.
+        is_preparation: Whether nothing is answered: `runs` are computed for a question that continues them. Answers
+            come first, and take its place where there is no other.
         credit: Tokens that are computed ahead of the reader, see `Answer.note_read`; None: all.
         on_end: Called on the engine's thread once the last token was handed over.
         asked_at: When it was asked, of `time.perf_counter`.
@@ -51,6 +53,7 @@ class Request:
     owner: int | None = None
     to_disk: Sequence[Run] = ()
     n_dropped: int = 0
+    is_preparation: bool = False
     credit: int | None = None
     on_end: Callable[[AnswerTokens], object] = lambda tokens: None
     asked_at: float = field(default_factory=time.perf_counter)

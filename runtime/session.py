@@ -20,7 +20,7 @@ from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.engine.engine import Engine
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.request import Request
-from edge_llava.runtime.runs import ImageRun, up_to_last_image
+from edge_llava.runtime.runs import ImageRun, Position, list_positions, up_to_last_image
 from edge_llava.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Session:
         self._engine, self._planner, self._opened = engine, planner, opened
         self._past: list[PastTurn] = []
         self._asked: Turn | None = None  # the question that may be answered next, or is being answered
+        self._prepared: tuple[list[Position], Answer] | None = None
         self._owner = next(_owners)
         weakref.finalize(self, engine.forget, self._owner).atexit = False
 
@@ -94,6 +95,37 @@ class Session:
 
         return AsyncAnswer(self._engine.gate, begin)
 
+    def prepare(self, image: ImageInput | Sequence[ImageInput] | None) -> Answer | None:
+        """Begins to compute what stands before a question about these images: the images, and the conversation so far.
+
+        It is computed in the background, after all answers. A question about the same images continues it from
+        wherever it is; one about others ends it, as does another `prepare`.
+
+        Args:
+            image: As of `ask`; None or empty only ends what was prepared before.
+
+        Returns:
+            What `wait` and `cancel` are called on; None if there is nothing to compute.
+
+        Raises:
+            QueueFull: If as much is prepared as may.
+            Otherwise as `ask`.
+        """
+        with self._engine.gate.inside():
+            self._check_idle()
+            self._drop_prepared()
+            images = _as_tuple(image)
+            if not images:
+                return None
+            self._engine.check_room(is_preparation=True)
+            message = Message("user", "", images)
+            turns = self._planner.continue_with(self._past, message, self.on_full, self.options.max_new_tokens)
+            runs = up_to_last_image(list_runs(turns))
+            request = Request(runs, SamplingOptions(), (), owner=self._owner, is_preparation=True)
+            prepared = self._engine.submit(request, _ignore)
+            self._prepared = list_positions(runs), prepared
+            return prepared
+
     def show_prompt(self, question: str, *, image: ImageInput | Sequence[ImageInput] | None = None) -> str:
         """What the model would read of this question: every token's text, special ones by name; nothing is computed.
 
@@ -122,6 +154,7 @@ class Session:
         """
         self._engine.gate.check_process()
         self._check_idle()
+        self._drop_prepared()
         self._asked = None
         self._past = []
         self.n_dropped = 0
@@ -156,12 +189,22 @@ class Session:
         if (turn := self._asked) is not None and turn.answer is not None:
             raise EdgeLlavaError("this session is still answering. Read that answer to its end, or close() it, first.")
 
+    def _drop_prepared(self) -> None:
+        if self._prepared is not None:
+            self._prepared[1].cancel()
+            self._prepared = None
+
     def _begin(self, turn: Turn, on_token: Callable[[Token], None]) -> Answer:
         """Has the engine answer a question that was planned."""
         if self._asked is not turn or turn.answer is not None:
             raise EdgeLlavaError("this question was superseded: the session was asked another one, or cleared.")
+        runs = list_runs(turn.turns)
+        if self._prepared is not None:
+            wanted, _ = self._prepared
+            if list_positions(runs)[: len(wanted)] != wanted:
+                self._drop_prepared()
         request = Request(
-            list_runs(turn.turns),
+            runs,
             self.options,
             (*self._planner.template.stops, *self.options.stop),
             owner=self._owner,
@@ -170,6 +213,7 @@ class Session:
             asked_at=turn.asked_at,
         )
         turn.answer = answer = self._engine.submit(request, on_token)
+        self._prepared = None
         if turn.is_cancelled:
             answer.cancel()
         return answer
@@ -200,6 +244,10 @@ class Session:
         if turn.answer is not None:
             self.timings = turn.answer.timings(self._opened())
         self._asked = None
+
+
+def _ignore(token: Token) -> None:
+    pass
 
 
 def _take(arrived: SimpleQueue[Token]) -> Token:

@@ -294,9 +294,9 @@ def open_model(
     from edge_llava.cli.crashes import avoid_crash, explain_aborts
     from edge_llava.cli.display import show_progress
     from edge_llava.cli.shortage import make_fit
-    from edge_llava.runtime.model import load
+    from edge_llava.runtime.model import LlavaModel
 
     explain_aborts()
     options = make_fit(bundle, avoid_crash(bundle, options), force=force)
     with show_progress() as progress:
-        return load(bundle, options, first_images=first_images, progress=progress)
+        return LlavaModel(bundle, options, first_images=first_images, progress=progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -72,6 +73,8 @@ def run_repl(
     _enable_line_editing()
     conversation = _Conversation(model, model.session(options, on_full=on_full), images, alpha, tuned)
     note(f"{model.bundle.name}. Type a question, /help for commands, Ctrl-D to leave.")
+    with contextlib.suppress(EdgeLlavaError):  # the question will say it
+        _prepare(conversation)
     while (line := _read_line(conversation)) is not None and line not in _LEAVE:
         try:
             _handle(conversation, line)
@@ -110,6 +113,11 @@ def _ask(conversation: _Conversation, question: str) -> None:
     conversation.pending.clear()
 
 
+def _prepare(conversation: _Conversation) -> None:
+    """While the question is typed, its images are encoded and read."""
+    conversation.session.prepare([image for _, image in conversation.pending])
+
+
 def _add_image(conversation: _Conversation, argument: str) -> None:
     from edge_llava.runtime.vision.image import Image
 
@@ -123,6 +131,7 @@ def _add_image(conversation: _Conversation, argument: str) -> None:
     model, n_images = conversation.model, len(conversation.session.images) + len(conversation.pending)
     note_tiles([(path, image)], model.manifest, model.tower.forms.choose(n_images), tuned=conversation.tuned)
     note(f"{len(conversation.pending)} image(s) will go with the next question")
+    _prepare(conversation)
 
 
 def _clear(conversation: _Conversation, argument: str) -> None:

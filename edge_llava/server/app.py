@@ -111,6 +111,7 @@ class ServerApp:
     def _routes(self) -> list[NamedRoute]:
         return [
             NamedRoute("/v1/chat/completions", self._chat.complete, methods=["POST"]),
+            NamedRoute("/v1/prepare", self._chat.prepare, methods=["POST"]),
             NamedRoute("/v1/completions", self._chat.continue_text, methods=["POST"]),
             NamedRoute("/v1/responses", self._chat.respond, methods=["POST"]),
             NamedRoute("/v1/models", self._list_models, methods=["GET"]),

@@ -70,6 +70,11 @@ OPERATIONS = (
         "/api/generate", "post", "ollamaGenerate", "Ollama's answer to a prompt; a stream by default.",
         OllamaGenerateRequest, "", _LINES,
     ),
+    Operation(
+        "/v1/prepare", "post", "prepare",
+        "Computes images and the conversation before them, so that a question about them is answered sooner. Answers "
+        "when that is done; stops when the client disconnects.", ChatRequest,
+    ),
     Operation("/v1/models", "get", "listModels", "The models served.", None, "Models"),
     Operation("/v1/models/{model}", "get", "showModel", "One model.", None, "Model"),
     Operation("/health", "get", "showHealth", "Whether the server answers.", None, "Health"),

@@ -96,6 +96,14 @@ class Planner:
             on_end=remember,
         )
 
+    def preparation(self, prompt: Sequence[Message], on_full: OnFull = "error", salt: str = "") -> Request | None:
+        """What to ask the engine for, of messages whose last question is still to come; None: nothing is before it."""
+        dialogue = read_messages(prompt)
+        options = SamplingOptions()
+        n_room = room_for_prompt(self._n_ctx, options.max_new_tokens) if on_full == "drop-oldest" else None
+        runs = up_to_last_image(list_runs(self.plan(dialogue, salt, n_room)))
+        return Request(runs, options, (), salt=salt, is_preparation=True) if runs else None
+
     def plan(self, dialogue: Dialogue, salt: str = "", n_room: int | None = None) -> list[PastTurn]:
         """The turns that a session would have had; without the oldest, where they may take only `n_room` positions."""
         system = dialogue.system if dialogue.system.strip() else ""

@@ -75,9 +75,9 @@ class Engine:
         self._thread = threading.Thread(target=_work, args=(self.gate, self._worker), name=ENGINE_THREAD, daemon=True)
         self._thread.start()
 
-    def check_room(self) -> None:
+    def check_room(self, *, is_preparation: bool = False) -> None:
         """Raises QueueFull if a request would be refused now, EdgeLlavaError if the engine is closed."""
-        self._queue.check_room()
+        self._queue.check_room(is_preparation=is_preparation)
 
     def submit(self, request: Request, on_token: TokenCallback) -> Answer:
         """Asks for an answer; images are encoded where their rows are needed.
@@ -131,7 +131,7 @@ class Engine:
         sequences = self.language.sequences
         return replace(
             self._done,
-            running=len(self._worker.running),
+            running=sum(not job.is_preparation for job in tuple(self._worker.running)),
             queued=len(self._queue),
             refused_total=self._queue.n_refused,
             images_encoded_total=self._tower.n_encoded,

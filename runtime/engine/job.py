@@ -34,8 +34,11 @@ class DiskRead:
     cancel: StopFlag
 
 
+_QUESTION = -1  # stands where a question will continue what is prepared for it; it is never computed
+
+
 class Job:
-    """One answer. Everything but `is_cancelled` is the engine thread's.
+    """One answer, or what is prepared for one. Everything but `is_cancelled` is the engine thread's.
 
     Whatever was computed for it can be lost and computed again: `wanted` lists all that must be in the KV cache before
     the next token can be sampled, its own tokens so far included.
@@ -51,6 +54,7 @@ class Job:
         number: Smaller ones came before; the queue assigns it.
         is_paused: Whether nothing of it is computed until its images have come.
         is_cancelled: Whether nothing waits for it any more.
+        is_preparation: As of the request.
     """
 
     def __init__(self, request: Request, answer: Answer, sampler: Sampler) -> None:
@@ -58,11 +62,28 @@ class Job:
         self.tokens = answer.tokens
         self.number = 0
         self.wanted = [*list_positions(request.runs), *request.start.ids]
+        if request.is_preparation:
+            self.wanted.append(_QUESTION)
         self.sequence: KvSequence | None = None
         self.reading: DiskRead | None = None
         self.is_paused = self.is_cancelled = False
+        self.is_preparation = request.is_preparation
         self.images = {run.identity: run for run in request.runs if isinstance(run, ImageRun)}
         self._sources: list[tuple[int, Job]] = []
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Smaller ones are computed first: answers, then preparations, each in their order."""
+        return self.is_preparation, self.number
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether it is a preparation, and complete."""
+        return self.is_preparation and self.n_computed >= self._n_to_compute
+
+    @property
+    def _n_to_compute(self) -> int:
+        return len(self.wanted) - int(self.is_preparation)
 
     @property
     def n_computed(self) -> int:
@@ -87,6 +108,22 @@ class Job:
         beyond = {position[0] for position in self.wanted[n_known:] if isinstance(position, tuple)}
         return [image for image in self.images.values() if image.identity in beyond and image.embedding is None]
 
+    def encoded_images(self, other: Job) -> list[ImageRun]:
+        """Images of another job that are encoded for this one, or were."""
+        own = {
+            identity
+            for identity, image in self.images.items()
+            if image.embedding is not None or image.encoding is not None
+        }
+        return [image for identity, image in other.images.items() if identity in own and image.embedding is None]
+
+    def is_in_the_way(self, other: Job) -> bool:
+        """Whether another job, which is being computed, is a preparation, and not of this one."""
+        if not other.is_preparation:
+            return False
+        prepared = other.wanted[:-1]
+        return self.request.salt != other.request.salt or self.wanted[: len(prepared)] != prepared
+
     def find_sources(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
         older = [other for other in others if other.number < self.number and other.request.salt == self.request.salt]
@@ -104,7 +141,7 @@ class Job:
     def can_compute(self) -> bool:
         """Whether something of it can be computed: it need not wait for an image, a job, the disk, or its reader."""
         start = self.n_computed
-        if self.sequence is None or start >= len(self.wanted) or self.reading is not None or self.is_paused:
+        if self.sequence is None or start >= self._n_to_compute or self.reading is not None or self.is_paused:
             return False
         if self.prefix_source() is not None or (self.tokens.ids and not self.answer.check_credit()):
             return False
@@ -126,7 +163,7 @@ class Job:
             identity, row = first
             return RowChunk(self.sequence, self.images[identity].rows[row : row + limit], identity, row)
         ids: list[int] = []
-        for position in self.wanted[start : start + limit]:
+        for position in self.wanted[start : min(start + limit, self._n_to_compute)]:
             if isinstance(position, tuple):
                 break
             ids.append(position)

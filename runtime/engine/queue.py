@@ -46,22 +46,34 @@ class JobQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def check_room(self) -> None:
-        """Raises QueueFull if a job put in now would be refused, EdgeLlavaError if it is closed."""
+    @property
+    def has_question(self) -> bool:
+        """Whether an answer waits, and not only preparations."""
+        with self._changed:
+            return any(not job.is_preparation for job in self._waiting)
+
+    def check_room(self, *, is_preparation: bool = False) -> None:
+        """Raises QueueFull if a job put in now would be refused, EdgeLlavaError if it is closed.
+
+        There may be as many preparations as answers; neither takes the other's room.
+        """
         with self._changed:
             if self.is_closed:
                 raise EdgeLlavaError("this model is closed. Load it again.")
-            if self._n_most is not None and len(self._inside) >= self._n_most:
+            n_inside = sum(job.is_preparation == is_preparation for job in self._inside)
+            if self._n_most is not None and n_inside >= self._n_most:
                 self.n_refused += 1
-                raise QueueFull(len(self._inside), self._job_s * (len(self._waiting) + 1) / self._n_parallel)
+                raise QueueFull(n_inside, self._job_s * (len(self._waiting) + 1) / self._n_parallel)
 
     def put(self, job: Job) -> None:
         """Lets a job in at the end. Raises as `check_room`."""
         with self._changed:
-            self.check_room()
+            self.check_room(is_preparation=job.is_preparation)
             job.number = next(self._numbers)
             self._inside.append(job)
             self._waiting.append(job)
+            if not job.is_preparation and self._computing and all(map(job.is_in_the_way, self._computing)):
+                self._abort.set()  # it is computed later
             self.wake()
 
     def put_back(self, job: Job) -> None:
@@ -84,9 +96,13 @@ class JobQueue:
             self.wake()
 
     def take(self) -> Job | None:
-        """The worker's: the next job, if there is one."""
+        """The worker's: the next job, if there is one; preparations are the last."""
         with self._changed:
-            return self._waiting.popleft() if self._waiting else None
+            job = next((job for job in self._waiting if not job.is_preparation), None)
+            job = job or next(iter(self._waiting), None)
+            if job is not None:
+                self._waiting.remove(job)
+            return job
 
     def take_left(self) -> list[Job]:
         """The worker's: jobs that left while they waited."""

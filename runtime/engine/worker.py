@@ -66,7 +66,10 @@ class Worker:
         if any(job.is_cancelled or self._can_continue(job) for job in self.running):
             return True
         # after the running ones were looked at, which finds out that one is held
-        return len(self._queue) > 0 and (self._has_place or (not self._is_full and self._find_held() is not None))
+        if len(self._queue) == 0 or self._is_full:
+            return False
+        may_displace = self._find_held() is not None or self._find_preparation() is not None
+        return self._has_place or (self._queue.has_question and may_displace)
 
     def _flush(self) -> None:
         """Readers get what was kept back, before something else takes longer than that."""
@@ -76,7 +79,7 @@ class Worker:
     def _can_continue(self, job: Job) -> bool:
         if job.reading is not None:
             return job.reading.state.done()
-        if job.can_compute():
+        if job.is_prepared or job.can_compute():
             return True
         return job.prefix_source() is None and any(
             image.encoding is None or image.encoding.done() for image in job.missing_images(job.n_computed)
@@ -89,6 +92,10 @@ class Worker:
     def _find_held(self) -> Job | None:
         """A running job whose reader does not continue; others may have its place."""
         return next((job for job in self.running if job.answer.is_held and job.is_decoding), None)
+
+    def _find_preparation(self) -> Job | None:
+        """A running preparation, whose place an answer may have."""
+        return next((job for job in self.running if job.is_preparation), None)
 
     def _step(self) -> None:
         for job in [*self._queue.take_left(), *(job for job in self.running if job.is_cancelled)]:
@@ -104,6 +111,8 @@ class Worker:
         for job in tuple(self.running):
             if not job.is_decoding:
                 self._prepare(job)
+            if job.is_prepared:
+                self._end(job, "stop")
         self._spare_threads()
         plan = self._plan()
         if plan.n_positions:
@@ -118,16 +127,29 @@ class Worker:
             self._compute(StepPlan([(job, job.next_token()) for job in self.running], [], []))
 
     def _fill_places(self) -> None:
-        while not self._has_place and not self._is_full and (held := self._find_held()) is not None:
-            self._leave_place(held)
-            self._queue.hold(held)
+        if self._queue.has_question:
+            self._make_place()
         while self._has_place and (job := self._queue.take()) is not None:
             job.sequence = self._decoder.sequences.claim(job.wanted, job.request.salt, job.request.owner)
             job.answer.note_place(job.n_computed)
             job.find_sources(self.running)
             self.running.append(job)
-            self.running.sort(key=lambda job: job.number)
+            self.running.sort(key=lambda job: job.rank)
             self._disk.start(job)
+
+    def _make_place(self) -> None:
+        """For an answer that waits: a preparation ends, which the answer continues, or one is held that is not read."""
+        while not self._has_place and not self._is_full:
+            if (preparation := self._find_preparation()) is not None:
+                for job in self._queue.waiting():
+                    for image in preparation.encoded_images(job):
+                        self._request(image)  # before nobody else waits for it
+                self._end(preparation, "cancelled")
+            elif (held := self._find_held()) is not None:
+                self._leave_place(held)
+                self._queue.hold(held)
+            else:
+                return
 
     def _look_ahead(self) -> None:
         """Requests the images of jobs that wait for a place, so that tower and language model both work."""
@@ -188,6 +210,9 @@ class Worker:
     def _preempt(self) -> None:
         """Takes the youngest job's place from it; it gets another when one is over."""
         job = self.running[-1]
+        if job.is_preparation:
+            self._end(job, "cancelled")
+            return
         if len(self.running) == 1:
             self._end(job, "error", BackendError("llama.cpp has no room left in its KV cache for a single answer."))
             return
@@ -287,8 +312,11 @@ class Worker:
             job.request.on_end(job.tokens)
             if error is not None:
                 _log.error("an answer failed", exc_info=error)
-            self._done.count_end(reason)
-            self._queue.leave(job, job.answer.placed_s)
+            if job.is_preparation:
+                self._queue.leave(job, 0)
+            else:
+                self._done.count_end(reason)
+                self._queue.leave(job, job.answer.placed_s)
             write = self._disk.write(job, sequence) if reason in ("stop", "length") else None
             if write is None:
                 job.answer.end(reason, error)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from edge_llava.errors import EdgeLlavaError, QueueFull
 from edge_llava.runtime.answer import FinishReason, Token
-from edge_llava.runtime.dialogue.messages import Prompt
+from edge_llava.runtime.dialogue.messages import Message, Prompt
 from edge_llava.runtime.dialogue.past_turns import OnFull
 from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.model import LlavaModel
@@ -114,6 +114,7 @@ class Answers:
         self.engine = engine
         self.is_stopping = False
         self._streams: set[TokenStream] = set()
+        self._prepared: set[Answer] = set()
 
     def open(self) -> TokenStream:
         """Opens a stream for one answer. Close it afterwards.
@@ -132,8 +133,58 @@ class Answers:
         stream.cancel()
         self._streams.discard(stream)
 
+    async def prepare(self, messages: Sequence[Message], salt: str = "", on_full: OnFull | None = None) -> bool:
+        """Computes what stands before a question; ends with whoever awaits it.
+
+        Args:
+            messages: The conversation, whose images were opened, up to the question.
+            salt, on_full: As of `TokenStream.begin`.
+
+        Returns:
+            Whether it is all there, and was not left to a question that came in the meantime.
+
+        Raises:
+            RequestError: If the engine refuses it, or it fails.
+        """
+        if self.is_stopping:
+            raise unavailable("The server is shutting down.")
+        loop, over, has_left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def begin() -> Answer | None:
+            prepared = self.engine.prepare(messages, salt=salt, on_full=on_full)
+            if prepared is not None and has_left.is_set():
+                prepared.cancel()
+            return prepared
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: the process is being killed
+                loop.call_soon_threadsafe(over.set)
+
+        prepared: Answer | None = None
+        try:
+            prepared = await call_on_thread(begin)
+            if prepared is None:
+                return True
+            self._prepared.add(prepared)
+            prepared.when_over(tell)
+            await over.wait()
+        except QueueFull as error:
+            raise too_busy(error.retry_after_s, str(error)) from error
+        except (EdgeLlavaError, ValueError) as error:
+            raise engine_error(error) from error
+        finally:
+            has_left.set()
+            if prepared is not None:
+                prepared.cancel()
+                self._prepared.discard(prepared)
+        if prepared.error is not None:
+            raise engine_error(prepared.error)
+        return prepared.finish_reason == "stop"
+
     def stop(self) -> None:
         """Ends all answers with an error for their clients, and refuses new ones."""
         self.is_stopping = True
         for stream in tuple(self._streams):
             stream.cancel()
+        for prepared in tuple(self._prepared):
+            prepared.cancel()

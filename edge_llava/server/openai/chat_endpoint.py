@@ -78,6 +78,23 @@ class ChatEndpoint:
         """POST /v1/completions."""
         return await self.answer(request, TextCompletionForm())
 
+    async def prepare(self, request: Request) -> Response:
+        """POST /v1/prepare: takes a chat request, and computes what stands before its last message's text.
+
+        It answers when that is done, and stops when the client disconnects.
+        """
+        with self._budget.open() as lease:
+            body = await read_body(request, self._limits, lease)
+            is_complete = await while_present(request.receive, self._prepare(request, body, lease))
+            return JSONResponse({"object": "preparation", "complete": is_complete})
+
+    async def _prepare(self, request: Request, body: bytearray, lease: MemoryLease) -> bool:
+        wanted = await self._read(body, lease, ApiForm())
+        if wanted is None or wanted.is_raw:
+            return True
+        images = await self._open_images(request, wanted, lease)
+        return await self._answers.prepare(_place(wanted.messages, images), self._salt(wanted), wanted.on_full)
+
     async def answer(self, request: Request, form: ApiForm) -> Response:
         """Answers a request, at once or as a stream.
 
@@ -117,23 +134,33 @@ class ChatEndpoint:
     async def _begin(
         self, request: Request, body: bytearray, stream: TokenStream, lease: MemoryLease, form: ApiForm
     ) -> _Begun | None:
-        with lease.borrow(parsing_bytes(body)):
-            wanted = await call_on_thread(_parse, body, self._limits, form, self._rules)
-        body.clear()  # its memory is now counted as that of the texts read from it
+        wanted = await self._read(body, lease, form)
         if wanted is None:
             return None
         try:
-            self._models.check(wanted.model)
-            addresses = [image for message in wanted.messages for image in message.images]
-            bodies: PendingBodies = request.app.state.bodies
-            with bodies.reading():
-                images = await self._images.open(addresses, lease)
+            images = await self._open_images(request, wanted, lease)
             prompt = RawPrompt(wanted.messages[0].text) if wanted.is_raw else _place(wanted.messages, images)
-            salt = wanted.salt or (own_salt() if self._private_cache else "")
-            return _Begun(wanted, images, await stream.begin(prompt, wanted.options, salt, wanted.on_full))
+            answer = await stream.begin(prompt, wanted.options, self._salt(wanted), wanted.on_full)
+            return _Begun(wanted, images, answer)
         except RequestError as error:
             error.param = wanted.places.get(error.param or "", error.param)
             raise
+
+    async def _read(self, body: bytearray, lease: MemoryLease, form: ApiForm) -> ParsedRequest | None:
+        with lease.borrow(parsing_bytes(body)):
+            wanted = await call_on_thread(_parse, body, self._limits, form, self._rules)
+        body.clear()  # its memory is now counted as that of the texts read from it
+        return wanted
+
+    async def _open_images(self, request: Request, wanted: ParsedRequest, lease: MemoryLease) -> Sequence[Image]:
+        self._models.check(wanted.model)
+        addresses = [image for message in wanted.messages for image in message.images]
+        bodies: PendingBodies = request.app.state.bodies
+        with bodies.reading():
+            return await self._images.open(addresses, lease)
+
+    def _salt(self, wanted: ParsedRequest) -> str:
+        return wanted.salt or (own_salt() if self._private_cache else "")
 
 
 def _dropped_header(answer: Answer) -> dict[str, str]:

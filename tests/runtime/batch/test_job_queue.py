@@ -18,7 +18,7 @@ class Answer:
 class Job:
     """What the queue knows of a job."""
 
-    number, is_cancelled = 0, False
+    number, is_cancelled, is_preparation = 0, False, False
 
     def __init__(self):
         self.answer = Answer()

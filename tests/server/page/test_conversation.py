@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 import edge_llava
+from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
 pytestmark = pytest.mark.convert
 N_TOKENS = 40
@@ -69,12 +71,48 @@ def test_a_dropped_image_is_asked_about(
         "row.firstChild.textContent, row.lastChild.textContent]))"
     )
     first = page.get(counts)
-    assert (first["of images"], first["from cache"], first["Answer"]) == ("64", "0", str(N_TOKENS))
+    assert (first["of images"], first["Answer"]) == ("64", str(N_TOKENS))
     assert first["Context used"] == f"{int(first['Prompt']) + N_TOKENS} of 1024"
 
     page.ask("And what else?")
     assert page.wait_for_answer() == reference[1]
     assert int(page.get(counts)["from cache"]) > 64  # the image was not computed again
+
+
+def test_an_image_is_read_while_the_question_is_written(
+    page: Any, server: Any, image_file: Callable[..., bytes]
+) -> None:
+    engine = server.app.answers.engine
+    n_answers, n_encoded = engine.metrics.answers_total, engine.metrics.images_encoded_total
+    page.drop(("noise.png", "image/png", image_file(seed=104)))
+    server.wait_until(lambda: engine.metrics.images_encoded_total > n_encoded and not server.app.answers._prepared)
+    assert engine.metrics.answers_total == n_answers
+    page.ask("What is it?")
+    page.wait_for_answer()
+    page.click("summary")
+    cached = page.get("[...document.querySelectorAll('.counts div')].map((row) => row.textContent)")
+    assert any(row.startswith("from cache") and int(row.removeprefix("from cache")) > 64 for row in cached)
+    assert engine.metrics.images_encoded_total == n_encoded + 1
+
+
+def test_an_image_that_is_removed_is_not_read_on(
+    page: Any, server: Any, image_file: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, encode = threading.Event(), ImageEncoder.encode
+    entered = threading.Event()
+
+    def hold(self: Any, *arguments: Any, **options: Any) -> Any:
+        entered.set()
+        assert release.wait(30)
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(ImageEncoder, "encode", hold)
+    page.drop(("noise.png", "image/png", image_file(seed=105)))
+    assert entered.wait(30)
+    assert len(server.app.answers._prepared) == 1
+    page.click("#shown button[aria-label^=Remove]")
+    server.wait_until(lambda: not server.app.answers._prepared)
+    release.set()
 
 
 def test_an_answer_is_stopped(open_page: Callable[..., Any], lengthy: Any) -> None:
@@ -255,7 +293,7 @@ def test_the_page_is_small_and_whole(
     caplog.set_level("INFO", "edge_llava.server")
     page = open_page(server.url)
     files = {path.name: path for path in (Path(edge_llava.__file__).parent / "server" / "page" / "static").iterdir()}
-    assert sum(path.stat().st_size for path in files.values()) < 60_000
+    assert sum(path.stat().st_size for path in files.values()) < 64_000
     page.click("#settings")
     page.check()
     loaded = {url.rsplit("/", 1)[1] for url in page.requests if "/page/" in url}

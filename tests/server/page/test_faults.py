@@ -74,7 +74,7 @@ def test_the_time_to_wait_is_announced_twice(page: Any) -> None:
 
 def test_too_much_is_refused(open_page: Callable[..., Any], run_server: Any, image_file: Callable[..., bytes]) -> None:
     server = run_server(ServerOptions(limits=Limits(body_bytes=20_000)))
-    page = open_page(server.url, allowed=r"chat/completions ")
+    page = open_page(server.url, allowed=r"v1/(chat/completions|prepare) ")
     page.drop(("noise.png", "image/png", image_file(seed=101, size=(300, 300))))
     page.ask("What?")
     assert "remove" in page.wait_for_fault()

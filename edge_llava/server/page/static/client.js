@@ -14,31 +14,41 @@ export class Client {
     return data[0];
   }
 
+  /** Has the server compute what stands before a question. `signal` stops it. Whatever fails, the question will say. */
+  async prepare(messages, signal) {
+    await this.#post("v1/prepare", { messages: this.#afterSystem(messages) }, signal).catch(() => {});
+  }
+
   /**
    * Asks, and passes every piece of the answer to `onText`. `signal` stops it, on the server too.
    * Returns a report {finishReason, usage, timings}; throws a Fault if there is no answer, or only part of one.
    */
   async ask(messages, onText, signal) {
-    const { system, temperature, maxTokens } = this.settings;
+    const { temperature, maxTokens } = this.settings;
     const body = {
-      messages: system ? [{ role: "system", content: system }, ...messages] : messages,
+      messages: this.#afterSystem(messages),
       temperature,
       max_tokens: maxTokens,
       stream: true,
       stream_options: { include_usage: true },
     };
-    const response = await this.#fetch("v1/chat/completions", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-      signal,
-    });
+    const response = await this.#post("v1/chat/completions", body, signal);
     try {
       return await readAnswer(response.body, onText);
     } catch (error) {
       const isBroken = error instanceof TypeError || error instanceof SyntaxError; // of the network, or half an event
       throw isBroken ? new Fault(...CUT_OFF) : error;
     }
+  }
+
+  #afterSystem(messages) {
+    const { system } = this.settings;
+    return system ? [{ role: "system", content: system }, ...messages] : messages;
+  }
+
+  #post(path, body, signal) {
+    const headers = { "Content-Type": "application/json" };
+    return this.#fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
   }
 
   async #fetch(path, { headers, ...options } = {}) {

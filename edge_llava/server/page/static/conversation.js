@@ -1,7 +1,7 @@
 /** Questions and answers, one after the other. The only memory of them: a reload forgets all. */
 
 import { Fault } from "./faults.js";
-import { Exchange } from "./exchange.js";
+import { asPart, Exchange } from "./exchange.js";
 
 export class Conversation {
   #exchanges = [];
@@ -47,6 +47,11 @@ export class Conversation {
       if (this.#running === running) this.#running = null;
       this.hooks.onChange();
     }
+  }
+
+  /** As OpenAI's messages: what was said, and the images of a question that is still to come. */
+  messagesBefore(images) {
+    return [...this.#exchanges.flatMap((each) => each.messages), { role: "user", content: images.map(asPart) }];
   }
 
   stop() {

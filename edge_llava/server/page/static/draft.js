@@ -7,7 +7,7 @@ export class Draft {
   #images = [];
   #nReading = 0;
 
-  /** hooks: onChange, onFault(message), onView(image). */
+  /** hooks: onChange, onImages when others were chosen, onFault(message), onView(image). */
   constructor(form, hooks) {
     this.hooks = hooks;
     this.field = form.querySelector("textarea");
@@ -20,6 +20,11 @@ export class Draft {
   /** Includes those that are still being read. */
   get nImages() {
     return this.#images.length + this.#nReading;
+  }
+
+  /** Those that were read. */
+  get images() {
+    return this.#images;
   }
 
   get isEmpty() {
@@ -74,6 +79,7 @@ export class Draft {
     this.#nReading -= files.length;
     this.#images.push(...results.flatMap(({ value }) => value ?? []));
     this.#drawImages();
+    this.hooks.onImages();
     const faults = results.flatMap(({ reason }) => reason?.message ?? []);
     if (faults.length > 0) this.hooks.onFault(faults.join(" "));
   }
@@ -81,6 +87,7 @@ export class Draft {
   #remove(image) {
     this.#images = this.#images.filter((other) => other !== image);
     this.#drawImages();
+    this.hooks.onImages();
     this.focus();
   }
 

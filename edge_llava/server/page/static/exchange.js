@@ -8,6 +8,9 @@ const TICK_MS = 1000;
 const DRAW_MS = 40; // laying out a long text takes longer than the next token
 const COPIED_MS = 2000;
 
+/** An image as a part of a message of OpenAI's API. */
+export const asPart = ({ url }) => ({ type: "image_url", image_url: { url } });
+
 export class Exchange {
   #startedAt = performance.now();
   #firstS = 0;
@@ -35,7 +38,7 @@ export class Exchange {
 
   /** As OpenAI's messages; images stand before the question, as in LLaVA's training. */
   get messages() {
-    const shown = this.images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+    const shown = this.images.map(asPart);
     const content = shown.length > 0 ? [...shown, { type: "text", text: this.question }] : this.question;
     const asked = { role: "user", content };
     return this.#isOver ? [asked, { role: "assistant", content: this.answer }] : [asked];

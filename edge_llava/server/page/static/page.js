@@ -14,6 +14,7 @@ import { Viewer } from "./viewer.js";
 
 const LOOK_AGAIN_MS = 3000;
 let lookingAgain = 0;
+let preparing = null; // the AbortController of what is computed while the question is written
 
 const at = (id) => document.getElementById(id);
 const settings = new Settings();
@@ -40,6 +41,7 @@ const conversation = new Conversation(at("turns"), client, {
 });
 const draft = new Draft(at("composer"), {
   onChange: changed,
+  onImages: prepare,
   onFault: complain,
   onView: view,
 });
@@ -63,6 +65,7 @@ at("settings").addEventListener("click", () => settingsDialog.open());
 at("new").addEventListener("click", () => {
   conversation.clear();
   draft.clear();
+  prepare();
   banner.hide();
   changed();
   draft.focus();
@@ -99,8 +102,18 @@ async function send() {
   if (conversation.isRunning || draft.isEmpty) return;
   banner.hide();
   scroll.toEnd();
-  conversation.ask(draft.take());
+  preparing = null; // the question continues it
+  conversation.ask(draft.take()).then(prepare);
   if (isHandheld()) draft.field.blur(); // the keyboard would cover the answer
+}
+
+/** From the moment that images are chosen; whoever removes them stops it. */
+function prepare() {
+  preparing?.abort();
+  preparing = null;
+  if (draft.images.length === 0 || conversation.isRunning) return;
+  preparing = new AbortController();
+  client.prepare(conversation.messagesBefore(draft.images), preparing.signal);
 }
 
 function changed() {
