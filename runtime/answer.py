@@ -74,7 +74,7 @@ class Timings:
         decode_tokens, decode_s: Tokens of the answer, and the time from the first to the last of them.
         cached_tokens: Positions of the prompt that were computed before: in the KV cache, in memory or on disk.
         peak_rss_bytes: Largest resident size of the process so far.
-        vision_on: Where images are encoded: "cpu", "cuda", "directml" or "openvino"; None until one was.
+        vision_on: Where images are encoded, as `EngineOptions.vision_provider` without "auto"; None until one was.
         language_on: Where the language model's blocks are: "cpu", or a device and how many of them, "Vulkan0 33/33".
     """
 

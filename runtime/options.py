@@ -21,7 +21,7 @@ _MAX_SEED = 0xFFFFFFFE  # one less than LLAMA_DEFAULT_SEED, for which llama.cpp 
 _MAX_TOP_LOGPROBS = 20
 _MAX_BIASES = 1024
 _MAX_PARALLEL = (MAX_SEQUENCES - 1) // 2  # as many conversations are remembered as run, and one is for copies
-VisionProvider = Literal["auto", "cpu", "cuda", "directml", "openvino"]
+VisionProvider = Literal["auto", "cpu", "cuda", "tensorrt", "coreml", "directml", "openvino"]
 VISION_PROVIDERS = get_args(VisionProvider)
 
 
@@ -90,8 +90,8 @@ class EngineOptions:
         decoder: Settings of the language model.
         n_vision_threads: CPU threads of tower and projector, at most one for each CPU of this process; None as for
             the language model.
-        vision_provider: "cpu", "cuda", "directml", "openvino", or "auto": CUDA where the installed ONNX Runtime and the
-            device have it, else the CPU.
+        vision_provider: "cpu", "cuda", "tensorrt", "coreml", "directml", "openvino", or "auto": CUDA where the
+            installed ONNX Runtime and the device have it, else the CPU.
         vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
         cache: Keep the computed beginning of conversations, system prompt and images, in the home's cache directory,
             so that a later process that is asked about the same images begins there. The files derive from the

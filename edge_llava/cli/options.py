@@ -198,7 +198,7 @@ _ENGINE_OPTIONS = {
     ),
     "provider": click.option(
         "--provider",
-        type=click.Choice(["auto", "cpu", "cuda", "directml", "openvino"]),
+        type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "coreml", "directml", "openvino"]),
         default="auto",
         show_default=True,
         help="Where the vision tower runs; auto is CUDA where it starts, else the CPU.",

@@ -11,7 +11,7 @@ from edge_llava.doctor.finding import Finding
 from edge_llava.doctor.system import System
 
 _LIBRARY = re.compile(r"\S+\.(?:so|dll)\b")
-_NAMES = {"cuda": "CUDA", "directml": "DirectML", "openvino": "OpenVINO"}
+_NAMES = {"cuda": "CUDA", "coreml": "CoreML", "directml": "DirectML", "openvino": "OpenVINO"}
 
 
 def find_about_onnx(system: System, outcome: Outcome, driver: Outcome) -> Iterator[Finding]:

@@ -44,7 +44,12 @@ def probe_onnxruntime() -> Facts:
     yield {"version": onnxruntime.__version__, "cuda_version": getattr(onnxruntime, "cuda_version", "")}
     available = onnxruntime.get_available_providers()
     yield {"available": available}
-    found = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "directml": "DmlExecutionProvider"}
+    found = {
+        "cpu": "CPUExecutionProvider",
+        "cuda": "CUDAExecutionProvider",
+        "coreml": "CoreMLExecutionProvider",
+        "directml": "DmlExecutionProvider",
+    }
     tried = [name for name, provider in found.items() if provider in available]
     if _is_installed("onnxruntime_ep_openvino"):
         tried.append("openvino")

@@ -27,6 +27,7 @@ from edge_llava.bundle.parity_record import (
 )
 from edge_llava.device.threads import default_threads
 from edge_llava.errors import BundleError, CheckpointError, list_faults
+from edge_llava.fitting.bundle_needs import used_devices
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.parity.check import Check, VerifyReport
@@ -297,8 +298,9 @@ def _slack(stage: str, bundle: Bundle, options: EngineOptions) -> float:
 
 
 def _is_as_converted(options: EngineOptions) -> bool:
-    """Whether the language model computes as `convert` compared it; threads change nothing."""
-    return replace(options.decoder, n_threads=None) == CONVERTING.decoder
+    """Whether the language model computes as `convert` compared it: on the CPU; threads change nothing."""
+    on_cpu = replace(options.decoder, n_threads=None, n_gpu_layers=0, devices=None)
+    return on_cpu == CONVERTING.decoder and not used_devices(options)
 
 
 def _against(stage: str, figures: StageParity, recorded: StageParity | None, slack: float = _COSINE_SLACK) -> Check:

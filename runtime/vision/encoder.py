@@ -37,7 +37,7 @@ class VisionEncoder:
     """A session of vision.onnx.
 
     Attributes:
-        provider: "cpu", "cuda", "directml" or "openvino": where it really runs.
+        provider: "cpu", "cuda", "tensorrt", "coreml", "directml" or "openvino": where it really runs.
         on_gpu: Whether that leaves the CPU to others.
     """
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_llava.device.memory import is_out_of_memory
 from edge_llava.device.onnx_packages import onnx_packages, repair
-from edge_llava.errors import BackendError, BundleError, MissingExtra
+from edge_llava.errors import BackendError, BundleError, EdgeLlavaError, MissingExtra
+from edge_llava.home.directories import cache_directory
 from edge_llava.runtime.lifetime.native import kept_in_children
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 SILENT = 4  # fatal errors only: all others are raised, and would be written to stderr as well
 _log = logging.getLogger("edge_llava.vision")
 _CPU, _OPENVINO = "CPUExecutionProvider", "OpenVINOExecutionProvider"
-_NAMES = {"cuda": "CUDA", "directml": "DirectML", "openvino": "OpenVINO"}
+_NAMES = {
+    "cuda": "CUDA", "tensorrt": "TensorRT", "coreml": "CoreML", "directml": "DirectML", "openvino": "OpenVINO"
+}  # fmt: skip
+_EXTRAS = {"tensorrt": "cuda", "coreml": "cpu"}  # that bring a provider; others are called as it is
 # What to ask a build for that contains the provider. Two runtimes share one GPU: CUDA's arena must not grow in powers
 # of two and take llama.cpp's memory.
 _BUILT_IN = {
@@ -30,6 +34,8 @@ _BUILT_IN = {
         "CUDAExecutionProvider",
         {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"},
     ),
+    "tensorrt": ("TensorrtExecutionProvider", {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1"}),
+    "coreml": ("CoreMLExecutionProvider", {"ModelFormat": "MLProgram"}),
     "directml": ("DmlExecutionProvider", {}),
 }
 # What ONNX Runtime raises for a file that the CPU cannot open. With other providers, some mean the device.
@@ -47,7 +53,7 @@ class OpenSession:
 
     Attributes:
         session: ONNX Runtime's.
-        provider: "cpu", "cuda", "directml" or "openvino": where it really runs.
+        provider: "cpu", "cuda", "tensorrt", "coreml", "directml" or "openvino": where it really runs.
         on_gpu: Whether that leaves the CPU to others.
     """
 
@@ -155,7 +161,7 @@ def _choose(provider: VisionProvider, onnxruntime: Any) -> str:
     if provider == "auto":
         return "cuda" if _BUILT_IN["cuda"][0] in available else "cpu"
     if provider in _BUILT_IN and _BUILT_IN[provider][0] not in available:
-        advice = _several() or f" Replace it: {repair(onnx_packages(), provider)}."
+        advice = _several() or f" Replace it: {repair(onnx_packages(), _EXTRAS.get(provider, provider))}."
         raise BackendError(f"the installed ONNX Runtime has no {_NAMES[provider]}.{advice}")
     return provider
 
@@ -167,15 +173,29 @@ def _open(path: Path, settings: Any, providers: Sequence[Any] | None, onnxruntim
 
 def _open_built_in(path: Path, settings: Any, chosen: str, onnxruntime: Any) -> OpenSession:
     name, options = _BUILT_IN[chosen]
-    if chosen == "cuda":
+    others = [_CPU]
+    if chosen in ("cuda", "tensorrt"):
         _preload_cuda(onnxruntime)
+    if chosen == "tensorrt":  # it takes minutes to plan a tower, once
+        options = options | _plan_directory()
+        others = [_BUILT_IN["cuda"], _CPU]
     if chosen == "directml":  # it supports neither; source: ONNX Runtime's page on DirectML
         settings.enable_mem_pattern = False
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    session = _open(path, settings, [(name, options), _CPU], onnxruntime)
+    session = _open(path, settings, [(name, options), *others], onnxruntime)
     if name not in session.get_providers():
         raise _NotStarted(_missing_library(onnxruntime))
     return OpenSession(session, chosen, True)
+
+
+def _plan_directory() -> dict[str, str]:
+    """Options that say where TensorRT keeps plans; without a directory for them, it plans again in each process."""
+    try:
+        plans = cache_directory() / "tensorrt"
+        plans.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, EdgeLlavaError):
+        return {"trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0"}
+    return {"trt_engine_cache_path": str(plans), "trt_timing_cache_path": str(plans)}
 
 
 def _open_openvino(path: Path, settings: Any, onnxruntime: Any) -> OpenSession:

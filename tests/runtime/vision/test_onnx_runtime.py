@@ -162,11 +162,34 @@ def test_cudas_libraries_are_loaded_first_and_in_silence(encoder, cuda_build, mo
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("provider", ["directml", "openvino"])
-def test_a_provider_that_is_not_installed(encoder, provider):
+@pytest.mark.parametrize(
+    ("provider", "extra"),
+    [("directml", "directml"), ("openvino", "openvino"), ("tensorrt", "cuda"), ("coreml", "cpu")],
+)
+def test_a_provider_that_is_not_installed(encoder, provider, extra):
     options = EngineOptions(n_vision_threads=1, vision_provider=provider)
-    with pytest.raises((BackendError, MissingExtra), match=rf"pip install 'edge-llava\[{provider}\]'"):
+    with pytest.raises((BackendError, MissingExtra), match=rf"pip install 'edge-llava\[{extra}\]'"):
         encoder(options)
+
+
+def test_tensorrt_keeps_its_plans_and_leaves_the_rest_to_cuda(encoder, monkeypatch, home):
+    import onnxruntime
+
+    asked, real = [], onnxruntime.InferenceSession
+
+    def open_session(path, settings, *, providers, enable_fallback):
+        asked.append(providers)
+        return real(path, settings, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setenv("EDGE_LLAVA_CACHE", str(home / "kept"))
+    with pytest.raises(BackendError, match="TensorRT cannot start"):  # this session has only the CPU's
+        encoder(EngineOptions(n_vision_threads=1, vision_provider="tensorrt"))
+    (name, options), (after, _), last = asked[0]
+    assert (name, after, last) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(home / "kept" / "tensorrt")
+    assert (home / "kept" / "tensorrt").is_dir()
 
 
 @pytest.mark.parametrize("options", [CUDA, AUTO])
