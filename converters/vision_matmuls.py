@@ -2,7 +2,8 @@
 
 x86 without VNNI multiplies unsigned inputs by signed weights, adds two neighbours in 16 bits, and saturates what does
 not fit, such as 255 x 127 twice. The scale of an output channel is therefore such that no two neighbouring weights of
-one sign add up to more than 128: 255 x 128 = 32640 fits, and every processor computes the same integers.
+one sign add up to more than 128: 255 x 128 = 32640 fits, and every processor computes the same integers,
+except for Arm with SME, where ONNX Runtime's kernels round otherwise.
 Source: vpmaddubsw, Intel's intrinsics guide; onnxruntime's guide to quantization on saturation; its kernels pack four
 neighbours along K (MLAS_GEMM_U8S8_KERNEL_AVX2::PackedK).
 """

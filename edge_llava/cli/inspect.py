@@ -11,6 +11,8 @@ from edge_llava.cli.options import json_option
 from edge_llava.cli.places import expected_places
 from edge_llava.cli.printable import printable_line
 from edge_llava.cli.tiles import describe_range
+from edge_llava.device.onnx_packages import expected_provider
+from edge_llava.errors import BackendError
 
 
 @click.command("inspect")
@@ -28,7 +30,10 @@ def command(bundle: str | None, as_json: bool) -> None:
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
-    language_on, vision_on = expected_places(opened, EngineOptions())
+    try:
+        language_on, vision_on = expected_places(opened, EngineOptions())
+    except BackendError:  # a bundle can be looked at where it cannot run
+        language_on, vision_on = "unknown (llama.cpp cannot be loaded)", expected_provider("auto")
     if as_json:
         facts = {
             "bundle": str(opened.path),

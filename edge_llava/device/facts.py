@@ -5,19 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import re
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from edge_llava.device.control_group import read_control_group
+from edge_llava.device.cpu_name import read_cpu_name
 from edge_llava.device.onnx_packages import expected_provider, onnxruntime_version
 from edge_llava.device.tree import Tree
 from edge_llava.ggml.library import library_digest, may_see_gpus
-
-_CPU_NAME = re.compile(r"^(?:model name|Hardware)\s*:\s*(.+)$", re.MULTILINE)
-_HEAD_BYTES = 4096  # /proc/cpuinfo repeats itself for every CPU: the first is enough
 
 
 @dataclass(frozen=True)
@@ -91,17 +87,7 @@ def _cpu_name() -> str:
         return _sysctl(b"machdep.cpu.brand_string")
     if sys.platform != "linux":
         return platform.processor()
-    name = _CPU_NAME.search(_read(Path("/proc/cpuinfo")))
-    # ARM's cpuinfo names no model, the board does
-    return name[1].strip() if name else _read(Path("/proc/device-tree/model")).strip("\0\n ")
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return read_cpu_name(Tree())
 
 
 def _sysctl(name: bytes) -> str:

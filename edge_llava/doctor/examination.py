@@ -84,7 +84,12 @@ def find_about_answer(outcome: Outcome) -> Finding:
     places = f"language on {facts.get('language_on')}, vision on {facts.get('vision_on')}"
     if facts.get("is_right"):
         return Finding("ok", "answer", f"the known answer about an image was computed, {places}")
-    advice = "Try --gpu-layers 0 and --provider cpu, and see `edge-llava-selftest`."
+    is_wrong_build = "SIGILL" in outcome.failure
+    advice = (
+        "llama.cpp or ONNX Runtime was built for another processor; see above."
+        if is_wrong_build
+        else "Try --gpu-layers 0 and --provider cpu, and see `edge-llava-selftest`."
+    )
     if outcome.failure:
         return Finding("problem", "answer", f"no answer about an image: {outcome.failure}", advice)
     return Finding("problem", "answer", f"the answer about an image is wrong, {places}", advice)

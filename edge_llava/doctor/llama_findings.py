@@ -9,11 +9,17 @@ from typing import Any
 from edge_llava.doctor.children import Outcome
 from edge_llava.doctor.finding import Finding
 from edge_llava.doctor.graphics import Graphics
+from edge_llava.doctor.processor import INSTRUCTION_SETS
 from edge_llava.doctor.system import System
 
 _CUDA, _METAL, _VULKAN = "-DGGML_CUDA=on", "-DGGML_METAL=on", "-DGGML_VULKAN=on"
 _BUILDS = {"NVIDIA": _CUDA, "Jetson": _CUDA, "Apple": _METAL, "AMD": _VULKAN, "Intel": _VULKAN}
 _NEEDS = {_CUDA: " It needs CUDA's toolkit.", _VULKAN: " It needs Vulkan's headers and glslc.", _METAL: ""}
+
+
+# macOS names neither, and few of the others: there, what is missing from the list says nothing
+_NAMED_BY_LINUX = {"AVX", "NEON"}
+_INSTALL = "Install it: pip install edge-llava, which compiles llama-cpp-python and takes some minutes."
 
 
 def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
@@ -22,8 +28,10 @@ def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
     version, features = facts.get("version", ""), set(facts.get("features", ()))
     devices: Sequence[Mapping[str, Any]] = facts.get("devices", ())
     if outcome.failure:
-        advice = "Build it for this processor: " if "SIGILL" in outcome.failure else "Install it again: "
-        yield Finding("problem", "llama.cpp", outcome.failure, advice + _build(version))
+        advice = f"Build it for this processor: {_build(version)}"
+        if "SIGILL" not in outcome.failure:
+            advice = f"Install it again: {_build(version)}" if version else _INSTALL
+        yield Finding("problem", "llama.cpp", outcome.failure, advice)
         if not features:
             return
     else:
@@ -40,6 +48,14 @@ def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
 
 
 def _about_build(system: System, version: str, features: set[str], gcc: str) -> Iterator[Finding]:
+    lacking = (features & INSTRUCTION_SETS) - system.processor.features
+    if lacking and system.processor.features & _NAMED_BY_LINUX:
+        yield Finding(
+            "problem",
+            "llama.cpp",
+            f"it was built with {', '.join(sorted(lacking))}, which this processor lacks, and will be ended by SIGILL",
+            f"Build it for this processor: {_build(version)}",
+        )
     missing = system.processor.features - features - {"AMX_INT8"}  # which is slower than the kernels it replaces
     if missing:
         words = "no SOURCE_DATE_EPOCH may be set, which it is" if "SOURCE_DATE_EPOCH" in os.environ else ""

@@ -24,7 +24,7 @@ def probe_llama_cpp() -> Facts:
 
     yield {"version": llama_cpp.__version__}
     info = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
-    yield {"features": re.findall(r"(\w+) = 1", info)}
+    yield {"features": re.findall(r"(\w+) = 1\b", info)}
     libraries = Path(llama_cpp.__file__).parent / "lib"
     compilers = [found[1].decode() for path in sorted(libraries.glob("libggml-cpu.so*")) if (found := _gcc_of(path))]
     yield {"gcc": compilers[0] if compilers else ""}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edge_llava.device.cpu_name import cpu_field, read_cpu_name
 from edge_llava.device.tree import Tree
 
 _CPUS = "sys/devices/system/cpu"
@@ -19,6 +19,8 @@ _FEATURES = {
     "hw.optional.avx2_0": "AVX2", "hw.optional.fma": "FMA", "hw.optional.f16c": "F16C",
     "hw.optional.arm.FEAT_DotProd": "DOTPROD", "hw.optional.arm.FEAT_I8MM": "MATMUL_INT8",
 }  # fmt: skip
+INSTRUCTION_SETS = frozenset(_FEATURES.values())
+"""By llama.cpp's names."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,9 @@ def read_processor(tree: Tree, sysctl: Mapping[str, str]) -> Processor:
         name, n_little = sysctl.get("machdep.cpu.brand_string", ""), n_all - n_big if n_big else 0
     else:
         text = tree.text("proc/cpuinfo")
-        words = set(_field(text, "flags").split()) | set(_field(text, "Features").split())
+        words = set(cpu_field(text, "flags").split()) | set(cpu_field(text, "Features").split())
         n_big, n_little = _count_kinds(tree)
-        name = _field(text, "model name") or tree.text("proc/device-tree/model") or _field(text, "Hardware")
+        name = read_cpu_name(tree)
     found = frozenset(_FEATURES[word] for word in words & _FEATURES.keys())
     return Processor(name or "unknown", found, n_big, n_little)
 
@@ -57,11 +59,6 @@ def parse_sysctl(text: str) -> dict[str, str]:
     """The lines of `sysctl -a`, "hw.memsize: 17179869184"."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
-
-
-def _field(text: str, name: str) -> str:
-    found = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else ""
 
 
 def _count_kinds(tree: Tree) -> tuple[int, int]:

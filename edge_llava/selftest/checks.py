@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 # Raised for a library that is missing, cannot be loaded, or has an incompatible version.
 _LIBRARY_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
-_ADVICE = "In a frozen app, check that its libraries were collected; see docs/desktop.md."
+_ADVICE = (
+    "Check that the app's libraries were collected; see docs/desktop.md."
+    if getattr(sys, "frozen", False)
+    else "See: edge-llava doctor"
+)
 _QUESTION = "What do you see?"
 _MAX_NEW_TOKENS = 32
 # The tokens that transformers generates greedily for the tiny bundle's reference image and the question. Each leads by

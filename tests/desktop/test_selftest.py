@@ -82,7 +82,8 @@ def test_another_answer_than_the_expected_one(selftest, monkeypatch):
 )
 def test_a_library_that_is_not_there(module, failed):
     """As in a frozen app whose libraries were not collected: a fresh process that cannot import one."""
-    code = f"import sys; sys.modules[{module!r}] = None\nfrom edge_llava.cli.selftest import main\nmain(['--json'])"
+    hide = f"import sys; sys.frozen = True; sys.modules[{module!r}] = None"
+    code = f"{hide}\nfrom edge_llava.cli.selftest import main\nmain(['--json'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 9
     report = json.loads(done.stdout)

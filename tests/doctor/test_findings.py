@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.cpu_name import read_cpu_name
+from edge_llava.device.tree import Tree
 from edge_llava.doctor.bundle_findings import find_about_bundle
 from edge_llava.doctor.children import Outcome
 from edge_llava.doctor.device_findings import find_about_device
@@ -68,6 +71,67 @@ def test_about_a_jetson(system, jetson):
     assert (level, "8.0 GB in all, 1.5 GB free, shared with the GPU" in text) == ("hint", True)
     fast = by_topic(find_about_device(system(jetson, nvpmodel="NV Power Mode: MAXN_SUPER")))
     assert fast["power"] == [("ok", "MAXN_SUPER, schedutil -> ")]
+
+
+def test_a_build_of_another_processor(system, pi):
+    """As of a container that was copied from a Raspberry Pi 5 to a 4."""
+    older = pi | {"proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd"}
+    found = by_topic(find_about_llama(system(older), llama("NEON", "DOTPROD")))
+    level, text = found["llama.cpp"][1]
+    assert level == "problem"
+    assert text.startswith(
+        "it was built with DOTPROD, which this processor lacks, and will be ended by SIGILL -> Build"
+    )
+    assert "see above" in find_about_answer(Outcome({}, "ended by SIGILL")).advice
+    assert len(by_topic(find_about_llama(system(pi), llama("NEON", "DOTPROD")))["llama.cpp"]) < 3
+    # macOS does not name all that it has
+    mac = read_system(Tree(Path("/nowhere")), sysctl="hw.optional.arm.FEAT_DotProd: 1")
+    assert all(
+        level != "problem" for level, _ in by_topic(find_about_llama(mac, llama("NEON", "DOTPROD")))["llama.cpp"]
+    )
+
+
+def test_a_missing_llama_cpp_is_installed_with_what_it_needs(system, pi):
+    ((_, text),) = by_topic(find_about_llama(system(pi), Outcome({}, "ModuleNotFoundError: llama_cpp")))["llama.cpp"]
+    assert text.endswith(
+        "-> Install it: pip install edge-llava, which compiles llama-cpp-python and takes some minutes."
+    )
+
+
+def test_little_cores_do_not_speak_for_big_ones(system):
+    policy = "sys/devices/system/cpu/cpufreq/policy{}/{}"
+    clocks = {0: ("schedutil", 1_800_000, 1_800_000), 4: ("powersave", 1_000_000, 2_400_000)}
+    files = {
+        policy.format(first, name): value
+        for first, values in clocks.items()
+        for name, value in zip(("scaling_governor", "scaling_max_freq", "cpuinfo_max_freq"), values, strict=True)
+    }
+    found = by_topic(find_about_device(system(files)))
+    assert [text.partition(" -> ")[0] for _, text in found["power"]] == [
+        "its clocks are governed by powersave",
+        "its clock is capped at 42%",
+    ]
+
+
+@pytest.mark.parametrize("place", ["soc/soc:firmware", "soc@107c000000/soc@107c000000:firmware"])
+def test_a_pis_flags_wherever_its_firmware_is(system, pi, place):
+    files = {name: value for name, value in pi.items() if "get_throttled" not in name}
+    found = by_topic(find_about_device(system(files | {f"sys/devices/platform/{place}/get_throttled": "4"})))
+    assert "it is throttled now" in found["heat"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"proc/cpuinfo": "Hardware\t: BCM2835\nModel\t: Raspberry Pi 4"}, "Raspberry Pi 4"),
+        ({"proc/cpuinfo": "Hardware\t: BCM2835", "proc/device-tree/model": "Pi 3\0"}, "Pi 3"),
+        ({"proc/cpuinfo": "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40"}, "Arm 0x41/0xd40"),
+        ({"proc/cpuinfo": "model name\t: Intel(R) N100"}, "Intel(R) N100"),
+        ({}, ""),
+    ],
+)
+def test_what_a_processor_is_called(tree, files, name):
+    assert read_cpu_name(tree(files)) == name
 
 
 def test_clocks_that_are_kept_low(system):
