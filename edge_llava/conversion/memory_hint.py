@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edge_llava.device.control_group import read_control_group
 from edge_llava.device.main_memory import read_memory
 from edge_llava.device.tree import Tree
+from edge_llava.errors import ConversionError
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint
@@ -17,16 +18,25 @@ _SYSTEM = Tree()
 def find_shortage(checkpoint: Checkpoint, *, tries_int8: bool, tree: Tree = _SYSTEM) -> str | None:
     """A message if a conversion takes more than this process may have; None also where the system does not tell.
 
-    It is an estimate, and a system may swap, so this is no reason to refuse.
+    It is an estimate, and a system may swap, so this is no reason to refuse; a container's limit is.
+
+    Raises:
+        ConversionError: If a container limits this process, which would be killed.
     """
     from edge_llava.converters.memory_needs import estimate_memory
 
     needed = estimate_memory(checkpoint, tries_int8=tries_int8)
-    free = read_memory(tree, {}, read_control_group(tree)).free_bytes
+    memory = read_memory(tree, {}, read_control_group(tree))
+    free = memory.free_bytes
     if free is None or free >= needed:
         return None
+    text = f"converting {checkpoint.name} takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+    if free == memory.group_free_bytes:
+        raise ConversionError(
+            f"{text} in this container. Give it {(needed - free) / 1e9:.1f} GB more, or convert on another computer "
+            "and copy the bundle."
+        )
     return (
-        f"converting {checkpoint.name} takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: "
-        "it may become slow, or the system may end it. Close other programs, or convert on another computer and copy "
-        "the bundle."
+        f"{text}: it may become slow, or the system may end it. Close other programs, or convert on another computer "
+        "and copy the bundle."
     )

@@ -43,12 +43,12 @@ def read_control_group(tree: Tree) -> ControlGroup:
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         groups.update(dict.fromkeys(controllers.split(",") if controllers else [""], path))
     memory = [
-        *_memory(tree, "", groups.get("", "/"), ("memory.max", "memory.current", "inactive_file")),
+        *_memory(tree, "", groups.get("", "/"), ("memory.max", "memory.current", "")),
         *_memory(
             tree,
             "memory",
             groups.get("memory", "/"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
         ),
     ]
     limit, used = min(memory, default=(None, 0))
@@ -64,12 +64,13 @@ def _directories(controller: str, path: str) -> Iterator[str]:
 
 
 def _memory(tree: Tree, controller: str, path: str, names: tuple[str, str, str]) -> Iterator[tuple[int, int]]:
-    limit_name, used_name, cached_name = names
+    limit_name, used_name, prefix = names
+    cached_names = {f"{prefix}inactive_file", f"{prefix}active_file"}  # the system drops both before it kills
     for directory in _directories(controller, path):
         limit = tree.number(f"{directory}/{limit_name}")
         if limit is not None and limit < _UNLIMITED:
-            stat = (line.split() for line in tree.text(f"{directory}/memory.stat").splitlines())
-            cached = next((int(line[1]) for line in stat if line[:1] == [cached_name]), 0)
+            stat = (line.partition(" ") for line in tree.text(f"{directory}/memory.stat").splitlines())
+            cached = sum(int(size) for name, _, size in stat if name in cached_names)
             yield limit, max(0, (tree.number(f"{directory}/{used_name}") or 0) - cached)
 
 

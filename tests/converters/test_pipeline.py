@@ -394,6 +394,27 @@ def test_too_little_memory_is_told_before_and_nothing_is_refused(tiny, tmp_path,
     )
 
 
+def test_a_container_that_is_too_small_refuses_before_it_kills(tiny, tmp_path):
+    """Its limit, less what is used, without cached files, which are dropped before."""
+    checkpoint, root = Checkpoint.open(str(tiny)), tmp_path / "root"
+    needed = estimate_memory(checkpoint, tries_int8=False)
+    group = root / "sys/fs/cgroup"
+    (root / "proc").mkdir(parents=True)
+    group.mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal: 90000000 kB\nMemAvailable: 80000000 kB\n")
+    (root / "proc/self").mkdir()
+    (root / "proc/self/cgroup").write_text("0::/\n")
+    (group / "memory.max").write_text("1000000000")
+    (group / "memory.stat").write_text(f"anon 1\ninactive_file {needed}\nactive_file 1000\n")
+    for used, fits in ((10**9 + 1000, True), (10**9 + 1001, False)):
+        (group / "memory.current").write_text(str(used))
+        if fits:
+            assert find_shortage(checkpoint, tries_int8=False, tree=Tree(root)) is None
+        else:
+            with pytest.raises(ConversionError, match=r"are free in this container\. Give it 0\.0 GB more, or convert"):
+                find_shortage(checkpoint, tries_int8=False, tree=Tree(root))
+
+
 def test_memory_is_estimated_by_the_largest_step(make_checkpoint, shape):
     wide_tower = Checkpoint.open(str(make_checkpoint(shape(vision_width=256, vision_ff=1024), seed=57)))
     wide_language = Checkpoint.open(str(make_checkpoint(shape(width=256, ff=8192), seed=58)))
