@@ -19,10 +19,10 @@ _SAME = ("--no-profile", "--gpu-layers", "0")
 
 
 def predict(bundle: Path, words: list[str]) -> int:
-    """Bytes of main memory."""
+    """Bytes of main memory, before the KV cache has grown."""
     command = [*_EDGE_LLAVA, "fit", str(bundle), "--json", *_SAME, *words]
     facts = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
-    return int(facts["main_bytes"])
+    return int(facts["first_main_bytes"])
 
 
 def measure(bundle: Path, image: Path, words: list[str]) -> int:

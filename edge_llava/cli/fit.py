@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_llava.runtime.options import EngineOptions
 
 _MOST_SHOWN = 8
+_SHOWN_BYTES = 10_000_000
 _VERDICTS = {
     "fits": "It fits.",
     "slow": "It fits if its weights are read from the disk again and again, which is slow.",
@@ -71,7 +72,7 @@ def command(
         _fit_checkpoint(source, quant, base, vision_tower, engines, room, as_json=as_json)
         return
     from edge_llava.bundle.bundle import open_bundle
-    from edge_llava.fitting.bundle_needs import predict_needs, used_devices
+    from edge_llava.fitting.bundle_needs import predict_first_needs, predict_needs, used_devices
     from edge_llava.fitting.settings import find_settings
 
     if quant is not None or base is not None or vision_tower is not None:
@@ -81,15 +82,15 @@ def command(
     if room_bytes:  # of another device, whose GPUs are not known
         options = replace(options, decoder=replace(options.decoder, n_gpu_layers=-1, devices=()))
     room = Room(room_bytes) if room_bytes else read_room(used_devices(options))
-    needs = predict_needs(bundle, options)
+    needs, first = predict_needs(bundle, options), predict_first_needs(bundle, options)
     verdict = room.judge(needs)
     settings = [] if verdict == "fits" else find_settings(bundle, options, room, predict_needs)
     is_short = verdict == "too much" and not settings
     slow = find_settings(bundle, options, room, predict_needs, "slow") if is_short else []
     if as_json:
-        click.echo(json.dumps(_facts(bundle, options, needs, room, settings), indent=2))
+        click.echo(json.dumps(_facts(bundle, options, needs, first, room, settings), indent=2))
     else:
-        for line in _lines(bundle, options, needs, room, settings, slow):
+        for line in _lines(bundle, options, needs, first, room, settings, slow):
             show(printable_line(line))
     if verdict == "too much":
         raise click.exceptions.Exit(1)
@@ -105,6 +106,7 @@ def _lines(
     bundle: Bundle,
     options: EngineOptions,
     needs: MemoryNeeds,
+    first: MemoryNeeds,
     room: Room,
     settings: list[Setting],
     slow: list[Setting],
@@ -120,6 +122,8 @@ def _lines(
         free = room.free_of(device)
         of_free = "" if free is None else f"; {free / 1e9:.2f} GB are free"
         lines += [f"  {taken / 1e9:.2f} GB {place}{of_free}", f"    {needs.describe(device)}"]
+    if needs.n_bytes - first.n_bytes >= _SHOWN_BYTES:
+        lines.append(f"  {first.n_bytes / 1e9:.2f} GB at first: the KV cache grows with the conversation")
     lines.append(_VERDICTS[room.judge(needs)])
     if settings:
         lines.append("These fit:")
@@ -132,7 +136,12 @@ def _lines(
 
 
 def _facts(
-    bundle: Bundle, options: EngineOptions, needs: MemoryNeeds, room: Room, settings: list[Setting]
+    bundle: Bundle,
+    options: EngineOptions,
+    needs: MemoryNeeds,
+    first: MemoryNeeds,
+    room: Room,
+    settings: list[Setting],
 ) -> dict[str, Any]:
     from edge_llava.fitting.needs import MAIN
     from edge_llava.runtime.options import n_ctx
@@ -143,6 +152,7 @@ def _facts(
         "n_ctx": n_ctx(bundle.manifest.language, options.decoder),
         "verdict": room.judge(needs),
         "main_bytes": needs.n_bytes,
+        "first_main_bytes": first.n_bytes,
         "kept_bytes": needs.kept_bytes,
         "free_bytes": room.free_of(MAIN),
         "devices": {name: {"bytes": needs.on_device(name), "free_bytes": room.free_of(name)} for name in needs.devices},

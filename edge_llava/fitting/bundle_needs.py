@@ -15,6 +15,7 @@ from edge_llava.ggml.devices import GgmlDevice, choose_devices, list_devices
 from edge_llava.ggml.gguf_header import GgufTensor, read_gguf_header
 from edge_llava.ggml.repacking import repacked_bytes
 from edge_llava.ggml.types import GgmlType
+from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.language.dry_run import DryRun, dry_run
 from edge_llava.runtime.language.llama_params import can_repack, context_params
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, n_ctx
@@ -43,6 +44,13 @@ def predict_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
         BackendError: If llama.cpp cannot tell, or has no device that the options name.
     """
     return MemoryNeeds((*_language(bundle, options), *_vision(bundle, options), Part("programs", _PROGRAMS)))
+
+
+def predict_first_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
+    """As `predict_needs`, before the KV cache has grown: of one answer about one image."""
+    first = first_positions(bundle.manifest, options)
+    size = options.parallel * n_ctx(bundle.manifest.language, options.decoder)
+    return predict_needs(bundle, options if first is None else replace(options, n_positions=min(first, size)))
 
 
 def predict_language_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:

@@ -12,6 +12,7 @@ from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
 from edge_llava.runtime.engine.answer import ENGINE_THREAD, Answer, TokenCallback
 from edge_llava.runtime.engine.disk_prefixes import DiskPrefixes
 from edge_llava.runtime.engine.job import Job
+from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.engine.metrics import EngineMetrics
 from edge_llava.runtime.engine.queue import JobQueue
 from edge_llava.runtime.engine.worker import Worker
@@ -55,6 +56,7 @@ class Engine:
             options.decoder,
             n_parallel=options.parallel,
             n_cells=options.n_positions,
+            n_first=first_positions(manifest, options),
             host_bytes=options.host_bytes,
         )
         self.language = decoder
@@ -136,7 +138,7 @@ class Engine:
             refused_total=self._queue.n_refused,
             images_encoded_total=self._tower.n_encoded,
             kv_positions=sequences.n_used,
-            kv_positions_max=sequences.n_cells,
+            kv_positions_max=sequences.n_cells_max,
             kept_conversations=len(sequences.host),
             kept_bytes=sequences.host.n_bytes,
         )

@@ -199,13 +199,15 @@ class Worker:
         self._decoder.spare_threads(int(is_coming and not self._tower.is_open))
 
     def _plan(self) -> StepPlan:
-        """The next step; idle conversations, or else the youngest running ones, leave the KV cache until it fits."""
+        """The next step. Until it fits, idle conversations leave the KV cache, it grows, or the youngest job leaves."""
+        sequences = self._decoder.sequences
         n_prompt = self._size.prompt_positions(any(job.is_decoding for job in self.running))
-        plan = plan_step(self.running, n_prompt)
-        while not self._decoder.sequences.make_room(plan.n_positions):
-            self._preempt()
-            plan = plan_step(self.running, n_prompt)
-        return plan
+        while True:
+            plan, n_cells = plan_step(self.running, n_prompt), sequences.n_cells
+            if not sequences.make_room(plan.n_positions):
+                self._preempt()
+            elif sequences.n_cells == n_cells:  # otherwise some of what moved may have been lost
+                return plan
 
     def _preempt(self) -> None:
         """Takes the youngest job's place from it; it gets another when one is over."""

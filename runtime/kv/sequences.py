@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
@@ -57,12 +57,27 @@ class KvSequences:
 
     Attributes:
         n_cells: Positions that the cache can hold, of all sequences together.
+        n_cells_max: As many as it may grow to.
         host: What it no longer holds.
     """
 
-    def __init__(self, context: Any, n_sequences: int, n_cells: int, host: HostCache) -> None:
-        """`context` was made with one sequence more than `n_sequences`: the last is for copies."""
+    def __init__(
+        self,
+        context: Any,
+        n_sequences: int,
+        n_cells: int,
+        host: HostCache,
+        n_cells_max: int | None = None,
+        grow: Callable[[int], object] = lambda n_needed: None,
+    ) -> None:
+        """
+        Args:
+            context: Was made with one sequence more than `n_sequences`: the last is for copies.
+            n_sequences, n_cells, host, n_cells_max: As the attributes; without a maximum, it does not grow.
+            grow: Replaces the context by one of as many cells, if it can: it calls `take_out` and `put_in`.
+        """
         self.n_cells, self.host = n_cells, host
+        self.n_cells_max, self._grow = n_cells_max or n_cells, grow
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequences = [KvSequence(id) for id in range(n_sequences)]
         self._scratch = n_sequences
@@ -119,6 +134,9 @@ class KvSequences:
         self.truncate(target, 0)
         if not self.make_room(len(positions)):
             raise NoCells
+        return self._set(target, state, positions)
+
+    def _set(self, target: KvSequence, state: bytearray, positions: Sequence[Position]) -> bool:
         n_bytes = llama_cpp.llama_state_seq_set_data(self._context, _pointer(state), len(state), target.id)
         n_positions = int(llama_cpp.llama_memory_seq_pos_max(self._memory, target.id)) + 1
         if n_bytes != len(state) or n_positions != len(positions):
@@ -189,12 +207,41 @@ class KvSequences:
         return self.n_cells - len(self._holders) >= n_positions
 
     def make_room(self, n_positions: int) -> bool:
-        """Whether so many cells are free, after idle conversations have moved out, the least recently used first."""
+        """Whether so many cells are free, after idle conversations have moved out, the least recently used first, and
+        the cache has grown. It grows first where nothing can move out."""
+        if not self.host.n_bytes_max:
+            self._try_to_grow(n_positions)
         for sequence in self._idle():
             if self.has_room(n_positions):
                 break
             self._put_away(sequence)
+        self._try_to_grow(n_positions)
         return self.has_room(n_positions)
+
+    def _try_to_grow(self, n_positions: int) -> None:
+        if not self.has_room(n_positions) and self.n_cells < self.n_cells_max:
+            # what is shared is not any more, once it has moved
+            self._grow(sum(len(sequence.positions) for sequence in self._sequences) + n_positions)
+
+    def take_out(self) -> list[tuple[KvSequence, list[Position], bytearray]]:
+        """What every sequence holds, before its context is freed; nothing is held until `put_in`."""
+        held = [
+            (sequence, list(sequence.positions), self._copy(sequence.id))
+            for sequence in sorted(self._sequences, key=lambda sequence: not sequence.is_busy)
+            if sequence.positions
+        ]
+        for sequence in self._sequences:
+            sequence.positions.clear()
+            sequence.cells.clear()
+        self._holders.clear()
+        return held
+
+    def put_in(self, context: Any, n_cells: int, held: Sequence[tuple[KvSequence, list[Position], bytearray]]) -> None:
+        """Continues in another context with what was taken out; what has no room there must be computed again."""
+        self._context, self._memory, self.n_cells = context, llama_cpp.llama_get_memory(context), n_cells
+        for sequence, positions, state in held:
+            if state and self.has_room(len(positions)):
+                self._set(sequence, state, positions)
 
     def tidy(self) -> None:
         """Moves idle conversations that slow others down out of the cache; what they share with these costs nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
 from edge_llava.runtime.language.llama_params import context_params, decisive_settings, set_sizes
 from edge_llava.runtime.lifetime.cancel import Cancelled
-from edge_llava.runtime.lifetime.native import freed_with
+from edge_llava.runtime.lifetime.native import freed_with, weak_call
 from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions, n_ctx
 from edge_llava.runtime.runs import Position
 
 _NO_CELLS, _ABORTED = 1, 2
+_ROUND = 256  # positions by which llama.cpp's attention looks at the cache
+_log = logging.getLogger("edge_llava.language")
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,13 @@ class AbortSwitch:
     for Python's lock hundreds of times in a graph, while other threads serve clients.
     """
 
-    def __init__(self, context: Any) -> None:
-        """Of a context, which must not outlive it."""
+    def __init__(self) -> None:
         library = ctypes.cdll.msvcrt if os.name == "nt" else ctypes.CDLL(None)
         self._callback = ctypes.cast(library.strlen, llama_cpp.ggml_abort_callback)
         self._text = ctypes.create_string_buffer(2)
+
+    def attach(self, context: Any) -> None:
+        """From now on it stops this context, which must not outlive it."""
         llama_cpp.llama_set_abort_callback(context, self._callback, ctypes.cast(self._text, ctypes.c_void_p))
 
     def set(self) -> None:
@@ -127,6 +132,7 @@ class Decoder(LanguageModel):
         *,
         n_parallel: int = 1,
         n_cells: int | None = None,
+        n_first: int | None = None,
         host_bytes: int = 0,
     ) -> None:
         """
@@ -136,6 +142,7 @@ class Decoder(LanguageModel):
             options: Device settings; `n_ctx` is of one conversation.
             n_parallel: Conversations at a time.
             n_cells: Positions of the KV cache, for all together; None: room for `n_parallel` full conversations.
+            n_first: With how many of them it begins; it grows where that is not enough. None: with all.
             host_bytes: Memory for conversations that are not being computed.
 
         Raises:
@@ -143,8 +150,9 @@ class Decoder(LanguageModel):
             BackendError: If llama.cpp cannot load it or make a context, or has no device that the options name.
         """
         super().__init__(path, spec, options)
-        self._n_parallel, self._n_cells, self._host_bytes = n_parallel, n_cells, host_bytes
-        self._open_context(options)
+        self._n_parallel, self._n_cells, self._n_first, self._host_bytes = n_parallel, n_cells, n_first, host_bytes
+        self.abort = AbortSwitch()
+        self._open_cache(options)
 
     def reconfigure(self, options: DecoderOptions) -> None:
         """Makes a new, empty context on the same weights: repack, n_gpu_layers and devices stay as they are.
@@ -153,29 +161,58 @@ class Decoder(LanguageModel):
             BackendError: If llama.cpp cannot make it; the decoder is closed then.
         """
         self._free_context()
-        self._open_context(options)
+        self._open_cache(options)
 
-    def _open_context(self, options: DecoderOptions) -> None:
-        params, size = context_params(self.spec, options), n_ctx(self.spec, options)
+    def _open_cache(self, options: DecoderOptions) -> None:
+        """Makes the first context, and notes what it holds: nothing."""
+        params = context_params(self.spec, options)
         set_sizes(params, self.spec, options, self._n_parallel, self._n_cells)
+        n_most, n_seq_max = int(params.n_ctx), int(params.n_seq_max)
+        self.n_ctx = min(n_ctx(self.spec, options), n_most)
         self.settings = decisive_settings(self._params, params)
+        self._context_params = params
+        if not self._open_context(n_most if self._n_first is None else min(n_most, _round_up(self._n_first))):
+            super().close()  # there is no context to be freed before
+            size = f"for {params.n_ctx} positions of {self._n_parallel} conversations at a time"
+            reason = last_error().rstrip(".")
+            raise BackendError(f"llama.cpp cannot make a context {size}: {reason}. {self._memory_advice}")
+        self.sequences = KvSequences(
+            self.context, n_seq_max - 1, int(params.n_ctx), HostCache(self._host_bytes), n_most, weak_call(self._grow)
+        )
+
+    def _open_context(self, n_cells: int) -> bool:
+        """Makes a context of so many positions; False if llama.cpp cannot."""
+        params = self._context_params
+        params.n_ctx = n_cells
         with self._errors_of_backends():
             self.context: Any = run_aside(lambda: llama_cpp.llama_init_from_model(self._model, params))
         if not self.context:
-            super().close()  # there is no context to be freed before
-            size_of_cache = f"for {params.n_ctx} positions of {self._n_parallel} conversations at a time"
-            reason = last_error().rstrip(".")
-            raise BackendError(f"llama.cpp cannot make a context {size_of_cache}: {reason}. {self._memory_advice}")
+            return False
         self._batches: list[Any] = []
         self._free_context = freed_with(self, _free, self.context, self._batches)
-        # llama.cpp rounds the context up, after it has cut the batch to what was asked for
-        n_cells = min(int(params.n_ctx), int(llama_cpp.llama_n_ctx(self.context)))
-        self.n_ctx = min(size, n_cells)
         self.n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self.context)), int(params.n_threads)
-        self.sequences = KvSequences(self.context, params.n_seq_max - 1, n_cells, HostCache(self._host_bytes))
-        self.abort = AbortSwitch(self.context)
+        self.abort.attach(self.context)
         for n_embd in (0, self.spec.n_embd):
             self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
+        return True
+
+    def _grow(self, n_needed: int) -> None:
+        """Makes the KV cache larger, at least twice, where it may be; what it holds moves along.
+
+        Raises:
+            BackendError: If llama.cpp cannot even make it as large as it was; the decoder is closed then.
+        """
+        sequences = self.sequences
+        n_cells = min(sequences.n_cells_max, max(2 * sequences.n_cells, _round_up(n_needed)))
+        held, n_before = sequences.take_out(), sequences.n_cells
+        self._free_context()
+        if not self._open_context(n_cells):
+            _log.warning("the KV cache stays at %d positions: %s", n_before, last_error())
+            sequences.n_cells_max = n_cells = n_before
+            if not self._open_context(n_before):
+                super().close()
+                raise BackendError(f"llama.cpp cannot make its context again: {last_error()}. {self._memory_advice}")
+        sequences.put_in(self.context, n_cells, held)
 
     @property
     def on_gpu(self) -> bool:
@@ -261,6 +298,10 @@ class Decoder(LanguageModel):
         if status == _ABORTED:
             raise Cancelled
         raise BackendError(f"llama.cpp failed to decode (status {status}): {last_error()}.")
+
+
+def _round_up(n_positions: int) -> int:
+    return -(-n_positions // _ROUND) * _ROUND
 
 
 def _free(context: Any, batches: list[Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 _Owner = TypeVar("_Owner")
+_Result = TypeVar("_Result")
 
 
 def freed_with(owner: object, free: Callable[..., object], *handles: Any) -> Callable[[], object]:
@@ -47,3 +48,14 @@ def _keep_all() -> None:
 _kept_in_children = weakref.WeakSet[Any]()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keep_all)
+
+
+def weak_call(method: Callable[..., _Result]) -> Callable[..., _Result | None]:
+    """Calls a bound method as long as its object lives, without keeping it alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> _Result | None:
+        bound = reference()
+        return None if bound is None else bound(*arguments)
+
+    return call

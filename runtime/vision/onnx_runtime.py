@@ -173,7 +173,7 @@ def _open(path: Path, settings: Any, providers: Sequence[Any] | None, onnxruntim
 
 def _open_built_in(path: Path, settings: Any, chosen: str, onnxruntime: Any) -> OpenSession:
     name, options = _BUILT_IN[chosen]
-    others = [_CPU]
+    others: list[Any] = [_CPU]
     if chosen in ("cuda", "tensorrt"):
         _preload_cuda(onnxruntime)
     if chosen == "tensorrt":  # it takes minutes to plan a tower, once

@@ -31,6 +31,7 @@ def test_a_bundle_that_does_not(run, seeded_q4):
     assert facts["verdict"] == "too much"
     assert "-c 512" in [setting["words"] for setting in facts["settings"]]
     assert facts["main_bytes"] == sum(part["bytes"] for part in facts["parts"])
+    assert facts["first_main_bytes"] < facts["main_bytes"]  # 512 of 1,024 positions
     assert run("fit", seeded_q4, "-c", 512, "--for", f"{size / 1e6 + 0.001:.3f}MB").code == 0
     nothing = run("fit", seeded_q4, "--for", "1MB")
     assert "No setting fits. Convert with fewer bits" in nothing.out

@@ -1,0 +1,100 @@
+"""A KV cache that begins small and grows: what is computed does not depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from edge_llava import SamplingOptions
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.errors import BackendError
+from edge_llava.runtime.engine import kv_size
+from edge_llava.runtime.engine.kv_size import first_positions
+from edge_llava.runtime.kv.sequences import KvSequences
+from edge_llava.runtime.language.decoder import Decoder
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
+
+LONG = SamplingOptions(temperature=0, max_new_tokens=600, logit_bias=((2, -100.0),))  # its end never comes
+
+
+@pytest.fixture
+def begins_small(monkeypatch):
+    """Caches begin with 256 positions."""
+    monkeypatch.setattr(kv_size, "_WORDS", 0)
+
+
+@pytest.fixture
+def answer(noise):
+    def run(model, seed=0, question="What?"):
+        return [token.id for token in model.session(LONG).ask(question, image=noise(60, 40, seed))]
+
+    return run
+
+
+@pytest.fixture
+def expected(open_engine, seeded_f32, answer):
+    """Three answers of a cache that has its whole size from the start."""
+    model = open_engine(seeded_f32, parallel=1, n_positions=1024)
+    return [answer(model, seed) for seed in range(3)]
+
+
+def sizes_of(model):
+    sequences = model.engine.language.sequences
+    return sequences.n_cells, sequences.n_cells_max
+
+
+def test_a_long_answer_is_the_same(open_engine, seeded_f32, answer, expected, begins_small, monkeypatch):
+    moved, put = [], KvSequences._set
+    monkeypatch.setattr(KvSequences, "_set", lambda *given: moved.append(put(*given)) or moved[-1])
+    model = open_engine(seeded_f32, parallel=1)
+    assert sizes_of(model) == (256, 1024)
+    assert len(expected[0]) == 600
+    assert answer(model) == expected[0]
+    assert sizes_of(model) == (1024, 1024)
+    assert moved == [True, True]  # to 512, to 1024; nothing was computed again
+    assert model.metrics.kv_positions_max == 1024
+    assert answer(model, 1) == expected[1]  # and what was there before is found again
+    assert answer(model, 0) == expected[0]
+    assert model.metrics.preempted_total == 0
+
+
+@pytest.mark.parametrize("host_bytes", [0, 1 << 24])
+def test_several_that_begin_alike(open_engine, seeded_f32, answer, expected, begins_small, ask, noise, host_bytes):
+    model = open_engine(seeded_f32, parallel=3, host_bytes=host_bytes)
+    asked = [ask(model, "What?", LONG, noise(60, 40, seed)) for seed in (0, 0, 1)]
+    for one, wanted in zip(asked, (expected[0], expected[0], expected[1]), strict=True):
+        assert one.wait().ids == wanted
+    assert sizes_of(model)[0] > 1024
+
+
+def test_what_it_begins_with(seeded_f32):
+    manifest = Bundle.open(seeded_f32).manifest
+    assert first_positions(manifest, EngineOptions()) == 64 + 448
+    assert first_positions(manifest, EngineOptions(visual_tokens=10)) == 10 + 448
+    assert first_positions(manifest, EngineOptions(n_positions=2000)) is None
+    tiled = replace(manifest, vision=replace(manifest.vision, aspect="anyres", merge="spatial_unpad",
+                                             grid_pinpoints=((112, 112),), has_newline=False))  # fmt: skip
+    assert first_positions(tiled, EngineOptions()) > 3 * 64 + 448
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_where_there_is_no_memory_for_more(seeded_f32, monkeypatch, is_back):
+    bundle, opened = Bundle.open(seeded_f32), Decoder._open_context
+    options = DecoderOptions(n_ctx=1024, n_threads=1)
+    decoder = Decoder(bundle.file("language"), bundle.manifest.language, options, n_first=256)
+    sequence = decoder.sequences.claim([1, 2, 3])
+    decoder.sequences.extend(sequence, [])
+
+    def open_little(self, n_cells):
+        return is_back and n_cells <= 256 and opened(self, n_cells)
+
+    monkeypatch.setattr(Decoder, "_open_context", open_little)
+    if is_back:
+        assert not decoder.sequences.make_room(300)
+        assert decoder.sequences.n_cells == decoder.sequences.n_cells_max == 256
+        assert decoder.sequences.make_room(200)
+    else:
+        with pytest.raises(BackendError, match="cannot make its context again"):
+            decoder.sequences.make_room(300)
+    decoder.close()
