@@ -35,7 +35,7 @@ from edge_llava.runtime.vision.onnx_runtime import check_provider
 from edge_llava.runtime.vision.shared_work import SharedWork
 
 _LOOK_S = 0.05
-_REDUCTION = "token reduction 1"  # another number when `reduce_tokens` gives other rows
+_REDUCTION = "token reduction 2"  # another number when `reduce_tokens` gives other rows
 _Result = TypeVar("_Result")
 
 

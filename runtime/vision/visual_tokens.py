@@ -1,12 +1,12 @@
-"""Fewer rows for an image: the patches that are looked at most, and the others merged into a few.
+"""Fewer rows for an image: patches that are looked at, and that stand for the others.
 
-Source: VisionZip, arXiv 2412.04467: "dominant" and "contextual" tokens, taken between tower and projector. Other than
-there the class token itself is no row, as LLaVA never had one; a merged row is the mean of its patches, as large as
-theirs; and all rows keep the order of the patches, as LLaVA was trained.
+Source: SCOPE, arXiv 2510.24214: a greedy choice by saliency times gain in coverage, between tower and projector. Its
+exponent of the saliency was measured on the demo. All rows keep the order of the patches, as LLaVA was trained.
 """
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.errors import BundleError
 
-_FEWEST = 2  # one dominant, one contextual
-_DOMINANT, _OF = 27, 32  # VisionZip's 54 of 64, 108 of 128, 162 of 192
+_FEWEST = 2
+_ATTENTION_POWER = 0.2
 _SMALLEST = 1e-30
 
 
@@ -64,27 +64,32 @@ def check_visual_tokens(n: int | None, spec: VisionSpec) -> None:
 
 
 def reduce_tokens(patches: RankedPatches, n: int) -> NDArray[np.float32]:
-    """n rows for the projector, 2 to P - 1, in the order of the patches: float32 (n, D), C-contiguous.
+    """n patches for the projector, 2 to P - 1, in their order: float32 (n, D), C-contiguous.
 
-    The dominant ones are the patches with the most attention; of equal ones the earlier. Of the rest, evenly spaced
-    ones become contextual: every other patch joins the one with the most similar key (cosine; of equal ones the
-    earlier), and the mean of such a group is its row, at the place of the one that others joined.
+    They are chosen one after another: the next is the one that adds most to what is seen of the others, times the
+    attention it receives, to the power of 0.2. What is seen of a patch is its largest cosine to one that was chosen,
+    0 at least. Of equal ones the earlier comes first.
     """
-    n_dominant = min(n - 1, (_DOMINANT * n + _OF // 2) // _OF)
-    ranking = np.argsort(-patches.attention, kind="stable")
-    dominant, rest = ranking[:n_dominant], np.sort(ranking[n_dominant:])
-    places = np.arange(n - n_dominant) * len(rest) // (n - n_dominant)
-    rows = np.concatenate([patches.features[dominant], _merge(patches, rest, places)])
-    return rows[np.argsort(np.concatenate([dominant, rest[places]]))]
+    features = patches.features
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), _SMALLEST)
+    similarity = np.maximum(unit @ unit.T, 0)
+    weights = (patches.attention / max(float(patches.attention.max()), _SMALLEST)) ** _ATTENTION_POWER
+    rows: NDArray[np.float32] = features[np.sort(_choose(similarity, weights, n))]
+    return rows
 
 
-def _merge(patches: RankedPatches, rest: NDArray[np.intp], places: NDArray[np.intp]) -> NDArray[np.float32]:
-    """The mean features (groups, D) of the patches `rest`, where those at `places` in it are joined by the others."""
-    keys = patches.keys / np.maximum(np.linalg.norm(patches.keys, axis=1, keepdims=True), _SMALLEST)
-    joined = (keys[rest] @ keys[rest[places]].T).argmax(1)
-    joined[places] = np.arange(len(places))  # whatever its key: equal ones would join the first of them
-    order = np.argsort(joined, kind="stable")
-    starts = np.searchsorted(joined[order], np.arange(len(places)))
-    sums = np.add.reduceat(patches.features[rest[order]], starts, dtype=np.float64)
-    means: NDArray[np.float32] = (sums / np.bincount(joined)[:, None]).astype(np.float32)
-    return means
+def _choose(similarity: NDArray[np.float32], weights: NDArray[np.float32], n: int) -> list[int]:
+    """What a patch adds only becomes less: one that adds most by an older figure, and still does, is the next."""
+    seen = np.zeros(len(weights), np.float32)
+    gains = [(-float(gain), index) for index, gain in enumerate(weights * similarity.sum(1))]
+    heapq.heapify(gains)
+    chosen: list[int] = []
+    while len(chosen) < n:
+        _, index = heapq.heappop(gains)
+        gain = float(weights[index] * np.maximum(similarity[index] - seen, 0).sum())
+        if not gains or (-gain, index) <= gains[0]:
+            chosen.append(index)
+            np.maximum(seen, similarity[index], out=seen)
+        else:
+            heapq.heappush(gains, (-gain, index))
+    return chosen
