@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
@@ -16,6 +16,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from edge_llava.bundle.bundle import Bundle, open_bundle
+from edge_llava.errors import ContextOverflow
 from edge_llava.home.directories import cache_directory
 from edge_llava.home.image_files.opening import ImageSource
 from edge_llava.home.progress import ProgressCallback, silent
@@ -324,8 +325,12 @@ def load(
         options = replace(options, parallel=parallel)
     images = [Image.open(source, alpha=options.alpha) for source in first_images]
     model = LlavaModel(opened, options, first_images=images, progress=progress)
-    if images:
-        model.prepare([Message("user", "", tuple(images))])
+    with ExitStack() as opened_model:
+        opened_model.callback(model.close)
+        with suppress(ContextOverflow):  # which the question will raise
+            if images:
+                model.prepare([Message("user", "", tuple(images))])
+        opened_model.pop_all()
     return model
 
 

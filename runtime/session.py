@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -120,7 +121,11 @@ class Session:
             self._engine.check_room(is_preparation=True)
             message = Message("user", "", images)
             turns = self._planner.continue_with(self._past, message, self.on_full, self.options.max_new_tokens)
-            runs = up_to_last_image(list_runs(turns))
+            # earlier images are in other questions, too, which wait for them on their own
+            runs = [
+                replace(run, encoding=None) if isinstance(run, ImageRun) else run
+                for run in up_to_last_image(list_runs(turns))
+            ]
             request = Request(runs, SamplingOptions(), (), owner=self._owner, is_preparation=True)
             prepared = self._engine.submit(request, _ignore)
             self._prepared = list_positions(runs), prepared

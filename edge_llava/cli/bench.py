@@ -68,7 +68,9 @@ def command(
     from edge_llava.measuring.benchmark import run_benchmark
 
     opened = open_bundle(bundle)
-    options = make_fit(opened, avoid_crash(opened, engines.options(opened)), force=engines.load_anyway)
+    may_move = engines.leaves_blocks_open
+    options = avoid_crash(opened, engines.options(opened), may_move=may_move)
+    options = make_fit(opened, options, force=engines.load_anyway, may_move=may_move)
     with show_progress() as progress:
         benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)
     if as_json:

@@ -122,7 +122,7 @@ def command(
             job.check(progress)
         if job.todo:
             note_most_tiles(form)
-            with open_model(opened, how) as model, show_progress() as progress:
+            with open_model(opened, how, may_move=engines.leaves_blocks_open) as model, show_progress() as progress:
                 job.caption(model, progress)
         report = job.report
     _print_report(report)

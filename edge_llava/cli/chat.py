@@ -138,7 +138,9 @@ def command(
     form = image_forms(opened.manifest.vision, how).choose(len(inputs))
     is_tuned = not engines.no_profile
     note_tiles(zip(images, shown, strict=True), opened.manifest, form, tuned=is_tuned)
-    with open_model(opened, how, first_images=shown, force=engines.load_anyway) as model:
+    with open_model(
+        opened, how, first_images=shown, force=engines.load_anyway, may_move=engines.leaves_blocks_open
+    ) as model:
         if question is None or sys.stderr.isatty():
             note_places(model)
         if show_input is not None:

@@ -52,10 +52,11 @@ def _end(message: bytes) -> None:
     os._exit(BackendError.exit_code)
 
 
-def avoid_crash(bundle: Bundle, options: EngineOptions) -> EngineOptions:
+def avoid_crash(bundle: Bundle, options: EngineOptions, *, may_move: bool | None = None) -> EngineOptions:
     """The options, or those for the CPU where a process before this one was ended on the GPUs that they put blocks on.
 
     GPUs that are named, or a number of blocks, are taken as they are: that tries again, and forgets the crash.
+    `may_move` is as of `make_fit`.
 
     Raises:
         BackendError: If llama.cpp has no device that the options name.
@@ -73,7 +74,8 @@ def avoid_crash(bundle: Bundle, options: EngineOptions) -> EngineOptions:
         return options
     path = _crash_file(bundle, devices)
     with contextlib.suppress(OSError):  # what cannot be kept is not missed
-        if decoder.devices is None and decoder.n_gpu_layers < 0 and path.is_file() and path.stat().st_size:
+        is_open = decoder.n_gpu_layers < 0 if may_move is None else may_move
+        if decoder.devices is None and is_open and path.is_file() and path.stat().st_size:
             names = ",".join(device.name for device in devices)
             note(
                 f"edge-llava: computing on the CPU, because {bundle.name} ended the last process on {names}. "

@@ -64,7 +64,10 @@ def scenes_command(
     with _new_file(failures) if failures else nullcontext() as file:
         opened = open_bundle(bundle)
         options = engines.options(opened)
-        with open_model(opened, options, force=engines.load_anyway) as model, show_progress() as progress:
+        with (
+            open_model(opened, options, force=engines.load_anyway, may_move=engines.leaves_blocks_open) as model,
+            show_progress() as progress,
+        ):
             scores = evaluate_scenes(BundleAnswerer(model), seed=seed, n=n, progress=progress)
         # printed before the file is written, so that a full disk does not cost the scores
         if as_json:

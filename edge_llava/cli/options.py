@@ -64,6 +64,11 @@ class EngineChoice:
     no_profile: bool = False
     load_anyway: bool = False
 
+    @property
+    def leaves_blocks_open(self) -> bool:
+        """Whether the user did not say how many blocks GPUs get; `tune` may have."""
+        return self.gpu_layers < 0
+
     def options(self, bundle: Bundle) -> EngineOptions:
         """The runtime's options: what was measured for the bundle on this device, overridden by the user's choices."""
         from edge_llava.cli.display import note
@@ -284,9 +289,14 @@ def engine_options(*names: str, without: str = "") -> Callable[[_Command], _Comm
 
 
 def open_model(
-    bundle: Bundle, options: EngineOptions, first_images: Sequence[Image] = (), *, force: bool | None = None
+    bundle: Bundle,
+    options: EngineOptions,
+    first_images: Sequence[Image] = (),
+    *,
+    force: bool | None = None,
+    may_move: bool | None = None,
 ) -> LlavaModel:
-    """Opens a bundle as a model, with progress on stderr.
+    """Opens a bundle as a model, with progress on stderr. `may_move` is as of `make_fit`.
 
     Raises:
         BackendError: If it cannot fit in memory and `force` is not set. None: the command has no --force.
@@ -297,6 +307,6 @@ def open_model(
     from edge_llava.runtime.model import LlavaModel
 
     explain_aborts()
-    options = make_fit(bundle, avoid_crash(bundle, options), force=force)
+    options = make_fit(bundle, avoid_crash(bundle, options, may_move=may_move), force=force, may_move=may_move)
     with show_progress() as progress:
         return LlavaModel(bundle, options, first_images=first_images, progress=progress)

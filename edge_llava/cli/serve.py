@@ -205,7 +205,9 @@ def command(
         serving = replace(
             engines.options(opened), parallel=parallel, n_queued=queue, host_bytes=keep_mb * _MIB, cache=cache
         )
-        with _open_model(opened, serving, kv_positions, force=engines.load_anyway) as model:
+        with _open_model(
+            opened, serving, kv_positions, force=engines.load_anyway, may_move=engines.leaves_blocks_open
+        ) as model:
             model.on_full = on_full
             _show_requests(quiet)
             _serve(model, options, listeners, random_key, announces=announce is not None)
@@ -254,7 +256,9 @@ def _held_bytes(max_image_mb: int, max_megapixels: int) -> int:
     return max(1 << 30, decoding_bytes(max_megapixels, 1_000_000, "WEBP") + 4 * _body_bytes(max_image_mb))
 
 
-def _open_model(bundle: Bundle, options: EngineOptions, n_positions: int | None, *, force: bool) -> LlavaModel:
+def _open_model(
+    bundle: Bundle, options: EngineOptions, n_positions: int | None, *, force: bool, may_move: bool
+) -> LlavaModel:
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import n_ctx
 
@@ -263,9 +267,8 @@ def _open_model(bundle: Bundle, options: EngineOptions, n_positions: int | None,
     if n_positions is None:
         n_positions = min(options.parallel, 2) * n_ctx(bundle.manifest.language, options.decoder)
     explain_aborts()
-    options = make_fit(
-        bundle, avoid_crash(bundle, replace(options, n_positions=n_positions)), force=force, may_shorten=is_open
-    )
+    options = avoid_crash(bundle, replace(options, n_positions=n_positions), may_move=may_move)
+    options = make_fit(bundle, options, force=force, may_shorten=is_open, may_move=may_move)
     try:
         with show_progress() as progress:
             return LlavaModel(bundle, options, progress=progress)

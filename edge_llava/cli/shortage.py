@@ -24,6 +24,7 @@ def make_fit(
     *,
     force: bool | None,
     may_shorten: bool | None = None,
+    may_move: bool | None = None,
     room: Room | None = None,
     predict: Predict | None = None,
     may_be_slow: bool = False,
@@ -37,6 +38,8 @@ def make_fit(
         options: How.
         force: Load it as requested in any case; None: the command has no --force.
         may_shorten: Whether the context was left open; None: if the options do not say its length.
+        may_move: Whether the number of blocks on GPUs was left open, though `tune` may have chosen it; None: if the
+            options do not say it.
         room: What is free; None: asks the system.
         predict: Says what is taken; None: by the whole bundle.
         may_be_slow: Whether weights may be read from the disk again and again where nothing else is possible.
@@ -59,9 +62,9 @@ def make_fit(
     if verdict == "fits":
         return options
     is_open = options.decoder.n_ctx is None if may_shorten is None else may_shorten
-    setting = None if force else adapt(bundle, options, room, predict, may_shorten=is_open)
+    setting = None if force else adapt(bundle, options, room, predict, may_shorten=is_open, may_move=may_move)
     if setting is None and may_be_slow and verdict == "too much":
-        setting = adapt(bundle, options, room, predict, may_shorten=is_open, verdict="slow")
+        setting = adapt(bundle, options, room, predict, may_shorten=is_open, may_move=may_move, verdict="slow")
     if setting is not None:
         note(f"edge-llava: {describe_memory(bundle.name, needs, room)}. Continuing with {setting.words}.")
         return setting.options

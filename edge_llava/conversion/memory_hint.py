@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from edge_llava.device.control_group import read_control_group
@@ -21,7 +22,7 @@ def find_shortage(checkpoint: Checkpoint, *, tries_int8: bool, tree: Tree = _SYS
     It is an estimate, and a system may swap, so this is no reason to refuse; a container's limit is.
 
     Raises:
-        ConversionError: If a container limits this process, which would be killed.
+        ConversionError: If a container limits this process, which would be killed, since there is no swap either.
     """
     from edge_llava.converters.memory_needs import estimate_memory
 
@@ -31,7 +32,8 @@ def find_shortage(checkpoint: Checkpoint, *, tries_int8: bool, tree: Tree = _SYS
     if free is None or free >= needed:
         return None
     text = f"converting {checkpoint.name} takes about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
-    if free == memory.group_free_bytes:
+    has_swap = re.search(r"^SwapTotal:\s*[1-9]", tree.text("proc/meminfo"), re.MULTILINE) is not None
+    if free == memory.group_free_bytes and not has_swap:
         raise ConversionError(
             f"{text} in this container. Give it {(needed - free) / 1e9:.1f} GB more, or convert on another computer "
             "and copy the bundle."

@@ -53,6 +53,18 @@ def predict_first_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
     return predict_needs(bundle, options if first is None else replace(options, n_positions=min(first, size)))
 
 
+def _copied_share(bundle: Bundle, options: EngineOptions) -> float:
+    """The part of the KV cache that is copied while it grows to its whole size; 0: it has that from the start."""
+    size = options.parallel * n_ctx(bundle.manifest.language, options.decoder)
+    first = first_positions(bundle.manifest, options)
+    before = size if first is None else max(first, options.decoder.n_batch)
+    if before >= size:
+        return 0.0
+    while 2 * before < size:
+        before *= 2
+    return before / size
+
+
 def predict_language_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
     """As `predict_needs`, of a process that opens the language model alone."""
     return MemoryNeeds((*_language(bundle, options), Part("programs", _PROGRAMS)))
@@ -103,6 +115,7 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
             Part("weights", size, is_mapped=True),
             Part("rearranged weights", rearranged if decoder.repack and can_repack() else 0),
             Part("KV cache", cache),
+            Part("growth of the KV cache", int(_copied_share(bundle, options) * cache)),
             Part("compute buffers", compute),
             *_vision(bundle, options),
             Part("programs", _PROGRAMS),
@@ -182,6 +195,7 @@ def _cache(n_bytes: int, bundle: Bundle, options: EngineOptions) -> Iterator[Par
     n_on_gpu = n_layer - min(n_layer, _first_on_gpu(n_layer, options.decoder.n_gpu_layers)) if devices else 0
     on_gpu = n_bytes * n_on_gpu // n_layer
     yield Part("KV cache", n_bytes - on_gpu)
+    yield Part("growth of the KV cache", int(_copied_share(bundle, options) * n_bytes))  # a copy, for a moment
     for device, share in _shares(devices).items():
         yield Part("KV cache", int(on_gpu * share), device)
 

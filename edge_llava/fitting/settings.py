@@ -60,6 +60,7 @@ def adapt(
     predict: Predict,
     *,
     may_shorten: bool,
+    may_move: bool | None = None,
     verdict: Verdict = "fits",
 ) -> Setting | None:
     """The first setting that fits and changes only what was left open; None: there is none.
@@ -70,8 +71,10 @@ def adapt(
     Args:
         bundle, options, room, predict, verdict: As of `find_settings`.
         may_shorten: Whether the context was left open.
+        may_move: Whether the number of blocks on GPUs was left open; None: if the options do not say it.
     """
     shortest = shortest_context(bundle, options)
+    may_move = options.decoder.n_gpu_layers < 0 if may_move is None else may_move
     for setting in find_settings(bundle, options, room, predict, verdict):
         size = n_ctx(bundle.manifest.language, setting.options.decoder)
         keeps_context = (size, setting.options.n_positions) == (
@@ -79,7 +82,7 @@ def adapt(
             options.n_positions,
         )
         keeps_layers = setting.options.decoder.n_gpu_layers == options.decoder.n_gpu_layers
-        if (keeps_context or (may_shorten and size >= shortest)) and (keeps_layers or options.decoder.n_gpu_layers < 0):
+        if (keeps_context or (may_shorten and size >= shortest)) and (keeps_layers or may_move):
             return setting
     return None
 

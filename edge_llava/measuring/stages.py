@@ -92,14 +92,15 @@ class LanguageStage:
         n_positions: Positions of a typical turn before its answer: image and text.
     """
 
-    def __init__(self, bundle: Bundle, base: EngineOptions, slice_s: float) -> None:
+    def __init__(self, bundle: Bundle, base: EngineOptions, slice_s: float, start: DeviceSettings) -> None:
         """
         Args:
             bundle: The bundle; its digests are not checked here.
             base: Options that are not measured.
             slice_s: About how long prefill and decode may each take; both are shortened to fit.
+            start: The settings to find that out with.
         """
-        self._bundle, self._base, self._slice_s = bundle, base, slice_s
+        self._bundle, self._base, self._slice_s, self._start = bundle, base, slice_s, start
         self._spec = bundle.manifest.language
         n_positions = n_ctx(self._spec, base.decoder)
         n_turn = count_tokens(IMAGE_SIZE, bundle.manifest.vision) + N_TEXT
@@ -132,7 +133,7 @@ class LanguageStage:
         self._opened = None
 
     def _calibrate(self) -> None:
-        sequence = self._open_with(replace(self._base.decoder, n_ctx=self._n_ctx))
+        sequence = self._open(self._start)
         n_probe, n_few = min(_PROBE_ROWS, self.n_positions), _N_TO_DECODE[0]
         self._prefill(sequence, n_probe)
         n_fitting = int(self._slice_s / self._prefill(sequence, n_probe) * n_probe)

@@ -83,7 +83,7 @@ def tune(
         vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)
         vision_trial = descend(vision, start, _vision_coordinates(), _encode_s)
         timer.end()
-    with closing(LanguageStage(bundle, base, seconds / _SLICES)) as language_stage:
+    with closing(LanguageStage(bundle, base, seconds / _SLICES, start)) as language_stage:
         search = _LanguageSearch(bundle, base, goal, language_stage, vision_trial.median(lambda run: run.encode_s))
         timer = _TimeProgress("measuring, language model", seconds - (time.perf_counter() - started), progress)
         language = Trials(timer.after(search.measure), started + seconds)

@@ -77,6 +77,8 @@ class Worker:
             job.answer.flush()
 
     def _can_continue(self, job: Job) -> bool:
+        if job.is_preparation and not self._may_prepare:
+            return job.is_prepared
         if job.reading is not None:
             return job.reading.state.done()
         if job.is_prepared or job.can_compute():
@@ -97,6 +99,15 @@ class Worker:
         """A running preparation, whose place an answer may have."""
         return next((job for job in self.running if job.is_preparation), None)
 
+    @property
+    def _may_prepare(self) -> bool:
+        """Whether no answer is running, but those whose readers do not continue."""
+        return all(job.is_preparation or job.answer.is_held for job in self.running)
+
+    def _to_compute(self) -> list[Job]:
+        may_prepare = self._may_prepare
+        return [job for job in self.running if may_prepare or not job.is_preparation]
+
     def _step(self) -> None:
         for job in [*self._queue.take_left(), *(job for job in self.running if job.is_cancelled)]:
             self._end(job, "cancelled")
@@ -108,10 +119,11 @@ class Worker:
             self._decoder.sequences.tidy()
         if len(self._queue) > 0:
             self._look_ahead()
-        for job in tuple(self.running):
+        for job in self._to_compute():
             if not job.is_decoding:
                 self._prepare(job)
-            if job.is_prepared:
+        for job in tuple(self.running):
+            if job.is_prepared:  # and shared with who needs it, too
                 self._end(job, "stop")
         self._spare_threads()
         plan = self._plan()
@@ -130,6 +142,10 @@ class Worker:
         if self._queue.has_question:
             self._make_place()
         while self._has_place and (job := self._queue.take()) is not None:
+            if job.is_preparation and self._is_known(job):  # the question came first, and is answered
+                self._end(job, "stop")
+                continue
+            self._take_over(job)
             job.sequence = self._decoder.sequences.claim(job.wanted, job.request.salt, job.request.owner)
             job.answer.note_place(job.n_computed)
             job.find_sources(self.running)
@@ -137,14 +153,27 @@ class Worker:
             self.running.sort(key=lambda job: job.rank)
             self._disk.start(job)
 
+    def _is_known(self, job: Job) -> bool:
+        return self._decoder.sequences.count_known(job.wanted, job.request.salt) >= len(job.wanted) - 1
+
+    def _take_over(self, job: Job) -> None:
+        """An answer continues what was prepared for it in the preparation's place."""
+        if job.is_preparation:
+            return
+        for preparation in [other for other in self.running if other.is_preparation and not job.is_in_the_way(other)]:
+            self._end_for(preparation, [job])
+
+    def _end_for(self, preparation: Job, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            for image in preparation.encoded_images(job):
+                self._request(image)  # before nobody else waits for it
+        self._end(preparation, "cancelled")
+
     def _make_place(self) -> None:
         """For an answer that waits: a preparation ends, which the answer continues, or one is held that is not read."""
         while not self._has_place and not self._is_full:
             if (preparation := self._find_preparation()) is not None:
-                for job in self._queue.waiting():
-                    for image in preparation.encoded_images(job):
-                        self._request(image)  # before nobody else waits for it
-                self._end(preparation, "cancelled")
+                self._end_for(preparation, [job for job in self._queue.waiting() if not job.is_preparation])
             elif (held := self._find_held()) is not None:
                 self._leave_place(held)
                 self._queue.hold(held)
@@ -154,7 +183,7 @@ class Worker:
     def _look_ahead(self) -> None:
         """Requests the images of jobs that wait for a place, so that tower and language model both work."""
         for job in self._queue.waiting():
-            if job.number >= self._n_looked_ahead:
+            if job.number >= self._n_looked_ahead and not job.is_preparation:
                 self._n_looked_ahead = job.number + 1
                 job.find_sources(self.running)
                 n_known = max(job.n_coming, self._decoder.sequences.count_known(job.wanted, job.request.salt))
@@ -203,10 +232,10 @@ class Worker:
         sequences = self._decoder.sequences
         n_prompt = self._size.prompt_positions(any(job.is_decoding for job in self.running))
         while True:
-            plan, n_cells = plan_step(self.running, n_prompt), sequences.n_cells
+            plan, n_moves = plan_step(self._to_compute(), n_prompt), sequences.n_moves
             if not sequences.make_room(plan.n_positions):
                 self._preempt()
-            elif sequences.n_cells == n_cells:  # otherwise some of what moved may have been lost
+            elif sequences.n_moves == n_moves:  # otherwise some of what moved may have been lost
                 return plan
 
     def _preempt(self) -> None:

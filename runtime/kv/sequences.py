@@ -58,6 +58,7 @@ class KvSequences:
     Attributes:
         n_cells: Positions that the cache can hold, of all sequences together.
         n_cells_max: As many as it may grow to.
+        n_moves: How often what is held was moved to another context; some of it may have been lost.
         host: What it no longer holds.
     """
 
@@ -76,7 +77,7 @@ class KvSequences:
             n_sequences, n_cells, host, n_cells_max: As the attributes; without a maximum, it does not grow.
             grow: Replaces the context by one of as many cells, if it can: it calls `take_out` and `put_in`.
         """
-        self.n_cells, self.host = n_cells, host
+        self.n_cells, self.host, self.n_moves = n_cells, host, 0
         self.n_cells_max, self._grow = n_cells_max or n_cells, grow
         self._context, self._memory = context, llama_cpp.llama_get_memory(context)
         self._sequences = [KvSequence(id) for id in range(n_sequences)]
@@ -224,7 +225,11 @@ class KvSequences:
             self._grow(sum(len(sequence.positions) for sequence in self._sequences) + n_positions)
 
     def take_out(self) -> list[tuple[KvSequence, list[Position], bytearray]]:
-        """What every sequence holds, before its context is freed; nothing is held until `put_in`."""
+        """What every sequence holds, before its context is freed; nothing is held until `put_in`.
+
+        Raises:
+            MemoryError: If there is too little memory for the copies; everything is as before.
+        """
         held = [
             (sequence, list(sequence.positions), self._copy(sequence.id))
             for sequence in sorted(self._sequences, key=lambda sequence: not sequence.is_busy)
@@ -236,10 +241,16 @@ class KvSequences:
         self._holders.clear()
         return held
 
-    def put_in(self, context: Any, n_cells: int, held: Sequence[tuple[KvSequence, list[Position], bytearray]]) -> None:
-        """Continues in another context with what was taken out; what has no room there must be computed again."""
+    def put_in(self, context: Any, n_cells: int, held: list[tuple[KvSequence, list[Position], bytearray]]) -> None:
+        """Continues in another context with what was taken out; what has no room there must be computed again.
+
+        The list is empty afterwards: each copy is freed as soon as it has moved.
+        """
         self._context, self._memory, self.n_cells = context, llama_cpp.llama_get_memory(context), n_cells
-        for sequence, positions, state in held:
+        self.n_moves += 1
+        held.reverse()
+        while held:
+            sequence, positions, state = held.pop()
             if state and self.has_room(len(positions)):
                 self._set(sequence, state, positions)
 

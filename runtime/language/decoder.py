@@ -171,7 +171,9 @@ class Decoder(LanguageModel):
         self.n_ctx = min(n_ctx(self.spec, options), n_most)
         self.settings = decisive_settings(self._params, params)
         self._context_params = params
-        if not self._open_context(n_most if self._n_first is None else min(n_most, _round_up(self._n_first))):
+        # llama.cpp cuts the batch to the context
+        n_first = n_most if self._n_first is None else min(n_most, _round_up(max(self._n_first, int(params.n_batch))))
+        if not self._open_context(n_first):
             super().close()  # there is no context to be freed before
             size = f"for {params.n_ctx} positions of {self._n_parallel} conversations at a time"
             reason = last_error().rstrip(".")
@@ -200,17 +202,21 @@ class Decoder(LanguageModel):
         """Makes the KV cache larger, at least twice, where it may be; what it holds moves along.
 
         Raises:
-            BackendError: If llama.cpp cannot even make it as large as it was; the decoder is closed then.
+            BackendError: If llama.cpp cannot even make it as large as it was; nothing can be computed then.
         """
-        sequences = self.sequences
-        n_cells = min(sequences.n_cells_max, max(2 * sequences.n_cells, _round_up(n_needed)))
-        held, n_before = sequences.take_out(), sequences.n_cells
+        sequences, n_before = self.sequences, self.sequences.n_cells
+        n_cells = min(sequences.n_cells_max, max(2 * n_before, _round_up(n_needed)))
+        try:
+            held = sequences.take_out()
+        except MemoryError:
+            _log.warning("the KV cache stays at %d positions: there is too little memory to move it", n_before)
+            sequences.n_cells_max = n_before
+            return
         self._free_context()
         if not self._open_context(n_cells):
             _log.warning("the KV cache stays at %d positions: %s", n_before, last_error())
             sequences.n_cells_max = n_cells = n_before
             if not self._open_context(n_before):
-                super().close()
                 raise BackendError(f"llama.cpp cannot make its context again: {last_error()}. {self._memory_advice}")
         sequences.put_in(self.context, n_cells, held)
 

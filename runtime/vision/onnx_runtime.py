@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -177,7 +178,7 @@ def _open_built_in(path: Path, settings: Any, chosen: str, onnxruntime: Any) -> 
     if chosen in ("cuda", "tensorrt"):
         _preload_cuda(onnxruntime)
     if chosen == "tensorrt":  # it takes minutes to plan a tower, once
-        options = options | _plan_directory()
+        options = options | _plan_directory(path)
         others = [_BUILT_IN["cuda"], _CPU]
     if chosen == "directml":  # it supports neither; source: ONNX Runtime's page on DirectML
         settings.enable_mem_pattern = False
@@ -188,10 +189,17 @@ def _open_built_in(path: Path, settings: Any, chosen: str, onnxruntime: Any) -> 
     return OpenSession(session, chosen, True)
 
 
-def _plan_directory() -> dict[str, str]:
-    """Options that say where TensorRT keeps plans; without a directory for them, it plans again in each process."""
+def _plan_directory(path: Path) -> dict[str, str]:
+    """Options that say where TensorRT keeps plans; without a directory for them, it plans again in each process.
+
+    ONNX Runtime tells graphs apart by their names and shapes, and not by their weights: each file has its own place.
+    """
     try:
-        plans = cache_directory() / "tensorrt"
+        files = [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in path.parent.glob(f"{path.name}*")
+        ]
+        own = hashlib.sha256(repr((str(path.resolve()), sorted(files))).encode()).hexdigest()[:32]
+        plans = cache_directory() / "tensorrt" / own
         plans.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, EdgeLlavaError):
         return {"trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0"}

@@ -148,38 +148,37 @@ class Answers:
         """
         if self.is_stopping:
             raise unavailable("The server is shutting down.")
-        loop, over, has_left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        loop, over, begun = asyncio.get_running_loop(), asyncio.Event(), list[Answer]()
 
-        def begin() -> Answer | None:
+        def begin() -> None:
             prepared = self.engine.prepare(messages, salt=salt, on_full=on_full)
-            if prepared is not None and has_left.is_set():
-                prepared.cancel()
-            return prepared
+            if prepared is not None:
+                self._prepared.add(prepared)
+                begun.append(prepared)
+                if self.is_stopping:
+                    prepared.cancel()
 
         def tell() -> None:
             with suppress(RuntimeError):  # the loop is closed: the process is being killed
                 loop.call_soon_threadsafe(over.set)
 
-        prepared: Answer | None = None
         try:
-            prepared = await call_on_thread(begin)
-            if prepared is None:
+            await call_on_thread(begin)
+            if not begun:
                 return True
-            self._prepared.add(prepared)
-            prepared.when_over(tell)
+            begun[0].when_over(tell)
             await over.wait()
         except QueueFull as error:
             raise too_busy(error.retry_after_s, str(error)) from error
         except (EdgeLlavaError, ValueError) as error:
             raise engine_error(error) from error
         finally:
-            has_left.set()
-            if prepared is not None:
+            for prepared in begun:  # the thread is through, also where its caller has left
                 prepared.cancel()
                 self._prepared.discard(prepared)
-        if prepared.error is not None:
-            raise engine_error(prepared.error)
-        return prepared.finish_reason == "stop"
+        if begun[0].error is not None:
+            raise engine_error(begun[0].error)
+        return begun[0].finish_reason == "stop"
 
     def stop(self) -> None:
         """Ends all answers with an error for their clients, and refuses new ones."""

@@ -20,6 +20,9 @@ class Job:
 
     number, is_cancelled, is_preparation = 0, False, False
 
+    def is_in_the_way(self, other):
+        return other.is_preparation
+
     def __init__(self):
         self.answer = Answer()
 

@@ -9,11 +9,12 @@ import pytest
 
 import edge_llava
 from edge_llava import SamplingOptions
-from edge_llava.errors import ImageError, QueueFull
+from edge_llava.errors import ContextOverflow, ImageError, QueueFull
 from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
+LONG = SamplingOptions(temperature=0, max_new_tokens=400, logit_bias=((2, -100.0),))
 QUESTION = "What is shown?"
 
 
@@ -173,6 +174,80 @@ def test_clients_that_keep_their_conversation(one, expected, ask):
     assert [token.id for token in taken] == asked.ids
 
 
+def test_one_that_its_question_overtook_leaves_the_answer_alone(one, expected):
+    """Both waited for a place, and the question had it first."""
+    images, answers, _ = expected
+    other, asker = one.session(LONG), one.session(GREEDY)
+    busy = other.ask("Wait.")
+    next(busy)
+    prepared = asker.prepare(images[0])
+    tokens: list[int] = []
+    reading = threading.Thread(target=lambda: tokens.extend(answer(asker, images[0])))
+    reading.start()
+    busy.close()
+    reading.join(30)
+    assert prepared.wait(30)
+    assert tokens == answers[0]
+    next_one = list(asker.ask("And?"))
+    assert next_one
+    assert asker.timings.cached_tokens > 64 + len(tokens)  # the answer is still there
+
+
+def test_an_answer_s_image_comes_before_those_that_only_wait(open_engine, seeded_f32, expected, monkeypatch, ask):
+    images, answers, _ = expected
+    model = open_engine(seeded_f32, parallel=1)
+    order, release, encode = [], threading.Event(), ImageEncoder.encode
+
+    def note(self, image, key, *rest):
+        order.append(key)
+        assert release.wait(30)
+        return encode(self, image, key, *rest)
+
+    monkeypatch.setattr(ImageEncoder, "encode", note)
+    keys = [model.tower.key(model.open_image(image)) for image in images]
+    model.prepare([Message("user", "", (images[1],))])
+    for image in images[1:]:
+        model.prepare([Message("user", "", (image,))])
+    asked = ask(model, QUESTION, GREEDY, images[0])
+    release.set()
+    assert asked.wait().ids == answers[0]
+    assert order.index(keys[0]) <= 1  # behind the one that was being encoded, at most
+
+
+@pytest.mark.parametrize("n_parallel", [2, 3])
+def test_nothing_is_prepared_while_an_answer_runs(open_engine, seeded_f32, expected, n_parallel):
+    images, answers, _ = expected
+    model = open_engine(seeded_f32, parallel=n_parallel)
+    running = model.session(LONG).ask("Wait.")
+    next(running)
+    prepared = model.prepare([Message("user", "", (images[0],))])
+    same = model.prepare([Message("user", "", (images[0],))])
+    for _ in range(20):
+        next(running)
+    assert model.metrics.images_encoded_total == 0
+    running.close()
+    assert prepared.wait(30)
+    assert same.wait(30)
+    assert model.metrics.images_encoded_total == 1
+    assert answer(model.session(GREEDY), images[0]) == answers[0]
+
+
+def test_an_image_of_two_questions_is_waited_for_by_both(one, expected):
+    images, _, _ = expected
+    session = one.session(GREEDY)
+    answer(session, images[0])
+    prepared = session.prepare(images[1])
+    first = session._past[0].images[0]
+    assert all(run is not first for run in prepared_images(one, prepared))
+    session.prepare(None)
+
+
+def prepared_images(model, prepared):
+    """The images of a preparation, as its job has them."""
+    jobs = [*model.engine._queue._inside]
+    return [run for job in jobs if job.answer is prepared for run in job.images.values()]
+
+
 def test_first_images_are_prepared(seeded_f32, expected):
     images, answers, _ = expected
     with edge_llava.load(seeded_f32, edge_llava.EngineOptions(), first_images=images[:1]) as model:
@@ -182,3 +257,11 @@ def test_first_images_are_prepared(seeded_f32, expected):
         assert session.timings.vision_s == 0
         assert model.metrics.images_encoded_total == 1
         assert (model.metrics.answers_total, model.metrics.running) == (1, 0)
+
+
+def test_first_images_that_do_not_fit_are_the_questions_fault(seeded_f32, noise):
+    images = [noise(60, 40, seed) for seed in range(20)]
+    with edge_llava.load(seeded_f32, edge_llava.EngineOptions(), first_images=images) as model:
+        with pytest.raises(ContextOverflow):
+            next(model.session(GREEDY).ask(QUESTION, image=images))
+        assert answer(model.session(GREEDY))

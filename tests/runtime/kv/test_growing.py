@@ -8,13 +8,14 @@ import pytest
 
 from edge_llava import SamplingOptions
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.errors import BackendError
+from edge_llava.errors import BackendError, EdgeLlavaError
 from edge_llava.runtime.engine import kv_size
 from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.kv.sequences import KvSequences
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
+SMALL = {"n_batch": 128}  # a cache is never smaller than a batch
 LONG = SamplingOptions(temperature=0, max_new_tokens=600, logit_bias=((2, -100.0),))  # its end never comes
 
 
@@ -35,7 +36,7 @@ def answer(noise):
 @pytest.fixture
 def expected(open_engine, seeded_f32, answer):
     """Three answers of a cache that has its whole size from the start."""
-    model = open_engine(seeded_f32, parallel=1, n_positions=1024)
+    model = open_engine(seeded_f32, SMALL, parallel=1, n_positions=1024)
     return [answer(model, seed) for seed in range(3)]
 
 
@@ -47,7 +48,7 @@ def sizes_of(model):
 def test_a_long_answer_is_the_same(open_engine, seeded_f32, answer, expected, begins_small, monkeypatch):
     moved, put = [], KvSequences._set
     monkeypatch.setattr(KvSequences, "_set", lambda *given: moved.append(put(*given)) or moved[-1])
-    model = open_engine(seeded_f32, parallel=1)
+    model = open_engine(seeded_f32, SMALL, parallel=1)
     assert sizes_of(model) == (256, 1024)
     assert len(expected[0]) == 600
     assert answer(model) == expected[0]
@@ -61,11 +62,40 @@ def test_a_long_answer_is_the_same(open_engine, seeded_f32, answer, expected, be
 
 @pytest.mark.parametrize("host_bytes", [0, 1 << 24])
 def test_several_that_begin_alike(open_engine, seeded_f32, answer, expected, begins_small, ask, noise, host_bytes):
-    model = open_engine(seeded_f32, parallel=3, host_bytes=host_bytes)
+    model = open_engine(seeded_f32, SMALL, parallel=3, host_bytes=host_bytes)
     asked = [ask(model, "What?", LONG, noise(60, 40, seed)) for seed in (0, 0, 1)]
     for one, wanted in zip(asked, (expected[0], expected[0], expected[1]), strict=True):
         assert one.wait().ids == wanted
     assert sizes_of(model)[0] > 1024
+
+
+def test_nothing_is_wrong_where_it_cannot_grow(
+    open_engine, seeded_f32, answer, expected, begins_small, ask, noise, monkeypatch
+):
+    """What was shared is not any more after the attempt, and those that lose their place are computed again."""
+    model, opened = open_engine(seeded_f32, SMALL, parallel=3, host_bytes=0), Decoder._open_context
+    monkeypatch.setattr(Decoder, "_open_context", lambda self, n_cells: n_cells <= 256 and opened(self, n_cells))
+    short = replace(LONG, max_new_tokens=100)
+    asked = [ask(model, "What?", short, noise(60, 40, 0)) for _ in range(3)]
+    for one in asked:
+        assert one.wait().ids == expected[0][:100]
+    assert sizes_of(model) == (256, 256)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is reported, too
+def test_a_context_that_is_lost_ends_the_engine_and_not_the_process(
+    open_engine, seeded_f32, begins_small, ask, noise, monkeypatch
+):
+    model = open_engine(seeded_f32, SMALL, parallel=1)
+    session = model.session(LONG)
+    monkeypatch.setattr(Decoder, "_open_context", lambda self, n_cells: False)
+    with pytest.raises(BackendError, match="cannot make its context again"):
+        for _ in session.ask("What?", image=noise(60, 40)):
+            pass
+    model.engine._thread.join(30)
+    assert not model.is_open
+    with pytest.raises(EdgeLlavaError):
+        next(session.ask("And?"))
 
 
 def test_what_it_begins_with(seeded_f32):
@@ -81,7 +111,7 @@ def test_what_it_begins_with(seeded_f32):
 @pytest.mark.parametrize("is_back", [True, False])
 def test_where_there_is_no_memory_for_more(seeded_f32, monkeypatch, is_back):
     bundle, opened = Bundle.open(seeded_f32), Decoder._open_context
-    options = DecoderOptions(n_ctx=1024, n_threads=1)
+    options = DecoderOptions(n_ctx=1024, n_threads=1, n_batch=128)
     decoder = Decoder(bundle.file("language"), bundle.manifest.language, options, n_first=256)
     sequence = decoder.sequences.claim([1, 2, 3])
     decoder.sequences.extend(sequence, [])
