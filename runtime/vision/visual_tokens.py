@@ -16,7 +16,7 @@ from edge_llava.bundle.vision_spec import VisionSpec
 from edge_llava.errors import BundleError
 
 _FEWEST = 2
-_ATTENTION_POWER = 0.2
+_ATTENTION_POWER = 0.15
 _SMALLEST = 1e-30
 
 
@@ -67,7 +67,7 @@ def reduce_tokens(patches: RankedPatches, n: int) -> NDArray[np.float32]:
     """n patches for the projector, 2 to P - 1, in their order: float32 (n, D), C-contiguous.
 
     They are chosen one after another: the next is the one that adds most to what is seen of the others, times the
-    attention it receives, to the power of 0.2. What is seen of a patch is its largest cosine to one that was chosen,
+    attention it receives, to the power of 0.15. What is seen of a patch is its largest cosine to one that was chosen,
     0 at least. Of equal ones the earlier comes first.
     """
     features = patches.features

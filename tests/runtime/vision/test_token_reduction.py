@@ -27,7 +27,7 @@ def slow_choice(given, n):
 
     places = range(len(features))
     similarity = [[max(0.0, cosine(features[i], features[j])) for j in places] for i in places]
-    weights = [(value / max(attention)) ** 0.2 for value in attention]
+    weights = [(value / max(attention)) ** 0.15 for value in attention]
     chosen, seen = [], [0.0] * len(features)
     while len(chosen) < n:
         gains = {i: weights[i] * sum(max(0.0, similarity[i][j] - seen[j]) for j in places) for i in places}
