@@ -99,7 +99,7 @@ class Session:
     def prepare(self, image: ImageInput | Sequence[ImageInput] | None) -> Answer | None:
         """Begins to compute what stands before a question about these images: the images, and the conversation so far.
 
-        It is computed in the background, after all answers. A question about the same images continues it from
+        It is computed in the background, while no answer is. A question about the same images continues it from
         wherever it is; one about others ends it, as does another `prepare`.
 
         Args:

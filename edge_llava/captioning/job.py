@@ -1,4 +1,4 @@
-"""Captioning a folder: finds the images, skips those that are done, and captions the rest one by one."""
+"""Captioning a folder: finds the images, skips those that are done, and captions the rest in order."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.captioning.asking import Asking, Said
 from edge_llava.captioning.caption import Caption, Provenance
 from edge_llava.captioning.caption_file import CaptionFile
 from edge_llava.captioning.folder import OUTPUT_NAME, FileFault, common_folder, find_images
@@ -150,11 +153,23 @@ class CaptionJob:
             return image
 
         progress(ProgressEvent("captioning", 0, len(self.todo), "items"))
-        with closing(work_one_ahead(self.todo, prepare)) as prepared:
-            for index, (name, image) in enumerate(prepared, start=1):
-                self._settle(model, name, image)
+        waiting = deque[tuple[str, Prepared, Future[Said] | None]]()
+        n_done = 0
+
+        def settle() -> None:
+            nonlocal n_done
+            self._settle(*waiting.popleft())
+            n_done += 1
+            progress(ProgressEvent("captioning", n_done, len(self.todo), "items"))
+
+        with closing(work_one_ahead(self.todo, prepare)) as prepared, Asking(model, self._options) as asking:
+            for name, image in prepared:
+                waiting.append((name, image, asking.ask(image) if isinstance(image, Ready) else None))
                 del image  # before the work on the one after next begins
-                progress(ProgressEvent("captioning", index, len(self.todo), "items"))
+                if len(waiting) >= model.options.parallel:
+                    settle()
+            while waiting:
+                settle()
 
     def _read(self, name: str) -> Prepared:
         path = self._folder.path(name)
@@ -172,7 +187,7 @@ class CaptionJob:
         self._claimed.add(sha256)
         return image
 
-    def _settle(self, model: LlavaModel, name: str, image: Prepared) -> None:
+    def _settle(self, name: str, image: Prepared, asked: Future[Said] | None) -> None:
         """Writes the line of an image, or notes why it gets none."""
         match image:
             case Unread(reason):
@@ -184,12 +199,11 @@ class CaptionJob:
                 self._keep(self._file.find(sha256).for_duplicate(name))
             case Damaged(sha256, fault):
                 self._blame(name, sha256, fault)
-            case Ready():
-                sha256 = image.sha256
+            case Ready() if asked is not None:
                 try:
-                    self._ask(model, name, image)
+                    self._take(name, image, asked.result())
                 except (ImageError, ContextOverflow, BackendError, _Unfinished) as error:
-                    self._blame(name, sha256, error)
+                    self._blame(name, image.sha256, error)
 
     def _blame(self, name: str, sha256: str, fault: EdgeLlavaError) -> None:
         """Notes why these bytes have no answer.
@@ -209,21 +223,23 @@ class CaptionJob:
         self.first_failure = self.first_failure or failure
         self._faults.append(FileFault(name, reason))
 
-    def _ask(self, model: LlavaModel, name: str, ready: Ready) -> None:
-        session, started = model.session(self._options.effective_sampling), time.perf_counter()
-        tokens = list(session.ask(self._options.prompt, image=ready.image))
-        model.check_open()  # another thread may have cut the answer off by closing the model
+    def _take(self, name: str, ready: Ready, said: Said) -> None:
         self._engine_failed = False
-        seconds = time.perf_counter() - started
-        if isinstance(ready.image, ImageEmbedding):
-            seconds += ready.image.vision_s + ready.image.projector_s
-        text, reason = "".join(token.text for token in tokens).strip(), str(tokens[-1].finish_reason)
-        n_tokens = session.timings.decode_tokens if session.timings is not None else len(tokens)
-        answer = text if self._options.schema is None else _parse(text, n_tokens)
+        answer = said.text if self._options.schema is None else _parse(said.text, said.n_tokens)
         self._n_captioned += 1
-        self._n_tokens += n_tokens
+        self._n_tokens += said.n_tokens
         self._n_truncated += ready.truncated
-        self._keep(Caption(name, ready.sha256, answer, reason, n_tokens, seconds, truncated=ready.truncated))
+        self._keep(
+            Caption(
+                name,
+                ready.sha256,
+                answer,
+                said.finish_reason,
+                said.n_tokens,
+                said.seconds,
+                truncated=ready.truncated,
+            )
+        )
 
     def _keep(self, caption: Caption) -> None:
         self._file.append(caption)

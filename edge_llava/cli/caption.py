@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from edge_llava.cli.tiles import note_most_tiles
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
+    from edge_llava.bundle.bundle import Bundle
     from edge_llava.captioning.job import CaptionJob
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.captioning.report import CaptionReport
-    from edge_llava.runtime.options import SamplingOptions
+    from edge_llava.runtime.options import EngineOptions, SamplingOptions
 
 _MAX_FOLDERS = 3
 _MAX_SHOWN = 20  # faults; --json has all of them
@@ -64,6 +66,14 @@ _MAX_SHOWN = 20  # faults; --json has all of them
     default=None,
     help="Encode the next image while this answer is computed. Default: if a GPU runs one of the two.",
 )
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 16),
+    default=1,
+    metavar="N",
+    show_default=True,
+    help="Answers computed at the same time: more images a minute, and more memory.",
+)
 @click.option("--force", is_flag=True, help="Replace an output of other settings, and existing sidecar files.")
 @bundle_option
 @engine_options(without="load_anyway")
@@ -78,6 +88,7 @@ def command(
     temp: float,
     seed: int | None,
     ahead: bool | None,
+    parallel: int,
     force: bool,
     bundle: str | None,
     engines: EngineChoice,
@@ -104,7 +115,7 @@ def command(
     from edge_llava.runtime.vision.forms import image_forms
 
     opened = open_bundle(bundle)
-    how = engines.options(opened)
+    how = _share_cache(opened, engines.options(opened), parallel)
     form = image_forms(opened.manifest.vision, how).alone  # before the output is begun
     with (
         CaptionJob(
@@ -134,6 +145,14 @@ def command(
     if not has_captions:
         note("edge-llava: no image has a caption.")
         sys.exit((job.first_failure or ImageError()).exit_code)
+
+
+def _share_cache(bundle: Bundle, options: EngineOptions, parallel: int) -> EngineOptions:
+    """Captions are short: two full contexts have room for many; where they have not, the youngest answer waits."""
+    from edge_llava.runtime.options import n_ctx
+
+    n_positions = min(parallel, 2) * n_ctx(bundle.manifest.language, options.decoder)
+    return replace(options, parallel=parallel, n_positions=n_positions if parallel > 1 else None)
 
 
 def _make_sampling(max_tokens: int, temp: float, seed: int | None) -> SamplingOptions:

@@ -43,31 +43,40 @@ def predict_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
         BundleError: If language.gguf is damaged.
         BackendError: If llama.cpp cannot tell, or has no device that the options name.
     """
-    return MemoryNeeds((*_language(bundle, options), *_vision(bundle, options), Part("programs", _PROGRAMS)))
+    return _predict(bundle, options, _whole_size(bundle, options))
+
+
+def _predict(bundle: Bundle, options: EngineOptions, n_cells: int) -> MemoryNeeds:
+    return MemoryNeeds((*_language(bundle, options, n_cells), *_vision(bundle, options), Part("programs", _PROGRAMS)))
+
+
+def _whole_size(bundle: Bundle, options: EngineOptions) -> int:
+    return options.n_positions or options.parallel * n_ctx(bundle.manifest.language, options.decoder)
+
+
+def _first_size(bundle: Bundle, options: EngineOptions) -> int:
+    return max(first_positions(bundle.manifest, options), options.decoder.n_batch)
 
 
 def predict_first_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
     """As `predict_needs`, before the KV cache has grown: of one answer about one image."""
-    first = first_positions(bundle.manifest, options)
-    size = options.parallel * n_ctx(bundle.manifest.language, options.decoder)
-    return predict_needs(bundle, options if first is None else replace(options, n_positions=min(first, size)))
+    return _predict(bundle, options, min(_first_size(bundle, options), _whole_size(bundle, options)))
 
 
-def _copied_share(bundle: Bundle, options: EngineOptions) -> float:
-    """The part of the KV cache that is copied while it grows to its whole size; 0: it has that from the start."""
-    size = options.parallel * n_ctx(bundle.manifest.language, options.decoder)
-    first = first_positions(bundle.manifest, options)
-    before = size if first is None else max(first, options.decoder.n_batch)
-    if before >= size:
+def _copied_share(bundle: Bundle, options: EngineOptions, n_cells: int) -> float:
+    """The part of a KV cache that is copied while it grows to its size; 0: it has that from the start."""
+    before = _first_size(bundle, options)
+    if before >= n_cells:
         return 0.0
-    while 2 * before < size:
+    while 2 * before < n_cells:
         before *= 2
-    return before / size
+    return before / n_cells
 
 
 def predict_language_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
     """As `predict_needs`, of a process that opens the language model alone."""
-    return MemoryNeeds((*_language(bundle, options), Part("programs", _PROGRAMS)))
+    needs = _language(bundle, options, _whole_size(bundle, options))
+    return MemoryNeeds((*needs, Part("programs", _PROGRAMS)))
 
 
 def predict_tower_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
@@ -75,16 +84,16 @@ def predict_tower_needs(bundle: Bundle, options: EngineOptions) -> MemoryNeeds:
     return MemoryNeeds((*_vision(bundle, options), Part("programs", _PROGRAMS)))
 
 
-def _language(bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
+def _language(bundle: Bundle, options: EngineOptions, n_cells: int) -> Iterator[Part]:
     decoder = replace(options.decoder, repack=True)  # which changes nothing of a context
-    tried = _try(bundle.file("language"), bundle.manifest.language, decoder, options.parallel, options.n_positions)
+    tried = _try(bundle.file("language"), bundle.manifest.language, decoder, options.parallel, n_cells)
     yield from _weights(_tensors(bundle.file("language")), bundle, options)
-    yield from _cache(tried.cache_bytes, bundle, options)
+    yield from _cache(tried.cache_bytes, bundle, options, n_cells)
     yield from _compute(tried.compute_bytes, bundle, options)
 
 
 @functools.lru_cache(maxsize=32)
-def _try(path: Path, spec: LanguageSpec, decoder: DecoderOptions, n_parallel: int, n_cells: int | None) -> DryRun:
+def _try(path: Path, spec: LanguageSpec, decoder: DecoderOptions, n_parallel: int, n_cells: int) -> DryRun:
     return dry_run(path, spec, decoder, n_parallel=n_parallel, n_cells=n_cells)
 
 
@@ -104,7 +113,7 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     language, decoder = bundle.manifest.language, options.decoder
     size = bundle.manifest.files["language"].bytes
     rearranged = size if rearranged_bytes is None else rearranged_bytes
-    cells = options.n_positions or options.parallel * n_ctx(language, decoder)
+    cells = _whole_size(bundle, options)
     params = context_params(language, decoder)
     width = -(-language.n_embd // language.n_head) * language.n_head_kv
     block, block_bytes = _CACHE_BLOCKS[params.type_k]
@@ -115,7 +124,7 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
             Part("weights", size, is_mapped=True),
             Part("rearranged weights", rearranged if decoder.repack and can_repack() else 0),
             Part("KV cache", cache),
-            Part("growth of the KV cache", int(_copied_share(bundle, options) * cache)),
+            Part("growth of the KV cache", int(_copied_share(bundle, options, cells) * cache)),
             Part("compute buffers", compute),
             *_vision(bundle, options),
             Part("programs", _PROGRAMS),
@@ -190,12 +199,12 @@ def _used_bytes(language: LanguageSpec, decoder: DecoderOptions, cells: int, n_f
     return decoder.n_batch * _BYTES * (4 * language.n_embd + 3 * n_ff + mask + scores) + _BYTES * language.n_vocab
 
 
-def _cache(n_bytes: int, bundle: Bundle, options: EngineOptions) -> Iterator[Part]:
+def _cache(n_bytes: int, bundle: Bundle, options: EngineOptions, n_cells: int) -> Iterator[Part]:
     devices, n_layer = used_devices(options), bundle.manifest.language.n_layer
     n_on_gpu = n_layer - min(n_layer, _first_on_gpu(n_layer, options.decoder.n_gpu_layers)) if devices else 0
     on_gpu = n_bytes * n_on_gpu // n_layer
     yield Part("KV cache", n_bytes - on_gpu)
-    yield Part("growth of the KV cache", int(_copied_share(bundle, options) * n_bytes))  # a copy, for a moment
+    yield Part("growth of the KV cache", int(_copied_share(bundle, options, n_cells) * n_bytes))  # a copy, for a moment
     for device, share in _shares(devices).items():
         yield Part("KV cache", int(on_gpu * share), device)
 

@@ -11,12 +11,10 @@ _IMAGE_SIZE = (640, 480)
 _WORDS = 448  # the template, a question, and an answer or some turns
 
 
-def first_positions(manifest: Manifest, options: EngineOptions) -> int | None:
-    """Positions that a conversation about one image takes; None: the whole cache at once, whose size was given.
+def first_positions(manifest: Manifest, options: EngineOptions) -> int:
+    """Positions that a conversation about one image takes.
 
     A cache takes its memory, and seconds for a large model, when it is made, whether it is used or not.
     """
-    if options.n_positions is not None:
-        return None
     form = image_forms(manifest.vision, options).alone
     return count_tokens(_IMAGE_SIZE, form, options.visual_tokens) + _WORDS

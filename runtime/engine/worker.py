@@ -12,6 +12,7 @@ from edge_llava.errors import BackendError
 from edge_llava.runtime.answer import FinishReason, Token
 from edge_llava.runtime.engine.disk_prefixes import DiskPrefixes
 from edge_llava.runtime.engine.job import Job
+from edge_llava.runtime.engine.job_images import JobImages
 from edge_llava.runtime.engine.metrics import EngineMetrics
 from edge_llava.runtime.engine.queue import JobQueue
 from edge_llava.runtime.engine.step import StepPlan, StepSize, plan_step
@@ -19,7 +20,6 @@ from edge_llava.runtime.kv.sequences import NoCells
 from edge_llava.runtime.language.decoder import Decoder, RowChunk, TokenChunk
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.caught import Caught
-from edge_llava.runtime.runs import ImageRun
 from edge_llava.runtime.vision.tower import Tower
 
 _log = logging.getLogger("edge_llava.engine")
@@ -42,7 +42,8 @@ class Worker:
         """`metrics` counts what is done; the others are what it works with."""
         self.running: list[Job] = []
         self.forgotten: deque[int] = deque()
-        self._decoder, self._queue, self._tower, self._disk, self._done = decoder, queue, tower, disk, metrics
+        self._decoder, self._queue, self._disk, self._done = decoder, queue, disk, metrics
+        self._images = JobImages(tower, queue.wake)
         self._size = StepSize(decoder.n_batch)
         self._n_looked_ahead = 0  # the images of jobs with smaller numbers were requested while they waited
         self._is_full = False  # a job was preempted: none gets a place before another is over
@@ -125,7 +126,7 @@ class Worker:
         for job in tuple(self.running):
             if job.is_prepared:  # and shared with who needs it, too
                 self._end(job, "stop")
-        self._spare_threads()
+        self._decoder.spare_threads(int(self._images.opens_tower_for(self.running)))
         plan = self._plan()
         if plan.n_positions:
             self._compute(plan)
@@ -165,8 +166,7 @@ class Worker:
 
     def _end_for(self, preparation: Job, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            for image in preparation.encoded_images(job):
-                self._request(image)  # before nobody else waits for it
+            self._images.hand_over(preparation, job)
         self._end(preparation, "cancelled")
 
     def _make_place(self) -> None:
@@ -188,13 +188,7 @@ class Worker:
                 job.find_sources(self.running)
                 n_known = max(job.n_coming, self._decoder.sequences.count_known(job.wanted, job.request.salt))
                 for image in job.missing_images(max(n_known, self._disk.count(job, n_known))):
-                    self._request(image)
-
-    def _request(self, image: ImageRun) -> None:
-        """Begins to encode an image, unless its rows are there or on their way."""
-        if image.image is not None and image.encoding is None:
-            image.encoding = self._tower.start(image.image, image.key, image.identity, image.form)
-            image.encoding.add_done_callback(lambda _: self._queue.wake())
+                    self._images.request(image)
 
     def _prepare(self, job: Job) -> None:
         """Gives a running job what others have computed, what came from disk, and the image rows that have come."""
@@ -206,26 +200,9 @@ class Worker:
         with Caught() as caught:
             self._disk.finish(job)
             if job.prefix_source() is None:
-                self._fetch_images(job)
+                self._images.fetch(job)
         if caught.error is not None:
             self._end(job, "error", caught.error)
-
-    def _fetch_images(self, job: Job) -> None:
-        missing = job.missing_images(job.n_coming)
-        for image in missing:
-            self._request(image)
-            if (encoding := image.encoding) is not None and encoding.done():
-                image.encoding = None  # also where it failed
-                image.take(encoding.result())
-                job.answer.note_image(encoding.result())
-        is_waiting = any(image.embedding is None for image in missing)
-        # both would compute on the same cores, each more slowly
-        job.is_paused = is_waiting and self._tower.is_open and not self._tower.on_gpu
-
-    def _spare_threads(self) -> None:
-        """While the tower is opened for a running job, it takes one core."""
-        is_coming = any(image.encoding for job in self.running for image in job.images.values())
-        self._decoder.spare_threads(int(is_coming and not self._tower.is_open))
 
     def _plan(self) -> StepPlan:
         """The next step. Until it fits, idle conversations leave the KV cache, it grows, or the youngest job leaves."""

@@ -96,6 +96,49 @@ def test_which_thread_encodes(model, album, monkeypatch, encode_ahead, on_gpu, t
     assert seen == [thread] * 3
 
 
+@pytest.fixture
+def several(seeded_f32):
+    """The F32 demo, open for three at a time."""
+    with edge_llava.load(seeded_f32, dataclasses.replace(ONE_THREAD, parallel=3)) as opened:
+        yield opened
+
+
+def test_several_at_a_time_write_the_same_lines(model, several, album, save_noise):
+    """In the same order, with duplicates of what is still being asked about, and of what cannot be read."""
+    for seed in range(6):
+        save_noise(album / f"c{seed}.png", 100 + seed // 2)  # each twice
+    (album / "d.png").write_bytes(b"no image")
+    (album / "e.png").write_bytes(b"no image")
+    first = caption_folder(model, album, album / "one.jsonl", options=OPTIONS)
+    second = caption_folder(several, album, album / "three.jsonl", options=OPTIONS)
+    one, three = (
+        [{**json.loads(line), "seconds": 0} for line in (album / name).read_text().splitlines()]
+        for name in ("one.jsonl", "three.jsonl")
+    )
+    assert one == three
+    assert len(one) == 9
+    assert figures(first) == figures(second) == (6, 3, 0)
+    assert [fault.path for fault in first.faults] == [fault.path for fault in second.faults] == ["d.png", "e.png"]
+    assert several.metrics.steps_total < model.metrics.steps_total
+
+
+def test_several_at_a_time_that_are_stopped(several, album, save_noise):
+    """What was not waited for ends, and the next run does it again."""
+    for seed in range(4):
+        save_noise(album / f"c{seed}.png", 200 + seed)
+
+    def stop(event):
+        if event.stage == "captioning" and event.done == 2:
+            raise KeyboardInterrupt
+
+    options = dataclasses.replace(OPTIONS, sampling=dataclasses.replace(GREEDY, max_new_tokens=200))
+    with pytest.raises(KeyboardInterrupt):
+        caption_folder(several, album, options=options, progress=stop)
+    assert len(lines(album)) == 2
+    assert (several.metrics.running, several.metrics.queued) == (0, 0)
+    assert figures(caption_folder(several, album, options=options)) == (5, 0, 2)
+
+
 def test_a_second_run_changes_nothing(model, album, monkeypatch):
     caption_folder(model, album, options=OPTIONS)
     before = (album / "captions.jsonl").read_bytes()

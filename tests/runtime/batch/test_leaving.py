@@ -260,7 +260,8 @@ def test_a_batch_that_llama_cpp_refuses(engine, ask, monkeypatch):
 def test_closing_ends_everyone(open_engine, seeded_f32, ask, pictures, held_tower):
     engine = open_engine(seeded_f32, parallel=2)
     started = threading.Event()
-    flowing = ask(engine, "What is this?", LONG, on_token=lambda _: started.set())
+    longer = dataclasses.replace(LONG, max_new_tokens=900)  # than this thread may have to wait for a core
+    flowing = ask(engine, "What is this?", longer, on_token=lambda _: started.set())
     encoding = ask(engine, "What is this?", LONG, pictures[0])
     waiting = [ask(engine, "Why?", LONG) for _ in range(3)]
     assert started.wait(30)

@@ -34,9 +34,12 @@ def answer(noise):
 
 
 @pytest.fixture
-def expected(open_engine, seeded_f32, answer):
+def expected(open_engine, seeded_f32, answer, monkeypatch):
     """Three answers of a cache that has its whole size from the start."""
-    model = open_engine(seeded_f32, SMALL, parallel=1, n_positions=1024)
+    with monkeypatch.context() as patch:
+        patch.setattr(kv_size, "_WORDS", 10_000)
+        model = open_engine(seeded_f32, SMALL, parallel=1)
+    assert sizes_of(model) == (1024, 1024)
     return [answer(model, seed) for seed in range(3)]
 
 
@@ -102,7 +105,6 @@ def test_what_it_begins_with(seeded_f32):
     manifest = Bundle.open(seeded_f32).manifest
     assert first_positions(manifest, EngineOptions()) == 64 + 448
     assert first_positions(manifest, EngineOptions(visual_tokens=10)) == 10 + 448
-    assert first_positions(manifest, EngineOptions(n_positions=2000)) is None
     tiled = replace(manifest, vision=replace(manifest.vision, aspect="anyres", merge="spatial_unpad",
                                              grid_pinpoints=((112, 112),), has_newline=False))  # fmt: skip
     assert first_positions(tiled, EngineOptions()) > 3 * 64 + 448
