@@ -18,6 +18,7 @@ from edge_llava.device.threads import usable_threads
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
+from edge_llava.runtime.vision.device_graph import projector_device
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
@@ -60,7 +61,8 @@ class BundleEngines:
     def rows(self, features: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Computes the projector's rows (..., P, E) for each patch features (..., P, D)."""
         n_threads = usable_threads(self.options.n_vision_threads)
-        projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, n_threads)
+        device = projector_device(self.options.decoder)
+        projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, n_threads, device=device)
         try:
             flat = [projector(values.reshape(-1, values.shape[-1])) for values in features]
             return [rows.reshape(*values.shape[:-1], -1) for rows, values in zip(flat, features, strict=True)]

@@ -9,6 +9,7 @@ import ctypes
 import os
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,20 @@ class Graph:
     def _apply(self, function: str, *tensors: int) -> int:
         result: int = bind(function, _POINTER, [_POINTER] * (1 + len(tensors)))(self._context, *tensors)
         return result
+
+
+def new_context(n_tensors: int) -> tuple[Any, NDArray[np.uint8]]:
+    """A context for so many tensors whose data is elsewhere, and the memory that it lies in, which must outlive it.
+
+    Raises:
+        BackendError: If there is no memory.
+    """
+    n_bytes = bind("ggml_graph_overhead", _SIZE, [])() + n_tensors * bind("ggml_tensor_overhead", _SIZE, [])()
+    room = _make_room(n_bytes)
+    context = bind("ggml_init", _POINTER, [_GgmlInitParams])(_GgmlInitParams(n_bytes, room.ctypes.data, True))
+    if not context:
+        raise BackendError("ggml cannot make a context for the projector. Close other programs.")
+    return context, room
 
 
 def _make_room(n_bytes: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.anyres import kept_patches, merge_tiles
+from edge_llava.runtime.vision.device_graph import projector_device
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.forms import image_forms
 from edge_llava.runtime.vision.image import Image
@@ -54,7 +55,13 @@ class ImageEncoder:
         self._alone = image_forms(manifest.vision, options).alone
         check_vision_file(bundle)
         n_threads, has_newline = usable_threads(options.n_vision_threads), manifest.vision.has_newline
-        self._projector = Projector(bundle.file("projector"), manifest.projector, n_threads, has_newline=has_newline)
+        self._projector = Projector(
+            bundle.file("projector"),
+            manifest.projector,
+            n_threads,
+            has_newline=has_newline,
+            device=projector_device(options.decoder),
+        )
         self._vision = VisionEncoder(bundle.file("vision"), manifest.vision, options)
         self.provider, self.on_gpu = self._vision.provider, self._vision.on_gpu
         self._n_at_once = tiles_at_once(options, on_gpu=self.on_gpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from edge_llava.bundle.manifest import ProjectorSpec
 from edge_llava.errors import BackendError, BundleError, list_faults
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.ggml.types import GgmlType
+from edge_llava.runtime.vision.device_graph import DeviceGraph, DeviceWeights
 from edge_llava.runtime.vision.ggml_graph import Graph, TensorFile, values_of
 
+_log = logging.getLogger("edge_llava.vision")
 # ggml acts upon the alignment alone; the converters write the others.
 _KEYS = frozenset(
     (
@@ -32,8 +35,24 @@ class Projector:
     Source: LLaVA's mm_projector and transformers' LlavaMultiModalProjector.
     """
 
-    def __init__(self, path: Path, spec: ProjectorSpec, n_threads: int, *, has_newline: bool = False) -> None:
-        """Opens projector.gguf; `has_newline` says whether the row that ends each row of patches is in it."""
+    def __init__(
+        self,
+        path: Path,
+        spec: ProjectorSpec,
+        n_threads: int,
+        *,
+        has_newline: bool = False,
+        device: str | None = None,
+    ) -> None:
+        """Opens projector.gguf.
+
+        Args:
+            path: The file.
+            spec: What the manifest says about it.
+            n_threads: On the CPU.
+            has_newline: Whether the row that ends each row of patches is in it.
+            device: One of llama.cpp's that computes it, as of `projector_device`; where it cannot, the CPU does.
+        """
         self.spec = spec
         self._n_threads = n_threads
         _check_file(path, spec, has_newline)
@@ -41,12 +60,25 @@ class Projector:
         self.newline: NDArray[np.float32] | None = None
         if has_newline:
             self.newline = values_of(self._file.tensor("image_newline"), 1, spec.out_features)[0].copy()
+        self._on_device: DeviceWeights | None = None
+        if device is not None:
+            try:
+                self._on_device = DeviceWeights(device, self._tensors())
+            except BackendError as error:
+                _log.warning("%s The CPU computes it.", error)
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Projects patch features (P, in_features) float32 to embedding rows (P, out_features) float32."""
         if features.ndim != 2 or features.shape[1] != self.spec.in_features:
             # ggml would end the process
             raise BackendError(f"the projector takes (P, {self.spec.in_features}) features, not {features.shape}.")
+        if self._on_device is not None:
+            try:
+                return self._on_device.compute(features, self._build, self.spec.out_features)
+            except BackendError as error:
+                _log.warning("%s The CPU computes it.", error)
+                self._on_device.close()
+                self._on_device = None
         n_rows, widest = len(features), max(self.spec.in_features, self.spec.out_features)
         # the input and a product per layer, in float32; one more to be safe
         with closing(Graph(n_bytes=4 * 4 * n_rows * widest)) as graph:
@@ -57,8 +89,19 @@ class Projector:
                 rows = graph.linear(rows, self._file.tensor(f"{layer}.weight"), self._file.tensor(f"{layer}.bias"))
             return graph.compute(rows, (n_rows, self.spec.out_features), self._n_threads)
 
+    def _tensors(self) -> dict[str, int]:
+        names = [f"{layer}.{part}" for layer in _layers(self.spec) for part in ("weight", "bias")]
+        return {name: self._file.tensor(name) for name in names}
+
+    def _build(self, graph: DeviceGraph, rows: int) -> int:
+        for index, layer in enumerate(_layers(self.spec)):
+            rows = graph.linear(graph.gelu_erf(rows) if index else rows, layer)
+        return rows
+
     def close(self) -> None:
         """Frees the weights; safe to call twice."""
+        if self._on_device is not None:
+            self._on_device.close()
         self._file.close()
 
 

@@ -16,6 +16,10 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import ProjectorSpec
 from edge_llava.errors import BackendError, BundleError
+from edge_llava.ggml.devices import GgmlDevice
+from edge_llava.runtime.options import DecoderOptions
+from edge_llava.runtime.vision import device_graph
+from edge_llava.runtime.vision.device_graph import DeviceWeights, projector_device
 from edge_llava.runtime.vision.ggml_graph import TensorFile
 from edge_llava.runtime.vision.projector import Projector
 
@@ -230,3 +234,53 @@ for make in (lambda: Graph(1 << 30), lambda: TensorFile(Path(sys.argv[1]))):
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("bytes of memory. Close other programs.") == 2
+
+
+@pytest.mark.parametrize("source", ["seeded_f32", "seeded_q4"])
+def test_on_a_device_of_llama_cpp(source, request):
+    """The CPU is one, too: what is copied, allocated and sent is as of a GPU."""
+    path = request.getfixturevalue(source)
+    spec = Bundle.open(path).manifest.projector
+    features = np.random.default_rng(0).standard_normal((64, spec.in_features)).astype(np.float32)
+    here = Projector(path / "projector.gguf", spec, 1)
+    there = Projector(path / "projector.gguf", spec, 1, device="CPU")
+    assert there._on_device is not None
+    for n_rows in (64, 1, 33):
+        difference = np.abs(there(features[:n_rows]) - here(features[:n_rows])).max()
+        assert difference < 1e-5
+    assert there._on_device is not None
+    for projector in (here, there):
+        projector.close()
+        projector.close()
+
+
+def test_a_device_that_fails_leaves_it_to_the_cpu(seeded_f32, monkeypatch, caplog):
+    spec = Bundle.open(seeded_f32).manifest.projector
+    features = np.ones((4, spec.in_features), np.float32)
+    missing = Projector(seeded_f32 / "projector.gguf", spec, 1, device="NONE7")
+    expected = Projector(seeded_f32 / "projector.gguf", spec, 1)(features)
+    assert np.array_equal(missing(features), expected)
+    assert "cannot open NONE7 for the projector. The CPU computes it." in caplog.text
+
+    def fail(*arguments):
+        raise BackendError("CUDA0 has too little memory for the projector.")
+
+    failing = Projector(seeded_f32 / "projector.gguf", spec, 1, device="CPU")
+    monkeypatch.setattr(DeviceWeights, "compute", fail)
+    assert np.array_equal(failing(features), expected)
+    assert failing._on_device is None
+    assert "CUDA0 has too little memory for the projector. The CPU computes it." in caplog.text
+
+
+def test_where_it_is_computed(monkeypatch):
+    def device(name, kind, backend="CUDA"):
+        return GgmlDevice(name, "A", backend, kind, 0, 0)
+
+    present = [device("CPU", "cpu", "CPU"), device("RPC0", "gpu", "RPC"), device("CUDA0", "gpu")]
+    monkeypatch.setattr(device_graph, "may_see_gpus", lambda: True)
+    monkeypatch.setattr(device_graph, "list_devices", lambda: tuple(present))
+    assert projector_device(DecoderOptions()) == "CUDA0"  # not on another computer
+    assert projector_device(DecoderOptions(n_gpu_layers=0)) is None
+    assert projector_device(DecoderOptions(devices=())) is None
+    present.pop()
+    assert projector_device(DecoderOptions()) is None
