@@ -72,7 +72,7 @@ _MAX_SHOWN = 20  # faults; --json has all of them
     default=1,
     metavar="N",
     show_default=True,
-    help="Answers computed at the same time: more images a minute, and more memory.",
+    help="Answers computed at the same time: for GPUs and computers with many cores. Takes more memory.",
 )
 @click.option("--force", is_flag=True, help="Replace an output of other settings, and existing sidecar files.")
 @bundle_option
