@@ -13,6 +13,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BundleError, ContextOverflow, ImageError
 from edge_llava.home.directories import cache_directory
 from edge_llava.runtime.kv.disk_cache import PrefixStore
+from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 from edge_llava.runtime.vision.image import Image
@@ -197,7 +198,7 @@ def test_embeddings_of_the_same_number_are_exchanged(open_with, picture):
 @pytest.mark.parametrize("n", [None, 16])
 def test_a_picture_encoded_while_the_model_is_loaded_is_the_one_asked_about(n, seeded_f32, picture):
     options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, visual_tokens=n)
-    with edge_llava.load(seeded_f32, options, first_images=[picture]) as model:
+    with LlavaModel(Bundle.open(seeded_f32), options, first_images=[picture]) as model:
         (key,) = model.tower._early
         assert key == key_of(seeded_f32, Image.open(picture), n)
         answer, timings = ask(model, picture)
