@@ -14,7 +14,7 @@ from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
-LONG = SamplingOptions(temperature=0, max_new_tokens=400, logit_bias=((2, -100.0),))
+LONG = SamplingOptions(temperature=0, max_new_tokens=800, logit_bias=((2, -100.0),))
 QUESTION = "What is shown?"
 
 
@@ -215,17 +215,21 @@ def test_an_answer_s_image_comes_before_those_that_only_wait(open_engine, seeded
 
 
 @pytest.mark.parametrize("n_parallel", [2, 3])
-def test_nothing_is_prepared_while_an_answer_runs(open_engine, seeded_f32, expected, n_parallel):
+def test_nothing_is_prepared_while_an_answer_runs(open_engine, seeded_f32, expected, ask, n_parallel):
     images, answers, _ = expected
-    model = open_engine(seeded_f32, parallel=n_parallel)
-    running = model.session(LONG).ask("Wait.")
-    next(running)
+    model, started = open_engine(seeded_f32, parallel=n_parallel), threading.Event()
+    running = ask(model, "Wait.", LONG, on_token=lambda _: started.set())
+    assert started.wait(30)
     prepared = model.prepare([Message("user", "", (images[0],))])
     same = model.prepare([Message("user", "", (images[0],))])
-    for _ in range(20):
-        next(running)
-    assert model.metrics.images_encoded_total == 0
-    running.close()
+    n_looks = 0
+    while True:
+        n_encoded = model.metrics.images_encoded_total
+        if running.answer.wait(0.002):
+            break
+        n_looks += 1
+        assert n_encoded == 0
+    assert n_looks
     assert prepared.wait(30)
     assert same.wait(30)
     assert model.metrics.images_encoded_total == 1
