@@ -3,8 +3,8 @@
     python benchmarks/ranked_by_patches.py edge_llava/demo/llava-scenes demo-by-patches --quant F16
     edge-llava eval scenes -m demo-by-patches -t 1 --seed 1 --n 1000 --visual-tokens 32
 
-`--visual-tokens` keeps the patches that receive the most attention: from the class row, or, in a SigLIP, which has
-none, from all patches. No trained SigLIP was small enough to be measured here, but both rankings can be compared in a
+`--visual-tokens` weighs patches by the attention they receive: from the class row or, in a SigLIP, which has none,
+from all patches. No trained SigLIP was small enough to be measured here, but both rankings can be compared in a
 tower that has the row: attention is computed among the patches alone, and everything else stays as it is.
 """
 

@@ -203,7 +203,7 @@ class LlavaModel:
             on_full, salt: As `submit`.
 
         Returns:
-            What `wait` and `cancel` are called on; None if there is no image, so that nothing is to be computed.
+            A handle to wait for or cancel; None if there is no image, and so nothing to compute.
 
         Raises: As `submit`.
         """

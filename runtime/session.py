@@ -106,7 +106,7 @@ class Session:
             image: As of `ask`; None or empty only ends what was prepared before.
 
         Returns:
-            What `wait` and `cancel` are called on; None if there is nothing to compute.
+            A handle to wait for or cancel; None if there is nothing to compute.
 
         Raises:
             QueueFull: If as much is prepared as may.

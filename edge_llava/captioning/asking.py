@@ -57,7 +57,7 @@ class Asking:
     def ask(self, ready: Ready) -> Future[Said]:
         """Asks about an image; as many at a time as the model answers.
 
-        The future raises what `Session.ask` raises, and EdgeLlavaError if the model was closed meanwhile.
+        The future raises what `Session.ask` raises, and EdgeLlavaError if the model is closed in the meantime.
         """
         return self._threads.submit(self._ask, ready)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge_llava.fitting.settings import Setting
     from edge_llava.runtime.options import EngineOptions
 
+
 _MOST_SHOWN = 8
 _SHOWN_BYTES = 10_000_000
 _VERDICTS = {
@@ -30,6 +31,19 @@ _VERDICTS = {
     "slow": "It fits if its weights are read from the disk again and again, which is slow.",
     "too much": "It does not fit.",
 }
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What a bundle takes with these options, at its full context and at first, and what would fit or be slow."""
+
+    bundle: Bundle
+    options: EngineOptions
+    needs: MemoryNeeds
+    first: MemoryNeeds
+    room: Room
+    settings: list[Setting]
+    slow: list[Setting]
 
 
 @click.command("fit", cls=EngineCommand)
@@ -87,10 +101,11 @@ def command(
     settings = [] if verdict == "fits" else find_settings(bundle, options, room, predict_needs)
     is_short = verdict == "too much" and not settings
     slow = find_settings(bundle, options, room, predict_needs, "slow") if is_short else []
+    fit = _Fit(bundle, options, needs, first, room, settings, slow)
     if as_json:
-        click.echo(json.dumps(_facts(bundle, options, needs, first, room, settings), indent=2))
+        click.echo(json.dumps(_facts(fit), indent=2))
     else:
-        for line in _lines(bundle, options, needs, first, room, settings, slow):
+        for line in _lines(fit):
             show(printable_line(line))
     if verdict == "too much":
         raise click.exceptions.Exit(1)
@@ -102,18 +117,11 @@ def _is_checkpoint(source: str) -> bool:
     return (path / "config.json").is_file() or source == "demo" or is_hub_id
 
 
-def _lines(
-    bundle: Bundle,
-    options: EngineOptions,
-    needs: MemoryNeeds,
-    first: MemoryNeeds,
-    room: Room,
-    settings: list[Setting],
-    slow: list[Setting],
-) -> list[str]:
+def _lines(fit: _Fit) -> list[str]:
     from edge_llava.fitting.needs import MAIN
     from edge_llava.runtime.options import n_ctx
 
+    bundle, options, needs, room = fit.bundle, fit.options, fit.needs, fit.room
     size = n_ctx(bundle.manifest.language, options.decoder)
     lines = [f"{bundle.name}, {bundle.manifest.language.quant}, with {size} positions takes"]
     for device in (MAIN, *needs.devices):
@@ -122,37 +130,33 @@ def _lines(
         free = room.free_of(device)
         of_free = "" if free is None else f"; {free / 1e9:.2f} GB are free"
         lines += [f"  {taken / 1e9:.2f} GB {place}{of_free}", f"    {needs.describe(device)}"]
-    if needs.n_bytes - first.n_bytes >= _SHOWN_BYTES:
-        lines.append(f"  {first.n_bytes / 1e9:.2f} GB at first: the KV cache grows with the conversation")
+    if needs.n_bytes - fit.first.n_bytes >= _SHOWN_BYTES:
+        lines.append(f"  {fit.first.n_bytes / 1e9:.2f} GB at first: the KV cache grows with the conversation")
     lines.append(_VERDICTS[room.judge(needs)])
-    if settings:
+    if fit.settings:
         lines.append("These fit:")
-        lines += [f"  {setting.words:<24} {setting.needs.n_bytes / 1e9:.2f} GB" for setting in settings[:_MOST_SHOWN]]
+        lines += [
+            f"  {setting.words:<24} {setting.needs.n_bytes / 1e9:.2f} GB" for setting in fit.settings[:_MOST_SHOWN]
+        ]
     elif room.judge(needs) != "fits":
         lines.append("No setting fits. Convert with fewer bits: edge-llava fit CHECKPOINT says which.")
-        if slow:
-            lines += ["Slow, because weights are read from the disk again and again:", f"  {slow[0].words}"]
+        if fit.slow:
+            lines += ["Slow, because weights are read from the disk again and again:", f"  {fit.slow[0].words}"]
     return lines
 
 
-def _facts(
-    bundle: Bundle,
-    options: EngineOptions,
-    needs: MemoryNeeds,
-    first: MemoryNeeds,
-    room: Room,
-    settings: list[Setting],
-) -> dict[str, Any]:
+def _facts(fit: _Fit) -> dict[str, Any]:
     from edge_llava.fitting.needs import MAIN
     from edge_llava.runtime.options import n_ctx
 
+    bundle, options, needs, room = fit.bundle, fit.options, fit.needs, fit.room
     return {
         "bundle": str(bundle.path),
         "quant": bundle.manifest.language.quant,
         "n_ctx": n_ctx(bundle.manifest.language, options.decoder),
         "verdict": room.judge(needs),
         "main_bytes": needs.n_bytes,
-        "first_main_bytes": first.n_bytes,
+        "first_main_bytes": fit.first.n_bytes,
         "kept_bytes": needs.kept_bytes,
         "free_bytes": room.free_of(MAIN),
         "devices": {name: {"bytes": needs.on_device(name), "free_bytes": room.free_of(name)} for name in needs.devices},
@@ -160,7 +164,7 @@ def _facts(
             {"name": part.name, "bytes": part.n_bytes, "device": part.device or "main", "is_mapped": part.is_mapped}
             for part in needs.parts
         ],
-        "settings": [{"words": setting.words, "main_bytes": setting.needs.n_bytes} for setting in settings],
+        "settings": [{"words": setting.words, "main_bytes": setting.needs.n_bytes} for setting in fit.settings],
     }
 
 

@@ -19,10 +19,11 @@ _SYSTEM = Tree()
 def find_shortage(checkpoint: Checkpoint, *, tries_int8: bool, tree: Tree = _SYSTEM) -> str | None:
     """A message if a conversion takes more than this process may have; None also where the system does not tell.
 
-    It is an estimate, and a system may swap, so this is no reason to refuse; a container's limit is.
+    The estimate may be high and the system may swap, so a shortage is only reported. In a container without swap it is
+    an error.
 
     Raises:
-        ConversionError: If a container limits this process, which would be killed, since there is no swap either.
+        ConversionError: If the limit is a container's and there is no swap: the process would be killed.
     """
     from edge_llava.converters.memory_needs import estimate_memory
 

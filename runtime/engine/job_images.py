@@ -40,7 +40,7 @@ class JobImages:
         job.is_paused = is_waiting and self._tower.is_open and not self._tower.on_gpu
 
     def hand_over(self, source: Job, target: Job) -> None:
-        """Requests for a job what is encoded for another that ends, before nobody waits for it."""
+        """Requests, for `target`, the images being encoded for `source`, which is about to end and cancel them."""
         for image in source.encoded_images(target):
             self.request(image)
 

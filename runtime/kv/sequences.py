@@ -242,7 +242,7 @@ class KvSequences:
         return held
 
     def put_in(self, context: Any, n_cells: int, held: list[tuple[KvSequence, list[Position], bytearray]]) -> None:
-        """Continues in another context with what was taken out; what has no room there must be computed again.
+        """Moves what was taken out into a new context. What does not fit there has to be computed again.
 
         The list is empty afterwards: each copy is freed as soon as it has moved.
         """

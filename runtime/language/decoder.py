@@ -174,7 +174,7 @@ class Decoder(LanguageModel):
         # llama.cpp cuts the batch to the context
         n_first = n_most if self._n_first is None else min(n_most, _round_up(max(self._n_first, int(params.n_batch))))
         if not self._open_context(n_first):
-            super().close()  # there is no context to be freed before
+            super().close()  # there is no context to free first
             size = f"for {params.n_ctx} positions of {self._n_parallel} conversations at a time"
             reason = last_error().rstrip(".")
             raise BackendError(f"llama.cpp cannot make a context {size}: {reason}. {self._memory_advice}")

@@ -134,7 +134,7 @@ class Answers:
         self._streams.discard(stream)
 
     async def prepare(self, messages: Sequence[Message], salt: str = "", on_full: OnFull | None = None) -> bool:
-        """Computes what stands before a question; ends with whoever awaits it.
+        """Computes everything that comes before a question. Cancelling the await stops it.
 
         Args:
             messages: The conversation, whose images were opened, up to the question.

@@ -11,6 +11,7 @@ import edge_llava
 from edge_llava import SamplingOptions
 from edge_llava.errors import ContextOverflow, ImageError, QueueFull
 from edge_llava.runtime.dialogue.messages import Message
+from edge_llava.runtime.runs import ImageRun
 from edge_llava.runtime.vision.image_encoder import ImageEncoder
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
@@ -236,20 +237,18 @@ def test_nothing_is_prepared_while_an_answer_runs(open_engine, seeded_f32, expec
     assert answer(model.session(GREEDY), images[0]) == answers[0]
 
 
-def test_an_image_of_two_questions_is_waited_for_by_both(one, expected):
+def test_an_image_of_two_questions_is_waited_for_by_both(one, expected, monkeypatch):
+    """An earlier image is in the preparation and in the conversation: whichever ends must not cancel the other's."""
     images, _, _ = expected
-    session = one.session(GREEDY)
+    session, requests, submit = one.session(GREEDY), [], one.engine.submit
     answer(session, images[0])
-    prepared = session.prepare(images[1])
-    first = session._past[0].images[0]
-    assert all(run is not first for run in prepared_images(one, prepared))
+    monkeypatch.setattr(one.engine, "submit", lambda request, take: requests.append(request) or submit(request, take))
+    session.prepare(images[1])
+    earlier, _ = [run for run in requests[0].runs if isinstance(run, ImageRun)]
+    (own,) = session.images
+    assert earlier is not own
+    assert earlier.identity == own.identity
     session.prepare(None)
-
-
-def prepared_images(model, prepared):
-    """The images of a preparation, as its job has them."""
-    jobs = [*model.engine._queue._inside]
-    return [run for job in jobs if job.answer is prepared for run in job.images.values()]
 
 
 def test_first_images_are_prepared(seeded_f32, expected):

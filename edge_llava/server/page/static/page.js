@@ -107,7 +107,7 @@ async function send() {
   if (isHandheld()) draft.field.blur(); // the keyboard would cover the answer
 }
 
-/** From the moment that images are chosen; whoever removes them stops it. */
+/** Starts as soon as images are chosen. Removing them stops it. */
 function prepare() {
   preparing?.abort();
   preparing = null;
