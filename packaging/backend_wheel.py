@@ -12,6 +12,7 @@ pip, cmake, a C++ compiler, the package `build`; for Vulkan also glslc, and Vulk
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def build_library(source: Path, backend: str, build: Path, cmake: Sequence[str])
     """Compiles the backend; minutes for Vulkan, most of them for shaders."""
     flags = [*_FLAGS, f"-DGGML_{backend.upper()}=ON", *cmake]
     subprocess.run(["cmake", "-S", str(source), "-B", str(build), *flags], check=True)
-    subprocess.run(["cmake", "--build", str(build), "--target", f"ggml-{backend}", "--parallel"], check=True)
+    jobs = str(os.cpu_count() or 1)  # make takes a bare --parallel to mean any number of compilers at once
+    subprocess.run(["cmake", "--build", str(build), "--target", f"ggml-{backend}", "--parallel", jobs], check=True)
     (library,) = (path for path in build.rglob(f"*ggml-{backend}.*") if path.suffix in (".so", ".dylib", ".dll"))
     return library
 
