@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_llava.bundle.language_spec import LanguageSpec
+from edge_llava.bundle.language_spec import ImportanceSpec, LanguageSpec, MixedTensor
 from edge_llava.bundle.manifest import ProjectorSpec, find_section_faults
 from edge_llava.bundle.template_spec import TemplateSpec, describe_template
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.bundle.vision_spec import VisionQuantization, VisionSpec
-from edge_llava.converters.quantize import projector_type
+from edge_llava.converters.language_recipe import PLAIN, LanguageRecipe
+from edge_llava.converters.quant_types import projector_type
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint  # which looks for faults here when it is opened
@@ -54,9 +55,11 @@ def describe_projector(checkpoint: Checkpoint, quant: str) -> ProjectorSpec:
     )
 
 
-def describe_language(checkpoint: Checkpoint, quant: str, template: TemplateSpec) -> LanguageSpec:
+def describe_language(
+    checkpoint: Checkpoint, quant: str, template: TemplateSpec, recipe: LanguageRecipe = PLAIN
+) -> LanguageSpec:
     """Describes the language model as deployed."""
-    language, vocabulary = checkpoint.config.language, checkpoint.vocabulary
+    language, vocabulary, importance = checkpoint.config.language, checkpoint.vocabulary, recipe.importance
     return LanguageSpec(
         architecture=language.dialect.architecture,
         n_embd=language.n_embd,
@@ -71,6 +74,8 @@ def describe_language(checkpoint: Checkpoint, quant: str, template: TemplateSpec
         eos=vocabulary.eos,
         end_ids=vocabulary.end_ids,
         tokenizer=vocabulary.spec,
+        importance=None if importance is None else ImportanceSpec(importance.n_dialogues, importance.n_positions),
+        mix={name: MixedTensor(type_.name, recipe.losses[name][type_]) for name, type_ in recipe.mix.items()},
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.language_gguf import plan_language
 from edge_llava.converters.options import ConvertOptions
-from edge_llava.converters.quantize import encoded_bytes, projector_type
+from edge_llava.converters.quant_types import encoded_bytes, projector_type
 from edge_llava.errors import ConversionError
 
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter
+from numpy.typing import NDArray
 
-from edge_llava.converters.quantize import Encoder, encoded_bytes
+from edge_llava.converters.quant_types import encoded_bytes
+from edge_llava.converters.quantize import Encoder
 from edge_llava.device.memory import trim_heap
 from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of a file to be written: its GGUF name, torch shape and ggml type."""
+    """A tensor of a file to be written.
+
+    Attributes:
+        name: In GGUF.
+        shape: As in torch.
+        type: How it is encoded.
+        importance: float32 (K,), how much an error in each column of a matrix counts; None: all the same.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: GgmlType
+    importance: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 def write_tensors(
@@ -56,7 +66,7 @@ def write_tensors(
         progress(ProgressEvent(stage, 0, total))
         for tensor, value in zip(plan, values, strict=True):
             rows = value.to(torch.float32).numpy()
-            encoded = encoder.encode(tensor.name, np.ascontiguousarray(rows), tensor.type)
+            encoded = encoder.encode(tensor.name, np.ascontiguousarray(rows), tensor.type, tensor.importance)
             writer.write_tensor_data(encoded)
             done += encoded.nbytes
             progress(ProgressEvent(stage, done, total))

@@ -13,9 +13,12 @@ import torch
 from gguf import GGMLQuantizationType as GgmlType
 from gguf import GGUFWriter, RopeScalingType
 
+from edge_llava.bundle.language_spec import MIXED
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.gguf_file import PlannedTensor, write_tensors
-from edge_llava.converters.quantize import FILE_TYPES, Encoder, QuantRules, choose_type
+from edge_llava.converters.language_recipe import PLAIN, LanguageRecipe
+from edge_llava.converters.quant_types import FILE_TYPES, QuantRules, choose_type
+from edge_llava.converters.quantize import Encoder
 from edge_llava.converters.tensor_names import gguf_name
 from edge_llava.converters.tokenizers.gguf_vocabulary import add_vocabulary, neutral_name
 from edge_llava.home.progress import ProgressCallback
@@ -23,34 +26,52 @@ from edge_llava.home.progress import ProgressCallback
 _QUANTIZATION_VERSION = 2
 
 
-def plan_language(checkpoint: Checkpoint, quant: str) -> list[PlannedTensor]:
-    """Lists the tensors of language.gguf with their types, without reading weights."""
+def plan_language(
+    checkpoint: Checkpoint,
+    quant: str,
+    recipe: LanguageRecipe = PLAIN,
+) -> list[PlannedTensor]:
+    """Lists the tensors of language.gguf with their types, without reading weights.
+
+    Args:
+        checkpoint: The source.
+        quant: One of `quant_types.FILE_TYPES`, or MIXED.
+        recipe: What was measured.
+    """
     config = checkpoint.config.language
     names = checkpoint.language_tensors()
     tied = "language.lm_head.weight" not in names
-    rules = QuantRules(quant, config.n_layer, config.n_head // config.n_head_kv, tied, config.dialect.architecture)
-    plan = []
+    n_gqa = config.n_head // config.n_head_kv
+    rules = QuantRules(quant, config.n_layer, n_gqa, tied, config.dialect.architecture, recipe.importance is not None)
+    plan, columns = [], {} if recipe.importance is None else recipe.importance.mean_squares
     for name in names:
         shape, target = checkpoint.shape(name), gguf_name(name)
         if target in ("token_embd.weight", "output.weight"):
             shape = (len(checkpoint.vocabulary), shape[1])
-        plan.append(PlannedTensor(target, shape, choose_type(rules, target, shape)))
+        type_ = recipe.mix.get(target) or choose_type(rules, target, shape)
+        plan.append(PlannedTensor(target, shape, type_, columns.get(target)))
     if config.rope_llama3 is not None:
         plan.append(PlannedTensor("rope_freqs.weight", (config.head_dim // 2,), GgmlType.F32))
     return plan
 
 
 def write_language(
-    checkpoint: Checkpoint, path: Path, quant: str, encoder: Encoder, progress: ProgressCallback
+    checkpoint: Checkpoint,
+    path: Path,
+    quant: str,
+    encoder: Encoder,
+    progress: ProgressCallback,
+    recipe: LanguageRecipe = PLAIN,
 ) -> None:
     """Writes language.gguf, one tensor in memory at a time.
 
     Args:
         checkpoint: The source.
         path: Target file.
-        quant: One of `quantize.FILE_TYPES`.
+        quant: One of `quant_types.FILE_TYPES`, or MIXED.
         encoder: Encodes the tensors.
         progress: Receives the number of bytes written.
+        recipe: What was measured of its matrices.
 
     Raises:
         ConversionError: If weights are not finite or do not fit the type.
@@ -58,7 +79,7 @@ def write_language(
     writer = GGUFWriter(None, checkpoint.config.language.dialect.architecture)
     _add_metadata(writer, checkpoint, quant)
     add_vocabulary(writer, checkpoint.vocabulary)
-    plan = plan_language(checkpoint, quant)
+    plan = plan_language(checkpoint, quant, recipe)
     write_tensors(writer, path, plan, _values(checkpoint), encoder, f"language model, {quant}", progress)
 
 
@@ -88,7 +109,8 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quant: str) -> Non
     config = checkpoint.config.language
     writer.add_type("model")
     writer.add_name(neutral_name(checkpoint.name))
-    writer.add_file_type(FILE_TYPES[quant])
+    if quant != MIXED:  # for which llama.cpp has no number
+        writer.add_file_type(FILE_TYPES[quant])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_block_count(config.n_layer)
     writer.add_context_length(config.n_ctx_train)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,8 +20,11 @@ from edge_llava.bundle.template_spec import TemplateSpec
 from edge_llava.bundle.vision_spec import VisionSpec, find_tile_fault
 from edge_llava.converters.bundle_specs import describe_language, describe_projector, describe_vision
 from edge_llava.converters.checkpoint import Checkpoint
+from edge_llava.converters.dialogue import Dialogue
 from edge_llava.converters.disk_space import check_disk
 from edge_llava.converters.language_gguf import write_language
+from edge_llava.converters.language_measuring import check_size, measure_language, read_dialogues
+from edge_llava.converters.language_recipe import PLAIN, LanguageRecipe
 from edge_llava.converters.mmproj_gguf import check_mmproj, write_mmproj
 from edge_llava.converters.options import ConvertOptions
 from edge_llava.converters.projector_gguf import write_projector
@@ -32,7 +35,7 @@ from edge_llava.converters.reference_tower import reference_features
 from edge_llava.converters.smoothing import Smoother
 from edge_llava.converters.staging import check_target, staging_directory
 from edge_llava.converters.template_choice import checkpoint_template
-from edge_llava.converters.truth import VisionTruth, project_truth, vision_truth
+from edge_llava.converters.truth import VisionTruth, project_truth
 from edge_llava.converters.vision_int8 import BUDGET_MIN, Calibration, is_worthwhile, write_int8
 from edge_llava.converters.vision_onnx import write_vision
 from edge_llava.device.memory import return_freed_memory
@@ -88,6 +91,7 @@ def stage(
     options: ConvertOptions,
     *,
     calibration: Iterable[NDArray[np.uint8]] = (),
+    dialogues: Sequence[Dialogue] = (),
     progress: ProgressCallback = silent,
 ) -> Iterator[Stage]:
     """Converts an opened checkpoint. The bundle takes its place when the block ends, for which it must be sealed.
@@ -96,8 +100,9 @@ def stage(
         checkpoint: Opened, hence complete.
         out: The bundle's directory. It appears whole or not at all; work happens beside it.
         options: What to make.
-        calibration: Images uint8 (H, W, 3) to measure an int8 tower with, beside the reference images; read only
-            if one is made.
+        calibration: Images uint8 (H, W, 3) to measure an int8 tower with, beside the reference images, and the
+            language model in `dialogues`; read only if needed.
+        dialogues: What is said about these images, to measure what matters in the language model; () does not.
         progress: Called with stages and bytes.
 
     Raises:
@@ -112,12 +117,22 @@ def stage(
         check_mmproj(checkpoint)
     template = checkpoint_template(checkpoint, options.template)
     check_disk(checkpoint, out, options)
+    check_size(checkpoint, options)
     with staging_directory(out, overwrite=options.overwrite) as directory:
-        truth, vision = _export_tower(checkpoint, directory, options, calibration, progress)
+        truth, vision, features = _export_tower(
+            checkpoint, directory, options, calibration, progress, keeps_features=bool(dialogues)
+        )
         return_freed_memory()
-        _write_weights(checkpoint, directory, options, progress)
+        recipe = PLAIN
+        if dialogues:
+            sequences = read_dialogues(checkpoint, template, dialogues, features)
+            recipe = measure_language(checkpoint, sequences, options, directory, progress)
+            del sequences, features  # hundreds of megabytes
+            return_freed_memory()
+        _write_weights(checkpoint, directory, options, recipe, progress)
         return_freed_memory()
-        yield Stage(Bundle(directory, _describe(checkpoint, directory, vision, template, options)), truth)
+        manifest = _describe(checkpoint, directory, vision, template, options, recipe)
+        yield Stage(Bundle(directory, manifest), truth)
         if not os.path.isfile(directory / MANIFEST_NAME):
             raise RuntimeError("the stage was not sealed")
 
@@ -130,12 +145,16 @@ def _check_tiles(checkpoint: Checkpoint, options: ConvertOptions) -> None:
 
 
 def _write_weights(
-    checkpoint: Checkpoint, directory: Path, options: ConvertOptions, progress: ProgressCallback
+    checkpoint: Checkpoint,
+    directory: Path,
+    options: ConvertOptions,
+    recipe: LanguageRecipe,
+    progress: ProgressCallback,
 ) -> None:
     encoder = Encoder(usable_threads(options.n_threads))
     try:
         write_projector(checkpoint, directory / _ROLE_FILES["projector"], options.quant, encoder, progress)
-        write_language(checkpoint, directory / _ROLE_FILES["language"], options.quant, encoder, progress)
+        write_language(checkpoint, directory / _ROLE_FILES["language"], options.quant, encoder, progress, recipe)
         if options.mmproj:
             write_mmproj(checkpoint, directory / _ROLE_FILES["mmproj"], options.quant, encoder, progress)
     finally:
@@ -148,24 +167,27 @@ def _export_tower(
     options: ConvertOptions,
     calibration: Iterable[NDArray[np.uint8]],
     progress: ProgressCallback,
-) -> tuple[VisionTruth, VisionSpec]:
+    *,
+    keeps_features: bool,
+) -> tuple[VisionTruth, VisionSpec, list[NDArray[np.float32]]]:
+    """Exports the tower; returns what the checkpoint's computes of the calibration images as well, (S, P, D) each."""
     path, aspect = directory / _ROLE_FILES["vision"], options.aspect or checkpoint.config.aspect
     precision: Literal["fp32", "fp16"] = "fp16" if options.vision == "fp16" else "fp32"
     name = f"vision tower, {'int8' if options.tries_int8 else precision}"
     progress(ProgressEvent(name, 0, None, "items"))
     images = make_reference_images()
-    if not options.tries_int8:
-        truth = vision_truth(checkpoint, images, aspect, options.max_tiles)
-    else:
-        truth, measuring, smoother = _calibrate(checkpoint, images, calibration, aspect, options)
+    others = calibration if options.tries_int8 or keeps_features else ()
+    truth, measuring, smoother = _calibrate(checkpoint, images, others, aspect, options)
+    features = list(measuring.features[len(images) :]) if keeps_features else []
+    if options.tries_int8:
         quantization = write_int8(checkpoint, path, measuring, smoother, progress)
         if options.vision == "int8" or is_worthwhile(quantization):
             progress(ProgressEvent(name, 1, 1, "items"))
-            return truth, describe_vision(checkpoint, "int8", aspect, quantization, options.max_tiles)
+            return truth, describe_vision(checkpoint, "int8", aspect, quantization, options.max_tiles), features
         name = f"vision tower, fp32: int8 holds its budget for {quantization.count('int8')} MatMuls only"
     write_vision(checkpoint, path, precision)
     progress(ProgressEvent(name, 1, 1, "items"))
-    return truth, describe_vision(checkpoint, precision, aspect, max_tiles=options.max_tiles)
+    return truth, describe_vision(checkpoint, precision, aspect, max_tiles=options.max_tiles), features
 
 
 def _calibrate(
@@ -186,7 +208,12 @@ def _calibrate(
 
 
 def _describe(
-    checkpoint: Checkpoint, directory: Path, vision: VisionSpec, template: TemplateSpec, options: ConvertOptions
+    checkpoint: Checkpoint,
+    directory: Path,
+    vision: VisionSpec,
+    template: TemplateSpec,
+    options: ConvertOptions,
+    recipe: LanguageRecipe,
 ) -> Manifest:
     """The manifest of everything but the comparison with the checkpoint, which needs it."""
     return Manifest(
@@ -195,7 +222,7 @@ def _describe(
         source=_copy_licenses(checkpoint, directory),
         vision=vision,
         projector=describe_projector(checkpoint, options.quant),
-        language=describe_language(checkpoint, options.quant, template),
+        language=describe_language(checkpoint, options.quant, template, recipe),
         files=_describe_files(directory),
         parity={},
     )

@@ -1,11 +1,9 @@
-"""The reference: what transformers computes from the checkpoint in float32, one block of the language model at a time.
-
-Independent of the runtime: transformers' slow image processors, its towers, its LLaMA blocks.
+"""The reference up to the language model: pixel values, tokens and image rows as transformers and the published code
+compute them in float32, independent of the runtime.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,11 +24,7 @@ from edge_llava.converters.image_processors import (
     LlavaOnevisionImageProcessor,
     SiglipImageProcessor,
 )
-from edge_llava.converters.reference_config import build_rotary
-from edge_llava.converters.reference_model import ReferenceModel
 from edge_llava.converters.tokenizers.original_ids import original_ids
-from edge_llava.device.memory import trim_heap
-from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
 _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
     "pad": (LlavaImageProcessor, {"do_pad": True}),
@@ -38,7 +32,6 @@ _PROCESSORS: Mapping[str, tuple[type[Any], dict[str, Any]]] = {
     "squash": (SiglipImageProcessor, {}),
     "anyres": (LlavaNextImageProcessor, {}),
 }
-_HEAD_ROWS = 8192  # rows of the head multiplied at a time
 
 
 def reference_pixels(
@@ -136,68 +129,3 @@ def _unpad(image: torch.Tensor, width: int, height: int, *, rounded: bool) -> to
     length = width * (current_height / height)
     border = (current_width - int(round(length, 7) if rounded else length)) // 2
     return image[:, :, border : current_width - border]
-
-
-@torch.inference_mode()
-def reference_logits(
-    checkpoint: Checkpoint,
-    before: Sequence[int],
-    image_rows: NDArray[np.float32],
-    after: Sequence[int],
-    n_last: int,
-    progress: ProgressCallback = silent,
-) -> NDArray[np.float32]:
-    """Computes the logits of a sequence's last positions by the blocks of transformers' own model in float32.
-
-    All weights of the language model are compared with those that the converters load.
-
-    Args:
-        checkpoint: Read block by block; a 7B model needs about 2 GB.
-        before, after: Token ids on each side of the image, BOS included.
-        image_rows: float32 (R, E).
-        n_last: Number of positions.
-        progress: Receives the number of finished blocks.
-
-    Returns:
-        float32 (n_last, V); V counts the deployed tokens.
-
-    Raises:
-        CheckpointError, ConversionError: If the converters read another model, as in `check_reading`.
-    """
-    model = ReferenceModel(checkpoint)
-    table = model.load_compared("language.embed_tokens.weight")
-    parts = [table[list(before)], torch.from_numpy(image_rows), table[list(after)]]
-    hidden = torch.cat(parts)[None]
-    del table
-    n = hidden.shape[1]
-    positions = torch.arange(n)[None]
-    rotary = build_rotary(model.configs.language)(hidden, positions)
-    mask = torch.full((n, n), float("-inf")).triu(1)[None, None]
-    n_layer = model.configs.language.num_hidden_layers
-    for index in range(n_layer):
-        block = _load_part(model, f"layers.{index}")
-        output = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-        hidden = output[0] if isinstance(output, tuple) else output
-        del block  # before the next one is loaded
-        trim_heap()
-        progress(ProgressEvent("checking against the checkpoint", index + 1, n_layer, "items"))
-    return _head(model, len(checkpoint.vocabulary), _load_part(model, "norm")(hidden[0, n - n_last :]))
-
-
-def _load_part(model: ReferenceModel, path: str) -> torch.nn.Module:
-    """A block or norm of transformers' language model with its weights, which are compared with the converters'."""
-    part = copy.deepcopy(model.language.get_submodule(path))
-    part.load_state_dict(
-        {name: model.load_compared(f"language.{path}.{name}") for name in part.state_dict()}, assign=True
-    )
-    return part.eval()
-
-
-def _head(model: ReferenceModel, n_vocab: int, hidden: torch.Tensor) -> NDArray[np.float32]:
-    head = model.load_compared(model.head_name)
-    chunks = [
-        torch.nn.functional.linear(hidden, head[start : min(start + _HEAD_ROWS, n_vocab)])
-        for start in range(0, n_vocab, _HEAD_ROWS)
-    ]
-    logits: NDArray[np.float32] = torch.cat(chunks, -1).numpy()
-    return logits

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_llava.bundle.language_spec import QUANTS
+from edge_llava.bundle.language_spec import MIXED, NEED_IMPORTANCE, QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import format_bytes, note, show_progress, show_result
 from edge_llava.cli.options import json_option, size_type
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _SUGGESTION, _DOWNLOAD_BYTES, _TOWER_BYTES = "llava-hf/llava-1.5-7b-hf", 14.1e9, 1.2e9
 _LANGUAGE_GIB = {
     "F32": 25.1, "F16": 12.55, "BF16": 12.55, "Q8_0": 6.67, "Q6_K": 5.15, "Q5_K_M": 4.45, "Q5_K_S": 4.33,
-    "Q4_K_M": 3.80, "Q4_K_S": 3.59, "Q4_0": 3.56, "Q3_K_L": 3.35, "Q3_K_M": 3.07, "Q3_K_S": 2.75, "Q2_K": 2.36,
+    "Q4_K_M": 3.80, "Q4_K+Q5_K": 3.68, "Q4_K_S": 3.59, "Q4_0": 3.57, "IQ4_XS+Q5_K": 3.51, "IQ4_NL": 3.56,
+    "IQ4_XS": 3.37, "Q3_K_L": 3.35, "Q3_K_M": 3.07, "Q3_K_S": 2.75, "IQ3_M": 2.90, "IQ3_S": 2.75, "IQ3_XS": 2.60,
+    "IQ3_XXS": 2.41, "Q2_K": 2.36, "IQ2_M": 2.20, "IQ2_S": 2.05, "IQ2_XS": 1.89, "IQ2_XXS": 1.73,
 }  # fmt: skip
 
 
@@ -45,6 +47,14 @@ _LANGUAGE_GIB = {
     help=f"Weights of the language model: {', '.join(QUANTS)}. Default: Q4_K_M, or less where that does not fit.",
 )
 @click.option(
+    "--size",
+    "size_bytes",
+    type=size_type,
+    metavar="SIZE",
+    help="Choose a type for each matrix of the language model, by what each was measured to lose, so that the bundle "
+    "takes no more than SIZE on disk, such as 3.5GB, and loses the least.",
+)
+@click.option(
     "--for",
     "room_bytes",
     type=size_type,
@@ -61,6 +71,12 @@ _LANGUAGE_GIB = {
 )
 @click.option(
     "--calibrate", metavar="DIR", help="Images to calibrate int8 on, like those you will use. Default: built-in ones."
+)
+@click.option(
+    "--imatrix",
+    metavar="auto|DIR",
+    help="Measure which weights of the language model matter, over images and conversations: built-in ones, or a "
+    f"directory's. {', '.join(NEED_IMPORTANCE)} always do.",
 )
 @click.option("--aspect", type=click.Choice(["pad", "crop"]), help="How images that are not square are fitted.")
 @click.option(
@@ -91,9 +107,11 @@ def command(
     checkpoint: str | None,
     out: str | None,
     quant: str | None,
+    size_bytes: int | None,
     room_bytes: int | None,
     vision: str,
     calibrate: str | None,
+    imatrix: str | None,
     aspect: str | None,
     max_tiles: int | None,
     vision_tower: str | None,
@@ -122,8 +140,9 @@ def command(
     from edge_llava.fitting.room import Room, read_room
 
     require_converters()
-    if quant is not None and room_bytes is not None:
-        raise click.UsageError("--for chooses the weights; leave --quant out")
+    if sum(value is not None for value in (quant, size_bytes, room_bytes)) > 1:
+        raise click.UsageError("--quant, --size and --for each choose the weights; use one of them")
+    quant = MIXED if size_bytes is not None else quant
     if calibrate is not None and vision in ("fp32", "fp16"):
         raise click.UsageError(f"--calibrate is for int8; --vision {vision} needs no images")
     if out is None:
@@ -133,12 +152,16 @@ def command(
     started = time.perf_counter()
     if sys.stderr.isatty():
         note("Loading torch and transformers ...")
-    from edge_llava.converters.options import ConvertOptions
+    from edge_llava.converters.options import EXACT, ConvertOptions
 
+    if imatrix is not None and quant in EXACT:
+        raise click.UsageError(f"--imatrix is for weights of fewer bits; it changes nothing about {quant}")
     options = ConvertOptions(
         quant=quant or "Q4_K_M",
+        size_bytes=size_bytes,
         vision=vision,  # type: ignore[arg-type]
         calibrate=calibrate,
+        imatrix=imatrix,
         aspect=aspect,  # type: ignore[arg-type]
         max_tiles=max_tiles,
         vision_tower=vision_tower,

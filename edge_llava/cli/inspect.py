@@ -60,8 +60,9 @@ def command(bundle: str | None, as_json: bool) -> None:
         (
             "language",
             f"{language.n_layer} blocks of width {language.n_embd}, {language.n_head} heads ({language.n_head_kv} kv), "
-            f"{language.n_vocab} tokens, trained for {language.n_ctx_train} positions, {language.quant}",
+            f"{language.n_vocab} tokens, trained for {language.n_ctx_train} positions",
         ),
+        ("weights", language.describe_quantization()),
         ("template", language.template.name),
     ]
     if vision.quantization is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from edge_llava.converters.dialogue import choose_evenly
 from edge_llava.errors import ImageError
 from edge_llava.home.image_files.formats import SUFFIXES
 from edge_llava.scenes.drawing import draw_scene
@@ -52,9 +53,8 @@ def list_images(directory: Path) -> list[Path]:
     entries = directory.iterdir() if is_directory else ()
     found = sorted(path for path in entries if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if not found:
-        raise ImageError(f"{directory} contains no images to calibrate with. Name a directory of JPEG or PNG files.")
-    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MAX_IMAGES)).astype(int))
-    return [found[index] for index in chosen]
+        raise ImageError(f"{directory} contains no images to measure with. Name a directory of JPEG or PNG files.")
+    return choose_evenly(found, MAX_IMAGES)
 
 
 def read_images(paths: list[Path]) -> Iterator[NDArray[np.uint8]]:

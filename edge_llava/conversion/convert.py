@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.conversion.memory_hint import find_shortage
+from edge_llava.conversion.speed_hint import find_slowness
 from edge_llava.errors import ConversionError, MissingExtra
 from edge_llava.fitting.needs import MAIN
 from edge_llava.home.directories import bundles_directory, check_home, set_default_bundle
@@ -51,10 +52,11 @@ def convert(
         MissingExtra: If the [convert] extra is not installed.
         CheckpointError: If the source is not a supported, complete checkpoint.
         ConversionError: If the bundle cannot be made, or nothing fits into `room`; nothing is left behind.
-        ImageError: If there is no image to calibrate with, or one cannot be read.
+        ImageError: If there is no image to measure with, or one cannot be read.
+        DataError: If conversations to measure with cannot be read.
     """
     require_converters()
-    from edge_llava.conversion.calibration import builtin_images, list_images, read_images
+    from edge_llava.conversion.measuring_set import MeasuringSet
     from edge_llava.converters.options import ConvertOptions
     from edge_llava.converters.staging import check_target
 
@@ -63,8 +65,7 @@ def convert(
         check_home(", or name the bundle's directory with -o")
     target = _find_target(source, out, options)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
-    own = list_images(Path(options.calibrate)) if options.calibrate is not None else None
-    calibration = builtin_images() if own is None else read_images(own)
+    measuring = MeasuringSet.choose(options, is_demo=str(source) == DEMO)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
     # seconds of imports, after what may be refused at once
     from edge_llava.converters.pipeline import stage
@@ -73,10 +74,15 @@ def convert(
     if room is not None:
         options = _choose_quant(str(source), checkpoint, options, room, warn, most_exact=most_exact)
         target = _find_target(source, out, options)
+    if hint := find_slowness(options.quant):
+        warn(hint)
     shortage = find_shortage(checkpoint, tries_int8=options.tries_int8)
     if shortage is not None:
         warn(shortage)
-    with stage(checkpoint, target, options, calibration=calibration, progress=progress) as staged:
+    dialogues = measuring.dialogues if options.measures_importance else ()
+    with stage(
+        checkpoint, target, options, calibration=measuring.images(), dialogues=dialogues, progress=progress
+    ) as staged:
         staged.seal(measure(staged.bundle, checkpoint, staged.truth, progress))
     bundle = Bundle.open(target)
     bundle.remember_digests()
@@ -86,7 +92,8 @@ def convert(
 
 
 def _find_target(source: str | os.PathLike[str], out: str | os.PathLike[str] | None, options: ConvertOptions) -> Path:
-    target = default_output(str(source), options.quant) if out is None else Path(os.path.realpath(out))
+    kind = options.quant if options.size_bytes is None else f"{options.size_bytes / 1e9:.3g}gb"
+    target = default_output(str(source), kind) if out is None else Path(os.path.realpath(out))
     return target.resolve() if os.path.islink(target) else target  # a link stays, and what it points to is replaced
 
 
@@ -141,15 +148,20 @@ def open_checkpoint(
     return Checkpoint.read(places)
 
 
-def default_output(source: str, quant: str) -> Path:
-    """Where a bundle goes when no directory is given: named after the checkpoint, in letters that a name may have."""
+def default_output(source: str, kind: str) -> Path:
+    """Where a bundle goes when no directory is given: named after the checkpoint, in letters that a name may have.
+
+    Args:
+        source: What the user named.
+        kind: Its quantization, or its size.
+    """
     from edge_llava.converters.hub import find_snapshot
 
     directory = Path(os.path.expanduser(source)).absolute()
     snapshot = find_snapshot(directory)  # the hub's cache calls a model's directory by its commit
     name = directory.name if snapshot is None else snapshot[0].rpartition("/")[2]
     plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:100]
-    return bundles_directory() / f"{plain or 'llava'}-{quant.lower()}"
+    return bundles_directory() / f"{plain or 'llava'}-{kind.lower()}"
 
 
 def require_converters() -> None:

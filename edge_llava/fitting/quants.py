@@ -15,7 +15,7 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.disk_space import count_tower_weights
 from edge_llava.converters.language_gguf import plan_language
 from edge_llava.converters.options import ConvertOptions
-from edge_llava.converters.quantize import encoded_bytes, projector_type
+from edge_llava.converters.quant_types import encoded_bytes, projector_type
 from edge_llava.fitting.bundle_needs import estimate_needs
 from edge_llava.fitting.needs import MemoryNeeds
 from edge_llava.fitting.room import Room

@@ -21,6 +21,7 @@ _RULES: Mapping[int, Mapping[str, int]] = {
     GgmlType.Q5_K: {"dotprod": 8},
     GgmlType.Q6_K: {"dotprod": 8},
     GgmlType.Q8_0: {"dotprod": 4},
+    GgmlType.IQ4_NL: {"avx2": 8, "dotprod": 4},
 }
 
 

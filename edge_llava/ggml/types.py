@@ -24,6 +24,13 @@ class GgmlType(IntEnum):
     Q4_K = 12
     Q5_K = 13
     Q6_K = 14
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
     BF16 = 30
 
 
@@ -60,4 +67,11 @@ BLOCK_SIZES: Mapping[int, tuple[int, int]] = {
     GgmlType.Q4_K: (256, 144),
     GgmlType.Q5_K: (256, 176),
     GgmlType.Q6_K: (256, 210),
+    GgmlType.IQ2_XXS: (256, 66),
+    GgmlType.IQ2_XS: (256, 74),
+    GgmlType.IQ2_S: (256, 82),
+    GgmlType.IQ3_XXS: (256, 98),
+    GgmlType.IQ3_S: (256, 110),
+    GgmlType.IQ4_XS: (256, 136),
+    GgmlType.IQ4_NL: (32, 18),
 }

@@ -89,7 +89,7 @@ def verify_against(
     Raises:
         CheckpointError: If the checkpoint's sizes differ from the bundle's.
     """
-    from edge_llava.converters import reference
+    from edge_llava.converters.reference_language import reference_logits
     from edge_llava.converters.reference_model import check_reading
     from edge_llava.converters.truth import vision_truth
 
@@ -103,9 +103,7 @@ def verify_against(
     ours = engines.embedding(truth.images[0])
     before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, ours, after, N_TOKENS)
-    logits = reference.reference_logits(
-        checkpoint, before, truth.embeddings[0], [*after, *run.tokens[:-1]], N_TOKENS, progress
-    )
+    logits = reference_logits(checkpoint, before, truth.embeddings[0], [*after, *run.tokens[:-1]], N_TOKENS, progress)
     recorded = bundle.manifest.parity
     checks = [
         _against(stage, figures, recorded.get(stage), _slack(stage, bundle, options))
@@ -157,7 +155,8 @@ def measure(
     Returns:
         The record that a new bundle stores, and the figures for each stage.
     """
-    from edge_llava.converters import reference
+    from edge_llava.converters.reference import reference_ids
+    from edge_llava.converters.reference_language import reference_logits
     from edge_llava.converters.tokenizers.probes import probe_texts
 
     engines, probes = BundleEngines(bundle, options), probe_texts(checkpoint.vocabulary)
@@ -169,9 +168,9 @@ def measure(
     before, after = engines.tokenize_prompt(PROMPT_BEFORE, PROMPT_AFTER)
     run = engines.decode_greedily(before, image_rows, after, N_TOKENS)
     continued = [*after, *run.tokens[:-1]]
-    logits = reference.reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
+    logits = reference_logits(checkpoint, before, image_rows, continued, N_TOKENS, progress)
     parity = {
-        "tokenizer": _compare_ids(engines.tokenize(probes), reference.reference_ids(checkpoint, probes)),
+        "tokenizer": _compare_ids(engines.tokenize(probes), reference_ids(checkpoint, probes)),
         "preprocess": compare_rows(np.concatenate(pixels), np.concatenate(truth.pixels)),
         "vision": compare_rows(np.concatenate(features), np.concatenate(truth.features)),
         "projector": compare_rows(np.concatenate(projected), np.concatenate(truth.rows)),

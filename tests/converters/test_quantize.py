@@ -12,15 +12,16 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from edge_llava.bundle.language_spec import QUANTS
+from edge_llava.bundle.language_spec import NEED_IMPORTANCE, QUANTS
 from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.expected_tensors import expected_language_shapes
+from edge_llava.converters.importance import Importance
 from edge_llava.converters.language_gguf import plan_language, write_language
+from edge_llava.converters.language_recipe import LanguageRecipe
 from edge_llava.converters.model_configs import LanguageConfig
 from edge_llava.converters.projector_gguf import write_projector
-from edge_llava.converters.quantize import (
+from edge_llava.converters.quant_types import (
     FILE_TYPES,
-    Encoder,
     GgmlType,
     QuantRules,
     choose_type,
@@ -28,6 +29,7 @@ from edge_llava.converters.quantize import (
     fit_type,
     projector_type,
 )
+from edge_llava.converters.quantize import Encoder
 from edge_llava.converters.tensor_names import gguf_name
 from edge_llava.errors import ConversionError
 from edge_llava.home.progress import ProgressEvent, silent
@@ -63,13 +65,26 @@ SHAPES = {
 FOR_ALL_QUANTS = (
     "one block", "gqa 4", "rows of 64 and 160", "rows of 48, tied", "qwen2, rows of 896, gqa 7, tied",
 )  # fmt: skip
-POSITIONAL_QUANTS = ("Q5_K_M", "Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K")  # their types depend on block, heads, or the head
+OWN_QUANTS = ("Q4_K+Q5_K", "IQ4_XS+Q5_K")  # that llama.cpp does not offer
+WITHOUT_IMPORTANCE = tuple(quant for quant in QUANTS if quant not in (*NEED_IMPORTANCE, *OWN_QUANTS))
+WITH_IMPORTANCE = tuple(quant for quant in QUANTS if quant not in ("F32", "F16", "BF16", "Q8_0", *OWN_QUANTS))
+POSITIONAL_QUANTS = (
+    "Q5_K_M",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q3_K_M",
+    "Q2_K",
+    "IQ4_XS",
+    "IQ3_M",
+)  # their types depend on block, heads, or the head
 FEW_QUANTS = ("Q4_K_M", "Q2_K")  # for models that llama.cpp takes for larger ones, which only attn_v shows
 SLOW = ("80 blocks", "qwen2, 80 blocks")  # the third of this depth is in every run
 CASES = [
     pytest.param(name, quant, marks=pytest.mark.slow if name in SLOW else ())
     for name, made in SHAPES.items()
-    for quant in (QUANTS if name in FOR_ALL_QUANTS else FEW_QUANTS if made.get("layers") == 80 else POSITIONAL_QUANTS)
+    for quant in (
+        WITHOUT_IMPORTANCE if name in FOR_ALL_QUANTS else FEW_QUANTS if made.get("layers") == 80 else POSITIONAL_QUANTS
+    )
 ]
 
 
@@ -94,8 +109,26 @@ def source(make_checkpoint, shape, encoder, tmp_path_factory) -> Callable[[str],
     return make
 
 
-def quantize_with_llama_cpp(source: Path, target: Path, quant: str) -> None:
+def make_importance(checkpoint: Checkpoint) -> Importance:
+    """As if the columns had been measured: some matter a thousand times as much as others."""
+    random = np.random.default_rng(8)
+    columns = {
+        tensor.name: np.exp(random.normal(0, 2, tensor.shape[1])).astype(np.float32)
+        for tensor in plan_language(checkpoint, "F32")
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1
+    }
+    return Importance(columns, 1, 1)
+
+
+def quantize_with_llama_cpp(source: Path, target: Path, quant: str, importance: Importance | None = None) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
+    if importance is not None:
+        columns = importance.mean_squares
+        data = [
+            (name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), len(values))
+            for name, values in columns.items()
+        ]
+        params.imatrix = (llama_cpp.llama_model_imatrix_data * (len(data) + 1))(*data)  # ends with a null name
     params.ftype = int(FILE_TYPES[quant])
     params.nthread = 2
     status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
@@ -114,6 +147,35 @@ def test_equals_llama_model_quantize(source, encoder, tmp_path, read_gguf, name,
     }
     assert [name for name in a.tensors if a.tensors[name][2] != b.tensors[name][2]] == []
     assert a.metadata == b.metadata
+
+
+@pytest.mark.parametrize("quant", WITH_IMPORTANCE)
+@pytest.mark.parametrize(
+    "name", ["9 blocks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gqa 4", "rows of 64 and 160"))]
+)
+def test_equals_llama_model_quantize_with_an_importance_matrix(source, encoder, tmp_path, read_gguf, name, quant):
+    checkpoint, f32 = source(name)
+    importance, ours, theirs = make_importance(checkpoint), tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    write_language(checkpoint, ours, quant, encoder, silent, LanguageRecipe(importance))
+    quantize_with_llama_cpp(f32, theirs, quant, importance)
+    a, b = read_gguf(ours).tensors, read_gguf(theirs).tensors
+    assert {name: tensor[:2] for name, tensor in a.items()} == {name: tensor[:2] for name, tensor in b.items()}
+    assert [name for name in a if a[name][2] != b[name][2]] == []
+
+
+@pytest.mark.parametrize(("quant", "of"), [("Q4_K+Q5_K", "Q4_K_M"), ("IQ4_XS+Q5_K", "Q4_K_M")])
+def test_mixtures_of_our_own_have_q5_k_where_q4_k_m_has_q6_k(source, quant, of):
+    checkpoint, _ = source("17 blocks")
+    ours, theirs = plan_language(checkpoint, quant), plan_language(checkpoint, of)
+    default = quant.partition("+")[0]
+    expected = {"Q6_K": "Q5_K", "Q4_K": default, "F32": "F32"}
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.type.name == ("Q6_K" if a.name == "output.weight" else expected[b.type.name]), a.name
+
+
+def test_types_that_need_an_importance_matrix_are_not_encoded_without_one(encoder):
+    with pytest.raises(ValueError, match="IQ2_XXS needs an importance matrix"):
+        encoder.encode("w", np.ones((8, 256), np.float32), GgmlType.IQ2_XXS)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3, 8])
@@ -213,7 +275,8 @@ def test_every_offered_quantization_has_a_file_type():
     ("wanted", "row", "expected"),
     [
         ("Q4_K", 512, "Q4_K"), ("Q4_K", 96, "Q5_0"), ("Q5_K", 96, "Q5_1"), ("Q6_K", 96, "Q8_0"), ("Q3_K", 96, "Q4_0"),
-        ("Q2_K", 96, "Q4_0"), ("Q6_K", 48, "F16"), ("Q8_0", 48, "F16"), ("Q4_0", 48, "F16"), ("F32", 7, "F32"),
+        ("Q2_K", 96, "Q4_0"), ("IQ2_S", 96, "IQ4_NL"), ("IQ4_XS", 96, "IQ4_NL"), ("Q6_K", 48, "F16"),
+        ("Q8_0", 48, "F16"), ("Q4_0", 48, "F16"), ("F32", 7, "F32"),
     ],
 )  # fmt: skip
 def test_types_that_rows_force(wanted, row, expected):

@@ -80,6 +80,7 @@ def test_block_sizes_are_ggmls() -> None:
         for name in (
             *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
             *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+            *("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL"),
         )
     }
 
