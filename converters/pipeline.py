@@ -118,6 +118,7 @@ def stage(
     template = checkpoint_template(checkpoint, options.template)
     check_disk(checkpoint, out, options)
     check_size(checkpoint, options)
+    progress(ProgressEvent("checkpoint", 1, 1, "items"))
     with staging_directory(out, overwrite=options.overwrite) as directory:
         truth, vision, features = _export_tower(
             checkpoint, directory, options, calibration, progress, keeps_features=bool(dialogues)

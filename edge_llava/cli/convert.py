@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from edge_llava.home.directories import check_home, home_directory
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
+    from edge_llava.conversion.stage_log import StageFigures
 
 # What `edge-llava convert` offers without arguments: bytes to download, bytes of the tower, GiB of the language model.
 _SUGGESTION, _DOWNLOAD_BYTES, _TOWER_BYTES = "llava-hf/llava-1.5-7b-hf", 14.1e9, 1.2e9
@@ -136,6 +138,7 @@ def command(
     edge-llava convert demo
     """
     from edge_llava.conversion.convert import convert, require_converters
+    from edge_llava.conversion.stage_log import StageLog
     from edge_llava.device.memory import peak_rss_bytes
     from edge_llava.fitting.room import Room, read_room
 
@@ -177,8 +180,9 @@ def command(
         note(f"edge-llava: {text}")
 
     with show_progress() as progress:
+        log = StageLog(progress)
         bundle = convert(
-            checkpoint, out, options, room=room, most_exact=room_bytes is not None, progress=progress, warn=warn
+            checkpoint, out, options, room=room, most_exact=room_bytes is not None, progress=log, warn=warn
         )
     seconds = time.perf_counter() - started
     if as_json:
@@ -187,11 +191,13 @@ def command(
             "bundle": str(bundle.path),
             "bytes": bundle.n_bytes,
             "seconds": seconds,
-            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_rss_bytes": max(peak_rss_bytes(), *(each.peak_rss_bytes for each in log.figures())),
+            "stages": [dataclasses.asdict(each) for each in log.figures()],
             "parity": parity,
         }
         click.echo(json.dumps(result, indent=2, sort_keys=True))
         return
+    _show_stages(log.figures())
     _summarize(bundle, seconds, is_default=out is None)
     show_result(bundle.path)
 
@@ -216,6 +222,12 @@ def _suggest(quant: str, place: Path, *, yes: bool) -> str:
         if not click.confirm("Continue?", err=True):
             sys.exit(0)
     return _SUGGESTION
+
+
+def _show_stages(stages: Sequence[StageFigures]) -> None:
+    note("What each stage took, and the most memory that was in use during it:")
+    for each in stages:
+        note(f"  {each.seconds:6.1f} s  {format_bytes(each.peak_rss_bytes):>8}  {each.stage}")
 
 
 def _summarize(bundle: Bundle, seconds: float, *, is_default: bool) -> None:
