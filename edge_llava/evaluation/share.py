@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution, for a 95 % interval
+Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution, for a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Share:
         """
         if not self.n:
             return 0.0, 1.0
-        rate, z_squared = self.n_right / self.n, _Z * _Z
+        rate, z_squared = self.n_right / self.n, Z_95 * Z_95
         centre = rate + z_squared / (2 * self.n)
-        reach = _Z * math.sqrt(rate * (1 - rate) / self.n + z_squared / (4 * self.n * self.n))
+        reach = Z_95 * math.sqrt(rate * (1 - rate) / self.n + z_squared / (4 * self.n * self.n))
         scale = 1 + z_squared / self.n
         # for 0 and n the exact bounds are 0 and 1, but the computed ones are off by rounding
         low = 0.0 if self.n_right == 0 else (centre - reach) / scale

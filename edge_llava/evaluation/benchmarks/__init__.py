@@ -1,0 +1,1 @@
+"""Published benchmarks: their questions, how answers are read, and the scores. Needs no engine."""

@@ -1,0 +1,100 @@
+"""Answer files: the lines that LLaVA's own scripts write, whoever wrote them.
+
+{"question_id": 17, "prompt": "What is on the stove?", "text": "A kettle", "answer_id": "f3a9c01d", ...}
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_llava.errors import DataError, list_faults
+from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Item
+from edge_llava.training.instructions.json_files import read_json_lines
+
+_SHOWN = 5
+_MARKER = "<image>"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line: the id, what was asked ("" if the file does not say), and the answer's text."""
+
+    question_id: str | int
+    prompt: str
+    text: str
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Reads an answer file.
+
+    Raises:
+        DataError: If it cannot be read, or any line is wrong; all faults at once.
+    """
+    faults: list[str] = []
+    answers = [_read(line, number, faults) for number, line in read_json_lines(path, faults)]
+    if faults:
+        raise DataError(list_faults(f"{path} contains lines that are not answers:", faults[:20]))
+    if not answers:
+        raise DataError(f"{path} contains no answers.")
+    return answers
+
+
+def join_answers(benchmark: Benchmark, answers: Sequence[Answer], where: str) -> dict[str, str]:
+    """Finds the question of each answer: its text by `Item.key`, stripped at both ends.
+
+    Raises:
+        DataError: If an answer belongs to no question, a question has several, or was asked in other words than the
+            answer says; each kind with its first five.
+    """
+    items: dict[str, Item] = {item.key: item for item in benchmark.items}
+    shares_id = any(item.shares_id for item in benchmark.items)
+    keys = [f"{each.question_id}\n{_asked(each)}" if shares_id else str(each.question_id) for each in answers]
+    surplus = [key for key in keys if key not in items]
+    doubled = [key for key, n in Counter(keys).items() if n > 1]
+    other = [
+        f"{key}: {_asked(answer)!r}, and the data say {items[key].text!r}"
+        for key, answer in zip(keys, answers, strict=True)
+        if key in items and answer.prompt and not _is_same(answer, items[key])
+    ]
+    faults = [
+        *_listed(surplus, "belong to no question"),
+        *_listed(doubled, "have more than one answer"),
+        *_listed(other, "were asked something else"),
+    ]
+    if faults:
+        raise DataError(
+            list_faults(f"{where} does not fit the data of {benchmark.name}:", faults, "Are they of the same version?")
+        )
+    return {key: answer.text.strip() for key, answer in zip(keys, answers, strict=True)}
+
+
+def _read(line: dict[str, Any], number: int, faults: list[str]) -> Answer:
+    id_, prompt, text = line.get("question_id"), line.get("prompt", ""), line.get("text")
+    if not isinstance(id_, (str, int)) or isinstance(id_, bool):
+        faults.append(f"line {number}: question_id is neither text nor an integer")
+    if not isinstance(prompt, str):
+        faults.append(f"line {number}: prompt is not text")
+    if not isinstance(text, str):
+        faults.append(f"line {number}: text is missing or not text")
+    return Answer(id_ if isinstance(id_, (str, int)) else "", str(prompt), str(text))
+
+
+def _asked(answer: Answer) -> str:
+    """What was asked, without the marker of an image."""
+    return answer.prompt.removeprefix(_MARKER).removesuffix(_MARKER).strip("\n")
+
+
+def _is_same(answer: Answer, item: Item) -> bool:
+    """Whether an answer is to this question, whatever blanks are around it."""
+    return _asked(answer).split() == item.text.split()
+
+
+def _listed(found: Sequence[str], what: str) -> list[str]:
+    if not found:
+        return []
+    more = "" if len(found) <= _SHOWN else f" and {len(found) - _SHOWN:,} more"
+    return [f"{len(found):,} {what}: {', '.join(map(str, found[:_SHOWN]))}{more}".replace("\n", " ")]

@@ -1,0 +1,129 @@
+"""ScienceQA: choices about school subjects, half of them with a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edge_llava.errors import DataError, list_faults
+from edge_llava.evaluation.benchmarks.answers import Answer
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.figures import accuracy
+from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS
+from edge_llava.evaluation.benchmarks.scienceqa_problem import Problem, ask, read_letter, read_problems
+from edge_llava.training.instructions.conversations import Conversation, read_conversations
+from edge_llava.training.instructions.json_files import read_json
+
+_SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
+_LOW_GRADES = tuple(f"grade{n}" for n in range(1, 7))
+_HIGH_GRADES = tuple(f"grade{n}" for n in range(7, 13))
+
+
+class ScienceQa:
+    """ScienceQA's problems; the label of an item is (index of the right choice, number of choices)."""
+
+    name = "scienceqa"
+
+    def __init__(self, items: Sequence[Item], variant: str) -> None:
+        """See `read`."""
+        self.items, self.variant = items, variant
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], *, split: str = "test", form: str = "letter") -> ScienceQa:
+        """Reads ScienceQA.
+
+        Args:
+            paths: One: the directory with problems.json and pid_splits.json, or LLaVA's question file with labels,
+                which states neither subjects nor grades.
+            split: Of the directory.
+            form: One of `scienceqa_problem.FORMATS`.
+
+        Raises:
+            DataError: If files cannot be read or are wrong; all faults at once.
+        """
+        if len(paths) != 1:
+            raise DataError("ScienceQA is one directory, or one question file with labels.")
+        if paths[0].is_dir():
+            problems = read_problems(paths[0], split)
+            return cls([_item(problem, form) for problem in problems], f"{split}, format {form}")
+        conversations = read_conversations(paths[0])
+        faults = [fault for each in conversations for fault in _find_faults(each)]
+        if faults:
+            raise DataError(list_faults(f"{paths[0]} is no question file of ScienceQA:", faults[:20]))
+        return cls([_letter_item(each) for each in conversations], "format letter")
+
+    def mark(self, item: Item, text: str) -> Mark:
+        """See `scienceqa_problem.read_letter`."""
+        answer, n_choices = item.label
+        found = read_letter(text)
+        if found is None:
+            return Mark(0.0, "", is_unreadable=True)
+        letter = chr(ord("A") + found)
+        return Mark(float(found == answer), letter if found < n_choices else f"{letter}, beyond the choices")
+
+    def figures(self, marked: Sequence[Marked]) -> list[Figure]:
+        """The article's columns; those whose facts the data do not state are left out."""
+        columns: list[tuple[str, Callable[[Item], bool]]] = [
+            *((short, _is("subject", (long,))) for long, short in _SUBJECTS.items()),
+            ("TXT", lambda item: "hint" in item.groups),
+            ("IMG", lambda item: item.image is not None),
+            ("NO", lambda item: "hint" not in item.groups and item.image is None),
+            ("G1-6", _is("grade", _LOW_GRADES)),
+            ("G7-12", _is("grade", _HIGH_GRADES)),
+        ]
+        chosen = [(name, [each for each in marked if belongs(each.item)]) for name, belongs in columns]
+        return [accuracy("Avg", marked, is_main=True), *(accuracy(name, part) for name, part in chosen if part)]
+
+
+def read_results(path: Path, *, reread: bool = False) -> list[Answer] | None:
+    """Reads a result file of ScienceQA's scripts; None if it is none.
+
+    Args:
+        path: {"results": {id: index}, "outputs": {id: text}}.
+        reread: Take the texts and read them anew, in place of what was read of them.
+
+    Raises:
+        DataError: If the file cannot be read, or lacks texts that are to be read anew.
+    """
+    if path.suffix.lower() != ".json":
+        return None
+    data = read_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("results"), dict):
+        return None
+    if not reread:
+        indices = data["results"].items()
+        return [Answer(str(id_), "", LETTERS[n] if isinstance(n, int) and 0 <= n < 5 else "") for id_, n in indices]
+    if not isinstance(data.get("outputs"), dict):
+        raise DataError(f"{path} has no texts (outputs) that could be read anew.")
+    return [Answer(str(id_), "", str(text)) for id_, text in data["outputs"].items()]
+
+
+def _is(kind: str, names: tuple[str, ...]) -> Callable[[Item], bool]:
+    return lambda item: item.groups.get(kind) in names
+
+
+def _item(problem: Problem, form: str) -> Item:
+    groups = problem.groups | ({"hint": "yes"} if problem.hint else {})
+    label = problem.answer, len(problem.choices)
+    return Item(problem.id, ask(problem, form), problem.image_place, label, groups)
+
+
+def _options(conversation: Conversation) -> list[str]:
+    """The letters at the end of a question of LLaVA's file, in their order."""
+    letters = [line[:1] for line in conversation.turns[0].question.split("\n") if line[1:3] == ". "]
+    for n in range(min(len(letters), len(LETTERS)), 1, -1):  # a hint may have lines that look like options
+        if letters[-n:] == list(LETTERS[:n]):
+            return letters[-n:]
+    return []
+
+
+def _find_faults(conversation: Conversation) -> list[str]:
+    options, answer = _options(conversation), conversation.turns[0].answer
+    return [] if answer in options else [f"{conversation.id}: the answer {answer!r} is none of its options"]
+
+
+def _letter_item(conversation: Conversation) -> Item:
+    turn = conversation.turns[0]
+    groups = {"hint": "yes"} if turn.question.startswith("Context: ") else {}
+    label = LETTERS.index(turn.answer), len(_options(conversation))
+    return Item(conversation.id, f"{turn.question}\n{LETTER}", conversation.image, label, groups)

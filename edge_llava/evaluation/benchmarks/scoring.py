@@ -1,0 +1,62 @@
+"""Scores answers to a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Mark, Marked
+
+_MISSING = Mark(0.0, "")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What answers are worth.
+
+    Attributes:
+        benchmark: Its name.
+        variant: What the figures depend on besides.
+        n: Questions.
+        n_missing: Questions without an answer, which count as wrong.
+        n_unreadable: Answers that name none of the possible ones, which count as wrong.
+        figures: The one that tables show comes first.
+        marked: Every question.
+    """
+
+    benchmark: str
+    variant: str
+    n: int
+    n_missing: int
+    n_unreadable: int
+    figures: tuple[Figure, ...]
+    marked: tuple[Marked, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single questions, as JSON values."""
+        values = asdict(self)
+        del values["marked"]
+        return values
+
+
+def score(benchmark: Benchmark, answers: Mapping[str, str]) -> Scores:
+    """Scores answers; those that are missing count as wrong.
+
+    Args:
+        benchmark: Questions and labels.
+        answers: Texts by `Item.key`, as `join_answers` gives them.
+    """
+    marked = []
+    for item in benchmark.items:
+        text = answers.get(item.key)
+        marked.append(Marked(item, _MISSING if text is None else benchmark.mark(item, text), text))
+    return Scores(
+        benchmark=benchmark.name,
+        variant=benchmark.variant,
+        n=len(marked),
+        n_missing=sum(each.text is None for each in marked),
+        n_unreadable=sum(each.mark.is_unreadable for each in marked),
+        figures=tuple(benchmark.figures(marked)),
+        marked=tuple(marked),
+    )

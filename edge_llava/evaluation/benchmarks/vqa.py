@@ -1,0 +1,176 @@
+"""VQA against ten people's answers: TextVQA, VQAv2 and VizWiz, as far as their labels are public."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_llava.errors import DataError, list_faults
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
+from edge_llava.evaluation.benchmarks.prompts import SHORT, UNANSWERABLE
+from edge_llava.evaluation.benchmarks.vqa_text import N_ANSWERS, normalize, textvqa_accuracy, vqav2_accuracy
+from edge_llava.training.instructions.json_files import read_json, read_json_lines
+
+_OCR = "Reference OCR token:"
+
+
+class Vqa:
+    """One of the three; the label of an item is the answers of ten people."""
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Item],
+        variant: str,
+        rule: Callable[[str, Sequence[str]], float],
+        kinds: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            name: Of the benchmark.
+            items: The questions.
+            variant: What else a score depends on.
+            rule: rule(text, ten answers) -> 0 to 1.
+            kinds: Groups of which there are figures.
+        """
+        self.name, self.items, self.variant = name, items, variant
+        self._rule, self._kinds = rule, kinds
+
+    def mark(self, item: Item, text: str) -> Mark:
+        """The text as it is compared, and the share of agreement."""
+        return Mark(self._rule(text, item.label), normalize(text))
+
+    def figures(self, marked: Sequence[Marked]) -> list[Figure]:
+        """VQA accuracy, over all and by group."""
+        figures = [accuracy("VQA accuracy", marked, is_main=True)]
+        return [*figures, *(figure for kind in self._kinds for figure in accuracy_by(kind, marked))]
+
+
+def read_textvqa(paths: Sequence[Path]) -> Vqa:
+    """Reads TextVQA: the annotations (TextVQA_0.5.1_val.json) and, if given, LLaVA's question file with OCR tokens.
+
+    In both the id is the picture's, so that an answer also has to name its question.
+
+    Raises:
+        DataError: If files cannot be read or are wrong; all faults at once.
+    """
+    labels = next((path for path in paths if path.suffix == ".json"), None)
+    asked = next((path for path in paths if path.suffix == ".jsonl"), None)
+    if labels is None or len(paths) != (1 if asked is None else 2):
+        raise DataError("TextVQA needs its annotations (.json) and may have LLaVA's question file (.jsonl) too.")
+    faults: list[str] = []
+    texts = {} if asked is None else _read_questions(asked, faults)
+    items = []
+    for number, entry in enumerate(_entries(read_json(labels), "data", labels)):
+        question, image, answers = entry.get("question"), entry.get("image_id"), entry.get("answers")
+        if not isinstance(question, str) or not isinstance(image, str) or not _are_ten(answers):
+            faults.append(f"data[{number}]: not a question, an image_id and {N_ANSWERS} answers")
+            continue
+        text = texts.get((image, question.lower()), None if asked else f"{question.capitalize()}\n{SHORT}")
+        if text is None:
+            faults.append(f"data[{number}]: {asked} does not ask {question!r} of {image}")
+            continue
+        items.append(Item(image, text, f"{image}.jpg", [str(answer) for answer in answers or ()], shares_id=True))
+    _refuse(labels, faults, items)
+    return Vqa("textvqa", items, "val, with OCR tokens" if asked else "val, without OCR tokens", textvqa_accuracy)
+
+
+def read_vqav2(paths: Sequence[Path]) -> Vqa:
+    """Reads VQAv2's val2014: questions and annotations, in either order.
+
+    Raises:
+        DataError: If files cannot be read or are wrong; all faults at once.
+    """
+    if len(paths) != 2:
+        raise DataError("VQAv2 needs two files of its validation split: questions and annotations.")
+    values: dict[str, tuple[Path, Any]] = {}
+    for path in paths:
+        data = read_json(path)
+        found = [key for key in ("questions", "annotations") if isinstance(data, dict) and key in data]
+        for key in found[-1:]:
+            values[key] = path, data
+    if len(values) != 2:
+        raise DataError(f"{paths[0]} and {paths[1]} are not questions and annotations.")
+    faults: list[str] = []
+    asked = {
+        entry.get("question_id"): entry
+        for entry in _entries(values["questions"][1], "questions", values["questions"][0])
+    }
+    items = []
+    for entry in _entries(values["annotations"][1], "annotations", values["annotations"][0]):
+        id_, answers = entry.get("question_id"), [each.get("answer") for each in entry.get("answers", ())]
+        question = asked.get(id_)
+        if question is None or not isinstance(id_, int) or not _are_ten(answers):
+            faults.append(f"question {id_}: not among the questions, or not {N_ANSWERS} answers")
+            continue
+        groups = {key.replace("_", " "): str(entry[key]) for key in ("answer_type", "question_type") if key in entry}
+        image = f"COCO_val2014_{int(question['image_id']):012d}.jpg"
+        items.append(Item(id_, f"{question['question']}\n{SHORT}", image, [str(answer) for answer in answers], groups))
+    _refuse(values["annotations"][0], faults, items)
+    return Vqa("vqav2", items, "val2014", _vqav2_rule, ("answer type", "question type"))
+
+
+def read_vizwiz(paths: Sequence[Path]) -> Vqa:
+    """Reads VizWiz's val.json. The id of a question is its image.
+
+    Raises:
+        DataError: If the file cannot be read or is wrong; all faults at once.
+    """
+    if len(paths) != 1:
+        raise DataError("VizWiz needs its val.json.")
+    faults: list[str] = []
+    items = []
+    for number, entry in enumerate(_entries(read_json(paths[0]), None, paths[0])):
+        image, question, given = entry.get("image"), entry.get("question"), entry.get("answers")
+        if given is None:
+            raise DataError(f"{paths[0]} has no answers: only val.json can be scored, test.json goes to the server.")
+        answers = [each.get("answer") for each in given if isinstance(each, dict)] if isinstance(given, list) else None
+        if not isinstance(image, str) or not isinstance(question, str) or not _are_ten(answers):
+            faults.append(f"entry {number}: not an image, a question and {N_ANSWERS} answers")
+            continue
+        groups = {"answerable": "yes" if entry.get("answerable", 1) else "no"}
+        items.append(
+            Item(image, f"{question}\n{UNANSWERABLE}", image, [str(answer) for answer in answers or ()], groups)
+        )
+    _refuse(paths[0], faults, items)
+    return Vqa("vizwiz", items, "val", _vqav2_rule, ("answerable",))
+
+
+def _vqav2_rule(text: str, answers: Sequence[str]) -> float:
+    """LLaVA's answers went through TextVQA's form before they were uploaded, and so do ours."""
+    return vqav2_accuracy(normalize(text), answers)
+
+
+def _read_questions(path: Path, faults: list[str]) -> dict[tuple[str, str], str]:
+    """LLaVA's prompts by image id and lower-case question."""
+    found = {}
+    for number, line in read_json_lines(path, faults):
+        id_, text = line.get("question_id"), line.get("text")
+        if not isinstance(id_, str) or not isinstance(text, str):
+            faults.append(f"{path.name}, line {number}: question_id or text is not text")
+            continue
+        found[id_, text.partition("\n")[0].lower()] = text
+    if not any(_OCR in text for text in found.values()):
+        faults.append(f"{path.name} has no line {_OCR!r}")
+    return found
+
+
+def _entries(data: Any, key: str | None, path: Path) -> list[Mapping[str, Any]]:
+    """The objects of a list, which may be under a key."""
+    found = data.get(key) if key is not None and isinstance(data, dict) else data
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise DataError(f"{path} does not contain a list of objects{f' under {key!r}' if key else ''}.")
+    return found
+
+
+def _are_ten(answers: Any) -> bool:
+    return isinstance(answers, list) and len(answers) == N_ANSWERS and all(isinstance(a, str) for a in answers)
+
+
+def _refuse(path: Path, faults: Sequence[str], items: Sequence[Item]) -> None:
+    if faults:
+        raise DataError(list_faults(f"{path} contains questions that cannot be used:", list(faults[:20])))
+    if not items:
+        raise DataError(f"{path} contains no questions.")
