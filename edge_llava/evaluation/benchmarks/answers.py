@@ -13,7 +13,7 @@ from typing import Any
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Item
-from edge_llava.training.instructions.json_files import read_json_lines
+from edge_llava.home.json_files import read_json_lines
 
 _SHOWN = 5
 _MARKER = "<image>"

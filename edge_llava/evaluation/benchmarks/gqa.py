@@ -12,7 +12,7 @@ from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
 from edge_llava.evaluation.benchmarks.prompts import SHORT
-from edge_llava.training.instructions.json_files import read_json
+from edge_llava.home.json_files import read_json
 
 
 class Gqa:

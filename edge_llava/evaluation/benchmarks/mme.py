@@ -16,7 +16,7 @@ from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.prompts import SHORT
 from edge_llava.evaluation.intervals import bootstrap_interval
-from edge_llava.training.instructions.json_files import read_text
+from edge_llava.home.json_files import read_text
 
 PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",

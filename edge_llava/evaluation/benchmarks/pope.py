@@ -16,7 +16,7 @@ from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy, bootstrapped
 from edge_llava.evaluation.benchmarks.prompts import SHORT
-from edge_llava.training.instructions.json_files import read_json_lines
+from edge_llava.home.json_files import read_json_lines
 
 # What LLaVA's question file adds to the ids of each set.
 _OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure
 from edge_llava.evaluation.intervals import bootstrap_interval
-from edge_llava.training.instructions.json_files import read_json_lines
+from edge_llava.home.json_files import read_json_lines
 
 _MOST = 10.0
 _PREFIX = "llava_bench_"

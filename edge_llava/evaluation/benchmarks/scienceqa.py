@@ -11,10 +11,10 @@ from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marke
 from edge_llava.evaluation.benchmarks.figures import accuracy
 from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS
 from edge_llava.evaluation.benchmarks.scienceqa_problem import Problem, ask, read_letter, read_problems
-from edge_llava.training.instructions.conversations import Conversation, read_conversations
-from edge_llava.training.instructions.json_files import read_json
+from edge_llava.home.json_files import read_json
 
 _SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
+_MARKER = "<image>"
 _LOW_GRADES = tuple(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = tuple(f"grade{n}" for n in range(7, 13))
 
@@ -46,11 +46,7 @@ class ScienceQa:
         if paths[0].is_dir():
             problems = read_problems(paths[0], split)
             return cls([_item(problem, form) for problem in problems], f"{split}, format {form}")
-        conversations = read_conversations(paths[0])
-        faults = [fault for each in conversations for fault in _find_faults(each)]
-        if faults:
-            raise DataError(list_faults(f"{paths[0]} is no question file of ScienceQA:", faults[:20]))
-        return cls([_letter_item(each) for each in conversations], "format letter")
+        return cls(_read_question_file(paths[0]), "format letter")
 
     def mark(self, item: Item, text: str) -> Mark:
         """See `scienceqa_problem.read_letter`."""
@@ -108,22 +104,34 @@ def _item(problem: Problem, form: str) -> Item:
     return Item(problem.id, ask(problem, form), problem.image_place, label, groups)
 
 
-def _options(conversation: Conversation) -> list[str]:
-    """The letters at the end of a question of LLaVA's file, in their order."""
-    letters = [line[:1] for line in conversation.turns[0].question.split("\n") if line[1:3] == ". "]
+def _read_question_file(path: Path) -> list[Item]:
+    """LLaVA's question file: conversations of a question and the letter of its answer."""
+    records, items, faults = read_json(path), list[Item](), list[str]()
+    if not isinstance(records, list):
+        raise DataError(f"{path} is neither a directory of ScienceQA nor a list of its questions.")
+    for number, record in enumerate(records):
+        said = record.get("conversations") if isinstance(record, dict) else None
+        values = [each.get("value") for each in said if isinstance(each, dict)] if isinstance(said, list) else []
+        if len(values) != 2 or not all(isinstance(value, str) for value in values):
+            faults.append(f"record {number}: not a question and its answer")
+            continue
+        question, answer = str(values[0]).replace(_MARKER, "").strip("\n"), str(values[1])
+        options = _options(question)
+        if answer not in options:
+            faults.append(f"record {number}: the answer {answer!r} is none of its options")
+            continue
+        groups = {"hint": "yes"} if question.startswith("Context: ") else {}
+        label = LETTERS.index(answer), len(options)
+        items.append(Item(str(record.get("id", number)), f"{question}\n{LETTER}", record.get("image"), label, groups))
+    if faults or not items:
+        raise DataError(list_faults(f"{path} is no question file of ScienceQA:", faults[:20] or ["it is empty"]))
+    return items
+
+
+def _options(question: str) -> list[str]:
+    """The letters at the end of a question, in their order."""
+    letters = [line[:1] for line in question.split("\n") if line[1:3] == ". "]
     for n in range(min(len(letters), len(LETTERS)), 1, -1):  # a hint may have lines that look like options
         if letters[-n:] == list(LETTERS[:n]):
             return letters[-n:]
     return []
-
-
-def _find_faults(conversation: Conversation) -> list[str]:
-    options, answer = _options(conversation), conversation.turns[0].answer
-    return [] if answer in options else [f"{conversation.id}: the answer {answer!r} is none of its options"]
-
-
-def _letter_item(conversation: Conversation) -> Item:
-    turn = conversation.turns[0]
-    groups = {"hint": "yes"} if turn.question.startswith("Context: ") else {}
-    label = LETTERS.index(turn.answer), len(_options(conversation))
-    return Item(conversation.id, f"{turn.question}\n{LETTER}", conversation.image, label, groups)

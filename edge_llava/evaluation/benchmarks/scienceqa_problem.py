@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS, list_options
-from edge_llava.training.instructions.json_files import read_json
+from edge_llava.home.json_files import read_json
 
 INPUTS = ("QCM", "CQM", "QCML", "QCME", "QCMLE", "QCLM", "QCEM", "QCLEM")
 OUTPUTS = ("A", "AL", "AE", "ALE", "AEL", "LA", "EA", "LEA", "ELA", "LEPA")

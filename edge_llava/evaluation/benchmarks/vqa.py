@@ -11,7 +11,7 @@ from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marke
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
 from edge_llava.evaluation.benchmarks.prompts import SHORT, UNANSWERABLE
 from edge_llava.evaluation.benchmarks.vqa_text import N_ANSWERS, normalize, textvqa_accuracy, vqav2_accuracy
-from edge_llava.training.instructions.json_files import read_json, read_json_lines
+from edge_llava.home.json_files import read_json, read_json_lines
 
 _OCR = "Reference OCR token:"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError
+from edge_llava.home.json_files import is_id, is_text, read_json_lines, refuse
 from edge_llava.training.instructions.annotation import (
     AnnotatedImage,
     Annotations,
@@ -23,7 +24,6 @@ from edge_llava.training.instructions.annotation import (
     parse_numbers,
 )
 from edge_llava.training.instructions.coco import read_coco
-from edge_llava.training.instructions.json_files import is_id, is_text, read_json_lines, refuse
 from edge_llava.training.instructions.scene_facts import parse_scene
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError
+from edge_llava.home.json_files import is_id, is_text, read_json
 from edge_llava.training.instructions.annotation import AnnotatedImage, Box, find_missing, parse_numbers
-from edge_llava.training.instructions.json_files import is_id, is_text, read_json
 
 _SLACK = 1.0  # pixels by which a box may exceed its image, as published ones do by rounding; it is clipped
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError
-from edge_llava.training.instructions.json_files import is_id, is_text, read_json, read_json_lines, refuse, write_text
+from edge_llava.home.json_files import is_id, is_text, read_json, read_json_lines, refuse, write_text
 
 RESPONSE_TYPES = ("conversation", "detail", "reasoning")
 IMAGE_MARKER = "<image>"

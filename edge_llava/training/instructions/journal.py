@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError
+from edge_llava.home.json_files import read_json_lines, refuse
 from edge_llava.home.line_file import LineFile
 from edge_llava.home.lock import HeldElsewhere
 from edge_llava.training.instructions.conversations import Turn
-from edge_llava.training.instructions.json_files import read_json_lines, refuse
 from edge_llava.training.instructions.reply import Rejection
 from edge_llava.training.instructions.teacher import TeacherReply
 

@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge_llava.home.json_files import is_text
 from edge_llava.training.instructions.conversations import IMAGE_MARKER, Turn
-from edge_llava.training.instructions.json_files import is_text
 from edge_llava.training.instructions.leaks import find_leak
 
 _SEPARATOR = "==="

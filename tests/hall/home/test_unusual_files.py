@@ -25,9 +25,9 @@ from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.ggml.limits import MAX_BLOCKS
 from edge_llava.home.border import blaming_file
 from edge_llava.home.directories import cache_directory, default_bundle, find_bundle, list_bundles
+from edge_llava.home.json_files import read_json
 from edge_llava.home.regular_file import open_regular, read_input, read_text, share_permissions
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.training.instructions.json_files import read_json
 
 MIB = 1 << 20
 LONG = "x" * 300  # no file system accepts such a name
