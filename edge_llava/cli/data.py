@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.data_scienceqa import scienceqa_command
 from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
@@ -39,6 +40,9 @@ def command() -> None:
         --teacher scenes -o llava.json
     edge-llava data stats llava.json --images my-scenes --sheet sheet.png
     """
+
+
+command.add_command(scienceqa_command)
 
 
 @command.command("scenes")

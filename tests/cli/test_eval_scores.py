@@ -1,0 +1,127 @@
+"""eval score, compare and plan, and data scienceqa, as commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from edge_llava.cli.data import command as data
+from edge_llava.cli.eval import command as evaluate
+
+SHORT = "Answer the question using a single word or phrase."
+
+
+def run(command, *arguments, exit_code=0):
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=True)
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+@pytest.fixture
+def pope(tmp_path):
+    """(label file, answers of A, answers of B) of 40 questions about 20 images."""
+    labels, a, b = [], [], []
+    for n in range(1, 41):
+        label = "yes" if n % 2 else "no"
+        labels.append({"question_id": n, "image": f"{n // 2}.jpg", "text": f"Is it {n}?", "label": label})
+        for said, wrong in ((a, (1, 2, 3)), (b, (3, 4))):
+            text = {"yes": "No", "no": "Yes"}[label] if n in wrong else label.capitalize()
+            said.append({"question_id": n, "prompt": f"Is it {n}?\n{SHORT}", "text": text})
+    paths = []
+    for name, lines in (("coco_pope_popular.json", labels), ("a.jsonl", a), ("b.jsonl", b)):
+        paths.append(tmp_path / name)
+        paths[-1].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return paths
+
+
+def test_score(pope, tmp_path):
+    labels, a, _ = pope
+    arguments = ("score", "--answers", a, "--benchmark", "pope", labels, "--wrong", tmp_path / "wrong.jsonl")
+    shown = run(evaluate, *arguments).output
+    assert "a.jsonl: pope (popular), 40 questions" in shown
+    assert "accuracy, popular        92.50  95 % " in shown
+    assert all(len(line) <= 80 for line in shown.splitlines() if "wrong.jsonl" not in line)
+    wrong = [json.loads(line) for line in (tmp_path / "wrong.jsonl").read_text().splitlines()]
+    assert [(line["question_id"], line["text"], line["label"]) for line in wrong] == [
+        (1, "No", "yes"), (2, "Yes", "no"), (3, "No", "yes"),
+    ]  # fmt: skip
+
+
+def test_score_as_json(pope):
+    labels, a, _ = pope
+    values = json.loads(run(evaluate, "score", "--answers", a, "--benchmark", "pope", labels, "--json").stdout)
+    assert (values["n"], values["n_missing"], values["n_unreadable"]) == (40, 0, 0)
+    main = [figure for figure in values["figures"] if figure["is_main"]]
+    assert [figure["name"] for figure in main] == ["F1, popular"]
+    assert main[0]["value"] == pytest.approx(100 * 36 / 39)  # 18 of 20 found, and one that is not there
+
+
+def test_compare(pope):
+    labels, a, b = pope
+    shown = run(evaluate, "compare", a, b, "--benchmark", "pope", labels, "--margin", "20").output
+    assert "b answers 2 of 40 right that a gets wrong, and 1 the other way: 2.5 points higher" in shown
+    assert "3 of 40 texts differ" in shown
+    assert "They are equally good within 20 points" in shown
+    found = json.loads(run(evaluate, "compare", a, b, "--benchmark", "pope", labels, "--json").stdout)
+    assert (found["gained"], found["lost"], found["p_value"], found["equivalent"]) == (2, 1, 1, None)
+
+
+def test_plan():
+    assert "3,923 questions" in run(evaluate, "plan", "--detect", "1").output
+    assert json.loads(run(evaluate, "plan", "--detect", "2", "--discordant", "8", "--json").stdout)["questions"] == 1568
+    assert "is more than" in run(evaluate, "plan", "--detect", "9", exit_code=2).output
+
+
+def test_reviews(tmp_path):
+    line = {"question_id": 1, "category": "llava_bench_conv", "content": "8 6\nbecause"}
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("\n".join(json.dumps(line | {"question_id": n, "content": c}) for n, c in ((1, "8 6"), (2, "?"))))
+    shown = run(evaluate, "score", "--answers", path, "--benchmark", "llava-bench").output
+    assert "relative score, all " in shown
+    assert "75.00" in shown
+    assert "1 reviews state no two ratings: left out." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "--answers", "A", "--benchmark", "pope"], "name the data of pope"),
+        (["score", "--answers", "A", "--answers", "A", "--benchmark", "pope", "L"], "--answers is one file"),
+        (["score", "--answers", "A", "--benchmark", "llava-bench", "L"], "leave out"),
+        (["score", "--answers", "A", "--benchmark", "pip", "L"], "pip"),
+    ],
+)
+def test_wrong_arguments(pope, arguments, message):
+    places = {"L": pope[0], "A": pope[1]}
+    output = run(evaluate, *(places.get(argument, argument) for argument in arguments), exit_code=2).output
+    assert message in output.replace("\n", " ")
+
+
+def test_data_scienceqa(tmp_path):
+    problem = {"question": "Which?", "choices": ["a", "b"], "answer": 1, "hint": "", "lecture": "L.", "solution": "",
+               "image": "image.png", "subject": "s", "grade": "g", "topic": "t"}  # fmt: skip
+    problems = {"3": problem, "4": problem | {"image": None, "lecture": ""}}
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    (tmp_path / "pid_splits.json").write_text(json.dumps({"train": ["3", "4"]}))
+    out = tmp_path / "train.json"
+    shown = run(data, "scienceqa", tmp_path, "-o", out).output
+    assert "2 conversations, 1 with an image." in shown
+    asked = "Which?\nContext: N/A\nOptions: (A) a (B) b"
+    assert json.loads(out.read_text()) == [
+        {"id": "3", "image": "3/image.png", "conversations": [
+            {"from": "human", "value": f"{asked}\n<image>"}, {"from": "gpt", "value": "L. The answer is B."}]},
+        {"id": "4", "conversations": [
+            {"from": "human", "value": asked}, {"from": "gpt", "value": " The answer is B."}]},
+    ]  # fmt: skip
+
+
+def test_training_reads_scienceqa(tmp_path):
+    """What `data scienceqa` writes can be read for training, and records without an image train as text."""
+    from edge_llava.training.instructions.conversations import read_conversations
+
+    test_data_scienceqa(tmp_path)
+    first, second = read_conversations(tmp_path / "train.json")
+    assert (first.image, second.image) == ("3/image.png", None)
+    assert first.turns[0].question == "Which?\nContext: N/A\nOptions: (A) a (B) b"
