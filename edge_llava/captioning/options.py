@@ -73,6 +73,8 @@ class CaptionOptions:
         """
         parts = dataclasses.asdict(manifest)
         decisive = {name: parts[name] for name in ("vision", "projector", "language")}
+        for told in ("importance", "mix"):  # how the files were made, which their digests say as well
+            del decisive["language"][told]
         decisive["files"] = {role: entry.sha256 for role, entry in manifest.files.items()}
         decisive["visual_tokens"] = visual_tokens
         if alpha != "drop":  # the default before the option existed

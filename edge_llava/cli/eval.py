@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from edge_llava.cli.display import note, show, show_progress
+from edge_llava.cli.eval_ask import COMMANDS
 from edge_llava.cli.eval_scores import compare_command, plan_command, score_command
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.home.files import atomic_file
@@ -26,6 +27,8 @@ def command() -> None:
     """Measure how well a bundle answers, and score the answers of any."""
 
 
+for benchmark_command in COMMANDS:
+    command.add_command(benchmark_command)
 command.add_command(score_command)
 command.add_command(compare_command)
 command.add_command(plan_command)

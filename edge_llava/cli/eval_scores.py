@@ -76,12 +76,7 @@ def score_command(
     if as_json:
         click.echo(json.dumps(scores.to_dict(), indent=2))
         return
-    show(f"{answers[0].name}: {scores.benchmark} ({scores.variant}), {scores.n:,} questions")
-    _show_figures(scores.figures)
-    if scores.n_missing:
-        show(f"{scores.n_missing:,} questions have no answer, and count as wrong.")
-    if scores.n_unreadable:
-        show(f"{scores.n_unreadable:,} answers name none of those that there are.")
+    show_scores(answers[0].name, scores)
 
 
 @click.command("compare")
@@ -157,6 +152,16 @@ def plan_command(detect: float, discordant: float, as_json: bool) -> None:
         click.echo(json.dumps({"questions": n, "detect_points": detect, "discordant_percent": discordant}, indent=2))
         return
     show(f"{n:,} questions show a difference of {detect:g} points where {discordant:g} % of the answers differ.")
+
+
+def show_scores(whose: str, scores: Scores) -> None:
+    """Prints what answers are worth, as lines of at most 80 columns."""
+    show(f"{whose}: {scores.benchmark} ({scores.variant}), {scores.n:,} questions")
+    _show_figures(scores.figures)
+    if scores.n_missing:
+        show(f"{scores.n_missing:,} questions have no answer, and count as wrong.")
+    if scores.n_unreadable:
+        show(f"{scores.n_unreadable:,} answers name none of those that there are.")
 
 
 def _read(name: str, data: Sequence[Path]) -> Benchmark:
