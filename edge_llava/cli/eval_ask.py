@@ -28,7 +28,9 @@ _BENCHMARKS = {
     "vizwiz": ("VizWiz: questions of blind people", 128),
     "gqa": ("GQA: questions about scene graphs", 128),
     "mme": ("MME: yes or no, twice about each image", 128),
+    "mmbench": ("MMBench: choices, in every rotation", 1024),
     "seed": ("SEED-Bench: choices about images and frames of videos", 128),
+    "questions": ("Questions of your own, with or without answers", 128),
 }
 _HELP = """{what}.
 
@@ -126,7 +128,8 @@ def _make_command(name: str) -> click.Command:
                     ) as model,
                     show_progress() as progress,
                 ):
-                    run.answer(BundleAsker(model, directory, max_tokens), progress)
+                    asker = BundleAsker(model, lambda name: benchmark.find_image(name, directory), max_tokens)
+                    run.answer(asker, progress)
             scores = run.finish()
         if as_json:
             click.echo(json.dumps(scores.to_dict(), indent=2))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edge_llava.evaluation.benchmarks.scoring import Scores
 
 _JUDGED = "llava-bench"
-_NAMES = ("scienceqa", "pope", "textvqa", "vqav2", "vizwiz", "gqa", "mme", "mmbench", "seed")
+_NAMES = ("scienceqa", "pope", "textvqa", "vqav2", "vizwiz", "gqa", "mme", "mmbench", "seed", "questions")
 
 _data_argument = click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 _reread_option = click.option(
@@ -201,7 +201,7 @@ def _score_reviews(files: Sequence[Path], data: Sequence[Path], *, as_json: bool
 
 
 def _show_figures(figures: Sequence[Figure]) -> None:
-    width = max(len(figure.name) for figure in figures)
+    width = max((len(figure.name) for figure in figures), default=0)
     for figure in figures:
         value = "-" if figure.value is None else f"{figure.value:.2f}"
         known = figure.low is not None and figure.high is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,14 @@ class BundleAsker:
         n_encoded: Pictures that were encoded so far.
     """
 
-    def __init__(self, model: LlavaModel, images: Path, max_tokens: int) -> None:
+    def __init__(self, model: LlavaModel, find_image: Callable[[str], Path | bytes], max_tokens: int) -> None:
         """
         Args:
             model: Opened.
-            images: Directory of the benchmark's images.
+            find_image: Finds an image by the name that items have.
             max_tokens: Of an answer.
         """
-        self._model, self._images = model, images
+        self._model, self._find_image = model, find_image
         self._sampling = SamplingOptions(temperature=0, max_new_tokens=max_tokens)
         self._name: str | None = None
         self._image: ImageEmbedding | None = None
@@ -57,7 +58,7 @@ class BundleAsker:
             return None
         if name != self._name:
             # published scores were made without looking at EXIF's orientation
-            self._image = self._model.embed_image(self._images / name, apply_exif=False)
+            self._image = self._model.embed_image(self._find_image(name), apply_exif=False)
             self._name = name
             self.n_encoded += 1
         return self._image

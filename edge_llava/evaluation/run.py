@@ -44,12 +44,10 @@ Ask = Callable[[Item], Said]
 
 def find_missing_images(benchmark: Benchmark, directory: Path) -> list[Item]:
     """The questions whose image is not in the directory."""
-    found = {
-        image: os.path.isfile(directory / image)
-        for image in dict.fromkeys(item.image for item in benchmark.items)
-        if image is not None
-    }
-    return [item for item in benchmark.items if item.image is not None and not found[item.image]]
+    names = dict.fromkeys(item.image for item in benchmark.items if item.image is not None)
+    places = ((name, benchmark.find_image(name, directory)) for name in names)
+    missing = {name for name, place in places if isinstance(place, Path) and not os.path.isfile(place)}
+    return [item for item in benchmark.items if item.image in missing]
 
 
 def refuse_missing_images(missing: Sequence[Item], directory: Path) -> None:

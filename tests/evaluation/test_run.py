@@ -155,7 +155,7 @@ def test_a_bundle_is_asked(benchmark, data, seeded_f32, home, tmp_path):
         if name == "two":
             part.items = part.items[::-1]
         with BenchmarkRun(tmp_path / name, part, SETTINGS) as run, LlavaModel(bundle, options) as model:
-            asker = BundleAsker(model, data.parent, max_tokens=6)
+            asker = BundleAsker(model, lambda image: data.parent / image, max_tokens=6)
             run.answer(asker)
             assert run.finish().n_missing == 0
         assert asker.n_encoded == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -100,6 +101,10 @@ class Benchmark(Protocol):
         """All questions, in the order of the files."""
         ...
 
+    def find_image(self, name: str, directory: Path) -> Path | bytes:
+        """The image that an item names: a file of a directory, which may be missing, or the bytes of one."""
+        ...
+
     def mark(self, item: Item, text: str) -> Mark:
         """Reads an answer, stripped at both ends."""
         ...
@@ -107,3 +112,11 @@ class Benchmark(Protocol):
     def figures(self, marked: Sequence[Marked]) -> list[Figure]:
         """The scores of all questions, or of a sample; the one that tables show comes first."""
         ...
+
+
+class ImageFiles:
+    """Of a benchmark whose images are files under the names that its items have."""
+
+    def find_image(self, name: str, directory: Path) -> Path | bytes:
+        """See `Benchmark.find_image`."""
+        return directory / name

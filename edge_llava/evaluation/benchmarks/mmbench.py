@@ -5,12 +5,13 @@ Source: MMBench's files and server; LLaVA's model_vqa_mmbench.py.
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
@@ -31,9 +32,9 @@ class MmBench:
 
     name = "mmbench"
 
-    def __init__(self, items: Sequence[Item], variant: str) -> None:
+    def __init__(self, items: Sequence[Item], variant: str, images: Mapping[str, str]) -> None:
         """See `read`."""
-        self.items, self.variant = items, variant
+        self.items, self.variant, self._images = items, variant, images
 
     @classmethod
     def read(cls, paths: Sequence[Path], *, is_chinese: bool = False) -> MmBench:
@@ -56,7 +57,25 @@ class MmBench:
             raise DataError(list_faults(f"{paths[0]} contains rows that cannot be used:", faults[:20]))
         found = [item for item in items if item is not None]
         rotated = any(int(item.question_id) >= _ROUND for item in found)
-        return cls(found, "circular" if rotated else "without rotations: first-order only")
+        images: dict[str, str] = {}
+        for row in rows:  # rotations share the image, and may not repeat it
+            base = str(int(row["index"] or 0) % _ROUND)
+            images[base] = images.get(base) or row.get("image") or ""
+        return cls(found, "circular" if rotated else "without rotations: first-order only", images)
+
+    def find_image(self, name: str, directory: Path) -> Path | bytes:
+        """The image of a row, which may hold the index of another row in its place.
+
+        Raises:
+            DataError: If it is not base64.
+        """
+        text = self._images.get(name, "")
+        if text.isdecimal():
+            text = self._images.get(str(int(text) % _ROUND), "")
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise DataError(f"the image of question {name} is not base64.") from error
 
     def mark(self, item: Item, text: str) -> Mark:
         """Right if the letter that it names is the answer's."""

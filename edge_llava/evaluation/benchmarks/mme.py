@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.prompts import SHORT
 from edge_llava.evaluation.intervals import bootstrap_interval
 from edge_llava.home.json_files import read_text
@@ -27,7 +27,7 @@ _LABELS = {"yes": "yes", "no": "no"}
 _READ = 4  # characters in which yes or no is looked for
 
 
-class Mme:
+class Mme(ImageFiles):
     """MME's questions; the label of an item is "yes" or "no". Ids are LLaVA's, and each belongs to two questions."""
 
     name, variant = "mme", "perception and cognition are sums of points, not percent"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy, bootstrapped
 from edge_llava.evaluation.benchmarks.prompts import SHORT
 from edge_llava.home.json_files import read_json_lines
@@ -23,7 +23,7 @@ _OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 _N_RANDOM = 2910  # questions of August 2023, with which the published scores were made
 
 
-class Pope:
+class Pope(ImageFiles):
     """POPE's questions; the label of an item is "yes" or "no"."""
 
     name = "pope"

@@ -10,6 +10,7 @@ from edge_llava.evaluation.benchmarks.gqa import Gqa
 from edge_llava.evaluation.benchmarks.mmbench import MmBench
 from edge_llava.evaluation.benchmarks.mme import Mme
 from edge_llava.evaluation.benchmarks.pope import Pope
+from edge_llava.evaluation.benchmarks.questions import Questions
 from edge_llava.evaluation.benchmarks.scienceqa import ScienceQa
 from edge_llava.evaluation.benchmarks.seed_bench import SeedBench
 from edge_llava.evaluation.benchmarks.vqa import read_textvqa, read_vizwiz, read_vqav2
@@ -24,6 +25,7 @@ READERS: Mapping[str, Callable[[Sequence[Path]], Benchmark]] = {
     "mme": Mme.read,
     "mmbench": MmBench.read,
     "seed": SeedBench.read,
+    "questions": Questions.read,
 }
 
 

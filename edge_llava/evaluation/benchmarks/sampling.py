@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Item, Mark, Marked
 
@@ -30,6 +31,10 @@ class Part:
     def variant(self) -> str:
         """Of the benchmark, and how many of its questions these are."""
         return f"{self.whole.variant}; {len(self.items):,} of {len(self.whole.items):,} questions"
+
+    def find_image(self, name: str, directory: Path) -> Path | bytes:
+        """As the benchmark does."""
+        return self.whole.find_image(name, directory)
 
     def mark(self, item: Item, text: str) -> Mark:
         """As the benchmark does."""

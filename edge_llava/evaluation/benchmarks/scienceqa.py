@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.answers import Answer
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy
 from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS
 from edge_llava.evaluation.benchmarks.scienceqa_problem import Problem, ask, read_letter, read_problems
@@ -19,7 +19,7 @@ _LOW_GRADES = tuple(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = tuple(f"grade{n}" for n in range(7, 13))
 
 
-class ScienceQa:
+class ScienceQa(ImageFiles):
     """ScienceQA's problems; the label of an item is (index of the right choice, number of choices)."""
 
     name = "scienceqa"

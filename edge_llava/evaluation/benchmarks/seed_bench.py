@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
 from edge_llava.evaluation.benchmarks.prompts import LETTER, list_options
 from edge_llava.home.json_files import read_json
@@ -17,7 +17,7 @@ from edge_llava.home.json_files import read_json
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 
-class SeedBench:
+class SeedBench(ImageFiles):
     """SEED-Bench's questions; the label of an item is a letter."""
 
     name, variant = "seed", "all questions; tables often show images alone"

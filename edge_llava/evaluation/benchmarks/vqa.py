@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
 from edge_llava.evaluation.benchmarks.prompts import SHORT, UNANSWERABLE
 from edge_llava.evaluation.benchmarks.vqa_text import N_ANSWERS, normalize, textvqa_accuracy, vqav2_accuracy
@@ -16,7 +16,7 @@ from edge_llava.home.json_files import read_json, read_json_lines
 _OCR = "Reference OCR token:"
 
 
-class Vqa:
+class Vqa(ImageFiles):
     """One of the three; the label of an item is the answers of ten people."""
 
     def __init__(
