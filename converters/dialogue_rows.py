@@ -41,6 +41,7 @@ def dialogue_rows(
     template: TemplateSpec,
     dialogues: Sequence[Dialogue],
     features: Sequence[NDArray[np.float32]],
+    max_rows: int | None = None,
 ) -> list[DialogueRows]:
     """Makes the rows of each dialogue, from BOS to the token that ends the last answer.
 
@@ -49,19 +50,22 @@ def dialogue_rows(
         template: What stands around questions and answers.
         dialogues: What is said.
         features: Of each image (S, P, D): of one or more squares, which are read one after another.
+        max_rows: A longer dialogue is cut; None: the positions that the language model was trained for.
     """
+    most = checkpoint.config.language.n_ctx_train if max_rows is None else max_rows
     table = checkpoint.load(_EMBEDDING)
     sequences = []
     for dialogue in dialogues:
         before, after = (_tokens(checkpoint, pieces) for pieces in _split(template, dialogue))
         opening = [checkpoint.vocabulary.bos] if checkpoint.vocabulary.spec.adds_bos else []
-        parts = [table[[*opening, *before]].float(), table[[*after, checkpoint.vocabulary.eos]].float()]
+        first = table[[*opening, *before]].float()
+        image = first[:0]
         if dialogue.image is not None:
             rows = reference_rows(checkpoint, features[dialogue.image])
-            parts.insert(1, torch.from_numpy(rows.reshape(-1, rows.shape[-1])))
-        n_before, n_after = len(parts[0]), len(parts[-1])
-        together = torch.cat(parts)
-        sequences.append(DialogueRows(together, slice(n_before, len(together) - n_after)))
+            image = torch.from_numpy(rows.reshape(-1, rows.shape[-1]))[: most - len(first)]
+        n_so_far = len(first) + len(image)
+        last = table[[*after, checkpoint.vocabulary.eos][: max(0, most - n_so_far)]].float()
+        sequences.append(DialogueRows(torch.cat([first, image, last]), slice(len(first), n_so_far)))
     return sequences
 
 

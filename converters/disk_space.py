@@ -20,7 +20,8 @@ def estimate_bytes(checkpoint: Checkpoint, options: ConvertOptions) -> int:
     matrix = (checkpoint.config.language.n_embd, checkpoint.tower.hidden_size + checkpoint.config.language.n_embd)
     projector = encoded_bytes(projector_type(options.quant), matrix)
     mmproj = (count_tower_weights(checkpoint) + 4 * matrix[0] * matrix[1]) * (4 if options.quant == "F32" else 2)
-    return language + vision + projector + (mmproj if options.mmproj else 0) + (2 << 20)
+    bundle = language + vision + projector if options.size_bytes is None else options.size_bytes
+    return bundle + (mmproj if options.mmproj else 0) + (2 << 20)
 
 
 def count_tower_weights(checkpoint: Checkpoint) -> int:

@@ -26,8 +26,9 @@ from edge_llava.converters.type_mix import check_room, choose_mix
 from edge_llava.device.threads import usable_threads
 from edge_llava.home.progress import ProgressCallback
 
-# Rows of tokens and images that are read, at most: for a 7B model twenty minutes on two cores.
+# Rows of tokens and images that are read, about: for a 7B model twenty minutes on two cores.
 _POSITIONS, _USUAL_TEXT = 12_288, 128
+_MAX_POSITIONS = 2 * _POSITIONS  # where texts are longer
 # Of a bundle, besides its weights and the texts of its tokens: the manifest, headers, and images of the comparison.
 _SMALL_FILES = 400_000
 
@@ -38,10 +39,14 @@ def read_dialogues(
     dialogues: Sequence[Dialogue],
     features: Sequence[NDArray[np.float32]],
 ) -> list[DialogueRows]:
-    """Reads dialogues, or of many an evenly spaced choice, about images of these features (S, P, D)."""
+    """Reads dialogues, or of many an evenly spaced choice, about images of these features (S, P, D).
+
+    Long ones are cut: to the context that the model was trained for, and so that together they stay within a limit.
+    """
     n_rows = max(values.shape[0] * values.shape[1] for values in features)
     chosen = choose_evenly(dialogues, max(1, _POSITIONS // (n_rows + _USUAL_TEXT)))
-    return dialogue_rows(checkpoint, template, chosen, features)
+    most = min(checkpoint.config.language.n_ctx_train, max(n_rows + _USUAL_TEXT, _MAX_POSITIONS // len(chosen)))
+    return dialogue_rows(checkpoint, template, chosen, features, most)
 
 
 def measure_language(

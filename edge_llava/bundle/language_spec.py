@@ -107,7 +107,7 @@ class LanguageSpec:
     end_ids: tuple[int, ...]
     tokenizer: TokenizerSpec
     importance: ImportanceSpec | None = None
-    mix: Mapping[str, MixedTensor] = field(default_factory=dict)
+    mix: Mapping[str, MixedTensor] = field(default_factory=dict, hash=False)
 
     def describe_quantization(self) -> str:
         """The types of the weights, and what was measured to quantize them, in words."""

@@ -54,7 +54,7 @@ _LANGUAGE_GIB = {
     type=size_type,
     metavar="SIZE",
     help="Choose a type for each matrix of the language model, by what each was measured to lose, so that the bundle "
-    "takes no more than SIZE on disk, such as 3.5GB, and loses the least.",
+    "takes no more than SIZE on disk, such as 3.5GB, and loses the least. What --mmproj adds is not counted.",
 )
 @click.option(
     "--for",
@@ -151,7 +151,7 @@ def command(
     if out is None:
         check_home(", or name the bundle's directory with -o")
     if checkpoint is None:
-        checkpoint = _suggest(quant or "Q4_K_M", Path(out) if out else home_directory(), yes=yes)
+        checkpoint = _suggest(quant or "Q4_K_M", size_bytes, Path(out) if out else home_directory(), yes=yes)
     started = time.perf_counter()
     if sys.stderr.isatty():
         note("Loading torch and transformers ...")
@@ -202,14 +202,15 @@ def command(
     show_result(bundle.path)
 
 
-def _suggest(quant: str, place: Path, *, yes: bool) -> str:
+def _suggest(quant: str, size_bytes: int | None, place: Path, *, yes: bool) -> str:
     """Explains what a conversion without a name would do, and asks."""
     free = shutil.disk_usage(
         next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))
     ).free
-    bundle_bytes = _LANGUAGE_GIB[quant] * 2**30 + _TOWER_BYTES
+    bundle_bytes = _LANGUAGE_GIB[quant] * 2**30 + _TOWER_BYTES if size_bytes is None else size_bytes
     needed = _DOWNLOAD_BYTES + bundle_bytes
-    note(f"No checkpoint was named. This would download {_SUGGESTION} and convert it to {quant}:")
+    kind = quant if size_bytes is None else format_bytes(size_bytes)
+    note(f"No checkpoint was named. This would download {_SUGGESTION} and convert it to {kind}:")
     note(f"  download  {format_bytes(int(_DOWNLOAD_BYTES))}, kept in the hub's cache")
     note(f"  bundle    {format_bytes(int(bundle_bytes))} in {place}")
     shortage = "" if free > needed else ": NOT ENOUGH"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group("eval")
 def command() -> None:
-    """Measure how well a bundle answers, and score the answers of any."""
+    """Measure how well a bundle answers, and score files of answers."""
 
 
 for benchmark_command in COMMANDS:

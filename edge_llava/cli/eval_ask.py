@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,11 +15,9 @@ from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.eval_scores import show_scores
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
-from edge_llava.home.files import digest_file
+from edge_llava.evaluation.benchmarks.scienceqa_problem import FORMATS
 
-if TYPE_CHECKING:
-    from edge_llava.bundle.bundle import Bundle
-
+_FORMAT = "ScienceQA: how to ask, such as QCM-LEA for a model that was trained so. Default: letter."
 # By benchmark: what it is, in a few words, and the tokens of an answer in published runs.
 _BENCHMARKS = {
     "scienceqa": ("ScienceQA: choices about school subjects", 1024),
@@ -56,7 +55,9 @@ def _make_command(name: str) -> click.Command:
     @click.option(
         "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory of the run."
     )
-    @click.option("--sample", type=click.IntRange(1), metavar="N", help="Ask about so many questions, whole images.")
+    @click.option("--format", "form", type=click.Choice(FORMATS), metavar="FORMAT", help=_FORMAT)
+    @click.option("--split", metavar="NAME", help="ScienceQA: one of pid_splits.json. Default: test.")
+    @click.option("--sample", type=click.IntRange(1), metavar="N", help="Ask at least N questions, on whole images.")
     @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
     @click.option(
         "--template",
@@ -80,6 +81,8 @@ def _make_command(name: str) -> click.Command:
         bundle: str | None,
         images: Path | None,
         out: Path,
+        form: str | None,
+        split: str | None,
         sample: int | None,
         seed: int,
         template: str,
@@ -89,14 +92,20 @@ def _make_command(name: str) -> click.Command:
         as_json: bool,
     ) -> None:
         from edge_llava.bundle.bundle import open_bundle
-        from edge_llava.evaluation.benchmarks.registry import read_benchmark
+        from edge_llava.evaluation.benchmarks.registry import read_benchmark, read_scienceqa
         from edge_llava.evaluation.benchmarks.sampling import Part
         from edge_llava.evaluation.benchmarks.sampling import sample as take
         from edge_llava.evaluation.bundle_asker import BundleAsker, with_template
         from edge_llava.evaluation.run import BenchmarkRun, find_missing_images, refuse_missing_images
 
-        benchmark = take(read_benchmark(name, data), sample, seed)
-        directory = images or (data[0] if data[0].is_dir() else data[0].parent)
+        if name != "scienceqa" and (form is not None or split is not None):
+            raise click.UsageError(f"--format and --split are for scienceqa, not for {name}")
+        if name == "scienceqa":
+            whole = read_scienceqa(data, form or "letter", split or "test")
+        else:
+            whole = read_benchmark(name, data)
+        benchmark = take(whole, sample, seed)
+        directory = images or _usual_images(name, data[0], split or "test")
         missing = find_missing_images(benchmark, directory)
         if not skip_faulty:
             refuse_missing_images(missing, directory)
@@ -107,14 +116,11 @@ def _make_command(name: str) -> click.Command:
         opened = with_template(open_bundle(bundle), template)
         settings: dict[str, Any] = {
             "benchmark": name,
-            "data": {path.name: digest_file(path) for path in data if path.is_file()},
-            "variant": benchmark.variant,
-            "sample": sample,
-            "seed": seed,
+            "questions": _digest(json.dumps([item.key, item.text, item.label]) for item in whole.items),
             "template": opened.manifest.language.template.name,
             "max_tokens": max_tokens,
             "bundle": opened.name,
-            "weights": _digest(opened),
+            "weights": _digest(sorted(entry.sha256 for entry in opened.manifest.files.values())),
             "versions": {name: version(name) for name in ("edge-llava", "llama-cpp-python")},
             "visual_tokens": engines.visual_tokens,
             "max_tiles": engines.max_tiles,
@@ -142,10 +148,18 @@ def _make_command(name: str) -> click.Command:
     return run_command
 
 
-def _digest(bundle: Bundle) -> str:
-    """Of all files of a bundle, in 16 digits."""
-    digests = sorted(entry.sha256 for entry in bundle.manifest.files.values())
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
+def _usual_images(name: str, data: Path, split: str) -> Path:
+    """Where a benchmark's images lie as it is published."""
+    directory = data if data.is_dir() else data.parent
+    return directory / "images" / split if name == "scienceqa" else directory
+
+
+def _digest(texts: Iterable[str]) -> str:
+    """Of texts in their order, in 16 digits."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()[:16]
 
 
 COMMANDS = tuple(_make_command(name) for name in _BENCHMARKS)

@@ -1,9 +1,12 @@
-"""edge-llava eval score, compare and plan: what answer files are worth, whoever wrote them. No engine is needed."""
+"""edge-llava eval score, compare and plan: what files of answers are worth. No engine is needed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +14,33 @@ import click
 
 from edge_llava.cli.display import note, show
 from edge_llava.cli.options import json_option
-from edge_llava.home.files import write_text
+from edge_llava.evaluation.benchmarks.scienceqa_problem import FORMATS
+from edge_llava.home.json_files import write_text
 
 if TYPE_CHECKING:
-    from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure
+    from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Marked
     from edge_llava.evaluation.benchmarks.scoring import Scores
 
 _JUDGED = "llava-bench"
 _NAMES = ("scienceqa", "pope", "textvqa", "vqav2", "vizwiz", "gqa", "mme", "mmbench", "seed", "questions")
 
-_data_argument = click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-_reread_option = click.option(
-    "--reread", is_flag=True, help="ScienceQA's result files: read the answers' texts anew, not what was read of them."
-)
+
+def _read_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How data and answers of ScienceQA are read."""
+    options = (
+        click.option("--format", "form", type=click.Choice(FORMATS), metavar="FORMAT", help=_FORMAT),
+        click.option("--split", metavar="NAME", help="ScienceQA: one of pid_splits.json. Default: test."),
+        click.option("--reread", is_flag=True, help=_REREAD),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_FORMAT = "ScienceQA: how it was asked, such as QCM-LEA. Default: letter, as LLaVA-1.5 was."
+_REREAD = "ScienceQA's result files: read the answers' texts anew, not what was read of them."
+_LEAST_POINTS = 0.001  # billions of questions
+_POINTS = click.FloatRange(0, 100, min_open=True)
 
 
 @click.command("score")
@@ -37,7 +54,7 @@ _reread_option = click.option(
 )
 @click.option("--benchmark", required=True, type=click.Choice([*_NAMES, _JUDGED]), metavar="NAME", help="Which one.")
 @click.argument("data", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@_reread_option
+@_read_options
 @click.option(
     "--wrong", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.jsonl", help="Write what was not right."
 )
@@ -46,6 +63,8 @@ def score_command(
     answers: tuple[Path, ...],
     benchmark: str,
     data: tuple[Path, ...],
+    form: str | None,
+    split: str | None,
     reread: bool,
     wrong: Path | None,
     as_json: bool,
@@ -62,13 +81,15 @@ def score_command(
     edge-llava eval score --answers review.jsonl --benchmark llava-bench
     """
     if benchmark == _JUDGED:
+        if wrong is not None:
+            raise click.UsageError("--wrong is for answers; reviews are graded")
         _score_reviews(answers, data, as_json=as_json)
         return
     if len(answers) != 1:
         raise click.UsageError("--answers is one file; several are for judgings of llava-bench")
     if not data:
         raise click.UsageError(f"name the data of {benchmark}: its authors' files or directory")
-    scores = _score(_read(benchmark, data), answers[0], reread=reread)
+    scores = _score(_read(benchmark, data, form, split), answers[0], reread=reread)
     if wrong is not None:
         lines = [json.dumps(_line(scores, index)) for index, each in enumerate(scores.marked) if each.mark.points < 1]
         write_text(wrong, "".join(f"{line}\n" for line in lines))
@@ -82,52 +103,110 @@ def score_command(
 @click.command("compare")
 @click.argument("a", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--benchmark", required=True, type=click.Choice(_NAMES), metavar="NAME", help="Which one.")
-@_data_argument
-@click.option("--margin", type=click.FloatRange(0, 100, min_open=True), metavar="POINTS", help="Test equivalence, too.")
-@_reread_option
+@click.option("--margin", type=_POINTS, metavar="POINTS", help="Test whether they are equally good within so many.")
+@click.option("--common", is_flag=True, help="Compare what both answered, where some answers are missing.")
+@_read_options
 @json_option
 def compare_command(
-    a: Path, b: Path, benchmark: str, data: tuple[Path, ...], margin: float | None, reread: bool, as_json: bool
+    a: Path,
+    b: Path,
+    data: tuple[Path, ...],
+    benchmark: str,
+    margin: float | None,
+    common: bool,
+    form: str | None,
+    split: str | None,
+    reread: bool,
+    as_json: bool,
 ) -> None:
     """Compare two files of answers question by question.
 
-    Says what changed from A to B, and whether that may be chance: McNemar's exact test. With --margin it says whether
-    the two are shown to be equally good; that no difference is found does not show it.
+    Says what changed from A to B, and whether that may be chance: McNemar's exact test, or resampled pictures where
+    answers are graded. With --margin it says whether the two are shown to be equally good; that no difference is found
+    does not show it.
 
     \b
-    edge-llava eval compare f16.jsonl q4.jsonl --benchmark pope coco_pope_*.json
+    edge-llava eval compare f16.jsonl q4.jsonl coco_pope_*.json --benchmark pope
     """
-    from edge_llava.evaluation.comparison import compare
-
-    read = _read(benchmark, data)
+    read = _read(benchmark, data, form, split)
     first, second = (_score(read, path, reread=reread) for path in (a, b))
-    rows = [[(each.mark.points >= 0.5, each.text or "") for each in scores.marked] for scores in (first, second)]
-    found = compare(*rows)
-    equivalent = None if margin is None else found.is_equivalent(margin / 100)
+    if not first.figures:
+        raise click.UsageError("these questions have no answers to compare with; name a file of them, too")
+    if (first.n_missing or second.n_missing) and not common:
+        raise click.UsageError(
+            f"{a} lacks {first.n_missing:,} answers and {b} {second.n_missing:,}; --common compares what both have"
+        )
+    kept = [x.text is not None and y.text is not None for x, y in zip(first.marked, second.marked, strict=True)]
+    if not any(kept):
+        raise click.UsageError(f"{a} and {b} answer no question in common")
+    marked_a, marked_b = (list(compress(scores.marked, kept)) for scores in (first, second))
+    found = _compare(read, marked_a, marked_b, str(a), str(b), margin)
     if as_json:
-        low, high = found.interval()
-        values: dict[str, Any] = {
-            "n": found.n, "lost": found.lost, "gained": found.gained, "changed_texts": found.n_changed,
-            "difference": found.difference, "standard_error": found.error, "low": low, "high": high,
-            "p_value": found.p_value, "margin_points": margin, "equivalent": equivalent,
-        }  # fmt: skip
-        click.echo(json.dumps(values, indent=2))
+        click.echo(json.dumps(found.values, indent=2))
         return
-    show(found.describe(a.stem, b.stem))
-    show(f"{found.n_changed:,} of {found.n:,} texts differ.")
-    if equivalent is not None:
-        verdict = "are" if equivalent else "are not shown to be"
-        show(f"They {verdict} equally good within {margin:g} points (90 % interval).")
-    for name, scores in ((a.name, first), (b.name, second)):
-        show(f"{name}:")
-        _show_figures(scores.figures[:1])
+    for line in found.lines:
+        show(line)
+    for path, marked in ((a, marked_a), (b, marked_b)):
+        show(f"{path}:")
+        _show_figures(read.figures(marked)[:1])
+
+
+@dataclass(frozen=True)
+class _Compared:
+    values: dict[str, Any]
+    lines: list[str]
+
+
+def _compare(
+    benchmark: Benchmark, a: Sequence[Marked], b: Sequence[Marked], name_a: str, name_b: str, margin: float | None
+) -> _Compared:
+    """Compares what counts as one in the benchmark."""
+    from edge_llava.evaluation.comparison import compare, graded_difference, say_points
+
+    n_changed = sum(x.text != y.text for x, y in zip(a, b, strict=True))
+    units_a, units_b = benchmark.units(a), benchmark.units(b)
+    points_a, points_b = ([each.mark.points for each in units] for units in (units_a, units_b))
+    values: dict[str, Any] = {
+        "n": len(units_a),
+        "changed_texts": n_changed,
+        "margin_points": margin,
+        "equivalent": None,
+    }
+    if set(points_a) | set(points_b) <= {0.0, 1.0}:
+        found = compare(*([(points == 1, "") for points in each] for each in (points_a, points_b)))
+        low, high = found.interval()
+        values |= {
+            "lost": found.lost, "gained": found.gained, "difference": found.difference, "low": low, "high": high,
+            "standard_error": found.error, "p_value": found.p_value,
+        }  # fmt: skip
+        if margin is not None:
+            values["equivalent"] = found.is_equivalent(margin / 100)
+        lines = [found.describe(name_a, name_b)]
+        share = 100 * (found.lost + found.gained) / found.n
+        lines.append(f"{share:.1f} % are right in one of the two only; {n_changed:,} of {len(a):,} texts differ.")
+    else:
+        pictures = [each.item.picture for each in units_a]
+        difference, low_, high_ = graded_difference(points_a, points_b, pictures)
+        values |= {"difference": difference, "low": low_, "high": high_}
+        low, high = low_ or 0.0, high_ or 0.0
+        if margin is not None:
+            _, narrow_low, narrow_high = graded_difference(points_a, points_b, pictures, confidence=90)
+            values["equivalent"] = max(abs(narrow_low or 0.0), abs(narrow_high or 0.0)) < margin / 100
+        lines = [
+            f"{name_b} against {name_a}: {say_points(difference)}, 95 % between {say_points(low)} and "
+            f"{say_points(high)} (pictures resampled).",
+            f"{n_changed:,} of {len(a):,} texts differ.",
+        ]
+    if margin is not None:
+        verdict = "are shown to be" if values["equivalent"] else "are not shown to be"
+        lines.append(f"They {verdict} equally good within {margin:g} points (90 % interval).")
+    return _Compared(values, lines)
 
 
 @click.command("plan")
-@click.option(
-    "--detect", required=True, type=click.FloatRange(0, 100, min_open=True), metavar="POINTS", help="To be seen."
-)
+@click.option("--detect", required=True, type=_POINTS, metavar="POINTS", help="The difference to be seen.")
 @click.option(
     "--discordant",
     default=5.0,
@@ -140,18 +219,20 @@ def compare_command(
 def plan_command(detect: float, discordant: float, as_json: bool) -> None:
     """Say how many questions it takes to see a difference.
 
-    With a power of 80 %, at a level of 5 %. `eval compare` counts the answers that differ: on the demo, 1.3 percent
-    between F16 and Q3_K_M, and 2.7 between F16 and Q2_K.
+    With a power of 80 %, at a level of 5 %. `eval compare` counts what one of two answers right and the other wrong: on
+    the demo, 1.3 percent between F16 and Q3_K_M, and 2.7 between F16 and Q2_K.
     """
     from edge_llava.evaluation.comparison import questions_needed
 
+    if not (math.isfinite(detect) and math.isfinite(discordant)) or detect < _LEAST_POINTS:
+        raise click.UsageError(f"--detect and --discordant must be numbers, and --detect at least {_LEAST_POINTS:g}")
     if detect > discordant:
-        raise click.UsageError(f"--detect {detect:g} is more than the answers that differ, --discordant {discordant:g}")
+        raise click.UsageError(f"--detect {detect:g} is more than --discordant {discordant:g}")
     n = questions_needed(detect / 100, discordant / 100)
     if as_json:
         click.echo(json.dumps({"questions": n, "detect_points": detect, "discordant_percent": discordant}, indent=2))
         return
-    show(f"{n:,} questions show a difference of {detect:g} points where {discordant:g} % of the answers differ.")
+    show(f"{n:,} questions show a difference of {detect:g} points where {discordant:g} % are right in one only.")
 
 
 def show_scores(whose: str, scores: Scores) -> None:
@@ -161,12 +242,16 @@ def show_scores(whose: str, scores: Scores) -> None:
     if scores.n_missing:
         show(f"{scores.n_missing:,} questions have no answer, and count as wrong.")
     if scores.n_unreadable:
-        show(f"{scores.n_unreadable:,} answers name none of those that there are.")
+        show(f"{scores.n_unreadable:,} answers name none of those that there are; they are read as published.")
 
 
-def _read(name: str, data: Sequence[Path]) -> Benchmark:
-    from edge_llava.evaluation.benchmarks.registry import read_benchmark
+def _read(name: str, data: Sequence[Path], form: str | None, split: str | None) -> Benchmark:
+    from edge_llava.evaluation.benchmarks.registry import read_benchmark, read_scienceqa
 
+    if name == "scienceqa":
+        return read_scienceqa(data, form or "letter", split or "test")
+    if form is not None or split is not None:
+        raise click.UsageError(f"--format and --split are for scienceqa, not for {name}")
     return read_benchmark(name, data)
 
 
@@ -176,6 +261,8 @@ def _score(benchmark: Benchmark, path: Path, *, reread: bool) -> Scores:
     from edge_llava.evaluation.benchmarks.scoring import score
 
     answers = read_results(path, reread=reread) if benchmark.name == "scienceqa" else None
+    if answers is None and reread:
+        raise click.UsageError(f"--reread is for ScienceQA's result files, and {path} is none")
     return score(benchmark, join_answers(benchmark, read_answers(path) if answers is None else answers, str(path)))
 
 
@@ -197,7 +284,7 @@ def _score_reviews(files: Sequence[Path], data: Sequence[Path], *, as_json: bool
     show(f"{_JUDGED}, {len(judgings[0])} questions, {times}")
     _show_figures(figures)
     if n_unread:
-        show(f"{n_unread} reviews state no two ratings: left out.")
+        show(f"{n_unread} reviews do not state two ratings, and are left out.")
 
 
 def _show_figures(figures: Sequence[Figure]) -> None:

@@ -106,6 +106,7 @@ def _choose_quant(
     *,
     most_exact: bool,
 ) -> ConvertOptions:
+    from edge_llava.converters.options import EXACT
     from edge_llava.fitting.quants import LADDER, USUAL, propose_quant
 
     quant = propose_quant(checkpoint, room, options, most_exact=most_exact)
@@ -122,6 +123,9 @@ def _choose_quant(
         warn(f"{quant} is the most exact quantization that fits into {free / 1e9:.1f} GB.")
     elif quant != USUAL:
         warn(f"{quant}, because {USUAL} does not fit into the {free / 1e9:.1f} GB that are free here (--quant).")
+    if options.imatrix is not None and quant in EXACT:
+        warn(f"--imatrix changes nothing about {quant}: nothing is measured.")
+        return replace(options, quant=quant, imatrix=None)
     return replace(options, quant=quant)
 
 

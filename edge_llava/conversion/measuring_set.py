@@ -44,7 +44,7 @@ class MeasuringSet:
             more = lambda: read_images(paths)  # noqa: E731
         if options.imatrix not in (None, "auto"):
             own, dialogues = own_dialogues(Path(str(options.imatrix)))
-            return cls(_chain(lambda: read_images(own), more), tuple(dialogues))
+            return cls(_chain(lambda: read_images(own), more or builtin_images), tuple(dialogues))
         if is_demo and options.measures_importance:
             return cls(_chain(demo_images, more or builtin_images), tuple(demo_dialogues()))
         if more is not None and not options.measures_importance:

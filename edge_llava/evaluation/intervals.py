@@ -41,15 +41,16 @@ def cluster_error(points: Sequence[float], pictures: Sequence[str]) -> float:
 
 
 def bootstrap_interval(
-    parts: NDArray[np.float64], pictures: Sequence[str], statistic: Statistic, seed: int = 0
+    parts: NDArray[np.float64], pictures: Sequence[str], statistic: Statistic, *, seed: int = 0, confidence: int = 95
 ) -> tuple[float | None, float | None]:
-    """The 95 % interval of a statistic of sums: percentiles over 2,000 resamples of whole pictures.
+    """The interval of a statistic of sums: percentiles over 2,000 resamples of whole pictures.
 
     Args:
         parts: (n, F): what each question adds to each of the F sums.
         pictures: Of each question.
         statistic: Of the sums (F,); None where it is not defined: such resamples are left out.
         seed: Of the resamples.
+        confidence: In percent.
     """
     names = {picture: index for index, picture in enumerate(dict.fromkeys(pictures))}
     if not names:
@@ -64,5 +65,5 @@ def bootstrap_interval(
             values.append(value)
     if not values:
         return None, None
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.percentile(values, [(100 - confidence) / 2, (100 + confidence) / 2])
     return float(low), float(high)

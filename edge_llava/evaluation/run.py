@@ -142,7 +142,7 @@ class BenchmarkRun:
                 "points": each.mark.points,
             }
             for each in scores.marked
-            if each.mark.points < 1
+            if each.mark.points < 1 and scores.figures
         ]
         write_text(self.directory / "scores.json", json.dumps(scores.to_dict(), indent=2, sort_keys=True) + "\n")
         write_text(self.directory / "wrong.jsonl", "".join(f"{json.dumps(line)}\n" for line in wrong))

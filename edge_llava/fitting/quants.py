@@ -59,7 +59,7 @@ def list_needs(
     """
     found = []
     for quant in quants:
-        bundle = _planned_bundle(checkpoint, replace(converting, quant=quant))
+        bundle = _planned_bundle(checkpoint, replace(converting, quant=quant, imatrix=None))
         tensors = {
             # GGUF lists the fastest axis first
             tensor.name: GgufTensor(tuple(reversed(tensor.shape)), tensor.type, 0)

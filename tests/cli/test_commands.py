@@ -36,9 +36,11 @@ def test_convert_json(run, seeded_checkpoint, tmp_path, home):
     options = ("--quant", "Q8_0", "--vision", "fp32", "--json")
     result = run("convert", seeded_checkpoint, "-o", tmp_path / "bundle", *options)
     report = json.loads(result.out)
-    assert set(report) == {"bundle", "bytes", "seconds", "peak_rss_bytes", "parity"}
+    assert set(report) == {"bundle", "bytes", "seconds", "peak_rss_bytes", "stages", "parity"}
     files = (path for path in (tmp_path / "bundle").iterdir() if path.name != "manifest.json")
     assert report["bytes"] == sum(path.stat().st_size for path in files)
+    assert sum(stage["seconds"] for stage in report["stages"]) == pytest.approx(report["seconds"], abs=5)
+    assert report["peak_rss_bytes"] >= max(stage["peak_rss_bytes"] for stage in report["stages"])
     assert report["parity"]["preprocess"]["max_abs"] == 0.0
     assert report["parity"]["vision"]["max_abs"] < 1e-4
     assert not (home / "default").exists()
@@ -51,7 +53,7 @@ def test_convert_json(run, seeded_checkpoint, tmp_path, home):
         (("EMPTY",), 4, "config.json"),
         (("demo", "--quant", "Q9_X"), 2, "Q9_X"),
         (("demo", "--vision", "fp16", "--calibrate", "EMPTY"), 2, "--calibrate"),
-        (("demo", "--calibrate", "EMPTY"), 7, "to calibrate with"),
+        (("demo", "--calibrate", "EMPTY"), 7, "to measure with"),
         (("demo", "-o", "EMPTY_WITH_FILE"), 5, "is not a bundle"),
         (("demo", "--vision-tower", "EMPTY"), 4, "--vision-tower"),
         ((), 2, "--yes"),
@@ -138,7 +140,9 @@ def test_inspect(run, seeded_q4):
     for fact in ("Q4_K_M", "Q6_K", "mlp2x_gelu", "llava_v1", "56 px (pad)", "64 image tokens", "language.gguf"):
         assert fact in text
     facts = json.loads(run("inspect", seeded_q4, "--json").out)
-    assert facts["manifest"] == json.loads((seeded_q4 / "manifest.json").read_text())
+    stored = json.loads((seeded_q4 / "manifest.json").read_text())
+    stored["language"] |= {"importance": None, "mix": {}}  # which it was made before
+    assert facts["manifest"] == stored
 
 
 def test_models_list_default_and_rm(run, seeded_q4, home):
@@ -199,7 +203,7 @@ def test_the_signature_of_a_command_shows_everything_it_takes():
             assert taken & of_engines, command.name
             taken = taken - of_engines | {"engines"}
         assert taken == set(inspect.signature(command.callback).parameters), command.name
-    assert n_with_engines == 9
+    assert n_with_engines == 9 + 10  # of which ten ask benchmarks
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,12 @@ def test_score_as_json(pope):
 
 def test_compare(pope):
     labels, a, b = pope
-    shown = run(evaluate, "compare", a, b, "--benchmark", "pope", labels, "--margin", "20").output
-    assert "b answers 2 of 40 right that a gets wrong, and 1 the other way: 2.5 points higher" in shown
+    shown = run(evaluate, "compare", a, b, labels, "--benchmark", "pope", "--margin", "20").output
+    assert f"{b} answers 2 of 40 right that {a} gets wrong, and 1 the other way: 2.5 points higher" in shown
+    assert "7.5 % are right in one of the two only" in shown
     assert "3 of 40 texts differ" in shown
-    assert "They are equally good within 20 points" in shown
-    found = json.loads(run(evaluate, "compare", a, b, "--benchmark", "pope", labels, "--json").stdout)
+    assert "They are shown to be equally good within 20 points" in shown
+    found = json.loads(run(evaluate, "compare", a, b, labels, "--benchmark", "pope", "--json").stdout)
     assert (found["gained"], found["lost"], found["p_value"], found["equivalent"]) == (2, 1, 1, None)
 
 
@@ -81,7 +82,7 @@ def test_reviews(tmp_path):
     shown = run(evaluate, "score", "--answers", path, "--benchmark", "llava-bench").output
     assert "relative score, all " in shown
     assert "75.00" in shown
-    assert "1 reviews state no two ratings: left out." in shown
+    assert "1 reviews do not state two ratings, and are left out." in shown
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,11 @@ def test_reviews(tmp_path):
         (["score", "--answers", "A", "--answers", "A", "--benchmark", "pope", "L"], "--answers is one file"),
         (["score", "--answers", "A", "--benchmark", "llava-bench", "L"], "leave out"),
         (["score", "--answers", "A", "--benchmark", "pip", "L"], "pip"),
+        (["score", "--answers", "A", "--benchmark", "pope", "L", "--reread"], "--reread is for ScienceQA"),
+        (["score", "--answers", "A", "--benchmark", "pope", "L", "--split", "val"], "are for scienceqa"),
+        (["score", "--answers", "A", "--benchmark", "llava-bench", "--wrong", "w"], "--wrong is for answers"),
+        (["plan", "--detect", "nan"], "must be numbers"),
+        (["plan", "--detect", "1e-300"], "must be numbers"),
     ],
 )
 def test_wrong_arguments(pope, arguments, message):
@@ -125,3 +131,52 @@ def test_training_reads_scienceqa(tmp_path):
     first, second = read_conversations(tmp_path / "train.json")
     assert (first.image, second.image) == ("3/image.png", None)
     assert first.turns[0].question == "Which?\nContext: N/A\nOptions: (A) a (B) b"
+
+
+def test_missing_answers_are_not_compared_unasked(pope):
+    labels, a, b = pope
+    b.write_text("".join(line + "\n" for line in b.read_text().splitlines()[:20]))
+    refused = run(evaluate, "compare", a, b, labels, "--benchmark", "pope", exit_code=2).output
+    assert "20" in refused
+    found = json.loads(run(evaluate, "compare", a, b, labels, "--benchmark", "pope", "--common", "--json").stdout)
+    assert (found["n"], found["gained"], found["lost"]) == (20, 2, 1)
+
+
+def test_graded_answers_are_compared_by_their_points(tmp_path):
+    """Three tenths of a point are a difference, although none is right in one and wrong in the other."""
+    entries = [
+        {"question_id": n, "image_id": f"i{n}", "question": "what?", "answers": ["blue"] + ["red"] * 9}
+        for n in range(40)
+    ]
+    (tmp_path / "val.json").write_text(json.dumps({"data": entries}))
+    for name, text in (("a", "blue"), ("b", "green")):
+        lines = [{"question_id": f"i{n}", "prompt": f"What?\n{SHORT}", "text": text} for n in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = (tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "val.json", "--benchmark", "textvqa")
+    found = json.loads(run(evaluate, "compare", *arguments, "--margin", "1", "--json").stdout)
+    assert found["difference"] == pytest.approx(-0.3)
+    assert found["equivalent"] is False
+    assert "30.0 points lower" in run(evaluate, "compare", *arguments).output
+
+
+def test_own_questions_without_answers_are_not_compared(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question_id": 1, "text": "What?"}')
+    (tmp_path / "a.jsonl").write_text('{"question_id": 1, "text": "x"}')
+    arguments = (tmp_path / "a.jsonl", tmp_path / "a.jsonl", tmp_path / "q.jsonl", "--benchmark", "questions")
+    assert "have no answers to compare with" in run(evaluate, "compare", *arguments, exit_code=2).output.replace(
+        "\n", " "
+    )
+
+
+def test_scienceqa_in_another_format(tmp_path):
+    test_data_scienceqa(tmp_path)
+    line = {
+        "question_id": "3",
+        "prompt": "<image>\nWhich?\nContext: N/A\nOptions: (A) a (B) b",
+        "text": "The answer is B.",
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    arguments = ("score", "--answers", tmp_path / "a.jsonl", "--benchmark", "scienceqa", tmp_path, "--split", "train")
+    values = json.loads(run(evaluate, *arguments, "--format", "QCM-LEA", "--json").stdout)
+    assert (values["variant"], values["n_missing"], values["figures"][0]["value"]) == ("train, format QCM-LEA", 1, 50)
+    assert "asked in other words" in str(run(evaluate, *arguments, exit_code=1).exception)

@@ -194,3 +194,19 @@ def test_what_needs_to_be_measured():
     needs = {quant for quant in QUANTS if ConvertOptions(quant=quant).measures_importance}
     assert needs == {"IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
     assert ConvertOptions(imatrix="auto").measures_importance
+
+
+def test_long_dialogues_are_cut(make_checkpoint, shape):
+    checkpoint = Checkpoint.open(str(make_checkpoint(shape(), seed=66)))
+    template, image = (
+        describe_template(TEMPLATES["llava_v1"], {}),
+        np.ones((1, 9, checkpoint.tower.hidden_size), np.float32),
+    )
+    turns = (("What? " * 400, "Well. " * 400),)
+    (whole,) = dialogue_rows(checkpoint, template, [Dialogue(0, turns)], [image], 10**6)
+    (cut,) = dialogue_rows(checkpoint, template, [Dialogue(0, turns)], [image], 90)
+    assert len(whole.rows) > 800
+    assert torch.equal(cut.rows, whole.rows[:90])
+    assert cut.image == whole.image
+    (default,) = dialogue_rows(checkpoint, template, [Dialogue(0, turns)], [image])
+    assert len(default.rows) == min(len(whole.rows), checkpoint.config.language.n_ctx_train)

@@ -30,7 +30,7 @@ from edge_llava.home.progress import silent
 def convert(directory, out):
     out.mkdir()
     options = ConvertOptions(vision="int8")
-    pipeline._export_tower(Checkpoint.open(directory), out, options, builtin_images(), silent)
+    pipeline._export_tower(Checkpoint.open(directory), out, options, builtin_images(), silent, keeps_features=False)
 
 convert(sys.argv[1], Path(sys.argv[3]))  # a small one, which loads what is loaded once
 return_freed_memory()

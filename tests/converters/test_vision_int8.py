@@ -398,6 +398,6 @@ def test_own_images(seeded_checkpoint, tmp_path, make_image, run):
 @pytest.mark.parametrize("name", ["empty", "missing"])
 def test_a_directory_without_images(seeded_checkpoint, tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=f"{name} contains no images to calibrate with"):
+    with pytest.raises(ImageError, match=f"{name} contains no images to measure with"):
         convert(seeded_checkpoint, tmp_path / "b", ConvertOptions(calibrate=str(tmp_path / name)))
     assert not list(tmp_path.glob("b*"))

@@ -79,7 +79,7 @@ def test_pope_of_three_sets(tmp_path):
 def test_labels_of_another_set_are_refused(tmp_path):
     benchmark = read_benchmark("pope", [write_pope(tmp_path / "coco_pope_random.json", ["yes", "no"])])
     answers = [Answer(1, f"Is there a cat?\n{SHORT}", "Yes"), Answer(2, benchmark.items[1].text, "No")]
-    with pytest.raises(DataError, match=r"1 were asked something else: 1: 'Is there a cat\?"):
+    with pytest.raises(DataError, match=r"asked in other words: 1 \(1: 'Is there a cat\?"):
         join_answers(benchmark, answers, "a.jsonl")
 
 
@@ -88,8 +88,8 @@ def test_surplus_and_doubled_answers_are_refused(tmp_path):
     answers = [Answer(id_, "", "Yes") for id_ in (1, 1, *range(8, 16))]
     with pytest.raises(DataError) as caught:
         join_answers(benchmark, answers, "a.jsonl")
-    assert "8 belong to no question: 8, 9, 10, 11, 12 and 3 more" in str(caught.value)
-    assert "1 have more than one answer: 1" in str(caught.value)
+    assert "answers that belong to no question: 8 (8, 9, 10, 11, 12 and 3 more)" in str(caught.value)
+    assert "questions with more than one answer: 1 (1)" in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [["labels.json"], ["coco_pope_random.json", "more_random.json"], []])
@@ -182,6 +182,10 @@ def test_textvqa_joins_by_image_and_question(tmp_path):
     assert [each.mark.points for each in scores.marked] == [1, 0]
     assert values(scores) == {"VQA accuracy": 50}
     assert benchmark.variant == "val, with OCR tokens"
+    with pytest.raises(DataError, match="asked with OCR tokens"):
+        join_answers(read_benchmark("textvqa", [textvqa(tmp_path)]), answers, "a.jsonl")
+    lower = [Answer("a", f"{text}\n{SHORT}", "x") for text in ("what  colour?", "WHICH brand?")]
+    assert len(join_answers(read_benchmark("textvqa", [textvqa(tmp_path)]), lower, "a.jsonl")) == 2
 
 
 def test_textvqa_without_ocr_tokens_says_so(tmp_path):
@@ -263,6 +267,19 @@ def test_seed_bench_counts_a_doubled_question_twice(tmp_path):
     benchmark = read_benchmark("seed", [write(tmp_path / "SEED-Bench.json", data)])
     found = values(score(benchmark, {"5": "A", "6": "B."}))
     assert found == {"all": 50, "data image": 100, "data video": 0, "type Scene Understanding": 50}
+    data["questions"] += [question(5, "image", "A")]
+    benchmark = read_benchmark("seed", [write(tmp_path / "SEED-Bench.json", data)])
+    once = [Answer("5", "", "A"), Answer(6, "", "B")]
+    for answers in (once, [*once, Answer("5", "", "A")]):
+        found = values(score(benchmark, join_answers(benchmark, answers, "a.jsonl")))
+        assert (found["all"], found["data image"]) == (100, 100)
+    twice = values(score(benchmark, join_answers(benchmark, [*once, Answer("5", "", "B")], "a.jsonl")))
+    assert twice["data image"] == 50
+    with pytest.raises(DataError, match="more than one answer"):
+        join_answers(benchmark, [*once, Answer(5, "", "A"), Answer(5, "", "A")], "a.jsonl")
+    data["questions"] += [question(5, "image", "B")]
+    with pytest.raises(DataError, match="another than before for 5"):
+        read_benchmark("seed", [write(tmp_path / "SEED-Bench.json", data)])
 
 
 # --- MME
@@ -292,6 +309,14 @@ def test_mme(tmp_path):
     ]
     found = values(score(benchmark, join_answers(benchmark, answers, "a.jsonl")))
     assert found == {"perception": 125, "existence": 125}
+    theirs = [
+        Answer(f"existence/images/{answer.question_id[-5]}.jpg", f"{text}  Please answer yes or no.", answer.text)
+        for answer in answers
+        for text in [answer.prompt.partition("\n")[0].replace("Is it", "Is  it")]
+    ]
+    assert values(score(benchmark, join_answers(benchmark, theirs, "a.jsonl"))) == found
+    with pytest.raises(DataError, match="answers need their prompt"):
+        join_answers(benchmark, [Answer("existence/0.png", "", "yes")], "a.jsonl")
 
 
 def test_mme_needs_one_yes_and_one_no(tmp_path):
@@ -312,7 +337,7 @@ def write_mmbench(path, questions):
             cells = [*options, *["nan"] * (4 - len(options))]
             picture = base64.b64encode(b"x").decode()
             lines.append("\t".join([str(base + turn * 1_000_000), "What?", "nan", *cells, answer, "c", picture]))
-            options, answer = mmbench.rotate(options, answer)
+            options, answer = [options[-1], *options[:-1]], "ABCD"[("ABCD".index(answer) + 1) % len(options)]
     return write(path / "dev.tsv", "\n".join(lines))
 
 
@@ -326,12 +351,16 @@ def test_mmbench(tmp_path, third, circular, first):
     texts = {"5": "B", "1000005": "C. dog", "2000005": third, "9": "x", "1000009": "The B"}
     found = values(score(benchmark, texts))
     assert (found["circular accuracy"], found["first-order accuracy"]) == (circular, first)
+    assert (found["circular, category c"], found["first-order, category c"]) == (circular, first)
+    assert len({figure.name for figure in score(benchmark, texts).figures}) == len(found)
+    before = [Answer(item.question_id, item.text.rpartition("\n")[0], "A") for item in benchmark.items]
+    assert len(join_answers(benchmark, before, "LLaVA's own file")) == 5
 
 
 @pytest.mark.parametrize(
     ("text", "letter"),
-    [("B", "B"), ("B)", "B"), ("b", ""), ("It is C", "C"), ("C or B", ""), ("DOG", "B"), ("Option B, surely so", ""),
-     ("D", "")],
+    [("A or D", ""), ("B", "B"), ("B)", "B"), ("b", ""), ("It is C", "C"), ("C or B", ""), ("DOG", "B"),
+     ("Option B, surely so", ""), ("D", "")],
 )  # fmt: skip
 def test_mmbench_letters(text, letter):
     assert mmbench.read_letter(text, ["cat", "dog", "cow"]) == letter
@@ -390,6 +419,35 @@ def test_data_of_another_kind_are_refused(tmp_path, name):
             read_benchmark(name, [path])
     with pytest.raises(DataError):
         read_benchmark(name, [tmp_path / "missing"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"answers": None}, {"answers": ["y"] * 10}, {"question_id": [1]}, {"question_id": 8}, {"answers": [{}] * 10}],
+)
+def test_vqav2_of_other_shapes(tmp_path, change):
+    annotation = {"question_id": 7, "answers": [{"answer": "y"}] * 10} | change
+    for question in ({"question": "S?", "image_id": 7}, {"image_id": 7}, {"question": "S?", "image_id": "COCO_7"}):
+        questions = write(tmp_path / "q.json", {"questions": [{"question_id": 7} | question, {"question_id": [1]}]})
+        with pytest.raises(DataError):
+            read_benchmark("vqav2", [questions, write(tmp_path / "a.json", {"annotations": [annotation]})])
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("seed", {"questions": [{"question_id": "1"}], "question_type": {"x": [1]}}),
+        ("mmbench", "index\tquestion\tA\tB\tanswer\n1\ta\rb\tx\ty\tA\n"),
+        ("mmbench", f"index\tquestion\tA\tB\tanswer\n{'1' * 5000}\tq\tx\ty\tA\n"),
+        ("scienceqa", [{"id": 1, "image": ["x"], "conversations": [{"value": "Q\nA. x\nB. y"}, {"value": "A"}]}]),
+        ("vizwiz", [{"image": "v", "question": "q", "answers": [{"answer": "x"}] * 10}] * 2),
+        ("scienceqa", [{"id": 1, "conversations": [{"value": "Q\nA. x\nB. y"}, {"value": "A"}]}] * 2),
+    ],
+)
+def test_data_of_other_shapes(tmp_path, name, data):
+    """The last two contain a question twice."""
+    with pytest.raises(DataError):
+        read_benchmark(name, [write(tmp_path / "data.json", data)])
 
 
 def test_wrong_answer_files(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_llava.evaluation.comparison import Comparison, compare, correct_for_many, questions_needed
+from edge_llava.evaluation.comparison import Comparison, compare, graded_difference, questions_needed
 from edge_llava.evaluation.intervals import bootstrap_interval, cluster_error, mean_interval
 from edge_llava.evaluation.share import Share
 
@@ -75,9 +75,25 @@ def test_compare_counts_changed_texts():
     assert compare(a, b) == Comparison(4, lost=1, gained=1, n_changed=3)
 
 
-def test_holm():
-    assert correct_for_many([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert correct_for_many([0.6, 0.9]) == [1, 1]
+def test_graded_answers_are_compared_by_their_points():
+    pictures = [str(n // 2) for n in range(40)]
+    difference, low, high = graded_difference([0.3] * 40, [0.0] * 40, pictures)
+    assert (difference, low, high) == pytest.approx((-0.3, -0.3, -0.3))
+    random = np.random.default_rng(3)
+    a, b = random.random(40), random.random(40)
+    difference, low, high = graded_difference(list(a), list(b), pictures)
+    assert low < difference < high
+    narrow = graded_difference(list(a), list(b), pictures, confidence=90)
+    assert low < narrow[1] < narrow[2] < high
+
+
+def test_no_discordant_answer_among_few_shows_little():
+    assert not Comparison(3, 0, 0).is_equivalent(0.01)
+    assert Comparison(400, 0, 0).is_equivalent(0.01)
+
+
+def test_many_discordant_answers_take_no_time():
+    assert 0 < Comparison(100_000, 10_000, 10_200).p_value < 1
 
 
 @pytest.mark.parametrize(("detect", "discordant", "n"), [(0.01, 0.05, 3923), (0.02, 0.10, 1960), (0.02, 0.08, 1568)])

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,26 +49,44 @@ def join_answers(benchmark: Benchmark, answers: Sequence[Answer], where: str) ->
         DataError: If an answer belongs to no question, a question has several, or was asked in other words than the
             answer says; each kind with its first five.
     """
-    items: dict[str, Item] = {item.key: item for item in benchmark.items}
-    shares_id = any(item.shares_id for item in benchmark.items)
-    keys = [f"{each.question_id}\n{_asked(each)}" if shares_id else str(each.question_id) for each in answers]
-    surplus = [key for key in keys if key not in items]
-    doubled = [key for key, n in Counter(keys).items() if n > 1]
+    items = {item.key: item for item in benchmark.items}
+    found: dict[str, Answer] = {}
+    surplus, doubled = list[str](), list[str]()
+    for answer in answers:
+        key = benchmark.answer_key(answer.question_id, answer.prompt)
+        free = next((k for k in _occurrences(key, items) if k not in found), None)
+        if key not in items:
+            surplus.append(key)
+        elif free is None:
+            doubled.append(key)
+        else:
+            found[free] = answer
+    for key, item in items.items():  # equal questions may have been answered once
+        if key not in found and item.occurrence > 1 and (first := key.rpartition("#")[0]) in found:
+            found[key] = found[first]
     other = [
         f"{key}: {_asked(answer)!r}, and the data say {items[key].text!r}"
-        for key, answer in zip(keys, answers, strict=True)
-        if key in items and answer.prompt and not _is_same(answer, items[key])
+        for key, answer in found.items()
+        if answer.prompt and not items[key].join and not _is_same(answer, items[key])
     ]
     faults = [
-        *_listed(surplus, "belong to no question"),
-        *_listed(doubled, "have more than one answer"),
-        *_listed(other, "were asked something else"),
+        *_listed("answers that belong to no question", surplus),
+        *_listed("questions with more than one answer", list(dict.fromkeys(doubled))),
+        *_listed("questions that were asked in other words", other),
     ]
     if faults:
-        raise DataError(
-            list_faults(f"{where} does not fit the data of {benchmark.name}:", faults, "Are they of the same version?")
-        )
-    return {key: answer.text.strip() for key, answer in zip(keys, answers, strict=True)}
+        advice = "Are they of the same version, and the questions of the same form? Where ids are shared, answers need "
+        advice += "their prompt."
+        raise DataError(list_faults(f"{where} does not fit the data of {benchmark.name}:", faults, advice))
+    return {key: answer.text.strip() for key, answer in found.items()}
+
+
+def _occurrences(key: str, items: Mapping[str, Item]) -> Iterator[str]:
+    """The keys of equal questions."""
+    n = 1
+    while (each := key if n == 1 else f"{key}#{n}") in items:
+        yield each
+        n += 1
 
 
 def _read(line: dict[str, Any], number: int, faults: list[str]) -> Answer:
@@ -89,12 +106,16 @@ def _asked(answer: Answer) -> str:
 
 
 def _is_same(answer: Answer, item: Item) -> bool:
-    """Whether an answer is to this question, whatever blanks are around it."""
-    return _asked(answer).split() == item.text.split()
+    """Whether an answer is to this question, whatever blanks are around it, and also without its last line.
+
+    That is what LLaVA's scripts add while they ask, and some write down the question as it was before.
+    """
+    asked = _asked(answer).split()
+    return asked in (item.text.split(), item.text.rpartition("\n")[0].split())
 
 
-def _listed(found: Sequence[str], what: str) -> list[str]:
+def _listed(what: str, found: Sequence[str]) -> list[str]:
     if not found:
         return []
     more = "" if len(found) <= _SHOWN else f" and {len(found) - _SHOWN:,} more"
-    return [f"{len(found):,} {what}: {', '.join(map(str, found[:_SHOWN]))}{more}".replace("\n", " ")]
+    return [f"{what}: {len(found):,} ({', '.join(found[:_SHOWN])}{more})".replace("\n", " ")]

@@ -18,7 +18,8 @@ class Item:
         image: Name of the image file; None: asked as text alone.
         label: The right answer, in the benchmark's own form.
         groups: What it belongs to, by kind of group: {"category": "adversarial"}.
-        shares_id: Whether other questions have the same id, so that an answer also has to name the question.
+        join: What identifies it where ids are shared, see `Benchmark.answer_key`; "": the id does.
+        occurrence: Which one it is of several equal questions, from 1.
     """
 
     question_id: str | int
@@ -26,12 +27,14 @@ class Item:
     image: str | None
     label: Any
     groups: dict[str, str] = field(default_factory=dict)
-    shares_id: bool = False
+    join: str = ""
+    occurrence: int = 1
 
     @property
     def key(self) -> str:
-        """What identifies it in the benchmark: the id as text, and the question where ids are shared."""
-        return f"{self.question_id}\n{self.text}" if self.shares_id else str(self.question_id)
+        """What identifies it in the benchmark."""
+        key = self.join or str(self.question_id)
+        return key if self.occurrence == 1 else f"{key}#{self.occurrence}"
 
     @property
     def picture(self) -> str:
@@ -46,7 +49,7 @@ class Mark:
     Attributes:
         points: 0 to 1.
         reading: What was read in it, for people: "yes", "B", "" if nothing could be.
-        is_unreadable: Whether it names none of the answers that there are; it then counts as wrong.
+        is_unreadable: Whether it names none of the answers that there are.
     """
 
     points: float
@@ -68,11 +71,12 @@ class Figure:
     """One number of a score.
 
     Attributes:
-        name: In the terms of the benchmark: "F1, adversarial".
+        name: In the terms of the benchmark: "F1, adversarial"; each once.
         value: In percent or in the benchmark's own points; None where it is not defined.
         n: Questions that it is made of.
         low, high: 95 % interval; None where there is none.
         is_main: Whether it is the number that tables show.
+        method: How the interval was computed: "wilson or clustered" by picture, whichever is wider, or "bootstrap".
     """
 
     name: str
@@ -81,6 +85,7 @@ class Figure:
     low: float | None = None
     high: float | None = None
     is_main: bool = False
+    method: str | None = None
 
 
 class Benchmark(Protocol):
@@ -105,8 +110,16 @@ class Benchmark(Protocol):
         """The image that an item names: a file of a directory, which may be missing, or the bytes of one."""
         ...
 
+    def answer_key(self, question_id: str | int, prompt: str) -> str:
+        """`Item.key` of the question that an answer of these facts belongs to; `prompt` may be ""."""
+        ...
+
     def mark(self, item: Item, text: str) -> Mark:
         """Reads an answer, stripped at both ends."""
+        ...
+
+    def units(self, marked: Sequence[Marked]) -> Sequence[Marked]:
+        """What counts as one: questions, or several that are right only together."""
         ...
 
     def figures(self, marked: Sequence[Marked]) -> list[Figure]:
@@ -114,9 +127,17 @@ class Benchmark(Protocol):
         ...
 
 
-class ImageFiles:
-    """Of a benchmark whose images are files under the names that its items have."""
+class Usual:
+    """What most benchmarks have in common: ids of their own, images as files, and questions that count one by one."""
 
     def find_image(self, name: str, directory: Path) -> Path | bytes:
-        """See `Benchmark.find_image`."""
+        """The file of this name."""
         return directory / name
+
+    def answer_key(self, question_id: str | int, prompt: str) -> str:
+        """The id."""
+        return str(question_id)
+
+    def units(self, marked: Sequence[Marked]) -> Sequence[Marked]:
+        """The questions."""
+        return marked

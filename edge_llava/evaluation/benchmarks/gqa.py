@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
 from edge_llava.evaluation.benchmarks.prompts import SHORT
 from edge_llava.home.json_files import read_json
 
 
-class Gqa(ImageFiles):
+class Gqa(Usual):
     """GQA's questions; the label of an item is the answer."""
 
     name = "gqa"

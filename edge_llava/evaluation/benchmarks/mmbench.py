@@ -11,23 +11,24 @@ import io
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked
-from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
+from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by, mean_points
 from edge_llava.evaluation.benchmarks.prompts import LETTER, list_options
-from edge_llava.home.json_files import read_text
+from edge_llava.home.regular_file import open_regular
 
-CHINESE = "请直接回答选项字母。"
+_KINDS = ("category", "l2-category")
 _LETTERS = "ABCD"
+_INDEX_DIGITS = 16
 _ROUND = 1_000_000  # what a rotation adds to an index
 _NOTHING = ("", "nan", "none")
 _SHORT_TEXT = 3  # words in which a lone letter is an answer
 
 
-class MmBench:
+class MmBench(Usual):
     """MMBench's rows; the label of an item is (letter, options)."""
 
     name = "mmbench"
@@ -37,7 +38,7 @@ class MmBench:
         self.items, self.variant, self._images = items, variant, images
 
     @classmethod
-    def read(cls, paths: Sequence[Path], *, is_chinese: bool = False) -> MmBench:
+    def read(cls, paths: Sequence[Path]) -> MmBench:
         """Reads a TSV file with answers, such as mmbench_dev_20230712.tsv.
 
         Raises:
@@ -46,22 +47,18 @@ class MmBench:
         if len(paths) != 1:
             raise DataError("MMBench needs one TSV file.")
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are in the cells
-        rows = list(csv.DictReader(io.StringIO(read_text(paths[0])), delimiter="\t"))
-        missing = [name for name in ("index", "question", "A", "B", "answer") if not rows or name not in rows[0]]
-        if missing:
-            advice = " Test files have no answers; they go to the server." if missing == ["answer"] else ""
-            raise DataError(f"{paths[0]} has no columns {', '.join(missing)}.{advice}")
         faults: list[str] = []
-        items = [_read_row(row, number, is_chinese, faults) for number, row in enumerate(rows, 2)]
-        if faults:
-            raise DataError(list_faults(f"{paths[0]} contains rows that cannot be used:", faults[:20]))
-        found = [item for item in items if item is not None]
-        rotated = any(int(item.question_id) >= _ROUND for item in found)
-        images: dict[str, str] = {}
-        for row in rows:  # rotations share the image, and may not repeat it
-            base = str(int(row["index"] or 0) % _ROUND)
-            images[base] = images.get(base) or row.get("image") or ""
-        return cls(found, "circular" if rotated else "without rotations: first-order only", images)
+        items, images = list[Item](), dict[str, str]()
+        for number, row in enumerate(_read_rows(paths[0]), 2):
+            item = _read_row(row, number, faults)
+            if item is not None:
+                items.append(item)
+                base = str(item.image)  # rotations share the image, and may not repeat it
+                images[base] = images.get(base) or row.get("image") or ""
+        if faults or not items:
+            raise DataError(list_faults(f"{paths[0]} cannot be used:", faults[:20] or ["it has no questions"]))
+        rotated = any(int(item.question_id) >= _ROUND for item in items)
+        return cls(items, "circular" if rotated else "without rotations: first-order only", images)
 
     def find_image(self, name: str, directory: Path) -> Path | bytes:
         """The image of a row, which may hold the index of another row in its place.
@@ -70,7 +67,7 @@ class MmBench:
             DataError: If it is not base64.
         """
         text = self._images.get(name, "")
-        if text.isdecimal():
+        if text.isascii() and text.isdecimal() and len(text) < _INDEX_DIGITS:
             text = self._images.get(str(int(text) % _ROUND), "")
         try:
             return base64.b64decode(text, validate=True)
@@ -85,19 +82,26 @@ class MmBench:
 
     def figures(self, marked: Sequence[Marked]) -> list[Figure]:
         """Circular accuracy, for which all rotations must be right; and that of the questions as first asked."""
+        first = [min(group, key=lambda each: int(each.item.question_id)) for group in self._rounds(marked)]
+        figures: list[Figure] = []
+        if len(first) < len(marked):
+            circular = self.units(marked)
+            figures = [mean_points("circular accuracy", circular, is_main=True)]
+            for kind in _KINDS:
+                figures += accuracy_by(kind, circular, mean_points, before="circular, ")
+        figures.append(accuracy("first-order accuracy", first, is_main=not figures))
+        return [*figures, *(figure for kind in _KINDS for figure in accuracy_by(kind, first, before="first-order, "))]
+
+    def units(self, marked: Sequence[Marked]) -> list[Marked]:
+        """A question with all its rotations, worth what the worst of their answers is."""
+        return [min(group, key=lambda each: each.mark.points) for group in self._rounds(marked)]
+
+    @staticmethod
+    def _rounds(marked: Sequence[Marked]) -> list[list[Marked]]:
         rounds: dict[int, list[Marked]] = defaultdict(list)
         for each in marked:
             rounds[int(each.item.question_id) % _ROUND].append(each)
-        first = [min(group, key=lambda each: int(each.item.question_id)) for group in rounds.values()]
-        circular = [
-            Marked(one.item, min((each.mark for each in group), key=lambda mark: mark.points), one.text)
-            for one, group in zip(first, rounds.values(), strict=True)
-        ]
-        figures = []
-        if len(first) < len(marked):
-            figures = [accuracy("circular accuracy", circular, is_main=True)]
-            figures += [*accuracy_by("category", circular), *accuracy_by("l2-category", circular)]
-        return [*figures, accuracy("first-order accuracy", first, is_main=not figures), *accuracy_by("category", first)]
+        return list(rounds.values())
 
 
 def read_letter(text: str, options: Sequence[str]) -> str:
@@ -107,20 +111,31 @@ def read_letter(text: str, options: Sequence[str]) -> str:
         return text
     if len(text) > 1 and text[0] in letters and text[1] in ".):":
         return text[0]
-    words = re.findall(rf"\b[{letters}]\b", text)
-    if len(text.split()) <= _SHORT_TEXT and len(words) == 1:
+    words = re.findall(rf"\b[{_LETTERS}]\b", text)
+    if len(text.split()) <= _SHORT_TEXT and len(words) == 1 and words[0] in letters:
         return str(words[0])
     equal = [letter for letter, option in zip(letters, options, strict=True) if option.lower() == text.lower()]
     return equal[0] if len(equal) == 1 else ""
 
 
-def rotate(options: Sequence[str], answer: str) -> tuple[list[str], str]:
-    """The next rotation: the last option comes to the front, and the answer's letter moves along."""
-    turned = [options[-1], *options[:-1]]
-    return turned, _LETTERS[(_LETTERS.index(answer) + 1) % len(options)]
+def _read_rows(path: Path) -> Iterator[dict[str, str | None]]:
+    """The rows of a file, one after another, since it is large."""
+    try:
+        with open_regular(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+            reader = csv.DictReader(text, delimiter="\t")
+            names = reader.fieldnames or ()
+            missing = [name for name in ("index", "question", "A", "B", "answer") if name not in names]
+            if missing:
+                advice = " Test files have no answers; they go to the server." if missing == ["answer"] else ""
+                raise DataError(f"{path} has no columns {', '.join(missing)}.{advice}")
+            yield from reader
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a TSV file: {error}.") from error
 
 
-def _read_row(row: dict[str, str | None], number: int, is_chinese: bool, faults: list[str]) -> Item | None:
+def _read_row(row: dict[str, str | None], number: int, faults: list[str]) -> Item | None:
     options: list[str] = []
     for letter in _LETTERS:
         option = row.get(letter) or ""
@@ -128,11 +143,11 @@ def _read_row(row: dict[str, str | None], number: int, is_chinese: bool, faults:
             break
         options.append(option)
     index, answer, hint = row.get("index") or "", row.get("answer") or "", row.get("hint") or ""
-    if not index.isdecimal() or len(options) < 2 or answer not in _LETTERS[: len(options)] or not answer:
+    is_index = index.isascii() and index.isdecimal() and len(index) < _INDEX_DIGITS
+    if not is_index or len(options) < 2 or answer not in _LETTERS[: len(options)] or not answer:
         faults.append(f"row {number}: not an index, two to four options and the letter of one of them")
         return None
     context = "" if hint.strip().lower() in _NOTHING else f"{hint}\n"
-    tail = CHINESE if is_chinese else LETTER
-    text = f"{context}{row.get('question') or ''}\n{list_options(options)}\n{tail}"
-    groups = {name: str(row[name]) for name in ("category", "l2-category") if row.get(name)}
+    text = f"{context}{row.get('question') or ''}\n{list_options(options)}\n{LETTER}"
+    groups = {name: str(row[name]) for name in _KINDS if row.get(name)}
     return Item(int(index), text, f"{int(index) % _ROUND}", (answer, tuple(options)), groups)

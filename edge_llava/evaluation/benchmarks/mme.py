@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
 from edge_llava.evaluation.benchmarks.prompts import SHORT
 from edge_llava.evaluation.intervals import bootstrap_interval
 from edge_llava.home.json_files import read_text
@@ -27,7 +27,7 @@ _LABELS = {"yes": "yes", "no": "no"}
 _READ = 4  # characters in which yes or no is looked for
 
 
-class Mme(ImageFiles):
+class Mme(Usual):
     """MME's questions; the label of an item is "yes" or "no". Ids are LLaVA's, and each belongs to two questions."""
 
     name, variant = "mme", "perception and cognition are sums of points, not percent"
@@ -55,6 +55,10 @@ class Mme(ImageFiles):
             raise DataError(list_faults(f"{paths[0]} is not MME:", faults[:20] or ["it has none of the subtasks"]))
         return cls(items)
 
+    def answer_key(self, question_id: str | int, prompt: str) -> str:
+        """The subtask, the file's name without its suffix, and the question without what asks for yes or no."""
+        return _key(str(question_id), prompt.strip().partition("\n")[0].replace(_POLITE, ""))
+
     def mark(self, item: Item, text: str) -> Mark:
         """Yes or no as a whole, or within the first four characters; else neither, which is wrong."""
         said = read_answer(text)
@@ -80,6 +84,11 @@ def read_answer(text: str) -> str:
     return next((word for word in _LABELS if word in text[:_READ]), "")
 
 
+def _key(place: str, question: str) -> str:
+    parts = PurePosixPath(place)
+    return f"{parts.parts[0] if parts.parts else ''}/{parts.stem}\n{' '.join(question.split())}"
+
+
 def _figure(name: str, subtasks: Sequence[str], pairs: dict[str, list[Marked]]) -> Figure | None:
     chosen = [pair for pair in pairs.values() if pair[0].item.groups["category"] in subtasks]
     if not chosen:
@@ -88,7 +97,7 @@ def _figure(name: str, subtasks: Sequence[str], pairs: dict[str, list[Marked]]) 
     pictures = [pair[0].item.picture for pair in chosen]
     low, high = bootstrap_interval(parts, pictures, _sum_of_scores)
     n = sum(map(len, chosen))
-    return Figure(name, _sum_of_scores(parts.sum(0)), n, low, high, is_main=name == "perception")
+    return Figure(name, _sum_of_scores(parts.sum(0)), n, low, high, is_main=name == "perception", method="bootstrap")
 
 
 def _parts(pair: Sequence[Marked], subtasks: Sequence[str]) -> list[float]:
@@ -115,7 +124,7 @@ def _read_pair(file: Path, subtask: str, directory: Path, faults: list[str]) -> 
     place = f"{subtask}/{image}"
     texts = [" ".join(question.replace(_POLITE, "").split()) for question, _ in fields]
     return [
-        Item(place, f"{text}\n{SHORT}", place, label.strip().lower(), {"category": subtask}, shares_id=True)
+        Item(place, f"{text}\n{SHORT}", place, label.strip().lower(), {"category": subtask}, join=_key(place, text))
         for text, (_, label) in zip(texts, fields, strict=True)
     ]
 

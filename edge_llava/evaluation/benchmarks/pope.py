@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
 from edge_llava.evaluation.benchmarks.figures import accuracy, bootstrapped
 from edge_llava.evaluation.benchmarks.prompts import SHORT
 from edge_llava.home.json_files import read_json_lines
@@ -23,7 +23,7 @@ _OFFSETS = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 _N_RANDOM = 2910  # questions of August 2023, with which the published scores were made
 
 
-class Pope(ImageFiles):
+class Pope(Usual):
     """POPE's questions; the label of an item is "yes" or "no"."""
 
     name = "pope"
@@ -76,12 +76,13 @@ class Pope(ImageFiles):
             figures.append(bootstrapped("F1, mean of the sets", marked, self._counts_of_sets, _mean_f1, is_main=True))
         for name, part in parts.items():
             counts = Counter(map(_outcome, part))
+            answered = [each.mark.reading for each in part if each.text is not None]
             figures += [
                 bootstrapped(f"F1, {name}", part, _counts, _mean_f1, is_main=len(parts) == 1),
                 accuracy(f"accuracy, {name}", part),
                 Figure(f"precision, {name}", _percent(counts["TP"], counts["TP"] + counts["FP"]), len(part)),
                 Figure(f"recall, {name}", _percent(counts["TP"], counts["TP"] + counts["FN"]), len(part)),
-                Figure(f"answers yes, {name}", _percent(counts["TP"] + counts["FP"], len(part)), len(part)),
+                Figure(f"answers yes, {name}", _percent(answered.count("yes"), len(answered)), len(answered)),
             ]
         return figures
 
@@ -102,7 +103,13 @@ def _read_set(path: Path, name: str, offset: int) -> list[Item]:
     items = []
     for number, line in read_json_lines(path, faults):
         id_, image, text, label = (line.get(key) for key in ("question_id", "image", "text", "label"))
-        if not (isinstance(id_, int) and isinstance(image, str) and isinstance(text, str) and label in ("yes", "no")):
+        if not (
+            isinstance(id_, int)
+            and not isinstance(id_, bool)
+            and isinstance(image, str)
+            and isinstance(text, str)
+            and label in ("yes", "no")
+        ):
             faults.append(f"line {number} is not a question with question_id, image, text and label yes or no")
             continue
         items.append(Item(id_ + offset, f"{text}\n{SHORT}", image, label, {"category": name}))

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
 from edge_llava.evaluation.benchmarks.vqa_text import normalize
 from edge_llava.home.json_files import read_json_lines
 
 
-class Questions(ImageFiles):
+class Questions(Usual):
     """The label of an item is the right answer, or None."""
 
     name = "questions"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark
 from edge_llava.evaluation.benchmarks.gqa import Gqa
 from edge_llava.evaluation.benchmarks.mmbench import MmBench
@@ -40,4 +42,22 @@ def read_benchmark(name: str, paths: Sequence[Path]) -> Benchmark:
         DataError: If they cannot be read or are wrong; all faults at once.
         KeyError: If there is no such benchmark.
     """
-    return READERS[name](paths)
+    return check_keys(READERS[name](paths))
+
+
+def read_scienceqa(paths: Sequence[Path], form: str, split: str) -> Benchmark:
+    """As `read_benchmark`, of a split of ScienceQA, asked in one of `scienceqa_problem.FORMATS`."""
+    return check_keys(ScienceQa.read(paths, split=split, form=form))
+
+
+def check_keys(benchmark: Benchmark) -> Benchmark:
+    """Returns a benchmark in which no question occurs twice.
+
+    Raises:
+        DataError: If one does.
+    """
+    doubled = [key for key, n in Counter(item.key for item in benchmark.items).items() if n > 1]
+    if doubled:
+        shown = ", ".join(doubled[:5]).replace("\n", " ")
+        raise DataError(f"the data of {benchmark.name} contain {len(doubled):,} questions more than once: {shown}.")
+    return benchmark

@@ -36,6 +36,14 @@ class Part:
         """As the benchmark does."""
         return self.whole.find_image(name, directory)
 
+    def answer_key(self, question_id: str | int, prompt: str) -> str:
+        """As of the benchmark."""
+        return self.whole.answer_key(question_id, prompt)
+
+    def units(self, marked: Sequence[Marked]) -> Sequence[Marked]:
+        """As of the benchmark."""
+        return self.whole.units(marked)
+
     def mark(self, item: Item, text: str) -> Mark:
         """As the benchmark does."""
         return self.whole.mark(item, text)

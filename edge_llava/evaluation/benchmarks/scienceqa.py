@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.answers import Answer
-from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
 from edge_llava.evaluation.benchmarks.figures import accuracy
 from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS
 from edge_llava.evaluation.benchmarks.scienceqa_problem import Problem, ask, read_letter, read_problems
@@ -19,7 +19,7 @@ _LOW_GRADES = tuple(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = tuple(f"grade{n}" for n in range(7, 13))
 
 
-class ScienceQa(ImageFiles):
+class ScienceQa(Usual):
     """ScienceQA's problems; the label of an item is (index of the right choice, number of choices)."""
 
     name = "scienceqa"
@@ -112,8 +112,10 @@ def _read_question_file(path: Path) -> list[Item]:
     for number, record in enumerate(records):
         said = record.get("conversations") if isinstance(record, dict) else None
         values = [each.get("value") for each in said if isinstance(each, dict)] if isinstance(said, list) else []
-        if len(values) != 2 or not all(isinstance(value, str) for value in values):
-            faults.append(f"record {number}: not a question and its answer")
+        id_, image = (record.get("id"), record.get("image")) if isinstance(record, dict) else (None, None)
+        is_right = isinstance(id_, int | str) and isinstance(image, str | None)
+        if len(values) != 2 or not all(isinstance(value, str) for value in values) or not is_right:
+            faults.append(f"record {number}: not an id, a question and its answer, and an image or none")
             continue
         question, answer = str(values[0]).replace(_MARKER, "").strip("\n"), str(values[1])
         options = _options(question)
@@ -122,7 +124,7 @@ def _read_question_file(path: Path) -> list[Item]:
             continue
         groups = {"hint": "yes"} if question.startswith("Context: ") else {}
         label = LETTERS.index(answer), len(options)
-        items.append(Item(str(record.get("id", number)), f"{question}\n{LETTER}", record.get("image"), label, groups))
+        items.append(Item(str(id_), f"{question}\n{LETTER}", image, label, groups))
     if faults or not items:
         raise DataError(list_faults(f"{path} is no question file of ScienceQA:", faults[:20] or ["it is empty"]))
     return items

@@ -13,6 +13,7 @@ from typing import Any
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS, list_options
 from edge_llava.home.json_files import read_json
+from edge_llava.home.unicode_text import is_unicode
 
 INPUTS = ("QCM", "CQM", "QCML", "QCME", "QCMLE", "QCLM", "QCEM", "QCLEM")
 OUTPUTS = ("A", "AL", "AE", "ALE", "AEL", "LA", "EA", "LEA", "ELA", "LEPA")
@@ -63,6 +64,8 @@ def read_problems(directory: Path, split: str) -> list[Problem]:
     problems, splits = read_json(directory / "problems.json"), read_json(directory / "pid_splits.json")
     if not isinstance(problems, dict) or not isinstance(splits, dict):
         raise DataError(f"{directory}: problems.json and pid_splits.json must each contain an object.")
+    if not isinstance(splits.get(split, []), list):
+        raise DataError(f"{directory / 'pid_splits.json'}: {split} is not a list of ids.")
     if split not in splits:
         raise DataError(f"{directory / 'pid_splits.json'} has no split {split!r}, only {', '.join(map(str, splits))}.")
     faults: list[str] = []
@@ -116,7 +119,9 @@ def _read(id_: str, value: Any, split: str, faults: list[str]) -> Problem | None
     texts = {
         key: value.get(key) or "" for key in ("question", "hint", "lecture", "solution", "subject", "grade", "topic")
     }
-    own = [f"{id_}: {key} is not text" for key, text in texts.items() if not isinstance(text, str)]
+    own = [
+        f"{id_}: {key} is not text" for key, text in texts.items() if not isinstance(text, str) or not is_unicode(text)
+    ]
     if not (
         isinstance(choices, list) and 2 <= len(choices) <= len(LETTERS) and all(isinstance(c, str) for c in choices)
     ):

@@ -20,7 +20,7 @@ class Scores:
         variant: What the figures depend on besides.
         n: Questions.
         n_missing: Questions without an answer, which count as wrong.
-        n_unreadable: Answers that name none of the possible ones, which count as wrong.
+        n_unreadable: Answers that name none of the possible ones; they count as the benchmark's own script counts them.
         figures: The one that tables show comes first.
         marked: Every question.
     """

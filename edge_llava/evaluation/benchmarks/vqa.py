@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_llava.errors import DataError, list_faults
-from edge_llava.evaluation.benchmarks.benchmark import Figure, ImageFiles, Item, Mark, Marked
-from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
+from edge_llava.evaluation.benchmarks.figures import accuracy_by, mean_points
 from edge_llava.evaluation.benchmarks.prompts import SHORT, UNANSWERABLE
 from edge_llava.evaluation.benchmarks.vqa_text import N_ANSWERS, normalize, textvqa_accuracy, vqav2_accuracy
 from edge_llava.home.json_files import read_json, read_json_lines
@@ -16,7 +16,7 @@ from edge_llava.home.json_files import read_json, read_json_lines
 _OCR = "Reference OCR token:"
 
 
-class Vqa(ImageFiles):
+class Vqa(Usual):
     """One of the three; the label of an item is the answers of ten people."""
 
     def __init__(
@@ -44,8 +44,26 @@ class Vqa(ImageFiles):
 
     def figures(self, marked: Sequence[Marked]) -> list[Figure]:
         """VQA accuracy, over all and by group."""
-        figures = [accuracy("VQA accuracy", marked, is_main=True)]
-        return [*figures, *(figure for kind in self._kinds for figure in accuracy_by(kind, marked))]
+        figures = [mean_points("VQA accuracy", marked, is_main=True)]
+        return [*figures, *(figure for kind in self._kinds for figure in accuracy_by(kind, marked, mean_points))]
+
+
+class TextVqa(Vqa):
+    """Ids are those of pictures: the first line of the prompt is a part of the key."""
+
+    def answer_key(self, question_id: str | int, prompt: str) -> str:
+        """The picture and the question in lower case.
+
+        Raises:
+            DataError: If the answer was asked with OCR tokens, and the benchmark is without.
+        """
+        if _OCR in prompt and not any(_OCR in item.text for item in self.items[:1]):
+            raise DataError("the answers were asked with OCR tokens: name LLaVA's question file (.jsonl) as well.")
+        return _textvqa_key(str(question_id), prompt.strip().partition("\n")[0])
+
+
+def _textvqa_key(image: str, question: str) -> str:
+    return f"{image}\n{' '.join(question.lower().split())}"
 
 
 def read_textvqa(paths: Sequence[Path]) -> Vqa:
@@ -72,9 +90,18 @@ def read_textvqa(paths: Sequence[Path]) -> Vqa:
         if text is None:
             faults.append(f"data[{number}]: {asked} does not ask {question!r} of {image}")
             continue
-        items.append(Item(image, text, f"{image}.jpg", [str(answer) for answer in answers or ()], shares_id=True))
+        items.append(
+            Item(
+                image,
+                text,
+                f"{image}.jpg",
+                [str(answer) for answer in answers or ()],
+                join=_textvqa_key(image, question),
+            )
+        )
     _refuse(labels, faults, items)
-    return Vqa("textvqa", items, "val, with OCR tokens" if asked else "val, without OCR tokens", textvqa_accuracy)
+    variant = "val, with OCR tokens" if asked else "val, without OCR tokens"
+    return TextVqa("textvqa", items, variant, textvqa_accuracy)
 
 
 def read_vqav2(paths: Sequence[Path]) -> Vqa:
@@ -94,20 +121,18 @@ def read_vqav2(paths: Sequence[Path]) -> Vqa:
     if len(values) != 2:
         raise DataError(f"{paths[0]} and {paths[1]} are not questions and annotations.")
     faults: list[str] = []
-    asked = {
-        entry.get("question_id"): entry
-        for entry in _entries(values["questions"][1], "questions", values["questions"][0])
-    }
+    questions, annotations = (_entries(data, key, path) for key, (path, data) in sorted(values.items(), reverse=True))
+    asked = {entry["question_id"]: entry for entry in questions if isinstance(entry.get("question_id"), int)}
     items = []
-    for entry in _entries(values["annotations"][1], "annotations", values["annotations"][0]):
-        id_, answers = entry.get("question_id"), [each.get("answer") for each in entry.get("answers", ())]
-        question = asked.get(id_)
-        if question is None or not isinstance(id_, int) or not _are_ten(answers):
-            faults.append(f"question {id_}: not among the questions, or not {N_ANSWERS} answers")
+    for number, entry in enumerate(annotations):
+        id_, answers = entry.get("question_id"), _answer_texts(entry.get("answers"))
+        question = asked.get(id_) if isinstance(id_, int) else None
+        text, image = (None, None) if question is None else (question.get("question"), question.get("image_id"))
+        if not isinstance(text, str) or not isinstance(image, int) or answers is None or not _are_ten(answers):
+            faults.append(f"annotations[{number}]: no such question, or not {N_ANSWERS} answers")
             continue
         groups = {key.replace("_", " "): str(entry[key]) for key in ("answer_type", "question_type") if key in entry}
-        image = f"COCO_val2014_{int(question['image_id']):012d}.jpg"
-        items.append(Item(id_, f"{question['question']}\n{SHORT}", image, [str(answer) for answer in answers], groups))
+        items.append(Item(int(id_ or 0), f"{text}\n{SHORT}", f"COCO_val2014_{image:012d}.jpg", answers, groups))
     _refuse(values["annotations"][0], faults, items)
     return Vqa("vqav2", items, "val2014", _vqav2_rule, ("answer type", "question type"))
 
@@ -126,7 +151,7 @@ def read_vizwiz(paths: Sequence[Path]) -> Vqa:
         image, question, given = entry.get("image"), entry.get("question"), entry.get("answers")
         if given is None:
             raise DataError(f"{paths[0]} has no answers: only val.json can be scored, test.json goes to the server.")
-        answers = [each.get("answer") for each in given if isinstance(each, dict)] if isinstance(given, list) else None
+        answers = _answer_texts(given)
         if not isinstance(image, str) or not isinstance(question, str) or not _are_ten(answers):
             faults.append(f"entry {number}: not an image, a question and {N_ANSWERS} answers")
             continue
@@ -163,6 +188,12 @@ def _entries(data: Any, key: str | None, path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise DataError(f"{path} does not contain a list of objects{f' under {key!r}' if key else ''}.")
     return found
+
+
+def _answer_texts(given: Any) -> list[Any] | None:
+    """The texts in a list of {"answer": text}; None if it is none."""
+    is_list = isinstance(given, list) and all(isinstance(each, dict) for each in given)
+    return [each.get("answer") for each in given] if is_list else None
 
 
 def _are_ten(answers: Any) -> bool:
