@@ -72,7 +72,7 @@ def join_answers(benchmark: Benchmark, answers: Sequence[Answer], where: str) ->
     faults = [
         *_listed("answers that belong to no question", surplus),
         *_listed("questions with more than one answer", list(dict.fromkeys(doubled))),
-        *_listed("questions that were asked in other words", other),
+        *_listed("questions that were asked in other words", other, n_shown=1),
     ]
     if faults:
         advice = "Are they of the same version, and the questions of the same form? Where ids are shared, answers need "
@@ -114,8 +114,8 @@ def _is_same(answer: Answer, item: Item) -> bool:
     return asked in (item.text.split(), item.text.rpartition("\n")[0].split())
 
 
-def _listed(what: str, found: Sequence[str]) -> list[str]:
+def _listed(what: str, found: Sequence[str], n_shown: int = _SHOWN) -> list[str]:
     if not found:
         return []
-    more = "" if len(found) <= _SHOWN else f" and {len(found) - _SHOWN:,} more"
-    return [f"{what}: {len(found):,} ({', '.join(found[:_SHOWN])}{more})".replace("\n", " ")]
+    more = "" if len(found) <= n_shown else f" and {len(found) - n_shown:,} more"
+    return [f"{what}: {len(found):,} ({', '.join(found[:n_shown])}{more})".replace("\n", " ")]
