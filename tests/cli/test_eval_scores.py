@@ -7,14 +7,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from edge_llava.cli.data import command as data
-from edge_llava.cli.eval import command as evaluate
+from edge_llava.cli import cli
 
 SHORT = "Answer the question using a single word or phrase."
 
 
-def run(command, *arguments, exit_code=0):
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=True)
+def run(*arguments, exit_code=0):
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], catch_exceptions=True)
     assert result.exit_code == exit_code, result.output
     return result
 
@@ -39,7 +38,7 @@ def pope(tmp_path):
 def test_score(pope, tmp_path):
     labels, a, _ = pope
     arguments = ("score", "--answers", a, "--benchmark", "pope", labels, "--wrong", tmp_path / "wrong.jsonl")
-    shown = run(evaluate, *arguments).output
+    shown = run("eval", *arguments).output
     assert "a.jsonl: pope (popular), 40 questions" in shown
     assert "accuracy, popular        92.50  95 % " in shown
     assert all(len(line) <= 80 for line in shown.splitlines() if "wrong.jsonl" not in line)
@@ -51,7 +50,7 @@ def test_score(pope, tmp_path):
 
 def test_score_as_json(pope):
     labels, a, _ = pope
-    values = json.loads(run(evaluate, "score", "--answers", a, "--benchmark", "pope", labels, "--json").stdout)
+    values = json.loads(run("eval", "score", "--answers", a, "--benchmark", "pope", labels, "--json").stdout)
     assert (values["n"], values["n_missing"], values["n_unreadable"]) == (40, 0, 0)
     main = [figure for figure in values["figures"] if figure["is_main"]]
     assert [figure["name"] for figure in main] == ["F1, popular"]
@@ -60,26 +59,26 @@ def test_score_as_json(pope):
 
 def test_compare(pope):
     labels, a, b = pope
-    shown = run(evaluate, "compare", a, b, labels, "--benchmark", "pope", "--margin", "20").output
+    shown = run("eval", "compare", a, b, labels, "--benchmark", "pope", "--margin", "20").output
     assert f"{b} answers 2 of 40 right that {a} gets wrong, and 1 the other way: 2.5 points higher" in shown
     assert "7.5 % are right in one of the two only" in shown
     assert "3 of 40 texts differ" in shown
     assert "They are shown to be equally good within 20 points" in shown
-    found = json.loads(run(evaluate, "compare", a, b, labels, "--benchmark", "pope", "--json").stdout)
+    found = json.loads(run("eval", "compare", a, b, labels, "--benchmark", "pope", "--json").stdout)
     assert (found["gained"], found["lost"], found["p_value"], found["equivalent"]) == (2, 1, 1, None)
 
 
 def test_plan():
-    assert "3,923 questions" in run(evaluate, "plan", "--detect", "1").output
-    assert json.loads(run(evaluate, "plan", "--detect", "2", "--discordant", "8", "--json").stdout)["questions"] == 1568
-    assert "is more than" in run(evaluate, "plan", "--detect", "9", exit_code=2).output
+    assert "3,923 questions" in run("eval", "plan", "--detect", "1").output
+    assert json.loads(run("eval", "plan", "--detect", "2", "--discordant", "8", "--json").stdout)["questions"] == 1568
+    assert "is more than" in run("eval", "plan", "--detect", "9", exit_code=2).output
 
 
 def test_reviews(tmp_path):
     line = {"question_id": 1, "category": "llava_bench_conv", "content": "8 6\nbecause"}
     path = tmp_path / "reviews.jsonl"
     path.write_text("\n".join(json.dumps(line | {"question_id": n, "content": c}) for n, c in ((1, "8 6"), (2, "?"))))
-    shown = run(evaluate, "score", "--answers", path, "--benchmark", "llava-bench").output
+    shown = run("eval", "score", "--answers", path, "--benchmark", "llava-bench").output
     assert "relative score, all " in shown
     assert "75.00" in shown
     assert "1 reviews do not state two ratings, and are left out." in shown
@@ -101,7 +100,7 @@ def test_reviews(tmp_path):
 )
 def test_wrong_arguments(pope, arguments, message):
     places = {"L": pope[0], "A": pope[1]}
-    output = run(evaluate, *(places.get(argument, argument) for argument in arguments), exit_code=2).output
+    output = run("eval", *(places.get(argument, argument) for argument in arguments), exit_code=2).output
     assert message in output.replace("\n", " ")
 
 
@@ -112,7 +111,7 @@ def test_data_scienceqa(tmp_path):
     (tmp_path / "problems.json").write_text(json.dumps(problems))
     (tmp_path / "pid_splits.json").write_text(json.dumps({"train": ["3", "4"]}))
     out = tmp_path / "train.json"
-    shown = run(data, "scienceqa", tmp_path, "-o", out).output
+    shown = run("data", "scienceqa", tmp_path, "-o", out).output
     assert "2 conversations, 1 with an image." in shown
     asked = "Which?\nContext: N/A\nOptions: (A) a (B) b"
     assert json.loads(out.read_text()) == [
@@ -136,9 +135,9 @@ def test_training_reads_scienceqa(tmp_path):
 def test_missing_answers_are_not_compared_unasked(pope):
     labels, a, b = pope
     b.write_text("".join(line + "\n" for line in b.read_text().splitlines()[:20]))
-    refused = run(evaluate, "compare", a, b, labels, "--benchmark", "pope", exit_code=2).output
+    refused = run("eval", "compare", a, b, labels, "--benchmark", "pope", exit_code=2).output
     assert "20" in refused
-    found = json.loads(run(evaluate, "compare", a, b, labels, "--benchmark", "pope", "--common", "--json").stdout)
+    found = json.loads(run("eval", "compare", a, b, labels, "--benchmark", "pope", "--common", "--json").stdout)
     assert (found["n"], found["gained"], found["lost"]) == (20, 2, 1)
 
 
@@ -153,17 +152,17 @@ def test_graded_answers_are_compared_by_their_points(tmp_path):
         lines = [{"question_id": f"i{n}", "prompt": f"What?\n{SHORT}", "text": text} for n in range(40)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arguments = (tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "val.json", "--benchmark", "textvqa")
-    found = json.loads(run(evaluate, "compare", *arguments, "--margin", "1", "--json").stdout)
+    found = json.loads(run("eval", "compare", *arguments, "--margin", "1", "--json").stdout)
     assert found["difference"] == pytest.approx(-0.3)
     assert found["equivalent"] is False
-    assert "30.0 points lower" in run(evaluate, "compare", *arguments).output
+    assert "30.0 points lower" in run("eval", "compare", *arguments).output
 
 
 def test_own_questions_without_answers_are_not_compared(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"question_id": 1, "text": "What?"}')
     (tmp_path / "a.jsonl").write_text('{"question_id": 1, "text": "x"}')
     arguments = (tmp_path / "a.jsonl", tmp_path / "a.jsonl", tmp_path / "q.jsonl", "--benchmark", "questions")
-    assert "have no answers to compare with" in run(evaluate, "compare", *arguments, exit_code=2).output.replace(
+    assert "have no answers to compare with" in run("eval", "compare", *arguments, exit_code=2).output.replace(
         "\n", " "
     )
 
@@ -177,6 +176,6 @@ def test_scienceqa_in_another_format(tmp_path):
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(line))
     arguments = ("score", "--answers", tmp_path / "a.jsonl", "--benchmark", "scienceqa", tmp_path, "--split", "train")
-    values = json.loads(run(evaluate, *arguments, "--format", "QCM-LEA", "--json").stdout)
+    values = json.loads(run("eval", *arguments, "--format", "QCM-LEA", "--json").stdout)
     assert (values["variant"], values["n_missing"], values["figures"][0]["value"]) == ("train, format QCM-LEA", 1, 50)
-    assert "asked in other words" in str(run(evaluate, *arguments, exit_code=1).exception)
+    assert "asked in other words" in str(run("eval", *arguments, exit_code=1).exception)
