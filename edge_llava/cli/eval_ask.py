@@ -13,7 +13,7 @@ import click
 
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import note, show, show_progress, show_result
-from edge_llava.cli.eval_scores import show_scores
+from edge_llava.cli.eval_scores import read_data, show_scores
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.evaluation.benchmarks.scienceqa_problem import FORMATS
 
@@ -92,18 +92,12 @@ def _make_command(name: str) -> click.Command:
         as_json: bool,
     ) -> None:
         from edge_llava.bundle.bundle import open_bundle
-        from edge_llava.evaluation.benchmarks.registry import read_benchmark, read_scienceqa
         from edge_llava.evaluation.benchmarks.sampling import Part
         from edge_llava.evaluation.benchmarks.sampling import sample as take
         from edge_llava.evaluation.bundle_asker import BundleAsker, with_template
         from edge_llava.evaluation.run import BenchmarkRun, find_missing_images, refuse_missing_images
 
-        if name != "scienceqa" and (form is not None or split is not None):
-            raise click.UsageError(f"--format and --split are for scienceqa, not for {name}")
-        if name == "scienceqa":
-            whole = read_scienceqa(data, form or "letter", split or "test")
-        else:
-            whole = read_benchmark(name, data)
+        whole = read_data(name, data, form, split)
         benchmark = take(whole, sample, seed)
         directory = images or _usual_images(name, data[0], split or "test")
         missing = find_missing_images(benchmark, directory)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _JUDGED = "llava-bench"
 _NAMES = ("scienceqa", "pope", "textvqa", "vqav2", "vizwiz", "gqa", "mme", "mmbench", "seed", "questions")
 
+_FORMAT = "ScienceQA: how it was asked, such as QCM-LEA. Default: letter, as LLaVA-1.5 was."
+_REREAD = "ScienceQA's result files: read the answers' texts anew, not what was read of them."
+_LEAST_POINTS = 0.001  # billions of questions
+_POINTS = click.FloatRange(0, 100, min_open=True)
+
 
 def _read_options(command: Callable[..., None]) -> Callable[..., None]:
     """How data and answers of ScienceQA are read."""
@@ -35,12 +40,6 @@ def _read_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
-
-
-_FORMAT = "ScienceQA: how it was asked, such as QCM-LEA. Default: letter, as LLaVA-1.5 was."
-_REREAD = "ScienceQA's result files: read the answers' texts anew, not what was read of them."
-_LEAST_POINTS = 0.001  # billions of questions
-_POINTS = click.FloatRange(0, 100, min_open=True)
 
 
 @click.command("score")
@@ -89,7 +88,7 @@ def score_command(
         raise click.UsageError("--answers is one file; several are for judgings of llava-bench")
     if not data:
         raise click.UsageError(f"name the data of {benchmark}: its authors' files or directory")
-    scores = _score(_read(benchmark, data, form, split), answers[0], reread=reread)
+    scores = _score(read_data(benchmark, data, form, split), answers[0], reread=reread)
     if wrong is not None:
         lines = [json.dumps(_line(scores, index)) for index, each in enumerate(scores.marked) if each.mark.points < 1]
         write_text(wrong, "".join(f"{line}\n" for line in lines))
@@ -130,7 +129,7 @@ def compare_command(
     \b
     edge-llava eval compare f16.jsonl q4.jsonl coco_pope_*.json --benchmark pope
     """
-    read = _read(benchmark, data, form, split)
+    read = read_data(benchmark, data, form, split)
     first, second = (_score(read, path, reread=reread) for path in (a, b))
     if not first.figures:
         raise click.UsageError("these questions have no answers to compare with; name a file of them, too")
@@ -245,7 +244,8 @@ def show_scores(whose: str, scores: Scores) -> None:
         show(f"{scores.n_unreadable:,} answers name none of those that there are; they are read as published.")
 
 
-def _read(name: str, data: Sequence[Path], form: str | None, split: str | None) -> Benchmark:
+def read_data(name: str, data: Sequence[Path], form: str | None, split: str | None) -> Benchmark:
+    """Reads a benchmark's data; `form` and `split` are ScienceQA's."""
     from edge_llava.evaluation.benchmarks.registry import read_benchmark, read_scienceqa
 
     if name == "scienceqa":

@@ -179,3 +179,10 @@ def test_scienceqa_in_another_format(tmp_path):
     values = json.loads(run("eval", *arguments, "--format", "QCM-LEA", "--json").stdout)
     assert (values["variant"], values["n_missing"], values["figures"][0]["value"]) == ("train, format QCM-LEA", 1, 50)
     assert "asked in other words" in str(run("eval", *arguments, exit_code=1).exception)
+
+
+def test_every_benchmark_can_be_asked_and_scored():
+    from edge_llava.cli import eval_ask, eval_scores
+    from edge_llava.evaluation.benchmarks.registry import READERS
+
+    assert set(eval_scores._NAMES) == set(READERS) == {command.name for command in eval_ask.COMMANDS}
