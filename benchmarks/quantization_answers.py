@@ -49,7 +49,6 @@ def main(n: int, seed: int) -> None:
             bundle = convert("demo", Path(name) / f"{number}", chosen)
             truth = _report(label, bundle, truth, n, seed)
             if chosen.quant == "Q2_K":
-                # the language model of a mix has no rest that rounds up to its size
                 sized = replace(chosen, quant="MIXED", size_bytes=bundle.n_bytes + _spare(bundle))
                 _report("size of Q2_K, fp32", convert("demo", Path(name) / "mix", sized), truth, n, seed)
 

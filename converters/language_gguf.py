@@ -109,7 +109,7 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, quant: str) -> Non
     config = checkpoint.config.language
     writer.add_type("model")
     writer.add_name(neutral_name(checkpoint.name))
-    if quant != MIXED:  # for which llama.cpp has no number
+    if quant != MIXED:  # llama.cpp has no file type for it
         writer.add_file_type(FILE_TYPES[quant])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     writer.add_block_count(config.n_layer)

@@ -60,7 +60,7 @@ def measure_language(
 
     Args:
         checkpoint: Read block by block.
-        sequences: What it reads meanwhile.
+        sequences: What the model reads while it is measured.
         options: What is made.
         directory: Of the unfinished bundle, with its tower.
         progress: Receives the number of finished blocks.

@@ -49,7 +49,7 @@ class Encoder:
 
         Raises:
             ConversionError: If a value is not finite, or does not fit in F16.
-            ValueError: If there is no importance matrix for a type that needs one.
+            ValueError: If the type needs an importance matrix and none is given.
         """
         rows = values.reshape(-1, values.shape[-1])
         largest = max(-float(rows.min()), float(rows.max()))

@@ -80,7 +80,7 @@ class VisionSpec:
         precision: How the weights are stored: "fp32", "fp16" or "int8".
         quantization: What was chosen for each MatMul of an "int8" tower, and what it costs; None for the others, and
             where it was not noted.
-        ranking: What vision.onnx gives to rank patches by, beside `patch_keys`, which are no longer used:
+        ranking: What vision.onnx gives to rank patches by (its `patch_keys` are unused):
             "class_attention", the class row's attention to each; "received_attention", the mean of all; "none".
     """
 

@@ -90,8 +90,8 @@ def score_command(
         raise click.UsageError(f"name the data of {benchmark}: its authors' files or directory")
     scores = _score(read_data(benchmark, data, form, split), answers[0], reread=reread)
     if wrong is not None:
-        lines = [json.dumps(_line(scores, index)) for index, each in enumerate(scores.marked) if each.mark.points < 1]
-        write_text(wrong, "".join(f"{line}\n" for line in lines))
+        lines = scores.wrong()
+        write_text(wrong, "".join(f"{json.dumps(line)}\n" for line in lines))
         note(f"{len(lines):,} answers that are not right: {wrong}")
     if as_json:
         click.echo(json.dumps(scores.to_dict(), indent=2))
@@ -132,7 +132,7 @@ def compare_command(
     read = read_data(benchmark, data, form, split)
     first, second = (_score(read, path, reread=reread) for path in (a, b))
     if not first.figures:
-        raise click.UsageError("these questions have no answers to compare with; name a file of them, too")
+        raise click.UsageError("these questions have no right answers to compare with; name a file of them as well")
     if (first.n_missing or second.n_missing) and not common:
         raise click.UsageError(
             f"{a} lacks {first.n_missing:,} answers and {b} {second.n_missing:,}; --common compares what both have"
@@ -239,7 +239,7 @@ def show_scores(whose: str, scores: Scores) -> None:
     show(f"{whose}: {scores.benchmark} ({scores.variant}), {scores.n:,} questions")
     _show_figures(scores.figures)
     if scores.n_missing:
-        show(f"{scores.n_missing:,} questions have no answer, and count as wrong.")
+        show(f"{scores.n_missing:,} questions have no answer and count as wrong.")
     if scores.n_unreadable:
         show(f"{scores.n_unreadable:,} answers name none of those that there are; they are read as published.")
 
@@ -294,16 +294,3 @@ def _show_figures(figures: Sequence[Figure]) -> None:
         known = figure.low is not None and figure.high is not None
         interval = f"  95 % {figure.low:.2f} to {figure.high:.2f}" if known else ""
         show(f"  {figure.name:<{width}}  {value:>8}{interval}  n {figure.n:,}")
-
-
-def _line(scores: Scores, index: int) -> dict[str, Any]:
-    each = scores.marked[index]
-    return {
-        "question_id": each.item.question_id,
-        "image": each.item.image,
-        "prompt": each.item.text,
-        "text": each.text,
-        "read": each.mark.reading,
-        "points": each.mark.points,
-        "label": each.item.label,
-    }

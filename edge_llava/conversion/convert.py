@@ -52,7 +52,7 @@ def convert(
         MissingExtra: If the [convert] extra is not installed.
         CheckpointError: If the source is not a supported, complete checkpoint.
         ConversionError: If the bundle cannot be made, or nothing fits into `room`; nothing is left behind.
-        ImageError: If there is no image to measure with, or one cannot be read.
+        ImageError: If there are no images to measure with, or one cannot be read.
         DataError: If conversations to measure with cannot be read.
     """
     require_converters()

@@ -132,18 +132,7 @@ class BenchmarkRun:
             DataError: If they cannot be written.
         """
         scores = score(self._benchmark, self._answers)
-        wrong = [
-            {
-                "question_id": each.item.question_id,
-                "image": each.item.image,
-                "prompt": each.item.text,
-                "text": each.text,
-                "read": each.mark.reading,
-                "points": each.mark.points,
-            }
-            for each in scores.marked
-            if each.mark.points < 1 and scores.figures
-        ]
+        wrong = scores.wrong() if scores.figures else []  # without labels nothing is wrong
         write_text(self.directory / "scores.json", json.dumps(scores.to_dict(), indent=2, sort_keys=True) + "\n")
         write_text(self.directory / "wrong.jsonl", "".join(f"{json.dumps(line)}\n" for line in wrong))
         return scores

@@ -162,7 +162,7 @@ def test_own_questions_without_answers_are_not_compared(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"question_id": 1, "text": "What?"}')
     (tmp_path / "a.jsonl").write_text('{"question_id": 1, "text": "x"}')
     arguments = (tmp_path / "a.jsonl", tmp_path / "a.jsonl", tmp_path / "q.jsonl", "--benchmark", "questions")
-    assert "have no answers to compare with" in run("eval", "compare", *arguments, exit_code=2).output.replace(
+    assert "have no right answers to compare with" in run("eval", "compare", *arguments, exit_code=2).output.replace(
         "\n", " "
     )
 

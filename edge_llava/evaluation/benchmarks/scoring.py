@@ -39,6 +39,22 @@ class Scores:
         del values["marked"]
         return values
 
+    def wrong(self) -> list[dict[str, Any]]:
+        """Every question that was not answered right, with what was read of the answer, as JSON values."""
+        return [
+            {
+                "question_id": each.item.question_id,
+                "image": each.item.image,
+                "prompt": each.item.text,
+                "text": each.text,
+                "read": each.mark.reading,
+                "points": each.mark.points,
+                "label": each.item.label,
+            }
+            for each in self.marked
+            if each.mark.points < 1
+        ]
+
 
 def score(benchmark: Benchmark, answers: Mapping[str, str]) -> Scores:
     """Scores answers; those that are missing count as wrong.
