@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from edge_llava.cli.data_scienceqa import scienceqa_command
 from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.remote import Prices, open_client, remote_options
 
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edge_llava.training.instructions.teacher import Teacher
 
 _SCENES = "scenes"  # the teacher that needs no address
-_DEFAULT_KEY = "OPENAI_API_KEY"
 _MAX_SHOWN = 5  # faults of images that were left out
 _SEED = click.IntRange(0, 2**31 - 1)
 
@@ -87,14 +86,8 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
 )
 @click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the images are.")
 @click.option("--skip-faulty", is_flag=True, help="Leave out images with faulty annotations.")
-@click.option(
-    "--concurrency", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at the same time."
-)
 @click.option("--temperature", type=click.FloatRange(0), help="Default: the server's.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=120, show_default=True, help="Seconds.")
-@click.option("--key-env", metavar="NAME", help=f"Environment variable with the key. Default: {_DEFAULT_KEY}.")
-@click.option("--price-in", type=click.FloatRange(0), metavar="X", help="Price of a million prompt tokens.")
-@click.option("--price-out", type=click.FloatRange(0), metavar="X", help="Price of a million completion tokens.")
+@remote_options(concurrency=4)
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--force", is_flag=True, help="Start over: replace OUT and discard the stored replies.")
 @json_option
@@ -143,7 +136,7 @@ def instruct_command(
         show_progress() as progress,
     ):
         report = generate(chosen, opened, out, options, progress)
-    cost = _cost(report, price_in, price_out)
+    cost = Prices(price_in, price_out).cost(report.prompt_tokens, report.completion_tokens)
     if as_json:
         facts = dataclasses.asdict(report) | {"out": str(out), "rejected_path": str(report.rejected_path), "cost": cost}
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
@@ -226,21 +219,19 @@ def _parse_types(text: str) -> tuple[str, ...]:
     return tuple(name for name in RESPONSE_TYPES if name in names)
 
 
+@contextmanager
 def _open_teacher(
     address: str, model: str | None, key_env: str | None, temperature: float | None, timeout: float, seed: int
-) -> AbstractContextManager[Teacher]:
+) -> Iterator[Teacher]:
     if address == _SCENES:
         from edge_llava.training.instructions.scene_teacher import SceneTeacher
 
-        return nullcontext(SceneTeacher(seed))
-    from edge_llava.training.instructions.chat_teacher import ChatOptions, ChatTeacher
+        yield SceneTeacher(seed)
+        return
+    from edge_llava.training.instructions.chat_teacher import ChatTeacher
 
-    if model is None:
-        raise click.UsageError("--model: name the model that the teacher's server should run")
-    key = os.environ.get(key_env or _DEFAULT_KEY, "").strip()
-    if key_env is not None and not key:  # the default may be unset: not every server asks for a key
-        raise click.UsageError(f"--key-env: the environment variable {key_env} is not set")
-    return ChatTeacher(ChatOptions(address, model, key or None, temperature, timeout))
+    with open_client(address, model, key_env, timeout) as client:
+        yield ChatTeacher(client, temperature)
 
 
 @contextmanager
@@ -260,13 +251,6 @@ def _print_faults(faults: tuple[str, ...]) -> None:
         note(f"left out: {printable_line(str(fault))}")
     if len(faults) > _MAX_SHOWN:
         note(f"left out: {len(faults) - _MAX_SHOWN} more faults")
-
-
-def _cost(report: GenerationReport, price_in: float | None, price_out: float | None) -> float | None:
-    """The cost of all tokens, in the currency of the prices; None without prices."""
-    if price_in is None and price_out is None:
-        return None
-    return (report.prompt_tokens * (price_in or 0.0) + report.completion_tokens * (price_out or 0.0)) / 1e6
 
 
 def _print_report(report: GenerationReport, cost: float | None) -> None:

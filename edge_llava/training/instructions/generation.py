@@ -12,13 +12,14 @@ from pathlib import Path
 
 from edge_llava.errors import DataError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.remote.asking import ask_all
+from edge_llava.remote.chat_client import NO_REPLY
 from edge_llava.training.instructions.annotation import AnnotatedImage
-from edge_llava.training.instructions.asking import ask_all
 from edge_llava.training.instructions.conversations import RESPONSE_TYPES, Conversation, write_conversations
 from edge_llava.training.instructions.journal import Journal, ReplyJob
 from edge_llava.training.instructions.phrasings import DETAIL
 from edge_llava.training.instructions.reply import Rejection, parse_reply
-from edge_llava.training.instructions.teacher import NO_REPLY, Teacher, TeacherReply
+from edge_llava.training.instructions.teacher import Teacher, TeacherReply
 
 _STAGE = "asking the teacher"
 _MAX_SILENT = 3  # images in a row without any reply: the teacher is unavailable
@@ -128,8 +129,13 @@ def _ask_for_missing(
     rejected, in_a_row = Counter[str](), list[str]()
     n_done = len(wanted) - len(missing)
     progress(ProgressEvent(_STAGE, n_done, len(wanted), "items"))
-    with closing(ask_all(teacher, missing, options.concurrency)) as replies:
-        for job, reply in replies:
+
+    def ask(question: tuple[ReplyJob, AnnotatedImage]) -> TeacherReply:
+        job, image = question
+        return teacher.reply(image, job.type)
+
+    with closing(ask_all(ask, missing, options.concurrency)) as replies:
+        for (job, _), reply in replies:
             rejection = _judge(job, reply, journal, options.seed)
             if rejection is None:
                 in_a_row.clear()

@@ -8,8 +8,6 @@ from typing import Protocol
 from edge_llava.training.instructions.annotation import AnnotatedImage
 from edge_llava.training.instructions.reply import Rejection
 
-NO_REPLY = "no reply"  # reason of a rejection
-
 
 @dataclass(frozen=True)
 class TeacherReply:

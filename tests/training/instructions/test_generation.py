@@ -13,9 +13,10 @@ import pytest
 from edge_llava.errors import DataError
 from edge_llava.home.line_file import LineFile
 from edge_llava.home.progress import ProgressEvent
+from edge_llava.remote.chat_client import ChatClient, ChatOptions
 from edge_llava.scenes.scene import sample_scenes
 from edge_llava.training.instructions.annotation import AnnotatedImage
-from edge_llava.training.instructions.chat_teacher import ChatOptions, ChatTeacher
+from edge_llava.training.instructions.chat_teacher import ChatTeacher
 from edge_llava.training.instructions.conversations import RESPONSE_TYPES, read_conversations
 from edge_llava.training.instructions.generation import GenerationOptions, GenerationReport, generate
 from edge_llava.training.instructions.journal import Journal
@@ -31,8 +32,8 @@ def ask(server, images, tmp_path):
 
     def run(images=images, progress=lambda event: None, model="m", **options: Any) -> GenerationReport:
         chat = ChatOptions(server.url, model, n_tries=2, first_wait_s=0.01, timeout_s=5)
-        with ChatTeacher(chat) as teacher:
-            return generate(images, teacher, tmp_path / "out.json", GenerationOptions(**options), progress)
+        with ChatClient(chat) as client:
+            return generate(images, ChatTeacher(client), tmp_path / "out.json", GenerationOptions(**options), progress)
 
     return run
 

@@ -1,31 +1,30 @@
-"""Asks one teacher many questions at once, on threads of this process; replies are returned as they arrive."""
+"""Asks many questions at once, on threads of this process; replies are returned as they arrive."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 from edge_llava.errors import DataError
-from edge_llava.training.instructions.annotation import AnnotatedImage
-from edge_llava.training.instructions.journal import ReplyJob
-from edge_llava.training.instructions.teacher import Teacher, TeacherReply
 
 _WAIT_S = 0.5  # Windows cannot interrupt an endless wait
+_Question, _Reply = TypeVar("_Question"), TypeVar("_Reply")
 
 
 def ask_all(
-    teacher: Teacher, questions: Sequence[tuple[ReplyJob, AnnotatedImage]], concurrency: int
-) -> Generator[tuple[ReplyJob, TeacherReply], None, None]:
-    """Yields every job with its reply, in the order in which the replies arrive.
+    ask: Callable[[_Question], _Reply], questions: Sequence[_Question], concurrency: int
+) -> Generator[tuple[_Question, _Reply], None, None]:
+    """Yields every question with its reply, in the order in which the replies arrive.
 
     Close it to stop early: no further question is asked, and pending replies are not waited for.
 
     Raises:
-        DataError: If the teacher raises it.
+        DataError: If `ask` raises it.
     """
-    waiting: queue.SimpleQueue[tuple[ReplyJob, AnnotatedImage]] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[tuple[ReplyJob, TeacherReply] | DataError | None] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[_Question] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[tuple[_Question, _Reply] | DataError | None] = queue.SimpleQueue()
     stop = threading.Event()
     for question in questions:
         waiting.put(question)
@@ -33,14 +32,14 @@ def ask_all(
     def work() -> None:
         try:
             while not stop.is_set():
-                job, image = waiting.get_nowait()
-                ready.put((job, teacher.reply(image, job.type)))
+                question = waiting.get_nowait()
+                ready.put((question, ask(question)))
         except queue.Empty:
             pass  # everything has been asked
         except DataError as error:
             ready.put(error)
         except RuntimeError:
-            if not stop.is_set():  # else the teacher was closed while it replied, and nothing waits for it
+            if not stop.is_set():  # else the client was closed while it waited, and nothing waits for the reply
                 raise
         finally:
             ready.put(None)
