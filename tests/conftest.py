@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from chat_server import Server
 from numpy.typing import NDArray
 
 from edge_llava.bundle.vision_spec import VisionSpec
@@ -44,6 +45,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EDGE_LLAVA_HOME", str(directory))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return directory
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """An OpenAI-compatible server on this machine whose replies `server.behave` determines."""
+    server = Server()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

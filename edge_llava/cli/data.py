@@ -15,7 +15,7 @@ from edge_llava.cli.data_scienceqa import scienceqa_command
 from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
-from edge_llava.cli.remote import Prices, open_client, remote_options
+from edge_llava.cli.remote import open_client, remote_options
 
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
@@ -123,6 +123,7 @@ def instruct_command(
         --instances instances_val2017.json --images val2017 --limit 10 \\
         --teacher https://api.openai.com/v1 --model gpt-4o -o llava.json
     """
+    from edge_llava.remote.budget import Prices
     from edge_llava.training.instructions.annotation_files import read_annotations
     from edge_llava.training.instructions.generation import GenerationOptions, generate
 

@@ -81,7 +81,7 @@ class _StageLines:
     def __call__(self, event: ProgressEvent) -> None:
         if event.total is not None and event.done == event.total:
             amount = f": {format_bytes(event.total)}" if event.unit == "B" else ""
-            note(f"{event.stage}{amount}")
+            note(f"{event.stage}{amount}{_detail(event)}")
         elif event.total is not None and event.unit == "items":
             now = time.monotonic()
             then, n_then = self._printed.setdefault(event.stage, (now, event.done))
@@ -89,7 +89,8 @@ class _StageLines:
                 self._printed[event.stage] = (now, event.done)
                 speed = (event.done - n_then) / (now - then)
                 left = timedelta(seconds=round((event.total - event.done) / speed))
-                note(f"{event.stage}: {event.done:,} of {event.total:,}, {format_speed(speed)}, {left} left")
+                amount = f"{event.done:,} of {event.total:,}, {format_speed(speed)}, {left} left"
+                note(f"{event.stage}: {amount}{_detail(event)}")
 
 
 @contextmanager
@@ -104,25 +105,33 @@ def _bars() -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[time]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=False, speed_estimate_period=_SPEED_OVER_S) as progress:
-        tasks = {}
+    # started by the first event, so that what is opened before can show progress of its own
+    progress = Progress(*columns, console=Console(stderr=True), transient=False, speed_estimate_period=_SPEED_OVER_S)
+    tasks = {}
 
-        def draw(event: ProgressEvent) -> None:
-            if event.stage not in tasks:
-                stage = printable(event.stage)
-                tasks[event.stage] = progress.add_task(stage, amount="", time="left", total=event.total)
-            task = tasks[event.stage]
-            time = "took" if event.done == event.total else "left"
-            progress.update(task, completed=event.done, total=event.total, time=time)
-            shown = progress.tasks[progress.task_ids.index(task)]
-            progress.update(task, amount=_amount(event, shown.finished_speed or shown.speed))
+    def draw(event: ProgressEvent) -> None:
+        if event.stage not in tasks:
+            progress.start()
+            stage = printable(event.stage)
+            tasks[event.stage] = progress.add_task(stage, amount="", time="left", total=event.total)
+        task = tasks[event.stage]
+        time = "took" if event.done == event.total else "left"
+        progress.update(task, completed=event.done, total=event.total, time=time)
+        shown = progress.tasks[progress.task_ids.index(task)]
+        progress.update(task, amount=_amount(event, shown.finished_speed or shown.speed))
 
+    try:
         yield draw
+    finally:
+        progress.stop()
 
 
 def _amount(event: ProgressEvent, speed: float | None) -> str:
     if event.unit == "B":
         return f"{format_bytes(event.done)} of {format_bytes(event.total or 0)}"
     speed_text = f", {format_speed(speed)}" if speed else ""
-    return f"{event.done:,} of {event.total or 0:,}{speed_text}"
+    return f"{event.done:,} of {event.total or 0:,}{speed_text}{_detail(event)}"
+
+
+def _detail(event: ProgressEvent) -> str:
+    return f", {event.detail}" if event.detail else ""

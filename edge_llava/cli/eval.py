@@ -12,7 +12,9 @@ import click
 
 from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.eval_ask import COMMANDS
-from edge_llava.cli.eval_scores import compare_command, plan_command, score_command
+from edge_llava.cli.eval_compare import compare_command, plan_command
+from edge_llava.cli.eval_judge import ensemble_command, judge_command
+from edge_llava.cli.eval_score import score_command
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.home.files import atomic_file
 
@@ -29,9 +31,8 @@ def command() -> None:
 
 for benchmark_command in COMMANDS:
     command.add_command(benchmark_command)
-command.add_command(score_command)
-command.add_command(compare_command)
-command.add_command(plan_command)
+for other_command in (judge_command, ensemble_command, score_command, compare_command, plan_command):
+    command.add_command(other_command)
 
 
 @command.command("scenes", cls=EngineCommand)

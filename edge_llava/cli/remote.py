@@ -1,10 +1,9 @@
-"""Options of commands that ask a model on a server, and what its tokens cost."""
+"""Options of commands that ask a model on a server."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,20 +13,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_KEY = "OPENAI_API_KEY"
 _Command = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Of a million tokens; None where it is not known."""
-
-    prompt: float | None
-    completion: float | None
-
-    def cost(self, n_prompt: int, n_completion: int) -> float | None:
-        """Of tokens, in the currency of the prices; None without prices."""
-        if self.prompt is None and self.completion is None:
-            return None
-        return (n_prompt * (self.prompt or 0.0) + n_completion * (self.completion or 0.0)) / 1e6
 
 
 def remote_options(concurrency: int) -> Callable[[_Command], _Command]:

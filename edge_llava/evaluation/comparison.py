@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_llava.evaluation.intervals import bootstrap_interval
+from edge_llava.evaluation.intervals import resample
 from edge_llava.evaluation.share import Z_95
 
 _Z_90 = 1.6448536269514722  # for a 90 % interval, which is two one-sided tests at 5 %
@@ -27,13 +28,18 @@ class Comparison:
         n: Questions.
         lost: Right in A and wrong in B.
         gained: Wrong in A and right in B.
-        n_changed: Answers whose text differs.
     """
 
     n: int
     lost: int
     gained: int
-    n_changed: int = 0
+
+    @classmethod
+    def of(cls, a: Sequence[bool], b: Sequence[bool]) -> Comparison:
+        """Counts what was right in A and in B, of the same questions."""
+        pairs = list(zip(a, b, strict=True))
+        lost, gained = (sum(first is was and second is not was for first, second in pairs) for was in (True, False))
+        return cls(len(pairs), lost, gained)
 
     @property
     def difference(self) -> float:
@@ -76,24 +82,35 @@ class Comparison:
         )
 
 
-def compare(a: Sequence[tuple[bool, str]], b: Sequence[tuple[bool, str]]) -> Comparison:
-    """Compares two sequences of (whether it is right, its text) of the same questions."""
-    pairs = list(zip(a, b, strict=True))
-    return Comparison(
-        n=len(pairs),
-        lost=sum(first[0] and not second[0] for first, second in pairs),
-        gained=sum(second[0] and not first[0] for first, second in pairs),
-        n_changed=sum(first[1] != second[1] for first, second in pairs),
-    )
+@dataclass(frozen=True)
+class GradedDifference:
+    """Mean points of B minus those of A.
+
+    Attributes:
+        value: -1 to 1.
+        resampled: The same in resamples of whole pictures.
+    """
+
+    value: float
+    resampled: NDArray[np.float64]
+
+    def interval(self, confidence: int) -> tuple[float, float]:
+        """For a confidence in percent."""
+        low, high = np.percentile(self.resampled, [(100 - confidence) / 2, (100 + confidence) / 2])
+        return float(low), float(high)
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided: twice the share of resamples on the other side of zero; at least 2 of their number."""
+        n_least = min(int((self.resampled <= 0).sum()), int((self.resampled >= 0).sum()))
+        return min(1.0, 2 * (n_least + 1) / (len(self.resampled) + 1))
 
 
-def graded_difference(
-    a: Sequence[float], b: Sequence[float], pictures: Sequence[str], confidence: int = 95
-) -> tuple[float, float | None, float | None]:
-    """Mean points of B minus those of A, -1 to 1, and its interval over resampled pictures, for graded answers."""
+def graded_difference(a: Sequence[float], b: Sequence[float], pictures: Sequence[str]) -> GradedDifference:
+    """Compares points, 0 to 1, of the same questions about pictures."""
     parts = np.array([(second - first, 1.0) for first, second in zip(a, b, strict=True)], np.float64)
-    low, high = bootstrap_interval(parts, pictures, lambda sums: float(sums[0] / sums[1]), confidence=confidence)
-    return float(parts[:, 0].mean()), low, high
+    resampled = resample(parts, pictures, lambda sums: float(sums[0] / sums[1]))
+    return GradedDifference(float(parts[:, 0].mean()), resampled)
 
 
 def questions_needed(difference: float, discordant: float) -> int:

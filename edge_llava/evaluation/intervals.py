@@ -41,20 +41,30 @@ def cluster_error(points: Sequence[float], pictures: Sequence[str]) -> float:
 
 
 def bootstrap_interval(
-    parts: NDArray[np.float64], pictures: Sequence[str], statistic: Statistic, *, seed: int = 0, confidence: int = 95
+    parts: NDArray[np.float64], pictures: Sequence[str], statistic: Statistic, *, seed: int = 0
 ) -> tuple[float | None, float | None]:
-    """The interval of a statistic of sums: percentiles over 2,000 resamples of whole pictures.
+    """The 95 % interval of a statistic of sums: percentiles over resamples of whole pictures, see `resample`."""
+    values = resample(parts, pictures, statistic, seed=seed)
+    if not len(values):
+        return None, None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def resample(
+    parts: NDArray[np.float64], pictures: Sequence[str], statistic: Statistic, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """A statistic of sums in 2,000 resamples of whole pictures; fewer where it is not defined in some.
 
     Args:
         parts: (n, F): what each question adds to each of the F sums.
         pictures: Of each question.
-        statistic: Of the sums (F,); None where it is not defined: such resamples are left out.
+        statistic: Of the sums (F,); None where it is not defined.
         seed: Of the resamples.
-        confidence: In percent.
     """
     names = {picture: index for index, picture in enumerate(dict.fromkeys(pictures))}
     if not names:
-        return None, None
+        return np.zeros(0)
     by_picture = np.zeros((len(names), parts.shape[1]))
     np.add.at(by_picture, [names[picture] for picture in pictures], parts)
     random, values = np.random.default_rng(seed), []
@@ -63,7 +73,4 @@ def bootstrap_interval(
         value = statistic(times @ by_picture)
         if value is not None:
             values.append(value)
-    if not values:
-        return None, None
-    low, high = np.percentile(values, [(100 - confidence) / 2, (100 + confidence) / 2])
-    return float(low), float(high)
+    return np.array(values, np.float64)

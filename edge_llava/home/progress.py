@@ -16,12 +16,14 @@ class ProgressEvent:
         done: Units finished so far; equal to `total` exactly once, at the end of the stage.
         total: Units of the whole stage, or None where it is not known.
         unit: "B" for bytes, "items" for anything counted.
+        detail: What else can be said of it so far, in a few words for people.
     """
 
     stage: str
     done: int
     total: int | None
     unit: Literal["B", "items"] = "B"
+    detail: str = ""
 
 
 ProgressCallback = Callable[[ProgressEvent], None]

@@ -10,7 +10,8 @@ from typing import TypeVar
 from edge_llava.errors import DataError
 
 _WAIT_S = 0.5  # Windows cannot interrupt an endless wait
-_Question, _Reply = TypeVar("_Question"), TypeVar("_Reply")
+_Question = TypeVar("_Question")
+_Reply = TypeVar("_Reply")
 
 
 def ask_all(

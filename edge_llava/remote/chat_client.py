@@ -84,6 +84,11 @@ class ChatReply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    @property
+    def is_said(self) -> bool:
+        """Whether the text is what the model said, complete or cut off."""
+        return self.fault is None or self.fault.kind == CUT_OFF
+
 
 class ChatClient:
     """POST {url}/chat/completions. May be shared by threads; `with` closes its connections."""

@@ -16,7 +16,7 @@ from typing import Any
 from edge_llava.errors import DataError
 from edge_llava.home.line_file import LineFile
 from edge_llava.home.lock import HeldElsewhere, NotRegular
-from edge_llava.remote.chat_client import CUT_OFF, ChatClient, ChatReply
+from edge_llava.remote.chat_client import ChatClient, ChatReply
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Question:
         messages: The conversation: each with its role and its content.
         temperature: None leaves it to the server.
         max_tokens: Of the reply; None leaves it to the server.
-        round: Which one it is of several replies to the same conversation, from 1.
+        round: Which one it is of several replies to the same conversation: "judging 2, try 1".
     """
 
     messages: tuple[dict[str, str], ...]
     temperature: float | None
     max_tokens: int | None
-    round: int = 1
+    round: str = ""
 
     def digest(self, model: str) -> str:
         """Of the question to a model."""
@@ -59,7 +59,8 @@ class KeptReplies:
             DataError: If the file cannot be used.
         """
         self._path, self._client = path, client
-        self._writing = threading.Lock()
+        self._changing = threading.Lock()
+        self._asking: dict[str, threading.Lock] = {}
         self._kept: dict[str, str] = {}
         self.n_asked = self.prompt_tokens = self.completion_tokens = 0
         try:
@@ -97,9 +98,13 @@ class KeptReplies:
             DataError: If the server refuses, or the file cannot grow.
         """
         digest = question.digest(self._client.name)
-        kept = self._kept.get(digest)
-        if kept is not None:
-            return ChatReply(kept)
+        with self._changing:
+            asking = self._asking.setdefault(digest, threading.Lock())
+        with asking:  # another thread may be asking the same
+            kept = self._kept.get(digest)
+            return self._ask(question, digest) if kept is None else ChatReply(kept)
+
+    def _ask(self, question: Question, digest: str) -> ChatReply:
         reply = self._client.ask(question.messages, temperature=question.temperature, max_tokens=question.max_tokens)
         record = {
             "digest": digest,
@@ -107,9 +112,9 @@ class KeptReplies:
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
         }
-        with self._writing:
+        with self._changing:
             self.n_asked += 1
-            if reply.fault is None or reply.fault.kind == CUT_OFF:
+            if reply.is_said:
                 self._append(record)
                 self._kept[digest] = reply.text
             self._count(record)

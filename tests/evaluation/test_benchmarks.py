@@ -10,9 +10,10 @@ import pytest
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks import mmbench, mme, pope
 from edge_llava.evaluation.benchmarks.answers import Answer, join_answers, read_answers
-from edge_llava.evaluation.benchmarks.registry import READERS, read_benchmark
+from edge_llava.evaluation.benchmarks.registry import KINDS, read_benchmark
 from edge_llava.evaluation.benchmarks.reviews import Review, read_ratings, read_reviews, relative_scores
 from edge_llava.evaluation.benchmarks.scoring import score
+from edge_llava.evaluation.benchmarks.source import ReadOptions
 from edge_llava.evaluation.benchmarks.vqa_text import (
     CONTRACTIONS,
     normalize,
@@ -225,8 +226,26 @@ def test_vizwiz(tmp_path):
     benchmark = read_benchmark("vizwiz", [write(tmp_path / "val.json", [entry])])
     assert "respond with 'Unanswerable'" in benchmark.items[0].text
     assert values(score(benchmark, {"v.jpg": "Unanswerable"})) == {"VQA accuracy": 100, "answerable no": 100}
-    with pytest.raises(DataError, match=r"only val\.json can be scored"):
-        read_benchmark("vizwiz", [write(tmp_path / "test.json", [{"image": "v.jpg", "question": "What?"}])])
+    secret = {"image": "w.jpg", "question": "What?"}
+    test = read_benchmark("vizwiz", [write(tmp_path / "test.json", [secret, secret | {"image": "u.jpg"}])])
+    scores = score(test, {"w.jpg": "A 1,000."})
+    assert (test.variant, scores.figures) == ("test, answers are secret", ())
+    assert test.upload({"w.jpg": "A 1,000."}) == [
+        {"image": "w.jpg", "answer": "1000"}, {"image": "u.jpg", "answer": ""},
+    ]  # fmt: skip
+    assert benchmark.upload({}) is None
+    with pytest.raises(DataError, match="some have none"):
+        read_benchmark("vizwiz", [write(tmp_path / "mixed.json", [entry, secret])])
+
+
+def test_vqav2s_test_sets_are_uploaded(tmp_path):
+    questions = [{"question_id": 7, "image_id": 9, "question": "Is it?"}]
+    data = {"data_subtype": "test-dev2015", "questions": questions}
+    benchmark = read_benchmark("vqav2", [write(tmp_path / "q.json", data)])
+    assert benchmark.items[0].image == "COCO_test2015_000000000009.jpg"
+    assert benchmark.upload({"7": "Yes, it is a dog."}) == [{"question_id": 7, "answer": "yes it is dog"}]
+    with pytest.raises(DataError, match="need their annotations as well"):
+        read_benchmark("vqav2", [write(tmp_path / "q.json", data | {"data_subtype": "val2014"})])
 
 
 # --- GQA, SEED-Bench
@@ -357,6 +376,36 @@ def test_mmbench(tmp_path, third, circular, first):
     assert len(join_answers(benchmark, before, "LLaVA's own file")) == 5
 
 
+def test_mmbench_makes_the_rotations_that_a_file_lacks(tmp_path):
+    whole = read_benchmark(
+        "mmbench", [write_mmbench(tmp_path, {5: (["cat", "dog", "cow"], "B"), 9: (["x", "y"], "A")})]
+    )
+    lines = (tmp_path / "dev.tsv").read_text().splitlines()
+    short = write(tmp_path / "short.tsv", "\n".join([lines[0], *(line for line in lines[1:] if line[1] == "\t")]))
+    first = read_benchmark("mmbench", [short])
+    made = read_benchmark("mmbench", [short], ReadOptions(circular=True))
+    assert (len(first.items), first.variant) == (2, "without rotations: first-order only")
+    assert made.variant == "circular, rotations made here"
+    assert {item.key: (item.text, item.label, item.image) for item in made.items} == {
+        item.key: (item.text, item.label, item.image) for item in whole.items
+    }
+    with pytest.raises(DataError, match="contains the rotations already"):
+        read_benchmark("mmbench", [tmp_path / "dev.tsv"], ReadOptions(circular=True))
+
+
+def test_mmbench_in_chinese_asks_in_chinese(tmp_path):
+    benchmark = read_benchmark("mmbench-cn", [write_mmbench(tmp_path, {9: (["猫", "狗"], "A")})])
+    assert benchmark.name == "mmbench-cn"
+    assert benchmark.items[0].text == "What?\nA. 猫\nB. 狗\n请直接回答选项字母。"
+
+
+def test_options_of_other_benchmarks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="circular are not for pope"):
+        read_benchmark("pope", [tmp_path], ReadOptions(circular=True))
+    with pytest.raises(ValueError, match="there is no benchmark 'pip'"):
+        read_benchmark("pip", [tmp_path])
+
+
 @pytest.mark.parametrize(
     ("text", "letter"),
     [("A or D", ""), ("B", "B"), ("B)", "B"), ("b", ""), ("It is C", "C"), ("C or B", ""), ("DOG", "B"),
@@ -387,12 +436,14 @@ def test_ratings(text, ratings):
 
 def test_relative_scores_are_ratios_of_means():
     pairs = [("conv", 8, 7), ("conv", 9, 9), ("detail", 8, 6), ("complex", 9, 9.5)]
-    reviews = [Review(str(n), category, (a, b)) for n, (category, a, b) in enumerate(pairs)]
-    found = {figure.name: figure.value for figure in relative_scores([[*reviews, Review("9", "conv", None)]])}
-    assert found == {
+    reviews = [Review(str(n), category, "", (a, b)) for n, (category, a, b) in enumerate(pairs)]
+    found = {figure.name: figure.value for figure in relative_scores([[*reviews, Review("9", "conv", "", None)]])}
+    relative = {name: value for name, value in found.items() if name.startswith("relative")}
+    assert relative == {
         "relative score, all": 92.6, "relative score, conv": 94.1, "relative score, detail": 75.0,
         "relative score, complex": 105.6,
     }  # fmt: skip
+    assert (found["10 x references, all"], found["10 x answers, all"]) == pytest.approx((85, 78.75))
 
 
 def test_several_judgings_are_averaged(tmp_path):
@@ -404,13 +455,13 @@ def test_several_judgings_are_averaged(tmp_path):
     assert figures["relative score, all"] == pytest.approx((75.0 + 87.5) / 2)
     assert figures["relative score, judging 2"] == 87.5
     with pytest.raises(DataError, match="of different questions"):
-        relative_scores([[Review("0", "conv", (8, 8))], [Review("1", "conv", (8, 8))]])
+        relative_scores([[Review("0", "conv", "", (8, 8))], [Review("1", "conv", "", (8, 8))]])
 
 
 # --- files
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_data_of_another_kind_are_refused(tmp_path, name):
     """With a message, whatever they are."""
     for n, data in enumerate(("", "[]", "{}", '[{"a": 1}]', "not JSON", "a\tb\n1\t2\n", '{"questions": [1]}')):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_llava.evaluation.comparison import Comparison, compare, graded_difference, questions_needed
+from edge_llava.evaluation.comparison import Comparison, graded_difference, questions_needed
+from edge_llava.evaluation.difference import Difference, correct_by_holm
 from edge_llava.evaluation.intervals import bootstrap_interval, cluster_error, mean_interval
 from edge_llava.evaluation.share import Share
 
@@ -69,22 +70,33 @@ def test_difference_and_equivalence():
     )
 
 
-def test_compare_counts_changed_texts():
-    a = [(True, "x"), (True, "y"), (False, "z"), (False, "w")]
-    b = [(True, "X"), (False, "n"), (True, "y"), (False, "w")]
-    assert compare(a, b) == Comparison(4, lost=1, gained=1, n_changed=3)
+def test_what_was_lost_and_gained_is_counted():
+    assert Comparison.of([True, True, False, False], [True, False, True, False]) == Comparison(4, lost=1, gained=1)
+
+
+def difference(benchmark: str, p_value: float) -> Difference:
+    return Difference(benchmark, 10, 10, 0, 0.0, -0.1, 0.1, p_value)
+
+
+def test_several_benchmarks_are_corrected_by_holm():
+    """Against statsmodels' multipletests(method="holm")."""
+    found = correct_by_holm([difference(str(n), p) for n, p in enumerate((0.01, 0.04, 0.03, 0.005))])
+    assert [each.p_holm for each in found] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert correct_by_holm([difference("a", 0.7), difference("b", 0.8)])[1].p_holm == 1.0
 
 
 def test_graded_answers_are_compared_by_their_points():
     pictures = [str(n // 2) for n in range(40)]
-    difference, low, high = graded_difference([0.3] * 40, [0.0] * 40, pictures)
-    assert (difference, low, high) == pytest.approx((-0.3, -0.3, -0.3))
+    found = graded_difference([0.3] * 40, [0.0] * 40, pictures)
+    assert (found.value, *found.interval(95)) == pytest.approx((-0.3, -0.3, -0.3))
+    assert found.p_value == pytest.approx(2 / 2001)
     random = np.random.default_rng(3)
     a, b = random.random(40), random.random(40)
-    difference, low, high = graded_difference(list(a), list(b), pictures)
-    assert low < difference < high
-    narrow = graded_difference(list(a), list(b), pictures, confidence=90)
-    assert low < narrow[1] < narrow[2] < high
+    found = graded_difference(list(a), list(b), pictures)
+    (low, high), narrow = found.interval(95), found.interval(90)
+    assert low < narrow[0] < found.value < narrow[1] < high
+    assert 0.05 < found.p_value <= 1
+    assert graded_difference(list(a), list(a), pictures).p_value == 1
 
 
 def test_no_discordant_answer_among_few_shows_little():

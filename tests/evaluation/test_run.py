@@ -148,7 +148,7 @@ def test_samples_take_whole_pictures_and_grow(benchmark):
 
 def test_a_bundle_is_asked(benchmark, data, seeded_f32, home, tmp_path):
     """Each image is encoded once, and the order of the questions changes no answer."""
-    bundle = with_template(Bundle.open(seeded_f32), "auto")
+    bundle = with_template(Bundle.open(seeded_f32), benchmark, "auto")
     options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)
     texts = []
     for name, part in (("one", benchmark), ("two", read_benchmark("pope", [data]))):
@@ -169,9 +169,9 @@ def test_a_bundle_is_asked(benchmark, data, seeded_f32, home, tmp_path):
     ("own", "wanted", "found"),
     [("llava_v1", "auto", "vicuna_v1"), ("llava_v0", "auto", "llava_v0"), ("llava_v1", "llava_v0", "llava_v0")],
 )
-def test_templates(seeded_f32, own, wanted, found):
-    bundle = with_template(Bundle.open(seeded_f32), own)
-    template = with_template(bundle, wanted).manifest.language.template
+def test_templates(benchmark, seeded_f32, own, wanted, found):
+    bundle = with_template(Bundle.open(seeded_f32), benchmark, own)
+    template = with_template(bundle, benchmark, wanted).manifest.language.template
     assert template.name == found
     if found == "vicuna_v1":
         assert "curious user" in str(template.opening)

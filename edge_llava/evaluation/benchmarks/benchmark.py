@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from edge_llava.evaluation.benchmarks.source import Source
+
+
+@dataclass(frozen=True)
+class SecondCall:
+    """How an answer is asked to go on: the model reasons first, and is then asked for its letter.
+
+    Attributes:
+        stop: What ends both parts.
+        lead: What follows the first part, and is continued.
+        max_tokens: Of the second part.
+        between: What stands between the two parts where they are recorded.
+    """
+
+    stop: str
+    lead: str
+    max_tokens: int
+    between: str
 
 
 @dataclass(frozen=True)
@@ -20,6 +39,7 @@ class Item:
         groups: What it belongs to, by kind of group: {"category": "adversarial"}.
         join: What identifies it where ids are shared, see `Benchmark.answer_key`; "": the id does.
         occurrence: Which one it is of several equal questions, from 1.
+        second: How the answer goes on; the image of such a question stands behind its text. None: in one call.
     """
 
     question_id: str | int
@@ -29,6 +49,7 @@ class Item:
     groups: dict[str, str] = field(default_factory=dict)
     join: str = ""
     occurrence: int = 1
+    second: SecondCall | None = None
 
     @property
     def key(self) -> str:
@@ -106,6 +127,14 @@ class Benchmark(Protocol):
         """All questions, in the order of the files."""
         ...
 
+    source: Source | None
+    """What it can be read from again; None where it was not read by `read_benchmark`."""
+
+    @property
+    def is_of_1_5(self) -> bool:
+        """Whether it belongs to LLaVA-1.5's evaluation, which asked in the template vicuna_v1."""
+        ...
+
     def find_image(self, name: str, directory: Path) -> Path | bytes:
         """The image that an item names: a file of a directory, which may be missing, or the bytes of one."""
         ...
@@ -123,12 +152,19 @@ class Benchmark(Protocol):
         ...
 
     def figures(self, marked: Sequence[Marked]) -> list[Figure]:
-        """The scores of all questions, or of a sample; the one that tables show comes first."""
+        """The scores of all questions, or of a sample; the one that tables show comes first. None without labels."""
+        ...
+
+    def upload(self, answers: Mapping[str, str]) -> list[dict[str, Any]] | None:
+        """What the benchmark's server takes, of texts by `Item.key`; None where labels are public."""
         ...
 
 
 class Usual:
     """What most benchmarks have in common: ids of their own, images as files, and questions that count one by one."""
+
+    source: Source | None = None
+    is_of_1_5: bool = True
 
     def find_image(self, name: str, directory: Path) -> Path | bytes:
         """The file of this name."""
@@ -141,3 +177,7 @@ class Usual:
     def units(self, marked: Sequence[Marked]) -> Sequence[Marked]:
         """The questions."""
         return marked
+
+    def upload(self, answers: Mapping[str, str]) -> list[dict[str, Any]] | None:
+        """Nothing: labels are public."""
+        return None

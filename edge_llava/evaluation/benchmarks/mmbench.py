@@ -12,12 +12,13 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
 from edge_llava.evaluation.benchmarks.figures import accuracy, accuracy_by, mean_points
-from edge_llava.evaluation.benchmarks.prompts import LETTER, list_options
+from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTER_IN_CHINESE, list_options
 from edge_llava.home.regular_file import open_regular
 
 _KINDS = ("category", "l2-category")
@@ -31,15 +32,18 @@ _SHORT_TEXT = 3  # words in which a lone letter is an answer
 class MmBench(Usual):
     """MMBench's rows; the label of an item is (letter, options)."""
 
-    name = "mmbench"
-
-    def __init__(self, items: Sequence[Item], variant: str, images: Mapping[str, str]) -> None:
+    def __init__(self, name: str, items: Sequence[Item], variant: str, images: Mapping[str, str]) -> None:
         """See `read`."""
-        self.items, self.variant, self._images = items, variant, images
+        self.name, self.items, self.variant, self._images = name, items, variant, images
 
     @classmethod
-    def read(cls, paths: Sequence[Path]) -> MmBench:
+    def read(cls, paths: Sequence[Path], *, circular: bool = False, in_chinese: bool = False) -> MmBench:
         """Reads a TSV file with answers, such as mmbench_dev_20230712.tsv.
+
+        Args:
+            paths: The file.
+            circular: Make the rotations of a file that has none.
+            in_chinese: Ask for the letter in Chinese.
 
         Raises:
             DataError: If the file cannot be read, has no answers, or rows are wrong; all faults at once.
@@ -47,18 +51,22 @@ class MmBench(Usual):
         if len(paths) != 1:
             raise DataError("MMBench needs one TSV file.")
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # images are in the cells
-        faults: list[str] = []
-        items, images = list[Item](), dict[str, str]()
+        faults, is_rotated = list[str](), False
+        items, images, tail = list[Item](), dict[str, str](), LETTER_IN_CHINESE if in_chinese else LETTER
         for number, row in enumerate(_read_rows(paths[0]), 2):
-            item = _read_row(row, number, faults)
-            if item is not None:
-                items.append(item)
-                base = str(item.image)  # rotations share the image, and may not repeat it
+            question = _read_row(row, number, faults)
+            if question is not None:
+                items += [question.item(n, tail) for n in range(len(question.options) if circular else 1)]
+                base = str(question.index % _ROUND)  # rotations share the image, and may not repeat it
                 images[base] = images.get(base) or row.get("image") or ""
+                is_rotated = is_rotated or question.index >= _ROUND
         if faults or not items:
             raise DataError(list_faults(f"{paths[0]} cannot be used:", faults[:20] or ["it has no questions"]))
-        rotated = any(int(item.question_id) >= _ROUND for item in items)
-        return cls(items, "circular" if rotated else "without rotations: first-order only", images)
+        if circular and is_rotated:
+            raise DataError(f"{paths[0]} contains the rotations already; leave out --circular.")
+        variant = "circular" if is_rotated else "without rotations: first-order only"
+        variant = "circular, rotations made here" if circular else variant
+        return cls("mmbench-cn" if in_chinese else "mmbench", items, variant, images)
 
     def find_image(self, name: str, directory: Path) -> Path | bytes:
         """The image of a row, which may hold the index of another row in its place.
@@ -104,6 +112,27 @@ class MmBench(Usual):
         return list(rounds.values())
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A row: options in their order, and the index of the right one."""
+
+    index: int
+    context: str
+    question: str
+    options: tuple[str, ...]
+    answer: int
+    groups: dict[str, str]
+
+    def item(self, n_turns: int, tail: str) -> Item:
+        """The question after so many turns, each of which brings the last option to the front."""
+        n = len(self.options)
+        options = [self.options[(place - n_turns) % n] for place in range(n)]
+        letter = _LETTERS[(self.answer + n_turns) % n]
+        text = f"{self.context}{self.question}\n{list_options(options)}\n{tail}"
+        image = f"{self.index % _ROUND}"
+        return Item(self.index + n_turns * _ROUND, text, image, (letter, tuple(options)), self.groups)
+
+
 def read_letter(text: str, options: Sequence[str]) -> str:
     """The letter that an answer names; "" if it names none."""
     letters = _LETTERS[: len(options)]
@@ -135,7 +164,7 @@ def _read_rows(path: Path) -> Iterator[dict[str, str | None]]:
         raise DataError(f"{path} is not a TSV file: {error}.") from error
 
 
-def _read_row(row: dict[str, str | None], number: int, faults: list[str]) -> Item | None:
+def _read_row(row: dict[str, str | None], number: int, faults: list[str]) -> _Question | None:
     options: list[str] = []
     for letter in _LETTERS:
         option = row.get(letter) or ""
@@ -148,6 +177,6 @@ def _read_row(row: dict[str, str | None], number: int, faults: list[str]) -> Ite
         faults.append(f"row {number}: not an index, two to four options and the letter of one of them")
         return None
     context = "" if hint.strip().lower() in _NOTHING else f"{hint}\n"
-    text = f"{context}{row.get('question') or ''}\n{list_options(options)}\n{LETTER}"
     groups = {name: str(row[name]) for name in _KINDS if row.get(name)}
-    return Item(int(index), text, f"{int(index) % _ROUND}", (answer, tuple(options)), groups)
+    asked = row.get("question") or ""
+    return _Question(int(index), context, asked, tuple(options), _LETTERS.index(answer), groups)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
+LETTER_IN_CHINESE = "请直接回答选项字母。"
 UNANSWERABLE = f"When the provided information is insufficient, respond with 'Unanswerable'.\n{SHORT}"
 LETTERS = "ABCDE"
 

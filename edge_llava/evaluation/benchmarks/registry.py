@@ -2,62 +2,129 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark
 from edge_llava.evaluation.benchmarks.gqa import Gqa
+from edge_llava.evaluation.benchmarks.llava_bench import LlavaBench
+from edge_llava.evaluation.benchmarks.mm_vet import MmVet
 from edge_llava.evaluation.benchmarks.mmbench import MmBench
 from edge_llava.evaluation.benchmarks.mme import Mme
 from edge_llava.evaluation.benchmarks.pope import Pope
 from edge_llava.evaluation.benchmarks.questions import Questions
+from edge_llava.evaluation.benchmarks.sampling import leave_out, sample
 from edge_llava.evaluation.benchmarks.scienceqa import ScienceQa
 from edge_llava.evaluation.benchmarks.seed_bench import SeedBench
+from edge_llava.evaluation.benchmarks.source import ReadOptions, Source
 from edge_llava.evaluation.benchmarks.vqa import read_textvqa, read_vizwiz, read_vqav2
 
-READERS: Mapping[str, Callable[[Sequence[Path]], Benchmark]] = {
-    "scienceqa": ScienceQa.read,
-    "pope": Pope.read,
-    "textvqa": read_textvqa,
-    "vqav2": read_vqav2,
-    "vizwiz": read_vizwiz,
-    "gqa": Gqa.read,
-    "mme": Mme.read,
-    "mmbench": MmBench.read,
-    "seed": SeedBench.read,
-    "questions": Questions.read,
-}
+_Paths = Sequence[Path]
 
 
-def read_benchmark(name: str, paths: Sequence[Path]) -> Benchmark:
+@dataclass(frozen=True)
+class Kind:
+    """A benchmark before its data are read.
+
+    Attributes:
+        what: What it is, in a few words.
+        n_tokens: Of an answer in published runs, at most.
+        n_questions, n_images: Of the published split.
+        read: Reads the user's data.
+        options: Those of `ReadOptions` that it has.
+    """
+
+    what: str
+    n_tokens: int
+    n_questions: int
+    n_images: int
+    read: Callable[[_Paths, ReadOptions], Benchmark]
+    options: tuple[str, ...] = ()
+
+
+def _alike(read: Callable[[_Paths], Benchmark]) -> Callable[[_Paths, ReadOptions], Benchmark]:
+    """A reader of what is always read alike."""
+    return lambda paths, options: read(paths)
+
+
+KINDS: Mapping[str, Kind] = {
+    "scienceqa": Kind(
+        "ScienceQA: choices about school subjects", 1024, 4241, 2017,
+        lambda paths, options: ScienceQa.read(paths, split=options.split or "test", form=options.form or "letter"),
+        ("form", "split"),
+    ),
+    "llava-bench": Kind(
+        "LLaVA-Bench: open questions, for a judge", 1024, 90, 30,
+        lambda paths, options: LlavaBench.read(paths, options.collection),
+        ("collection",),
+    ),
+    "pope": Kind("POPE: whether something is in the image", 128, 8910, 500, _alike(Pope.read)),
+    "textvqa": Kind("TextVQA: questions about text in images", 128, 5000, 3166, _alike(read_textvqa)),
+    "vqav2": Kind("VQAv2: questions about photographs", 128, 107_394, 36_807, _alike(read_vqav2)),
+    "vizwiz": Kind("VizWiz: questions of blind people", 128, 8000, 8000, _alike(read_vizwiz)),
+    "gqa": Kind("GQA: questions about scene graphs", 128, 12_578, 398, _alike(Gqa.read)),
+    "mme": Kind("MME: yes or no, twice about each image", 128, 2374, 1187, _alike(Mme.read)),
+    "mmbench": Kind(
+        "MMBench: choices, in every rotation", 1024, 4377, 1176,
+        lambda paths, options: MmBench.read(paths, circular=options.circular),
+        ("circular",),
+    ),
+    "mmbench-cn": Kind(
+        "MMBench-CN: MMBench in Chinese", 1024, 4377, 1176,
+        lambda paths, options: MmBench.read(paths, circular=options.circular, in_chinese=True),
+        ("circular",),
+    ),
+    "seed": Kind(
+        "SEED-Bench: choices about images and frames of videos", 128, 19_242, 19_242, _alike(SeedBench.read)
+    ),
+    "mm-vet": Kind("MM-Vet: open questions, for a judge", 1024, 218, 200, _alike(MmVet.read)),
+    "questions": Kind("Questions of your own, with or without answers", 128, 0, 0, _alike(Questions.read)),
+}  # fmt: skip
+
+
+def read_benchmark(name: str, paths: Sequence[str | os.PathLike[str]], options: ReadOptions | None = None) -> Benchmark:
     """Reads the user's data of a benchmark.
 
     Args:
-        name: One of READERS.
+        name: One of KINDS.
         paths: Files or a directory; each benchmark says which in its message if they are others.
+        options: How they are read; None: as usual.
 
     Raises:
         DataError: If they cannot be read or are wrong; all faults at once.
-        KeyError: If there is no such benchmark.
+        ValueError: If there is no such benchmark, or it does not have an option.
     """
-    return check_keys(READERS[name](paths))
+    if name not in KINDS:
+        raise ValueError(f"there is no benchmark {name!r}, only {', '.join(KINDS)}.")
+    options = options or ReadOptions()
+    foreign = options.given - set(KINDS[name].options)
+    if foreign:
+        raise ValueError(f"{', '.join(sorted(foreign))} are not for {name}.")
+    places = tuple(map(Path, paths))
+    benchmark = KINDS[name].read(places, options)
+    _refuse_doubled(benchmark)
+    benchmark.source = Source(name, places, options)
+    return benchmark
 
 
-def read_scienceqa(paths: Sequence[Path], form: str, split: str) -> Benchmark:
-    """As `read_benchmark`, of a split of ScienceQA, asked in one of `scienceqa_problem.FORMATS`."""
-    return check_keys(ScienceQa.read(paths, split=split, form=form))
-
-
-def check_keys(benchmark: Benchmark) -> Benchmark:
-    """Returns a benchmark in which no question occurs twice.
+def read_source(source: Source) -> Benchmark:
+    """Reads again what a source says.
 
     Raises:
-        DataError: If one does.
+        DataError: As `read_benchmark`.
     """
+    if source.name not in KINDS:
+        raise DataError(f"there is no benchmark {source.name!r} in this version.")
+    whole = read_benchmark(source.name, source.paths, source.options)
+    return leave_out(sample(whole, source.n_sample, source.seed), source.left_out)
+
+
+def _refuse_doubled(benchmark: Benchmark) -> None:
     doubled = [key for key, n in Counter(item.key for item in benchmark.items).items() if n > 1]
     if doubled:
         shown = ", ".join(doubled[:5]).replace("\n", " ")
         raise DataError(f"the data of {benchmark.name} contain {len(doubled):,} questions more than once: {shown}.")
-    return benchmark

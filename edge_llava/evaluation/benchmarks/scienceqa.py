@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.answers import Answer
-from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
+from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, SecondCall, Usual
 from edge_llava.evaluation.benchmarks.figures import accuracy
 from edge_llava.evaluation.benchmarks.prompts import LETTER, LETTERS
 from edge_llava.evaluation.benchmarks.scienceqa_problem import Problem, ask, read_letter, read_problems
@@ -15,6 +15,8 @@ from edge_llava.home.json_files import read_json
 
 _SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 _MARKER = "<image>"
+# The first LLaVA reasoned, and was then asked to complete "ANSWER:".
+_LEPA = SecondCall(stop="###", lead=" ###\nANSWER:", max_tokens=64, between=" The answer is ")
 _LOW_GRADES = tuple(f"grade{n}" for n in range(1, 7))
 _HIGH_GRADES = tuple(f"grade{n}" for n in range(7, 13))
 
@@ -24,9 +26,9 @@ class ScienceQa(Usual):
 
     name = "scienceqa"
 
-    def __init__(self, items: Sequence[Item], variant: str) -> None:
+    def __init__(self, items: Sequence[Item], variant: str, *, is_of_1_5: bool = True) -> None:
         """See `read`."""
-        self.items, self.variant = items, variant
+        self.items, self.variant, self.is_of_1_5 = items, variant, is_of_1_5
 
     @classmethod
     def read(cls, paths: Sequence[Path], *, split: str = "test", form: str = "letter") -> ScienceQa:
@@ -45,7 +47,8 @@ class ScienceQa(Usual):
             raise DataError("ScienceQA is one directory, or one question file with labels.")
         if paths[0].is_dir():
             problems = read_problems(paths[0], split)
-            return cls([_item(problem, form) for problem in problems], f"{split}, format {form}")
+            items = [_item(problem, form) for problem in problems]
+            return cls(items, f"{split}, format {form}", is_of_1_5=form == "letter")
         return cls(_read_question_file(paths[0]), "format letter")
 
     def mark(self, item: Item, text: str) -> Mark:
@@ -101,7 +104,8 @@ def _is(kind: str, names: tuple[str, ...]) -> Callable[[Item], bool]:
 def _item(problem: Problem, form: str) -> Item:
     groups = problem.groups | ({"hint": "yes"} if problem.hint else {})
     label = problem.answer, len(problem.choices)
-    return Item(problem.id, ask(problem, form), problem.image_place, label, groups)
+    second = _LEPA if form.endswith("-LEPA") else None
+    return Item(problem.id, ask(problem, form), problem.image_place, label, groups, second=second)
 
 
 def _read_question_file(path: Path) -> list[Item]:

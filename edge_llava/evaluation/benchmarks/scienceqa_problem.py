@@ -6,6 +6,7 @@ Source: base_prompt.py, convert_sqa_to_llava.py and eval_science_qa.py of Scienc
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def read_problems(directory: Path, split: str) -> list[Problem]:
         shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else [])]
         raise DataError(list_faults(f"{directory / 'problems.json'} contains problems that cannot be used:", shown))
     return [problem for problem in found if problem is not None]
+
+
+def read_problems_by_id(directory: Path, ids: Sequence[str]) -> dict[str, Problem]:
+    """Reads problems of any split from problems.json.
+
+    Raises:
+        DataError: If it cannot be read, or problems are missing or wrong; all faults at once.
+    """
+    path, faults = directory / "problems.json", list[str]()
+    problems = read_json(path)
+    if not isinstance(problems, dict):
+        raise DataError(f"{path} does not contain an object.")
+    found = [_read(id_, problems.get(id_), "", faults) for id_ in dict.fromkeys(ids)]
+    if faults:
+        raise DataError(list_faults(f"{path} contains problems that cannot be used:", faults[:_SHOWN]))
+    return {problem.id: problem for problem in found if problem is not None}
 
 
 def ask(problem: Problem, form: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Mark, Marked
@@ -21,8 +21,9 @@ class Scores:
         n: Questions.
         n_missing: Questions without an answer, which count as wrong.
         n_unreadable: Answers that name none of the possible ones; they count as the benchmark's own script counts them.
-        figures: The one that tables show comes first.
+        figures: The one that tables show comes first. Without labels there are none, and nothing is right or wrong.
         marked: Every question.
+        n_unjudged: Answers that a judge has yet to review.
     """
 
     benchmark: str
@@ -32,12 +33,13 @@ class Scores:
     n_unreadable: int
     figures: tuple[Figure, ...]
     marked: tuple[Marked, ...]
+    n_unjudged: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single questions, as JSON values."""
-        values = asdict(self)
-        del values["marked"]
-        return values
+        names = [field.name for field in fields(self) if field.name not in ("marked", "figures")]
+        figures = [asdict(figure) for figure in self.figures]
+        return {name: getattr(self, name) for name in names} | {"figures": figures}
 
     def wrong(self) -> list[dict[str, Any]]:
         """Every question that was not answered right, with what was read of the answer, as JSON values."""

@@ -17,7 +17,7 @@ _OCR = "Reference OCR token:"
 
 
 class Vqa(Usual):
-    """One of the three; the label of an item is the answers of ten people."""
+    """One of the three; the label of an item is the answers of ten people, or None where they are secret."""
 
     def __init__(
         self,
@@ -26,6 +26,7 @@ class Vqa(Usual):
         variant: str,
         rule: Callable[[str, Sequence[str]], float],
         kinds: Sequence[str] = (),
+        upload_id: str = "",
     ) -> None:
         """
         Args:
@@ -34,18 +35,29 @@ class Vqa(Usual):
             variant: What else a score depends on.
             rule: rule(text, ten answers) -> 0 to 1.
             kinds: Groups of which there are figures.
+            upload_id: What the server calls the id of a question; "": it needs no upload.
         """
         self.name, self.items, self.variant = name, items, variant
-        self._rule, self._kinds = rule, kinds
+        self._rule, self._kinds, self._upload_id = rule, kinds, upload_id
 
     def mark(self, item: Item, text: str) -> Mark:
         """The text as it is compared, and the share of agreement."""
-        return Mark(self._rule(text, item.label), normalize(text))
+        return Mark(0.0 if item.label is None else self._rule(text, item.label), normalize(text))
 
     def figures(self, marked: Sequence[Marked]) -> list[Figure]:
-        """VQA accuracy, over all and by group."""
+        """VQA accuracy, over all and by group; nothing where answers are secret."""
+        if any(each.item.label is None for each in marked):
+            return []
         figures = [mean_points("VQA accuracy", marked, is_main=True)]
         return [*figures, *(figure for kind in self._kinds for figure in accuracy_by(kind, marked, mean_points))]
+
+    def upload(self, answers: Mapping[str, str]) -> list[dict[str, Any]] | None:
+        """Answers in TextVQA's form, as LLaVA's were; "" for what is missing."""
+        if not self._upload_id:
+            return None
+        return [
+            {self._upload_id: item.question_id, "answer": normalize(answers.get(item.key, ""))} for item in self.items
+        ]
 
 
 class TextVqa(Vqa):
@@ -105,13 +117,15 @@ def read_textvqa(paths: Sequence[Path]) -> Vqa:
 
 
 def read_vqav2(paths: Sequence[Path]) -> Vqa:
-    """Reads VQAv2's val2014: questions and annotations, in either order.
+    """Reads VQAv2: questions and annotations of val2014, in either order, or the questions of a test set.
 
     Raises:
         DataError: If files cannot be read or are wrong; all faults at once.
     """
+    if len(paths) == 1:
+        return _read_vqav2_test(paths[0])
     if len(paths) != 2:
-        raise DataError("VQAv2 needs two files of its validation split: questions and annotations.")
+        raise DataError("VQAv2 needs questions and annotations of its validation split, or a test set's questions.")
     values: dict[str, tuple[Path, Any]] = {}
     for path in paths:
         data = read_json(path)
@@ -137,29 +151,48 @@ def read_vqav2(paths: Sequence[Path]) -> Vqa:
     return Vqa("vqav2", items, "val2014", _vqav2_rule, ("answer type", "question type"))
 
 
+def _read_vqav2_test(path: Path) -> Vqa:
+    data = read_json(path)
+    subtype = str(data.get("data_subtype", "")) if isinstance(data, dict) else ""
+    if not subtype.startswith("test"):
+        raise DataError(f"{path} are not the questions of a test set; those of val2014 need their annotations as well.")
+    faults: list[str] = []
+    items = []
+    for number, entry in enumerate(_entries(data, "questions", path)):
+        id_, text, image = entry.get("question_id"), entry.get("question"), entry.get("image_id")
+        if not isinstance(id_, int) or not isinstance(text, str) or not isinstance(image, int):
+            faults.append(f"questions[{number}]: not a question_id, a question and an image_id")
+            continue
+        items.append(Item(id_, f"{text}\n{SHORT}", f"COCO_test2015_{image:012d}.jpg", None))
+    _refuse(path, faults, items)
+    return Vqa("vqav2", items, f"{subtype}, answers are secret", _vqav2_rule, upload_id="question_id")
+
+
 def read_vizwiz(paths: Sequence[Path]) -> Vqa:
-    """Reads VizWiz's val.json. The id of a question is its image.
+    """Reads VizWiz's val.json, or test.json, whose answers are secret. The id of a question is its image.
 
     Raises:
         DataError: If the file cannot be read or is wrong; all faults at once.
     """
     if len(paths) != 1:
-        raise DataError("VizWiz needs its val.json.")
+        raise DataError("VizWiz needs its val.json or test.json.")
     faults: list[str] = []
     items = []
     for number, entry in enumerate(_entries(read_json(paths[0]), None, paths[0])):
         image, question, given = entry.get("image"), entry.get("question"), entry.get("answers")
-        if given is None:
-            raise DataError(f"{paths[0]} has no answers: only val.json can be scored, test.json goes to the server.")
         answers = _answer_texts(given)
-        if not isinstance(image, str) or not isinstance(question, str) or not _are_ten(answers):
+        is_labelled = given is not None
+        if not isinstance(image, str) or not isinstance(question, str) or (is_labelled and not _are_ten(answers)):
             faults.append(f"entry {number}: not an image, a question and {N_ANSWERS} answers")
             continue
-        groups = {"answerable": "yes" if entry.get("answerable", 1) else "no"}
-        items.append(
-            Item(image, f"{question}\n{UNANSWERABLE}", image, [str(answer) for answer in answers or ()], groups)
-        )
+        groups = {"answerable": "yes" if entry.get("answerable", 1) else "no"} if is_labelled else {}
+        label = [str(answer) for answer in answers or ()] if is_labelled else None
+        items.append(Item(image, f"{question}\n{UNANSWERABLE}", image, label, groups))
+    labelled = {item.label is not None for item in items}
+    faults += ["some questions have answers, and some have none"] if len(labelled) > 1 else []
     _refuse(paths[0], faults, items)
+    if not labelled.pop():
+        return Vqa("vizwiz", items, "test, answers are secret", _vqav2_rule, upload_id="image")
     return Vqa("vizwiz", items, "val", _vqav2_rule, ("answerable",))
 
 
