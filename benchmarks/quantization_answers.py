@@ -1,19 +1,20 @@
-"""What quantization costs the demo's answers: each quantization beside F16, question by question.
+"""What quantization costs the answers of a small LLaVA: weights, tower and visual tokens, question by question.
 
-    python benchmarks/quantization_answers.py
+    python benchmarks/quantization_answers.py --plot docs/images/quantization.svg
+    python benchmarks/quantization_answers.py CHECKPOINT --plot other.svg
 
-Converts the demo once for each quantization and tower, asks every bundle about the same held-out scenes, greedily, and
-prints right answers with a 95 % interval, what was lost and gained against F16 with a tower in float32, McNemar's exact
-p, the size of the bundle, and how long the exam took on one thread. "Size of Q2_K" is a mix of types that takes no more
-bytes.
+Converts the demo, or another checkpoint that was trained on drawn scenes, once for each quantization and tower, asks
+every bundle about the same held-out scenes, greedily, and prints right answers with a 95 % interval, what was lost and
+gained against F16 with a tower in float32 and all visual tokens, McNemar's exact p, the size of the bundle, and the
+processor's time for a hundred questions on one thread. "Size of Q2_K" is a mix of types that takes no more bytes.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -30,27 +31,68 @@ from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.scenes.questions import normalize_answer
 
 _QUANTS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K")
+_SIZED = "size of Q2_K"
 _MAX_TOKENS = 32
 _Marks = Mapping[tuple[int, str], bool]
 
 
+@dataclass(frozen=True)
+class Row:
+    """One bundle, asked with so many visual tokens.
+
+    Attributes:
+        quant, tower: Of the bundle.
+        n_tokens: Of an image; None: all.
+        marks: Whether each question about each picture is answered exactly, by picture and kind of question.
+        n_bytes: Of the bundle.
+        seconds: The processor's, for all questions.
+    """
+
+    quant: str
+    tower: str
+    n_tokens: int | None
+    marks: _Marks
+    n_bytes: int
+    seconds: float
+
+    @property
+    def share(self) -> Share:
+        """Of the answers that are right."""
+        return Share(sum(self.marks.values()), len(self.marks))
+
+
 @click.command()
-@click.option("--n", default=1000, show_default=True, help="Held-out scenes.")
+@click.argument("checkpoint", default="demo")
+@click.option("--n", default=500, show_default=True, help="Held-out scenes.")
 @click.option("--seed", default=1, show_default=True, help="Of the scenes.")
-def main(n: int, seed: int) -> None:
-    """Measure what quantization costs the demo's answers."""
-    options = {f"{quant}, fp32": ConvertOptions(quant=quant, vision="fp32") for quant in _QUANTS}
-    options |= {f"{quant}, int8": ConvertOptions(quant=quant, vision="int8") for quant in ("F16", "Q4_K_M")}
-    truth: _Marks | None = None
-    click.echo("| weights, tower | right | 95 % | lost | gained | p | bundle | exam |")
-    click.echo("|---|---|---|---|---|---|---|---|")
+@click.option("--tokens", default="64,32,16", show_default=True, help="Visual tokens of an image; the first are all.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw accuracy by size (.svg, .png).")
+def main(checkpoint: str, n: int, seed: int, tokens: str, plot: Path | None) -> None:
+    """Measure what quantization costs a small LLaVA's answers."""
+    fewer: list[int | None] = [None, *(int(number) for number in tokens.split(",")[1:])]
+    rows: list[Row] = []
+    click.echo("| weights | tower | visual tokens | right | 95 % | lost | gained | p | bundle | s per 100 questions |")
+    click.echo("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
-        for number, (label, chosen) in enumerate(options.items()):
-            bundle = convert("demo", Path(name) / f"{number}", chosen)
-            truth = _report(label, bundle, truth, n, seed)
-            if chosen.quant == "Q2_K":
-                sized = replace(chosen, quant="MIXED", size_bytes=bundle.n_bytes + _spare(bundle))
-                _report("size of Q2_K, fp32", convert("demo", Path(name) / "mix", sized), truth, n, seed)
+        for quant, tower, bundle in _bundles(checkpoint, Path(name)):
+            for n_tokens in fewer:
+                started = time.process_time()
+                marks = _examine(bundle, n, seed, n_tokens)
+                rows.append(Row(quant, tower, n_tokens, marks, bundle.n_bytes, time.process_time() - started))
+                click.echo(_format(rows[-1], rows[0], tokens.split(",", maxsplit=1)[0]))
+    if plot is not None:
+        _draw(rows, plot)
+
+
+def _bundles(checkpoint: str, directory: Path) -> Iterator[tuple[str, str, Bundle]]:
+    for tower in ("fp32", "int8"):
+        for quant in _QUANTS:
+            options = ConvertOptions(quant=quant, vision=tower)
+            bundle = convert(checkpoint, directory / f"{quant}-{tower}", options)
+            yield quant, tower, bundle
+            if quant == "Q2_K":
+                sized = replace(options, quant="MIXED", size_bytes=bundle.n_bytes + _spare(bundle))
+                yield _SIZED, tower, convert(checkpoint, directory / f"mix-{tower}", sized)
 
 
 def _spare(bundle: Bundle) -> int:
@@ -59,30 +101,23 @@ def _spare(bundle: Bundle) -> int:
     return max(0, 400_000 - small)
 
 
-def _report(label: str, bundle: Bundle, truth: _Marks | None, n: int, seed: int) -> _Marks:
-    started = time.perf_counter()
-    marks = _examine(bundle, n, seed)
-    seconds = time.perf_counter() - started
-    share = Share(sum(marks.values()), len(marks))
-    low, high = share.interval
+def _format(row: Row, truth: Row, n_all: str) -> str:
+    low, high = row.share.interval
     compared = "| | | |"
-    if truth is not None:
-        lost, gained = (
-            sum(truth[key] == was and right != was for key, right in marks.items()) for was in (True, False)
-        )
-        compared = f"| {lost} | {gained} | {Comparison(len(marks), lost, gained).p_value:.2g} |"
-    interval = f"{100 * low:.2f} to {100 * high:.2f} %"
-    click.echo(
-        f"| {label} | {100 * (share.value or 0):.2f} % | {interval} {compared} {bundle.n_bytes / 1e6:.1f} MB "
-        f"| {seconds:.0f} s |"
-    )
-    return marks if truth is None else truth
+    if row is not truth:
+        pairs = [(truth.marks[key], right) for key, right in row.marks.items()]
+        counted = Comparison.of(*map(list, zip(*pairs, strict=True)))
+        compared = f"| {counted.lost} | {counted.gained} | {counted.p_value:.2g} |"
+    right = f"{100 * (row.share.value or 0):.2f} % | {100 * low:.2f} to {100 * high:.2f} %"
+    speed = f"{100 * row.seconds / len(row.marks):.2f}"
+    label = f"{row.quant} | {row.tower} | {row.n_tokens or n_all}"
+    return f"| {label} | {right} {compared} {row.n_bytes / 1e6:.1f} MB | {speed} |"
 
 
-def _examine(bundle: Bundle, n: int, seed: int) -> _Marks:
-    """Whether each question about each picture is answered exactly, by picture and kind of question."""
+def _examine(bundle: Bundle, n: int, seed: int, n_tokens: int | None) -> _Marks:
     marks = {}
-    with LlavaModel(bundle, EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1)) as model:
+    options = EngineOptions(DecoderOptions(n_threads=1), n_vision_threads=1, visual_tokens=n_tokens)
+    with LlavaModel(bundle, options) as model:
         look = BundleAnswerer(model)
         for sheet in set_exam(seed, n):
             ask = look(sheet.scene)
@@ -90,6 +125,38 @@ def _examine(bundle: Bundle, n: int, seed: int) -> _Marks:
                 said = normalize_answer(ask(question.text, _MAX_TOKENS))
                 marks[sheet.picture, question.kind] = said == normalize_answer(question.answer)
     return marks
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy by size: a line for each tower and number of visual tokens, with 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "quantization"  # the same file for the same figures
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    lines: dict[tuple[int | None, str], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row.n_tokens, row.tower), []).append(row)
+    colours = {n_tokens: f"C{index}" for index, n_tokens in enumerate(dict.fromkeys(row.n_tokens for row in rows))}
+    for (n_tokens, tower), own in lines.items():
+        own = sorted(own, key=lambda row: row.n_bytes)
+        values = [100 * (row.share.value or 0) for row in own]
+        edges = [tuple(100 * edge for edge in row.share.interval) for row in own]
+        errors = [[value - low for value, (low, _) in zip(values, edges, strict=True)],
+                  [high - value for value, (_, high) in zip(values, edges, strict=True)]]  # fmt: skip
+        label = f"{'all' if n_tokens is None else n_tokens} visual tokens, {tower} tower"
+        style = {"fp32": "o-", "int8": "s--"}[tower]
+        sizes = [row.n_bytes / 1e6 for row in own]
+        axes.errorbar(sizes, values, errors, fmt=style, color=colours[n_tokens], ms=4, lw=1, capsize=2, label=label)
+        if n_tokens is None and tower == "fp32":
+            for size, value, row in zip(sizes, values, own, strict=True):
+                axes.annotate(row.quant, (size, value), (0, 9), textcoords="offset points", ha="center", fontsize=7)
+    axes.set(xlabel="bundle, MB", ylabel="right answers, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 if __name__ == "__main__":

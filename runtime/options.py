@@ -108,6 +108,8 @@ class EngineOptions:
             With less, the youngest answer is preempted when it is full, and continues later.
         host_bytes: Memory for conversations that wait for their next question while others are computed: they continue
             where they stopped, in milliseconds. The least recent are forgotten first.
+        max_pause_s: The longest that running answers wait for their next token while prompts of others are computed,
+            about; None: any time, where nobody reads along. Prompts are computed sooner then.
         low_memory: Give the tower's memory back after every image, and map its weights instead of copying them;
             encoding takes a little longer. `DecoderOptions.repack` is the language model's part.
 
@@ -128,6 +130,7 @@ class EngineOptions:
     n_queued: int | None = None
     n_positions: int | None = None
     host_bytes: int = 512 << 20
+    max_pause_s: float | None = 0.5
 
     def __post_init__(self) -> None:
         _check(
@@ -142,7 +145,17 @@ class EngineOptions:
             (1 <= self.parallel <= _MAX_PARALLEL, f"parallel must be from 1 to {_MAX_PARALLEL}"),
             (self.n_queued is None or self.n_queued >= 0, "n_queued must not be negative"),
             (self.host_bytes >= 0, "host_bytes must not be negative"),
+            (self.max_pause_s is None or self.max_pause_s > 0, "max_pause_s must be positive"),
         )
+
+
+def unattended(options: EngineOptions, language: LanguageSpec, parallel: int) -> EngineOptions:
+    """The options for many short answers that nobody reads along, so many at a time.
+
+    Two full contexts have room for several; where they have not, the youngest answer waits.
+    """
+    n_positions = min(parallel, 2) * n_ctx(language, options.decoder) if parallel > 1 else None
+    return replace(options, parallel=parallel, n_positions=n_positions, max_pause_s=None)
 
 
 def tuned_options(

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,10 @@ from edge_llava.cli.tiles import note_most_tiles
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
-    from edge_llava.bundle.bundle import Bundle
     from edge_llava.captioning.job import CaptionJob
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.captioning.report import CaptionReport
-    from edge_llava.runtime.options import EngineOptions, SamplingOptions
+    from edge_llava.runtime.options import SamplingOptions
 
 _MAX_FOLDERS = 3
 _MAX_SHOWN = 20  # faults; --json has all of them
@@ -112,10 +110,11 @@ def command(
     options = _make_options(prompt, json_schema, sampling, sidecar=sidecar, ahead=ahead, force=force)
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.captioning.job import CaptionJob
+    from edge_llava.runtime.options import unattended
     from edge_llava.runtime.vision.forms import image_forms
 
     opened = open_bundle(bundle)
-    how = _share_cache(opened, engines.options(opened), parallel)
+    how = unattended(engines.options(opened), opened.manifest.language, parallel)
     form = image_forms(opened.manifest.vision, how).alone  # before the output is begun
     with (
         CaptionJob(
@@ -145,14 +144,6 @@ def command(
     if not has_captions:
         note("edge-llava: no image has a caption.")
         sys.exit((job.first_failure or ImageError()).exit_code)
-
-
-def _share_cache(bundle: Bundle, options: EngineOptions, parallel: int) -> EngineOptions:
-    """Captions are short: two full contexts have room for many; where they have not, the youngest answer waits."""
-    from edge_llava.runtime.options import n_ctx
-
-    n_positions = min(parallel, 2) * n_ctx(bundle.manifest.language, options.decoder)
-    return replace(options, parallel=parallel, n_positions=n_positions if parallel > 1 else None)
 
 
 def _make_sampling(max_tokens: int, temp: float, seed: int | None) -> SamplingOptions:

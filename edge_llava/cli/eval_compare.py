@@ -13,7 +13,7 @@ import click
 from edge_llava.cli.display import show
 from edge_llava.cli.eval_data import DataCommand, data_options, open_run_at, read_data, show_figures
 from edge_llava.cli.eval_score import read_answers
-from edge_llava.cli.options import json_option
+from edge_llava.cli.options import bundle_option, json_option
 from edge_llava.evaluation.benchmarks.registry import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
 
@@ -130,12 +130,14 @@ def _read_files(
     metavar="PERCENT",
     help="Questions that one of the two answers right and the other wrong.",
 )
+@bundle_option
 @json_option
-def plan_command(detect: float, discordant: float, as_json: bool) -> None:
+def plan_command(detect: float, discordant: float, bundle: str | None, as_json: bool) -> None:
     """Say how many questions it takes to see a difference.
 
     With a power of 80 %, at a level of 5 %. `eval compare` counts what one of two answers right and the other wrong: on
-    the demo, 1.3 percent between F16 and Q3_K_M, and 2.7 between F16 and Q2_K.
+    the demo, 1.3 percent between F16 and Q3_K_M, and 2.7 between F16 and Q2_K. With -m also how long each benchmark
+    takes on this device, from what `edge-llava tune` measured.
     """
     from edge_llava.evaluation.comparison import questions_needed
 
@@ -144,7 +146,40 @@ def plan_command(detect: float, discordant: float, as_json: bool) -> None:
     if detect > discordant:
         raise click.UsageError(f"--detect {detect:g} is more than --discordant {discordant:g}")
     n = questions_needed(detect / 100, discordant / 100)
+    times = {} if bundle is None else _times(bundle, n)
     if as_json:
-        click.echo(json.dumps({"questions": n, "detect_points": detect, "discordant_percent": discordant}, indent=2))
+        facts = {"questions": n, "detect_points": detect, "discordant_percent": discordant}
+        hours = {name: {"all_s": whole, "planned_s": part} for name, (_, whole, part) in times.items()}
+        click.echo(json.dumps(facts | {"seconds": hours}, indent=2))
         return
     show(f"{n:,} questions show a difference of {detect:g} points where {discordant:g} % are right in one only.")
+    if times:
+        show(f"{bundle} takes on this device, for each of the two:")
+        show(f"  {'':<12}{'questions':>10}{'all of them':>16}{f'{n:,} of them':>20}")
+    for name, (n_all, whole, part) in times.items():
+        shown = "-" if part is None else _duration(part)
+        show(f"  {name:<12}{n_all:>10,}{_duration(whole):>16}{shown:>20}")
+
+
+def _times(bundle: str, n: int) -> dict[str, tuple[int, float, float | None]]:
+    """Of each benchmark: its questions, and the seconds that all of them and `n` of them take; None: it has fewer."""
+    from edge_llava.bundle.bundle import open_bundle
+    from edge_llava.evaluation.duration import find_pace
+
+    pace = find_pace(open_bundle(bundle).manifest)
+    if pace is None:
+        raise click.UsageError(f"-m: measure {bundle} on this device first, with 'edge-llava tune -m {bundle}'")
+    published = {name: kind for name, kind in KINDS.items() if kind.n_questions}
+    return {
+        name: (kind.n_questions, pace.seconds(kind), pace.seconds(kind, n) if n <= kind.n_questions else None)
+        for name, kind in published.items()
+    }
+
+
+def _duration(seconds: float) -> str:
+    """3 min, 4.2 h, 12 days."""
+    for size, unit in ((48 * 3600, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            amount = seconds / {"days": 86400, "h": 3600, "min": 60}[unit]
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
+    return f"{seconds:.0f} s"

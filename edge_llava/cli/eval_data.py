@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,8 @@ def open_run_at(path: Path, moved: Sequence[Path] = ()) -> RunRecord:
 
 def show_scores(whose: str, scores: Scores) -> None:
     """Prints what answers are worth, as lines of at most 80 columns."""
-    show(f"{whose}: {scores.benchmark} ({scores.variant}), {scores.n:,} questions")
+    for line in textwrap.wrap(f"{whose}: {scores.benchmark} ({scores.variant}), {scores.n:,} questions", 80):
+        show(line)
     show_figures(scores.figures)
     if scores.n_missing:
         show(f"{scores.n_missing:,} questions have no answer and count as wrong.")

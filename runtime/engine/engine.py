@@ -15,6 +15,7 @@ from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.engine.metrics import EngineMetrics
 from edge_llava.runtime.engine.queue import JobQueue
+from edge_llava.runtime.engine.step import StepSize
 from edge_llava.runtime.engine.worker import Worker
 from edge_llava.runtime.kv.disk_cache import PrefixStore
 from edge_llava.runtime.language.decoder import Decoder
@@ -66,7 +67,8 @@ class Engine:
             self._queue = queue = JobQueue(options.parallel, options.n_queued, decoder.abort)
             disk = DiskPrefixes(store, manifest.files["language"].sha256, decoder, queue.wake)
             opened.callback(disk.close)
-            self._worker = Worker(decoder, queue, tower, disk, self._done)
+            size = StepSize(decoder.n_batch, options.max_pause_s)
+            self._worker = Worker(decoder, queue, tower, disk, self._done, size)
 
             def stop() -> None:  # knows nothing of this engine: where it is dropped, the gate stops it
                 queue.close()

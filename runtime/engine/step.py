@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.language.decoder import RowChunk, TokenChunk
 
-_STEP_S = 0.5  # longer between two tokens of an answer, while the prompts of others are computed
 # llama.cpp multiplies so many rows at a time, and what is left over one by one, each as slowly as all of them together
 _ROUND = 32
 _SHARE_OF_NEW = 0.3
+
+Chunk = TypeVar("Chunk", TokenChunk, RowChunk)
+Parts = Sequence[tuple[Job, Chunk]]
+"""What a batch takes of each job."""
+Decode = Callable[[Sequence[Chunk]], Sequence[int] | None]
+"""Computes a batch; see `Decoder.decode_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,16 @@ def plan_step(jobs: Sequence[Job], n_prompt: int) -> StepPlan:
 class StepSize:
     """Learns how fast this device computes prompts: a step may take so much of them that answers keep arriving."""
 
-    def __init__(self, n_batch: int) -> None:
-        self._n_batch, self._position_s = n_batch, _STEP_S / _ROUND
+    def __init__(self, n_batch: int, max_pause_s: float | None) -> None:
+        """`n_batch` positions are computed at once; see `EngineOptions.max_pause_s`."""
+        self._n_batch, self._max_pause_s = n_batch, max_pause_s
+        self._position_s = (max_pause_s or 0.0) / _ROUND
 
     def prompt_positions(self, some_decode: bool) -> int:
         """Positions of prompts that the next step may take: a whole batch, unless answers wait for their next token."""
-        if not some_decode:
+        if not some_decode or self._max_pause_s is None:
             return self._n_batch
-        return min(self._n_batch, max(_ROUND, int(_STEP_S / self._position_s) // _ROUND * _ROUND))
+        return min(self._n_batch, max(_ROUND, int(self._max_pause_s / self._position_s) // _ROUND * _ROUND))
 
     def learn(self, n_positions: int, seconds: float) -> None:
         """Takes a step's time into account; steps of few positions say little and are left out."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from edge_llava.errors import BackendError
 from edge_llava.runtime.answer import FinishReason, Token
@@ -15,17 +14,14 @@ from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.engine.job_images import JobImages
 from edge_llava.runtime.engine.metrics import EngineMetrics
 from edge_llava.runtime.engine.queue import JobQueue
-from edge_llava.runtime.engine.step import StepPlan, StepSize, plan_step
+from edge_llava.runtime.engine.step import Chunk, Decode, Parts, StepPlan, StepSize, plan_step
 from edge_llava.runtime.kv.sequences import NoCells
-from edge_llava.runtime.language.decoder import Decoder, RowChunk, TokenChunk
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.lifetime.cancel import Cancelled
 from edge_llava.runtime.lifetime.caught import Caught
 from edge_llava.runtime.vision.tower import Tower
 
 _log = logging.getLogger("edge_llava.engine")
-_Chunk = TypeVar("_Chunk", TokenChunk, RowChunk)
-_Parts = Sequence[tuple[Job, _Chunk]]
-_Decode = Callable[[Sequence[_Chunk]], Sequence[int] | None]
 
 
 class Worker:
@@ -37,14 +33,14 @@ class Worker:
     """
 
     def __init__(
-        self, decoder: Decoder, queue: JobQueue, tower: Tower, disk: DiskPrefixes, metrics: EngineMetrics
+        self, decoder: Decoder, queue: JobQueue, tower: Tower, disk: DiskPrefixes, done: EngineMetrics, size: StepSize
     ) -> None:
-        """`metrics` counts what is done; the others are what it works with."""
+        """`done` counts what is done; the others are what it works with."""
         self.running: list[Job] = []
         self.forgotten: deque[int] = deque()
-        self._decoder, self._queue, self._disk, self._done = decoder, queue, disk, metrics
+        self._decoder, self._queue, self._disk, self._done = decoder, queue, disk, done
         self._images = JobImages(tower, queue.wake)
-        self._size = StepSize(decoder.n_batch)
+        self._size = size
         self._n_looked_ahead = 0  # the images of jobs with smaller numbers were requested while they waited
         self._is_full = False  # a job was preempted: none gets a place before another is over
 
@@ -242,7 +238,7 @@ class Worker:
         self._done.steps_total += 1
         self._done.decode_seconds_total += time.perf_counter() - started
 
-    def _prefill(self, parts: _Parts[_Chunk], decode: _Decode[_Chunk]) -> None:
+    def _prefill(self, parts: Parts[Chunk], decode: Decode[Chunk]) -> None:
         """Computes parts of prompts, those that have not lost their place since. It stops when all were cancelled.
 
         Not for next tokens: they take so little time that a cancelled answer can wait for the end of it.
@@ -261,7 +257,7 @@ class Worker:
             job.answer.note_prefill(time.perf_counter() - started, max(0, job.n_computed - n_before))
         self._sample_all(parts, ends)
 
-    def _decode(self, parts: _Parts[_Chunk], decode: _Decode[_Chunk]) -> Sequence[int]:
+    def _decode(self, parts: Parts[Chunk], decode: Decode[Chunk]) -> Sequence[int]:
         """Where in the batch each part ends; empty if it failed, which ends the answers whose fault it is."""
         try:
             return decode([chunk for _, chunk in parts]) or ()
@@ -274,7 +270,7 @@ class Worker:
                 self._end(job, "error", error)
         return ()
 
-    def _sample_all(self, parts: _Parts[_Chunk], ends: Sequence[int]) -> None:
+    def _sample_all(self, parts: Parts[Chunk], ends: Sequence[int]) -> None:
         for (job, chunk), end in zip(parts, ends, strict=False):
             if chunk.is_last:
                 self._sample(job, end)

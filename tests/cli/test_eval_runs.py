@@ -64,9 +64,8 @@ def test_a_run_is_scored_again_and_compared(pope, seeded_q4, seeded_f32, tmp_pat
     first = ask("pope", pope, seeded_f32, a)
     assert "pope (popular), 24 questions\n" in first.output
     written = (a / "scores.json").read_bytes()
-    assert (
-        run("eval", "score", a).output.partition(":")[2] == first.stdout.partition(":")[2].rpartition("Answers had")[0]
-    )
+    again, shown = run("eval", "score", a).output, first.stdout.rpartition("Answers had")[0]
+    assert again.split()[1:] == shown.split()[1:]  # after the names
     assert (a / "scores.json").read_bytes() == written
     ask("pope", pope, seeded_q4, b)
     found = json.loads(run("eval", "compare", a, b, "--json").stdout)

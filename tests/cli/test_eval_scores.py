@@ -74,6 +74,31 @@ def test_plan():
     assert "is more than" in run("eval", "plan", "--detect", "9", exit_code=2).output
 
 
+def test_plan_says_how_long_it_takes_on_this_device(seeded_q4):
+    from edge_llava.bundle.bundle import open_bundle
+    from edge_llava.device.facts import this_device
+    from edge_llava.device.profile import DeviceSettings, Profile, save_profile
+
+    bundle = open_bundle(seeded_q4)
+    arguments = ("plan", "--detect", "2", "--discordant", "8", "-m", seeded_q4)
+    assert "edge-llava tune" in run("eval", *arguments, exit_code=2).output
+    files, rows = bundle.manifest.files, bundle.manifest.vision.n_features
+    settings = DeviceSettings(1, True, 1, True, 512, None, "auto", None)
+    measured = {"vision_s": 1.0, "projector_s": 0.5, "prefill_tps": 10.0, "decode_tps": 2.0}
+    save_profile(
+        Profile(settings, "total", this_device(), files["language"].sha256, files["vision"].sha256, measured),
+        bundle.manifest,
+    )
+    found = json.loads(run("eval", *arguments, "--json").stdout)
+    image_s, question_s = 1.5 + (rows + 40) / 10, 40 / 10 + 2 / 2
+    assert found["seconds"]["pope"]["all_s"] == pytest.approx(500 * image_s + 8910 * question_s)
+    assert found["seconds"]["pope"]["planned_s"] == pytest.approx((500 * image_s + 8910 * question_s) * 1568 / 8910)
+    assert found["seconds"]["mm-vet"]["planned_s"] is None
+    shown = run("eval", *arguments).output
+    assert "1,568 of them" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines() if str(seeded_q4) not in line)
+
+
 def test_reviews(tmp_path):
     line = {"question_id": 1, "category": "llava_bench_conv", "content": "8 6\nbecause"}
     path = tmp_path / "reviews.jsonl"

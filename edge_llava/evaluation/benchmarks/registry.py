@@ -33,7 +33,8 @@ class Kind:
     Attributes:
         what: What it is, in a few words.
         n_tokens: Of an answer in published runs, at most.
-        n_questions, n_images: Of the published split.
+        n_questions, n_images: Of the published split; 0 where there is none.
+        typical_tokens: Of an answer, for estimates.
         read: Reads the user's data.
         options: Those of `ReadOptions` that it has.
     """
@@ -42,6 +43,7 @@ class Kind:
     n_tokens: int
     n_questions: int
     n_images: int
+    typical_tokens: int
     read: Callable[[_Paths, ReadOptions], Benchmark]
     options: tuple[str, ...] = ()
 
@@ -53,36 +55,36 @@ def _alike(read: Callable[[_Paths], Benchmark]) -> Callable[[_Paths, ReadOptions
 
 KINDS: Mapping[str, Kind] = {
     "scienceqa": Kind(
-        "ScienceQA: choices about school subjects", 1024, 4241, 2017,
+        "ScienceQA: choices about school subjects", 1024, 4241, 2017, 2,
         lambda paths, options: ScienceQa.read(paths, split=options.split or "test", form=options.form or "letter"),
         ("form", "split"),
     ),
     "llava-bench": Kind(
-        "LLaVA-Bench: open questions, for a judge", 1024, 90, 30,
+        "LLaVA-Bench: open questions, for a judge", 1024, 90, 30, 150,
         lambda paths, options: LlavaBench.read(paths, options.collection),
         ("collection",),
     ),
-    "pope": Kind("POPE: whether something is in the image", 128, 8910, 500, _alike(Pope.read)),
-    "textvqa": Kind("TextVQA: questions about text in images", 128, 5000, 3166, _alike(read_textvqa)),
-    "vqav2": Kind("VQAv2: questions about photographs", 128, 107_394, 36_807, _alike(read_vqav2)),
-    "vizwiz": Kind("VizWiz: questions of blind people", 128, 8000, 8000, _alike(read_vizwiz)),
-    "gqa": Kind("GQA: questions about scene graphs", 128, 12_578, 398, _alike(Gqa.read)),
-    "mme": Kind("MME: yes or no, twice about each image", 128, 2374, 1187, _alike(Mme.read)),
+    "pope": Kind("POPE: whether something is in the image", 128, 8910, 500, 2, _alike(Pope.read)),
+    "textvqa": Kind("TextVQA: questions about text in images", 128, 5000, 3166, 4, _alike(read_textvqa)),
+    "vqav2": Kind("VQAv2: questions about photographs", 128, 107_394, 36_807, 3, _alike(read_vqav2)),
+    "vizwiz": Kind("VizWiz: questions of blind people", 128, 8000, 8000, 4, _alike(read_vizwiz)),
+    "gqa": Kind("GQA: questions about scene graphs", 128, 12_578, 398, 3, _alike(Gqa.read)),
+    "mme": Kind("MME: yes or no, twice about each image", 128, 2374, 1187, 2, _alike(Mme.read)),
     "mmbench": Kind(
-        "MMBench: choices, in every rotation", 1024, 4377, 1176,
+        "MMBench: choices, in every rotation", 1024, 4377, 1176, 2,
         lambda paths, options: MmBench.read(paths, circular=options.circular),
         ("circular",),
     ),
     "mmbench-cn": Kind(
-        "MMBench-CN: MMBench in Chinese", 1024, 4377, 1176,
+        "MMBench-CN: MMBench in Chinese", 1024, 4377, 1176, 2,
         lambda paths, options: MmBench.read(paths, circular=options.circular, in_chinese=True),
         ("circular",),
     ),
     "seed": Kind(
-        "SEED-Bench: choices about images and frames of videos", 128, 19_242, 19_242, _alike(SeedBench.read)
+        "SEED-Bench: choices about images and frames of videos", 128, 19_242, 19_242, 2, _alike(SeedBench.read)
     ),
-    "mm-vet": Kind("MM-Vet: open questions, for a judge", 1024, 218, 200, _alike(MmVet.read)),
-    "questions": Kind("Questions of your own, with or without answers", 128, 0, 0, _alike(Questions.read)),
+    "mm-vet": Kind("MM-Vet: open questions, for a judge", 1024, 218, 200, 150, _alike(MmVet.read)),
+    "questions": Kind("Questions of your own, with or without answers", 128, 0, 0, 3, _alike(Questions.read)),
 }  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_none_waits_for_a_younger_one():
 
 @pytest.mark.parametrize(("positions_per_s", "expected"), [(1000, 480), (200, 96), (100, 32), (5, 32), (100_000, 512)])
 def test_the_step_fits_the_device(positions_per_s, expected):
-    size = StepSize(512)
+    size = StepSize(512, 0.5)
     for _ in range(40):
         size.learn(64, 64 / positions_per_s)
     assert size.prompt_positions(some_decode=True) == expected
@@ -149,13 +149,19 @@ def test_the_step_fits_the_device(positions_per_s, expected):
 
 
 def test_a_step_is_never_larger_than_a_batch():
-    size = StepSize(20)
+    size = StepSize(20, 0.5)
     size.learn(64, 0.001)
     assert size.prompt_positions(some_decode=True) == 20
 
 
+def test_where_nobody_reads_along_prompts_are_computed_whole():
+    size = StepSize(512, None)
+    size.learn(64, 60.0)
+    assert size.prompt_positions(some_decode=True) == 512
+
+
 def test_small_steps_teach_nothing():
-    size = StepSize(512)
+    size = StepSize(512, 0.5)
     before = size.prompt_positions(some_decode=True)
     size.learn(31, 1e-9)
     assert size.prompt_positions(some_decode=True) == before == 32
