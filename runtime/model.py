@@ -161,6 +161,7 @@ class LlavaModel:
         *,
         on_full: OnFull | None = None,
         salt: str = "",
+        alone: bool = False,
     ) -> Answer:
         """Asks for the answer to a whole conversation, for clients that keep it themselves.
 
@@ -176,6 +177,7 @@ class LlavaModel:
             on_full: What happens if the conversation does not fit; None: as `self.on_full`.
             salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
                 and timings, clients learn nothing about conversations of other salts.
+            alone: Take images only, and what is before them, from other conversations: earlier ones change no bit.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
@@ -189,7 +191,7 @@ class LlavaModel:
         check_on_full(wanted)
         with self.gate.inside():
             self.engine.check_room()
-            request = self._planner.request(prompt, options, wanted, salt)
+            request = self._planner.request(prompt, options, wanted, salt, alone=alone)
             if request.start.ids and (options.grammar is not None or options.json_schema is not None):
                 raise ValueError("a grammar holds for a whole answer: it cannot continue one that the messages begin.")
             return self.engine.submit(request, on_token)

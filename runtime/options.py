@@ -152,10 +152,11 @@ class EngineOptions:
 def unattended(options: EngineOptions, language: LanguageSpec, parallel: int) -> EngineOptions:
     """The options for many short answers that nobody reads along, so many at a time.
 
-    Two full contexts have room for several; where they have not, the youngest answer waits.
+    Two full contexts have room for several; where they have not, the youngest answer waits. Nothing is kept of what was
+    answered.
     """
     n_positions = min(parallel, 2) * n_ctx(language, options.decoder) if parallel > 1 else None
-    return replace(options, parallel=parallel, n_positions=n_positions, max_pause_s=None)
+    return replace(options, parallel=parallel, n_positions=n_positions, host_bytes=0, max_pause_s=None)
 
 
 def tuned_options(

@@ -35,6 +35,7 @@ class Request:
         stops: Texts that end it.
         start: What it begins with; the model continues that.
         salt: Only conversations of the same salt share what was computed, text and images.
+        n_shareable: Positions at its beginning that other conversations may have computed; None: all that are the same.
         owner: As `KvSequence.owner`.
         to_disk: The beginning of `runs`, up to and including an image, that is kept on disk; empty for none.
         n_dropped: Earlier questions that were dropped because the context was full.
@@ -50,6 +51,7 @@ class Request:
     stops: tuple[str, ...]
     start: AnswerStart = AnswerStart()
     salt: str = ""
+    n_shareable: int | None = None
     owner: int | None = None
     to_disk: Sequence[Run] = ()
     n_dropped: int = 0

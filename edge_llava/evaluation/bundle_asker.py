@@ -98,7 +98,7 @@ class BundleAsker:
         if item.second is not None:
             sampling = replace(sampling, stop=(item.second.stop,))
         arrived: SimpleQueue[Token] = SimpleQueue()
-        answer = self._model.submit(messages, sampling, arrived.put)
+        answer = self._model.submit(messages, sampling, arrived.put, alone=True)
         with self._changing:
             self._running.add(answer)
             is_cancelled = self._is_cancelled

@@ -63,17 +63,25 @@ class Planner:
         self._check_room(turns[-1].runs, list_runs(turns[:-1]))
         return turns
 
-    def request(self, prompt: Prompt, options: SamplingOptions, on_full: OnFull = "error", salt: str = "") -> Request:
+    def request(
+        self,
+        prompt: Prompt,
+        options: SamplingOptions,
+        on_full: OnFull = "error",
+        salt: str = "",
+        *,
+        alone: bool = False,
+    ) -> Request:
         """What to ask the engine for, of messages to answer or a text to continue.
 
-        Answers and images of another salt are not known to it.
+        Answers and images of another salt are not known to it; `alone` is as of `LlavaModel.submit`.
         """
         if isinstance(prompt, RawPrompt):
             check_text(prompt.text, "the prompt")
             self._check_length([prompt.text])
             run = TokenRun(tuple(self._language.tokenize(prompt.text, add_bos=True)))
             self._check_room([run])
-            return Request([run], options, options.stop, AnswerStart(keeps_space=True), salt)
+            return Request([run], options, options.stop, AnswerStart(keeps_space=True), salt, 0 if alone else None)
         dialogue = read_messages(prompt)
         n_room = room_for_prompt(self._n_ctx, options.max_new_tokens) if on_full == "drop-oldest" else None
         turns = self.plan(dialogue, salt, n_room)
@@ -91,6 +99,7 @@ class Planner:
             (*self.template.stops, *options.stop),
             start,
             salt,
+            sum(run.n_tokens for run in up_to_last_image(runs)) if alone else None,
             to_disk=up_to_last_image(turns[0].runs),
             n_dropped=len(dialogue.exchanges) - len(turns),
             on_end=remember,

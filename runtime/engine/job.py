@@ -12,7 +12,7 @@ from edge_llava.runtime.language.decoder import Chunk, RowChunk, TokenChunk
 from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.lifetime.cancel import StopFlag
 from edge_llava.runtime.request import Request
-from edge_llava.runtime.runs import ImageRun, count_common, list_positions
+from edge_llava.runtime.runs import ImageRun, Position, count_common, list_positions
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ class Job:
         return self.is_preparation and self.n_computed >= self._n_to_compute
 
     @property
+    def shareable(self) -> list[Position]:
+        """The beginning of `wanted` that others may have computed, and one position more."""
+        n_most = self.request.n_shareable
+        return self.wanted if n_most is None else self.wanted[: n_most + 1]
+
+    @property
     def _n_to_compute(self) -> int:
         return len(self.wanted) - int(self.is_preparation)
 
@@ -127,7 +133,7 @@ class Job:
     def find_sources(self, others: Sequence[Job]) -> None:
         """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
         older = [other for other in others if other.number < self.number and other.request.salt == self.request.salt]
-        shared = [(count_common(other.wanted, self.wanted[:-1]), other) for other in older]
+        shared = [(count_common(other.wanted, self.shareable[:-1]), other) for other in older]
         self._sources = [source for source in shared if source[0] > self.n_computed]
 
     def prefix_source(self) -> tuple[int, Job] | None:

@@ -143,7 +143,7 @@ class Worker:
                 self._end(job, "stop")
                 continue
             self._take_over(job)
-            job.sequence = self._decoder.sequences.claim(job.wanted, job.request.salt, job.request.owner)
+            job.sequence = self._decoder.sequences.claim(job.shareable, job.request.salt, job.request.owner)
             job.answer.note_place(job.n_computed)
             job.find_sources(self.running)
             self.running.append(job)

@@ -89,3 +89,33 @@ def test_a_longer_conversation_replaces_none_of_another_salt():
     assert len(shelf) == 2
     assert shelf.find((1, 2, 3), "a")[0] == 2
     assert shelf.find((1, 2, 3), "c") is None
+
+
+def ask_alone(engine, image, text):
+    """The answer, and what was known of its prompt."""
+    answer = engine.submit([Message("user", text, (image,) if image else ())], GREEDY, lambda token: None, alone=True)
+    assert answer.wait(60)
+    return answer
+
+
+@pytest.mark.convert
+def test_questions_alone_share_the_image_and_nothing_behind_it(open_engine, seeded_f32, image):
+    engine = open_engine(seeded_f32, parallel=1)
+    first, second = (ask_alone(engine, image, f"{LONG}{number}") for number in (1, 2))
+    assert first.n_cached_tokens == 0
+    ends_with_image = first.n_prompt_tokens - len(engine.engine.language.tokenize(f"{LONG}", add_bos=False))
+    assert first.n_image_tokens < second.n_cached_tokens < ends_with_image
+    assert ask_alone(engine, image, f"{LONG}2").n_cached_tokens == second.n_cached_tokens  # even the same again
+    assert ask_alone(engine, None, LONG).n_cached_tokens == ask_alone(engine, None, LONG).n_cached_tokens == 0
+
+
+@pytest.mark.convert
+def test_at_the_same_time_questions_alone_share_the_image_too(engine, image):
+    asked = [
+        engine.submit([Message("user", f"{LONG}{number}", (image,))], GREEDY, lambda token: None, alone=True)
+        for number in range(3)
+    ]
+    assert all(answer.wait(60) for answer in asked)
+    assert engine.metrics.images_encoded_total == 1
+    assert asked[0].n_cached_tokens == 0
+    assert asked[0].n_image_tokens < asked[1].n_cached_tokens == asked[2].n_cached_tokens
