@@ -91,6 +91,9 @@ def show_scores(whose: str, scores: Scores) -> None:
         show(f"{scores.n_missing:,} questions have no answer and count as wrong.")
     if scores.n_unreadable:
         show(f"{scores.n_unreadable:,} answers name none of those that there are; they are read as published.")
+    if scores.n_unrated:
+        effect = "count as 0" if scores.benchmark == "mm-vet" else "are left out"
+        show(f"{scores.n_unrated:,} reviews state no rating and {effect}.")
     if scores.n_unjudged:
         show(f"{scores.n_unjudged:,} answers have no review: 'edge-llava eval judge' asks for them.")
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from edge_llava.remote.kept_replies import KeptReplies, Question
 
 _MAX_COST = click.option(
-    "--max-cost", type=click.FloatRange(0, min_open=True), metavar="X", help="Stop when all replies cost so much."
+    "--max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Stop once the replies have cost this much.",
 )
 _PLACE = click.Path(exists=True, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,7 +43,7 @@ _REPLIES_NAME = "replies.jsonl"
 @click.option("--rule", type=_FILE, metavar="rule.json", help="LLaVA-Bench: LLaVA's rules. Default: our own wording.")
 @click.option("--judge-prompt", type=_FILE, metavar="FILE.txt", help="MM-Vet: instructions and solved examples.")
 @click.option(
-    "--judgings", type=click.IntRange(1, 20), default=1, show_default=True, help="Judge each answer so often."
+    "--judgings", type=click.IntRange(1, 20), default=1, show_default=True, help="How many times each answer is judged."
 )
 @click.option("--swap", is_flag=True, help="LLaVA-Bench: judge each answer in the first place as well.")
 @click.option("--temperature", type=click.FloatRange(0), help="Default: as published, 0.2 or 0.")
@@ -117,8 +120,9 @@ def judge_command(
                 click.echo(json.dumps(scores.to_dict() | facts, indent=2))
             else:
                 show_scores(str(run), scores)
-                places = "in both places" if swap else "references first"
-                show(f"judged by {client.name}, {named}, {places}")
+                if scores.figures:
+                    places = "in both places" if swap else "references first"
+                    show(f"judged by {client.name}, {named}, {places}")
                 note(_say_tokens(*tokens, spent))
 
 

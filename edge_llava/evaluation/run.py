@@ -238,7 +238,7 @@ class _SoFar:
         if not self._n:
             return ""
         low, high = Share(round(self._points), self._n).interval
-        return f"{100 * self._points / self._n:.1f} % right ({100 * low:.1f} to {100 * high:.1f})"
+        return f"{100 * self._points / self._n:.1f} ± {50 * (high - low):.1f} % right"
 
 
 def _ask_in_order(

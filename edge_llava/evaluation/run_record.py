@@ -150,7 +150,7 @@ class RunRecord:
             scores,
             marked=tuple(marked),
             figures=tuple(figures),
-            n_unreadable=sum(review.ratings is None for review in all_reviews),
+            n_unrated=sum(review.ratings is None for review in all_reviews),
             n_unjudged=n_answered - min(map(len, (*plain, *exchanged))),
         )
 

@@ -24,6 +24,7 @@ class Scores:
         figures: The one that tables show comes first. Without labels there are none, and nothing is right or wrong.
         marked: Every question.
         n_unjudged: Answers that a judge has yet to review.
+        n_unrated: Reviews in which no rating can be read.
     """
 
     benchmark: str
@@ -34,6 +35,7 @@ class Scores:
     figures: tuple[Figure, ...]
     marked: tuple[Marked, ...]
     n_unjudged: int = 0
+    n_unrated: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single questions, as JSON values."""

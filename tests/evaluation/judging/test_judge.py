@@ -118,7 +118,7 @@ def test_junk_is_asked_again_and_then_left_out(coco, answered, server, replies):
     assert sum("REF2" in request.context for request in server.requests) == 3
     assert found["relative score, all"] == 100.0
     assert found["relative score, detail"] is None
-    assert record.scores().n_unreadable == 1
+    assert record.scores().n_unrated == 1
     assert lines(record.directory / "reviews.jsonl")[2]["tuple"] == [-1, -1]
 
 
@@ -186,7 +186,7 @@ def test_a_grade_that_stays_unreadable_counts_nothing(mm_vet, answered, server, 
     record = answered("mm-vet", mm_vet)
     found = judge(record, replies)
     assert found["total"] == pytest.approx(200 / 3)
-    assert record.scores().n_unreadable == 1
+    assert record.scores().n_unrated == 1
     assert sum("Q1?" in request.context for request in server.requests) == 6
 
 
