@@ -15,7 +15,7 @@ from edge_llava.cli.data_scienceqa import scienceqa_command
 from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
-from edge_llava.cli.remote import open_client, remote_options
+from edge_llava.cli.remote import Finite, open_client, remote_options
 
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
@@ -86,7 +86,7 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
 )
 @click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the images are.")
 @click.option("--skip-faulty", is_flag=True, help="Leave out images with faulty annotations.")
-@click.option("--temperature", type=click.FloatRange(0), help="Default: the server's.")
+@click.option("--temperature", type=Finite(0), help="Default: the server's.")
 @remote_options(concurrency=4)
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--force", is_flag=True, help="Start over: replace OUT and discard the stored replies.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edge_llava.bundle.templates import TEMPLATES
-from edge_llava.cli.display import note, show, show_progress, show_result
+from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.eval_data import DataCommand, data_options, read_data, show_scores
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.evaluation.benchmarks.registry import KINDS
@@ -37,7 +37,7 @@ def _make_command(name: str) -> click.Command:
     @click.option(
         "--images",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Directory of the images. Default: that of DATA.",
+        help="Directory of the images. Default: where they are published beside DATA.",
     )
     @click.option(
         "-o", "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory of the run."
@@ -109,8 +109,6 @@ def _make_command(name: str) -> click.Command:
             click.echo(json.dumps(scores.to_dict(), indent=2))
             return
         show_scores(opened.name, scores)
-        if max_tokens < kind.n_tokens:
-            show(f"Answers had {max_tokens} tokens at most, published ones {kind.n_tokens}: not comparable.")
         show_result(out)
 
     return run_command

@@ -26,7 +26,7 @@ _LEAST_POINTS = 0.001  # billions of questions
 _POINTS = click.FloatRange(0, 100, min_open=True)
 _PLACE = click.Path(exists=True, path_type=Path)
 # What may not differ between two runs that are compared: other questions, or asked in other words.
-_SAME = ("benchmark", "questions", "template", "max_tokens")
+_SAME = ("benchmark", "questions", "asked", "template", "max_tokens")
 
 
 @click.command("compare", cls=DataCommand)
@@ -56,7 +56,8 @@ def compare_command(
 
     Says what changed from A to B, and whether that may be chance: McNemar's exact test, or resampled pictures where
     answers are graded. With --margin it says whether the two are shown to be equally good; that no difference is found
-    does not show it. With --also several pairs are compared at once, and p-values count how many (Holm).
+    does not show it. With --also several pairs are compared at once, and p-values count how many (Holm). DATA is needed
+    for files, and for runs whose data have moved.
 
     \b
     edge-llava eval compare f16-run q4-run --margin 1
@@ -65,11 +66,13 @@ def compare_command(
     """
     from edge_llava.evaluation.difference import compare, correct_by_holm
 
-    if (also or benchmark is None) and (data or benchmark or reading.given or reread):
-        raise click.UsageError("runs know their data; DATA and how it is read are for two files with their --benchmark")
+    if (also or benchmark is None) and (benchmark or reading.given or reread):
+        raise click.UsageError("runs know how they were asked; --benchmark and how data are read are for two files")
     pairs = [(a, b), *also]
     read = [
-        _read_runs(first, second) if benchmark is None else _read_files(benchmark, data, reading, (a, b), reread=reread)
+        _read_runs(first, second, data)
+        if benchmark is None
+        else _read_files(benchmark, data, reading, (a, b), reread=reread)
         for first, second in pairs
     ]
     found = [compare(whole, x, y, margin=margin, common=common) for whole, x, y in read]
@@ -80,7 +83,7 @@ def compare_command(
         click.echo(json.dumps(values if also else values[0], indent=2))
         return
     for (first, second), (_, x, y), difference in zip(pairs, read, found, strict=True):
-        _show(difference, (str(first), str(second)), (x, y))
+        _show(difference, (str(first), str(second)), () if common else (x, y))
 
 
 def _show(difference: Difference, names: tuple[str, str], scores: Sequence[Scores]) -> None:
@@ -90,17 +93,17 @@ def _show(difference: Difference, names: tuple[str, str], scores: Sequence[Score
         show(line)
     if difference.p_holm is not None:
         show(f"p = {difference.p_holm:.3g}, where all of these benchmarks count (Holm).")
-    for name, each in zip(names, scores, strict=True):
+    for name, each in zip(names, scores, strict=False):  # where only a part is compared, figures of all would mislead
         show(f"{name}:")
         show_figures(each.figures[:1])
 
 
-def _read_runs(a: Path, b: Path) -> tuple[Benchmark, Scores, Scores]:
+def _read_runs(a: Path, b: Path, moved: Sequence[Path]) -> tuple[Benchmark, Scores, Scores]:
     from edge_llava.errors import DataError, list_faults
     from edge_llava.evaluation.run import list_differences
 
-    runs = [open_run_at(path) for path in (a, b)]
-    of_both = [{name: run.settings.get(name) for name in _SAME} for run in runs]
+    runs = [open_run_at(path, moved) for path in (a, b)]
+    of_both = [{name: run.settings.get(name) for name in _SAME} | {"judges": run.judges} for run in runs]
     differences = list_differences(of_both[0], of_both[1], ("in A", "in B"))
     if differences:
         raise DataError(list_faults(f"{a} (A) and {b} (B) cannot be compared:", differences))

@@ -87,22 +87,24 @@ def show_scores(whose: str, scores: Scores) -> None:
     for line in textwrap.wrap(f"{whose}: {scores.benchmark} ({scores.variant}), {scores.n:,} questions", 80):
         show(line)
     show_figures(scores.figures)
-    if scores.n_missing:
-        show(f"{scores.n_missing:,} questions have no answer and count as wrong.")
-    if scores.n_unreadable:
-        show(f"{scores.n_unreadable:,} answers name none of those that there are; they are read as published.")
-    if scores.n_unrated:
-        effect = "count as 0" if scores.benchmark == "mm-vet" else "are left out"
-        show(f"{scores.n_unrated:,} reviews state no rating and {effect}.")
-    if scores.n_unjudged:
-        show(f"{scores.n_unjudged:,} answers have no review: 'edge-llava eval judge' asks for them.")
+    without = "are left out" if scores.benchmark == "llava-bench" else "count as wrong"
+    unrated = "count as 0" if scores.benchmark == "mm-vet" else "are left out"
+    for n, what in (
+        (scores.n_missing, f"questions without an answer, which {without}"),
+        (scores.n_unreadable, "answers that name none of the choices, read as the published script does"),
+        (scores.n_cut_off, "answers cut off at the limit of tokens, scored as they are"),
+        (scores.n_unrated, f"reviews without a rating, which {unrated}"),
+        (scores.n_unjudged, "answers without a review; 'edge-llava eval judge' asks for them"),
+    ):
+        if n:
+            show(f"{what}: {n:,}")
 
 
 def show_figures(figures: Sequence[Figure]) -> None:
     """Prints figures with their intervals, a line each."""
     width = max((len(figure.name) for figure in figures), default=0)
     for figure in figures:
-        value = "-" if figure.value is None else f"{figure.value:.2f}"
+        value = "-" if figure.value is None else f"{figure.value:.{0 if figure.method == 'count' else 2}f}"
         known = figure.low is not None and figure.high is not None
         interval = f"  95 % {figure.low:.2f} to {figure.high:.2f}" if known else ""
         show(f"  {figure.name:<{width}}  {value:>8}{interval}  n {figure.n:,}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,12 +15,13 @@ from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.eval_data import DataCommand, data_options, open_run_at, read_data, show_figures, show_scores
 from edge_llava.cli.eval_score import read_answers
 from edge_llava.cli.options import json_option
-from edge_llava.cli.remote import open_client, remote_options
+from edge_llava.cli.remote import Finite, open_client, remote_options
 from edge_llava.evaluation.benchmarks.source import ReadOptions
 from edge_llava.remote.budget import Budget, Estimate, Prices
 
 if TYPE_CHECKING:
     from edge_llava.evaluation.benchmarks.benchmark import Benchmark
+    from edge_llava.evaluation.judging.ensemble import Decision
     from edge_llava.remote.chat_client import ChatClient
     from edge_llava.remote.kept_replies import KeptReplies, Question
 
@@ -46,7 +47,7 @@ _REPLIES_NAME = "replies.jsonl"
     "--judgings", type=click.IntRange(1, 20), default=1, show_default=True, help="How many times each answer is judged."
 )
 @click.option("--swap", is_flag=True, help="LLaVA-Bench: judge each answer in the first place as well.")
-@click.option("--temperature", type=click.FloatRange(0), help="Default: as published, 0.2 or 0.")
+@click.option("--temperature", type=Finite(0), help="Default: as published, 0.2 or 0.")
 @remote_options(concurrency=4)
 @_MAX_COST
 @json_option
@@ -82,15 +83,15 @@ def judge_command(
     from edge_llava.errors import DataError
     from edge_llava.evaluation.judging.judge import Judge, JudgeOptions
     from edge_llava.evaluation.judging.wording import name_wording, read_wording
-    from edge_llava.evaluation.run_record import is_judged
+    from edge_llava.evaluation.run_record import find_judged
 
     budget = _budget(price_in, price_out, max_cost)
     if model is None:
         raise click.UsageError("--model: name the model that the judge's server should run")
     record = open_run_at(run, data)
-    benchmark = record.benchmark
-    if not is_judged(benchmark):
-        raise click.UsageError(f"{run} is a run of {benchmark.name}, whose answers need no judge")
+    benchmark = find_judged(record.benchmark)
+    if benchmark is None:
+        raise click.UsageError(f"{run} is a run of {record.benchmark.name}, whose answers need no judge")
     if benchmark.name != "llava-bench" and (rule or swap):
         raise click.UsageError("--rule and --swap are for llava-bench")
     if benchmark.name != "mm-vet" and judge_prompt:
@@ -101,14 +102,14 @@ def judge_command(
     wording = read_wording(benchmark, rule or judge_prompt)
     named = name_wording(rule or judge_prompt, wording)
     options = JudgeOptions(judgings, swap, temperature, wording, named, concurrency)
-    with _asking(judge, model, key_env, timeout, run) as (client, replies):
+    with _asking(judge, model, key_env, timeout, run, budget) as (client, replies):
         if model == record.settings.get("bundle"):
             note(f"edge-llava: {model} judges its own answers; such scores say little.")
         judging = Judge(benchmark, replies, client.name, options)
         _tell(f"judging {len(answers):,} answers", judging.estimate(answers), budget.prices)
         try:
             with show_progress() as progress:
-                judging.judge(answers, run, budget, progress)
+                judging.judge(answers, run, progress)
         finally:
             scores = record.scores()
             record.write(scores)
@@ -168,69 +169,105 @@ def ensemble_command(
     edge-llava eval ensemble my-run --other https://api.openai.com/v1 \\
         --judge https://api.openai.com/v1 --model gpt-4
     """
-    from edge_llava.evaluation.judging.ensemble import decide, ensemble_figures
-    from edge_llava.evaluation.judging.ensemble_run import (
-        judge_questions,
-        other_questions,
-        write_decisions,
-        write_other,
-    )
+    from edge_llava.evaluation.judging.ensemble import decide
 
-    budget = _budget(price_in, price_out, max_cost)
     if out is None and not run.is_dir():
         raise click.UsageError("-o: name a directory for what the judge decides")
+    is_served = other.startswith(("http://", "https://"))
+    if model is None and (is_served or judge is not None):
+        raise click.UsageError("--model: name the model that the servers should run")
+    budget = _budget(price_in, price_out, max_cost)
     benchmark, ours, place = _answers_of_scienceqa(run, data, reading)
-    directory = out or run
-    directory.mkdir(parents=True, exist_ok=True)
-    asks_server = other.startswith(("http://", "https://"))
-    asking = _Server(model, key_env, timeout, concurrency, budget)
-    if asks_server:
-        ids = [str(item.question_id) for item in benchmark.items]
-        questions = other_questions(place, ids, [id_.strip() for id_ in shots.split(",")])
-        theirs: dict[str, str] = {}
-        try:
-            asking.ask("asking the other model", other, questions, directory, theirs)
-        finally:
-            write_other(directory / "other.jsonl", theirs)
+    joined = _Joined(benchmark, out or run, f"{run} and {other}", as_json)
+    joined.directory.mkdir(parents=True, exist_ok=True)
+    servers = _Servers(model, key_env, timeout, concurrency, budget, joined.directory)
+    if is_served:
+        theirs = _ask_other(servers, other, benchmark, place, [id_.strip() for id_ in shots.split(",")])
     else:
         theirs = read_answers(benchmark, _existing(other))
-    decisions, said = decide(benchmark.items, ours, theirs), dict[str, str]()
-    try:
-        if judge is not None:
-            asking.ask("asking the judge", judge, judge_questions(decisions), directory, said)
-    finally:
-        decisions = [replace(each, judge=said.get(each.item.key)) for each in decisions]
-        figures = ensemble_figures(benchmark, decisions, with_judge=judge is not None)
-        write_decisions(directory / "ensemble.jsonl", decisions, f"{model} at {judge}")
-        if as_json:
-            facts = {"benchmark": "scienceqa", "variant": benchmark.variant, "n": len(decisions)}
-            click.echo(json.dumps(facts | {"figures": [asdict(figure) for figure in figures]}, indent=2))
-        else:
-            show(f"{run} and {other}: {benchmark.variant}, {len(decisions):,} questions")
-            show_figures(figures)
+    decisions = decide(benchmark.items, ours, theirs)
+    if judge is None:
+        joined.show(decisions, with_judge=False)
+    else:
+        _ask_judge(servers, judge, decisions, joined)
 
 
-@dataclass
-class _Server:
-    """How the servers of an ensemble are asked."""
+@dataclass(frozen=True)
+class _Servers:
+    """How the servers of an ensemble are asked, and where their replies are kept."""
 
     model: str | None
     key_env: str | None
     timeout: float
     concurrency: int
     budget: Budget
+    directory: Path
 
-    def ask(self, stage: str, url: str, questions: dict[str, Question], directory: Path, into: dict[str, str]) -> None:
-        """Asks a server; replies are put into a dictionary as they arrive."""
-        from edge_llava.evaluation.judging.ensemble_run import ask_each, estimate
-
-        with _asking(url, self.model, self.key_env, self.timeout, directory) as (_, replies):
-            _tell(stage, estimate(questions, replies), self.budget.prices)
-            with show_progress() as progress:
-                for key, text in ask_each(stage, questions, replies, self.concurrency, self.budget, progress):
-                    into[key] = text
+    @contextmanager
+    def asking(self, url: str) -> Iterator[KeptReplies]:
+        """The replies of one of them."""
+        with _asking(url, self.model, self.key_env, self.timeout, self.directory, self.budget) as (_, replies):
+            yield replies
             tokens = replies.prompt_tokens, replies.completion_tokens
             note(_say_tokens(*tokens, self.budget.prices.cost(*tokens)))
+
+    def ask(self, stage: str, questions: Mapping[str, Question], replies: KeptReplies) -> None:
+        """Asks what has no reply yet."""
+        from edge_llava.evaluation.judging.ensemble_run import ask_each, estimate
+
+        _tell(stage, estimate(questions, replies), self.budget.prices)
+        with show_progress() as progress:
+            ask_each(stage, questions, replies, self.concurrency, progress)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """What is shown of an ensemble."""
+
+    benchmark: Benchmark
+    directory: Path
+    names: str
+    as_json: bool
+
+    def show(self, decisions: Sequence[Decision], *, with_judge: bool) -> None:
+        """Prints its figures."""
+        from edge_llava.evaluation.judging.ensemble import ensemble_figures
+
+        figures = ensemble_figures(self.benchmark, decisions, with_judge=with_judge)
+        if self.as_json:
+            facts = {"benchmark": "scienceqa", "variant": self.benchmark.variant, "n": len(decisions)}
+            click.echo(json.dumps(facts | {"figures": [asdict(figure) for figure in figures]}, indent=2))
+        else:
+            show(f"{self.names}: {self.benchmark.variant}, {len(decisions):,} questions")
+            show_figures(figures)
+
+
+def _ask_other(servers: _Servers, url: str, benchmark: Benchmark, place: Path, shots: Sequence[str]) -> dict[str, str]:
+    """The other model's answers; what arrived is also written where not all did."""
+    from edge_llava.evaluation.judging.ensemble_run import kept_texts, other_questions, write_other
+
+    questions = other_questions(place, [str(item.question_id) for item in benchmark.items], shots)
+    with servers.asking(url) as replies:
+        try:
+            servers.ask("asking the other model", questions, replies)
+        finally:
+            write_other(servers.directory / "other.jsonl", kept_texts(questions, replies))
+        return kept_texts(questions, replies)
+
+
+def _ask_judge(servers: _Servers, url: str, decisions: Sequence[Decision], joined: _Joined) -> None:
+    """Has the judge decide; what it decided is also written and shown where it did not decide all."""
+    from edge_llava.evaluation.judging.ensemble_run import judge_questions, kept_texts, write_decisions
+
+    questions = judge_questions(decisions)
+    with servers.asking(url) as replies:
+        try:
+            servers.ask("asking the judge", questions, replies)
+        finally:
+            said = kept_texts(questions, replies)
+            decided = [replace(each, judge=said.get(each.item.key)) for each in decisions]
+            write_decisions(joined.directory / "ensemble.jsonl", decided, replies, f"{servers.model} at {url}")
+            joined.show(decided, with_judge=True)
 
 
 def _answers_of_scienceqa(
@@ -260,21 +297,21 @@ def _existing(name: str) -> Path:
 
 def _budget(price_in: float | None, price_out: float | None, max_cost: float | None) -> Budget:
     prices = Prices(price_in, price_out)
-    if max_cost is not None and prices.cost(0, 0) is None:
+    if max_cost is not None and (price_in is None or price_out is None):
         raise click.UsageError("--max-cost needs --price-in and --price-out")
     return Budget(prices, max_cost)
 
 
 @contextmanager
 def _asking(
-    url: str, model: str | None, key_env: str | None, timeout: float, directory: Path
+    url: str, model: str | None, key_env: str | None, timeout: float, directory: Path, budget: Budget
 ) -> Iterator[tuple[ChatClient, KeptReplies]]:
     """A client, and the replies that it keeps in a directory."""
     from edge_llava.remote.kept_replies import KeptReplies
 
     with (
         open_client(url, model, key_env, timeout) as client,
-        KeptReplies(directory / _REPLIES_NAME, client) as replies,
+        KeptReplies(directory / _REPLIES_NAME, client, budget) as replies,
     ):
         yield client, replies
 

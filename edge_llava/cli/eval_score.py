@@ -68,8 +68,8 @@ def score_command(
     if benchmark is None:
         raise click.UsageError("--benchmark: name the benchmark that the answers are of")
     if benchmark in ("llava-bench", "mm-vet"):
-        if wrong is not None or upload is not None:
-            raise click.UsageError("--wrong and --upload are for answers; reviews are graded")
+        if wrong is not None or upload is not None or reread:
+            raise click.UsageError("--wrong, --upload and --reread are for answers; these files are a judge's")
         _score_reviews(benchmark, answers, places, reading, as_json=as_json)
         return
     if len(answers) != 1:
@@ -81,6 +81,8 @@ def score_command(
     read = read_data(benchmark, places, reading)
     texts = read_answers(read, answers[0], reread=reread)
     scores = score(read, texts)
+    if wrong is not None and not scores.figures:
+        raise click.UsageError("--wrong: these questions have no labels")
     _write_wrong(scores, wrong)
     if upload is not None:
         lines = read.upload(texts)
@@ -146,21 +148,22 @@ def _score_reviews(
     from dataclasses import asdict
 
     from edge_llava.evaluation.benchmarks.reviews import read_grades, read_reviews, relative_scores
+    from edge_llava.evaluation.run_record import find_judged
 
-    judgings: list[list[Review]] = []
-    if name == "llava-bench":
-        if data:
-            raise click.UsageError(f"reviews contain all there is to score; leave out {data[0]}")
+    judged = find_judged(read_data(name, data, reading)) if data else None
+    judgings: list[list[Review]]
+    if judged is None:
+        if name == "mm-vet":
+            raise click.UsageError("name mm-vet.json, which says what each question needs")
         judgings = [read_reviews(path) for path in files]
         figures = relative_scores(judgings)
     else:
-        from edge_llava.evaluation.benchmarks.mm_vet import MmVet
-
-        if not data:
-            raise click.UsageError("name mm-vet.json, which says what each question needs")
-        read = read_data(name, data, reading)
-        judgings = [judging for path in files for judging in read_grades(path)]
-        figures = read.judged_figures(judgings) if isinstance(read, MmVet) else []
+        judgings = [
+            judging
+            for path in files
+            for judging in (read_grades(path) if path.suffix == ".json" else [read_reviews(path, judged.read_reply)])
+        ]
+        figures = judged.judged_figures(judgings, judged.items)
     n_unread = sum(review.ratings is None for reviews in judgings for review in reviews)
     if as_json:
         values = {"benchmark": name, "figures": [asdict(figure) for figure in figures], "n_unreadable": n_unread}

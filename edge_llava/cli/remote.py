@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,21 @@ _DEFAULT_KEY = "OPENAI_API_KEY"
 _Command = Callable[..., Any]
 
 
+class Finite(click.FloatRange):
+    """A number in a range that is neither infinite nor nan."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts it.
+
+        Raises:
+            click.BadParameter: If it is no such number.
+        """
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 def remote_options(concurrency: int) -> Callable[[_Command], _Command]:
     """A decorator that adds how to reach a model: concurrency, timeout, key_env, price_in and price_out."""
     options = (
@@ -25,14 +41,10 @@ def remote_options(concurrency: int) -> Callable[[_Command], _Command]:
             show_default=True,
             help="Requests at the same time.",
         ),
-        click.option(
-            "--timeout", type=click.FloatRange(0, min_open=True), default=120, show_default=True, help="Seconds."
-        ),
+        click.option("--timeout", type=Finite(0, min_open=True), default=120, show_default=True, help="Seconds."),
         click.option("--key-env", metavar="NAME", help=f"Environment variable with the key. Default: {_DEFAULT_KEY}."),
-        click.option("--price-in", type=click.FloatRange(0), metavar="X", help="Price of a million prompt tokens."),
-        click.option(
-            "--price-out", type=click.FloatRange(0), metavar="X", help="Price of a million completion tokens."
-        ),
+        click.option("--price-in", type=Finite(0), metavar="X", help="Price of a million prompt tokens."),
+        click.option("--price-out", type=Finite(0), metavar="X", help="Price of a million completion tokens."),
     )
 
     def decorate(command: _Command) -> _Command:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,10 @@ from edge_llava.evaluation.benchmarks.registry import KINDS
 from edge_llava.evaluation.benchmarks.sampling import leave_out
 from edge_llava.evaluation.bundle_asker import BundleAsker, with_template
 from edge_llava.evaluation.run import BenchmarkRun, find_missing_images, refuse_missing_images
-from edge_llava.evaluation.run_record import digest_questions, digest_texts
+from edge_llava.evaluation.run_record import digest_questions
 from edge_llava.fitting.bundle_needs import used_devices
+from edge_llava.home.directories import MANIFEST_NAME
+from edge_llava.home.files import digest_file
 from edge_llava.home.progress import ProgressCallback, silent
 from edge_llava.runtime.options import EngineOptions, unattended
 
@@ -120,17 +122,26 @@ def _settings(
     benchmark: Benchmark, bundle: Bundle, options: AskOptions, engine: EngineOptions, max_tokens: int
 ) -> dict[str, Any]:
     """Everything that decides an answer, as JSON values."""
+    decoder, source = engine.decoder, benchmark.source
     settings: dict[str, Any] = {
         "benchmark": benchmark.name,
         "questions": digest_questions(benchmark),
+        "asked": None if source is None else asdict(source.options),
         "template": bundle.manifest.language.template.name,
         "max_tokens": max_tokens,
         "bundle": bundle.name,
-        "weights": digest_texts(sorted(entry.sha256 for entry in bundle.manifest.files.values())),
+        "manifest": digest_file(bundle.path / MANIFEST_NAME)[:16],
         "versions": {name: version(name) for name in ("edge-llava", "llama-cpp-python")},
         "visual_tokens": engine.visual_tokens,
         "max_tiles": engine.max_tiles,
         "parallel": options.parallel,
-        "flash_attention": engine.decoder.flash_attention,
+        "decoder": {
+            "n_ctx": decoder.n_ctx,
+            "n_gpu_layers": decoder.n_gpu_layers,
+            "devices": None if decoder.devices is None else list(decoder.devices),
+            "flash_attention": decoder.flash_attention,
+            "kv_type": decoder.kv_type,
+            "repack": decoder.repack,
+        },
     }
     return settings

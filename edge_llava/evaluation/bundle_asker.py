@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.template_spec import describe_template
 from edge_llava.bundle.templates import TEMPLATES
-from edge_llava.errors import EdgeLlavaError, ImageError
+from edge_llava.errors import ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Item
 from edge_llava.evaluation.run import Said
 from edge_llava.home.files import digest_file
@@ -80,8 +80,13 @@ class BundleAsker:
         if item.second is not None:
             begun = Message("assistant", f"{said}{item.second.lead}")
             limited = replace(self._sampling, max_new_tokens=item.second.max_tokens)
-            letter, n_more, reason = self._say([question, begun], limited, item)
+            is_cut_off = reason == "length"
+            try:
+                letter, n_more, reason = self._say([question, begun], limited, item)
+            except ContextOverflow:  # the reasoning took all there was
+                letter, n_more, is_cut_off = "", 0, True
             said, n_tokens = f"{said}\n{item.second.between}{letter}", n_tokens + n_more
+            reason = "length" if is_cut_off else reason
         sha256 = None if picture is None else picture.sha256
         return Said(said, n_tokens, reason, time.perf_counter() - started, sha256)
 

@@ -75,7 +75,7 @@ def compare(
         benchmark: What was asked.
         a, b: From `score`, or of a run.
         margin: In points: whether the two are equally good within it.
-        common: Compare what both answered, where some answers are missing.
+        common: Compare what both have, where some answers or their ratings are missing.
 
     Raises:
         DataError: If the questions have no labels, answers are missing, or none are in common.
@@ -84,10 +84,11 @@ def compare(
     if not a.figures or not b.figures:
         raise DataError("these questions have no right answers, or no judge's reviews, to compare with.")
     n_other = len(set(keys_a) ^ set(keys_b))
-    if not common and (a.n_missing or b.n_missing or n_other):
+    lacks_a, lacks_b = (sum(each.text is None for each in scores.marked) for scores in (a, b))
+    if not common and (lacks_a or lacks_b or n_other):
         raise DataError(
-            f"A lacks {a.n_missing:,} of its answers, and B {b.n_missing:,}; {n_other:,} questions were asked in one "
-            "only. --common compares what both answered."
+            f"A lacks {lacks_a:,} of its answers or their ratings, and B {lacks_b:,}; {n_other:,} questions were asked "
+            "in one only. --common compares what both have."
         )
     by_key = {each.item.key: each for each in b.marked}
     pairs = [(first, by_key[first.item.key]) for first in a.marked if first.item.key in by_key]

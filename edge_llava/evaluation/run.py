@@ -19,7 +19,7 @@ from typing import Any
 from edge_llava.errors import ContextOverflow, DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Item
 from edge_llava.evaluation.benchmarks.scoring import Scores
-from edge_llava.evaluation.run_record import ANSWERS_NAME, RUN_NAME, RunRecord, is_judged, read_settings
+from edge_llava.evaluation.run_record import ANSWERS_NAME, RUN_NAME, RunRecord, find_judged, read_settings
 from edge_llava.evaluation.share import Share
 from edge_llava.home.json_files import write_text
 from edge_llava.home.line_file import LineFile
@@ -87,6 +87,7 @@ class BenchmarkRun:
         self._answers: dict[str, str] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            _refuse_foreign(directory)
             with ExitStack() as stack:
                 self._file = stack.enter_context(LineFile(directory / ANSWERS_NAME))
                 self._check_settings()
@@ -208,6 +209,12 @@ class BenchmarkRun:
         self._answers[item.key] = said.text
 
 
+def _refuse_foreign(directory: Path) -> None:
+    answers = directory / ANSWERS_NAME
+    if not (directory / RUN_NAME).exists() and answers.is_file() and answers.stat().st_size:
+        raise DataError(f"{answers} was not written by a run: {RUN_NAME} is missing. Choose another directory with -o.")
+
+
 def list_differences(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
     """What differs between two settings, in words: "max_tokens: 8 then, 9 now"."""
     return [
@@ -222,7 +229,7 @@ class _SoFar:
 
     def __init__(self, benchmark: Benchmark, answers: Mapping[str, str]) -> None:
         self._benchmark, self._points, self._n = benchmark, 0.0, 0
-        self._is_judged = is_judged(benchmark)
+        self._is_judged = find_judged(benchmark) is not None
         for item in benchmark.items:
             if item.key in answers:
                 self.add(item, answers[item.key])
@@ -238,7 +245,7 @@ class _SoFar:
         if not self._n:
             return ""
         low, high = Share(round(self._points), self._n).interval
-        return f"{100 * self._points / self._n:.1f} ± {50 * (high - low):.1f} % right"
+        return f"{100 * self._points / self._n:.1f} % ({100 * low:.0f} to {100 * high:.0f}) right"
 
 
 def _ask_in_order(

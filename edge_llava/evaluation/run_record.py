@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from edge_llava.errors import DataError
-from edge_llava.evaluation.benchmarks.answers import read_answers
-from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Mark
+from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Mark, Marked
 from edge_llava.evaluation.benchmarks.judged import Judged, Review
-from edge_llava.evaluation.benchmarks.registry import read_source
+from edge_llava.evaluation.benchmarks.registry import KINDS, read_source
 from edge_llava.evaluation.benchmarks.reviews import HIGHEST_RATING, read_reviews
 from edge_llava.evaluation.benchmarks.sampling import Part
 from edge_llava.evaluation.benchmarks.scoring import Scores, score
 from edge_llava.evaluation.benchmarks.source import Source
 from edge_llava.evaluation.judging.judge import Answered, find_reviews, reviews_that_all_have
-from edge_llava.home.json_files import read_json, write_text
+from edge_llava.home.json_files import read_json, read_text, write_text
 
 RUN_NAME, ANSWERS_NAME = "run.json", "answers.jsonl"
 
@@ -38,15 +37,20 @@ def is_run(path: Path) -> bool:
     return (path / RUN_NAME).is_file()
 
 
-def is_judged(benchmark: Benchmark) -> TypeGuard[Judged]:
-    """Whether answers are judged by a model, and not read."""
+def find_judged(benchmark: Benchmark) -> Judged | None:
+    """How answers are judged by a model, of a benchmark or a part of one; None where they are read."""
+    whole = benchmark.whole if isinstance(benchmark, Part) else benchmark
+    return whole if _is_judged(whole) else None
+
+
+def _is_judged(benchmark: Benchmark) -> TypeGuard[Judged]:
     return hasattr(benchmark, "judge_defaults")
 
 
 def digest_questions(benchmark: Benchmark) -> str:
-    """Of all questions of a benchmark, in 16 digits: their keys, texts and labels."""
+    """Of all questions of a benchmark in any order, in 16 digits: their keys, texts and labels."""
     whole = benchmark.whole if isinstance(benchmark, Part) else benchmark
-    return digest_texts(json.dumps([item.key, item.text, item.label]) for item in whole.items)
+    return digest_texts(sorted(json.dumps([item.key, item.text, item.label]) for item in whole.items))
 
 
 def digest_texts(texts: Iterable[str]) -> str:
@@ -99,17 +103,26 @@ class RunRecord:
         return {key: answered.text for key, answered in self.answered().items()}
 
     def answered(self) -> dict[str, Answered]:
-        """Answers by `Item.key`.
+        """Answers by `Item.key`. A last line without an end, which a kill leaves, is none.
 
         Raises:
             DataError: As `answers`.
         """
         path = self.directory / ANSWERS_NAME
-        if not path.is_file() or not path.stat().st_size:
-            return {}
-        items = {item.key: item for item in self.benchmark.items}  # a smaller sample may be looked at than was asked
-        lines = (line for line in read_answers(path) if line.key in items)
-        return {line.key: Answered(items[line.key], line.text, line.answer_id) for line in lines}
+        text = read_text(path) if path.is_file() else ""
+        items, found = {item.key: item for item in self.benchmark.items}, {}
+        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                facts, said = record["metadata"], str(record["text"])
+                if facts["key"] in items:  # a smaller sample may be looked at than was asked
+                    cut_off = facts["finish_reason"] == "length"
+                    found[facts["key"]] = Answered(
+                        items[facts["key"]], said, str(record["answer_id"]), is_cut_off=cut_off
+                    )
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path}, line {number} is no answer of a run.") from error
+        return found
 
     def scores(self) -> Scores:
         """What the answers are worth, and what a judge said of them.
@@ -117,10 +130,27 @@ class RunRecord:
         Raises:
             DataError: As `answers`; or if reviews cannot be read.
         """
-        found = score(self.benchmark, self.answers())
-        if not is_judged(self.benchmark):
-            return found
-        return self._judged(found, self.benchmark)
+        answered = self.answered()
+        scores = score(self.benchmark, {key: each.text for key, each in answered.items()})
+        n_cut_off = sum(each.is_cut_off for each in answered.values())
+        scores = replace(scores, n_cut_off=n_cut_off, variant=f"{scores.variant}{self._limit}")
+        judged = find_judged(self.benchmark)
+        return scores if judged is None else self._judge(scores, judged)
+
+    @property
+    def _limit(self) -> str:
+        """What makes the run one that cannot be compared with published ones, if anything does."""
+        most, usual = self.settings.get("max_tokens"), KINDS[self.benchmark.name].n_tokens
+        is_less = isinstance(most, int) and most < usual
+        return f"; answers of at most {most} tokens, published ones {usual}: not comparable" if is_less else ""
+
+    @property
+    def judges(self) -> list[str]:
+        """Who judged the answers, in which wording and at which temperature."""
+        judged = find_judged(self.benchmark)
+        places = (False, True) if judged is not None else ()
+        reviews = [r for swapped in places for each in self._read_reviews(judged, swapped=swapped) for r in each]
+        return sorted({review.judge for review in reviews})
 
     def write(self, scores: Scores) -> None:
         """Writes scores.json, wrong.jsonl, and upload.json where there is one.
@@ -128,36 +158,48 @@ class RunRecord:
         Raises:
             DataError: If they cannot be written.
         """
-        wrong = scores.wrong() if scores.figures and not is_judged(self.benchmark) else []
+        is_read = scores.figures and find_judged(self.benchmark) is None
+        wrong = scores.wrong() if is_read else []
         write_text(self.directory / "scores.json", json.dumps(scores.to_dict(), indent=2, sort_keys=True) + "\n")
         write_text(self.directory / "wrong.jsonl", "".join(f"{json.dumps(line)}\n" for line in wrong))
         upload = self.benchmark.upload(self.answers())
         if upload is not None:
             write_text(self.directory / "upload.json", json.dumps(upload) + "\n")
 
-    def _judged(self, scores: Scores, benchmark: Judged) -> Scores:
-        n_answered = scores.n - scores.n_missing
-        plain, exchanged = (self._read_reviews(benchmark, swapped=swapped) for swapped in (False, True))
+    def _judge(self, scores: Scores, judged: Judged) -> Scores:
+        """The scores with what reviews say. What was not rated has no text, so that nothing compares it."""
+        plain, exchanged = (self._read_reviews(judged, swapped=swapped) for swapped in (False, True))
+        judgings = [*plain, *exchanged]
+        reviewed = set.intersection(*({r.question_id for r in each} for each in judgings)) if judgings else set()
+        waits = [each.text is not None and str(each.item.question_id) not in reviewed for each in scores.marked]
         if not plain:
-            return replace(scores, n_unjudged=n_answered)
-        figures = benchmark.judged_figures(plain)
+            return replace(scores, n_unjudged=sum(waits))
+        counting = [each.item for each, wait in zip(scores.marked, waits, strict=True) if not wait]
+        figures = judged.judged_figures(plain, counting)
         if exchanged:
-            figures = _beside(figures, benchmark.judged_figures(exchanged))
-        all_reviews = [review for reviews in (*plain, *exchanged) for review in reviews]
-        points = _mean_points(all_reviews)
-        marked = [replace(each, mark=points.get(str(each.item.question_id), each.mark)) for each in scores.marked]
+            figures = _beside(figures, judged.judged_figures(exchanged, counting))
+        reviews = [review for each in judgings for review in each]
+        points = _mean_points(reviews)
         return replace(
             scores,
-            marked=tuple(marked),
+            marked=tuple(_rate(each, points.get(str(each.item.question_id))) for each in scores.marked),
             figures=tuple(figures),
-            n_unrated=sum(review.ratings is None for review in all_reviews),
-            n_unjudged=n_answered - min(map(len, (*plain, *exchanged))),
+            n_unrated=sum(review.ratings is None for review in reviews),
+            n_unjudged=sum(waits),
         )
 
-    def _read_reviews(self, benchmark: Judged, *, swapped: bool) -> list[list[Review]]:
+    def _read_reviews(self, judged: Judged | None, *, swapped: bool) -> list[list[Review]]:
+        """Of the questions of this run that every judging has."""
+        if judged is None:
+            return []
+        own = {str(item.question_id) for item in self.benchmark.items}
         paths = [path for path in find_reviews(self.directory, swapped=swapped) if path.stat().st_size]
-        judgings: Sequence[Sequence[Review]] = [read_reviews(path, benchmark.read_reply) for path in paths]
+        judgings = [[r for r in read_reviews(path, judged.read_reply) if r.question_id in own] for path in paths]
         return reviews_that_all_have(judgings) if judgings else []
+
+
+def _rate(marked: Marked, mark: Mark | None) -> Marked:
+    return replace(marked, text=None) if mark is None else replace(marked, mark=mark)
 
 
 def _mean_points(reviews: Sequence[Review]) -> dict[str, Mark]:

@@ -37,7 +37,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that all replies of a run may cost; None: there is no limit."""
+    """The most that a model's replies may cost, those of earlier runs among them; None: there is no limit."""
 
     prices: Prices = Prices()
     limit: float | None = None
@@ -50,6 +50,6 @@ class Budget:
         cost = self.prices.cost(n_prompt, n_completion)
         if self.limit is not None and cost is not None and cost >= self.limit:
             raise DataError(
-                f"{cost:.4f} was spent, and --max-cost is {self.limit:g}. What was asked is kept: the same command "
-                "with a larger --max-cost goes on."
+                f"{cost:.4f} was spent, and --max-cost is {self.limit:g}. Replies are kept: the same command goes on "
+                "with a larger --max-cost."
             )

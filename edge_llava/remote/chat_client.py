@@ -154,6 +154,7 @@ class ChatClient:
         import httpx
 
         trouble = ""
+        tries = "1 try" if self._options.n_tries == 1 else f"{self._options.n_tries} tries"
         for n_tried in range(1, self._options.n_tries + 1):
             retry_after = None
             try:
@@ -175,7 +176,7 @@ class ChatClient:
                 wait_s = self._wait_s(n_tried, retry_after)
                 _log.info("%s; again in %.1f s", trouble, wait_s)
                 time.sleep(wait_s)
-        return ChatReply("", Fault(NO_REPLY, f"{trouble} ({self._options.n_tries} tries)"))
+        return ChatReply("", Fault(NO_REPLY, f"{trouble} ({tries})"))
 
     def _post(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, str]:
         import httpx
@@ -183,7 +184,10 @@ class ChatClient:
         # httpx's own timeout is for one read: a server that sends a byte now and then would never exceed it
         deadline = time.monotonic() + self._options.timeout_s
         content = bytearray()
-        with self._client.stream("POST", f"{self._options.url.rstrip('/')}/chat/completions", json=body) as response:
+        url = f"{self._options.url.rstrip('/')}/chat/completions"
+        sent = json.dumps(body).encode()  # ASCII: texts of files may not be Unicode
+        headers = {"Content-Type": "application/json"}
+        with self._client.stream("POST", url, content=sent, headers=headers) as response:
             for chunk in response.iter_bytes():
                 content += chunk
                 if time.monotonic() > deadline:

@@ -62,10 +62,11 @@ def ask(name, data, bundle, out, *more):
 def test_a_run_is_scored_again_and_compared(pope, seeded_q4, seeded_f32, tmp_path):
     a, b = tmp_path / "a", tmp_path / "b"
     first = ask("pope", pope, seeded_f32, a)
-    assert "pope (popular), 24 questions\n" in first.output
+    assert "pope (popular; answers of at most 6 tokens," in first.output
     written = (a / "scores.json").read_bytes()
-    again, shown = run("eval", "score", a).output, first.stdout.rpartition("Answers had")[0]
+    again, shown = run("eval", "score", a).stdout, first.stdout.removesuffix(f"{a}\n")
     assert again.split()[1:] == shown.split()[1:]  # after the names
+    assert "published ones 128: not comparable" in " ".join(again.split())
     assert (a / "scores.json").read_bytes() == written
     ask("pope", pope, seeded_q4, b)
     found = json.loads(run("eval", "compare", a, b, "--json").stdout)
@@ -91,6 +92,43 @@ def test_runs_of_other_limits_are_not_compared(pope, seeded_q4, tmp_path):
     run("eval", "pope", pope, "-m", seeded_q4, "-o", tmp_path / "b", "--max-tokens", "5", "-t", "1")
     refused = str(run("eval", "compare", tmp_path / "a", tmp_path / "b", exit_code=1).exception)
     assert "max_tokens: 6 in A, 5 in B" in refused
+
+
+def test_moved_data_are_named_in_any_order(pope, seeded_q4, tmp_path):
+    other = pope.with_name("coco_pope_random.json")
+    other.write_text(pope.read_text())
+    run("eval", "pope", pope, other, "-m", seeded_q4, "-o", tmp_path / "a", "--max-tokens", "2", "-t", "1")
+    moved = [path.rename(tmp_path / path.name) for path in (other, pope)]
+    assert json.loads(run("eval", "compare", tmp_path / "a", tmp_path / "a", *moved, "--json").stdout)["n"] == 48
+
+
+def test_a_run_asked_in_another_format_is_refused(scienceqa, seeded_q4, tmp_path):
+    ask("scienceqa", scienceqa, seeded_q4, tmp_path / "run", "--format", "QCM-LEA")
+    arguments = (
+        "eval",
+        "scienceqa",
+        scienceqa,
+        "-m",
+        seeded_q4,
+        "-o",
+        tmp_path / "run",
+        "--max-tokens",
+        "6",
+        "-t",
+        "1",
+    )
+    assert "asked: " in str(run(*arguments, "--format", "QCM-ALE", exit_code=1).exception)
+
+
+def test_judgings_by_others_are_not_compared(bench, seeded_q4, server, tmp_path):
+    server.behave = lambda request, index: server.say("8 6")
+    for name, model in (("a", "x"), ("b", "y")):
+        ask("llava-bench", bench, seeded_q4, tmp_path / name)
+        run("eval", "judge", tmp_path / name, "--judge", server.url, "--model", model)
+    assert "judges: " in str(run("eval", "compare", tmp_path / "a", tmp_path / "b", exit_code=1).exception)
+    run("eval", "judge", tmp_path / "b", "--judge", server.url, "--model", "x")
+    found = json.loads(run("eval", "compare", tmp_path / "a", tmp_path / "b", "--json").stdout)
+    assert (found["n"], found["difference"]) == (2, 0)
 
 
 def test_samples_grow_and_are_scored_as_they_were_asked(pope, seeded_q4, tmp_path):
@@ -122,8 +160,8 @@ def test_skipped_images_stay_skipped(pope, seeded_q4, tmp_path):
 def test_llava_bench_is_asked_and_judged(bench, seeded_q4, server, tmp_path):
     out = tmp_path / "run"
     asked = ask("llava-bench", bench, seeded_q4, out)
-    assert "llava-bench (in the wild), 2 questions" in asked.output
-    assert "2 answers have no review" in asked.output
+    assert "llava-bench (in the wild; answers of at most 6 tokens," in asked.output
+    assert "answers without a review; 'edge-llava eval judge' asks for them: 2" in asked.output
     server.behave = lambda request, index: server.say("8 6\nbecause")
     judging = ("eval", "judge", out, "--judge", server.url, "--model", "gpt")
     shown = run(*judging, "--price-in", "30", "--price-out", "60", "--max-cost", "1")
@@ -148,7 +186,7 @@ def test_a_judge_that_dies_leaves_scores(bench, seeded_q4, server, tmp_path):
     server.behave = lambda request, index: server.say("8 6") if index == 0 else server.send("no", 403)
     failed = run("eval", "judge", out, "--judge", server.url, "--model", "m", "--concurrency", "1", exit_code=1)
     assert "refuses, status 403" in str(failed.exception)
-    assert "1 answers have no review" in failed.output
+    assert "asks for them: 1" in failed.output
     assert json.loads((out / "scores.json").read_text())["n_unjudged"] == 1
 
 
@@ -168,11 +206,13 @@ def test_a_bundle_that_judges_itself_is_told(bench, seeded_q4, server, tmp_path)
         (["judge", "WILD", "--judge", "URL", "--model", "m", "--max-cost", "1"], "needs --price-in"),
         (["ensemble", "POPE", "--other", "F"], "ensembles are of scienceqa"),
         (["ensemble", "F", "D", "--other", "F"], "name a directory"),
+        (["ensemble", "POPE", "--other", "F", "--judge", "URL"], "--model: name the model"),
+        (["judge", "WILD", "--judge", "URL", "--model", "m", "--temperature", "nan"], "is not a finite number"),
         (["score"], "name a run"),
         (["score", "D"], "is not the directory of a run"),
         (["score", "POPE", "--split", "x"], "a run knows its benchmark"),
         (["compare", "POPE", "D"], "is not the directory of a run"),
-        (["compare", "POPE", "POPE", "F"], "runs know their data"),
+        (["compare", "POPE", "POPE", "--split", "x"], "runs know how they were asked"),
     ],
 )
 def test_wrong_arguments(pope, bench, tmp_path, arguments, message):

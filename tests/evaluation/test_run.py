@@ -99,6 +99,13 @@ def test_other_settings_are_named(benchmark, tmp_path):
         BenchmarkRun(tmp_path, benchmark, SETTINGS | {"max_tokens": 9})
 
 
+def test_files_of_others_are_left_alone(benchmark, tmp_path):
+    (tmp_path / "answers.jsonl").write_text('{"question_id": 1, "text": "x"}')
+    with pytest.raises(DataError, match=r"was not written by a run: run\.json is missing"):
+        BenchmarkRun(tmp_path, benchmark, SETTINGS)
+    assert (tmp_path / "answers.jsonl").read_text() == '{"question_id": 1, "text": "x"}'
+
+
 def test_one_writer_at_a_time(benchmark, tmp_path):
     with BenchmarkRun(tmp_path, benchmark, SETTINGS), pytest.raises(DataError, match="in use by another run"):
         BenchmarkRun(tmp_path, benchmark, SETTINGS)

@@ -110,7 +110,7 @@ def test_a_server_that_hangs(server, ask):
 def test_a_server_that_drips(server, ask):
     server.behave = lambda request, i: server.send("x" * 100, drip_s=0.05)
     started = time.monotonic()
-    assert ask(timeout_s=0.3, n_tries=1).fault == Fault("no reply", "no reply within 0.3 s (1 tries)")
+    assert ask(timeout_s=0.3, n_tries=1).fault == Fault("no reply", "no reply within 0.3 s (1 try)")
     assert time.monotonic() - started < 3, "the whole reply takes five seconds"
 
 

@@ -26,15 +26,11 @@ class Answer:
         question_id: The question's.
         prompt: What was asked; "" if the file does not say.
         text: The answer's.
-        answer_id: Its own; "" if it has none.
-        key: `Item.key` of its question, where a run of ours wrote it; else "".
     """
 
     question_id: str | int
     prompt: str
     text: str
-    answer_id: str = ""
-    key: str = ""
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -107,10 +103,7 @@ def _read(line: dict[str, Any], number: int, faults: list[str]) -> Answer:
         faults.append(f"line {number}: prompt is not text")
     if not isinstance(text, str):
         faults.append(f"line {number}: text is missing or not text")
-    facts = line.get("metadata")
-    key = facts.get("key", "") if isinstance(facts, dict) else ""
-    own_id = id_ if isinstance(id_, (str, int)) else ""
-    return Answer(own_id, str(prompt), str(text), str(line.get("answer_id", "")), str(key))
+    return Answer(id_ if isinstance(id_, (str, int)) else "", str(prompt), str(text))
 
 
 def _asked(answer: Answer) -> str:

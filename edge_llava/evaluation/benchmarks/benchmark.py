@@ -97,7 +97,8 @@ class Figure:
         n: Questions that it is made of.
         low, high: 95 % interval; None where there is none.
         is_main: Whether it is the number that tables show.
-        method: How the interval was computed: "wilson or clustered" by picture, whichever is wider, or "bootstrap".
+        method: How the interval was computed: "wilson or clustered" by picture, whichever is wider, or "bootstrap";
+            "count": the value is a number of questions.
     """
 
     name: str
@@ -155,8 +156,8 @@ class Benchmark(Protocol):
         """The scores of all questions, or of a sample; the one that tables show comes first. None without labels."""
         ...
 
-    def upload(self, answers: Mapping[str, str]) -> list[dict[str, Any]] | None:
-        """What the benchmark's server takes, of texts by `Item.key`; None where labels are public."""
+    def upload(self, answers: Mapping[str, str]) -> Any:
+        """What the benchmark's server takes, as JSON values, of texts by `Item.key`; None where it has none."""
         ...
 
 
@@ -178,6 +179,6 @@ class Usual:
         """The questions."""
         return marked
 
-    def upload(self, answers: Mapping[str, str]) -> list[dict[str, Any]] | None:
+    def upload(self, answers: Mapping[str, str]) -> Any:
         """Nothing: labels are public."""
         return None

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Item
 
+PREFIX = "llava_bench_"  # of the categories of LLaVA-Bench in the wild
+
 
 @dataclass(frozen=True)
 class Review:
@@ -19,12 +21,14 @@ class Review:
         content: The judge's reply.
         ratings: Of the reference and of the answer, 0 to 10, or the answer's grade alone, 0 to 1; None where the reply
             does not state them.
+        judge: Who said it, in which wording and at which temperature; "" where the file does not say.
     """
 
     question_id: str
     category: str
     content: str
     ratings: tuple[float, ...] | None
+    judge: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class Judged(Benchmark, Protocol):
         """The ratings in a judge's reply, see `Review.ratings`."""
         ...
 
-    def judged_figures(self, judgings: Sequence[Sequence[Review]]) -> list[Figure]:
-        """The scores of reviews: of one judging, or of several of the same answers."""
+    def judged_figures(self, judgings: Sequence[Sequence[Review]], items: Sequence[Item]) -> list[Figure]:
+        """The scores of reviews.
+
+        Args:
+            judgings: Reviews of the same answers, once or several times.
+            items: The questions that count: those of the reviews, and those without an answer.
+        """
         ...

@@ -12,12 +12,11 @@ from typing import Any
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure, Item, Mark, Marked, Usual
-from edge_llava.evaluation.benchmarks.judged import JudgeDefaults, Request, Review
+from edge_llava.evaluation.benchmarks.judged import PREFIX, JudgeDefaults, Request, Review
 from edge_llava.evaluation.benchmarks.reviews import read_published, relative_scores
 from edge_llava.evaluation.benchmarks.source import Collection
 from edge_llava.home.json_files import read_json_lines
 
-PREFIX = "llava_bench_"
 _COCO_PREFIX = "COCO_val2014_"
 _SYSTEM = "You check the quality of answers, helpfully and precisely."
 # What the context is, by collection; the rest of our wording is the same for all categories.
@@ -115,8 +114,9 @@ class LlavaBench(Usual):
         if wording is None:
             rule = _RULE.format(context=_CONTEXTS[self._collection])
         else:
-            name = f"{PREFIX}{category}" if self._collection == "wild" else category
-            rule = wording[name] if name in wording else wording[category]
+            names = [category, f"{PREFIX}{category}"]
+            names.sort(key=len, reverse=self._collection == "wild")  # a file may have both
+            rule = next(wording[name] for name in names if name in wording)
         first, second = (answer, item.label) if swapped else (item.label, answer)
         blocks = [
             self._contexts[_bare(str(item.image))],
@@ -134,9 +134,9 @@ class LlavaBench(Usual):
         """The ratings of reference and answer."""
         return read_published(text, swapped=swapped)
 
-    def judged_figures(self, judgings: Sequence[Sequence[Review]]) -> list[Figure]:
-        """Relative scores."""
-        return relative_scores(judgings, {str(item.question_id): item.picture for item in self.items})
+    def judged_figures(self, judgings: Sequence[Sequence[Review]], items: Sequence[Item]) -> list[Figure]:
+        """Relative scores of what was judged."""
+        return relative_scores(judgings, {str(item.question_id): item.picture for item in items})
 
 
 def _bare(image: str) -> str:

@@ -107,39 +107,41 @@ class MmVet(Usual):
             return None
         return (grade,) if 0 <= grade <= 1 else None
 
-    def judged_figures(self, judgings: Sequence[Sequence[Review]]) -> list[Figure]:
-        """100 x the mean grade; of each capability, of the questions that need it; and of each set of capabilities."""
-        sets = {str(item.question_id): item.groups["capabilities"] for item in self.items}
-        chosen = {"total": list(sets)}
-        chosen |= {name: [id_ for id_, own in sets.items() if name in own.split("+")] for name in CAPABILITIES}
-        chosen |= {f"exactly {own}": [id_ for id_, other in sets.items() if other == own] for own in sets.values()}
-        figures = [_mean_grade(name, ids, judgings) for name, ids in chosen.items() if ids]
+    def upload(self, answers: Mapping[str, str]) -> dict[str, str]:
+        """The texts by id, as MM-Vet's own evaluator and its server read them; "" for what is missing."""
+        return {item.key: answers.get(item.key, "") for item in self.items}
+
+    def judged_figures(self, judgings: Sequence[Sequence[Review]], items: Sequence[Item]) -> list[Figure]:
+        """100 x the mean grade; of each capability, of the questions that need it; and of each set of capabilities.
+
+        What has no answer, or no grade that can be read, counts 0, as published.
+        """
+        chosen = {"total": list(items)}
+        sets = list(dict.fromkeys(item.groups["capabilities"] for item in items))
+        chosen |= {name: [item for item in items if name in _needed(item)] for name in CAPABILITIES}
+        chosen |= {f"exactly {own}": [item for item in items if item.groups["capabilities"] == own] for own in sets}
+        figures = [_mean_grade(name, own, judgings) for name, own in chosen.items() if own]
         if len(judgings) > 1:
-            totals = [_mean_grade("", chosen["total"], [judging]) for judging in judgings]
+            totals = [_mean_grade("", items, [judging]) for judging in judgings]
             values = [figure.value for figure in totals if figure.value is not None]
-            n, spread = totals[0].n, statistics.stdev(values) if len(values) > 1 else None
-            figures.insert(1, Figure("standard deviation of the totals", spread, n))
+            n, spread = totals[0].n, statistics.stdev(values)
             figures[1:1] = [
-                Figure(f"total, judging {number}", figure.value, figure.n) for number, figure in enumerate(totals, 1)
+                *(Figure(f"total, judging {number}", figure.value, n) for number, figure in enumerate(totals, 1)),
+                Figure("standard deviation of the totals", spread, n),
             ]
         return figures
 
 
-def _mean_grade(name: str, ids: Sequence[str], judgings: Sequence[Sequence[Review]]) -> Figure:
-    """Of the questions that were graded; a grade that could not be read counts 0, as published."""
-    wanted = set(ids)
-    grades = [
-        (review.question_id, 0.0 if review.ratings is None else review.ratings[0])
-        for judging in judgings
-        for review in judging
-        if review.question_id in wanted
-    ]
-    if not grades:
-        return Figure(name, None, 0, is_main=name == "total")
-    parts = np.array([(grade, 1.0) for _, grade in grades], np.float64)
-    low, high = bootstrap_interval(parts, [id_ for id_, _ in grades], _percent)
-    n = len({id_ for id_, _ in grades})
-    return Figure(name, _percent(parts.sum(0)), n, low, high, is_main=name == "total", method="bootstrap")
+def _needed(item: Item) -> list[str]:
+    return item.groups["capabilities"].split("+")
+
+
+def _mean_grade(name: str, items: Sequence[Item], judgings: Sequence[Sequence[Review]]) -> Figure:
+    graded = [{review.question_id: review.ratings for review in judging} for judging in judgings]
+    grades = [((ratings.get(str(item.question_id)) or (0.0,))[0], item.picture) for ratings in graded for item in items]
+    parts = np.array([(grade, 1.0) for grade, _ in grades], np.float64)
+    low, high = bootstrap_interval(parts, [picture for _, picture in grades], _percent)
+    return Figure(name, _percent(parts.sum(0)), len(items), low, high, is_main=name == "total", method="bootstrap")
 
 
 def _percent(sums: NDArray[np.float64]) -> float:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from edge_llava.errors import DataError, list_faults
 from edge_llava.evaluation.benchmarks.benchmark import Figure
-from edge_llava.evaluation.benchmarks.judged import Review
+from edge_llava.evaluation.benchmarks.judged import PREFIX, Review
 from edge_llava.evaluation.intervals import bootstrap_interval
 from edge_llava.home.json_files import read_json, read_json_lines
 
 HIGHEST_RATING = 10.0
-_PREFIX = "llava_bench_"
 ANSWER_FIRST = "answer"  # what metadata.first says where the answer stood before the reference
 
 
@@ -62,8 +61,10 @@ def read_reviews(path: Path, read: Callable[..., tuple[float, ...] | None] = rea
             faults.append(f"line {number} is not a review with question_id, category and content")
             continue
         facts = line.get("metadata")
-        swapped = isinstance(facts, dict) and facts.get("first") == ANSWER_FIRST
-        found.append(Review(str(id_), category.removeprefix(_PREFIX), content, read(content, swapped=swapped)))
+        facts = facts if isinstance(facts, dict) else {}
+        ratings = read(content, swapped=facts.get("first") == ANSWER_FIRST)
+        judge = ", ".join(str(facts[key]) for key in ("judge", "wording", "temperature") if key in facts)
+        found.append(Review(str(id_), category.removeprefix(PREFIX), content, ratings, judge))
     doubled = [id_ for id_, n in Counter(review.question_id for review in found).items() if n > 1]
     faults += [f"question_id {', '.join(doubled[:5])} occurs more than once"] if doubled else []
     if faults or not found:

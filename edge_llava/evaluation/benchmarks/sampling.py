@@ -64,9 +64,10 @@ class Part:
         """As of the benchmark."""
         return self.whole.figures(marked)
 
-    def upload(self, answers: Mapping[str, str]) -> list[dict[str, Any]] | None:
-        """As of the benchmark: servers want all questions."""
-        return self.whole.upload(answers)
+    def upload(self, answers: Mapping[str, str]) -> Any:
+        """As of the benchmark; nothing of a sample, since servers want all questions."""
+        is_sample = self.source is None or self.source.n_sample is not None
+        return None if is_sample else self.whole.upload(answers)
 
 
 def sample(benchmark: Benchmark, n: int | None, seed: int) -> Benchmark:

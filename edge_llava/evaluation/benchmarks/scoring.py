@@ -23,6 +23,7 @@ class Scores:
         n_unreadable: Answers that name none of the possible ones; they count as the benchmark's own script counts them.
         figures: The one that tables show comes first. Without labels there are none, and nothing is right or wrong.
         marked: Every question.
+        n_cut_off: Answers that reached the limit of tokens; they count as they are.
         n_unjudged: Answers that a judge has yet to review.
         n_unrated: Reviews in which no rating can be read.
     """
@@ -34,6 +35,7 @@ class Scores:
     n_unreadable: int
     figures: tuple[Figure, ...]
     marked: tuple[Marked, ...]
+    n_cut_off: int = 0
     n_unjudged: int = 0
     n_unrated: int = 0
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Item, Mark, Marked
 from edge_llava.evaluation.benchmarks.figures import accuracy
+from edge_llava.evaluation.benchmarks.prompts import LETTER
 from edge_llava.evaluation.benchmarks.scienceqa_problem import Problem, ask, read_letter, tell
 from edge_llava.remote.kept_replies import Question
 
@@ -99,7 +100,7 @@ def ensemble_figures(benchmark: Benchmark, decisions: Sequence[Decision], *, wit
             if each.is_asked and not each.is_left_to_us
         ]
         counts |= {"judged right": sum(decided), "judged wrong": len(decided) - sum(decided), "left to us": left}
-    counted = [Figure(name, float(n), len(decisions)) for name, n in counts.items()]
+    counted = [Figure(name, float(n), len(decisions), method="count") for name, n in counts.items()]
     return [*figures, *counted, *by_category]
 
 
@@ -120,7 +121,8 @@ def judge_question(decision: Decision) -> Question:
     texts = [decision.ours, decision.other]
     if first_of(decision) == "other":
         texts.reverse()
-    content = f"[Question]\n{decision.item.text}\n\n[Answer 1]\n{texts[0]}\n\n[Answer 2]\n{texts[1]}\n\n{_JUDGE_RULE}"
+    asked = decision.item.text.removesuffix(LETTER).rstrip()  # which asks for the letter alone
+    content = f"[Question]\n{asked}\n\n[Answer 1]\n{texts[0]}\n\n[Answer 2]\n{texts[1]}\n\n{_JUDGE_RULE}"
     messages = ({"role": "system", "content": _JUDGE_SYSTEM}, {"role": "user", "content": content})
     return Question(messages, 0.0, MAX_TOKENS)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks.scienceqa_problem import read_problems_by_id
@@ -13,7 +14,7 @@ from edge_llava.evaluation.judging.ensemble import Decision, first_of, judge_que
 from edge_llava.home.json_files import write_text
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.remote.asking import ask_all
-from edge_llava.remote.budget import Budget, Estimate
+from edge_llava.remote.budget import Estimate
 from edge_llava.remote.chat_client import ChatReply
 from edge_llava.remote.kept_replies import KeptReplies, Question, estimate_tokens
 
@@ -53,29 +54,26 @@ def ask_each(
     questions: Mapping[str, Question],
     replies: KeptReplies,
     concurrency: int,
-    budget: Budget,
     progress: ProgressCallback = silent,
-) -> Iterator[tuple[str, str]]:
-    """Yields the key and the text of every reply as it arrives. What gets no reply is left out.
+) -> None:
+    """Asks everything that has no kept reply; what was replied is kept.
 
     Raises:
-        DataError: If the server refuses or is unavailable, or the budget is spent; what was replied is kept.
+        DataError: If the server refuses or is unavailable, or the budget is spent.
     """
     n_done = n_silent = 0
-
-    def ask(pair: tuple[str, Question]) -> ChatReply:
-        return replies.ask(pair[1])
-
-    with closing(ask_all(ask, list(questions.items()), concurrency)) as arriving:
-        for (key, _), reply in arriving:
+    with closing(ask_all(replies.ask, list(questions.values()), concurrency)) as arriving:
+        for _, reply in arriving:
             n_done += 1
-            if reply.is_said:
-                yield key, reply.text
             n_silent = 0 if reply.is_said else n_silent + 1
             if reply.fault is not None and n_silent >= _MAX_SILENT:
                 raise DataError(f"{n_silent} questions in a row got no reply: {reply.fault.detail}.")
             progress(ProgressEvent(stage, n_done, len(questions), "items"))
-            budget.check(replies.prompt_tokens, replies.completion_tokens)
+
+
+def kept_texts(questions: Mapping[str, Question], replies: KeptReplies) -> dict[str, str]:
+    """What was replied so far, by key, stripped at both ends."""
+    return {key: replies.ask(each).text.strip() for key, each in questions.items() if replies.is_kept(each)}
 
 
 def write_other(path: Path, texts: Mapping[str, str]) -> None:
@@ -88,16 +86,19 @@ def write_other(path: Path, texts: Mapping[str, str]) -> None:
     write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
-def write_decisions(path: Path, decisions: Sequence[Decision], judge: str) -> None:
+def write_decisions(path: Path, decisions: Sequence[Decision], replies: KeptReplies, judge: str) -> None:
     """Writes what the judge said of each question that it was asked; null where it did not reply.
 
     Raises:
         DataError: If it cannot be written.
     """
-    facts = {"judge": judge, "wording": wording_digest()}
-    lines = (
-        {"question_id": each.item.question_id, "text": each.judge, "first": first_of(each), "metadata": facts}
-        for each in decisions
-        if each.is_asked
-    )
+    facts, lines = {"judge": judge, "wording": wording_digest()}, list[dict[str, Any]]()
+    for each in decisions:
+        if each.is_asked:
+            question = judge_question(each)
+            reply = replies.ask(question) if replies.is_kept(question) else ChatReply("")
+            lines.append({
+                "question_id": each.item.question_id, "text": each.judge, "first": first_of(each),
+                "tokens_in": reply.prompt_tokens, "tokens_out": reply.completion_tokens, "metadata": facts,
+            })  # fmt: skip
     write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))

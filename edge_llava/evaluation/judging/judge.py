@@ -15,15 +15,16 @@ from edge_llava.evaluation.benchmarks.benchmark import Item
 from edge_llava.evaluation.benchmarks.judged import Judged, Review
 from edge_llava.evaluation.benchmarks.reviews import ANSWER_FIRST
 from edge_llava.evaluation.judging.wording import OWN
-from edge_llava.home.json_files import write_text
+from edge_llava.home.json_files import read_text, write_text
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.remote.asking import ask_all
-from edge_llava.remote.budget import Budget, Estimate
-from edge_llava.remote.chat_client import Fault
+from edge_llava.remote.budget import Estimate
+from edge_llava.remote.chat_client import NO_REPLY, Fault
 from edge_llava.remote.kept_replies import KeptReplies, Question, estimate_tokens
 
 _MAX_SILENT = 3  # answers in a row without any reply: the judge is unavailable
 _REVIEWS = re.compile(r"reviews(-\d+)?(-swapped)?\.jsonl")
+_HOTTEST = 2.0  # servers refuse more
 _FAILED = (-1, -1)  # what published files state where ratings could not be read
 
 
@@ -50,11 +51,16 @@ class JudgeOptions:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer that is judged, with its question and its id."""
+    """An answer of a run, with its question and its id.
+
+    Attributes:
+        is_cut_off: Whether it ended at the limit of tokens.
+    """
 
     item: Item
     text: str
     answer_id: str
+    is_cut_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,46 +99,51 @@ class Judge:
         typical = self._benchmark.judge_defaults.typical_tokens
         return Estimate(len(new), sum(estimate_tokens(each.messages) for each in new), typical * len(new))
 
-    def judge(
-        self, answers: Sequence[Answered], directory: Path, budget: Budget, progress: ProgressCallback = silent
-    ) -> None:
+    def judge(self, answers: Sequence[Answered], directory: Path, progress: ProgressCallback = silent) -> None:
         """Asks for reviews, and writes those that there are: reviews.jsonl, reviews-2.jsonl and so on.
 
         Raises:
             DataError: If the judge refuses or is unavailable, the budget is spent, or a file cannot be written. What
-                came before is kept, and written.
+                came before is kept; files with more reviews than there are now stay as they are.
         """
-        tasks, replies, silent_in_a_row = self._tasks(answers), list[tuple[_Task, _Reply]](), 0
+        tasks = self._tasks(answers)
         try:
-            with closing(ask_all(self._ask, tasks, self._options.concurrency)) as arriving:
-                for task, reply in arriving:
-                    replies.append((task, reply))
-                    progress(ProgressEvent("judging", len(replies), len(tasks), "items"))
-                    silent_in_a_row = silent_in_a_row + 1 if reply.fault is not None else 0
-                    if reply.fault is not None and silent_in_a_row >= _MAX_SILENT:
-                        raise DataError(
-                            f"{self._name} gave no reply {silent_in_a_row} times in a row: {reply.fault.detail}."
-                        )
-                    budget.check(self._replies.prompt_tokens, self._replies.completion_tokens)
-        finally:
-            written = set()
-            for path, lines in self._files(replies, directory).items():
-                write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
-                written.add(path)
-            for path in _all_reviews(directory):
-                if path not in written:  # of an earlier call with more judgings; its replies are kept
-                    path.unlink()
+            self._ask_all(tasks, progress)
+        except BaseException:
+            for path, lines in self._files(tasks, directory).items():
+                if len(lines) >= _count_lines(path):
+                    _write_lines(path, lines)
+            raise
+        files = self._files(tasks, directory)
+        for path, lines in files.items():
+            _write_lines(path, lines)
+        for path in directory.glob("reviews*.jsonl"):
+            if _REVIEWS.fullmatch(path.name) and path not in files:  # of more judgings; their replies are kept
+                path.unlink()
+
+    def _ask_all(self, tasks: Sequence[_Task], progress: ProgressCallback) -> None:
+        n_done = n_silent = 0
+        with closing(ask_all(self._ask, tasks, self._options.concurrency)) as arriving:
+            for _, reply in arriving:
+                n_done += 1
+                n_silent = 0 if reply.fault is None else n_silent + 1
+                if reply.fault is not None and n_silent >= _MAX_SILENT:
+                    raise DataError(f"{self._name} gave no reply {n_silent} times in a row: {reply.fault.detail}.")
+                progress(ProgressEvent("judging", n_done, len(tasks), "items"))
 
     def _tasks(self, answers: Sequence[Answered]) -> list[_Task]:
         places = (False, True) if self._options.swap else (False,)
         rounds = range(1, self._options.n_judgings + 1)
         return [_Task(each, number, place) for number in rounds for place in places for each in answers]
 
-    def _ask(self, task: _Task) -> _Reply:
-        """Asks until a reply can be read, or the tries are spent."""
-        reply = _Reply("", None, None)
+    def _ask(self, task: _Task, *, kept_only: bool = False) -> _Reply:
+        """Asks until a reply can be read, or the tries are spent; with `kept_only`, looks at what was replied."""
+        reply = _Reply("", None, Fault(NO_REPLY, "not asked"))
         for n_tried in range(1, self._benchmark.judge_defaults.n_tries + 1):
-            said = self._replies.ask(self._question(task, n_tried))
+            question = self._question(task, n_tried)
+            if kept_only and not self._replies.is_kept(question):
+                break
+            said = self._replies.ask(question)
             ratings = self._benchmark.read_reply(said.text, swapped=task.swapped)
             reply = _Reply(said.text, ratings, None if said.is_said else said.fault)
             if ratings is not None or reply.fault is not None:
@@ -148,14 +159,16 @@ class Judge:
             last = messages[-1]
             messages[-1] = last | {"content": f"{last['content']}\n{request.again}"}
         temperature = (own.temperature if given is None else given) + own.warmer * (n_tried - 1)
+        temperature = min(temperature, max(_HOTTEST, given or 0.0))
         return Question(tuple(messages), temperature, own.max_tokens, f"judging {task.judging}, try {n_tried}")
 
-    def _files(self, replies: Sequence[tuple[_Task, _Reply]], directory: Path) -> dict[Path, list[dict[str, Any]]]:
-        """The files of reviews, each with its lines in the order of the questions."""
+    def _files(self, tasks: Sequence[_Task], directory: Path) -> dict[Path, list[dict[str, Any]]]:
+        """The files of reviews, each with a line for every reply that is kept, in the order of the questions."""
         order = {item.key: number for number, item in enumerate(self._benchmark.items, 1)}
         files: dict[Path, list[dict[str, Any]]] = {}
-        for task, reply in sorted(replies, key=lambda pair: order[pair[0].answered.item.key]):
+        for task in sorted(tasks, key=lambda task: order[task.answered.item.key]):
             lines = files.setdefault(review_path(directory, task.judging, swapped=task.swapped), [])
+            reply = self._ask(task, kept_only=True)
             if reply.fault is None:
                 lines.append(self._line(order[task.answered.item.key], task, reply))
         return files
@@ -186,8 +199,12 @@ def review_path(directory: Path, judging: int, *, swapped: bool) -> Path:
     return directory / f"reviews{number}{'-swapped' if swapped else ''}.jsonl"
 
 
-def _all_reviews(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("reviews*.jsonl") if _REVIEWS.fullmatch(path.name)]
+def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def _count_lines(path: Path) -> int:
+    return len(read_text(path).splitlines()) if path.is_file() else 0
 
 
 def find_reviews(directory: Path, *, swapped: bool) -> list[Path]:

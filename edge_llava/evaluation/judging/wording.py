@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_llava.errors import DataError
-from edge_llava.evaluation.benchmarks.judged import Judged
-from edge_llava.evaluation.benchmarks.llava_bench import PREFIX
+from edge_llava.evaluation.benchmarks.judged import PREFIX, Judged
 from edge_llava.evaluation.benchmarks.mm_vet import WORDING
 from edge_llava.home.json_files import read_json, read_text
 

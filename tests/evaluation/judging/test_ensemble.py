@@ -9,8 +9,7 @@ import pytest
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks.registry import read_benchmark
 from edge_llava.evaluation.judging.ensemble import decide, ensemble_figures, first_of, judge_question
-from edge_llava.evaluation.judging.ensemble_run import ask_each, estimate, judge_questions, other_questions
-from edge_llava.remote.budget import Budget
+from edge_llava.evaluation.judging.ensemble_run import ask_each, estimate, judge_questions, kept_texts, other_questions
 
 SAYS = "The answer is {}."
 # ours, the other's, the judge's of six problems whose answer is B; "?" cannot be read, "" was not asked.
@@ -81,15 +80,21 @@ def test_answers_are_named_neutrally_and_take_turns(benchmark):
         assert f"[Answer 1]\n{first}\n\n[Answer 2]\n{second}\n\n" in content
 
 
+def test_the_judge_is_not_asked_for_the_letter_alone(benchmark):
+    decision = decide(benchmark.items, texts(0), texts(1))[1]
+    assert decision.item.text.endswith("letter from the given choices directly.")
+    assert "directly" not in judge_question(decision).messages[1]["content"]
+
+
 def test_a_server_judges_where_the_two_differ(benchmark, server, replies):
-    server.behave = lambda request, index: server.say("Think. The answer is B.")
+    server.behave = lambda request, index: server.say("Think. The answer is B.\n")
     decisions = decide(benchmark.items, texts(0), texts(1))
     questions = judge_questions(decisions)
     assert set(questions) == set("23456")
     assert estimate(questions, replies).n_requests == 5
-    said = dict(ask_each("asking", questions, replies, 2, Budget()))
-    assert said == dict.fromkeys("23456", "Think. The answer is B.")
-    assert dict(ask_each("asking", questions, replies, 2, Budget())) == said
+    for _ in range(2):
+        ask_each("asking", questions, replies, 2)
+        assert kept_texts(questions, replies) == dict.fromkeys("23456", "Think. The answer is B.")
     assert len(server.requests) == 5
     assert estimate(questions, replies).n_requests == 0
 
@@ -97,8 +102,7 @@ def test_a_server_judges_where_the_two_differ(benchmark, server, replies):
 def test_a_dead_server_is_given_up(benchmark, server, replies):
     server.behave = lambda request, index: server.say("B") if index == 0 else server.send("", 503)
     questions = judge_questions(decide(benchmark.items, texts(0), texts(1)))
-    found = []
     with pytest.raises(DataError, match="3 questions in a row got no reply: status 503"):
-        found.extend(ask_each("asking", questions, replies, 1, Budget()))
-    assert [text for _, text in found] == ["B"]
+        ask_each("asking", questions, replies, 1)
+    assert list(kept_texts(questions, replies).values()) == ["B"]
     assert estimate(questions, replies).n_requests == 4

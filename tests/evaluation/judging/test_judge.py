@@ -9,9 +9,13 @@ import pytest
 
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks.registry import read_benchmark
+from edge_llava.evaluation.benchmarks.sampling import sample
+from edge_llava.evaluation.difference import compare
 from edge_llava.evaluation.judging.judge import Judge, JudgeOptions
 from edge_llava.evaluation.judging.wording import name_wording, read_wording
+from edge_llava.evaluation.run_record import RunRecord
 from edge_llava.remote.budget import Budget, Prices
+from edge_llava.remote.chat_client import ChatClient, ChatOptions
 from edge_llava.remote.kept_replies import KeptReplies
 
 RATINGS = {"REF0": "8 7\nBecause", "REF1": "9 9", "REF2": "8 6", "REF3": "9 9.5"}  # the golden case
@@ -29,12 +33,9 @@ def rate(server):
     server.behave = behave
 
 
-NO_LIMIT = Budget()
-
-
-def judge(record, replies, budget=NO_LIMIT, **options):
+def judge(record, replies, **options):
     judging = Judge(record.benchmark, replies, "judge", JudgeOptions(**options))
-    judging.judge(list(record.answered().values()), record.directory, budget)
+    judging.judge(list(record.answered().values()), record.directory)
     return {figure.name: figure.value for figure in record.scores().figures}
 
 
@@ -150,13 +151,72 @@ def test_a_judge_that_times_out_is_given_up(coco, answered, server, replies):
     assert record.scores().n_unjudged == 4
 
 
-def test_a_budget_ends_the_judging(coco, answered, server, replies):
-    """A reply has 100 prompt tokens and 20 of its own."""
+def test_a_budget_ends_the_judging_before_the_next_request(coco, answered, server, tmp_path):
+    """A reply has 100 prompt tokens and 20 of its own; kept ones cost nothing."""
     rate(server)
     record = answered("llava-bench", coco)
-    with pytest.raises(DataError, match=r"0\.0140 was spent, and --max-cost is 0\.01"):
-        judge(record, replies, Budget(Prices(50.0, 100.0), 0.01), concurrency=1)
+    with ChatClient(ChatOptions(server.url, "judge")) as client:
+        for n_sent, limit in ((2, 0.01), (2, 0.01), (4, 0.028)):
+            with KeptReplies(tmp_path / "r.jsonl", client, Budget(Prices(50.0, 100.0), limit)) as replies:
+                if n_sent < 4:
+                    with pytest.raises(DataError, match=r"0\.0140 was spent, and --max-cost is 0\.01"):
+                        judge(record, replies, concurrency=1)
+                else:
+                    judge(record, replies, concurrency=1)
+            assert len(server.requests) == n_sent
+            assert record.scores().n_unjudged == 4 - n_sent
+
+
+def test_a_failed_judging_keeps_earlier_reviews(coco, answered, server, replies, tmp_path):
+    """Also those of another judge, and those of replies that were kept and not looked at again."""
+    rate(server)
+    record = answered("llava-bench", coco)
+    judge(record, replies)
+    before = (record.directory / "reviews.jsonl").read_bytes()
+    server.behave = lambda request, index: server.send("gone", 401)
+    with (
+        ChatClient(ChatOptions(server.url, "other")) as client,
+        KeptReplies(tmp_path / "o.jsonl", client) as others,
+        pytest.raises(DataError, match="status 401"),
+    ):
+        judge(record, others)
+    assert (record.directory / "reviews.jsonl").read_bytes() == before
+    with pytest.raises(DataError, match="status 401"):
+        judge(record, replies, n_judgings=2)
+    assert (record.directory / "reviews.jsonl").read_bytes() == before
+    assert not (record.directory / "reviews-2.jsonl").read_bytes()
+    assert record.scores().n_unjudged == 0
+
+
+def test_a_sample_is_judged_too(coco, answered, server, replies):
+    rate(server)
+    record = answered("llava-bench", coco)
+    part = RunRecord(record.directory, record.settings, sample(record.benchmark, 1, 0))
+    Judge(record.benchmark, replies, "judge", JudgeOptions()).judge(list(part.answered().values()), part.directory)
+    scores = part.scores()
+    assert (scores.n, scores.n_unjudged) == (2, 0)
+    assert scores.figures[0].value is not None
     assert record.scores().n_unjudged == 2
+
+
+def test_what_was_not_judged_is_not_compared(coco, answered, server, replies):
+    rate(server)
+    whole = answered("llava-bench", coco)
+    judge(whole, replies)
+    scores = whole.scores()
+    path = whole.directory / "reviews.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:2]))
+    with pytest.raises(DataError, match="B 2"):
+        compare(whole.benchmark, scores, whole.scores())
+    found = compare(whole.benchmark, scores, whole.scores(), common=True)
+    assert (found.n, found.difference) == (2, 0)
+
+
+def test_half_a_last_line_is_no_answer(coco, answered):
+    record = answered("llava-bench", coco)
+    with open(record.directory / "answers.jsonl", "a") as file:
+        file.write('{"question_id": 9, "te')
+    assert len(record.answered()) == 4
 
 
 def test_an_estimate_is_near(coco, answered, replies):
@@ -181,6 +241,16 @@ def test_mm_vet_is_graded(mm_vet, answered, server, replies):
     assert again.context.endswith("Reply with the number alone, from 0.0 to 1.0.")
 
 
+def test_a_question_without_an_answer_counts_nothing(mm_vet, answered, server, replies):
+    server.behave = lambda request, index: server.say("1.0")
+    record = answered("mm-vet", mm_vet)
+    path = record.directory / "answers.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    found = judge(record, replies)
+    assert (found["total"], found["rec"], found["ocr"]) == (pytest.approx(100 / 3), 0.0, 50.0)
+    assert record.benchmark.upload({"v1_1": "x"}) == {"v1_0": "", "v1_1": "x", "v1_2": ""}
+
+
 def test_a_grade_that_stays_unreadable_counts_nothing(mm_vet, answered, server, replies):
     server.behave = lambda request, index: server.say("good" if "Q1?" in request.context else "1.0")
     record = answered("mm-vet", mm_vet)
@@ -196,6 +266,10 @@ def test_users_wording(coco, mm_vet, tmp_path):
     path.write_text(json.dumps({name: {"role": "Assistant", "prompt": f"R {name}"} for name in ("conv", "detail")}))
     with pytest.raises(DataError, match="no rules with a prompt for complex"):
         read_wording(bench, path)
+    prefixed = {f"llava_bench_{name}": {"prompt": f"R {name}"} for name in ("conv", "detail", "complex")}
+    path.write_text(json.dumps(prefixed))
+    wording = read_wording(bench, path)
+    assert bench.request(bench.items[0], "x", wording, swapped=False).messages[1]["content"].endswith("R conv\n\n")
     path.write_text(json.dumps({name: {"prompt": f"R {name}"} for name in ("conv", "detail", "complex")}))
     wording = read_wording(bench, path)
     assert bench.request(bench.items[2], "x", wording, swapped=False).messages[1]["content"].endswith("R detail\n\n")
