@@ -106,17 +106,15 @@ class Judge:
             DataError: If the judge refuses or is unavailable, the budget is spent, or a file cannot be written. What
                 came before is kept; files with more reviews than there are now stay as they are.
         """
-        tasks = self._tasks(answers)
+        tasks, is_complete = self._tasks(answers), False
         try:
             self._ask_all(tasks, progress)
-        except BaseException:
-            for path, lines in self._files(tasks, directory).items():
-                if len(lines) >= _count_lines(path):
-                    _write_lines(path, lines)
-            raise
-        files = self._files(tasks, directory)
-        for path, lines in files.items():
-            _write_lines(path, lines)
+            is_complete = True
+        finally:
+            files = self._files(tasks, directory)
+            for path, lines in files.items():
+                if is_complete or len(lines) >= _count_lines(path):
+                    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
         for path in directory.glob("reviews*.jsonl"):
             if _REVIEWS.fullmatch(path.name) and path not in files:  # of more judgings; their replies are kept
                 path.unlink()
@@ -197,10 +195,6 @@ def review_path(directory: Path, judging: int, *, swapped: bool) -> Path:
     """Where the reviews of one judging lie in a run."""
     number = "" if judging == 1 else f"-{judging}"
     return directory / f"reviews{number}{'-swapped' if swapped else ''}.jsonl"
-
-
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def _count_lines(path: Path) -> int:
