@@ -114,13 +114,12 @@ def test_reviews(tmp_path):
     [
         (["score", "--answers", "A", "--benchmark", "pope"], "name the data of pope"),
         (["score", "--answers", "A", "--answers", "A", "--benchmark", "pope", "L"], "--answers is one file"),
-        (["score", "--answers", "A", "--benchmark", "llava-bench", "L"], "leave out"),
         (["score", "--answers", "A", "--benchmark", "pip", "L"], "pip"),
         (["score", "--answers", "A", "--benchmark", "pope", "L", "--reread"], "which alone can be read anew"),
         (["score", "--answers", "A", "--benchmark", "pope", "L", "--split", "val"], "--split cannot be used with pope"),
         (
             ["score", "--answers", "A", "--benchmark", "llava-bench", "--wrong", "w"],
-            "--wrong and --upload are for answers",
+            "--wrong, --upload and --reread are for answers",
         ),
         (["plan", "--detect", "nan"], "must be numbers"),
         (["plan", "--detect", "1e-300"], "must be numbers"),
