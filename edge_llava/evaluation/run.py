@@ -201,7 +201,7 @@ class BenchmarkRun:
             },
         }
         try:
-            self._file.append(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+            self._file.append(json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise DataError(
                 f"{self._file.path} cannot grow: {error.strerror}. Free some space, and run the same command again."

@@ -111,7 +111,7 @@ class RunRecord:
         path = self.directory / ANSWERS_NAME
         text = read_text(path) if path.is_file() else ""
         items, found = {item.key: item for item in self.benchmark.items}, {}
-        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        for number, line in enumerate(text.split("\n")[:-1], 1):
             try:
                 record = json.loads(line)
                 facts, said = record["metadata"], str(record["text"])

@@ -15,6 +15,7 @@ from edge_llava.evaluation.benchmarks.registry import read_benchmark
 from edge_llava.evaluation.benchmarks.sampling import sample
 from edge_llava.evaluation.bundle_asker import BundleAsker, with_template
 from edge_llava.evaluation.run import BenchmarkRun, Said, find_missing_images, refuse_missing_images
+from edge_llava.evaluation.run_record import digest_questions, open_run
 from edge_llava.runtime.model import LlavaModel
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
@@ -97,6 +98,21 @@ def test_other_settings_are_named(benchmark, tmp_path):
         pass
     with pytest.raises(DataError, match="max_tokens: 8 then, 9 now"):
         BenchmarkRun(tmp_path, benchmark, SETTINGS | {"max_tokens": 9})
+
+
+def test_texts_with_any_character_are_read_again(tmp_path):
+    """Half a surrogate pair in a question, and characters that Python takes for ends of lines in an answer."""
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question_id": 1, "text": "\\ud83d?", "image": null}\n')
+    questions = read_benchmark("questions", [path])
+    settings = {"questions": digest_questions(questions)}
+    said = "a\u2028b\x85c\x0bd é 猫"
+    with BenchmarkRun(tmp_path / "run", questions, settings) as run:
+        run.answer(lambda item: Said(said, 1, "stop"))
+        assert run.finish().n_missing == 0
+    assert open_run(tmp_path / "run").answers() == {"1": said}
+    with BenchmarkRun(tmp_path / "run", questions, settings) as run:
+        assert not run.todo
 
 
 def test_files_of_others_are_left_alone(benchmark, tmp_path):
