@@ -11,7 +11,7 @@ from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.eval_data import DataCommand, data_options, read_data, show_scores
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
-from edge_llava.evaluation.benchmarks.registry import KINDS
+from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
 
 _HELP = """{what}.

@@ -14,7 +14,7 @@ from edge_llava.cli.display import show
 from edge_llava.cli.eval_data import DataCommand, data_options, open_run_at, read_data, show_figures
 from edge_llava.cli.eval_score import read_answers
 from edge_llava.cli.options import bundle_option, json_option
-from edge_llava.evaluation.benchmarks.registry import KINDS
+from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
 
 if TYPE_CHECKING:

@@ -63,7 +63,8 @@ def data_options(names: Sequence[str] = tuple(_OPTIONS)) -> Callable[[_Command],
 
 def read_data(name: str, data: Sequence[Path], reading: ReadOptions) -> Benchmark:
     """Reads a benchmark's data; options that it does not have are a mistake of the user's."""
-    from edge_llava.evaluation.benchmarks.registry import KINDS, read_benchmark
+    from edge_llava.evaluation.benchmarks.kinds import KINDS
+    from edge_llava.evaluation.benchmarks.registry import read_benchmark
 
     foreign = sorted(reading.given - set(KINDS[name].options))
     if foreign:

@@ -12,7 +12,7 @@ import click
 from edge_llava.cli.display import note, show
 from edge_llava.cli.eval_data import DataCommand, data_options, open_run_at, read_data, show_figures, show_scores
 from edge_llava.cli.options import json_option
-from edge_llava.evaluation.benchmarks.registry import KINDS
+from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
 from edge_llava.home.json_files import write_text
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_llava.bundle.bundle import Bundle, open_bundle
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark
-from edge_llava.evaluation.benchmarks.registry import KINDS
+from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.sampling import leave_out
 from edge_llava.evaluation.bundle_asker import BundleAsker, with_template
 from edge_llava.evaluation.run import BenchmarkRun, find_missing_images, refuse_missing_images

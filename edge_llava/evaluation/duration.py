@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.device.profile import find_profile
-from edge_llava.evaluation.benchmarks.registry import Kind
+from edge_llava.evaluation.benchmarks.kinds import Kind
 
 _TEMPLATE_TOKENS = 40  # of the system prompt, once for each image
 _QUESTION_TOKENS = 40  # with what asks for a word or a letter

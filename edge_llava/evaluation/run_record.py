@@ -21,7 +21,8 @@ from typing import Any, TypeGuard
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks.benchmark import Benchmark, Figure, Mark, Marked
 from edge_llava.evaluation.benchmarks.judged import Judged, Review
-from edge_llava.evaluation.benchmarks.registry import KINDS, read_source
+from edge_llava.evaluation.benchmarks.kinds import KINDS
+from edge_llava.evaluation.benchmarks.registry import read_source
 from edge_llava.evaluation.benchmarks.reviews import HIGHEST_RATING, read_reviews
 from edge_llava.evaluation.benchmarks.sampling import Part
 from edge_llava.evaluation.benchmarks.scoring import Scores, score

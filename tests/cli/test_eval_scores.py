@@ -208,6 +208,6 @@ def test_scienceqa_in_another_format(tmp_path):
 
 def test_every_benchmark_can_be_asked_and_scored():
     from edge_llava.cli import eval_ask
-    from edge_llava.evaluation.benchmarks.registry import KINDS
+    from edge_llava.evaluation.benchmarks.kinds import KINDS
 
     assert set(KINDS) == {command.name for command in eval_ask.COMMANDS}

@@ -10,7 +10,8 @@ import pytest
 from edge_llava.errors import DataError
 from edge_llava.evaluation.benchmarks import mmbench, mme, pope
 from edge_llava.evaluation.benchmarks.answers import Answer, join_answers, read_answers
-from edge_llava.evaluation.benchmarks.registry import KINDS, read_benchmark
+from edge_llava.evaluation.benchmarks.kinds import KINDS
+from edge_llava.evaluation.benchmarks.registry import read_benchmark
 from edge_llava.evaluation.benchmarks.reviews import Review, read_ratings, read_reviews, relative_scores
 from edge_llava.evaluation.benchmarks.scoring import score
 from edge_llava.evaluation.benchmarks.source import ReadOptions
