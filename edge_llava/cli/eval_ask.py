@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -91,7 +93,7 @@ def _make_command(name: str) -> click.Command:
 
         benchmark = take(read_data(name, data, reading), sample, seed)
         opened = open_bundle(bundle)
-        with show_progress() as progress:
+        with _explain_how_to_resume(out), show_progress() as progress:
             scores = answer(
                 benchmark,
                 opened,
@@ -112,6 +114,16 @@ def _make_command(name: str) -> click.Command:
         show_result(out)
 
     return run_command
+
+
+@contextmanager
+def _explain_how_to_resume(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / "answers.jsonl").exists():
+            note(f"Answers are kept in {out}; run the same command again to resume.")
+        raise
 
 
 COMMANDS = tuple(_make_command(name) for name in KINDS)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -148,6 +152,26 @@ def test_several_questions_at_a_time(pope, seeded_f32, tmp_path):
         for name in ("one", "four")
     ]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize("parallel", ["1", "4"])
+def test_ctrl_c_keeps_the_answers_and_says_so(pope, seeded_q4, tmp_path, parallel):
+    lines = [json.loads(line) for line in pope.read_text().splitlines()]
+    many = [lines[n % 24] | {"question_id": n, "text": f"Is it {n}?"} for n in range(4000)]
+    write_lines(pope, many)
+    where = ["-m", seeded_q4, "-o", tmp_path / "run", "-t", "1", "--max-tokens", "4", "--parallel", parallel]
+    command = [sys.executable, "-m", "edge_llava.cli", "eval", "pope", *map(str, (pope, *where))]
+    answers = tmp_path / "run" / "answers.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (answers.exists() and answers.stat().st_size):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"Answers are kept in {tmp_path / 'run'}; run the same command again to resume." in said
+    assert "Traceback" not in said
+    assert 0 < len(answers.read_text().splitlines()) < 4000
 
 
 def test_skipped_images_stay_skipped(pope, seeded_q4, tmp_path):
