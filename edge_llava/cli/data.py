@@ -15,7 +15,7 @@ from edge_llava.cli.data_scienceqa import scienceqa_command
 from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
-from edge_llava.cli.remote import Finite, open_client, remote_options
+from edge_llava.cli.remote import Finite, RemoteChoice, RemoteCommand, remote_options
 
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
@@ -72,11 +72,10 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
     show_result(json.dumps({"annotations": annotations, "n": n}) if as_json else annotations)
 
 
-@command.command("instruct")
+@command.command("instruct", cls=RemoteCommand)
 @click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
 @click.option("--teacher", required=True, metavar="URL|scenes", help="An OpenAI-compatible address, or 'scenes'.")
-@click.option("--model", metavar="NAME", help="Model that the teacher's server should run.")
 @click.option(
     "--types", default="conversation,detail,reasoning", show_default=True, help="Kinds of replies for each image."
 )
@@ -87,7 +86,7 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
 @click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the images are.")
 @click.option("--skip-faulty", is_flag=True, help="Leave out images with faulty annotations.")
 @click.option("--temperature", type=Finite(0), help="Default: the server's.")
-@remote_options(concurrency=4)
+@remote_options(without="max_cost")
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of all random choices.")
 @click.option("--force", is_flag=True, help="Start over: replace OUT and discard the stored replies.")
 @json_option
@@ -95,18 +94,13 @@ def instruct_command(
     source: Path,
     out: Path,
     teacher: str,
-    model: str | None,
     types: str,
     limit: int | None,
     instances: Path | None,
     images: Path | None,
     skip_faulty: bool,
-    concurrency: int,
     temperature: float | None,
-    timeout: float,
-    key_env: str | None,
-    price_in: float | None,
-    price_out: float | None,
+    remote: RemoteChoice,
     seed: int,
     force: bool,
     as_json: bool,
@@ -123,21 +117,20 @@ def instruct_command(
         --instances instances_val2017.json --images val2017 --limit 10 \\
         --teacher https://api.openai.com/v1 --model gpt-4o -o llava.json
     """
-    from edge_llava.remote.budget import Prices
     from edge_llava.training.instructions.annotation_files import read_annotations
     from edge_llava.training.instructions.generation import GenerationOptions, generate
 
-    options = GenerationOptions(_parse_types(types), concurrency, seed, force)
+    options = GenerationOptions(_parse_types(types), remote.concurrency, seed, force)
     annotations = read_annotations(source, images, instances, skip_faulty=skip_faulty)
     _print_faults(annotations.faults)
     chosen = annotations.images[:limit]
     with (
-        _open_teacher(teacher, model, key_env, temperature, timeout, seed) as opened,
+        _open_teacher(teacher, remote, temperature, seed) as opened,
         _explain_how_to_resume(out),
         show_progress() as progress,
     ):
         report = generate(chosen, opened, out, options, progress)
-    cost = Prices(price_in, price_out).cost(report.prompt_tokens, report.completion_tokens)
+    cost = remote.prices.cost(report.prompt_tokens, report.completion_tokens)
     if as_json:
         facts = dataclasses.asdict(report) | {"out": str(out), "rejected_path": str(report.rejected_path), "cost": cost}
         click.echo(json.dumps(facts, indent=2, sort_keys=True))
@@ -221,9 +214,7 @@ def _parse_types(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _open_teacher(
-    address: str, model: str | None, key_env: str | None, temperature: float | None, timeout: float, seed: int
-) -> Iterator[Teacher]:
+def _open_teacher(address: str, remote: RemoteChoice, temperature: float | None, seed: int) -> Iterator[Teacher]:
     if address == _SCENES:
         from edge_llava.training.instructions.scene_teacher import SceneTeacher
 
@@ -231,7 +222,7 @@ def _open_teacher(
         return
     from edge_llava.training.instructions.chat_teacher import ChatTeacher
 
-    with open_client(address, model, key_env, timeout) as client:
+    with remote.open(address) as client:
         yield ChatTeacher(client, temperature)
 
 

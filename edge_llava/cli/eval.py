@@ -13,7 +13,8 @@ import click
 from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.eval_ask import COMMANDS
 from edge_llava.cli.eval_compare import compare_command, plan_command
-from edge_llava.cli.eval_judge import ensemble_command, judge_command
+from edge_llava.cli.eval_ensemble import ensemble_command
+from edge_llava.cli.eval_judge import judge_command
 from edge_llava.cli.eval_score import score_command
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.home.files import atomic_file

@@ -88,7 +88,7 @@ def score_command(
         lines = read.upload(texts)
         if lines is None:
             raise click.UsageError(
-                f"--upload: the labels of {benchmark}, {read.variant}, are public; there is no server"
+                f"--upload: the labels of {benchmark}, {read.variant}, are public, so there is nothing to upload"
             )
         write_text(upload, json.dumps(lines) + "\n")
         note(f"{len(lines):,} answers for the server: {upload}")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
 
 _OF_1_5 = ("llava_v1", "vicuna_v1")  # which manifests of LLaVA-1.5 may name
-_POLL_S = 0.5  # Windows cannot interrupt an endless wait
 _KEPT = 2  # pictures that stay encoded: with several questions at a time, those about two are asked
 
 
@@ -102,28 +100,23 @@ class BundleAsker:
         """The answer's text, stripped; its tokens; and why it ended."""
         if item.second is not None:
             sampling = replace(sampling, stop=(item.second.stop,))
-        arrived: SimpleQueue[Token] = SimpleQueue()
-        answer = self._model.submit(messages, sampling, arrived.put, alone=True)
+        tokens: list[Token] = []
+        answer = self._model.submit(messages, sampling, tokens.append, alone=True)
         with self._changing:
             self._running.add(answer)
             is_cancelled = self._is_cancelled
         if is_cancelled:
             answer.cancel()
-        texts: list[str] = []
         try:
-            while True:
-                token = _take(arrived)
-                texts.append(token.text)
-                if token.finish_reason is not None:
-                    break
+            answer.wait()
         finally:
             with self._changing:
                 self._running.discard(answer)
         if answer.error is not None:
             raise answer.error
-        if token.finish_reason == "cancelled":
+        if answer.finish_reason == "cancelled":
             raise EdgeLlavaError("the question was cancelled.")
-        return "".join(texts).strip(), answer.n_tokens, str(token.finish_reason)
+        return "".join(token.text for token in tokens).strip(), answer.n_tokens, str(answer.finish_reason)
 
     def _find(self, name: str) -> _Picture:
         with self._encoding:
@@ -146,14 +139,6 @@ def _digest(source: Path | bytes) -> str:
         return digest_file(source)
     except OSError as error:
         raise ImageError(f"{source} cannot be read: {error.strerror}.") from error
-
-
-def _take(arrived: SimpleQueue[Token]) -> Token:
-    while True:
-        try:
-            return arrived.get(timeout=_POLL_S)
-        except Empty:
-            continue
 
 
 def with_template(bundle: Bundle, benchmark: Benchmark, name: str) -> Bundle:

@@ -17,6 +17,7 @@ from edge_llava.bundle.manifest import Manifest
 from edge_llava.cli import cli
 from edge_llava.cli.eval_data import DataCommand
 from edge_llava.cli.options import EngineChoice, EngineCommand
+from edge_llava.cli.remote import RemoteChoice, RemoteCommand
 from edge_llava.device.memory import is_out_of_memory
 from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
@@ -196,7 +197,7 @@ def commands(group: click.Group) -> Iterator[click.Command]:
 
 def test_the_signature_of_a_command_shows_everything_it_takes():
     """No option reaches the code of a command on another way."""
-    n_with_engines = n_with_data = 0
+    n_with_engines = n_with_data = n_remote = 0
     for command in commands(cli):
         assert all(parameter.expose_value for parameter in command.params), command.name
         taken = {parameter.name for parameter in command.params}
@@ -208,9 +209,13 @@ def test_the_signature_of_a_command_shows_everything_it_takes():
         if isinstance(command, DataCommand):
             n_with_data += 1
             taken = taken - {field.name for field in dataclasses.fields(ReadOptions)} | {"reading"}
+        if isinstance(command, RemoteCommand):
+            n_remote += 1
+            taken = taken - {field.name for field in dataclasses.fields(RemoteChoice)} | {"remote"}
         assert taken == set(inspect.signature(command.callback).parameters), command.name
     assert n_with_engines == 9 + len(KINDS)  # which ask benchmarks
     assert n_with_data == 3 + len(KINDS)
+    assert n_remote == 3
 
 
 @pytest.mark.parametrize(

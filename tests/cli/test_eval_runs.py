@@ -232,6 +232,7 @@ def test_a_bundle_that_judges_itself_is_told(bench, seeded_q4, server, tmp_path)
         (["ensemble", "F", "D", "--other", "F"], "name a directory"),
         (["ensemble", "POPE", "--other", "F", "--judge", "URL"], "--model: name the model"),
         (["judge", "WILD", "--judge", "URL", "--model", "m", "--temperature", "nan"], "is not a finite number"),
+        (["judge", "WILD", "--judge", "URL", "--model", "m", "--max-cost", "nan"], "is not a finite number"),
         (["score"], "name a run"),
         (["score", "D"], "is not the directory of a run"),
         (["score", "POPE", "--split", "x"], "a run knows its benchmark"),
