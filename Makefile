@@ -9,7 +9,7 @@ FLOORS := .venv-floors
 RUNTIME := .venv-runtime
 PLUGINS := build/plugins
 
-.PHONY: setup demo ask demo-checkpoint test test-floors test-runtime test-vulkan test-rpc lint types slow clean
+.PHONY: setup demo ask demo-checkpoint demo-bundle test test-floors test-runtime test-vulkan test-rpc lint types slow clean
 
 setup: $(STAMP)
 
@@ -49,6 +49,10 @@ demo-checkpoint: setup
 	rm -rf edge_llava/demo/llava-scenes
 	cp -r $(DEMO_WORK)/llava-scenes edge_llava/demo/llava-scenes
 	rm edge_llava/demo/llava-scenes/loss.*
+
+# the bundle in the wheel: `edge-llava chat demo:1`
+demo-bundle: setup
+	$(BIN)/edge-llava convert demo -o edge_llava/demo/bundles/demo --quant Q4_K_M --vision int8 --force
 
 # two processes, each with whole files: the tests of a file share what they prepared
 test: setup lint types

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_llava.bundle.language_spec import MIXED, NEED_IMPORTANCE, QUANTS
+from edge_llava.bundle.manifest import MAX_NOTICE, is_notice
 from edge_llava.bundle.templates import TEMPLATES
 
 _UNQUANTIZED = ("F32", "F16", "BF16")
@@ -35,6 +36,7 @@ class ConvertOptions:
         base: Directory or hub id of the model that the checkpoint is a delta or adapter of, or a projector for.
         template: Name of the conversation template; None follows the checkpoint's config.
         mmproj: Also write tower and projector to one file for llama.cpp's own tools.
+        notice: A line that everyone who uses the bundle is shown, for example what the model does not know.
         n_threads: Threads of a conversion; None: as many as a chat would use.
         overwrite: Replace an existing bundle once the new one is complete.
 
@@ -53,6 +55,7 @@ class ConvertOptions:
     base: str | None = None
     template: str | None = None
     mmproj: bool = False
+    notice: str | None = None
     n_threads: int | None = None
     overwrite: bool = False
 
@@ -67,6 +70,10 @@ class ConvertOptions:
             (self.aspect in (None, "pad", "crop"), "aspect must be pad, crop or None"),
             (self.max_tiles is None or self.max_tiles >= 2, "max_tiles must be at least 2"),
             (self.template in (None, *TEMPLATES), f"template must be one of {', '.join(TEMPLATES)}"),
+            (
+                self.notice is None or is_notice(self.notice),
+                f"notice must be one printable line of at most {MAX_NOTICE} characters",
+            ),
             (self.n_threads is None or self.n_threads >= 1, "n_threads must be at least 1"),
         )
         faults = [message for holds, message in rules if not holds]

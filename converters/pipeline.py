@@ -226,6 +226,7 @@ def _describe(
         language=describe_language(checkpoint, options.quant, template, recipe),
         files=_describe_files(directory),
         parity={},
+        notice=options.notice,
     )
 
 

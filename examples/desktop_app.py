@@ -57,7 +57,7 @@ QPushButton#stop { background: #fdecec; border-color: #f3c5c3; color: #a12622; }
 class Worker(QObject):
     """Owns the model. Its slots run on the worker thread, one after the other."""
 
-    opened = Signal(str)  # the bundle's name
+    opened = Signal(str, str)  # the bundle's name, and its notice or nothing
     not_opened = Signal(str)  # why
     token = Signal(str)  # text to append to the answer
     finished = Signal(str)  # a summary line
@@ -74,7 +74,7 @@ class Worker(QObject):
         try:
             self._model = edge_llava.load(bundle)
             self._chat = self._model.session(edge_llava.SamplingOptions(temperature=0.2))
-            self.opened.emit(self._model.bundle.name)
+            self.opened.emit(self._model.bundle.name, self._model.manifest.notice or "")
         except edge_llava.EdgeLlavaError as error:
             self.not_opened.emit(str(error))
 
@@ -246,6 +246,7 @@ class Window(QMainWindow):
 
     def _build(self) -> None:
         self.title = QLabel("Opening the model ...", objectName="title")
+        self.notice = QLabel(objectName="status", wordWrap=True, visible=False)
         self.image_view, self.conversation = ImageView(), Conversation()
         self.status = QLabel(objectName="status")
         self.question = QLineEdit(placeholderText="Ask about the image")
@@ -259,6 +260,7 @@ class Window(QMainWindow):
             line.addWidget(widget)
         left, right = QVBoxLayout(), QVBoxLayout()
         left.addWidget(self.title)
+        left.addWidget(self.notice)
         left.addWidget(self.image_view, 1)
         left.addWidget(QPushButton("Open an image ...", clicked=self.open_file))
         right.addWidget(self.conversation, 1)
@@ -297,9 +299,11 @@ class Window(QMainWindow):
         if not is_asked:
             self.question.setFocus()
 
-    @Slot(str)
-    def _on_opened(self, name: str) -> None:
+    @Slot(str, str)
+    def _on_opened(self, name: str, notice: str) -> None:
         self.title.setText(name)
+        self.notice.setText(notice)
+        self.notice.setVisible(bool(notice))
         self._set_asked(False)
 
     @Slot(str)

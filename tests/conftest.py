@@ -18,6 +18,7 @@ import pytest
 from chat_server import Server
 from numpy.typing import NDArray
 
+from edge_llava import demo
 from edge_llava.bundle.vision_spec import VisionSpec
 
 # Several processes share the cores: threads that wait awake take them from the others. OpenMP reads it when loaded.
@@ -232,11 +233,9 @@ def converted_q4(seeded_checkpoint: Path, convert_to: Callable[..., Path]) -> Pa
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(convert_to: Callable[..., Path]) -> Path:
-    """The demo as `convert demo` makes it, which gives real answers. Read only."""
-    from edge_llava import demo
-
-    return convert_to(demo.CHECKPOINT)
+def demo_bundle() -> Path:
+    """The demo that comes with edge-llava, which gives real answers. Read only."""
+    return demo.BUNDLE
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ PROJECTOR_KINDS = ("linear", "mlp2x_gelu")
 STAGES = ("tokenizer", "preprocess", "vision", "projector", "language", "mmproj")
 ROLES = ("vision", "vision_data", "projector", "language", "mmproj", "parity")
 REQUIRED_ROLES = ("vision", "projector", "language", "parity")
+MAX_NOTICE = 300  # characters
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -115,6 +116,7 @@ class Manifest:
     language: LanguageSpec
     files: Mapping[str, FileEntry]
     parity: Mapping[str, StageParity]
+    notice: str | None = None  # what everyone who uses the bundle must know, in one line
 
     def to_json(self) -> str:
         """Canonical text: UTF-8, sorted keys, two spaces, final newline."""
@@ -167,7 +169,22 @@ def _read_manifest(fields: JsonFields) -> Manifest:
         language=read_language(fields.object("language"), version),
         files=_read_files(fields.object("files")),
         parity=_read_stages(fields.object("parity")),
+        notice=_read_notice(fields),
     )
+
+
+def _read_notice(fields: JsonFields) -> str | None:
+    if "notice" not in fields.names():
+        return None  # bundles of earlier versions have none
+    notice = fields.optional_text("notice")
+    if notice is not None and not is_notice(notice):
+        fields.faults.append(f"notice is not one printable line of at most {MAX_NOTICE} characters")
+    return notice
+
+
+def is_notice(text: str) -> bool:
+    """Whether a text can be a bundle's notice: one line that can be shown anywhere."""
+    return 0 < len(text) <= MAX_NOTICE and text.isprintable() and bool(text.strip())
 
 
 def _read_source(fields: JsonFields) -> SourceInfo:

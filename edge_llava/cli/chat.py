@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_llava.cli.display import INTERRUPTED, note, note_truncated
+from edge_llava.cli.images import choose_bundle, open_image
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.cli.places import note_places
@@ -97,9 +98,12 @@ def command(
     engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Ask about one or several images ('-' reads an image from stdin).
+    """Ask about one or several images.
+
+    IMAGES are files, '-' for stdin, or demo:1 to demo:4, which come with edge-llava.
 
     \b
+    edge-llava chat demo:1
     edge-llava chat img.jpg
     edge-llava chat img.jpg -p "What is on the table?"
     echo "What is on the table?" | edge-llava chat img.jpg --json
@@ -109,7 +113,6 @@ def command(
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.runtime.options import SamplingOptions
     from edge_llava.runtime.vision.forms import image_forms
-    from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
     schema = read_json_schema(json_schema)
@@ -125,7 +128,7 @@ def command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     # opened before the engines: a wrong path must not cost their loading
-    shown = [Image.open(_read_stdin() if path == "-" else path, alpha=engines.alpha) for path in images]
+    shown = [open_image(path, engines.alpha) for path in images]
     note_truncated(zip(images, shown, strict=True))
     inputs: list[ImageInput] = [*shown, *(ImageEmbedding.load(path) for path in embeddings)]
     names = [*images, *embeddings]
@@ -133,7 +136,7 @@ def command(
         raise click.UsageError(f"--show-input shows one image; {len(images)} were given")
     if show_prompt and question is None:
         raise click.UsageError("--show-prompt shows one question: give it with -p")
-    opened = open_bundle(bundle)
+    opened = open_bundle(choose_bundle(bundle, images))
     how = dataclasses.replace(engines.options(opened), cache=not no_cache)
     form = image_forms(opened.manifest.vision, how).choose(len(inputs))
     is_tuned = not engines.no_profile

@@ -100,6 +100,9 @@ _LANGUAGE_GIB = {
     help=f"Conversation template, if not the one in the config: {', '.join(TEMPLATES)}.",
 )
 @click.option(
+    "--notice", metavar="TEXT", help="A line that everyone who uses the bundle is shown: what it does not know, say."
+)
+@click.option(
     "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads. Default: as many as a chat uses."
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle once the new one is complete.")
@@ -120,6 +123,7 @@ def command(
     base: str | None,
     mmproj: bool,
     template: str | None,
+    notice: str | None,
     threads: int | None,
     force: bool,
     yes: bool,
@@ -155,7 +159,11 @@ def command(
     started = time.perf_counter()
     if sys.stderr.isatty():
         note("Loading torch and transformers ...")
+    from edge_llava.bundle.manifest import MAX_NOTICE, is_notice
     from edge_llava.converters.options import EXACT, ConvertOptions
+
+    if notice is not None and not is_notice(notice):
+        raise click.UsageError(f"--notice takes one printable line of at most {MAX_NOTICE} characters")
 
     if imatrix is not None and quant in EXACT:
         raise click.UsageError(f"--imatrix is for weights of fewer bits; it changes nothing about {quant}")
@@ -171,6 +179,7 @@ def command(
         base=base,
         template=template,
         mmproj=mmproj,
+        notice=notice,
         n_threads=threads,
         overwrite=force,
     )

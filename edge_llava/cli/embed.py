@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from typing import Literal
 
 import click
 
 from edge_llava.cli.display import note, note_truncated, show_progress, show_result
+from edge_llava.cli.images import choose_bundle, open_image
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 from edge_llava.cli.shortage import make_fit
 from edge_llava.cli.tiles import note_tiles, show_tiles
@@ -46,13 +46,12 @@ def command(
     """
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.fitting.bundle_needs import predict_tower_needs
-    from edge_llava.runtime.vision.image import Image
     from edge_llava.runtime.vision.tower import Tower
 
     # opened before the digests are compared, so that a wrong path fails fast
-    shown = Image.open(sys.stdin.buffer.read() if image == "-" else image, alpha=engines.alpha)
+    shown = open_image(image, engines.alpha)
     note_truncated([(image, shown)])
-    opened = open_bundle(bundle)
+    opened = open_bundle(choose_bundle(bundle, [image]))
     with show_progress() as progress:
         opened.verify_digests(trust_earlier=True, progress=progress)
     n_images = 2 if among_several else 1

@@ -65,6 +65,8 @@ def command(bundle: str | None, as_json: bool) -> None:
         ("weights", language.describe_quantization()),
         ("template", language.template.name),
     ]
+    if manifest.notice is not None:
+        lines.append(("notice", manifest.notice))
     if vision.quantization is not None:
         lines.append(("int8", vision.quantization.describe()))
     lines += [("file", f"{entry.path}, {format_bytes(entry.bytes)}") for _, entry in sorted(manifest.files.items())]

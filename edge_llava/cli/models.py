@@ -47,7 +47,7 @@ def list_command(as_json: bool) -> None:
         click.echo(json.dumps({"directory": directory, "bundles": rows}, indent=2))
         return
     if not rows:
-        note("No bundles yet. Make one: edge-llava convert CHECKPOINT (or 'edge-llava convert demo').")
+        note("No bundles yet. Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1")
     if default is not None and os.path.isabs(default):
         note(f"The default is not in this list: {default}")
     width = max((len(str(row["name"])) for row in rows), default=0)

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def note_places(model: LlavaModel) -> None:
-    """Notes where a model computes; its tower need not be open."""
+    """Notes where a model computes, and its notice; its tower need not be open."""
     note(describe_places(model.language_on, model.vision_on or expected_provider(model.options.vision_provider)))
+    if model.manifest.notice is not None:
+        note(model.manifest.notice)
 
 
 def describe_places(language_on: str, vision_on: str) -> str:

@@ -15,6 +15,7 @@ import click
 
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.display import note, note_truncated
+from edge_llava.cli.images import open_image
 from edge_llava.cli.tiles import note_tiles
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
@@ -119,13 +120,11 @@ def _prepare(conversation: _Conversation) -> None:
 
 
 def _add_image(conversation: _Conversation, argument: str) -> None:
-    from edge_llava.runtime.vision.image import Image
-
     path = os.path.expanduser(argument.strip("'\""))
     if not argument:
         note("which image? /image PATH")
         return
-    image = Image.open(path, alpha=conversation.alpha)
+    image = open_image(path, conversation.alpha)
     note_truncated([(path, image)])
     conversation.pending.append((path, image))
     model, n_images = conversation.model, len(conversation.session.images) + len(conversation.pending)

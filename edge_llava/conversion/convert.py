@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.conversion.memory_hint import find_shortage
 from edge_llava.conversion.speed_hint import find_slowness
+from edge_llava.demo import CHECKPOINT, NAME, NOTICE
 from edge_llava.errors import ConversionError, MissingExtra
 from edge_llava.fitting.needs import MAIN
 from edge_llava.home.directories import bundles_directory, check_home, set_default_bundle
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from edge_llava.converters.options import ConvertOptions
     from edge_llava.fitting.room import Room
 
-DEMO = "demo"
 _log = logging.getLogger("edge_llava.convert")
 
 
@@ -61,11 +61,13 @@ def convert(
     from edge_llava.converters.staging import check_target
 
     options = options or ConvertOptions()
+    if str(source) == NAME and options.notice is None:
+        options = replace(options, notice=NOTICE)
     if out is None:
         check_home(", or name the bundle's directory with -o")
     target = _find_target(source, out, options)
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
-    measuring = MeasuringSet.choose(options, is_demo=str(source) == DEMO)
+    measuring = MeasuringSet.choose(options, is_demo=str(source) == NAME)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
     # seconds of imports, after what may be refused at once
     from edge_llava.converters.pipeline import stage
@@ -142,10 +144,9 @@ def open_checkpoint(
         MissingExtra, CheckpointError: As `convert`.
     """
     require_converters()
-    from edge_llava import demo
     from edge_llava.converters.places import Places
 
-    named = str(demo.CHECKPOINT if str(source) == DEMO else source)
+    named = str(CHECKPOINT if str(source) == NAME else source)
     places = Places.find(named, vision_tower, base, progress)
     from edge_llava.converters.checkpoint import Checkpoint  # imports torch, after what is missing was refused
 

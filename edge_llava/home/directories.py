@@ -21,6 +21,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from edge_llava.demo import BUNDLE, NAME
 from edge_llava.errors import BundleError, EdgeLlavaError
 from edge_llava.home.atomic_directory import mend_all, remove_directory, restore, restore_all
 from edge_llava.home.files import write_text
@@ -128,7 +129,8 @@ def set_default_bundle(name_or_path: str) -> None:
     directory = find_bundle(name_or_path)
     if not os.path.isfile(directory / MANIFEST_NAME):
         raise BundleError(f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_available()}")
-    text = directory.name if directory.parent == bundles_directory() else str(directory)
+    is_named = directory.parent == bundles_directory()
+    text = NAME if directory == BUNDLE else directory.name if is_named else str(directory)
     with _changing_home():
         write_text(home_directory() / "default", text + "\n")
 
@@ -137,7 +139,8 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     """Turns what a user typed into a bundle directory.
 
     Args:
-        name_or_path: A directory, a name in the home, or None for the default bundle.
+        name_or_path: A directory, a name in the home, "demo" for the bundle that comes with edge-llava, or None for the
+            default bundle.
 
     Raises:
         BundleError: If there is none; the message lists the bundles that exist.
@@ -156,6 +159,8 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         return as_path.absolute()
     if is_named:
         return named
+    if str(name_or_path) == NAME:
+        return BUNDLE
     raise BundleError(f"there is no bundle {str(name_or_path)!r}, neither as a directory nor by name. {_available()}")
 
 
@@ -226,6 +231,8 @@ def _find_default() -> Path:
         raise BundleError(f"no bundle was named and there is no default. {_available()}")
     restore(bundles_directory() / name_or_path)
     directory = bundles_directory() / name_or_path  # a name is one of the home, whatever the current directory holds
+    if name_or_path == NAME and not os.path.isdir(directory):
+        return BUNDLE
     if not os.path.isdir(directory):
         raise BundleError(f"the default bundle {name_or_path!r} is gone. {_available()}")
     return directory
@@ -235,4 +242,4 @@ def _available() -> str:
     names = [path.name for path in list_bundles()]
     if names:
         return f"Available: {', '.join(names)}. Choose one with -m NAME or 'edge-llava models default NAME'."
-    return "Make one first: edge-llava convert CHECKPOINT (or 'edge-llava convert demo')."
+    return "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1"

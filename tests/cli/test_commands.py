@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
+from edge_llava import demo
+from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.cli import cli
 from edge_llava.cli.eval_data import DataCommand
@@ -29,6 +31,10 @@ def test_convert_demo_then_chat_needs_no_more_options(run, photo, home):
     converted = run("convert", "demo", "--quant", "q4_k_m")
     assert converted.code == 0
     assert converted.out.strip() == str(home / "bundles" / "demo-q4_k_m")
+    made, shipped = (Bundle.open(path).manifest for path in (home / "bundles" / "demo-q4_k_m", demo.BUNDLE))
+    for role in ("language", "projector"):
+        assert made.files[role] == shipped.files[role], "make demo-bundle"
+    assert made.notice == shipped.notice == demo.NOTICE
     assert run("chat", photo, "-p", "What?", "-n", 2).code == 0
     again = run("convert", "demo")
     assert (again.code, again.out) == (5, "")
@@ -146,6 +152,7 @@ def test_inspect(run, seeded_q4):
     facts = json.loads(run("inspect", seeded_q4, "--json").out)
     stored = json.loads((seeded_q4 / "manifest.json").read_text())
     stored["language"] |= {"importance": None, "mix": {}}  # which it was made before
+    stored["notice"] = None
     assert facts["manifest"] == stored
 
 

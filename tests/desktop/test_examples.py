@@ -10,8 +10,6 @@ import pytest
 
 from edge_llava import demo
 
-pytestmark = pytest.mark.convert
-
 
 @pytest.fixture
 def example(examples, tmp_path):
@@ -134,7 +132,7 @@ drop(window, data)
 for question in ("What colour is the square?", "How many objects are there?"):
     ask(window, question)
     wait(lambda: not window._is_asked)
-report(title=window.title.text(), said=said(window), status=window.status.text())
+report(title=window.title.text(), notice=window.notice.text(), said=said(window), status=window.status.text())
 image = window.grab().toImage()
 report(colours=len({image.pixel(x, y) for x in range(0, 980, 7) for y in range(0, 600, 7)}))
 QApplication.clipboard().setImage(QImage(other))
@@ -155,7 +153,7 @@ report(running=window._thread.isRunning(), closed=window.worker._model.closed)
         code, demo_bundle, shapes, demo.PICTURES / "shapes-2.jpg"
     )
     assert first == {"title": "Opening the model ...", "enabled": False}
-    assert talk["title"] == demo_bundle.name
+    assert (talk["title"], talk["notice"]) == ("demo", demo.NOTICE)
     assert talk["said"] == [
         ["question", "What colour is the square?"],
         ["answer", "Blue."],

@@ -16,7 +16,6 @@ from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.scenes.drawing import draw_scene
 from edge_llava.training.instructions.scene_facts import parse_scene
 
-pytestmark = pytest.mark.convert
 ONE_THREAD = EngineOptions(decoder=DecoderOptions(n_threads=1), n_vision_threads=1)
 GOALS = {
     "existence": 0.95, "colour": 0.95, "shape": 0.95, "count": 0.9, "size": 0.9, "relation": 0.85, "comparison": 0.85,
@@ -44,6 +43,7 @@ def test_it_sees(examine, demo_bundle):
 
 
 @pytest.mark.slow
+@pytest.mark.convert
 def test_it_reaches_its_goals(examine, demo_bundle, convert_to):
     figures = examine(convert_to(demo.CHECKPOINT, quant="F16"), 1000)
     assert {kind: marks["value"] for kind, marks in figures["accuracy"].items() if marks["value"] < GOALS[kind]} == {}

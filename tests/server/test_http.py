@@ -55,7 +55,7 @@ def test_models_are_openais(client: httpx.Client, server: Any, check_error: Chec
     name = server.app.models.name
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["owned_by"]) == (name, "model", "edge-llava")
-    assert model["n_ctx"] == 1024
+    assert (model["n_ctx"], model["notice"]) == (1024, None)
     assert client.get(f"/v1/models/{name}").json() == model
     check_error(client.get("/v1/models/gpt-4o"), 404, "model_not_found", "model")
 

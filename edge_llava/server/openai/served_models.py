@@ -30,10 +30,9 @@ class ServedModels:
         self._has_aliases = bool(aliases)
         names = dict.fromkeys((*aliases, bundle.name))
         created = int((bundle.path / MANIFEST_NAME).stat().st_mtime)
-        self._entries = {
-            name: {"id": name, "object": "model", "created": created, "owned_by": "edge-llava", "n_ctx": n_ctx}
-            for name in names
-        }
+        about = {"object": "model", "created": created, "owned_by": "edge-llava"}
+        ours = {"n_ctx": n_ctx, "notice": bundle.manifest.notice}
+        self._entries = {name: {"id": name, **about, **ours} for name in names}
 
     def list(self) -> dict[str, Any]:
         """Returns OpenAI's list object."""

@@ -247,6 +247,19 @@ def test_impossible_value_is_named(path: Path_, value: Any, fault: str) -> None:
     assert found.startswith(fault)
 
 
+def test_a_notice_is_kept_and_may_be_missing() -> None:
+    notice = "Knows drawn shapes only, in grün."
+    assert read(spoiled(("notice",), notice)).notice == notice
+    assert read(spoiled(("notice",), None)).notice is None
+    assert read(sample()).notice is None
+
+
+@pytest.mark.parametrize("notice", ["", "  ", "two\nlines", "\x1b[2J", "x" * 301, 7, ["a"]])
+def test_a_notice_that_cannot_be_shown_is_refused(notice: Any) -> None:
+    (fault,) = faults_of(spoiled(("notice",), notice))
+    assert fault.startswith("notice is")
+
+
 def quantized() -> dict[str, Any]:
     """A manifest with the record of an int8 tower, which older manifests do not have."""
     kinds = {"layers.0.self_attn.q_proj": "int8", "layers.0.mlp.fc2": "blockwise8", "layers.1.mlp.fc2": "float"}
