@@ -33,11 +33,11 @@ _TAIL = "Answer the question using a single word or phrase."
 @click.option("--slots", default="1,4", show_default=True, help="Questions at a time; the first is compared with.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("-t", "--threads", default=2, show_default=True)
-@click.option("--flash-attention", is_flag=True, help="As llama.cpp decides, in place of plain attention.")
+@click.option("--flash-attention", is_flag=True, help="In place of plain attention.")
 def main(bundle: str, n: int, tokens: int, slots: str, rounds: int, threads: int, flash_attention: bool) -> None:
     """Measure questions a second, one and several at a time."""
     opened = open_bundle(bundle)
-    decoder = DecoderOptions(n_threads=threads, flash_attention=None if flash_attention else False)
+    decoder = DecoderOptions(n_threads=threads, flash_attention=flash_attention)
     options = EngineOptions(decoder, n_vision_threads=threads)
     numbers = [int(number) for number in slots.split(",")]
     speeds: dict[int, list[float]] = {number: [] for number in numbers}

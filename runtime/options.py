@@ -33,14 +33,17 @@ class DecoderOptions:
         n_ctx: Positions of the context; None takes the trained length, at most 4,096.
         n_threads: CPU threads, at most one for each CPU of this process; None takes the big physical cores,
             or as many as the CPU time of its container keeps busy.
+        adapts_threads: Compute with fewer threads while other programs keep CPUs busy, which is many times as fast
+            then; needs plain attention. None: where `n_threads` is None.
         n_batch: Positions computed at a time while prefilling.
         n_gpu_layers: Blocks on GPUs. -1: all, where llama.cpp sees a GPU. 0: none, and nothing is computed there.
         devices: Names of the GPUs to put them on, as llama.cpp lists them, such as "CUDA0"; () none. None: all GPUs,
             else one that is a part of the processor.
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others. "q8_0" takes half
             of the latter's memory, is less exact, and needs flash attention.
-        flash_attention: None leaves it to llama.cpp, except for F32 bundles, where it is off: llama.cpp's rounds to
-            half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference.
+        flash_attention: None leaves it to llama.cpp on GPUs. On CPUs, and for F32 bundles, it is off then: llama.cpp's
+            rounds to half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference,
+            its results depend on the number of threads, and a token takes longer (prefill is a little faster).
         repack: Rearrange quantized weights for this CPU, where that is safe: faster decode, but their size in memory
             once more.
 
@@ -50,6 +53,7 @@ class DecoderOptions:
 
     n_ctx: int | None = None
     n_threads: int | None = None
+    adapts_threads: bool | None = None
     n_batch: int = 512
     n_gpu_layers: int = -1
     devices: tuple[str, ...] | None = None
@@ -72,6 +76,11 @@ class DecoderOptions:
         )
 
     @property
+    def may_adapt_threads(self) -> bool:
+        """Whether fewer threads may compute than `n_threads`."""
+        return self.n_threads is None if self.adapts_threads is None else self.adapts_threads
+
+    @property
     def may_offload(self) -> bool:
         """Whether a GPU may compute anything."""
         return self.n_gpu_layers != 0 and self.devices != ()
@@ -92,7 +101,8 @@ class EngineOptions:
             the language model.
         vision_provider: "cpu", "cuda", "tensorrt", "coreml", "directml", "openvino", or "auto": CUDA where the
             installed ONNX Runtime and the device have it, else the CPU.
-        vision_spinning: The tower's threads wait for work awake: quicker, but they take the CPU from others.
+        vision_spinning: The tower's threads wait for work awake, which takes the CPU from others and is twice as slow
+            where these keep a core busy; on some idle machines it is a little faster.
         cache: Keep the computed beginning of conversations, system prompt and images, in the home's cache directory,
             so that a later process that is asked about the same images begins there. The files derive from the
             images; they are readable by this user only.
@@ -120,7 +130,7 @@ class EngineOptions:
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
     n_vision_threads: int | None = None
     vision_provider: VisionProvider = "auto"
-    vision_spinning: bool = True
+    vision_spinning: bool = False
     cache: bool = False
     visual_tokens: int | None = None
     max_tiles: int | None = None
@@ -181,7 +191,14 @@ def tuned_options(
     """
     base = base or EngineOptions()
     profile = find_profile(open_bundle(bundle).manifest, device_facts(base), warn=warn)
-    return base if profile is None else engine_options(profile.settings, base)
+    if profile is None:
+        return base
+    options = engine_options(profile.settings, base)
+    decoder = replace(options.decoder, adapts_threads=True)
+    if profile.was_busy:  # other programs decided which number of threads was fastest
+        decoder = replace(decoder, n_threads=None)
+        options = replace(options, n_vision_threads=None)
+    return replace(options, decoder=decoder)
 
 
 def device_facts(options: EngineOptions) -> DeviceFacts:

@@ -84,6 +84,7 @@ class EngineChoice:
         decoder = replace(
             measured.decoder,
             n_threads=self.threads or measured.decoder.n_threads,
+            adapts_threads=measured.decoder.adapts_threads if self.threads is None else False,
             repack=measured.decoder.repack and not (self.low_memory or self.no_repack),
             flash_attention=flash_attention,
             kv_type="auto" if needs_flash and flash_attention is False else measured.decoder.kv_type,

@@ -83,6 +83,11 @@ def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoic
         return
     show("\n".join(_format_table(tuning, opened.name)))
     note(f"saved in {path}")
+    if tuning.profile.was_busy:
+        note(
+            f"Other programs kept {tuning.profile.measured['other_cpus']:.1f} CPUs busy meanwhile, so the numbers of "
+            "threads are not used. Run it again when the device is idle."
+        )
 
 
 def suggest_tuning(bundle: Bundle, named: str | None, device: DeviceFacts) -> None:

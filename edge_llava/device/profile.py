@@ -29,6 +29,7 @@ GOALS = ("total", "ttft", "throughput", "memory")
 IMAGE_SIZE = (640, 480)  # width and height in pixels of the image that is measured with
 KV_TYPES = ("auto", "f16", "f32", "q8_0")
 _FLASH = {"auto": None, "on": True, "off": False}
+_BUSY_CPUS = 0.25
 _MAX_THREADS, _MAX_BATCH, _MAX_LAYERS = 1024, 1 << 20, 1 << 16
 
 Goal = Literal["total", "ttft", "throughput", "memory"]
@@ -70,7 +71,8 @@ class Profile:
         goal: What was made small: "total" time of a turn, "ttft", "throughput" or "memory".
         device: Where it was measured.
         language_sha256, vision_sha256: Of which files.
-        measured: Medians of the choice: vision_s, projector_s, prefill_tps, decode_tps, turn_s, peak_rss_bytes.
+        measured: Medians of the choice: vision_s, projector_s, prefill_tps, decode_tps, turn_s, peak_rss_bytes; and
+            other_cpus, the CPUs that other programs kept busy meanwhile.
     """
 
     settings: DeviceSettings
@@ -79,6 +81,11 @@ class Profile:
     language_sha256: str
     vision_sha256: str
     measured: dict[str, float | None]
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether other programs computed so much meanwhile that the best numbers of threads are not those found."""
+        return (self.measured.get("other_cpus") or 0.0) > _BUSY_CPUS
 
 
 def profile_path(manifest: Manifest, device: DeviceFacts) -> Path:

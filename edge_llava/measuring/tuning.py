@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import LanguageSpec
+from edge_llava.device.cpu_times import CpuTimes, read_cpu_times
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import default_threads, thread_choices
 from edge_llava.fitting.bundle_needs import used_devices
@@ -76,7 +77,7 @@ def tune(
         BackendError: If an engine cannot start.
     """
     bundle.verify_digests(trust_earlier=True, progress=progress)
-    base, started = base or EngineOptions(), time.perf_counter()
+    base, started, times = base or EngineOptions(), time.perf_counter(), read_cpu_times()
     start = _default_settings(fitting or base)
     with closing(VisionStage(bundle, base)) as stage:
         timer = _TimeProgress("measuring, image", _VISION_SHARE * seconds, progress)
@@ -101,6 +102,7 @@ def tune(
         "decode_tps": chosen.median(lambda run: run.decode_tps),
         "turn_s": search.turn_s(chosen),
         "peak_rss_bytes": search.peaks.get(chosen.settings),
+        "other_cpus": _others_since(times),
     }
     files = bundle.manifest.files
     profile = Profile(settings, goal, device_facts(base), files["language"].sha256, files["vision"].sha256, measured)
@@ -134,7 +136,9 @@ class _LanguageSearch:
         spec, n_rows = self._bundle.manifest.language, self._stage.n_rows
         if self._goal == "memory":
             start = self._shrink(trials, start)
-        coordinates = [*_places(spec, self._base, start), *_language_coordinates(spec, n_rows, start)]
+        on_cpu = not used_devices(self._base)
+        of_language = _language_coordinates(spec, n_rows, start, on_cpu=on_cpu)
+        coordinates = [*_places(spec, self._base, start), *of_language]
         best = descend(trials, start, coordinates, self._cost)
         return self._smallest(trials, trials.all()) if self._goal == "memory" else best
 
@@ -198,7 +202,7 @@ def _default_settings(base: EngineOptions) -> DeviceSettings:
     options, n_threads = DecoderOptions(), default_threads()
     return DeviceSettings(
         n_vision_threads=n_threads,
-        vision_spinning=True,
+        vision_spinning=False,
         n_threads=n_threads,
         repack=can_repack() and base.decoder.repack,
         n_batch=options.n_batch,
@@ -206,6 +210,12 @@ def _default_settings(base: EngineOptions) -> DeviceSettings:
         kv_type="auto",
         n_gpu_layers=base.decoder.n_gpu_layers if base.decoder.n_gpu_layers >= 0 else None,
     )
+
+
+def _others_since(times: CpuTimes | None) -> float | None:
+    """The CPUs that other programs kept busy; None where the system does not say it."""
+    now = read_cpu_times()
+    return None if times is None or now is None else now.others_since(times)
 
 
 def _encode_s(trial: Trial[VisionFigures]) -> float:
@@ -224,7 +234,7 @@ def _fewer_threads(name: str) -> Coordinate:
 
 def _vision_coordinates() -> list[Coordinate]:
     threads = "n_vision_threads"
-    return [_kinds_of_threads(threads), Coordinate("vision_spinning", (True, False)), _fewer_threads(threads)]
+    return [_kinds_of_threads(threads), Coordinate("vision_spinning", (False, True)), _fewer_threads(threads)]
 
 
 def _places(spec: LanguageSpec, base: EngineOptions, start: DeviceSettings) -> list[Coordinate]:
@@ -236,7 +246,7 @@ def _places(spec: LanguageSpec, base: EngineOptions, start: DeviceSettings) -> l
     return [Coordinate("n_gpu_layers", (start.n_gpu_layers, *none_there, max(1, n_most // 2)))]
 
 
-def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings) -> list[Coordinate]:
+def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings, *, on_cpu: bool) -> list[Coordinate]:
     """The settings to try: F32 keeps plain attention and cannot be repacked; q8_0 needs flash attention."""
     is_exact = spec.quant == "F32"
     coordinates = [Coordinate("repack", (True, False))] if start.repack and not is_exact else []
@@ -244,7 +254,7 @@ def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings
     # all batches that hold every row are equivalent
     coordinates.append(Coordinate("n_batch", tuple(n for n in _BATCHES if n < max(n_rows, DecoderOptions().n_batch))))
     if not is_exact and start.kv_type != "q8_0":
-        coordinates.append(Coordinate("flash_attention", (None, False)))
+        coordinates.append(Coordinate("flash_attention", (None, on_cpu)))  # which is what None is not
     return [*coordinates, _fewer_threads("n_threads")]
 
 

@@ -14,6 +14,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import StageParity
 from edge_llava.bundle.row_cosines import row_cosines
 from edge_llava.bundle.vision_file import check_vision_file
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.device.threads import usable_threads
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language.decoder import Decoder
@@ -60,9 +61,9 @@ class BundleEngines:
 
     def rows(self, features: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Computes the projector's rows (..., P, E) for each patch features (..., P, D)."""
-        n_threads = usable_threads(self.options.n_vision_threads)
+        threads = ThreadCount(usable_threads(self.options.n_vision_threads), adapts=False)
         device = projector_device(self.options.decoder)
-        projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, n_threads, device=device)
+        projector = Projector(self._bundle.file("projector"), self._bundle.manifest.projector, threads, device=device)
         try:
             flat = [projector(values.reshape(-1, values.shape[-1])) for values in features]
             return [rows.reshape(*values.shape[:-1], -1) for rows, values in zip(flat, features, strict=True)]

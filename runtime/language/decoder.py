@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.bundle.language_spec import LanguageSpec
+from edge_llava.device.cpu_times import recent_cpu_times
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.errors import BackendError
 from edge_llava.ggml.devices import describe_place
 from edge_llava.runtime.kv.host_cache import HostCache
@@ -30,6 +32,7 @@ from edge_llava.runtime.options import DecoderOptions, n_ctx
 from edge_llava.runtime.runs import Position
 
 _NO_CELLS, _ABORTED = 1, 2
+_PLAIN = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
 _ROUND = 256  # positions by which llama.cpp's attention looks at the cache
 _log = logging.getLogger("edge_llava.language")
 
@@ -165,12 +168,15 @@ class Decoder(LanguageModel):
 
     def _open_cache(self, options: DecoderOptions) -> None:
         """Makes the first context, and notes what it holds: nothing."""
-        params = context_params(self.spec, options)
+        params = context_params(self.spec, options, on_cpu=not self.devices)
         set_sizes(params, self.spec, options, self._n_parallel, self._n_cells)
         n_most, n_seq_max = int(params.n_ctx), int(params.n_seq_max)
         self.n_ctx = min(n_ctx(self.spec, options), n_most)
         self.settings = decisive_settings(self._params, params)
         self._context_params = params
+        # with flash attention, another number of threads gives other numbers: it adds up in another order
+        adapts = options.may_adapt_threads and params.flash_attn_type == _PLAIN
+        self._threads, self._n_spared = ThreadCount(int(params.n_threads), adapts=adapts, before=recent_cpu_times()), 0
         # llama.cpp cuts the batch to the context
         n_first = n_most if self._n_first is None else min(n_most, _round_up(max(self._n_first, int(params.n_batch))))
         if not self._open_context(n_first):
@@ -192,7 +198,8 @@ class Decoder(LanguageModel):
             return False
         self._batches: list[Any] = []
         self._free_context = freed_with(self, _free, self.context, self._batches)
-        self.n_batch, self._n_threads = int(llama_cpp.llama_n_batch(self.context)), int(params.n_threads)
+        self.n_batch = int(llama_cpp.llama_n_batch(self.context))
+        self._set_threads()
         self.abort.attach(self.context)
         for n_embd in (0, self.spec.n_embd):
             self._batches.append(llama_cpp.llama_batch_init(self.n_batch, n_embd, 1))
@@ -232,8 +239,12 @@ class Decoder(LanguageModel):
 
     def spare_threads(self, n_spared: int) -> None:
         """From now on, prompts leave so many CPU threads to other work; one is always taken."""
-        n = self._n_threads
-        llama_cpp.llama_set_n_threads(self.context, n, max(1, n - n_spared))
+        self._n_spared = n_spared
+        self._set_threads()
+
+    def _set_threads(self) -> None:
+        n = self._threads.n
+        llama_cpp.llama_set_n_threads(self.context, n, max(1, n - self._n_spared))
 
     def logits(self, index: int = -1) -> NDArray[np.float32]:
         """Logits (n_vocab,) float32 of a position of the last batch, -1 the last one; a copy."""
@@ -292,6 +303,8 @@ class Decoder(LanguageModel):
         return ends
 
     def _run(self, batch: Any, parts: Sequence[_Part]) -> None:
+        if self._threads.update():
+            self._set_threads()
         status = llama_cpp.llama_decode(self.context, batch)
         if status == 0:
             for sequence, added in parts:

@@ -49,10 +49,11 @@ def dry_run(
         BundleError: If the file is damaged or is not what the manifest says.
         BackendError: If llama.cpp cannot load it, or has no device that the options name.
     """
-    weights = model_params(options, prepare_load(path, spec, options))
+    devices = prepare_load(path, spec, options)
+    weights = model_params(options, devices)
     # only tensors that are not mapped can be left out, and none is rearranged
     weights.no_alloc, weights.load_mode, weights.use_extra_bufts = True, llama_cpp.LLAMA_LOAD_MODE_NONE, False
-    params = context_params(spec, options)
+    params = context_params(spec, options, on_cpu=not devices)
     set_sizes(params, spec, options, n_parallel, n_cells)
     with heard_messages() as heard:
         run_aside(lambda: _try_out(path, weights, params))

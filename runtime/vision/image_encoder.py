@@ -14,6 +14,8 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.bundle.vision_file import check_vision_file
 from edge_llava.bundle.vision_spec import VisionSpec
+from edge_llava.device.cpu_times import recent_cpu_times
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.device.threads import usable_threads
 from edge_llava.errors import BackendError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
@@ -55,10 +57,12 @@ class ImageEncoder:
         self._alone = image_forms(manifest.vision, options).alone
         check_vision_file(bundle)
         n_threads, has_newline = usable_threads(options.n_vision_threads), manifest.vision.has_newline
+        adapts = options.decoder.may_adapt_threads
+        self._threads = ThreadCount(n_threads, adapts=adapts, before=recent_cpu_times())
         self._projector = Projector(
             bundle.file("projector"),
             manifest.projector,
-            n_threads,
+            self._threads,
             has_newline=has_newline,
             device=projector_device(options.decoder),
         )
@@ -98,6 +102,7 @@ class ImageEncoder:
         form = form or self._alone
         n_squares, tiles, vision_s = len(image.squares(form)), list[NDArray[np.float32]](), 0.0
         started = time.perf_counter()
+        self._threads.update()  # so that the projector knows what others do while the tower runs
         for pixels in self._batches(image, form):
             begun = time.perf_counter()
             if self._visual_tokens is None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.bundle.manifest import ProjectorSpec
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.errors import BackendError, BundleError, list_faults
 from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.ggml.types import GgmlType
@@ -39,7 +40,7 @@ class Projector:
         self,
         path: Path,
         spec: ProjectorSpec,
-        n_threads: int,
+        threads: ThreadCount,
         *,
         has_newline: bool = False,
         device: str | None = None,
@@ -49,12 +50,12 @@ class Projector:
         Args:
             path: The file.
             spec: What the manifest says about it.
-            n_threads: On the CPU.
+            threads: How many compute on the CPU; the number does not change what they compute.
             has_newline: Whether the row that ends each row of patches is in it.
             device: One of llama.cpp's that computes it, as of `projector_device`; where it cannot, the CPU does.
         """
         self.spec = spec
-        self._n_threads = n_threads
+        self._threads = threads
         _check_file(path, spec, has_newline)
         self._file = TensorFile(path)
         self.newline: NDArray[np.float32] | None = None
@@ -87,7 +88,8 @@ class Projector:
                 if index:
                     rows = graph.gelu_erf(rows)
                 rows = graph.linear(rows, self._file.tensor(f"{layer}.weight"), self._file.tensor(f"{layer}.bias"))
-            return graph.compute(rows, (n_rows, self.spec.out_features), self._n_threads)
+            self._threads.update()
+            return graph.compute(rows, (n_rows, self.spec.out_features), self._threads.n)
 
     def _tensors(self) -> dict[str, int]:
         names = [f"{layer}.{part}" for layer in _layers(self.spec) for part in ("weight", "bias")]

@@ -83,10 +83,10 @@ def test_without_offload_nothing_may_be_computed_elsewhere(seeded_q4):
     """llama.cpp's defaults move large batches and the KV cache to a GPU whatever is on it."""
     language = Bundle.open(seeded_q4).manifest.language
     for options in (DecoderOptions(n_gpu_layers=0), DecoderOptions(devices=())):
-        params = context_params(language, options)
+        params = context_params(language, options, on_cpu=True)
         assert (params.op_offload, params.offload_kqv) == (False, False)
         assert ctypes.c_void_p.from_address(model_params(options, ()).devices).value is None
-    params = context_params(language, DecoderOptions())
+    params = context_params(language, DecoderOptions(), on_cpu=True)
     assert (params.op_offload, params.offload_kqv) == (True, True)
     elsewhere = GgmlDevice("Vulkan0", "", "Vulkan", "gpu", 0, 0)
     assert model_params(DecoderOptions(), (elsewhere,)).devices is None  # llama.cpp's own choice

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -84,11 +85,17 @@ def test_engines_run_with_the_choice(q4):
     import edge_llava
 
     tuning = tune(q4, "memory", seconds=2)
-    save_profile(tuning.profile, q4.manifest)
-    assert find_profile(q4.manifest) == tuning.profile
-    chosen = tuning.profile.settings
+    chosen, measured = tuning.profile.settings, tuning.profile.measured
+    assert measured["other_cpus"] >= 0
+    profile = replace(tuning.profile, measured=measured | {"other_cpus": 0.2})
+    save_profile(profile, q4.manifest)
+    assert find_profile(q4.manifest) == profile
     options = tuned_options(q4.path)
-    assert options.decoder.n_threads == chosen.n_threads
+    assert (options.decoder.n_threads, options.decoder.may_adapt_threads) == (chosen.n_threads, True)
     assert (options.n_vision_threads, options.vision_spinning) == (chosen.n_vision_threads, chosen.vision_spinning)
     with edge_llava.load(q4.path) as model:
         assert list(model.session(edge_llava.SamplingOptions(max_new_tokens=2)).ask("What?"))
+    save_profile(replace(profile, measured=measured | {"other_cpus": 0.7}), q4.manifest)
+    beside_others = tuned_options(q4.path)  # the best number of threads was another one then
+    assert (beside_others.decoder.n_threads, beside_others.n_vision_threads) == (None, None)
+    assert beside_others.decoder.repack == chosen.repack

@@ -170,14 +170,15 @@ from pathlib import Path
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.runtime.options import DecoderOptions
 from edge_llava.runtime.vision.device_graph import projector_device
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.runtime.vision.projector import Projector
 device = projector_device(DecoderOptions())
 assert device == "Vulkan0", device
 for name in sys.argv[1:]:
     spec = Bundle.open(Path(name)).manifest.projector
     features = np.random.default_rng(0).standard_normal((64, spec.in_features)).astype(np.float32)
-    here = Projector(Path(name) / "projector.gguf", spec, 1)
-    there = Projector(Path(name) / "projector.gguf", spec, 1, device=device)
+    here = Projector(Path(name) / "projector.gguf", spec, ThreadCount(1))
+    there = Projector(Path(name) / "projector.gguf", spec, ThreadCount(1), device=device)
     ours, theirs = there(features), here(features)
     assert there._on_device is not None
     cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)

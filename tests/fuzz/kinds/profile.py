@@ -33,7 +33,7 @@ def read(directory: Path, content: bytes) -> None:
     profile = find_profile(manifest, _DEVICE, warn=warnings.append)
     if profile is None:
         raise BundleError("\n".join(warnings))
-    context_params(manifest.language, engine_options(profile.settings).decoder)
+    context_params(manifest.language, engine_options(profile.settings).decoder, on_cpu=True)
 
 
 KIND = Kind(n_cases=800, make=make, damage=damage_json, read=read, errors=(BundleError,))

@@ -42,6 +42,7 @@ from edge_llava.errors import EdgeLlavaError
 from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.options import DecoderOptions
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.runtime.vision.projector import Projector
 from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.options import SamplingOptions
@@ -67,7 +68,7 @@ def use_language():
 
 def use_projector():
     spec = bundle.manifest.projector
-    projector = Projector(path, spec, 1)
+    projector = Projector(path, spec, ThreadCount(1))
     projector(np.ones((64, spec.in_features), np.float32))
     projector.close()
 

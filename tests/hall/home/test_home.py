@@ -116,7 +116,7 @@ def test_unknown_name_lists_the_others(add: Callable[[str], Path]) -> None:
 
 
 def test_without_any_bundle_the_message_says_how_to_make_one() -> None:
-    advice = "Make one first: edge-llava convert CHECKPOINT (or 'edge-llava convert demo')."
+    advice = "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1"
     assert refuse(house.find_bundle) == f"no bundle was named and there is no default. {advice}"
     assert refuse(house.find_bundle, "x") == (f"there is no bundle 'x', neither as a directory nor by name. {advice}")
 

@@ -102,7 +102,7 @@ def test_no_more_threads_than_cpus(seeded_f32: Path) -> None:
     save_profile(Profile(settings, "total", this_device(), language, vision, {}), bundle.manifest)
     options = tuned_options(bundle.path)
     assert options.decoder.n_threads == 1024
-    params = context_params(bundle.manifest.language, options.decoder)
+    params = context_params(bundle.manifest.language, options.decoder, on_cpu=True)
     assert (params.n_threads, params.n_threads_batch) == (n_cpus, n_cpus)
     before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
     with edge_llava.load(bundle.path, dataclasses.replace(options, n_vision_threads=1024)) as model:

@@ -15,6 +15,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.manifest import ProjectorSpec
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.ggml.devices import GgmlDevice
 from edge_llava.runtime.options import DecoderOptions
@@ -65,12 +66,16 @@ def reference(features, tensors):
     return rows
 
 
+def fixed(n_threads):
+    return ThreadCount(n_threads, adapts=False)
+
+
 @pytest.fixture
 def run(tmp_path):
     """run(features, tensors, spec) -> embedding rows."""
 
     def project(features, tensors, spec=SPEC, n_threads=1):
-        projector = Projector(write(tmp_path / "projector.gguf", tensors), spec, n_threads)
+        projector = Projector(write(tmp_path / "projector.gguf", tensors), spec, fixed(n_threads))
         try:
             return projector(features)
         finally:
@@ -127,7 +132,7 @@ def test_demo_quantized(seeded_f32, seeded_q4, noise):
     rows = []
     for path in (seeded_f32, seeded_q4):
         bundle = Bundle.open(path)
-        projector = Projector(bundle.file("projector"), bundle.manifest.projector, 1)
+        projector = Projector(bundle.file("projector"), bundle.manifest.projector, fixed(1))
         rows.append(projector(features))
         projector.close()
     cosine = (rows[0] * rows[1]).sum(1) / (np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1))
@@ -142,7 +147,7 @@ def test_all_wrong_shapes_at_once(tmp_path):
     del tensors["mm.2.weight"]
     path = write(tmp_path / "projector.gguf", tensors)
     with pytest.raises(BundleError) as caught:
-        Projector(path, SPEC, 1)
+        Projector(path, SPEC, fixed(1))
     assert str(caught.value).splitlines() == [
         f"{path} does not match its manifest:",
         "  - mm.0.weight has shape (160, 96), expected (96, 160)",
@@ -159,12 +164,12 @@ def test_damaged_file(tmp_path):
     for damaged in (b"", data[:3], data[:40], data[:-100], b"GGML" + data[4:], data[:4] + b"\x09" + data[5:]):
         path.write_bytes(damaged)
         with pytest.raises(BundleError, match="is not a usable GGUF file"):
-            Projector(path, SPEC, 1)
+            Projector(path, SPEC, fixed(1))
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(BundleError, match="cannot be read: No such file"):
-        Projector(tmp_path / "none.gguf", SPEC, 1)
+        Projector(tmp_path / "none.gguf", SPEC, fixed(1))
 
 
 def test_unknown_tensor(tmp_path):
@@ -178,17 +183,17 @@ def test_unknown_tensor(tmp_path):
 def test_any_number_of_threads(seeded_f32, n_threads):
     """ggml's work memory grows with the threads; too little of it ends the process."""
     manifest = Bundle.open(seeded_f32).manifest
-    projector = Projector(seeded_f32 / "projector.gguf", manifest.projector, n_threads)
+    projector = Projector(seeded_f32 / "projector.gguf", manifest.projector, fixed(n_threads))
     features = np.random.default_rng(3).standard_normal((576, 32), np.float32)
     rows = projector(features)
     projector.close()
-    alone = Projector(seeded_f32 / "projector.gguf", manifest.projector, 1)
-    np.testing.assert_allclose(rows, alone(features), atol=1e-5)
+    alone = Projector(seeded_f32 / "projector.gguf", manifest.projector, fixed(1))
+    np.testing.assert_array_equal(rows, alone(features))
     alone.close()
 
 
 def test_features_of_another_width_are_refused(seeded_f32):
-    projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, 1)
+    projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, fixed(1))
     with pytest.raises(BackendError, match="32"):
         projector(np.zeros((4, 255), np.float32))
     projector.close()
@@ -197,7 +202,7 @@ def test_features_of_another_width_are_refused(seeded_f32):
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_no_threads_stay_behind(seeded_f32):
     """OpenMP's would: each thread that computed keeps a team, and too many teams slow each other down."""
-    projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, 3)
+    projector = Projector(seeded_f32 / "projector.gguf", Bundle.open(seeded_f32).manifest.projector, fixed(3))
     features = np.zeros((16, 32), np.float32)
     with ThreadPoolExecutor(1) as another:
         another.submit(threading.get_ident).result()
@@ -242,8 +247,8 @@ def test_on_a_device_of_llama_cpp(source, request):
     path = request.getfixturevalue(source)
     spec = Bundle.open(path).manifest.projector
     features = np.random.default_rng(0).standard_normal((64, spec.in_features)).astype(np.float32)
-    here = Projector(path / "projector.gguf", spec, 1)
-    there = Projector(path / "projector.gguf", spec, 1, device="CPU")
+    here = Projector(path / "projector.gguf", spec, fixed(1))
+    there = Projector(path / "projector.gguf", spec, fixed(1), device="CPU")
     assert there._on_device is not None
     for n_rows in (64, 1, 33):
         difference = np.abs(there(features[:n_rows]) - here(features[:n_rows])).max()
@@ -257,15 +262,15 @@ def test_on_a_device_of_llama_cpp(source, request):
 def test_a_device_that_fails_leaves_it_to_the_cpu(seeded_f32, monkeypatch, caplog):
     spec = Bundle.open(seeded_f32).manifest.projector
     features = np.ones((4, spec.in_features), np.float32)
-    missing = Projector(seeded_f32 / "projector.gguf", spec, 1, device="NONE7")
-    expected = Projector(seeded_f32 / "projector.gguf", spec, 1)(features)
+    missing = Projector(seeded_f32 / "projector.gguf", spec, fixed(1), device="NONE7")
+    expected = Projector(seeded_f32 / "projector.gguf", spec, fixed(1))(features)
     assert np.array_equal(missing(features), expected)
     assert "cannot open NONE7 for the projector. The CPU computes it." in caplog.text
 
     def fail(*arguments):
         raise BackendError("CUDA0 has too little memory for the projector.")
 
-    failing = Projector(seeded_f32 / "projector.gguf", spec, 1, device="CPU")
+    failing = Projector(seeded_f32 / "projector.gguf", spec, fixed(1), device="CPU")
     monkeypatch.setattr(DeviceWeights, "compute", fail)
     assert np.array_equal(failing(features), expected)
     assert failing._on_device is None

@@ -10,6 +10,7 @@ import pytest
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.errors import BundleError, ContextOverflow, ImageError
 from edge_llava.home.directories import cache_directory
 from edge_llava.runtime.kv.disk_cache import PrefixStore
@@ -60,7 +61,7 @@ def ask(model, image, question=QUESTION):
 def test_rows_are_the_projected_reduced_features(n, open_with, seeded_f32, picture):
     bundle = Bundle.open(seeded_f32)
     vision = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, EngineOptions(n_vision_threads=1))
-    projector = Projector(bundle.file("projector"), bundle.manifest.projector, 1)
+    projector = Projector(bundle.file("projector"), bundle.manifest.projector, ThreadCount(1))
     patches = vision.rank(pixel_values(PIL.Image.fromarray(picture), bundle.manifest.vision))
     expected = projector(reduce_tokens(patches, n))
     vision.close()
