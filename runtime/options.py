@@ -34,16 +34,17 @@ class DecoderOptions:
         n_threads: CPU threads, at most one for each CPU of this process; None takes the big physical cores,
             or as many as the CPU time of its container keeps busy.
         adapts_threads: Compute with fewer threads while other programs keep CPUs busy, which is many times as fast
-            then; needs plain attention. None: where `n_threads` is None.
+            then; of one conversation at a time with plain attention only. None: where `n_threads` is None.
         n_batch: Positions computed at a time while prefilling.
         n_gpu_layers: Blocks on GPUs. -1: all, where llama.cpp sees a GPU. 0: none, and nothing is computed there.
         devices: Names of the GPUs to put them on, as llama.cpp lists them, such as "CUDA0"; () none. None: all GPUs,
             else one that is a part of the processor.
         kv_type: Numbers of the KV cache; "auto" takes "f32" for F32 bundles and "f16" for all others. "q8_0" takes half
             of the latter's memory, is less exact, and needs flash attention.
-        flash_attention: None leaves it to llama.cpp on GPUs. On CPUs, and for F32 bundles, it is off then: llama.cpp's
-            rounds to half precision, which moves logits by 5e-3 where the plain one stays within 1e-5 of the reference,
-            its results depend on the number of threads, and a token takes longer (prefill is a little faster).
+        flash_attention: None leaves it to llama.cpp, except for F32 bundles and, on a CPU, for one conversation at a
+            time, where it is off: llama.cpp's rounds to half precision, which moves logits by 5e-3 where the plain one
+            stays within 1e-5 of the reference, its results depend on the number of threads, and a token takes longer
+            (prefill is a little faster).
         repack: Rearrange quantized weights for this CPU, where that is safe: faster decode, but their size in memory
             once more.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from edge_llava.evaluation.benchmarks.sampling import leave_out
 from edge_llava.evaluation.bundle_asker import BundleAsker, with_template
 from edge_llava.evaluation.run import BenchmarkRun, find_missing_images, refuse_missing_images
 from edge_llava.evaluation.run_record import digest_questions
+from edge_llava.fitting.bundle_needs import used_devices
 from edge_llava.home.directories import MANIFEST_NAME
 from edge_llava.home.files import digest_file
 from edge_llava.home.progress import ProgressCallback, silent
@@ -82,7 +83,7 @@ def answer(
     asked = leave_out(benchmark, {item.key for item in missing})
     opened = with_template(open_bundle(bundle), benchmark, options.template)
     max_tokens = options.max_tokens or KINDS[benchmark.name].n_tokens
-    engine = unattended(engine or EngineOptions(), opened.manifest.language, options.parallel)
+    engine = _for_questions(engine or EngineOptions(), opened, options.parallel)
     settings = _settings(asked, opened, options, engine, max_tokens)
     with BenchmarkRun(out, asked, settings) as run:
         if run.todo:
@@ -107,6 +108,14 @@ def usual_images(benchmark: Benchmark) -> Path:
         return directory / "images" / (source.options.split or "test")
     inside = directory / "images"
     return inside if source.name == "llava-bench" and inside.is_dir() else directory
+
+
+def _for_questions(engine: EngineOptions, bundle: Bundle, parallel: int) -> EngineOptions:
+    """Options for many short questions behind an image: on a CPU, plain attention, also for several at a time."""
+    decoder = engine.decoder
+    if decoder.flash_attention is None and decoder.kv_type != "q8_0" and not used_devices(engine):
+        engine = replace(engine, decoder=replace(decoder, flash_attention=False))
+    return unattended(engine, bundle.manifest.language, parallel)
 
 
 def _settings(

@@ -114,11 +114,12 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     size = bundle.manifest.files["language"].bytes
     rearranged = size if rearranged_bytes is None else rearranged_bytes
     cells = _whole_size(bundle, options)
-    params = context_params(language, decoder, on_cpu=True)
+    params = context_params(language, decoder, on_cpu=True, n_parallel=options.parallel)
     width = -(-language.n_embd // language.n_head) * language.n_head_kv
     block, block_bytes = _CACHE_BLOCKS[params.type_k]
     cache = cells * language.n_layer * 2 * width // block * block_bytes
-    compute = _used_bytes(language, decoder, cells, _MOST_WIDENING * language.n_embd, on_cpu=True)
+    is_plain = params.flash_attn_type == 0
+    compute = _used_bytes(language, decoder, cells, _MOST_WIDENING * language.n_embd, is_plain=is_plain)
     return MemoryNeeds(
         (
             Part("weights", size, is_mapped=True),
@@ -185,15 +186,15 @@ def _compute(sizes: Mapping[str, int], bundle: Bundle, options: EngineOptions) -
     """On a GPU, whole buffers; in main memory, the pages that are used: not those for the logits of a whole batch."""
     language, n_ff = bundle.manifest.language, _tensors(bundle.file("language"))["blk.0.ffn_up.weight"].shape[1]
     cells = options.n_positions or options.parallel * n_ctx(language, options.decoder)
-    used = _used_bytes(language, options.decoder, cells, n_ff, on_cpu=not used_devices(options))
+    params = context_params(language, options.decoder, on_cpu=not used_devices(options), n_parallel=options.parallel)
+    used = _used_bytes(language, options.decoder, cells, n_ff, is_plain=params.flash_attn_type == 0)
     for device, size in sizes.items():
         in_main = device == "CPU"
         yield Part("compute buffers", min(size, used) if in_main else size, MAIN if in_main else device)
 
 
-def _used_bytes(language: LanguageSpec, decoder: DecoderOptions, cells: int, n_ff: int, *, on_cpu: bool) -> int:
+def _used_bytes(language: LanguageSpec, decoder: DecoderOptions, cells: int, n_ff: int, *, is_plain: bool) -> int:
     """What llama.cpp computes a batch in: rows of both widths, the mask, and plain attention's scores of all heads."""
-    is_plain = context_params(language, decoder, on_cpu=on_cpu).flash_attn_type == 0
     mask = cells if is_plain else cells // 2  # in half precision
     scores = language.n_head * cells if is_plain else 0
     return decoder.n_batch * _BYTES * (4 * language.n_embd + 3 * n_ff + mask + scores) + _BYTES * language.n_vocab

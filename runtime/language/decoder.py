@@ -168,14 +168,15 @@ class Decoder(LanguageModel):
 
     def _open_cache(self, options: DecoderOptions) -> None:
         """Makes the first context, and notes what it holds: nothing."""
-        params = context_params(self.spec, options, on_cpu=not self.devices)
+        params = context_params(self.spec, options, on_cpu=not self.devices, n_parallel=self._n_parallel)
         set_sizes(params, self.spec, options, self._n_parallel, self._n_cells)
         n_most, n_seq_max = int(params.n_ctx), int(params.n_seq_max)
         self.n_ctx = min(n_ctx(self.spec, options), n_most)
         self.settings = decisive_settings(self._params, params)
         self._context_params = params
-        # with flash attention, another number of threads gives other numbers: it adds up in another order
-        adapts = options.may_adapt_threads and params.flash_attn_type == _PLAIN
+        # With flash attention, another number of threads gives other numbers: it adds up in another order. Of several
+        # conversations, the others in a batch change them as well.
+        adapts = options.may_adapt_threads and (params.flash_attn_type == _PLAIN or self._n_parallel > 1)
         self._threads, self._n_spared = ThreadCount(int(params.n_threads), adapts=adapts, before=recent_cpu_times()), 0
         # llama.cpp cuts the batch to the context
         n_first = n_most if self._n_first is None else min(n_most, _round_up(max(self._n_first, int(params.n_batch))))

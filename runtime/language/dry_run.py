@@ -53,7 +53,7 @@ def dry_run(
     weights = model_params(options, devices)
     # only tensors that are not mapped can be left out, and none is rearranged
     weights.no_alloc, weights.load_mode, weights.use_extra_bufts = True, llama_cpp.LLAMA_LOAD_MODE_NONE, False
-    params = context_params(spec, options, on_cpu=not devices)
+    params = context_params(spec, options, on_cpu=not devices, n_parallel=n_parallel)
     set_sizes(params, spec, options, n_parallel, n_cells)
     with heard_messages() as heard:
         run_aside(lambda: _try_out(path, weights, params))

@@ -39,17 +39,19 @@ def can_repack() -> bool:
     return b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
 
-def context_params(spec: LanguageSpec, options: DecoderOptions, *, on_cpu: bool) -> Any:
+def context_params(spec: LanguageSpec, options: DecoderOptions, *, on_cpu: bool, n_parallel: int = 1) -> Any:
     """llama.cpp's parameters of a context, without its sizes; cache and attention of an F32 bundle keep it exact.
 
     Args:
         spec: Of the language model.
         options: Device settings.
         on_cpu: Whether nothing is computed on a GPU.
+        n_parallel: Conversations at a time. Of several, plain attention would score every position of each for all
+            others, in memory that grows with all of them together.
     """
     is_exact = spec.quant == "F32"
     kv_type = options.kv_type if options.kv_type != "auto" else ("f32" if is_exact else "f16")
-    is_plain = (is_exact or on_cpu) and kv_type != "q8_0"
+    is_plain = (is_exact or (on_cpu and n_parallel == 1)) and kv_type != "q8_0"
     flash_attention = False if options.flash_attention is None and is_plain else options.flash_attention
     params = llama_cpp.llama_context_default_params()
     params.n_threads = params.n_threads_batch = usable_threads(options.n_threads)
