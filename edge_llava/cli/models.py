@@ -67,13 +67,17 @@ def _facts(row: dict[str, object]) -> str:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> None:
     """Delete a bundle in the data directory by name."""
-    from edge_llava.home.directories import own_bundle, remove_bundle
+    from edge_llava.home.directories import default_bundle, own_bundle, remove_bundle
 
     directory = own_bundle(name)
     if not yes and not click.confirm(printable_line(f"Delete {directory}?"), err=True):
         note("kept")
         return
+    was_default = default_bundle() == name
     note(f"deleted {remove_bundle(name)}")
+    if was_default:
+        left = default_bundle()
+        note("There is no default bundle now." if left is None else f"{left} is now the default")
 
 
 @command.command("default")

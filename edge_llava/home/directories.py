@@ -24,6 +24,7 @@ from platformdirs import user_data_path
 from edge_llava.demo import BUNDLE, NAME
 from edge_llava.errors import BundleError, EdgeLlavaError
 from edge_llava.home.atomic_directory import mend_all, remove_directory, restore, restore_all
+from edge_llava.home.bundle_names import match_beginning, suggest_names
 from edge_llava.home.files import write_text
 from edge_llava.home.lock import HeldElsewhere
 from edge_llava.home.regular_file import read_text
@@ -112,12 +113,16 @@ def list_bundles() -> list[Path]:
 
 
 def default_bundle() -> str | None:
-    """Name or absolute path of the default bundle, or None when none was chosen."""
-    try:
-        text = read_text(home_directory() / "default").strip()
-    except (OSError, UnicodeDecodeError):
-        return None  # no choice was made, or it was lost: the user is asked to choose
-    return text or None
+    """Name or absolute path of the default bundle: the chosen one, else the only one of the home; None otherwise.
+
+    Raises:
+        BundleError: If the home cannot be read.
+    """
+    chosen = _chosen_bundle()
+    if chosen is not None:
+        return chosen
+    bundles = list_bundles()
+    return bundles[0].name if len(bundles) == 1 else None
 
 
 def set_default_bundle(name_or_path: str) -> None:
@@ -139,11 +144,11 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     """Turns what a user typed into a bundle directory.
 
     Args:
-        name_or_path: A directory, a name in the home, "demo" for the bundle that comes with edge-llava, or None for the
-            default bundle.
+        name_or_path: A directory, a name in the home or the beginning of only one of them, "demo" for the bundle that
+            comes with edge-llava, or None for the default bundle.
 
     Raises:
-        BundleError: If there is none; the message lists the bundles that exist.
+        BundleError: If there is none, or several names begin like that; the message lists the bundles that exist.
     """
     if name_or_path is None:
         return _find_default()
@@ -161,7 +166,11 @@ def find_bundle(name_or_path: str | os.PathLike[str] | None = None) -> Path:
         return named
     if str(name_or_path) == NAME:
         return BUNDLE
-    raise BundleError(f"there is no bundle {str(name_or_path)!r}, neither as a directory nor by name. {_available()}")
+    typed, names = str(name_or_path), [path.name for path in list_bundles()]
+    if (name := match_beginning(typed, names)) is not None:
+        return bundles_directory() / name
+    suggested = suggest_names(typed, [*names, NAME])
+    raise BundleError(f"there is no bundle {typed!r}, neither as a directory nor by name. {suggested}{_available()}")
 
 
 def own_bundle(name: str) -> Path:
@@ -172,7 +181,8 @@ def own_bundle(name: str) -> Path:
     """
     directory = bundles_directory() / check_bundle_name(name)
     if directory not in list_bundles():
-        raise BundleError(f"the home has no bundle {name!r}. {_available()}")
+        suggested = suggest_names(name, [path.name for path in list_bundles()])
+        raise BundleError(f"the home has no bundle {name!r}. {suggested}{_available()}")
     return directory
 
 
@@ -183,7 +193,7 @@ def remove_bundle(name: str) -> Path:
         BundleError: If the home has no bundle of that name. Paths are refused.
     """
     directory = own_bundle(name)
-    was_default, rest = default_bundle() == name, None
+    was_default, rest = _chosen_bundle() == name, None
     with _changing_home():
         mend_all(bundles_directory())
         if directory.is_symlink():
@@ -223,6 +233,14 @@ def _expand(variable: str, value: str) -> Path:
     if expanded.startswith("~"):
         raise EdgeLlavaError(f"{variable} is {value!r}: there is no such home directory. Write the whole path.")
     return Path(expanded).absolute()
+
+
+def _chosen_bundle() -> str | None:
+    try:
+        text = read_text(home_directory() / "default").strip()
+    except (OSError, UnicodeDecodeError):
+        return None  # no choice was made, or it was lost: the user is asked to choose
+    return text or None
 
 
 def _find_default() -> Path:

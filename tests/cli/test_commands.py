@@ -166,8 +166,13 @@ def test_models_list_default_and_rm(run, seeded_q4, home):
     (home / "bundles" / "one" / "language.gguf").unlink()
     assert "damaged" in run("models", "list").out
     assert run("models", "rm", "no-such", "--yes").code == 6
-    assert run("models", "rm", "two", "--yes").code == 0
+    removed = run("models", "rm", "two", "--yes")
+    assert removed.code == 0
     assert not (home / "bundles" / "two").exists()
+    assert removed.err.splitlines()[1:] == ["one is now the default"]
+    assert run("models", "default").out == "one\n"
+    assert run("models", "list").out.startswith("* one")
+    assert run("models", "rm", "one", "--yes").err.splitlines()[1:] == ["There is no default bundle now."]
     assert run("models", "default").code == 6
 
 

@@ -115,6 +115,54 @@ def test_unknown_name_lists_the_others(add: Callable[[str], Path]) -> None:
     )
 
 
+@pytest.mark.parametrize("typed", ["mistral", "LLaVA-1.6", "llava-1.6-mistral-q4_k_m"])
+def test_the_beginning_of_one_name_is_enough(add: Callable[[str], Path], typed: str) -> None:
+    add("llava-1.5-7b-q4_k_m")
+    wanted, small = add("llava-1.6-mistral-q4_k_m"), add("mistral-q8_0")
+    assert house.find_bundle(typed) == (small if typed == "mistral" else wanted)
+
+
+def test_the_beginning_of_several_names_is_refused(add: Callable[[str], Path]) -> None:
+    add("mine-q4_k_m")
+    add("mine-q8_0")
+    assert refuse(house.find_bundle, "mine") == (
+        "several bundles begin with 'mine': mine-q4_k_m, mine-q8_0. Type more of the name that you mean."
+    )
+    whole = add("mine")
+    assert house.find_bundle("mine") == whole, "a whole name is not the beginning of others"
+
+
+@pytest.mark.parametrize("typed", ["./mi", "mi/ne", ".", ""])
+def test_a_path_is_not_the_beginning_of_a_name(
+    add: Callable[[str], Path], typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = add("mine")
+    monkeypatch.chdir(tmp_path)
+    if typed in ("", "."):  # the current directory, as everywhere
+        assert house.find_bundle(typed) == tmp_path
+    else:
+        assert "there is no bundle" in refuse(house.find_bundle, typed)
+    assert refuse(house.remove_bundle, "min").startswith("the home has no bundle 'min'. Did you mean 'mine'?")
+    assert mine.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("llava:7b", "Did you mean 'llava-1.5-7b-hf-q4_k_m'? "),
+        ("bakllava", "Did you mean 'my-bakllava-q4_0' or 'my-bakllava-q8_0'? "),
+        ("LAVA-1.5-7b-hf-q4_k_m", "Did you mean 'llava-1.5-7b-hf-q4_k_m'? "),
+        ("dmeo", "Did you mean 'demo'? "),
+        ("qwen", ""),
+        (":", ""),
+    ],
+)
+def test_a_name_that_is_nearly_right(add: Callable[[str], Path], typed: str, suggested: str) -> None:
+    for name in ("llava-1.5-7b-hf-q4_k_m", "my-bakllava-q4_0", "my-bakllava-q8_0"):
+        add(name)
+    assert f"neither as a directory nor by name. {suggested}Available: " in refuse(house.find_bundle, typed)
+
+
 def test_without_any_bundle_the_message_says_how_to_make_one() -> None:
     advice = "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1"
     assert refuse(house.find_bundle) == f"no bundle was named and there is no default. {advice}"
@@ -195,6 +243,17 @@ def test_remove_forgets_the_default(home: Path, add: Callable[[str], Path]) -> N
     house.remove_bundle("a")
     assert house.default_bundle() is None
     assert not (home / "default").exists()
+
+
+def test_the_only_bundle_is_the_default_until_one_is_chosen(home: Path, add: Callable[[str], Path]) -> None:
+    a, b = add("a"), add("b")
+    assert house.default_bundle() is None
+    assert refuse(house.find_bundle).startswith("no bundle was named and there is no default. Available: a, b.")
+    house.set_default_bundle("a")
+    house.remove_bundle("a")
+    assert not a.exists()
+    assert (house.default_bundle(), house.find_bundle()) == ("b", b)
+    assert not (home / "default").exists(), "nothing was chosen"
 
 
 def test_remove_refuses_paths(small_bundle: Path, add: Callable[[str], Path]) -> None:
