@@ -16,6 +16,7 @@ from types import TracebackType
 
 import click
 
+from edge_llava.cli.command_names import OTHER_NAMES_NOTE, name_numbers, read_names
 from edge_llava.cli.display import INTERRUPTED, note
 from edge_llava.cli.printable import printable
 from edge_llava.device.memory import is_out_of_memory
@@ -37,10 +38,21 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"edge_llava.cli.{cmd_name}").command
+        name_numbers(command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments begin with, also by a name that `read_names` knows."""
+        return super().resolve_command(ctx, args if ctx.resilient_parsing else read_names(args, _COMMANDS, ctx))
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=OTHER_NAMES_NOTE,
+)
 @click.version_option(package_name="edge-llava", prog_name="edge-llava", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, envvar="EDGE_LLAVA_DEBUG", help="Show tracebacks and the engines' own messages.")
 def cli(debug: bool) -> None:

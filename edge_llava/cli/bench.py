@@ -55,10 +55,11 @@ def command(
     engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Measure how fast a bundle is: medians, smallest and largest of several runs.
+    """Measure how fast a bundle is on this device.
 
-    A new process is timed from its start to its first token, with its files in the system's cache. Every run uses a
-    different image. Prefill is in positions per second, decode in tokens per second.
+    Each figure is the median, the smallest and the largest of several runs. A new process is timed from its start to
+    its first token, with its files in the system's cache. Every run uses a different image. Prefill is in positions per
+    second, decode in tokens per second.
 
     \b
     edge-llava bench

@@ -13,10 +13,11 @@ from edge_llava.cli.printable import printable_line
 
 @click.group("cache")
 def command() -> None:
-    """Show or delete what `chat` stores on disk to answer faster about images it has seen.
+    """Show or delete what `chat` stores on disk about images.
 
-    An entry is the language model's state after the system prompt and an image. It is derived from the image, and only
-    you can read it. The least recently used entries are deleted first; `chat --no-cache` stores nothing.
+    With it, `chat` answers faster about images that it has seen. An entry is the language model's state after the
+    system prompt and an image. It is derived from the image, and only you can read it. The least recently used entries
+    are deleted first; `chat --no-cache` stores nothing.
     """
 
 

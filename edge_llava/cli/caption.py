@@ -92,11 +92,12 @@ def command(
     engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Caption every image in folders and their subfolders, or in a list of files.
+    """Caption every image of folders, or of a list of files.
 
-    Each image gets a JSON line: path, sha256, caption, and where it came from. After a stop the same command resumes;
-    new and changed images are added. Images with the same bytes are captioned once. Unreadable files are reported at
-    the end and retried on the next run; the exit code is 0 unless no image has a caption.
+    Subfolders are searched. Each image gets a JSON line: path, sha256, caption, and where it came from. After a stop
+    the same command resumes; new and changed images are added. Images with the same bytes are captioned once.
+    Unreadable files are reported at the end and retried on the next run; the exit code is 0 unless no image has a
+    caption.
 
     \b
     edge-llava caption photos

@@ -18,6 +18,7 @@ from edge_llava.bundle.language_spec import MIXED, NEED_IMPORTANCE, QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import format_bytes, note, show_progress, show_result
 from edge_llava.cli.options import json_option, size_type
+from edge_llava.cli.quant_type import quant_type
 from edge_llava.home.directories import check_home, home_directory
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _LANGUAGE_GIB = {
 )
 @click.option(
     "--quant",
-    type=click.Choice(QUANTS, case_sensitive=False),
+    type=quant_type,
     metavar="TYPE",
     help=f"Weights of the language model: {', '.join(QUANTS)}. Default: Q4_K_M, or less where that does not fit.",
 )

@@ -56,7 +56,7 @@ command.add_command(scienceqa_command)
 )
 @json_option
 def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, as_json: bool) -> None:
-    """Draw pictures of simple shapes, with every fact about them known.
+    """Draw simple shapes, with every fact about them known.
 
     Writes images/*.jpg and annotations.jsonl (captions, boxes and facts) to DIRECTORY. The two splits share no scene.
 
@@ -77,7 +77,11 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
 @click.option("--teacher", required=True, metavar="URL|scenes", help="An OpenAI-compatible address, or 'scenes'.")
 @click.option(
-    "--types", default="conversation,detail,reasoning", show_default=True, help="Kinds of replies for each image."
+    "--types",
+    default="conversation,detail,reasoning",
+    metavar="KIND,...",
+    show_default=True,
+    help="Kinds of replies for each image.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N images.")
 @click.option(
@@ -105,10 +109,11 @@ def instruct_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Ask a teacher for conversations, descriptions and reasoning about images.
+    """Ask a teacher for conversations about images.
 
-    SOURCE is our JSONL (see docs/instruction-data.md) or COCO's captions file. OUT is LLaVA's conversation JSON.
-    Replies are stored as they arrive: after an interruption the same command resumes.
+    It writes descriptions and reasoning, too. SOURCE is our JSONL (see docs/instruction-data.md) or COCO's captions
+    file. OUT is LLaVA's conversation JSON. Replies are stored as they arrive: after an interruption the same command
+    resumes.
 
     \b
     edge-llava data instruct my-scenes/annotations.jsonl \\
@@ -147,9 +152,9 @@ def instruct_command(
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the choice of captions.")
 @json_option
 def captions_command(source: Path, out: Path, images: Path | None, skip_faulty: bool, seed: int, as_json: bool) -> None:
-    """Pair short requests with captions, for 'train align'; no teacher is needed.
+    """Pair short requests with captions, for `train align`.
 
-    SOURCE is the same as for 'data instruct'.
+    No teacher is needed. SOURCE is the same as for 'data instruct'.
 
     \b
     edge-llava data captions my-scenes/annotations.jsonl -o captions.json

@@ -29,11 +29,12 @@ from edge_llava.home.json_files import write_text
     "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Conversations (JSON)."
 )
 def scienceqa_command(directory: Path, split: str, form: str, out: Path) -> None:
-    """Turn ScienceQA's problems into conversations for `train finetune`.
+    """Turn ScienceQA's problems into training conversations.
 
-    DIRECTORY has problems.json and pid_splits.json, as published; images lie in DIRECTORY/images/SPLIT. Parts of the
-    input are Q question, C context, M choices, L lecture and E solution; of the output A answer, L and E, in the order
-    of the letters. LLaVA was trained with QCM-LEA, its first version with QCM-LEPA. LLaVA-1.5 is asked in `letter`.
+    `train finetune` takes them. DIRECTORY has problems.json and pid_splits.json, as published; images lie in
+    DIRECTORY/images/SPLIT. Parts of the input are Q question, C context, M choices, L lecture and E solution; of the
+    output A answer, L and E, in the order of the letters. LLaVA was trained with QCM-LEA, its first version with
+    QCM-LEPA. LLaVA-1.5 is asked in `letter`.
 
     \b
     edge-llava data scienceqa ScienceQA -o train.json

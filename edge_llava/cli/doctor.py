@@ -16,10 +16,11 @@ from edge_llava.cli.printable import printable_line
 @click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Also verify this bundle: a name or a directory.")
 @json_option
 def command(bundle: str | None, as_json: bool) -> None:
-    """Examine this device and installation: processor, GPUs, memory, power, and both engines.
+    """Examine this device and this installation.
 
-    Each line is ok, a hint (it works, and could be better) or a problem, and says what to do next. The exit code is 1
-    if there is a problem. Attach the output of --json to a bug report: it names no user and no path of yours.
+    Processor, GPUs, memory, power and both engines are examined. Each line is ok, a hint (it works, and could be
+    better) or a problem, and says what to do next. The exit code is 1 if there is a problem. Attach the output of
+    --json to a bug report: it names no user and no path of yours.
 
     \b
     edge-llava doctor

@@ -38,7 +38,9 @@ def command(
     engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Encode an image once; ask about it later, or on another device with the same bundle.
+    """Encode an image once, to ask about it later or elsewhere.
+
+    Another device needs the same bundle.
 
     \b
     edge-llava embed img.jpg -o img.safetensors

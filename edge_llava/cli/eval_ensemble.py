@@ -34,7 +34,13 @@ class _EnsembleCommand(RemoteCommand, DataCommand):
 @click.argument("data", nargs=-1, type=_PLACE)
 @click.option("--other", required=True, metavar="FILE|URL", help="Answers of a text-only model, or its server.")
 @click.option("--judge", metavar="URL", help="Also ask this server where the two disagree.")
-@click.option("--shots", default="6493,16241", show_default=True, help="Ids of the solved problems that it is shown.")
+@click.option(
+    "--shots",
+    default="6493,16241",
+    metavar="ID,...",
+    show_default=True,
+    help="Ids of the solved problems that it is shown.",
+)
 @click.option(
     "-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Directory for replies. Default: RUN."
 )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.cli.display import show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, engine_options, json_option, size_type
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.quant_type import quant_type
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -48,7 +48,7 @@ class _Fit:
 
 @click.command("fit", cls=EngineCommand)
 @click.argument("source", metavar="[BUNDLE|CHECKPOINT]", required=False, envvar="EDGE_LLAVA_MODEL")
-@click.option("--quant", type=click.Choice(QUANTS, case_sensitive=False), metavar="TYPE", help="Of a checkpoint.")
+@click.option("--quant", type=quant_type, metavar="TYPE", help="Of a checkpoint.")
 @click.option("--base", metavar="DIR", help="Of a checkpoint that is a delta, a LoRA or a projector, as of convert.")
 @click.option("--vision-tower", metavar="DIR", help="Of a checkpoint that does not contain its tower.")
 @click.option(

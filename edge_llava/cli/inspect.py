@@ -19,7 +19,7 @@ from edge_llava.errors import BackendError
 @click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
 @json_option
 def command(bundle: str | None, as_json: bool) -> None:
-    """Show what a bundle contains and how close it is to its checkpoint.
+    """Show what is in a bundle and how close it is to its checkpoint.
 
     \b
     edge-llava inspect

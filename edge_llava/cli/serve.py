@@ -160,7 +160,7 @@ def command(
     exit_with_stdin: bool,
     engines: EngineChoice,
 ) -> None:
-    """Serve a bundle over HTTP, to this machine only unless --host says otherwise.
+    """Serve a bundle over HTTP, to this machine alone by default.
 
     The server implements OpenAI's chat, Responses and completions APIs, and Ollama's API.
 

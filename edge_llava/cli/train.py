@@ -27,9 +27,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group("train")
 def command() -> None:
-    """Train a LLaVA on your own images: first its projector, then its projector and language model.
+    """Train a LLaVA on your own images, in two stages.
 
-    If a stage is stopped, running the same command again resumes it.
+    The first trains its projector, the second its projector and language model. If a stage is stopped, running the same
+    command again resumes it.
 
     \b
     edge-llava train align --tower ./clip --language ./vicuna \\
@@ -106,9 +107,9 @@ def align_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Stage 1: train a new projector on captions; everything else is frozen.
+    """Stage 1: train a new projector on captions.
 
-    The first answer of each conversation in --data is used as the caption.
+    Everything else is frozen. The first answer of each conversation in --data is used as the caption.
 
     \b
     edge-llava train align --tower ./clip --language ./vicuna \\
@@ -179,7 +180,9 @@ def finetune_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Stage 2: train the projector and the language model on conversations; the tower is frozen.
+    """Stage 2: train projector and language model on conversations.
+
+    The tower is frozen.
 
     \b
     edge-llava train finetune --checkpoint aligned \\

@@ -57,7 +57,7 @@ _VISION_FIELDS = ("n_vision_threads", "vision_spinning")
 @engine_options("gpu_layers", "devices", "rpc", "provider")
 @json_option
 def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoice, as_json: bool) -> None:
-    """Measure which settings are best for a bundle on this device, and save them.
+    """Measure which settings are best on this device, and save them.
 
     Tries blocks on GPUs, threads, weight layout, batch sizes, attention, and how the tower's threads wait, on a turn of
     one image, 50 tokens of text and a 64-token answer. All commands then use the result; their own options take

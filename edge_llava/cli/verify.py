@@ -39,9 +39,10 @@ def command(
     engines: EngineChoice,
     as_json: bool,
 ) -> None:
-    """Check the files, features, embeddings and greedy tokens of a bundle on this device, as `chat` would compute them.
+    """Check that a bundle computes what it should on this device.
 
-    The bundle is compared with the record that it contains, which does not need torch.
+    Its files are checked, and features, embeddings and greedy tokens are computed as `chat` would. The bundle is
+    compared with the record that it contains, which does not need torch.
 
     \b
     edge-llava verify

@@ -253,10 +253,6 @@ def test_a_bundle_is_opened_once(run, photo, seeded_q4, tmp_path, monkeypatch, a
     assert len(opened) == 1
 
 
-def test_unknown_command_is_a_usage_error(run):
-    assert run("chatt").code == 2
-
-
 def test_debug_shows_the_traceback(seeded_q4):
     command = [
         sys.executable,
