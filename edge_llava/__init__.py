@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from edge_llava.home.progress import ProgressEvent
-    from edge_llava.runtime.answer import Timings, Token
+    from edge_llava.runtime.answer import AnswerProgress, Timings, Token
     from edge_llava.runtime.async_answer import AsyncAnswer
     from edge_llava.runtime.model import LlavaModel, load
     from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions, tuned_options
@@ -50,6 +50,7 @@ logging.getLogger("edge_llava").addHandler(logging.NullHandler())
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
+    "AnswerProgress": "runtime.answer",
     "AsyncAnswer": "runtime.async_answer",
     "BackendError": "errors",
     "Bundle": "bundle.bundle",
@@ -82,6 +83,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AnswerProgress",
     "AsyncAnswer",
     "BackendError",
     "Bundle",

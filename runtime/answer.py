@@ -1,4 +1,4 @@
-"""What an answer is read as: one token after another, with the text that became certain."""
+"""What an answer is read as: one token after another, with the text that became certain; and how far it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+AnswerStage = Literal["waiting", "encoding", "reading", "writing"]
+_MIN_RATED_POSITIONS = 64  # the few before an image are computed far more slowly than the image
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,31 @@ class Timings:
     peak_rss_bytes: int
     vision_on: str | None
     language_on: str
+
+
+@dataclass(frozen=True)
+class AnswerProgress:
+    """A moment of an answer that is not over.
+
+    Attributes:
+        stage: What is being done. "waiting": other answers come first. "encoding": images, by the vision tower.
+            "reading": the prompt is computed. "writing": its first token was sampled.
+        n_images: Images that are being encoded, or will be.
+        n_read: Positions of the prompt that are in the KV cache, whether they were computed now or before.
+        n_prompt: Positions of the whole prompt, those of images among them.
+        n_tokens: Tokens of the answer so far.
+        n_computed, computed_s: Positions of the prompt that were computed for this answer, and the seconds that took.
+    """
+
+    stage: AnswerStage
+    n_images: int
+    n_read: int
+    n_prompt: int
+    n_tokens: int
+    n_computed: int
+    computed_s: float
+
+    @property
+    def position_s(self) -> float | None:
+        """Seconds that a position of this prompt took; None where too few were computed to tell."""
+        return self.computed_s / self.n_computed if self.n_computed >= _MIN_RATED_POSITIONS else None

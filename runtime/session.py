@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.answer import Opened, Timings, Token
+from edge_llava.runtime.answer import AnswerProgress, Opened, Timings, Token
 from edge_llava.runtime.answer_reader import AnswerReader
 from edge_llava.runtime.dialogue.messages import ImageInput, Message
 from edge_llava.runtime.dialogue.past_turns import OnFull, PastTurn, check_on_full, list_runs
@@ -163,6 +163,12 @@ class Session:
         self._asked = None
         self._past = []
         self.n_dropped = 0
+
+    @property
+    def progress(self) -> AnswerProgress | None:
+        """How far the answer is that is being computed, from any thread; None where none is."""
+        turn = self._asked
+        return turn.answer.progress if turn is not None and turn.answer is not None else None
 
     @property
     def images(self) -> list[ImageRun]:

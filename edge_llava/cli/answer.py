@@ -5,15 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.pace import Pace
 from edge_llava.cli.printable import printable
-from edge_llava.cli.tiles import show_tiles
+from edge_llava.cli.tiles import count_all_tiles
+from edge_llava.cli.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from edge_llava.runtime.answer import Timings
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.tower import Tower
 
 
-_MIN_RATED_TOKENS = 16  # a rate over fewer is meaningless
+_MIN_RATED_TOKENS, _MIN_RATED_POSITIONS = 16, 64  # a rate over fewer is meaningless
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,13 @@ class FinishedAnswer:
 
 
 def read_answer(
-    session: Session, question: str, images: Sequence[ImageInput], tower: Tower, *, stream: bool
+    session: Session,
+    question: str,
+    images: Sequence[ImageInput],
+    tower: Tower,
+    *,
+    stream: bool,
+    pace: Pace | None = None,
 ) -> FinishedAnswer:
     """Asks a question and reads the answer to its end.
 
@@ -43,21 +51,25 @@ def read_answer(
         session: The conversation.
         question: The user's text.
         images: The images of this question.
-        tower: Encodes them; its progress is drawn on stderr.
+        tower: Encodes them.
         stream: Write the text to stdout as it is generated, and the timings to stderr if it is a terminal.
+        pace: How fast this device is, if that is known: for what a terminal shows until the first word is there.
     """
     parts, tokens, finish_reason = [], [], ""
-    with _stopping(session), ExitStack() as waiting:
-        waiting.enter_context(show_tiles(tower, images, len(session.images) + len(images)))
+    is_seen = stream and sys.stdout.isatty()
+    n_tiles = count_all_tiles(tower, images, len(session.images) + len(images))
+    waiting = WaitingLine(lambda: session.progress, n_tiles, _latest_pace(session, pace or Pace()))
+    with _stopping(session), waiting, _showing_tiles(tower, waiting):
         for token in session.ask(question, image=list(images)):
-            waiting.close()  # what is drawn must not run into the answer
+            if is_seen and token.text:
+                waiting.erase()  # it must not run into the answer
             parts.append(token.text)
             if token.id is not None:
                 tokens.append(token.id)
             finish_reason = token.finish_reason or finish_reason
             if stream and token.text:
                 # a pipe gets the answer unchanged
-                click.echo(printable(token.text) if sys.stdout.isatty() else token.text, nl=False)
+                click.echo(printable(token.text) if is_seen else token.text, nl=False)
                 sys.stdout.flush()
     if stream:
         click.echo()
@@ -71,15 +83,33 @@ def describe_timings(timings: Timings, finish_reason: str) -> str:
     parts = []
     if timings.vision_s:
         parts.append(f"image {timings.vision_s + timings.projector_s:.2f} s")
-    parts.append(f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s")
+    if timings.prefill_tokens:
+        parts.append(f"prompt {timings.prefill_tokens} tokens in {timings.prefill_s:.2f} s")
     if timings.cached_tokens:
         parts.append(f"{timings.cached_tokens} reused")
-    parts.append(f"first word {timings.ttft_s:.2f} s")
+    if timings.ttft_s:
+        parts.append(f"first word {timings.ttft_s:.2f} s")
     if timings.decode_s and timings.decode_tokens >= _MIN_RATED_TOKENS:
         parts.append(f"{(timings.decode_tokens - 1) / timings.decode_s:.1f} tokens/s")
     if finish_reason != "stop":
         parts.append({"length": "cut at the limit", "cancelled": "stopped"}.get(finish_reason, finish_reason))
     return f"[{', '.join(parts)}]"
+
+
+def _latest_pace(session: Session, pace: Pace) -> Pace:
+    timings = session.timings
+    if timings is None or timings.prefill_tokens < _MIN_RATED_POSITIONS:
+        return pace
+    return replace(pace, position_s=timings.prefill_s / timings.prefill_tokens)
+
+
+@contextmanager
+def _showing_tiles(tower: Tower, waiting: WaitingLine) -> Iterator[None]:
+    before, tower.progress = tower.progress, waiting.note_tiles
+    try:
+        yield
+    finally:
+        tower.progress = before
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from edge_llava.cli.display import INTERRUPTED, note, note_truncated
 from edge_llava.cli.images import choose_bundle, open_image
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.pace import Pace, measured_pace
 from edge_llava.cli.places import note_places
 from edge_llava.cli.tiles import note_tiles
 
@@ -159,7 +160,8 @@ def command(
                 suggest_tuning(opened, bundle, device_facts(how))
             run_repl(model, options, list(zip(names, inputs, strict=True)), on_full, engines.alpha, tuned=is_tuned)
         else:
-            _answer_once(model, options, question, inputs, names, as_json=as_json)
+            pace = measured_pace(opened.manifest, tuned=is_tuned)
+            _answer_once(model, options, question, inputs, names, pace, as_json=as_json)
 
 
 def _save_input(model: LlavaModel, image: ImageInput, path: str) -> None:
@@ -209,13 +211,14 @@ def _answer_once(
     question: str,
     inputs: list[ImageInput],
     names: list[str],
+    pace: Pace,
     *,
     as_json: bool,
 ) -> None:
     from edge_llava.cli.answer import read_answer
 
     session = model.session(options)
-    answer = read_answer(session, question, inputs, model.tower, stream=not as_json)
+    answer = read_answer(session, question, inputs, model.tower, stream=not as_json, pace=pace)
     if as_json:
         images = [
             {"path": name, "n_tokens": image.n_tokens, "key": image.key}

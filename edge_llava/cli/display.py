@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 _LINE_EVERY_S = 10.0
+_MINUTES_FROM_S = 90
 _SPEED_OVER_S = 300.0  # an image may take a minute
 
 
@@ -60,6 +61,11 @@ def format_speed(per_second: float) -> str:
         if amount >= 1:
             return f"{amount:.1f}/{unit}"
     return f"{per_second * 3600:.1f}/h"
+
+
+def format_wait(seconds: float) -> str:
+    """Formats a time that is expected: "12 s", "3 minutes"."""
+    return f"{max(1, round(seconds))} s" if seconds < _MINUTES_FROM_S else f"{round(seconds / 60)} minutes"
 
 
 @contextmanager

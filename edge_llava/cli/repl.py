@@ -16,6 +16,7 @@ import click
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.display import note, note_truncated
 from edge_llava.cli.images import open_image
+from edge_llava.cli.pace import measured_pace
 from edge_llava.cli.tiles import note_tiles
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
@@ -103,7 +104,9 @@ def _handle(conversation: _Conversation, line: str) -> None:
 def _ask(conversation: _Conversation, question: str) -> None:
     n_before = conversation.session.n_dropped
     images = [image for _, image in conversation.pending]
-    answer = read_answer(conversation.session, question, images, conversation.model.tower, stream=True)
+    model = conversation.model
+    pace = measured_pace(model.manifest, tuned=conversation.tuned)
+    answer = read_answer(conversation.session, question, images, model.tower, stream=True, pace=pace)
     if n_dropped := conversation.session.n_dropped - n_before:
         questions = "question" if n_dropped == 1 else f"{n_dropped} questions"
         note(f"The context was full: the model no longer sees the oldest {questions}, with the answers.")

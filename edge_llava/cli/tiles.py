@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from edge_llava.cli.display import note, show_progress
+from edge_llava.cli.display import format_wait, note, show_progress
+from edge_llava.cli.pace import pace_of
 
 if TYPE_CHECKING:
     from edge_llava.bundle.manifest import Manifest
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.tower import Tower
 
 _SUGGESTED = 5  # tiles: as many as LLaVA-1.6 has at most, the whole image among them
-_MINUTES_FROM_S = 90
 
 
 def note_tiles(images: Iterable[tuple[str, ImageInput]], manifest: Manifest, form: VisionSpec, *, tuned: bool) -> None:
@@ -48,7 +48,7 @@ def describe_tiles(size: tuple[int, int], manifest: Manifest, form: VisionSpec, 
         return ""
     time = ""
     if profile is not None and (seconds := _estimate(n_tiles, n_positions, manifest, profile)) is not None:
-        time = f", about {_words(seconds)} here"
+        time = f", about {format_wait(seconds)} here"
     limits, advice = tile_limits(size, form), ""
     if limits:
         limit = max((n for n in limits if n <= _SUGGESTED), default=limits[0])
@@ -99,17 +99,18 @@ def show_tiles(tower: Tower, images: Sequence[ImageInput], n_images: int) -> Ite
             tower.progress = before
 
 
+def count_all_tiles(tower: Tower, images: Sequence[ImageInput], n_images: int) -> int:
+    """How many squares the tower makes of the images of a question, in a conversation of `n_images`."""
+    from edge_llava.runtime.vision.anyres import count_tiles
+    from edge_llava.runtime.vision.image import Image
+
+    form = tower.forms.choose(n_images)
+    return sum(count_tiles(image.size, form) for image in images if isinstance(image, Image))
+
+
 def _estimate(n_tiles: int, n_positions: int, manifest: Manifest, profile: Profile) -> float | None:
     """Seconds for an image and its positions, from what was measured on this device; None if that is not known."""
-    from edge_llava.device.profile import IMAGE_SIZE
-    from edge_llava.runtime.vision.anyres import count_tiles
-
-    names = ("vision_s", "projector_s", "prefill_tps")
-    vision_s, projector_s, prefill_tps = (profile.measured.get(name) for name in names)
-    if vision_s is None or projector_s is None or not prefill_tps:
+    pace = pace_of(profile, manifest)
+    if pace.tile_s is None or pace.position_s is None:
         return None
-    return (vision_s + projector_s) * n_tiles / count_tiles(IMAGE_SIZE, manifest.vision) + n_positions / prefill_tps
-
-
-def _words(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < _MINUTES_FROM_S else f"{round(seconds / 60)} minutes"
+    return pace.tile_s * n_tiles + pace.position_s * n_positions

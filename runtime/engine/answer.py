@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from edge_llava.device.memory import peak_rss_bytes
 from edge_llava.errors import EdgeLlavaError
-from edge_llava.runtime.answer import FinishReason, Opened, Timings, Token
+from edge_llava.runtime.answer import AnswerProgress, AnswerStage, FinishReason, Opened, Timings, Token
 from edge_llava.runtime.dialogue.answer_tokens import AnswerTokens
 from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.request import Request
@@ -36,6 +36,7 @@ class Answer:
         finish_reason: As of its last token; None while it is not over.
         error: Why it failed; None otherwise.
         is_held: Whether it waits until more of it is read.
+        n_missing_images: Images that it waits for.
     """
 
     def __init__(self, request: Request, tokens: AnswerTokens, on_token: TokenCallback, gate: Gate) -> None:
@@ -46,6 +47,7 @@ class Answer:
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.is_held = False
+        self.n_missing_images = 0
         self._gate, self._credit, self._asked_at = gate, request.credit, request.asked_at
         self._on_token = on_token
         self._on_cancel: Callable[[], None] = _do_nothing
@@ -64,6 +66,17 @@ class Answer:
     def n_tokens(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens.ids)
+
+    @property
+    def progress(self) -> AnswerProgress:
+        """How far it is; from any thread."""
+        n_tokens, n_cached, n_images = self.n_tokens, self.n_cached_tokens, self.n_missing_images
+        stage: AnswerStage = "encoding" if n_images else "reading"
+        if n_tokens or n_cached is None:
+            stage = "writing" if n_tokens else "waiting"
+        n_prompt, n_computed = self.n_prompt_tokens, self._n_prefilled
+        n_read = n_prompt if n_tokens else min(n_prompt, (n_cached or 0) + n_computed)
+        return AnswerProgress(stage, n_images, n_read, n_prompt, n_tokens, n_computed, self._prefill_s)
 
     def cancel(self) -> None:
         """Ends the answer, from any thread; its last token says "cancelled". An answer that is over stays as it is."""

@@ -29,13 +29,15 @@ class JobImages:
             EdgeLlavaError: What encoding raised.
         """
         missing = job.missing_images(job.n_coming)
+        job.answer.n_missing_images = len(missing)
         for image in missing:
             self.request(image)
             if (encoding := image.encoding) is not None and encoding.done():
                 image.encoding = None  # also where it failed
                 image.take(encoding.result())
                 job.answer.note_image(encoding.result())
-        is_waiting = any(image.embedding is None for image in missing)
+        job.answer.n_missing_images = sum(image.embedding is None for image in missing)
+        is_waiting = job.answer.n_missing_images > 0
         # both would compute on the same cores, each more slowly
         job.is_paused = is_waiting and self._tower.is_open and not self._tower.on_gpu
 
