@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import click
 from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.places import note_places
 from edge_llava.cli.printable import printable_line
 from edge_llava.cli.tiles import note_most_tiles
 from edge_llava.errors import ImageError
@@ -29,9 +31,21 @@ _MAX_FOLDERS = 3
 _MAX_SHOWN = 20  # faults; --json has all of them
 
 
+def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) -> tuple[Path, ...]:
+    for source in sources:
+        if not os.path.exists(source):
+            raise ImageError(f"there is no file or folder {source}.")
+    return sources
+
+
 @click.command("caption", cls=EngineCommand)
 @click.argument(
-    "sources", metavar="FOLDER_OR_IMAGE...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path)
+    "sources",
+    metavar="FOLDER_OR_IMAGE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=_existing,
 )
 @click.option(
     "-o",
@@ -134,6 +148,7 @@ def command(
         if job.todo:
             note_most_tiles(form)
             with open_model(opened, how, may_move=engines.leaves_blocks_open) as model, show_progress() as progress:
+                note_places(model)
                 job.caption(model, progress)
         report = job.report
     _print_report(report)

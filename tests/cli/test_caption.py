@@ -135,7 +135,7 @@ def test_a_schema_that_cannot_be_used_is_found_before_the_bundle(run, album, tmp
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("NOWHERE",), 2, "does not exist"),
+        (("ALBUM", "NOWHERE"), 7, "there is no file or folder "),
         (("ALBUM", "-o", "-"), 2, "not to stdout"),
         ((), 2, "Missing argument"),
         (("EMPTY",), 7, "contains no images"),

@@ -106,6 +106,12 @@ def test_inspect_says_what_is_expected(run, seeded_q4):
     assert (facts["vision_on"], facts["language_on"]) == ("cpu", "cpu")
 
 
+def test_caption_says_where_it_computes(run, seeded_q4, photo, tmp_path):
+    captioned = run("caption", photo, "-o", tmp_path / "out.jsonl", "-m", seeded_q4, "-n", 1)
+    assert captioned.code == 0
+    assert "runs on: language cpu, vision cpu" in captioned.err.splitlines()
+
+
 def test_what_was_asked_for_is_expected(tmp_path, monkeypatch):
     assert [expected_provider(wanted) for wanted in ("cuda", "cpu", "auto")] == ["cuda", "cpu", "cpu"]
     (tmp_path / "onnxruntime_gpu-1.31.1.dist-info").mkdir()
