@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from edge_llava.converters.hub import download, find_snapshot, is_hub_id
 from edge_llava.converters.json_file import plain, shown
 from edge_llava.errors import CheckpointError
+from edge_llava.home.directories import MANIFEST_NAME, list_bundles
 from edge_llava.home.progress import ProgressCallback, silent
+
+_GGUF, _XTUNER = ".gguf", "xtuner_config.py"
+_QUANTIZED = (
+    " GGUF files, as of Ollama and LM Studio, were converted and quantized already. Give the checkpoint that they were "
+    "made from: a directory with safetensors files, or a hub id such as llava-hf/llava-1.5-7b-hf."
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,46 @@ class Places:
             )
 
 
-def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:
+def check_source(source: str) -> Path | None:
+    """The directory that the user named; None for a hub id. At once: no file is read.
+
+    Raises:
+        CheckpointError: If it is neither, or a bundle, or cannot be a checkpoint.
+    """
     directory = Path(os.path.expanduser(source))
     if os.path.isdir(directory):
-        return directory.absolute(), None
+        _check_directory(source, directory)
+        return directory.absolute()
     if os.path.exists(directory):
-        raise CheckpointError(f"{source} is a file. Give the checkpoint's directory.")
+        _refuse_file(source, directory)
     if is_hub_id(source):
-        return download(source, progress)
-    raise CheckpointError(f"there is no directory {source}, and it is no hub id (owner/name) either.")
+        return None
+    if any(path.name == source for path in list_bundles()):
+        raise CheckpointError(f"{source} is a bundle already. Use it: edge-llava chat IMAGE -m {source}")
+    raise CheckpointError(f"there is no directory {source}, and it is not a hub id (owner/name) either.")
+
+
+def _check_directory(source: str, directory: Path) -> None:
+    try:
+        found = list(os.scandir(directory))
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror}.") from error
+    names = {entry.name for entry in found}
+    if "config.json" in names:
+        return
+    if MANIFEST_NAME in names:
+        raise CheckpointError(f"{source} is a bundle already. Use it: edge-llava chat IMAGE -m {source}")
+    if not any(entry.name.endswith((".json", _XTUNER)) or entry.is_dir() for entry in found):
+        why = _QUANTIZED if any(name.endswith(_GGUF) for name in names) else ""
+        raise CheckpointError(f"{source} is not a checkpoint: it has no config.json.{why}")
+
+
+def _refuse_file(source: str, path: Path) -> NoReturn:
+    if path.name.endswith(_GGUF):
+        raise CheckpointError(f"{source} is not a checkpoint.{_QUANTIZED}")
+    raise CheckpointError(f"{source} is a file. Give the checkpoint's directory.")
+
+
+def _locate(source: str, progress: ProgressCallback) -> tuple[Path, str | None]:
+    directory = check_source(source)
+    return download(source, progress) if directory is None else (directory, None)

@@ -19,7 +19,7 @@ from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.cli.display import format_bytes, note, show_progress, show_result
 from edge_llava.cli.options import json_option, size_type
 from edge_llava.cli.quant_type import quant_type
-from edge_llava.home.directories import check_home, home_directory
+from edge_llava.home.directories import check_home, default_bundle, home_directory
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -153,13 +153,12 @@ def command(
     quant = MIXED if size_bytes is not None else quant
     if calibrate is not None and vision in ("fp32", "fp16"):
         raise click.UsageError(f"--calibrate is for int8; --vision {vision} needs no images")
+    default_before = default_bundle()
     if out is None:
         check_home(", or name the bundle's directory with -o")
     if checkpoint is None:
         checkpoint = _suggest(quant or "Q4_K_M", size_bytes, Path(out) if out else home_directory(), yes=yes)
     started = time.perf_counter()
-    if sys.stderr.isatty():
-        note("Loading torch and transformers ...")
     from edge_llava.bundle.manifest import MAX_NOTICE, is_notice
     from edge_llava.converters.options import EXACT, ConvertOptions
 
@@ -209,6 +208,9 @@ def command(
         return
     _show_stages(log.figures())
     _summarize(bundle, seconds, is_default=out is None)
+    if out is None and default_before != bundle.name:
+        instead = "" if default_before is None else f", in place of {default_before}"
+        note(f"{bundle.name} is now the default{instead}")
     show_result(bundle.path)
 
 

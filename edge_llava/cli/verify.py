@@ -52,6 +52,10 @@ def command(
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.parity.verify import verify, verify_against
 
+    if checkpoint is not None:
+        from edge_llava.conversion.convert import check_named, open_checkpoint
+
+        check_named(checkpoint, base)
     opened = open_bundle(bundle)
     options = _make_fit(opened, engines.options(opened))
     language_on, vision_on = expected_places(opened, options)
@@ -59,8 +63,6 @@ def command(
     with show_progress() as progress:
         reports = {"against the record it contains": verify(opened, progress, options)}
         if checkpoint is not None and all(report.ok for report in reports.values()):
-            from edge_llava.conversion.convert import open_checkpoint
-
             source = open_checkpoint(checkpoint, vision_tower, base, progress=progress)
             reports[f"against {checkpoint} in float32"] = verify_against(opened, source, progress, options)
     ok = all(report.ok for report in reports.values())

@@ -17,7 +17,7 @@ from edge_llava.demo import CHECKPOINT, NAME, NOTICE
 from edge_llava.errors import ConversionError, MissingExtra
 from edge_llava.fitting.needs import MAIN
 from edge_llava.home.directories import bundles_directory, check_home, set_default_bundle
-from edge_llava.home.progress import ProgressCallback, silent
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 
 if TYPE_CHECKING:
     from edge_llava.converters.checkpoint import Checkpoint
@@ -55,7 +55,7 @@ def convert(
         ImageError: If there are no images to measure with, or one cannot be read.
         DataError: If conversations to measure with cannot be read.
     """
-    require_converters()
+    check_named(str(source), None if options is None else options.base)
     from edge_llava.conversion.measuring_set import MeasuringSet
     from edge_llava.converters.options import ConvertOptions
     from edge_llava.converters.staging import check_target
@@ -69,10 +69,11 @@ def convert(
     check_target(target, overwrite=options.overwrite)  # before a download of many gigabytes
     measuring = MeasuringSet.choose(options, is_demo=str(source) == NAME)
     checkpoint = open_checkpoint(source, options.vision_tower, options.base, progress=progress)
-    # seconds of imports, after what may be refused at once
+    progress(ProgressEvent("loading transformers", 0, 1, "items"))  # seconds, after what may be refused at once
     from edge_llava.converters.pipeline import stage
     from edge_llava.parity.verify import measure
 
+    progress(ProgressEvent("loading transformers", 1, 1, "items"))
     if room is not None:
         options = _choose_quant(str(source), checkpoint, options, room, warn, most_exact=most_exact)
         target = _find_target(source, out, options)
@@ -148,9 +149,25 @@ def open_checkpoint(
 
     named = str(CHECKPOINT if str(source) == NAME else source)
     places = Places.find(named, vision_tower, base, progress)
-    from edge_llava.converters.checkpoint import Checkpoint  # imports torch, after what is missing was refused
+    progress(ProgressEvent("loading torch", 0, 1, "items"))
+    from edge_llava.converters.checkpoint import Checkpoint  # after what is missing was refused
 
+    progress(ProgressEvent("loading torch", 1, 1, "items"))
     return Checkpoint.read(places)
+
+
+def check_named(source: str, base: str | None = None) -> None:
+    """Checks what the user named, before anything slow: nothing is read or downloaded.
+
+    Raises:
+        MissingExtra, CheckpointError: As `convert`.
+    """
+    require_converters()
+    from edge_llava.converters.places import check_source
+
+    for named in (source, base):
+        if named is not None and named != NAME:
+            check_source(named)
 
 
 def default_output(source: str, kind: str) -> Path:

@@ -27,9 +27,10 @@ from edge_llava.evaluation.benchmarks.source import ReadOptions
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
 
 
-def test_convert_demo_then_chat_needs_no_more_options(run, photo, home):
+def test_convert_demo_then_chat_needs_no_more_options(run, photo, home, seeded_q4):
     converted = run("convert", "demo", "--quant", "q4_k_m")
     assert converted.code == 0
+    assert "demo-q4_k_m is now the default" in converted.err.splitlines()
     assert converted.out.strip() == str(home / "bundles" / "demo-q4_k_m")
     made, shipped = (Bundle.open(path).manifest for path in (home / "bundles" / "demo-q4_k_m", demo.BUNDLE))
     for role in ("language", "projector"):
@@ -39,7 +40,10 @@ def test_convert_demo_then_chat_needs_no_more_options(run, photo, home):
     again = run("convert", "demo")
     assert (again.code, again.out) == (5, "")
     assert "--force" in again.err
-    assert run("convert", "demo", "--force").code == 0
+    assert run("models", "default", seeded_q4).code == 0
+    replaced = run("convert", "demo", "--force")
+    assert replaced.code == 0
+    assert f"demo-q4_k_m is now the default, in place of {seeded_q4}" in replaced.err.splitlines()
 
 
 def test_convert_json(run, seeded_checkpoint, tmp_path, home):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -346,11 +347,22 @@ def test_a_file_is_not_a_checkpoint(tiny):
     assert "is a file. Give the checkpoint's directory" in open_error(tiny / "config.json")
 
 
+def test_what_is_converted_already(home, tmp_path, seeded_q4):
+    (tmp_path / "llava-q4_0.gguf").write_bytes(b"GGUF")
+    made_from = "Give the checkpoint that they were made from"
+    assert made_from in open_error(tmp_path / "llava-q4_0.gguf")
+    assert made_from in open_error(tmp_path)
+    already = f"{seeded_q4} is a bundle already. Use it: edge-llava chat IMAGE -m {seeded_q4}"
+    assert open_error(seeded_q4) == already
+    shutil.copytree(seeded_q4, home / "bundles" / "mine")
+    assert open_error("mine") == "mine is a bundle already. Use it: edge-llava chat IMAGE -m mine"
+
+
 @pytest.mark.parametrize(
     "source", ["no-such-directory", "/no/such/directory", "a/b/c", "../no-such-directory", "~/no-such-dir/x"]
 )
 def test_neither_a_directory_nor_a_hub_id(source):
-    assert f"there is no directory {source}, and it is no hub id" in open_error(source)
+    assert f"there is no directory {source}, and it is not a hub id" in open_error(source)
 
 
 def test_an_empty_directory(tmp_path):
