@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +80,8 @@ def command(
         settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines, options)}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
-    show("\n".join(_format_table(benchmark, opened.name, runs)))
+    show("\n".join(_describe(opened, options, tuned=_is_tuned(opened, engines, options))))
+    show("\n".join(_format_table(benchmark, runs)))
 
 
 def _is_tuned(bundle: Bundle, engines: EngineChoice, options: EngineOptions) -> bool:
@@ -98,17 +101,35 @@ def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, be
     engines["decoder"]["n_threads"] = usable_threads(options.decoder.n_threads)
     return {
         "bundle": str(bundle.path),
+        "quant": bundle.manifest.language.quant,
         "image": str(image),
         "n_image_tokens": benchmark.n_image_tokens,
         "runs": runs,
         "engines": engines,
         "device": asdict(device_facts(options)),
+        "versions": {"edge-llava": version("edge-llava"), "python": platform.python_version()},
+        "system": platform.platform(),
     }
 
 
-def _format_table(benchmark: Benchmark, bundle: str, runs: int) -> Iterator[str]:
+def _describe(bundle: Bundle, options: EngineOptions, *, tuned: bool) -> Iterator[str]:
+    """What was measured, and where, as lines of at most 80 columns."""
+    from edge_llava.device.threads import usable_threads
+    from edge_llava.runtime.options import device_facts
+
+    facts = device_facts(options)
+    yield f"{bundle.name[:56]}, {bundle.manifest.language.quant}"
+    yield f"{facts.cpu[:50]}, {facts.n_cpus} CPUs, {platform.system()} {facts.machine}"
+    engines = f"llama-cpp-python {facts.llama_cpp}, ONNX Runtime {facts.onnxruntime or 'none'}"
+    yield f"edge-llava {version('edge-llava')}, {engines}, Python {platform.python_version()}"[:80]
+    n_threads, n_vision = (usable_threads(n) for n in (options.decoder.n_threads, options.n_vision_threads))
+    settings = "as tuned" if tuned else "not tuned"
+    yield f"threads: language {n_threads}, vision {n_vision}; settings: {settings}"
+
+
+def _format_table(benchmark: Benchmark, runs: int) -> Iterator[str]:
     """The figures as lines of at most 80 columns."""
-    yield f"{bundle[:40]}: {benchmark.n_image_tokens} image tokens, {runs} runs"
+    yield f"{benchmark.n_image_tokens} image tokens, {runs} runs"
     yield describe_places(benchmark.language_on, benchmark.vision_on)
     yield ""
     yield f"{'':<34}{'median':>12}{'min':>12}{'max':>12}"

@@ -226,6 +226,7 @@ def _answer_once(
             for name, image in zip(names, session.images, strict=False)
         ]
         result = {
+            "model": model.bundle.name,
             "text": answer.text,
             "tokens": answer.tokens,
             "finish_reason": answer.finish_reason,

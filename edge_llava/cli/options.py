@@ -72,11 +72,14 @@ class EngineChoice:
     def options(self, bundle: Bundle) -> EngineOptions:
         """The runtime's options: what was measured for the bundle on this device, overridden by the user's choices."""
         from edge_llava.cli.display import note
+        from edge_llava.cli.excess import describe_excess
         from edge_llava.runtime.options import tuned_options
 
         def warn(text: str) -> None:
             note(f"edge-llava: {text}")
 
+        for text in describe_excess(self.threads, self.ctx, bundle.manifest.language.n_ctx_train):
+            warn(text)
         base = self.unmeasured()
         measured = base if self.no_profile else tuned_options(bundle, base, warn=warn)
         flash_attention = _FLASH.get(self.flash_attention, measured.decoder.flash_attention)

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import edge_llava
+from edge_llava.device.facts import this_device
 from edge_llava.measuring.benchmark import mark_image
 
 pytestmark = pytest.mark.convert
@@ -41,6 +44,9 @@ def test_json_holds_the_medians(run, seeded_q4, photo):
     settings = report["settings"]
     assert (settings["runs"], settings["n_image_tokens"], settings["profile"]) == (3, 64, False)
     assert settings["engines"]["decoder"]["n_threads"] == settings["engines"]["n_vision_threads"] == 1
+    assert settings["quant"] == "Q4_K_M"
+    assert settings["versions"] == {"edge-llava": edge_llava.__version__, "python": platform.python_version()}
+    assert settings["system"] == platform.platform()
 
 
 def test_table_fits_80_columns_and_needs_no_image(run, seeded_q4):
@@ -48,8 +54,12 @@ def test_table_fits_80_columns_and_needs_no_image(run, seeded_q4):
     assert result.code == 0
     lines = result.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[1] == "runs on: language cpu, vision cpu"
-    assert [line.split("  ")[0] for line in lines[4:]] == [
+    facts = this_device()
+    assert lines[:2] == ["seeded-q4, Q4_K_M", f"{facts.cpu}, 1 CPUs, {platform.system()} {facts.machine}"]
+    assert lines[2].startswith(f"edge-llava {edge_llava.__version__}, llama-cpp-python {facts.llama_cpp}, ")
+    assert lines[3] == "threads: language 1, vision 1; settings: not tuned"
+    assert lines[4:6] == ["64 image tokens, 1 runs", "runs on: language cpu, vision cpu"]
+    assert [line.split("  ")[0] for line in lines[8:]] == [
         "first token, new process",
         "first token, loaded, new image",
         "first token, second question",

@@ -22,7 +22,8 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(run, seeded_q4, photo)
     result = run("chat", photo, "-m", seeded_q4, "-p", "What is on the table?", "-n", 8, "--temp", 0, "--json")
     assert result.code == 0
     answer = json.loads(result.out)
-    assert set(answer) == {"text", "tokens", "finish_reason", "prompt", "images", "timings"}
+    assert answer["model"] == seeded_q4.name
+    assert set(answer) == {"model", "text", "tokens", "finish_reason", "prompt", "images", "timings"}
     assert answer["prompt"] == "What is on the table?"
     assert 1 <= len(answer["tokens"]) <= 8
     assert answer["finish_reason"] in ("stop", "length")
