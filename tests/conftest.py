@@ -58,12 +58,18 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def wheel_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the sources, so that no build folder stays in the repository."""
+    """A wheel built from a copy of the sources, so that no build folder stays in the repository.
+
+    The copy has a build folder that an earlier version left, with a module that is deleted since.
+    """
     copy = tmp_path_factory.mktemp("sources")
     for name in ("edge_llava", "runtime", "converters"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
+    left = copy / "build" / "lib" / "edge_llava" / "deleted_since.py"
+    left.parent.mkdir(parents=True)
+    left.touch()
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "out"), str(copy)]
     build = subprocess.run(command, capture_output=True, text=True, check=False)
     assert build.returncode == 0, build.stdout + build.stderr

@@ -487,6 +487,10 @@ def test_wheel_claims_no_generic_name(wheel: zipfile.ZipFile) -> None:
     assert info.endswith(".dist-info")
 
 
+def test_wheel_contains_nothing_that_an_earlier_build_left(wheel: zipfile.ZipFile) -> None:
+    assert not [name for name in wheel.namelist() if "deleted_since" in name]
+
+
 def test_wheel_contains_every_file(wheel: zipfile.ZipFile) -> None:
     """A command is loaded only when it is used, so its absence would not be noticed before."""
     expected = set()

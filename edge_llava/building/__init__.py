@@ -1,0 +1,1 @@
+"""What setuptools does differently for this project; nothing else imports it."""
