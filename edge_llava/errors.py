@@ -38,7 +38,9 @@ class MissingExtra(EdgeLlavaError):
             purpose: What the caller wanted to do, as a gerund: "converting a checkpoint".
             package: The import name that was not found.
         """
-        super().__init__(f"{purpose} needs the package {package!r}. Install it: pip install 'edge-llava[{extra}]'")
+        from edge_llava.home.installation import install_command  # its package knows these errors
+
+        super().__init__(f"{purpose} needs the package {package!r}. Install it: {install_command(extra)}")
         self.extra = extra
 
 

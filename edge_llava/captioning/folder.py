@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edge_llava.errors import EdgeLlavaError, ImageError
 from edge_llava.home.image_files.formats import HEIF_SUFFIXES, SUFFIXES, is_heif, reads_heif
+from edge_llava.home.installation import install_command
 
 OUTPUT_NAME = "captions.jsonl"
 # Image formats that edge-llava does not read. Such files are counted and reported rather than skipped silently.
@@ -115,7 +116,7 @@ def describe_unsupported(unsupported: dict[str, int]) -> str:
         f"{n:,} {suffix}" for suffix, n in sorted(unsupported.items(), key=lambda item: (-item[1], item[0]))
     )
     if not HEIF_SUFFIXES.isdisjoint(unsupported):
-        return f"{kinds}. For HEIC: pip install 'edge-llava[heic]'."
+        return f"{kinds}. For HEIC: {install_command('heic')}."
     return f"{kinds}. Convert them to JPEG or PNG."
 
 

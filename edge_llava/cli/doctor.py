@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -43,6 +44,7 @@ def command(bundle: str | None, as_json: bool) -> None:
 
 def _without_home(text: str) -> str:
     try:
-        return text.replace(str(Path.home()), "~")
+        home = str(Path.home())
     except RuntimeError:  # this user has none
         return text
+    return text.replace(f"'{home}{os.sep}", f"~{os.sep}'").replace(home, "~")  # shells expand no ~ between quotes

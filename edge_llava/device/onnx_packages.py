@@ -10,6 +10,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from edge_llava.home.installation import install_command
+
 # By the extra of ours that brings each of them; the others are builds that we do not name.
 _EXTRAS = {
     "onnxruntime": "cpu",
@@ -75,7 +77,8 @@ def repair(packages: dict[str, str], extra: str = "") -> str:
         extra = extra or "cuda12"
     extra = extra or _EXTRAS.get(chosen, "")
     removal = f"`pip uninstall -y {' '.join(packages)}`, then " if packages else ""
-    return removal + (f"`pip install 'edge-llava[{extra}]'`" if extra else f"`pip install {chosen}`")
+    command = install_command(extra) if extra else f"pip install {chosen}"
+    return f"{removal}`{command}`"
 
 
 def _minor(version: str) -> tuple[int, ...]:

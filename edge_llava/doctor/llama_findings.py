@@ -11,6 +11,7 @@ from edge_llava.doctor.finding import Finding
 from edge_llava.doctor.graphics import Graphics
 from edge_llava.doctor.processor import INSTRUCTION_SETS
 from edge_llava.doctor.system import System
+from edge_llava.home.installation import install_command
 
 _CUDA, _METAL, _VULKAN = "-DGGML_CUDA=on", "-DGGML_METAL=on", "-DGGML_VULKAN=on"
 _BUILDS = {"NVIDIA": _CUDA, "Jetson": _CUDA, "Apple": _METAL, "AMD": _VULKAN, "Intel": _VULKAN}
@@ -19,7 +20,10 @@ _NEEDS = {_CUDA: " It needs CUDA's toolkit.", _VULKAN: " It needs Vulkan's heade
 
 # macOS names neither, and few of the others: there, what is missing from the list says nothing
 _NAMED_BY_LINUX = {"AVX", "NEON"}
-_INSTALL = "Install it: pip install edge-llava, which compiles llama-cpp-python and takes some minutes."
+
+
+def _install() -> str:
+    return f"Install it: {install_command()}, which compiles llama-cpp-python and takes some minutes."
 
 
 def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
@@ -30,7 +34,7 @@ def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
     if outcome.failure:
         advice = f"Build it for this processor: {_build(version)}"
         if "SIGILL" not in outcome.failure:
-            advice = f"Install it again: {_build(version)}" if version else _INSTALL
+            advice = f"Install it again: {_build(version)}" if version else _install()
         yield Finding("problem", "llama.cpp", outcome.failure, advice)
         if not features:
             return

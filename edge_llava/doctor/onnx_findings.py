@@ -9,6 +9,7 @@ from edge_llava.device.onnx_packages import repair
 from edge_llava.doctor.children import Outcome
 from edge_llava.doctor.finding import Finding
 from edge_llava.doctor.system import System
+from edge_llava.home.installation import install_command
 
 _LIBRARY = re.compile(r"\S+\.(?:so|dll)\b")
 _NAMES = {"cuda": "CUDA", "coreml": "CoreML", "directml": "DirectML", "openvino": "OpenVINO"}
@@ -63,7 +64,7 @@ def _about_cuda(system: System, reason: str, build: str, driver: Outcome) -> Fin
         )
     elif _LIBRARY.search(reason):
         extra = "cuda12" if _major(build) == 12 else "cuda"
-        advice = f"Its libraries are missing: `pip install 'edge-llava[{extra}]'` brings them along."
+        advice = f"Its libraries are missing: `{install_command(extra)}` brings them along."
     elif "no kernel image" in reason:
         advice = "The package has no kernels for this GPU: use --provider cpu."
     else:

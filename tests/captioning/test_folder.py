@@ -9,6 +9,7 @@ import pytest
 
 from edge_llava.captioning.folder import FileFault, common_folder, describe_unsupported, find_images
 from edge_llava.errors import ImageError
+from edge_llava.home.installation import install_command
 
 NOWHERE = Path("no-output")
 
@@ -151,7 +152,7 @@ def test_heic_is_taken_where_its_package_is_installed(tmp_path, installed, monke
         assert (folder.names, folder.unsupported) == (["a.jpg", "b.HEIC", "damaged.heic", "renamed.heic"], {})
     else:
         assert (folder.names, folder.unsupported) == (["a.jpg", "renamed.heic"], {".heic": 2})
-        assert describe_unsupported(folder.unsupported) == "2 .heic. For HEIC: pip install 'edge-llava[heic]'."
+        assert describe_unsupported(folder.unsupported) == f"2 .heic. For HEIC: {install_command('heic')}."
 
 
 def test_files_are_taken_whatever_their_names(tmp_path):

@@ -23,6 +23,7 @@ from edge_llava.cli.remote import RemoteChoice, RemoteCommand
 from edge_llava.device.memory import is_out_of_memory
 from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
+from edge_llava.home.installation import install_command
 
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
 
@@ -97,7 +98,7 @@ def test_missing_extra_prints_the_pip_line(run, monkeypatch, seeded_checkpoint, 
     monkeypatch.setitem(sys.modules, "optimum", None)
     result = run("convert", seeded_checkpoint, "-o", tmp_path / "bundle")
     assert result.code == 3
-    assert "pip install 'edge-llava[convert]'" in result.err
+    assert install_command("convert") in result.err
 
 
 @pytest.mark.parametrize("stage", [b"vision tower", b"language model"])

@@ -16,6 +16,7 @@ from edge_llava.doctor.llama_findings import find_about_llama, is_wrong_gcc
 from edge_llava.doctor.onnx_findings import find_about_onnx
 from edge_llava.doctor.surroundings import find_about_directory, find_about_encoding
 from edge_llava.doctor.system import read_system
+from edge_llava.home.installation import install_command
 
 CPU = {"name": "CPU", "description": "A", "backend": "CPU", "kind": "cpu", "free_bytes": 1, "total_bytes": 1}
 VULKAN = {**CPU, "name": "Vulkan0", "kind": "igpu", "backend": "Vulkan", "description": "Iris", "total_bytes": 9e9}
@@ -93,9 +94,7 @@ def test_a_build_of_another_processor(system, pi):
 
 def test_a_missing_llama_cpp_is_installed_with_what_it_needs(system, pi):
     ((_, text),) = by_topic(find_about_llama(system(pi), Outcome({}, "ModuleNotFoundError: llama_cpp")))["llama.cpp"]
-    assert text.endswith(
-        "-> Install it: pip install edge-llava, which compiles llama-cpp-python and takes some minutes."
-    )
+    assert text.endswith(f"-> Install it: {install_command()}, which compiles llama-cpp-python and takes some minutes.")
 
 
 def test_little_cores_do_not_speak_for_big_ones(system):
@@ -213,7 +212,7 @@ OLD = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime ver
 @pytest.mark.parametrize(
     ("reason", "driver", "advice"),
     [
-        (NO_LIBRARY, "13.0", "Its libraries are missing: `pip install 'edge-llava[cuda]'` brings them along."),
+        (NO_LIBRARY, "13.0", f"Its libraries are missing: `{install_command('cuda')}` brings them along."),
         (OLD, "12.8", "The driver runs CUDA 12.8 at most. Update it, to 580 or newer for CUDA 13, or: "),
         ("CUDA failure 209: no kernel image is available", "13.0", "The package has no kernels for this GPU"),
     ],
@@ -232,7 +231,7 @@ def test_cuda_where_no_nvidia_gpu_is_or_a_jetson(system, jetson):
     _, hint = find_about_onnx(system({}, {"onnxruntime-gpu": "1.31.1"}), outcome, NO_DRIVER)
     assert (hint.level, hint.advice) == (
         "hint",
-        "There is no NVIDIA GPU: `pip uninstall -y onnxruntime-gpu`, then `pip install 'edge-llava[cpu]'`.",
+        f"There is no NVIDIA GPU: `pip uninstall -y onnxruntime-gpu`, then `{install_command('cpu')}`.",
     )
     _, problem = find_about_onnx(system(jetson), outcome, NO_DRIVER)
     assert (problem.level, "no kernels for a Jetson" in problem.advice) == ("problem", True)
@@ -249,7 +248,7 @@ def test_an_nvidia_gpu_and_the_cpus_package(system, laptop):
     _, hint = find_about_onnx(system(laptop), onnx({"cpu": ""}), NO_DRIVER)
     assert (hint.level, hint.advice) == (
         "hint",
-        "For CUDA: `pip uninstall -y onnxruntime`, then `pip install 'edge-llava[cuda]'`.",
+        f"For CUDA: `pip uninstall -y onnxruntime`, then `{install_command('cuda')}`.",
     )
 
 

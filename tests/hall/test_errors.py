@@ -8,6 +8,7 @@ import pytest
 
 from edge_llava import errors
 from edge_llava.errors import ContextOverflow, EdgeLlavaError, MissingExtra, list_faults
+from edge_llava.home.installation import install_command
 
 EXIT_CODES = {
     "EdgeLlavaError": 1,
@@ -54,7 +55,7 @@ def test_no_code_is_taken_by_the_shell_or_click() -> None:
 def test_missing_extra_prints_the_pip_line() -> None:
     error = MissingExtra("convert", "converting a checkpoint", "torch")
     assert str(error) == (
-        "converting a checkpoint needs the package 'torch'. Install it: pip install 'edge-llava[convert]'"
+        f"converting a checkpoint needs the package 'torch'. Install it: {install_command('convert')}"
     )
     assert error.extra == "convert"
 

@@ -16,11 +16,12 @@ from edge_llava.errors import ImageError
 from edge_llava.home.image_files import formats
 from edge_llava.home.image_files.formats import FORMATS, is_heif, open_image_file
 from edge_llava.home.image_files.opening import open_image
+from edge_llava.home.installation import install_command
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
 PHONE = Path(__file__).parents[1] / "data" / "phone.heic"
-ADVICE = "pip install 'edge-llava[heic]'"
+ADVICE = install_command("heic")
 
 
 def encode(image, format_, **options):

@@ -196,5 +196,5 @@ def test_name_contains_no_secret():
 
 def test_httpx_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx", None)
-    with pytest.raises(MissingExtra, match=r"edge-llava\[remote\]"):
+    with pytest.raises(MissingExtra, match=r"\[remote\]"):
         ChatClient(ChatOptions("http://127.0.0.1/v1", "m"))

@@ -21,6 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
+from edge_llava.home.installation import install_command
+
 COMMAND = [sys.executable, "-W", "error", "-c", "from edge_llava.cli import main; main()", "serve"]
 PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -320,7 +322,7 @@ def test_the_extra_is_named_where_it_is_missing(run: Callable[..., Any], monkeyp
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = run("serve")
     assert result.code == 3
-    assert "pip install 'edge-llava[serve]'" in result.err
+    assert install_command("serve") in result.err
 
 
 def test_ctrl_c_while_the_model_is_loaded(seeded_q4: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 from edge_llava.errors import ImageError
 from edge_llava.home.image_files.jpeg import check_jpeg
 from edge_llava.home.image_files.work_limits import check_work, strip_comments
+from edge_llava.home.installation import install_command
 
 # Pillow tries all of its forty readers unless it is given a list: some start programs (EPS: Ghostscript),
 # others have a record of memory errors and are hardly ever used (FITS, PSD, McIdas). MPO is read as JPEG.
@@ -127,8 +128,8 @@ def _open_heif(file: IO[bytes], what: str) -> ImageFile.ImageFile:
         from pillow_heif import HeifImageFile
     except ImportError as error:
         raise ImageError(
-            f"{what} is a HEIC image, which needs the package 'pillow_heif'. Install it: "
-            "pip install 'edge-llava[heic]', or convert the image to JPEG."
+            f"{what} is a HEIC image, which needs the package 'pillow_heif'. Convert the image to JPEG, or install it: "
+            f"{install_command('heic')}"
         ) from error
     opened: ImageFile.ImageFile = HeifImageFile(file)  # not registered: Pillow stays as the application has it
     return opened

@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 
 from edge_llava.device.onnx_packages import onnx_packages, onnxruntime_version, repair
+from edge_llava.home.installation import install_command
 
 
 def test_packages_are_found_by_what_pip_wrote(tmp_path):
@@ -24,17 +25,17 @@ def test_packages_are_found_by_what_pip_wrote(tmp_path):
 @pytest.mark.parametrize(
     ("packages", "extra", "says"),
     [
-        ({}, "", "`pip install 'edge-llava[cpu]'`"),
-        ({"onnxruntime": "1.32.0"}, "cuda", "`pip uninstall -y onnxruntime`, then `pip install 'edge-llava[cuda]'`"),
+        ({}, "", f"`{install_command('cpu')}`"),
+        ({"onnxruntime": "1.32.0"}, "cuda", f"`pip uninstall -y onnxruntime`, then `{install_command('cuda')}`"),
         (
             {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.27.0"},
             "",
-            "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'edge-llava[cuda]'`",
+            f"`pip uninstall -y onnxruntime onnxruntime-gpu`, then `{install_command('cuda')}`",
         ),
         (
             {"onnxruntime-gpu": "1.26.0"},
             "",
-            "`pip uninstall -y onnxruntime-gpu`, then `pip install 'edge-llava[cuda12]'`",
+            f"`pip uninstall -y onnxruntime-gpu`, then `{install_command('cuda12')}`",
         ),
         (
             {"onnxruntime": "1.2", "onnxruntime-cann": "1.2"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.errors import BackendError, BundleError, MissingExtra
+from edge_llava.home.installation import install_command
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision import onnx_runtime
 from edge_llava.runtime.vision.encoder import VisionEncoder
@@ -74,7 +76,7 @@ def test_cuda_where_there_is_none(encoder):
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(BackendError, match=r"no CUDA\. .*`pip install 'edge-llava\[cuda\]'`\.$"):
+    with pytest.raises(BackendError, match=rf"no CUDA\. .*`{re.escape(install_command('cuda'))}`\.$"):
         encoder(CUDA)
     assert encoder(AUTO).provider == "cpu"
 
@@ -168,7 +170,7 @@ def test_cudas_libraries_are_loaded_first_and_in_silence(encoder, cuda_build, mo
 )
 def test_a_provider_that_is_not_installed(encoder, provider, extra):
     options = EngineOptions(n_vision_threads=1, vision_provider=provider)
-    with pytest.raises((BackendError, MissingExtra), match=rf"pip install 'edge-llava\[{extra}\]'"):
+    with pytest.raises((BackendError, MissingExtra), match=re.escape(install_command(extra))):
         encoder(options)
 
 
@@ -267,7 +269,7 @@ def test_a_module_that_was_left_empty(bundle, tmp_path):
     done = open_with(tmp_path, bundle)
     assert done.returncode == BackendError.exit_code
     assert done.stderr.strip().endswith(
-        "Install it again: `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'edge-llava[cuda]'`."
+        f"Install it again: `pip uninstall -y onnxruntime onnxruntime-gpu`, then `{install_command('cuda')}`."
     )
 
 
@@ -276,7 +278,7 @@ def test_two_packages_of_onnx_runtime(bundle, tmp_path):
     pretend_installed(tmp_path, ("onnxruntime-gpu", "1.26.0"), ("onnxruntime", "1.32.0"))
     said = (
         "onnxruntime and onnxruntime-gpu are both installed, and overwrite each other. Keep one: "
-        "`pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install 'edge-llava[cuda12]'`."
+        f"`pip uninstall -y onnxruntime onnxruntime-gpu`, then `{install_command('cuda12')}`."
     )
     done = open_with(tmp_path, bundle)
     assert (done.returncode, done.stderr.count(said)) == (0, 1), done.stderr
