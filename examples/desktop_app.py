@@ -1,6 +1,6 @@
 """A small window to talk about an image: drop, paste or open one, ask, stop.
 
-pip install 'edge-llava[cpu,desktop]'
+pip install '.[cpu,desktop]', in the clone
 python examples/desktop_app.py BUNDLE [IMAGE]
 
 A starting point to copy. A worker thread owns the model and does everything that takes time; the window communicates

@@ -45,7 +45,7 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the arguments begin with, also by a name that `read_names` knows."""
-        return super().resolve_command(ctx, args if ctx.resilient_parsing else read_names(args, _COMMANDS, ctx))
+        return super().resolve_command(ctx, read_names(args, _COMMANDS, ctx))
 
 
 @click.group(

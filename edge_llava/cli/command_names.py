@@ -47,6 +47,8 @@ def read_names(arguments: Sequence[str], known: Sequence[str], context: click.Co
         return [*_SAME[name], *rest]
     if name == _RUN:
         return ["chat", *_read_bundle(rest)]
+    if context.resilient_parsing:  # a shell asks what could follow
+        return [name, *rest]
     if name in _ABSENT:
         raise click.UsageError(f"There is no command {name!r}. {_ABSENT[name]}", context)
     near = difflib.get_close_matches(name, [*known, *_SAME, _RUN], n=2)

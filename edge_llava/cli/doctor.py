@@ -8,13 +8,21 @@ from pathlib import Path
 
 import click
 
+from edge_llava.cli.completion import complete_bundles
 from edge_llava.cli.display import show
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
 
 
 @click.command("doctor")
-@click.option("-m", "--model", "bundle", metavar="BUNDLE", help="Also verify this bundle: a name or a directory.")
+@click.option(
+    "-m",
+    "--model",
+    "bundle",
+    metavar="BUNDLE",
+    shell_complete=complete_bundles,
+    help="Also verify this bundle: a name or a directory.",
+)
 @json_option
 def command(bundle: str | None, as_json: bool) -> None:
     """Examine this device and this installation.

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from edge_llava.cli.completion import complete_bundles
 from edge_llava.cli.display import format_bytes, show
 from edge_llava.cli.options import json_option
 from edge_llava.cli.places import expected_places
@@ -16,7 +17,7 @@ from edge_llava.errors import BackendError
 
 
 @click.command("inspect")
-@click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
+@click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL", shell_complete=complete_bundles)
 @json_option
 def command(bundle: str | None, as_json: bool) -> None:
     """Show what is in a bundle and how close it is to its checkpoint.

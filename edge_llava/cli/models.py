@@ -7,6 +7,7 @@ import os
 
 import click
 
+from edge_llava.cli.completion import complete_bundles, complete_own_bundles
 from edge_llava.cli.display import format_bytes, note, show
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
@@ -63,7 +64,7 @@ def _facts(row: dict[str, object]) -> str:
 
 
 @command.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_own_bundles)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> None:
     """Delete a bundle in the data directory by name."""
@@ -81,7 +82,7 @@ def rm_command(name: str, yes: bool) -> None:
 
 
 @command.command("default")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_bundles)
 def default_command(name: str | None) -> None:
     """Show the default bundle, or choose another."""
     from edge_llava.home.directories import default_bundle, set_default_bundle

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from edge_llava.cli.completion import complete_bundles
+
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
     from edge_llava.home.image_files.alpha import Alpha
@@ -20,7 +22,13 @@ _Command = Callable[..., Any]
 FlashAttention = Literal["auto", "on", "off"]
 
 bundle_option = click.option(
-    "-m", "--model", "bundle", metavar="BUNDLE", envvar="EDGE_LLAVA_MODEL", help="Bundle: a name or a directory."
+    "-m",
+    "--model",
+    "bundle",
+    metavar="BUNDLE",
+    envvar="EDGE_LLAVA_MODEL",
+    shell_complete=complete_bundles,
+    help="Bundle: a name or a directory.",
 )
 _NO_DEVICE = "none"
 _FLASH: dict[str, bool | None] = {"on": True, "off": False}  # "auto" leaves it open

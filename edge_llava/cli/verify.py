@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.completion import complete_bundles
 from edge_llava.cli.display import note, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, engine_options, json_option
 from edge_llava.cli.places import describe_places, expected_places
@@ -23,7 +24,7 @@ _N_CTX = 512  # more than the record's prompt has
 
 
 @click.command("verify", cls=EngineCommand)
-@click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL")
+@click.argument("bundle", required=False, envvar="EDGE_LLAVA_MODEL", shell_complete=complete_bundles)
 @click.option(
     "--checkpoint", metavar="DIR", help="Compare with this checkpoint in float32 (needs the [convert] extra)."
 )
