@@ -200,9 +200,9 @@ class LlavaModel:
         """Begins to compute what stands before a question, as `Session.prepare`, for clients that keep conversations.
 
         Args:
-            messages: The conversation up to the question, whose images are known: the text of the last message, the
-                user's, is left out.
-            on_full, salt: As `submit`.
+            messages: The conversation up to the question, with its images; the last message's text is left out.
+            on_full: As `submit`.
+            salt: As `submit`.
 
         Returns:
             A handle to wait for or cancel; None if there is no image, and so nothing to compute.

@@ -110,7 +110,7 @@ class Session:
 
         Raises:
             QueueFull: If as much is prepared as may.
-            Otherwise as `ask`.
+            EdgeLlavaError: Otherwise as `ask`.
         """
         with self._engine.gate.inside():
             self._check_idle()

@@ -69,7 +69,9 @@ class CaptionOptions:
 
         Args:
             manifest: The bundle's manifest.
-            visual_tokens, alpha, max_tiles: See `EngineOptions`.
+            visual_tokens: As in `EngineOptions`.
+            alpha: As in `EngineOptions`.
+            max_tiles: As in `EngineOptions`.
         """
         parts = dataclasses.asdict(manifest)
         decisive = {name: parts[name] for name in ("vision", "projector", "language")}

@@ -73,7 +73,8 @@ def compare(
 
     Args:
         benchmark: What was asked.
-        a, b: From `score`, or of a run.
+        a: From `score`, or of a run.
+        b: As `a`.
         margin: In points: whether the two are equally good within it.
         common: Compare what both have, where some answers or their ratings are missing.
 
