@@ -7,9 +7,10 @@ DEMO_HOME := $(CURDIR)/$(VENV)/demo-home
 DEMO_WORK ?= build/demo-checkpoint
 FLOORS := .venv-floors
 RUNTIME := .venv-runtime
+DOCS := .venv-docs
 PLUGINS := build/plugins
 
-.PHONY: setup demo ask demo-checkpoint demo-bundle test test-floors test-runtime test-vulkan test-rpc lint types slow clean
+.PHONY: setup demo ask demo-checkpoint demo-bundle test test-floors test-runtime test-vulkan test-rpc lint types docs slow clean
 
 setup: $(STAMP)
 
@@ -96,8 +97,22 @@ test-rpc: setup
 	rm -rf $(PLUGINS)/installed && $(BIN)/python -m pip install --quiet --no-deps --target $(PLUGINS)/installed $(PLUGINS)/edge_llava_rpc-*.whl
 	EDGE_LLAVA_BACKENDS=$(CURDIR)/$(PLUGINS)/installed/edge_llava_rpc $(BIN)/python -m pytest -m slow tests/runtime/test_rpc.py
 
+# The site, in build/docs/site; fails on any warning. The Python reference is read from the sources as they are installed,
+# without importing them.
+docs: $(DOCS)/.installed
+	rm -rf build/docs && mkdir -p build/docs/package
+	cp -r edge_llava build/docs/package && cp -r runtime converters build/docs/package/edge_llava
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict -f packaging/mkdocs.yml
+	@echo "The documentation is in build/docs/site. To read it: $(PYTHON) -m http.server -d build/docs/site"
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --group docs
+	touch $@
+
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
 clean:
-	rm -rf $(VENV) $(FLOORS) $(RUNTIME) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(FLOORS) $(RUNTIME) $(DOCS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
