@@ -60,6 +60,21 @@ def find_inline_commands(document: Path) -> Iterator[str]:
                 yield child.content
 
 
+def find_links(document: Path) -> Iterator[str]:
+    """Yields the targets of links and images, but for those on other hosts."""
+    for token in MarkdownIt("commonmark").enable("table").parse(document.read_text(encoding="utf-8")):
+        for child in token.children or ():
+            target = child.attrs.get("href") or child.attrs.get("src")
+            if isinstance(target, str) and not re.match(r"[a-z]+:", target):
+                yield target
+
+
+def find_anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them: "Ollama's API" is "ollamas-api"."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def guess_language(text: str) -> str:
     """The language of an indented block, which names none."""
     if text.startswith("{"):

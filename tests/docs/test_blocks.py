@@ -126,3 +126,14 @@ def test_javascript_parses(block: Block, tmp_path) -> None:
 def test_only_read_languages_are_few() -> None:
     assert sum(block.language in ONLY_READ for block in BLOCKS) < 6
     assert ROOT.joinpath("README.md") in DOCUMENTS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files_and_headings(document) -> None:
+    """As GitHub shows them; those to other hosts are not looked up."""
+    for target in blocks.find_links(document):
+        path, _, anchor = target.partition("#")
+        found = document.parent / path if path else document
+        assert found.exists(), f"{document.name}: {target}"
+        if anchor:
+            assert anchor in blocks.find_anchors(found), f"{document.name}: {target}"
