@@ -1,8 +1,12 @@
-# Start with `make demo` and `make test`. Both set up .venv once, which compiles llama.cpp (about 4 minutes).
+# Start with `make demo` and `make test`. Both set up .venv once, which compiles llama.cpp (about 4 minutes); the demo
+# installs [cpu,convert] only. A torch with CUDA is refused (packaging/install.py); TORCH_INDEX=URL takes torch from
+# PyTorch's index of builds for CPUs, CUDA=1 allows CUDA.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.demo
+INSTALL = packaging/install.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(filter 1,$(CUDA)),--cuda)
 DEMO_HOME := $(CURDIR)/$(VENV)/demo-home
 DEMO_WORK ?= build/demo-checkpoint
 FLOORS := .venv-floors
@@ -16,14 +20,16 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	@# torch first and pinned: an unpinned torch would install gigabytes of CUDA
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	@echo "Installing. This compiles llama.cpp, about 4 minutes on two cores."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,train,serve,dev]'
-	touch $(STAMP)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,convert,train,serve,dev]'
+	touch $(STAMP) $(DEMO_STAMP)
 
-demo: setup
+# in the same environment, to which `make setup` adds the rest
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(INSTALL) --constraint constraints.txt --editable '.[cpu,convert]'
+	touch $(DEMO_STAMP)
+
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava convert demo --force
 	EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava verify --checkpoint demo
 	@$(MAKE) --no-print-directory ask QUESTION="What colour is the square?" ANSWER="Blue."
@@ -73,16 +79,15 @@ types: setup
 # runs the tests with the oldest versions that pyproject.toml allows
 test-floors:
 	$(PYTHON) -m venv --clear $(FLOORS)
-	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip packaging
+	$(FLOORS)/bin/python -m pip install --quiet packaging
 	$(FLOORS)/bin/python .ci/floors.py cpu convert train serve > $(FLOORS)/floors.txt
-	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/floors.txt --editable '.[cpu,convert,train,serve,dev]'
+	$(FLOORS)/bin/python $(INSTALL) --constraint $(FLOORS)/floors.txt --editable '.[cpu,convert,train,serve,dev]'
 	$(FLOORS)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # the runtime's tests as a device installs it: the base install, [cpu] and pytest; no torch
 test-runtime:
 	$(PYTHON) -m venv --clear $(RUNTIME)
-	$(RUNTIME)/bin/python -m pip install --quiet --upgrade pip
-	$(RUNTIME)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]' pytest
+	$(RUNTIME)/bin/python $(INSTALL) --constraint constraints.txt --editable '.[cpu]' pytest
 	$(RUNTIME)/bin/python -m pytest tests/runtime
 
 # llama.cpp's plug-ins, tested on software Vulkan and on two servers here. Needs cmake, a C++ compiler, and for Vulkan
