@@ -14,7 +14,7 @@ RUNTIME := .venv-runtime
 DOCS := .venv-docs
 PLUGINS := build/plugins
 
-.PHONY: setup demo ask demo-checkpoint demo-bundle test test-floors test-runtime test-vulkan test-rpc lint types docs slow clean
+.PHONY: setup demo ask demo-checkpoint demo-bundle test test-floors test-runtime test-vulkan test-rpc lint types docs release slow clean
 
 setup: $(STAMP)
 
@@ -115,6 +115,10 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
 	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --group docs
 	touch $@
+
+# what the workflow of releases does with a tag, without publishing: make release TAG=v0.2.0
+release: setup
+	$(BIN)/python packaging/release.py $(TAG) dist
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
