@@ -111,7 +111,7 @@ def plan(arguments: Sequence[str]) -> list[Package]:
     """Asks pip what `pip install` with these arguments would install, with sizes."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.json"
-        run_pip("--quiet", "--dry-run", "--report", str(report), *arguments)
+        run_pip("-qq", "--dry-run", "--report", str(report), *arguments)
         packages = read_report(json.loads(report.read_text(encoding="utf-8")))
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(measure, packages))
@@ -162,7 +162,7 @@ def main() -> None:
     given, wanted = parser.parse_known_args()
     started = time.monotonic()
     try:
-        run_pip("--quiet", "--upgrade", "pip")
+        run_pip("-qq", "--upgrade", "pip")
         install(wanted, given.constraint, given.torch_index, with_cuda=given.cuda)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
