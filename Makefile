@@ -1,6 +1,6 @@
 # Start with `make demo` and `make test`. Both set up .venv once, which compiles llama.cpp (about 4 minutes); the demo
-# installs [cpu,convert] only. A torch with CUDA is refused (packaging/install.py); TORCH_INDEX=URL takes torch from
-# PyTorch's index of builds for CPUs, CUDA=1 allows CUDA.
+# installs [cpu,convert] only. torch comes without CUDA (packaging/install.py), unless CUDA=1; TORCH_INDEX=URL names the
+# index that it is taken from.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

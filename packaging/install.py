@@ -2,8 +2,9 @@
 
     .venv/bin/python packaging/install.py --constraint constraints.txt --editable '.[cpu,convert]'
 
-All other arguments are those of `pip install`. A torch that brings CUDA is refused unless --cuda is given, because the
-usual wheels for Linux do, and need gigabytes; --torch-index takes torch, and only torch, from another index.
+All other arguments are those of `pip install`. The usual wheels of torch for Linux bring gigabytes of CUDA. Unless
+--cuda is given, torch is taken from PyTorch's index of builds for CPUs instead: from --torch-index, or by uv, which
+knows where it is. If neither works, nothing else is installed.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 _CUDA = re.compile(r"(nvidia|cuda)-.*|triton")  # what torch's wheels with CUDA require, by normalized names
+_PIP = 23  # the first major version that writes reports
 _TIMEOUT_S = 10
 _MEGABYTE = 1_000_000
 
@@ -99,7 +102,8 @@ def refuse_cuda(packages: Sequence[Package], cuda: Sequence[Package]) -> str:
     largest = ", ".join(f"{one.name} {describe_size([one])}" for one in cuda[:3])
     return (
         f"This torch brings CUDA ({largest}, ...): {describe_size([*torch, *cuda])} to"
-        " download and about twice that on disk. Nothing was installed. Choose, and give it to the same make command:\n"
+        " download and about twice that on disk. Nothing more was installed. Choose, and give it to the same make"
+        " command:\n"
         "  TORCH_INDEX=URL   torch for CPUs, about 0.2 GB. The URL is that of PyTorch's index of builds for CPUs; on\n"
         "                    PyTorch's site, choose pip and CPU, and copy what follows --index-url.\n"
         "  CUDA=1            torch with CUDA.\n"
@@ -124,17 +128,29 @@ def run_pip(*arguments: str) -> None:
         raise SystemExit(code)
 
 
+def take_torch_by_uv(constraint: str) -> bool:
+    """Installs torch for CPUs with uv, which knows where PyTorch keeps it, and says whether that worked."""
+    print("torch for CPUs, without CUDA, from PyTorch's own index, which uv knows:", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        uv = [str(Path(directory) / "bin" / "uv"), "pip", "install", "--python", sys.executable]
+        commands = (
+            [sys.executable, "-m", "pip", "install", "-qq", "--target", directory, "uv>=0.8"],
+            [*uv, "--torch-backend", "cpu", "--no-deps", "--constraint", constraint, "torch"],
+        )
+        return all(subprocess.run(command, check=False).returncode == 0 for command in commands)
+
+
 def install(wanted: Sequence[str], constraint: str, torch_index: str | None, *, with_cuda: bool) -> None:
     """Plans, says the plan, and installs.
 
     Args:
         wanted: Requirements and options of `pip install`.
         constraint: A constraints file.
-        torch_index: URL of the index of torch; None takes pip's own.
+        torch_index: URL of an index for torch alone; None takes pip's own, or uv's where pip's brings CUDA.
         with_cuda: Whether torch may bring CUDA.
 
     Raises:
-        SystemExit: If pip fails, or CUDA is not wanted.
+        SystemExit: If pip fails, or CUDA is not wanted and no other torch could be had.
     """
     arguments = ["--constraint", constraint, *wanted]
     print(
@@ -144,6 +160,8 @@ def install(wanted: Sequence[str], constraint: str, torch_index: str | None, *, 
     if torch_index and any(one.name == "torch" for one in packages):
         print("torch, from the index that you named:", flush=True)
         run_pip("--constraint", constraint, "--no-deps", "--index-url", torch_index, "torch")
+        packages = plan(arguments)
+    elif find_cuda(packages) and not with_cuda and take_torch_by_uv(constraint):
         packages = plan(arguments)
     cuda = find_cuda(packages)
     if cuda and not with_cuda:
@@ -162,7 +180,8 @@ def main() -> None:
     given, wanted = parser.parse_known_args()
     started = time.monotonic()
     try:
-        run_pip("-qq", "--upgrade", "pip")
+        if int(version("pip").partition(".")[0]) < _PIP:
+            run_pip("-qq", "--upgrade", "pip")
         install(wanted, given.constraint, given.torch_index, with_cuda=given.cuda)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,8 @@ def entry(name, url, **info):
     return {"metadata": {"name": name, "version": "1"}, "download_info": {"url": url, **info}}
 
 
-def wheel(directory, name, version, requires=()):
-    """A wheel without modules, in a directory that is an index of pip."""
+def wheel(directory, name, version, requires=(), program=None):
+    """A wheel without modules, in a directory that is an index of pip; `program` is the text of its only script."""
     place = directory / name
     place.mkdir(parents=True, exist_ok=True)
     info = f"{name.replace('-', '_')}-{version}.dist-info"
@@ -37,6 +39,10 @@ def wheel(directory, name, version, requires=()):
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         file.writestr(f"{info}/RECORD", "")
+        if program:
+            script = zipfile.ZipInfo(f"{name}-{version}.data/scripts/{name}")
+            script.external_attr = 0o100755 << 16  # a file that may be executed
+            file.writestr(script, program)
     links = []
     for path in sorted(place.glob("*.whl")):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -85,11 +91,27 @@ def test_measures_files_and_survives_servers_that_do_not_answer(install, tmp_pat
     assert install.measure(nobody) == nobody
 
 
+# what uv does with our arguments, but from the index of CPUS; nothing else of it is needed here
+UV = """#!python
+import os, subprocess, sys
+assert sys.argv[1:3] == ["pip", "install"], sys.argv
+python, backend = (sys.argv[sys.argv.index(option) + 1] for option in ("--python", "--torch-backend"))
+assert backend == "cpu" and sys.argv[-1] == "torch", sys.argv
+constraint = sys.argv[sys.argv.index("--constraint") + 1]
+index = ["--no-deps", "--constraint", constraint, "--index-url", os.environ["CPUS"]]
+sys.exit(subprocess.run([python, "-m", "pip", "install", *index, "torch"]).returncode)
+"""
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """An environment of its own, pip's usual index with a torch that needs CUDA, and one with a torch for CPUs."""
+    pytest.importorskip("pip")
     directory = tmp_path_factory.mktemp("installing")
-    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
+    (packages,) = (directory / "venv").rglob("site-packages")
+    for folder in {file.parts[0] for file in distribution("pip").files or () if file.parts[0].startswith("pip")}:
+        shutil.copytree(distribution("pip").locate_file(folder), packages / folder)  # much faster than ensurepip
     usual, cpus = directory / "usual", directory / "cpus"
     wheel(usual, "torch", "2.0", ["nvidia-cublas; platform_system != 'Plan9'", "filelock"])
     wheel(usual, "nvidia-cublas", "1.0")
@@ -97,18 +119,20 @@ def environment(tmp_path_factory):
     wheel(usual, "wanted", "1.0", ["torch"])
     wheel(cpus, "torch", "2.0+cpu", ["filelock"])
     wheel(cpus, "filelock", "666")
+    wheel(directory / "links", "uv", "0.8", program=UV)
     (directory / "constraints.txt").write_text("torch==2.0\n")
     return directory
 
 
-def run_install(environment, *arguments):
+def run_install(environment, *arguments, links=""):
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (environment / "usual").as_uri()}
+    settings |= {"CPUS": (environment / "cpus").as_uri(), "PIP_FIND_LINKS": links}
     python = environment / "venv" / BINARIES / "python"
     command = [python, ROOT / "packaging" / "install.py", "--constraint", environment / "constraints.txt", *arguments]
     run = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-    listed = subprocess.run([python, "-m", "pip", "freeze"], env=settings, capture_output=True, text=True, check=True)
-    return run, set(listed.stdout.split())
+    names = {path.stem for path in (environment / "venv").rglob("*.dist-info")}
+    return run, {name for name in names if name.partition("-")[0] not in ("pip", "setuptools")}
 
 
 def test_refuses_cuda_until_the_user_chooses(environment):
@@ -121,14 +145,24 @@ def test_refuses_cuda_until_the_user_chooses(environment):
 
     run, installed = run_install(environment, "--torch-index", (environment / "cpus").as_uri(), "wanted")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert installed == {"torch==2.0+cpu", "filelock==1.0", "wanted==1.0"}  # nothing but torch is from that index
+    assert installed == {"torch-2.0+cpu", "filelock-1.0", "wanted-1.0"}  # nothing but torch is from that index
     assert "2 packages, 0 MB at most" in run.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="torch brings no CUDA there, and scripts are programs")
+def test_takes_torch_by_uv_where_it_can(environment):
+    python = environment / "venv" / BINARIES / "python"
+    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "torch", "wanted"], check=True)
+    run, installed = run_install(environment, "wanted", links=str(environment / "links" / "uv"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {"torch-2.0+cpu", "wanted-1.0"} <= installed
+    assert "uv-0.8" not in installed
 
 
 def test_installs_cuda_where_it_is_asked_for(environment):
     run, installed = run_install(environment, "--cuda", "--ignore-installed", "wanted")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert {"torch==2.0", "nvidia-cublas==1.0"} <= installed
+    assert {"torch-2.0", "nvidia_cublas-1.0"} <= installed
 
 
 def test_ends_with_pips_exit_code_and_without_a_traceback(environment):
