@@ -1,11 +1,12 @@
-"""One answer about one image, and the line of JSON that stores it."""
+"""One answer about one image, and the record of it that an output stores."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+ANSWER_KINDS = ("caption", "json")  # names of the field that holds the answer
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Caption:
         seconds: Time taken to encode the image and to answer; 0 for a duplicate.
         duplicate_of: Path of the image with the same bytes that was captioned first; None if this is that image.
         truncated: Whether the file ends early, so that part of the image was missing.
+        written_sha256: Digest of the file with the caption in its metadata; None if it was not written there.
     """
 
     path: str
@@ -31,10 +33,11 @@ class Caption:
     seconds: float
     duplicate_of: str | None = None
     truncated: bool = False
+    written_sha256: str | None = None
 
     def for_duplicate(self, path: str) -> Caption:
         """The same answer for another file with the same bytes."""
-        return replace(self, path=path, seconds=0.0, duplicate_of=self.duplicate_of or self.path)
+        return replace(self, path=path, seconds=0.0, duplicate_of=self.duplicate_of or self.path, written_sha256=None)
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Provenance:
             found.append(f"answers: {'text' if self.kind == 'json' else 'JSON'} then, {self.kind} now")
         return found or ["the bundle's files, the sampling, the schema, the visual tokens or --alpha differ"]
 
-    def to_line(self, caption: Caption) -> bytes:
-        """A line of the output with its line end, in UTF-8. Undecodable bytes of a path become \\udc80 to \\udcff."""
+    def to_record(self, caption: Caption) -> dict[str, Any]:
+        """What a line of the output says. Fields without a meaning for this image are left out."""
         record = {
             "path": caption.path,
             "sha256": caption.sha256,
@@ -77,21 +80,18 @@ class Provenance:
             record["duplicate_of"] = caption.duplicate_of
         if caption.truncated:
             record["truncated"] = True
-        record |= {"model": self.model, "prompt": self.prompt, "settings": self.settings}
-        return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        if caption.written_sha256 is not None:
+            record["written_sha256"] = caption.written_sha256
+        return record | {"model": self.model, "prompt": self.prompt, "settings": self.settings}
 
 
-def parse_line(line: bytes) -> dict[str, Any]:
-    """Parses a line of a caption file.
+def check_record(record: Any) -> dict[str, Any]:
+    """Checks what was read from a line.
 
     Raises:
-        ValueError: If it is not a line of a caption file.
+        ValueError: If it is not a record of a caption.
     """
-    try:
-        record = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(record, dict) or not ("caption" in record or "json" in record):
+    if not isinstance(record, dict) or not any(kind in record for kind in ANSWER_KINDS):
         raise ValueError("it contains no caption")
     texts = ("path", "sha256", "finish_reason", "model", "prompt", "settings")
     if not all(isinstance(record.get(key), str) for key in texts) or not isinstance(record.get("n_tokens"), int):
@@ -100,7 +100,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 
 def read_caption(record: Mapping[str, Any], kind: str) -> Caption:
-    """Makes a caption from a record that `parse_line` returned."""
+    """Makes a caption from a record that `check_record` returned."""
     return Caption(
         path=record["path"],
         sha256=record["sha256"],
@@ -110,4 +110,5 @@ def read_caption(record: Mapping[str, Any], kind: str) -> Caption:
         seconds=float(record.get("seconds") or 0),
         duplicate_of=record.get("duplicate_of"),
         truncated=record.get("truncated") is True,
+        written_sha256=record.get("written_sha256"),
     )

@@ -1,20 +1,23 @@
-"""The output: one JSON line for each image, appended when its answer is complete. A later run resumes from it.
+"""The output: one line for each image, appended when its answer is complete. A later run resumes from it.
 
-Each line is written at once. A partial line at the end was left by a killed run, and is dropped. If an image was
-changed and captioned again, its later line counts.
+The name's suffix decides the format of a line: JSON, or CSV. Each line is written at once. A partial line at the end
+was left by a killed run, and is dropped. If an image was changed and captioned again, its later line counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from edge_llava.captioning.caption import Caption, Provenance, parse_line, read_caption
+from edge_llava.captioning.caption import Caption, Provenance, read_caption
+from edge_llava.captioning.csv_rows import CsvRows
+from edge_llava.captioning.json_lines import JsonLines
 from edge_llava.errors import EdgeLlavaError, list_faults
 from edge_llava.home.line_file import LineFile
 from edge_llava.home.lock import HeldElsewhere, NotRegular
 
-_LINE_START = b'{"path": "'
+SUFFIXES = (".jsonl", ".csv")
 _MAX_SHOWN = 3
 
 
@@ -28,16 +31,17 @@ class CaptionFile:
     def __init__(self, path: Path, provenance: Provenance, *, overwrite: bool) -> None:
         """
         Args:
-            path: The file; created if it does not exist.
+            path: The file, FILE.jsonl or FILE.csv; without a suffix it has JSON lines. Created if it does not exist.
             provenance: Provenance of the new answers; existing lines must have the same.
             overwrite: Start over if the file was begun with other settings.
 
         Raises:
-            EdgeLlavaError: If the file cannot be written, is being written by another run, is not a caption file, or
-                was begun with other settings; it is left unchanged.
+            EdgeLlavaError: If the suffix is another one, or if the file cannot be written, is being written by another
+                run, is not a caption file, or was begun with other settings; it is left unchanged.
         """
         self.path = path
         self._provenance = provenance
+        self._format = _choose_format(path, provenance.kind)
         self._lines: dict[str, int] = {}  # sha256 -> offset of its first line
         self._held: dict[str, str] = {}  # path -> sha256 of its last line
         self._file = _open(path)
@@ -80,7 +84,10 @@ class CaptionFile:
         """
         offset = self._lines[sha256]
         try:
-            return read_caption(parse_line(self._file.line_at(offset)), self._provenance.kind)
+            record = self._format.decode(self._line_at(offset))
+            if record is None:
+                raise ValueError("a line is empty")
+            return read_caption(record, self._provenance.kind)
         except (OSError, ValueError, KeyError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"it was changed during the run ({error})"
             raise EdgeLlavaError(
@@ -94,7 +101,11 @@ class CaptionFile:
             EdgeLlavaError: If the line cannot be written, for example because the disk is full. Earlier lines are kept.
         """
         try:
-            offset = self._file.append(self._provenance.to_line(caption))
+            if self._format.header and not self._held:
+                self._format = _choose_format(self.path, self._provenance.kind)
+                self._file.cut(0)  # a header without rows may be that of other answers
+                self._file.append(self._format.header)
+            offset = self._file.append(self._format.encode(self._provenance.to_record(caption)))
         except OSError as error:
             raise EdgeLlavaError(
                 f"{self.path} cannot grow: {error.strerror}. Free some space, and run the same command again to resume."
@@ -107,23 +118,44 @@ class CaptionFile:
 
     def _read(self, *, overwrite: bool) -> None:
         faults, differences, torn_at = list[str](), list[str](), None
-        for number, (offset, line) in enumerate(self._file.lines(), start=1):
+        for number, offset, line, is_last in self._raw_lines():
             try:
-                if line.strip():
-                    record = parse_line(line)
+                record = self._format.decode(line)
+                if record is not None:
                     differences = differences or self._provenance.differences(record)
                     self._note(record["path"], record["sha256"], offset)
             except ValueError as error:
-                if not line.endswith(b"\n") and _LINE_START.startswith(line[: len(_LINE_START)]):
+                if is_last and self._format.is_torn(line):
                     torn_at = offset  # a partial line
                 else:
                     faults.append(f"line {number}: {error}")
         self._refuse(faults, [] if overwrite else differences)
         if differences:
             self._lines, self._held, torn_at = {}, {}, 0
+            self._format = _choose_format(self.path, self._provenance.kind)
         if torn_at is not None:
             self._file.cut(torn_at)
         self._file.end_last_line()  # a kill or an editor may have left a complete line without its line end
+
+    def _raw_lines(self) -> Iterator[tuple[int, int, bytes, bool]]:
+        """Yields the number, the offset and the bytes of every line, and whether it is the last one of the file."""
+        size = self._file.size()
+        parts, begun_at, first, is_open = list[bytes](), 0, 1, False
+        for number, (offset, part) in enumerate(self._file.lines(), start=1):
+            if not parts:
+                begun_at, first = offset, number
+            parts.append(part)
+            is_open ^= not self._format.is_whole(part)
+            is_last = offset + len(part) >= size
+            if is_last or not is_open:
+                yield first, begun_at, b"".join(parts), is_last
+                parts, is_open = [], False
+
+    def _line_at(self, offset: int) -> bytes:
+        line = self._file.line_at(offset)
+        while not self._format.is_whole(line) and (more := self._file.line_at(offset + len(line))):
+            line += more
+        return line
 
     def _refuse(self, faults: list[str], differences: list[str]) -> None:
         if faults:
@@ -133,6 +165,16 @@ class CaptionFile:
         if differences:
             advice = "Use those again, choose another output with -o, or replace it with --force."
             raise EdgeLlavaError(list_faults(f"{self.path} was begun with other settings:", differences, advice))
+
+
+def _choose_format(path: Path, kind: str) -> JsonLines | CsvRows:
+    suffix = path.suffix.lower()
+    if suffix not in ("", *SUFFIXES):
+        raise EdgeLlavaError(
+            f"{path}: captions are written as JSON lines (FILE.jsonl) or CSV (FILE.csv), not as {suffix}. "
+            "Choose another output with -o."
+        )
+    return CsvRows(kind) if suffix == ".csv" else JsonLines()
 
 
 def _open(path: Path) -> LineFile:

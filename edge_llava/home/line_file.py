@@ -58,6 +58,10 @@ class LineFile:
             rest = rest[self._file.write(rest) :]  # a nearly full disk takes a part, and refuses the rest
         return offset
 
+    def size(self) -> int:
+        """The number of bytes in the file."""
+        return self._file.seek(0, 2)
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Yields the offset and the bytes of every line, with its end; the last one may have none."""
         offset = self._file.seek(0)
@@ -87,6 +91,6 @@ class LineFile:
 
     def end_last_line(self) -> None:
         """Gives the last line its end, where it has none."""
-        size = self._file.seek(0, 2)
+        size = self.size()
         if size and self.line_at(size - 1) != b"\n":
             self.append(b"\n")

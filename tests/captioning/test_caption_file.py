@@ -186,6 +186,20 @@ def test_nothing_is_left_where_nothing_was_written(out, opened):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.CSV2", "x.txt", "x.parquet"])
+def test_a_suffix_of_another_format_is_refused(tmp_path, provenance, name):
+    with pytest.raises(EdgeLlavaError, match=rf"{name}: captions are written as JSON lines \(FILE\.jsonl\) or CSV"):
+        CaptionFile(tmp_path / name, provenance, overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "start"), [("X.JSONL", b"{"), ("lines", b"{"), ("x.Csv", b"path,")])
+def test_the_suffix_decides_the_format(tmp_path, provenance, name, start):
+    with CaptionFile(tmp_path / name, provenance, overwrite=False) as file:
+        file.append(caption("a.jpg"))
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
 def test_places_that_cannot_be_written(tmp_path, provenance):
     for path in (tmp_path, tmp_path / "none" / "x.jsonl"):
         with pytest.raises(EdgeLlavaError, match=r"cannot be written: .*-o"):
