@@ -1,4 +1,4 @@
-"""edge-llava caption: captions every image in folders or in a list of files, one JSON line each."""
+"""edge-llava caption: captions every image in folders or in a list of files, one line each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.cli.places import note_places
 from edge_llava.cli.printable import printable_line
+from edge_llava.cli.suffixes import OutFile
 from edge_llava.cli.tiles import note_most_tiles
 from edge_llava.errors import ImageError
 
@@ -50,8 +51,8 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
 @click.option(
     "-o",
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.jsonl",
+    type=OutFile(".jsonl", ".csv", what="captions"),
+    metavar="FILE.jsonl|FILE.csv",
     help="File to write, or to resume. Default: captions.jsonl in the folder that contains all sources.",
 )
 @click.option(
@@ -108,8 +109,9 @@ def command(
 ) -> None:
     """Caption every image of folders, or of a list of files.
 
-    Subfolders are searched. Each image gets a JSON line: path, sha256, caption, and where it came from. After a stop
-    the same command resumes; new and changed images are added. Images with the same bytes are captioned once.
+    Subfolders are searched. Each image gets a line of JSON, or of CSV if FILE says so: path, sha256, caption, and where
+    it came from. After a stop the same command resumes; new and changed images are added. Images with the same bytes are
+    captioned once.
     Unreadable files are reported at the end and retried on the next run; the exit code is 0 unless no image has a
     caption.
 

@@ -16,6 +16,7 @@ from edge_llava.cli.display import note, show, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.printable import printable_line
 from edge_llava.cli.remote import Finite, RemoteChoice, RemoteCommand, remote_options
+from edge_llava.cli.suffixes import OutFile
 
 if TYPE_CHECKING:
     from edge_llava.scenes.scene import Split
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 _SCENES = "scenes"  # the teacher that needs no address
 _MAX_SHOWN = 5  # faults of images that were left out
 _SEED = click.IntRange(0, 2**31 - 1)
+_out_option = click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=OutFile(".json", ".jsonl", what="conversations"),
+    metavar="FILE.json",
+    help="File to write; FILE.jsonl has one conversation per line.",
+)
 
 
 @click.group("data")
@@ -74,7 +83,7 @@ def scenes_command(directory: Path, split: Split, n: int, seed: int, side: int, 
 
 @command.command("instruct", cls=RemoteCommand)
 @click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@_out_option
 @click.option("--teacher", required=True, metavar="URL|scenes", help="An OpenAI-compatible address, or 'scenes'.")
 @click.option(
     "--types",
@@ -146,7 +155,7 @@ def instruct_command(
 
 @command.command("captions")
 @click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@_out_option
 @click.option("--images", type=click.Path(file_okay=False, path_type=Path), help="Where the images are.")
 @click.option("--skip-faulty", is_flag=True, help="Leave out images with faulty annotations.")
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the choice of captions.")
@@ -176,7 +185,9 @@ def captions_command(source: Path, out: Path, images: Path | None, skip_faulty: 
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the images are; all must exist. Default: next to FILE, unchecked.",
 )
-@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet, FILE.png.")
+@click.option(
+    "--sheet", type=OutFile(".png", what="a contact sheet"), metavar="FILE.png", help="Write a contact sheet."
+)
 @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of the samples on the sheet.")
 @json_option
 def stats_command(file: Path, images: Path | None, sheet: Path | None, seed: int, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edge_llava.cli.display import note, show_result
+from edge_llava.cli.suffixes import OutFile
 from edge_llava.evaluation.benchmarks.scienceqa_problem import FORMATS, Problem, ask, read_problems, tell
 from edge_llava.home.json_files import write_text
 
@@ -26,7 +27,12 @@ from edge_llava.home.json_files import write_text
     help="What is asked and answered: parts of the input, a hyphen, parts of the output; or `letter`.",
 )
 @click.option(
-    "-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Conversations (JSON)."
+    "-o",
+    "--out",
+    required=True,
+    type=OutFile(".json", what="these conversations"),
+    metavar="FILE.json",
+    help="File to write.",
 )
 def scienceqa_command(directory: Path, split: str, form: str, out: Path) -> None:
     """Turn ScienceQA's problems into training conversations.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -12,12 +13,20 @@ from edge_llava.cli.display import note, note_truncated, show_progress, show_res
 from edge_llava.cli.images import choose_bundle, open_image
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 from edge_llava.cli.shortage import make_fit
+from edge_llava.cli.suffixes import OutFile
 from edge_llava.cli.tiles import note_tiles, show_tiles
 
 
 @click.command("embed", cls=EngineCommand)
 @click.argument("image", type=click.Path(allow_dash=True))
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="File to write, FILE.safetensors.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=OutFile(".safetensors", what="an image embedding"),
+    metavar="FILE.safetensors",
+    help="File to write.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
@@ -31,7 +40,7 @@ from edge_llava.cli.tiles import note_tiles, show_tiles
 @json_option
 def command(
     image: str,
-    out: str,
+    out: Path,
     dtype: Literal["float32", "float16"],
     among_several: bool,
     bundle: str | None,
@@ -65,7 +74,7 @@ def command(
             embedding = tower.start(shown, form=form).result()
     embedding.save(out, dtype)
     if as_json:
-        click.echo(json.dumps({"file": out, "n_tokens": embedding.n_tokens, "key": embedding.key, "dtype": dtype}))
+        click.echo(json.dumps({"file": str(out), "n_tokens": embedding.n_tokens, "key": embedding.key, "dtype": dtype}))
         return
     seconds = embedding.vision_s + embedding.projector_s
     note(f"{embedding.n_tokens} image tokens in {seconds:.2f} s")

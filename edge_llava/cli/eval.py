@@ -17,6 +17,7 @@ from edge_llava.cli.eval_ensemble import ensemble_command
 from edge_llava.cli.eval_judge import judge_command
 from edge_llava.cli.eval_score import score_command
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
+from edge_llava.cli.suffixes import OutFile
 from edge_llava.home.files import atomic_file
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ for other_command in (judge_command, ensemble_command, score_command, compare_co
     "-n", "--n", type=click.IntRange(1), default=1000, metavar="N", show_default=True, help="Number of pictures."
 )
 @click.option(
-    "--failures", type=click.Path(dir_okay=False), metavar="FILE.jsonl", help="Write every wrong answer to this file."
+    "--failures",
+    type=OutFile(".jsonl", what="wrong answers"),
+    metavar="FILE.jsonl",
+    help="Write every wrong answer to this file.",
 )
 @engine_options()
 @json_option
@@ -53,7 +57,7 @@ def scenes_command(
     bundle: str | None,
     seed: int,
     n: int,
-    failures: str | None,
+    failures: Path | None,
     engines: EngineChoice,
     as_json: bool,
 ) -> None:
@@ -95,14 +99,14 @@ def scenes_command(
 
 
 @contextmanager
-def _new_file(path: str) -> Iterator[BinaryIO]:
+def _new_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that takes its name when the block is done.
 
     It is opened at once, so that a path that cannot be written is reported before the work.
     """
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(atomic_file(Path(path)))
+            file = stack.enter_context(atomic_file(path))
         except OSError as error:
             raise click.UsageError(f"--failures: {path} cannot be written: {error.strerror}") from error
         yield file

@@ -12,6 +12,7 @@ import click
 from edge_llava.cli.display import note, show
 from edge_llava.cli.eval_data import DataCommand, data_options, open_run_at, read_data, show_figures, show_scores
 from edge_llava.cli.options import json_option
+from edge_llava.cli.suffixes import OutFile
 from edge_llava.evaluation.benchmarks.kinds import KINDS
 from edge_llava.evaluation.benchmarks.source import ReadOptions
 from edge_llava.home.json_files import write_text
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from edge_llava.evaluation.benchmarks.benchmark import Benchmark
     from edge_llava.evaluation.benchmarks.judged import Review
     from edge_llava.evaluation.benchmarks.scoring import Scores
-
-_OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("score", cls=DataCommand)
@@ -36,8 +35,15 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--benchmark", type=click.Choice(list(KINDS)), metavar="NAME", help="Of --answers.")
 @data_options()
 @click.option("--reread", is_flag=True, help="ScienceQA's results: read the texts anew, not what was read of them.")
-@click.option("--wrong", type=_OUT, metavar="FILE.jsonl", help="Write what was not right.")
-@click.option("--upload", type=_OUT, metavar="FILE.json", help="Write what a server takes, where labels are secret.")
+@click.option(
+    "--wrong", type=OutFile(".jsonl", what="wrong answers"), metavar="FILE.jsonl", help="Write what was not right."
+)
+@click.option(
+    "--upload",
+    type=OutFile(".json", what="answers for a server"),
+    metavar="FILE.json",
+    help="Write what a server takes, where labels are secret.",
+)
 @json_option
 def score_command(
     places: tuple[Path, ...],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pty
@@ -93,9 +94,10 @@ def test_sidecars_that_are_there_stay_without_force(caption, album):
     assert (album / "000.txt").read_text() == lines(album / "captions.jsonl")[0]["caption"] + "\n"
 
 
-def test_an_output_with_the_name_of_a_sidecar_keeps_its_lines(caption, album):
+def test_an_output_that_leads_to_the_name_of_a_sidecar_keeps_its_lines(caption, album):
+    (album / "lines.jsonl").symlink_to("000.txt")
     for _ in range(2):
-        assert caption(album, "-o", album / "000.txt", "--sidecar", "--force").code == 0
+        assert caption(album, "-o", album / "lines.jsonl", "--sidecar", "--force").code == 0
         assert [line["path"] for line in lines(album / "000.txt")] == ["000.png", "001.png", "002.png", "copy.png"]
     assert (album / "000.png.txt").read_text() == lines(album / "000.txt")[0]["caption"] + "\n"
 
@@ -140,14 +142,17 @@ def test_a_schema_that_cannot_be_used_is_found_before_the_bundle(run, album, tmp
         ((), 2, "Missing argument"),
         (("EMPTY",), 7, "contains no images"),
         (("ALBUM", "-p", " "), 2, "not valid text"),
-        (("ALBUM", "-o", "ALBUM/000.png"), 1, "is not a caption file"),
-        (("ALBUM", "-o", "ALBUM/000.png", "--force"), 1, "is not a caption file"),
+        (("ALBUM", "-o", "ALBUM/000.png", "--force"), 2, "captions cannot be written as .png"),
+        (("ALBUM", "-o", "EMPTY/other.jsonl"), 1, "is not a caption file"),
+        (("ALBUM", "-o", "EMPTY/other.csv", "--force"), 1, "is not a caption file"),
         (("ALBUM", "-o", "EMPTY/none/out.jsonl"), 1, "cannot be written"),
         (("ALBUM", "-c", "32"), 8, "no image has a caption"),
     ],
 )
 def test_bad_input_leaves_everything_as_it_was(caption, album, tmp_path, arguments, code, says):
     (tmp_path / "empty").mkdir()
+    for suffix in ("jsonl", "csv"):
+        (tmp_path / "empty" / f"other.{suffix}").write_text("of another program\n")
     places = {"ALBUM": album, "EMPTY": tmp_path / "empty", "NOWHERE": tmp_path / "nowhere"}
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     filled = [re.sub("^[A-Z]+", lambda name: str(places[name[0]]), argument) for argument in arguments]
@@ -212,6 +217,28 @@ def wait_for_lines(out, n):
     while not out.exists() or out.read_bytes().count(b"\n") < n:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def read_rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def test_csv_has_the_fields_of_the_lines_and_is_resumed(caption, album, tmp_path):
+    out = tmp_path / "x.csv"
+    assert caption(album, "-o", tmp_path / "x.jsonl").code == 0
+    assert caption(album, "-o", out).code == 0
+    for row, line in zip(read_rows(out), lines(tmp_path / "x.jsonl"), strict=True):
+        line |= {"seconds": row["seconds"], "n_tokens": str(line["n_tokens"])}
+        assert {name: cell.removeprefix("'") for name, cell in row.items() if cell} == {
+            name: text.removeprefix("'") for name, text in line.items()
+        }
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-40])  # a kill in the middle of the last row
+    again = caption(album, "-o", out)
+    assert "0 images captioned, 1 duplicate, 3 earlier; " in again.err
+    assert [row["path"] for row in read_rows(out)] == ["000.png", "001.png", "002.png", "copy.png"]
+    assert "begun with other settings" in caption(album, "-o", out, "-p", "Why?").err
 
 
 def go_on(run, album, out, seeded_q4):
