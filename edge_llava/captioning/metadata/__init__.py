@@ -1,0 +1,1 @@
+"""Descriptions inside image files: XMP and EXIF are edited in place, and no pixel is encoded again."""
