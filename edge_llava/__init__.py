@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
-    from edge_llava.captioning.job import caption_folder
+    from edge_llava.captioning.caption_folder import caption_folder
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.captioning.report import CaptionReport
     from edge_llava.conversion.convert import convert
@@ -76,7 +76,7 @@ _HOMES = {
     "Timings": "runtime.answer",
     "Token": "runtime.answer",
     "TrainingError": "errors",
-    "caption_folder": "captioning.job",
+    "caption_folder": "captioning.caption_folder",
     "convert": "conversion.convert",
     "load": "runtime.model",
     "tuned_options": "runtime.options",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from edge_llava.captioning.caption import Caption, Provenance, read_caption
@@ -43,7 +44,8 @@ class CaptionFile:
         self._provenance = provenance
         self._format = _choose_format(path, provenance.kind)
         self._lines: dict[str, int] = {}  # sha256 -> offset of its first line
-        self._held: dict[str, str] = {}  # path -> sha256 of its last line
+        # path -> digests of its last line: of the file that was captioned, and with the caption in its metadata
+        self._held: dict[str, tuple[str, str | None]] = {}
         self._file = _open(path)
         try:
             with ExitStack() as files:
@@ -69,14 +71,18 @@ class CaptionFile:
 
     def has(self, name: str, sha256: str) -> bool:
         """Whether this image has a line for these bytes."""
-        return self._held.get(name) == sha256
+        return sha256 in self._held.get(name, ())
+
+    def written(self, name: str) -> str | None:
+        """The digest of the file with the caption in its metadata; None if it was not written there."""
+        return self._held.get(name, (None, None))[1]
 
     def knows(self, sha256: str) -> bool:
         """Whether an image with these bytes has a line."""
         return sha256 in self._lines
 
     def find(self, sha256: str) -> Caption:
-        """The caption of an image with these bytes.
+        """The caption of an image with these bytes, which may be those after the caption was written into it.
 
         Raises:
             KeyError: If there is none.
@@ -87,12 +93,13 @@ class CaptionFile:
             record = self._format.decode(self._line_at(offset))
             if record is None:
                 raise ValueError("a line is empty")
-            return read_caption(record, self._provenance.kind)
+            caption = read_caption(record, self._provenance.kind)
         except (OSError, ValueError, KeyError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"it was changed during the run ({error})"
             raise EdgeLlavaError(
                 f"{self.path} cannot be read: {reason}. Once it can be read, run the same command again to resume."
             ) from error
+        return caption if caption.sha256 == sha256 else replace(caption, sha256=sha256, written_sha256=None)
 
     def append(self, caption: Caption) -> None:
         """Appends a line.
@@ -110,11 +117,13 @@ class CaptionFile:
             raise EdgeLlavaError(
                 f"{self.path} cannot grow: {error.strerror}. Free some space, and run the same command again to resume."
             ) from error
-        self._note(caption.path, caption.sha256, offset)
+        self._note(caption.path, caption.sha256, caption.written_sha256, offset)
 
-    def _note(self, name: str, sha256: str, offset: int) -> None:
+    def _note(self, name: str, sha256: str, written_sha256: str | None, offset: int) -> None:
         self._lines.setdefault(sha256, offset)
-        self._held[name] = sha256
+        if written_sha256 is not None:
+            self._lines.setdefault(written_sha256, offset)
+        self._held[name] = (sha256, written_sha256)
 
     def _read(self, *, overwrite: bool) -> None:
         faults, differences, torn_at = list[str](), list[str](), None
@@ -123,7 +132,7 @@ class CaptionFile:
                 record = self._format.decode(line)
                 if record is not None:
                     differences = differences or self._provenance.differences(record)
-                    self._note(record["path"], record["sha256"], offset)
+                    self._note(record["path"], record["sha256"], record.get("written_sha256"), offset)
             except ValueError as error:
                 if is_last and self._format.is_torn(line):
                     torn_at = offset  # a partial line

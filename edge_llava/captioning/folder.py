@@ -88,7 +88,7 @@ def common_folder(sources: tuple[Path, ...]) -> Path:
         raise EdgeLlavaError("the sources lie on different drives. Caption each drive on its own.") from error
 
 
-def find_images(*sources: Path, leave_out: Path) -> Folder:
+def find_images(*sources: Path, leave_out: Path, may_be_none: bool = False) -> Folder:
     """Finds the images among files and in folders.
 
     A file that is named explicitly is taken whatever its suffix. Folders are searched recursively. Links are followed
@@ -97,6 +97,7 @@ def find_images(*sources: Path, leave_out: Path) -> Folder:
     Args:
         sources: Folders and files.
         leave_out: A file to leave out whatever its name, such as the output.
+        may_be_none: That there is no image is not an error.
 
     Raises:
         ImageError: If there is no image.
@@ -105,7 +106,7 @@ def find_images(*sources: Path, leave_out: Path) -> Folder:
     walk.run()
     folder = walk.folder
     folder.names = sorted(set(folder.names))
-    if not folder.names:
+    if not folder.names and not may_be_none:
         raise ImageError(_describe_nothing_found(sources, folder))
     return folder
 

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.captioning.asking import Asking, Said
+from edge_llava.captioning.beside import Beside
 from edge_llava.captioning.caption import Caption, Provenance
 from edge_llava.captioning.caption_file import CaptionFile
 from edge_llava.captioning.folder import OUTPUT_NAME, FileFault, common_folder, find_images
 from edge_llava.captioning.one_ahead import work_one_ahead
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unread
+from edge_llava.captioning.reading import Reader, encode
 from edge_llava.captioning.report import CaptionReport
-from edge_llava.captioning.sidecar import Sidecars
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.home.files import digest_file
 from edge_llava.home.image_files.alpha import Alpha
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.runtime.language.grammar import GrammarFault
-from edge_llava.runtime.vision.image import Image
-from edge_llava.runtime.vision.image_embedding import ImageEmbedding
-from edge_llava.runtime.vision.tower import wait_for
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
@@ -41,6 +39,8 @@ class CaptionJob:
 
     Attributes:
         todo: Paths of the images that have no line yet, relative to the folder.
+        captioned: Names of the images that got a line from the last `caption()`.
+        faults: What could not be used so far; what the search found to be unusable is in `search_faults`.
         first_failure: Why the first image without an answer has none; None if every image so far has one.
     """
 
@@ -73,24 +73,23 @@ class CaptionJob:
         if not named:
             raise ValueError("there is nothing to caption")
         out = common_folder(named) / OUTPUT_NAME if out is None else out
-        self._folder = find_images(*named, leave_out=out)
-        self._options = options
+        self._named, self._out, self._options = named, out, options
+        self._folder = find_images(*named, leave_out=out, may_be_none=options.watch)
         kind = "caption" if options.schema is None else "json"
         settings = options.digest(bundle.manifest, visual_tokens, alpha, max_tiles)
         provenance = Provenance(kind, bundle.name, options.prompt, settings)
         names = self._folder.names
-        suffix = ".txt" if options.schema is None else ".json"
-        with_sidecar = names if options.sidecars else ()
-        self._sidecars = Sidecars(self._folder.directory, with_sidecar, out, suffix=suffix, overwrite=options.overwrite)
+        self._beside = Beside(self._folder.directory, out, options, self._add_fault)
+        self._beside.take_names(names)
         self._file = CaptionFile(out, provenance, overwrite=options.overwrite)
-        self.todo = list(names)
-        self._faults = list(self._folder.faults)
+        self._reader = Reader(alpha, self._file.knows, waits_for_ends=options.watch)
+        self.todo, self.captioned = list(names), list[str]()
+        self.faults = list[FileFault]()  # of this run; those of the search are in the folder
         self.first_failure: EdgeLlavaError | None = None
         self._reasons: dict[str, str] = {}  # by sha256: why an image has no answer in this run
         self._engine_failed = False  # on the last image
-        self._claimed: set[str] = set()  # sha256 of images that this run asks about
+        self._finished: set[str] = set()  # names of images that were counted
         self._n_captioned = self._n_duplicates = self._n_earlier = self._n_tokens = self._n_truncated = 0
-        self._alpha = alpha
 
     def __enter__(self) -> CaptionJob:
         return self
@@ -101,6 +100,7 @@ class CaptionJob:
     @property
     def report(self) -> CaptionReport:
         """What has been done so far."""
+        descriptions = self._beside.descriptions
         return CaptionReport(
             out=self._file.path,
             n_images=len(self._folder.names),
@@ -108,10 +108,12 @@ class CaptionJob:
             n_duplicates=self._n_duplicates,
             n_earlier=self._n_earlier,
             n_tokens=self._n_tokens,
-            n_sidecars=self._sidecars.n_written,
-            n_sidecars_kept=self._sidecars.n_kept,
+            n_sidecars=self._beside.sidecars.n_written,
+            n_sidecars_kept=self._beside.sidecars.n_kept,
+            n_descriptions=0 if descriptions is None else descriptions.n_written,
+            n_descriptions_kept=0 if descriptions is None else descriptions.n_kept,
             seconds=time.perf_counter() - self._started,
-            faults=tuple(self._faults),
+            faults=(*self._folder.faults, *self.faults),
             unsupported=dict(self._folder.unsupported),
             n_truncated=self._n_truncated,
             n_links_out=self._folder.n_links_out,
@@ -127,12 +129,41 @@ class CaptionJob:
                 sha256 = digest_file(self._folder.path(name))
                 if self._file.has(name, sha256):
                     done.add(name)
-                    self._write_sidecar(name, self._file.find(sha256))
+                    self._make_up_for(name, sha256)
             except OSError:
                 pass  # it stays in `todo`, and becomes a fault there
             progress(ProgressEvent("looking for what is done", index, len(have_line), "items"))
-        self._n_earlier = len(done)
+        self._n_earlier += len(done - self._finished)
+        self._finished |= done
         self.todo = [name for name in self.todo if name not in done]
+
+    def look_again(self) -> list[str]:
+        """Searches the sources once more.
+
+        Returns:
+            The names of all images that are there now.
+
+        Raises:
+            EdgeLlavaError: If a sidecar could have no other name than the output.
+        """
+        names = self._folder.names
+        self._folder = find_images(*self._named, leave_out=self._out, may_be_none=True)
+        if self._folder.names != names:
+            self._beside.take_names(self._folder.names)
+        return self._folder.names
+
+    @property
+    def search_faults(self) -> list[FileFault]:
+        """Directories that cannot be listed, and image names that do not belong to regular files."""
+        return self._folder.faults
+
+    def path(self, name: str) -> Path:
+        """The path of an image."""
+        return self._folder.path(name)
+
+    def forget_faults(self, names: Collection[str]) -> None:
+        """Takes the faults of these images out of the report, because they are tried again or have disappeared."""
+        self.faults = [fault for fault in self.faults if fault.path not in names]
 
     def caption(self, model: LlavaModel, progress: ProgressCallback = silent) -> None:
         """Asks about every image of `todo`. Images that cannot be used become faults in the report.
@@ -142,14 +173,15 @@ class CaptionJob:
         Raises:
             EdgeLlavaError: If the output cannot be read or written, or an engine fails. Written lines stay.
         """
+        self.captioned = []
         if not self.todo:
             return
         ahead = self._options.encode_ahead
 
         def prepare(name: str, stop: threading.Event) -> Prepared:
-            image = self._read(name)
+            image = self._reader.read(self._folder.path(name))
             if isinstance(image, Ready) and (model.on_gpu if ahead is None else ahead):
-                return _encode(model, image, stop)
+                return encode(model, image, stop)
             return image
 
         progress(ProgressEvent("captioning", 0, len(self.todo), "items"))
@@ -171,29 +203,14 @@ class CaptionJob:
             while waiting:
                 settle()
 
-    def _read(self, name: str) -> Prepared:
-        path = self._folder.path(name)
-        try:
-            before = os.stat(path)
-            sha256 = digest_file(path)
-            if sha256 in self._claimed or self._file.knows(sha256):
-                return Seen(sha256)
-            image = _open(path, sha256, self._alpha)
-            after = os.stat(path)
-        except OSError as error:
-            return Unread(f"it cannot be read: {error.strerror}.")
-        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-            return Unread("it changed while it was read. Run the same command again.")
-        self._claimed.add(sha256)
-        return image
-
     def _settle(self, name: str, image: Prepared, asked: Future[Said] | None) -> None:
         """Writes the line of an image, or notes why it gets none."""
+        self._finished.add(name)
         match image:
             case Unread(reason):
                 self._note(name, reason, ImageError(reason))
             case Seen(sha256) if sha256 in self._reasons:
-                self._faults.append(FileFault(name, self._reasons[sha256]))
+                self._add_fault(name, self._reasons[sha256])
             case Seen(sha256):
                 self._n_duplicates += 1
                 self._keep(self._file.find(sha256).for_duplicate(name))
@@ -221,7 +238,10 @@ class CaptionJob:
 
     def _note(self, name: str, reason: str, failure: EdgeLlavaError) -> None:
         self.first_failure = self.first_failure or failure
-        self._faults.append(FileFault(name, reason))
+        self._add_fault(name, reason)
+
+    def _add_fault(self, name: str, reason: str) -> None:
+        self.faults.append(FileFault(name, reason))
 
     def _take(self, name: str, ready: Ready, said: Said) -> None:
         self._engine_failed = False
@@ -242,38 +262,28 @@ class CaptionJob:
         )
 
     def _keep(self, caption: Caption) -> None:
+        description = self._beside.prepare(caption)
+        if description is not None:  # recorded before it is written: after a kill in between, the bytes are known
+            caption = replace(caption, written_sha256=description.image_sha256)
         self._file.append(caption)
-        self._write_sidecar(caption.path, caption)
+        self.captioned.append(caption.path)
+        self._beside.write(caption, description)
 
-    def _write_sidecar(self, name: str, caption: Caption) -> None:
-        if not self._options.sidecars:
+    def _make_up_for(self, name: str, sha256: str) -> None:
+        """Writes what an earlier run did not write besides the line of an image: other options, or a kill."""
+        if not self._options.sidecars and self._options.describe is None:
             return
-        try:
-            self._sidecars.write(name, caption.answer)
-        except OSError as error:
-            self._faults.append(FileFault(name, f"its sidecar cannot be written: {error.strerror}"))
+        found = self._file.find(sha256)
+        caption = found if found.path == name else found.for_duplicate(name)
+        is_described = self._options.describe == "image" and self._file.written(name) == sha256
+        description = None if is_described else self._beside.prepare(caption)
+        if description is not None and description.image_sha256 not in (None, self._file.written(name)):
+            self._file.append(replace(caption, written_sha256=description.image_sha256))
+        self._beside.write(caption, description)
 
 
 class _Unfinished(EdgeLlavaError):
     """An answer that ended before its JSON was complete; never leaves this module."""
-
-
-def _open(path: Path, sha256: str, alpha: Alpha) -> Damaged | Ready:
-    try:
-        image = Image.open(path, alpha=alpha)
-        return Ready(sha256, image, image.truncated)
-    except ImageError as error:
-        return Damaged(sha256, error)
-
-
-def _encode(model: LlavaModel, ready: Ready, stop: threading.Event) -> Damaged | Ready:
-    if isinstance(ready.image, ImageEmbedding):
-        return ready
-    try:
-        embedding = wait_for(model.tower.start(ready.image), stop)
-        return Ready(ready.sha256, embedding, ready.truncated)
-    except BackendError as error:
-        return Damaged(ready.sha256, error)
 
 
 def _parse(text: str, n_tokens: int) -> object:
@@ -284,42 +294,3 @@ def _parse(text: str, n_tokens: int) -> object:
             f"its answer was cut at {n_tokens} tokens, before the JSON was complete. Allow more with -n: images that "
             "already have a line keep it."
         ) from error
-
-
-def caption_folder(
-    model: LlavaModel,
-    directory: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str] | None = None,
-    options: CaptionOptions | None = None,
-    *,
-    progress: ProgressCallback = silent,
-) -> CaptionReport:
-    """Captions every image of a folder, or of several folders and files; resumes where an earlier run stopped.
-
-    Args:
-        model: An opened bundle.
-        directory: The folder, with everything below it; or a list of folders and files.
-        out: The output, JSON lines; None is captions.jsonl in the folder, or in the innermost one that contains all.
-        options: What to ask.
-        progress: Called with the number of images done. An exception from it stops the run; the next run resumes.
-
-    Returns:
-        What was done; images that cannot be used are its faults.
-
-    Raises:
-        ImageError: If the folder contains no image.
-        EdgeLlavaError: If the output cannot be written or was begun with other settings, or an engine fails.
-    """
-    sources = [directory] if isinstance(directory, (str, os.PathLike)) else directory
-    with CaptionJob(
-        [Path(source) for source in sources],
-        None if out is None else Path(out),
-        model.bundle,
-        options or CaptionOptions(),
-        visual_tokens=model.options.visual_tokens,
-        alpha=model.options.alpha,
-        max_tiles=model.options.max_tiles,
-    ) as job:
-        job.check(progress)
-        job.caption(model, progress)
-        return job.report

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from edge_llava.bundle.manifest import Manifest
+from edge_llava.captioning.metadata.descriptions import Place
 from edge_llava.home.image_files.alpha import Alpha
 from edge_llava.home.unicode_text import is_unicode
 from edge_llava.runtime.options import SamplingOptions
@@ -30,11 +31,16 @@ class CaptionOptions:
         sidecars: Also write each answer to a file next to its image: IMG.txt, or IMG.json with a schema.
         overwrite: Replace an output that was begun with other settings, and sidecar files with other text. Answers of
             the same settings are still kept, so that a run can resume.
+        describe: Also write each caption as the description of its image, for photo managers: "image" writes it into
+            the image file (JPEG, PNG, WebP, TIFF), "xmp" into IMG.jpg.xmp next to it. None does not.
+        replace_descriptions: Replace descriptions that are there.
+        watch: The sources are watched: they may be empty at first, and an image that was just changed may not be
+            complete.
         encode_ahead: Encode the next image while the answer about this one is computed. None does so if a GPU runs one
             of the two. On a CPU both share the cores and nothing is gained: the next image is only read ahead.
 
     Raises:
-        ValueError: If the prompt is not valid text, or the schema cannot be enforced.
+        ValueError: If the prompt is not valid text, the schema cannot be enforced, or it excludes another option.
     """
 
     prompt: str = DEFAULT_PROMPT
@@ -45,12 +51,17 @@ class CaptionOptions:
     sidecars: bool = False
     overwrite: bool = False
     encode_ahead: bool | None = None
+    describe: Place | None = None
+    replace_descriptions: bool = False
+    watch: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompt.strip() or not is_unicode(self.prompt):
             raise ValueError("the prompt is empty or not valid text")
         if self.schema is not None and (self.sampling.grammar, self.sampling.json_schema) != (None, None):
             raise ValueError("schema excludes the sampling's own grammar and json_schema")
+        if self.schema is not None and self.describe is not None:
+            raise ValueError("descriptions are text, and the answers to a schema are JSON")
         _ = self.effective_sampling  # a schema that cannot be enforced is found here
 
     @cached_property

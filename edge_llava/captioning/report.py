@@ -20,6 +20,8 @@ class CaptionReport:
         n_earlier: Images that had a line before this run.
         n_tokens: Tokens in the answers of this run.
         n_sidecars, n_sidecars_kept: Sidecar files written; existing ones with other text that were kept.
+        n_descriptions, n_descriptions_kept: Images and XMP sidecars that were given a description; those that keep
+            their own.
         seconds: Duration of the run so far.
         faults: Files and directories that could not be used, and why.
         unsupported: Number of image files in unsupported formats, by suffix.
@@ -36,6 +38,8 @@ class CaptionReport:
     n_tokens: int
     n_sidecars: int
     n_sidecars_kept: int
+    n_descriptions: int
+    n_descriptions_kept: int
     seconds: float
     faults: tuple[FileFault, ...]
     unsupported: dict[str, int]

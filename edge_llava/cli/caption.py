@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from edge_llava.cli.caption_report import count, describe_report, print_report
+from edge_llava.cli.caption_watch import watch_folders
 from edge_llava.cli.display import note, show_progress, show_result
 from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.cli.places import note_places
-from edge_llava.cli.printable import printable_line
 from edge_llava.cli.suffixes import OutFile
 from edge_llava.cli.tiles import note_most_tiles
 from edge_llava.errors import ImageError
@@ -25,11 +25,8 @@ from edge_llava.errors import ImageError
 if TYPE_CHECKING:
     from edge_llava.captioning.job import CaptionJob
     from edge_llava.captioning.options import CaptionOptions
-    from edge_llava.captioning.report import CaptionReport
+    from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import SamplingOptions
-
-_MAX_FOLDERS = 3
-_MAX_SHOWN = 20  # faults; --json has all of them
 
 
 def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -87,6 +84,23 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
     show_default=True,
     help="Answers computed at the same time: for GPUs and computers with many cores. Takes more memory.",
 )
+@click.option(
+    "--write-metadata",
+    "describe",
+    type=click.Choice(["image", "xmp"]),
+    help="Also write each caption where photo managers look: as XMP and EXIF description into the image file (JPEG, "
+    "PNG, WebP, TIFF; the pixels stay as they are), or to IMG.jpg.xmp next to it. Existing descriptions are kept.",
+)
+@click.option("--replace-descriptions", is_flag=True, help="With --write-metadata: replace existing descriptions.")
+@click.option("--watch", is_flag=True, help="Keep running, and caption images as they appear. Ctrl-C ends it.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 86_400),
+    default=2.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="With --watch: time between two looks at the folders.",
+)
 @click.option("--force", is_flag=True, help="Replace an output of other settings, and existing sidecar files.")
 @bundle_option
 @engine_options(without="load_anyway")
@@ -102,6 +116,10 @@ def command(
     seed: int | None,
     ahead: bool | None,
     parallel: int,
+    describe: Literal["image", "xmp"] | None,
+    replace_descriptions: bool,
+    watch: bool,
+    interval: float,
     force: bool,
     bundle: str | None,
     engines: EngineChoice,
@@ -120,11 +138,25 @@ def command(
     edge-llava caption photos -o photos.jsonl -p "What is this, in one sentence?"
     edge-llava caption a.jpg b.jpg holiday
     edge-llava caption receipts --json-schema receipt.json --sidecar
+    edge-llava caption inbox --watch --write-metadata image
     """
     if str(out) == "-":
         raise click.UsageError("--out: captions go to a file that a later run can resume, not to stdout. Name a file.")
-    sampling = _make_sampling(max_tokens, temp, seed)
-    options = _make_options(prompt, json_schema, sampling, sidecar=sidecar, ahead=ahead, force=force)
+    if watch and not any(source.is_dir() for source in sources):
+        raise click.UsageError("--watch: name a folder to watch")
+    if replace_descriptions and describe is None:
+        raise click.UsageError("--replace-descriptions: only --write-metadata writes descriptions")
+    options = _make_options(
+        prompt,
+        json_schema,
+        sampling=_make_sampling(max_tokens, temp, seed),
+        sidecars=sidecar,
+        overwrite=force,
+        encode_ahead=ahead,
+        describe=describe,
+        replace_descriptions=replace_descriptions,
+        watch=watch,
+    )
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.captioning.job import CaptionJob
     from edge_llava.runtime.options import unattended
@@ -145,23 +177,32 @@ def command(
         ) as job,
         _explain_how_to_resume(job),
     ):
-        with show_progress() as progress:
-            job.check(progress)
-        if job.todo:
+        if not watch:
+            with show_progress() as progress:
+                job.check(progress)
+        if watch or job.todo:
             note_most_tiles(form)
-            with open_model(opened, how, may_move=engines.leaves_blocks_open) as model, show_progress() as progress:
+            with open_model(opened, how, may_move=engines.leaves_blocks_open) as model:
                 note_places(model)
-                job.caption(model, progress)
+                if watch:
+                    watch_folders(job, model, sources, interval)
+                else:
+                    _caption(job, model)
         report = job.report
-    _print_report(report)
+    print_report(report)
     has_captions = report.n_captioned + report.n_duplicates + report.n_earlier > 0
     if as_json:
-        click.echo(json.dumps(_describe(report), indent=2))
+        click.echo(json.dumps(describe_report(report), indent=2))
     elif has_captions:
         show_result(report.out)
-    if not has_captions:
+    if not has_captions and not watch:
         note("edge-llava: no image has a caption.")
         sys.exit((job.first_failure or ImageError()).exit_code)
+
+
+def _caption(job: CaptionJob, model: LlavaModel) -> None:
+    with show_progress() as progress:
+        job.caption(model, progress)
 
 
 def _make_sampling(max_tokens: int, temp: float, seed: int | None) -> SamplingOptions:
@@ -176,18 +217,30 @@ def _make_sampling(max_tokens: int, temp: float, seed: int | None) -> SamplingOp
 def _make_options(
     prompt: str | None,
     json_schema: Path | None,
-    sampling: SamplingOptions,
     *,
-    sidecar: bool,
-    ahead: bool | None,
-    force: bool,
+    sampling: SamplingOptions,
+    sidecars: bool,
+    overwrite: bool,
+    encode_ahead: bool | None,
+    describe: Literal["image", "xmp"] | None,
+    replace_descriptions: bool,
+    watch: bool,
 ) -> CaptionOptions:
     from edge_llava.captioning.options import DEFAULT_PROMPT, CaptionOptions
 
-    question = DEFAULT_PROMPT if prompt is None else prompt
     schema = read_json_schema(json_schema)
     try:
-        return CaptionOptions(question, sampling, schema, sidecar, force, ahead)
+        return CaptionOptions(
+            DEFAULT_PROMPT if prompt is None else prompt,
+            sampling,
+            schema,
+            sidecars=sidecars,
+            overwrite=overwrite,
+            encode_ahead=encode_ahead,
+            describe=describe,
+            replace_descriptions=replace_descriptions,
+            watch=watch,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -199,46 +252,5 @@ def _explain_how_to_resume(job: CaptionJob) -> Iterator[None]:
     except KeyboardInterrupt:
         report = job.report
         if n_done := report.n_captioned + report.n_duplicates + report.n_earlier:
-            note(f"{_count(n_done, 'caption')} kept in {report.out}; run the same command again to resume.")
+            note(f"{count(n_done, 'caption')} kept in {report.out}; run the same command again to resume.")
         raise
-
-
-def _print_report(report: CaptionReport) -> None:
-    parts = [f"{_count(report.n_captioned, 'image')} captioned"]
-    if report.n_duplicates:
-        parts.append(_count(report.n_duplicates, "duplicate"))
-    if report.n_earlier:
-        parts.append(f"{report.n_earlier:,} earlier")
-    if report.n_captioned:
-        parts.append(_count(report.n_tokens, "token"))
-    note(f"{', '.join(parts)}; {report.seconds:.0f} s.")
-    if report.n_sidecars_kept:
-        kept = _count(report.n_sidecars_kept, "sidecar file")
-        stayed = "was kept" if report.n_sidecars_kept == 1 else "were kept"
-        note(f"{kept} with other text {stayed}; --force replaces such files.")
-    if report.n_truncated:
-        note(f"{_count(report.n_truncated, 'image')} truncated: part of the image is missing.")
-    if report.unsupported:
-        from edge_llava.captioning.folder import describe_unsupported
-
-        n_files = _count(sum(report.unsupported.values()), "image file")
-        note(f"{n_files} in unsupported formats: {describe_unsupported(report.unsupported)}")
-    if report.n_links_out:
-        note(f"{_count(report.n_links_out, 'link')} to places outside the sources not followed.")
-    if report.passed_over:
-        shown = ", ".join(report.passed_over[:_MAX_FOLDERS]) + ", ..." * (len(report.passed_over) > _MAX_FOLDERS)
-        note(f"{_count(len(report.passed_over), 'system folder')} skipped: {printable_line(shown)}")
-    if report.faults:
-        note(f"{_count(len(report.faults), 'file')} could not be used:")
-        for fault in report.faults[:_MAX_SHOWN]:
-            note(f"  {printable_line(f'{fault.path}: {fault.reason}')}")
-        if len(report.faults) > _MAX_SHOWN:
-            note(f"  and {len(report.faults) - _MAX_SHOWN:,} more; --json has all of them.")
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def _describe(report: CaptionReport) -> dict[str, Any]:
-    return dataclasses.asdict(report) | {"out": str(report.out), "seconds": round(report.seconds, 3)}

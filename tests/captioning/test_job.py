@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 import edge_llava
-from edge_llava.captioning import job as job_module
-from edge_llava.captioning.job import CaptionJob, caption_folder
+from edge_llava.captioning import reading
+from edge_llava.captioning.caption_folder import caption_folder
+from edge_llava.captioning.job import CaptionJob
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.home.files import digest_file
@@ -217,7 +218,7 @@ def test_an_image_that_changes_while_it_is_read_gets_no_caption(model, album, sa
         return OpenedImage.open(path, alpha=alpha)
 
     shutil.copy(album / "b" / "c.png", album / "b" / "same.png")  # as it was, and stays
-    monkeypatch.setattr(job_module, "Image", SimpleNamespace(open=open_late))
+    monkeypatch.setattr(reading, "Image", SimpleNamespace(open=open_late))
     report = caption_folder(model, album, options=OPTIONS)
     assert [(fault.path, fault.reason[:10]) for fault in report.faults] == [("b/c.png", "it changed")]
     assert list(captions(album)) == ["a.png", "b/d.png", "b/same.png"]

@@ -75,6 +75,8 @@ def test_json_is_one_object_and_nothing_else_is_on_stdout(caption, album, tmp_pa
         "n_tokens": 12,
         "n_sidecars": 4,
         "n_sidecars_kept": 0,
+        "n_descriptions": 0,
+        "n_descriptions_kept": 0,
         "unsupported": {},
         "n_truncated": 0,
         "n_links_out": 0,

@@ -52,6 +52,7 @@ class Descriptions:
         """
         self._place, self._replace = place, replace
         self.n_written = self.n_kept = 0
+        self._made: set[str] = set()  # sha256 of images as they are written
 
     def prepare(self, path: Path, sha256: str, text: str) -> Description | None:
         """What an image's description changes; None if it stays as it is.
@@ -69,7 +70,6 @@ class Descriptions:
             described = self._prepare_sidecar(path.with_name(path.name + _SIDECAR_SUFFIX), text)
         else:
             described = self._prepare_image(Path(os.path.realpath(path)), sha256, text)
-        self.n_kept += described is None
         return described
 
     def write(self, description: Description) -> None:
@@ -83,7 +83,7 @@ class Descriptions:
             with atomic_file(path) as file:
                 file.write(description.data)
         else:
-            mode = stat.S_IMODE(before.st_mode)
+            mode = stat.S_IMODE(os.stat(path).st_mode)
             with atomic_file(path, mode) as file:
                 file.write(description.data)
                 file.flush()
@@ -94,16 +94,23 @@ class Descriptions:
 
     def _prepare_image(self, path: Path, sha256: str, text: str) -> Description | None:
         data, before = _read(path)
-        if hashlib.sha256(data).hexdigest() != sha256:
+        now = hashlib.sha256(data).hexdigest()
+        if now != sha256 and now in self._made:  # by another name of the same file
+            return None
+        if now != sha256:
             raise OSError(errno.EBUSY, "it was changed meanwhile")
         described = describe_image(data, text, str(path), replace=self._replace)
         if described is None:
+            self.n_kept += 1
             return None
-        return Description(path, described, hashlib.sha256(described).hexdigest(), before)
+        image_sha256 = hashlib.sha256(described).hexdigest()
+        self._made.add(image_sha256)
+        return Description(path, described, image_sha256, before)
 
     def _prepare_sidecar(self, path: Path, text: str) -> Description | None:
         data, before = _read(path) if os.path.lexists(path) else (b"", None)
         described = describe_sidecar(data, text, str(path), replace=self._replace)
+        self.n_kept += described is None
         return None if described is None else Description(path, described, None, before)
 
 
