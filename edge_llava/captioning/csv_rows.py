@@ -1,7 +1,7 @@
 """Captions as CSV: a header, then one row for each line of the output, as RFC 4180 has it.
 
 Spreadsheets compute a cell that begins with =, +, - or @, and both an answer and a file name may come from a stranger.
-Such a cell gets an apostrophe in front, which spreadsheets take for "this is text"; `decode` removes it.
+Such a cell gets an apostrophe in front, so that it is text; `decode` removes it.
 """
 
 from __future__ import annotations

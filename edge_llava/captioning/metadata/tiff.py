@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 ASCII, BYTE, LONG = 2, 1, 4
 IMAGE_DESCRIPTION, XMP_PACKET = 270, 700
@@ -113,7 +114,7 @@ class Directory:
         data += block
         return place
 
-    def _unpack(self, form: str, at: int) -> tuple[int, ...]:
+    def _unpack(self, form: str, at: int) -> tuple[Any, ...]:
         try:
             return struct.unpack_from(f"{self._order}{form}", self._data, at)
         except struct.error as error:
