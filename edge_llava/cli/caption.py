@@ -128,8 +128,8 @@ def command(
     """Caption every image of folders, or of a list of files.
 
     Subfolders are searched. Each image gets a line of JSON, or of CSV if FILE says so: path, sha256, caption, and where
-    it came from. After a stop the same command resumes; new and changed images are added. Images with the same bytes are
-    captioned once.
+    it came from. After a stop the same command resumes; new and changed images are added. Images with the same bytes
+    are captioned once.
     Unreadable files are reported at the end and retried on the next run; the exit code is 0 unless no image has a
     caption.
 
