@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         MissingExtra,
         QueueFull,
         TrainingError,
+        TransferError,
     )
     from edge_llava.home.progress import ProgressEvent
     from edge_llava.runtime.answer import AnswerProgress, Timings, Token
@@ -76,6 +77,7 @@ _HOMES = {
     "Timings": "runtime.answer",
     "Token": "runtime.answer",
     "TrainingError": "errors",
+    "TransferError": "errors",
     "caption_folder": "captioning.caption_folder",
     "convert": "conversion.convert",
     "load": "runtime.model",
@@ -109,6 +111,7 @@ __all__ = [
     "Timings",
     "Token",
     "TrainingError",
+    "TransferError",
     "caption_folder",
     "convert",
     "load",

@@ -10,7 +10,8 @@
     |-- BackendError              9   llama.cpp, ggml or ONNX Runtime failed
     |-- DataError                10   training data that cannot be read or made
     |-- TrainingError            11   training failed or diverged; the last good checkpoint is kept
-    `-- QueueFull                12   the queue for answers is full; try again later
+    |-- QueueFull                12   the queue for answers is full; try again later
+    `-- TransferError            13   a bundle cannot be fetched or published: network, server, access or disk
 
 The number is the exit code of the command line. A message says what is wrong, where, and what to do next.
 """
@@ -120,6 +121,12 @@ class QueueFull(EdgeLlavaError):
         )
         self.n_inside = n_inside
         self.retry_after_s = retry_after_s
+
+
+class TransferError(EdgeLlavaError):
+    """A bundle cannot be fetched from a server or published on one; no incomplete bundle takes its name."""
+
+    exit_code = 13
 
 
 _MAX_FAULTS, _MAX_FAULT_CHARACTERS = 100, 1000  # of one message; a hostile file may have millions

@@ -22,6 +22,7 @@ EXIT_CODES = {
     "DataError": 10,
     "TrainingError": 11,
     "QueueFull": 12,
+    "TransferError": 13,
 }
 
 
