@@ -2,6 +2,7 @@
 
     OUT.partial       a directory that grows; or the older one, after it was exchanged for the new one, or is deleted
     OUT.old.partial   the older directory, where two cannot be exchanged: put back if OUT is missing
+    OUT.download.partial   a directory that grows over several commands; it bears no marker, and stays until it is whole
     OUT.lock          held by the process that changes any of these; see `edge_llava.home.lock`
 
 A marker inside says that a directory is ours. It is written before a directory gets such a name and is removed last of
@@ -24,6 +25,7 @@ from edge_llava.home.lock import HeldElsewhere, hold
 
 MARKER = ".edge-llava-unfinished"
 _GROWING, _OLD = ".partial", ".old.partial"
+_RESUMED = ".download.partial"
 
 
 class InTheWay(OSError):
@@ -61,6 +63,35 @@ def atomic_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
             _publish(growing, out, overwrite=overwrite)
         finally:
             _remove(growing)  # what failed, or the older one
+
+
+@contextmanager
+def resumable_directory(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """As `atomic_directory`, but what an exception or a kill leaves stays, and the next command for `out` gets it.
+
+    Args:
+        out: As of `atomic_directory`.
+        overwrite: Replace `out` if it is not empty.
+
+    Raises:
+        HeldElsewhere, InTheWay, NotReplaced, OSError: As `atomic_directory`.
+    """
+    growing = resumable_path(out)
+    growing.parent.mkdir(parents=True, exist_ok=True)
+    with hold(out):
+        _mend(out)
+        _remove_if_marked(growing)  # an older one that was exchanged for the new one
+        if os.path.lexists(growing) and (growing.is_symlink() or not growing.is_dir()):
+            raise InTheWay(errno.EEXIST, "it is in the way, and edge-llava did not create it", str(growing))
+        growing.mkdir(exist_ok=True)
+        yield growing
+        _publish(growing, out, overwrite=overwrite)
+        _remove(growing)  # the older one
+
+
+def resumable_path(out: Path) -> Path:
+    """Where `resumable_directory` keeps what is not whole yet."""
+    return out.with_name(f"{out.name}{_RESUMED}")
 
 
 def remove_directory(out: Path) -> Path | None:
