@@ -23,8 +23,8 @@ from edge_llava.device.memory import is_out_of_memory
 from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = (
-    "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data", "train", "eval",
-    "tune", "bench", "fit", "doctor",
+    "pull", "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data",
+    "train", "eval", "tune", "bench", "fit", "doctor",
 )  # fmt: skip
 
 

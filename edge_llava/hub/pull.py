@@ -1,0 +1,274 @@
+"""Fetches a bundle: first the manifest, which says how much there is, then the files that it names, each by its digest.
+
+A pull that was interrupted or killed leaves the older bundle or none, and what has arrived; the next one resumes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.manifest import Manifest
+from edge_llava.errors import BundleError, TransferError, list_faults
+from edge_llava.home.atomic_directory import (
+    MARKER,
+    InTheWay,
+    NotReplaced,
+    restore,
+    resumable_directory,
+    resumable_path,
+)
+from edge_llava.home.directories import MANIFEST_NAME, bundles_directory, check_bundle_name, check_home
+from edge_llava.home.files import digest_file
+from edge_llava.home.lock import HeldElsewhere
+from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
+from edge_llava.home.regular_file import MAX_TEXT_BYTES, open_regular
+from edge_llava.hub.address import Address
+from edge_llava.hub.download import Download
+from edge_llava.hub.web import USUAL, NotFound, Patience, Web
+
+LICENSES = "licenses"
+_MAX_LICENSE_BYTES = 1 << 20  # as of a conversion
+_MAX_LICENSES = 50
+_SPARE_BYTES = 64 << 20  # a disk is not filled to the last byte
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A bundle on a server, before anything but its manifest was fetched.
+
+    Attributes:
+        address: Where it lies; on a hub, at the commit of the manifest.
+        manifest: Validated.
+        manifest_bytes: As served.
+    """
+
+    address: Address
+    manifest: Manifest
+    manifest_bytes: bytes
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files that the manifest names."""
+        return sum(entry.bytes for entry in self.manifest.files.values())
+
+    def missing_bytes(self, name: str) -> int:
+        """What is still to be fetched for a bundle of this name, as far as sizes tell."""
+        directory = resumable_path(bundles_directory() / name)
+        if not _has_manifest(directory, self.manifest_bytes):
+            return self.n_bytes
+        there = (min(entry.bytes, _size(directory / entry.path)) for entry in self.manifest.files.values())
+        return self.n_bytes - sum(there)
+
+    def is_here(self, name: str) -> bool:
+        """Whether the home has this very bundle under a name, whole."""
+        directory = bundles_directory() / name
+        restore(directory)
+        if not _has_manifest(directory, self.manifest_bytes):
+            return False
+        return all(_size(directory / entry.path) == entry.bytes for entry in self.manifest.files.values())
+
+
+def find_offer(address: Address, patience: Patience = USUAL) -> Offer:
+    """Fetches the manifest of a bundle.
+
+    Args:
+        address: Of the bundle.
+        patience: How long the server is waited for.
+
+    Raises:
+        TransferError: If the server cannot be reached, refuses, or has no bundle there.
+        BundleError: If the manifest is invalid or of a newer format, or names files that no bundle has.
+    """
+    web = Web(address, patience)
+    try:
+        data, commit = web.read_small(MANIFEST_NAME, MAX_TEXT_BYTES)
+    except NotFound as error:
+        raise _no_bundle(web, error) from error
+    where = address.url(MANIFEST_NAME)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{where} is not UTF-8 text, so it is not the manifest of a bundle.") from error
+    manifest = Manifest.from_json(text, where)
+    faults = _find_path_faults(manifest)
+    if faults:
+        raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Nothing was fetched."))
+    return Offer(address.at_commit(commit), manifest, data)
+
+
+def pull(
+    offer: Offer,
+    name: str | None = None,
+    *,
+    overwrite: bool = False,
+    patience: Patience = USUAL,
+    progress: ProgressCallback = silent,
+) -> Bundle:
+    """Fetches an offered bundle into the home. One that is there already, with the same manifest, is left as it is.
+
+    Args:
+        offer: From `find_offer`.
+        name: Of the bundle; None: as the repository or directory is called.
+        overwrite: Replace a bundle of this name, whatever it is.
+        patience: How long the server is waited for.
+        progress: Receives the bytes that arrive, and those that are checked.
+
+    Raises:
+        TransferError: If the server fails, a file is not what the manifest says, or the disk is full. What has arrived
+            is kept for the next time, except for files with a wrong digest.
+        BundleError: If the name cannot be one, is taken, or another command is changing the bundle.
+    """
+    check_home()
+    name = check_bundle_name(offer.address.name if name is None else name)
+    out = bundles_directory() / name
+    if overwrite or not offer.is_here(name):
+        _check_target(out, overwrite=overwrite)
+        _check_disk(out, offer.missing_bytes(name))
+        with _translating(out), resumable_directory(out, overwrite=overwrite) as directory:
+            _fill(directory, offer, Web(offer.address, patience), progress)
+    bundle = Bundle.open(out)
+    bundle.remember_digests()
+    return bundle
+
+
+def _fill(directory: Path, offer: Offer, web: Web, progress: ProgressCallback) -> None:
+    if not _has_manifest(directory, offer.manifest_bytes):
+        _empty(directory)  # of an earlier version of the bundle
+        (directory / MANIFEST_NAME).write_bytes(offer.manifest_bytes)
+    for license_file in offer.manifest.source.license_files:
+        (directory / LICENSES).mkdir(exist_ok=True)
+        text, _ = web.read_small(f"{LICENSES}/{license_file}", _MAX_LICENSE_BYTES)
+        (directory / LICENSES / license_file).write_bytes(text)
+    stage, n_before = f"downloading {offer.address.shown}", 0
+
+    def report(n_there: int) -> None:
+        progress(ProgressEvent(stage, min(n_before + n_there, max(offer.n_bytes - 1, 0)), offer.n_bytes))
+
+    for entry in offer.manifest.files.values():
+        path = directory / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Download(web, entry.path, path, entry.bytes, report).run()
+        n_before += entry.bytes
+    progress(ProgressEvent(stage, offer.n_bytes, offer.n_bytes))
+    _check_digests(directory, offer, progress)
+
+
+def _check_digests(directory: Path, offer: Offer, progress: ProgressCallback) -> None:
+    """Reads what lies on the disk, so that a resumed file is checked from its first byte."""
+    faults, n_read = [], 0
+
+    def count(n_bytes: int) -> None:
+        nonlocal n_read
+        n_read += n_bytes
+        progress(ProgressEvent(f"checking {offer.address.shown}", n_read, offer.n_bytes))
+
+    for entry in offer.manifest.files.values():
+        found = digest_file(directory / entry.path, count)
+        if found != entry.sha256:
+            faults.append(f"{entry.path}: its sha256 is {found[:12]}..., expected {entry.sha256[:12]}...")
+            (directory / entry.path).unlink()
+    if faults:
+        advice = "These files are fetched again if you run the command again; the others are kept."
+        raise TransferError(list_faults(f"{offer.address.shown} arrived damaged:", faults, advice))
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _find_path_faults(manifest: Manifest) -> list[str]:
+    """Paths that stay inside the bundle, and yet would fall onto one another, or onto what is ours."""
+    paths = [PurePosixPath(entry.path) for entry in manifest.files.values()]
+    reserved = {MANIFEST_NAME, MARKER, LICENSES}
+    faults = [f"{entry.path[:200]!r} cannot be a file's path" for entry in manifest.files.values() if not entry.path]
+    faults += [f"{str(path)[:200]!r} is reserved" for path in paths if path.parts and path.parts[0] in reserved]
+    for path in paths:
+        if sum(path == other or path in other.parents for other in paths) > 1:
+            faults.append(f"{str(path)[:200]!r} is named twice")
+    names = manifest.source.license_files
+    if len(names) > _MAX_LICENSES:
+        faults.append(f"it has {len(names)} licence files, at most {_MAX_LICENSES} are fetched")
+    faults += [f"the licence file {name[:200]!r} is not a plain name" for name in names if not _is_plain(name)]
+    return faults
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and not set(name) & set("/\\:") and name.strip(". ") != "" and len(name.encode()) < 200
+
+
+def _no_bundle(web: Web, error: NotFound) -> TransferError:
+    address = web.address
+    if address.repository is not None and web.exists("config.json"):
+        return TransferError(
+            f"{address.shown} is a checkpoint, not a bundle: it has a config.json and no {MANIFEST_NAME}. "
+            f"Convert it: edge-llava convert {address.repository}"
+        )
+    return TransferError(f"there is no bundle at {address.shown}: {error} Check the name and the revision.")
+
+
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if not os.path.isfile(out / MANIFEST_NAME) and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is not a bundle; it is left alone. Choose another name with --name.")
+    if not overwrite and os.path.isfile(out / MANIFEST_NAME):
+        raise BundleError(
+            f"there is another bundle called {out.name!r}. Replace it with --force, or choose a name with --name."
+        )
+
+
+def _check_disk(out: Path, n_missing: int) -> None:
+    parent = next(path for path in out.parents if os.path.exists(path))
+    free = shutil.disk_usage(parent).free
+    if free < n_missing + _SPARE_BYTES:
+        raise TransferError(
+            f"{parent} has {free / 1e6:,.0f} MB free, and {n_missing / 1e6:,.0f} MB are to be fetched. "
+            "Free some space, or set EDGE_LLAVA_HOME to a directory on another disk."
+        )
+
+
+@contextmanager
+def _translating(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except HeldElsewhere as error:
+        raise BundleError(f"another command is writing {out}. Wait until it ends, and try again.") from error
+    except InTheWay as error:
+        raise BundleError(
+            f"{error.filename}: {error.strerror}. Move it, or choose another name with --name."
+        ) from error
+    except NotReplaced as error:
+        raise BundleError(f"{out} cannot be replaced: {error.strerror}. The older bundle is still there.") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise TransferError(
+                f"the disk of {out.parent} is full. What has arrived is kept: free some space, and run the command "
+                "again."
+            ) from error
+        raise TransferError(f"{error.filename or out} cannot be written: {error.strerror or error}.") from error
+
+
+def _has_manifest(directory: Path, data: bytes) -> bool:
+    try:
+        with open_regular(directory / MANIFEST_NAME, MAX_TEXT_BYTES) as file:
+            return file.read() == data
+    except OSError:
+        return False
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
