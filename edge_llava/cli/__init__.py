@@ -23,7 +23,7 @@ from edge_llava.device.memory import is_out_of_memory
 from edge_llava.errors import EdgeLlavaError
 
 _COMMANDS = (
-    "pull", "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "cache", "data",
+    "pull", "convert", "chat", "serve", "caption", "embed", "verify", "inspect", "models", "push", "cache", "data",
     "train", "eval", "tune", "bench", "fit", "doctor",
 )  # fmt: skip
 
