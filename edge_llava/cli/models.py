@@ -1,9 +1,10 @@
-"""edge-llava models: manages this user's bundles."""
+"""edge-llava models: manages this user's bundles, and says which others would fit."""
 
 from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import click
 
@@ -14,20 +15,50 @@ from edge_llava.cli.printable import printable_line
 from edge_llava.errors import BundleError
 
 
-@click.group("models")
-def command() -> None:
-    """List, delete, or choose among the bundles in the data directory."""
+@click.group("models", invoke_without_command=True)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Show the bundles that are here, and which checkpoints fit this device.
+
+    Memory and disk are those of a Q4_K_M bundle on the CPU, with up to 4,096 positions, computed as `fit` does. "slow":
+    it fits only if its weights are read from the disk again and again.
+    """
+    from edge_llava.cli.recommending import recommend, recommendation_facts
+
+    if ctx.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError(f"--json belongs behind {ctx.invoked_subcommand}")
+    elif as_json:
+        click.echo(json.dumps({**_bundle_facts(), **recommendation_facts()}, indent=2))
+    else:
+        _show_bundles()
+        recommend()
 
 
 @command.command("list")
 @json_option
 def list_command(as_json: bool) -> None:
     """List the bundles; the default is marked with a star."""
+    if as_json:
+        click.echo(json.dumps(_bundle_facts(), indent=2))
+    else:
+        _show_bundles()
+
+
+def _bundle_facts() -> dict[str, Any]:
+    from edge_llava.home.directories import bundles_directory, has_home
+
+    return {"directory": str(bundles_directory()) if has_home() else None, "bundles": _read_rows()}
+
+
+def _read_rows() -> list[dict[str, Any]]:
     from edge_llava.bundle.bundle import Bundle
-    from edge_llava.home.directories import bundles_directory, default_bundle, has_home, list_bundles
+    from edge_llava.cli.recommending import tuned_seconds
+    from edge_llava.home.directories import default_bundle, list_bundles
 
     default = default_bundle()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in list_bundles():
         try:
             bundle = Bundle.open(path)
@@ -41,14 +72,22 @@ def list_command(as_json: bool) -> None:
                 "bytes": bundle.n_bytes,
                 "quant": bundle.manifest.language.quant,
                 "source": bundle.manifest.source.name,
+                "turn_s": tuned_seconds(bundle),
             }
         )
-    if as_json:
-        directory = str(bundles_directory()) if has_home() else None
-        click.echo(json.dumps({"directory": directory, "bundles": rows}, indent=2))
-        return
+    return rows
+
+
+def _show_bundles() -> None:
+    from edge_llava.home.atomic_directory import list_resumable
+    from edge_llava.home.directories import bundles_directory, default_bundle
+
+    default, rows = default_bundle(), _read_rows()
     if not rows:
-        note("No bundles yet. Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1")
+        note(
+            "No bundles yet. Fetch one: edge-llava pull OWNER/NAME. Make one: edge-llava convert CHECKPOINT. "
+            "To try edge-llava first: edge-llava chat demo:1"
+        )
     if default is not None and os.path.isabs(default):
         note(f"The default is not in this list: {default}")
     width = max((len(str(row["name"])) for row in rows), default=0)
@@ -56,11 +95,14 @@ def list_command(as_json: bool) -> None:
         star = "*" if row["default"] else " "
         facts = f"damaged: {row['error']}" if "error" in row else _facts(row)
         show(printable_line(f"{star} {row['name']:<{width}}  {facts}"))
+    for path in list_resumable(bundles_directory()):
+        size = format_bytes(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
+        note(printable_line(f"{size} of an unfinished download: `edge-llava pull` resumes it, or delete {path}"))
 
 
-def _facts(row: dict[str, object]) -> str:
-    size = row["bytes"]
-    return f"{format_bytes(size if isinstance(size, int) else 0):>9}  {row['quant']:<7} from {row['source']}"
+def _facts(row: dict[str, Any]) -> str:
+    speed = "" if row["turn_s"] is None else f", {row['turn_s']:.1f} s an image and answer"
+    return f"{format_bytes(row['bytes']):>9}  {row['quant']:<7} from {row['source']}{speed}"
 
 
 @command.command("rm")

@@ -94,6 +94,11 @@ def resumable_path(out: Path) -> Path:
     return out.with_name(f"{out.name}{_RESUMED}")
 
 
+def list_resumable(directory: Path) -> list[Path]:
+    """What `resumable_directory` keeps in a directory, without what is about to be deleted."""
+    return [path for path in _children(directory) if path.name.endswith(_RESUMED) and not _is_marked(path)]
+
+
 def remove_directory(out: Path) -> Path | None:
     """Deletes a directory. It loses its name first: half of it is never seen under that name.
 
