@@ -17,9 +17,12 @@ from edge_llava.home.atomic_directory import (
     InTheWay,
     NotReplaced,
     atomic_directory,
+    list_resumable,
     mend,
+    mend_all,
     remove_directory,
     restore,
+    resumable_directory,
 )
 from edge_llava.home.directories import bundles_directory, list_bundles, remove_bundle
 from edge_llava.home.exchange import exchange
@@ -194,3 +197,42 @@ def test_a_rest_that_cannot_be_deleted_is_named() -> None:
     (home / "a.partial" / "licenses").chmod(0o700)
     mend(home / "a")
     assert contents(home) == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("older", [None, ["old"]])
+def test_what_was_begun_is_finished_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool, older: list[str] | None
+) -> None:
+    if not at_once:
+        monkeypatch.setattr("edge_llava.home.atomic_directory.exchange", lambda first, second: False)
+    if older is not None:
+        make(tmp_path / "x", *older)
+    before = contents(tmp_path)
+    with pytest.raises(ZeroDivisionError), resumable_directory(tmp_path / "x", overwrite=True) as directory:
+        (directory / "half").write_text(str((directory / "half").touch() or 1 // 0))
+    mend_all(tmp_path)
+    assert list_resumable(tmp_path) == [tmp_path / "x.download.partial"]
+    assert contents(tmp_path) == sorted([*before, "x.download.partial", "x.download.partial/half"])
+    with resumable_directory(tmp_path / "x", overwrite=True) as directory:
+        assert contents(directory) == ["half"]
+    assert contents(tmp_path) == ["x", "x/half"]
+
+
+def test_an_older_one_that_a_kill_left_is_not_resumed(tmp_path: Path) -> None:
+    """After the exchange, before it was deleted."""
+    make(tmp_path / "x", "new")
+    make(tmp_path / "x.download.partial", MARKER, "old")
+    assert list_resumable(tmp_path) == []
+    with resumable_directory(tmp_path / "x", overwrite=True) as directory:
+        assert contents(directory) == []
+        (directory / "newer").touch()
+    assert contents(tmp_path) == ["x", "x/newer"]
+
+
+def test_a_file_or_link_in_the_way_of_what_grows_stays(tmp_path: Path) -> None:
+    make(tmp_path / "mine", "precious")
+    (tmp_path / "x.download.partial").symlink_to(tmp_path / "mine")
+    with pytest.raises(InTheWay), resumable_directory(tmp_path / "x", overwrite=True):
+        pass
+    assert contents(tmp_path / "mine") == ["precious"]
