@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlsplit
 
+from edge_llava.demo import NAME
 from edge_llava.errors import TransferError
 from edge_llava.home.directories import MANIFEST_NAME
 from edge_llava.home.regular_file import read_text
@@ -90,6 +91,8 @@ def read_address(text: str, *, may_be_insecure: bool = False) -> Address:
     Raises:
         TransferError: If it is none of these, or nothing may be fetched from there.
     """
+    if text == NAME:
+        raise TransferError("the demo comes with edge-llava and needs no download: edge-llava chat demo:1")
     if "://" in text:
         return _read_url(text, may_be_insecure=may_be_insecure)
     found = _REPOSITORY.fullmatch(text)

@@ -31,7 +31,7 @@ def write_card(bundle: Bundle, address: str) -> str:
         "",
         f"{_plain(source.name)}{revision}, converted by {_plain(manifest.created_by)} to run on a device: "
         f"{_plain(manifest.language.quant)} language model, {manifest.vision.precision} vision tower, "
-        f"{bundle.n_bytes / 1e9:.2f} GB.",
+        f"{bundle.n_bytes / 1e6:,.0f} MB.",
         "",
     ]
     if manifest.notice:

@@ -220,6 +220,8 @@ def _no_bundle(web: Web, error: NotFound) -> TransferError:
 def _check_target(out: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(out):
         return
+    if out.is_symlink():  # what it leads to is not ours to replace
+        raise BundleError(f"{out} is a link. Choose another name with --name, or delete the link.")
     if not os.path.isfile(out / MANIFEST_NAME) and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} exists and is not a bundle; it is left alone. Choose another name with --name.")
     if not overwrite and os.path.isfile(out / MANIFEST_NAME):

@@ -27,6 +27,7 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
 _READ_BYTES = 1 << 18
 _NO_SERVER = (socket.gaierror, ConnectionRefusedError)  # at the first contact, waiting does not help
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _T = TypeVar("_T")
 
 
@@ -99,6 +100,8 @@ class Web:
             with error:
                 raise self._refusal(url, error) from error
         except URLError as error:
+            if isinstance(error.reason, ssl.SSLError) and not isinstance(error.reason, _CUT):
+                raise self._no_tls(error.reason) from error
             raise self._failure(error.reason) from (error.reason if isinstance(error.reason, OSError) else error)
         except (OSError, HTTPException) as error:
             raise self._failure(error) from error
@@ -164,7 +167,7 @@ class Web:
                     n_failed, before = 0, progress()
                 n_failed += 1
                 if n_failed >= self.patience.n_tries or isinstance(error.__cause__, hopeless):
-                    raise self._gave_up(error) from error
+                    raise self._gave_up(error, may_resume=not hopeless) from error
                 wait_s = max(error.wait_s or 0.0, self.patience.wait_s * 2 ** (n_failed - 1))
                 self._wait(min(wait_s, _LONGEST_WAIT_S))
 
@@ -182,7 +185,7 @@ class Web:
                 raise Interrupted("the connection was closed early")
             return bytes(data), response.headers.get("X-Repo-Commit")
 
-    def _refusal(self, url: str, error: HTTPError) -> OSError | TransferError:
+    def _refusal(self, url: str, error: HTTPError) -> Interrupted | TransferError:
         shown, status = self.address.shown, error.code
         if status in _TRANSIENT:
             asked = error.headers.get("Retry-After", "")
@@ -199,24 +202,27 @@ class Web:
             return TransferError(f"{url} is not accessible without a login (status {status}).")
         return TransferError(f"{url} cannot be fetched: the server answers with status {status}.")
 
-    def _failure(self, reason: object) -> OSError | TransferError:
+    def _no_tls(self, reason: ssl.SSLError) -> TransferError:
+        _, host, _ = read_origin(self.address.base)
         if isinstance(reason, ssl.SSLCertVerificationError):
-            _, host, _ = read_origin(self.address.base)
             return TransferError(
                 f"the certificate of {host} cannot be verified: {reason.verify_message}. If your network has a "
                 "certificate of its own, name its file in the variable SSL_CERT_FILE."
             )
+        return TransferError(f"{host} does not answer in https ({reason.reason}). Check the address and its port.")
+
+    def _failure(self, reason: object) -> Interrupted:
         if isinstance(reason, TimeoutError):
             return Interrupted(f"nothing arrived within {self.patience.timeout_s:g} s")
         if isinstance(reason, http.client.IncompleteRead):
             return Interrupted("the connection was closed early")
         return Interrupted(_describe(reason))
 
-    def _gave_up(self, error: Interrupted) -> TransferError:
+    def _gave_up(self, error: Interrupted, *, may_resume: bool) -> TransferError:
         _, host, _ = read_origin(self.address.base)
+        resuming = ", and run the same command again: what has arrived is kept" if may_resume else " and the address"
         return TransferError(
-            f"{self.address.shown} cannot be fetched from {host}: {error}. Check the network, and run the same command "
-            "again: what has arrived is kept."
+            f"{self.address.shown} cannot be fetched from {host}: {error}. Check the network{resuming}."
         )
 
 

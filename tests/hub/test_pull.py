@@ -269,6 +269,7 @@ def test_redirects_in_a_circle_end(hub):
         ("https://example.com/x?key=1", 13, "'?'"),
         ("./directory", 13, "-m DIRECTORY"),
         ("llava:7b", 13, "OWNER/NAME"),
+        ("demo", 13, "edge-llava chat demo:1"),
         ("owner/name@../../x", 13, "OWNER/NAME"),
         ("https://", 13, "not a web address"),
         ("https://[x/", 13, "not a web address"),
@@ -283,6 +284,22 @@ def test_what_cannot_be_fetched(run, hub, home, address, code, says):
     assert says in done.err
     assert "secret" not in done.err
     assert not (home / "bundles").exists()
+
+
+def test_https_to_a_server_without_it_is_not_tried_again(hub):
+    address = read_address(hub.endpoint.replace("http://", "https://"))
+    with pytest.raises(TransferError, match="does not answer in https"):
+        find_offer(address, Patience(n_tries=3, wait_s=1000))
+
+
+def test_a_link_and_what_it_leads_to_are_left_alone(run, hub, home, seeded_q4, tmp_path, digests):
+    elsewhere = shutil.copytree(seeded_q4, tmp_path / "elsewhere")
+    (home / "bundles").mkdir()
+    (home / "bundles" / "model").symlink_to(elsewhere)
+    before = digests(elsewhere)
+    assert run("pull", "owner/model", "--force").code == 6
+    assert digests(elsewhere) == before
+    assert (home / "bundles" / "model").is_symlink()
 
 
 def test_offline_means_offline(run, hub, monkeypatch):
