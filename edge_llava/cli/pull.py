@@ -44,14 +44,18 @@ def command(address: str, name: str | None, force: bool, insecure_http: bool, as
     if name is not None:
         check_bundle_name(name)
     started = time.perf_counter()
-    offer = find_offer(read_address(address, may_be_insecure=insecure_http))
+
+    def warn(text: str) -> None:
+        note(printable_line(f"edge-llava: {text}"))
+
+    offer = find_offer(read_address(address, may_be_insecure=insecure_http), warn=warn)
     name = name or offer.address.name
     is_here = offer.is_here(name) and not force
     n_missing = 0 if is_here else offer.n_bytes if force else offer.missing_bytes(name)
     _describe(offer, name, n_missing, is_here=is_here)
     try:
         with show_progress() as progress:
-            bundle = pull(offer, name, overwrite=force, progress=progress)
+            bundle = pull(offer, name, overwrite=force, progress=progress, warn=warn)
     except KeyboardInterrupt:
         note("What has arrived is kept: the same command resumes.")
         raise

@@ -6,9 +6,10 @@ A pull that was interrupted or killed leaves the older bundle or none, and what 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,7 @@ from edge_llava.hub.address import Address
 from edge_llava.hub.download import Download
 from edge_llava.hub.web import USUAL, NotFound, Patience, Web
 
+_log = logging.getLogger("edge_llava.hub")
 LICENSES = "licenses"
 _MAX_LICENSE_BYTES = 1 << 20  # as of a conversion
 _MAX_LICENSES = 50
@@ -75,18 +77,19 @@ class Offer:
         return all(_size(directory / entry.path) == entry.bytes for entry in self.manifest.files.values())
 
 
-def find_offer(address: Address, patience: Patience = USUAL) -> Offer:
+def find_offer(address: Address, patience: Patience = USUAL, *, warn: Callable[[str], None] = _log.warning) -> Offer:
     """Fetches the manifest of a bundle.
 
     Args:
         address: Of the bundle.
         patience: How long the server is waited for.
+        warn: Called with a message when the server is busy and is asked again.
 
     Raises:
         TransferError: If the server cannot be reached, refuses, or has no bundle there.
         BundleError: If the manifest is invalid or of a newer format, or names files that no bundle has.
     """
-    web = Web(address, patience)
+    web = Web(address, patience, warn)
     try:
         data, commit = web.read_small(MANIFEST_NAME, MAX_TEXT_BYTES)
     except NotFound as error:
@@ -110,6 +113,7 @@ def pull(
     overwrite: bool = False,
     patience: Patience = USUAL,
     progress: ProgressCallback = silent,
+    warn: Callable[[str], None] = _log.warning,
 ) -> Bundle:
     """Fetches an offered bundle into the home. One that is there already, with the same manifest, is left as it is.
 
@@ -119,6 +123,7 @@ def pull(
         overwrite: Replace a bundle of this name, whatever it is.
         patience: How long the server is waited for.
         progress: Receives the bytes that arrive, and those that are checked.
+        warn: Called with a message when the connection broke and is tried again.
 
     Raises:
         TransferError: If the server fails, a file is not what the manifest says, or the disk is full. What has arrived
@@ -132,7 +137,7 @@ def pull(
         _check_target(out, overwrite=overwrite)
         _check_disk(out, offer.missing_bytes(name))
         with _translating(out), resumable_directory(out, overwrite=overwrite) as directory:
-            _fill(directory, offer, Web(offer.address, patience), progress)
+            _fill(directory, offer, Web(offer.address, patience, warn), progress)
     bundle = Bundle.open(out)
     bundle.remember_digests()
     return bundle

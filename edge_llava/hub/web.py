@@ -6,6 +6,7 @@ The token goes to the origin of the bundle's address alone; a redirect to a stor
 from __future__ import annotations
 
 import http.client
+import logging
 import re
 import socket
 import ssl
@@ -27,6 +28,7 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT_S = 60.0
 _READ_BYTES = 1 << 18
 _NO_SERVER = (socket.gaierror, ConnectionRefusedError)  # at the first contact, waiting does not help
+_log = logging.getLogger("edge_llava.hub")
 _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _T = TypeVar("_T")
 
@@ -66,16 +68,16 @@ class NotFound(TransferError):
 class Web:
     """GETs the files of one address."""
 
-    def __init__(self, address: Address, patience: Patience, wait: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, address: Address, patience: Patience, warn: Callable[[str], None] = _log.warning) -> None:
         """
         Args:
             address: Of a bundle.
             patience: Limits.
-            wait: Called with the seconds between two tries.
+            warn: Called with a message when something is tried again.
         """
         self.address = address
         self.patience = patience
-        self._wait = wait
+        self._warn = warn
         _, host, _ = read_origin(address.base)
         proxies = [ProxyHandler({})] if is_loopback(host) else []
         self._opener = build_opener(_Redirects(address), *proxies)
@@ -168,8 +170,10 @@ class Web:
                 n_failed += 1
                 if n_failed >= self.patience.n_tries or isinstance(error.__cause__, hopeless):
                     raise self._gave_up(error, may_resume=not hopeless) from error
-                wait_s = max(error.wait_s or 0.0, self.patience.wait_s * 2 ** (n_failed - 1))
-                self._wait(min(wait_s, _LONGEST_WAIT_S))
+                asked_s = max(error.wait_s or 0.0, self.patience.wait_s * 2 ** (n_failed - 1))
+                wait_s = min(asked_s, _LONGEST_WAIT_S)
+                self._warn(f"{self.address.shown}: {error}. Trying again in {wait_s:g} s.")
+                time.sleep(wait_s)
 
     def _read_small(self, path: str, max_bytes: int) -> tuple[bytes, str | None]:
         data, until = bytearray(), time.monotonic() + self.patience.small_s

@@ -34,6 +34,7 @@ class Hub:
         drip: Bytes between pauses of 20 ms; 0: none.
         token: Wanted by owner/gated.
         requests: (path, range, authorization) of every GET.
+        created: Repositories that were asked for, and whether private.
         sent: Bytes by path, with the range if one was asked for.
     """
 
@@ -47,6 +48,7 @@ class Hub:
     token: str = "hf_secret"
     requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
+    created: list[tuple[str, bool]] = field(default_factory=list)
     endpoint: str = ""
 
     def add(self, directory: Path, prefix: str) -> None:
@@ -124,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/api/repos/create":
             asked = json.loads(body)
+            self.hub.created.append((f"{asked['organization']}/{asked['name']}", asked["private"]))
             self._json({"url": f"{self.hub.endpoint}/{asked['organization']}/{asked['name']}"})
         elif self.path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})

@@ -23,8 +23,8 @@ AT_ONCE = Patience(timeout_s=5, n_tries=3, wait_s=0.0)
 BIG = "language.gguf"
 
 
-def fetch(address="owner/model", name=None, *, overwrite=False):
-    return pull(find_offer(read_address(address), AT_ONCE), name, overwrite=overwrite, patience=AT_ONCE)
+def fetch(address="owner/model", warn=lambda text: None):
+    return pull(find_offer(read_address(address), AT_ONCE, warn=warn), patience=AT_ONCE, warn=warn)
 
 
 def edit_manifest(hub, change, place="owner/model"):
@@ -116,8 +116,11 @@ def test_cut_connections_and_busy_servers(hub, home, licensed_bundle, digests, h
     hub.has_ranges = has_ranges
     hub.cuts[f"owner/model/{BIG}"] = [1000, 5000, 2000]
     hub.statuses |= {"owner/model/manifest.json": [503], f"owner/model/{BIG}": [429, 500]}
-    fetch()
+    said = []
+    fetch(warn=said.append)
     assert digests(home / "bundles" / "model") == digests(licensed_bundle)
+    assert [text for text in said if "status 503" in text]
+    assert len(said) == 6
     sizes = [asked for path, asked, _ in hub.requests if path.endswith(BIG) and asked]
     assert sizes[:2] == ["bytes=1000-", "bytes=6000-"] if has_ranges else len(sizes) == 3
 

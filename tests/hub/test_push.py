@@ -99,12 +99,14 @@ def test_a_hub_gives_back_what_it_got(run, hub, licensed_bundle, home, digests):
     done = push("somebody/new", "-m", licensed_bundle, "--yes", "--json", token=hub.token)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["published"] == f"{hub.endpoint}/somebody/new"
+    assert hub.created == [("somebody/new", True)]
     card = hub.files["somebody/new/README.md"].decode()
     assert "edge-llava pull somebody/new" in card
     assert run("pull", "somebody/new").code == 0
     assert digests(home / "bundles" / "new") == digests(licensed_bundle)
     hub.files["somebody/new/README.md"] = b"my own words"
-    assert push("somebody/new", "-m", licensed_bundle, "--yes", token=hub.token).returncode == 0
+    assert push("somebody/new", "-m", licensed_bundle, "--yes", "--public", token=hub.token).returncode == 0
+    assert hub.created[1:] == [("somebody/new", False)]
     assert hub.files["somebody/new/README.md"] == b"my own words"
 
 
