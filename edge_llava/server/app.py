@@ -75,7 +75,7 @@ class ServerApp:
         if remote is None and options.remote_images:
             remote = RemoteImages(RemoteOptions(max_bytes=limits.image_bytes))
         self.answers = Answers(engine)
-        self.models = ServedModels(engine.bundle, engine.n_ctx, options.aliases)
+        self.models = ServedModels(engine, options.aliases)
         self._engine, self._counts, self._budget = engine, RequestCounts(), MemoryBudget(limits.held_bytes)
         images = ImageParts(limits, remote, engine.open_image)
         self._chat = ChatEndpoint(

@@ -181,7 +181,7 @@ def _answers() -> dict[str, Any]:
     error = _object({"message": text, "type": text, "param": text_or_null, "code": text_or_null})
     state = dict.fromkeys(("running", "queued", "parallel"), count) | {"busy": {"type": "boolean"}}
     model = about | {"object": {"const": "model"}, "owned_by": text}
-    model |= {"n_ctx": count, "notice": text_or_null}
+    model |= {"n_ctx": count, "notice": text_or_null, "language_on": text, "vision_on": text}
     completion = about | {"object": {"const": "chat.completion"}, "model": text, "choices": choices, "usage": usage}
     return {
         "ChatCompletion": _object(completion),

@@ -56,6 +56,7 @@ def test_models_are_openais(client: httpx.Client, server: Any, check_error: Chec
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["owned_by"]) == (name, "model", "edge-llava")
     assert (model["n_ctx"], model["notice"]) == (1024, None)
+    assert (model["language_on"], model["vision_on"]) == (server.engine.language_on, "cpu")
     assert client.get(f"/v1/models/{name}").json() == model
     check_error(client.get("/v1/models/gpt-4o"), 404, "model_not_found", "model")
 
