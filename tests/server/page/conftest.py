@@ -118,8 +118,9 @@ class Page:
     requests: list[str] = field(default_factory=list)
 
     def open(self, fragment: str = "") -> None:
-        """Opens the page in a desktop window and a new tab, which keeps nothing of the previous one."""
+        """Opens the page in a desktop window and a new tab of a browser that keeps nothing of it."""
         self.browser.open_tab()
+        self.browser.devtools("Storage.clearDataForOrigin", origin=self.url, storageTypes="all")
         self.browser.send("/url", url=f"{self.url}/{fragment}")
 
     def reload(self) -> None:
@@ -127,8 +128,8 @@ class Page:
         self.browser.send("/refresh")
 
     def keep(self, **settings: Any) -> None:
-        """Stores settings for this tab, and reloads it."""
-        self.run("sessionStorage.setItem('edge-llava.settings', given[0])", json.dumps(settings))
+        """Stores settings in the browser, and reloads the page."""
+        self.run("localStorage.setItem('edge-llava.settings', given[0])", json.dumps(settings))
         self.reload()
 
     def run(self, script: str, *given: Any) -> Any:

@@ -61,7 +61,7 @@ def talked(page: Any, image_file: Callable[..., bytes]) -> Any:
     page.drop(("noise.png", "image/png", image_file(seed=101)))
     page.ask("What?")
     page.wait_for_answer()
-    page.click("summary")
+    page.click(".figures summary")
     page.drop(("noise.png", "image/png", image_file(seed=102)))
     return page
 
@@ -91,14 +91,17 @@ def test_the_keyboard_reaches_everything_in_order(talked: Any) -> None:
     talked.browser.emulate(height=1600)  # all of it is in view
     talked.run("document.body.tabIndex = -1; document.body.focus()")
     order = []
-    for _ in range(14):
+    for _ in range(18):
         talked.press(TAB)
         label, is_seen = talked.run(focused)
         assert is_seen, label
         order.append(label)
-    assert order[:7] == ["Skip to the question", "New chat", "Settings", "Dark", "View noise.png", "Copy", "Ask again"]
-    assert order[7].startswith("12 tokens")
-    assert order[8:] == ["View noise.png", "Remove noise.png", "Question", "Add images", "Take a photo", "Send"]
+    assert order[:4] == ["Skip to the question", "New chat", "Settings", "Dark"]
+    assert order[4].startswith("What?")
+    assert order[5:7] == ["Actions for What?", "Delete everything"]
+    assert order[7:11] == ["View noise.png", "Copy", "Ask again", "Another image"]
+    assert order[11].startswith("12 tokens")
+    assert order[12:] == ["View noise.png", "Remove noise.png", "Question", "Add images", "Take a photo", "Send"]
 
 
 def test_the_focus_begins_and_stays_in_the_question(page: Any) -> None:
@@ -148,13 +151,13 @@ def test_dark_and_light(page: Any) -> None:
 def test_nothing_is_wider_than_the_screen(talked: Any) -> None:
     measure = (
         "Math.max(document.documentElement.scrollWidth, ...[...document.querySelectorAll("
-        "'header, main, form, .card, .exchange, dialog[open], dialog[open] form')].map((e) => e.scrollWidth))"
+        "'header, main, form, .card, .exchange, #chats, dialog[open], dialog[open] form')].map((e) => e.scrollWidth))"
     )
     for width in (320, 390, 1200):
         talked.browser.emulate(width=width, height=640)
         assert talked.get(measure) <= width
         talked.run("scrollTo(0, 0)")
-        for opener in ("#settings", ".exchange .thumbnail"):
+        for opener in ("#settings", ".exchange .thumbnail", *["#show-chats"] * (width < 1120)):
             talked.click(opener)
             assert talked.get(measure) <= width
             talked.press(ESCAPE)

@@ -4,14 +4,20 @@ import { readEvents } from "./events.js";
 import { CUT_OFF, Fault, GONE, UNSENT, refusal } from "./faults.js";
 
 export class Client {
+  /**
+   * The model that is served, once it is known: its id; n_ctx, the positions of a conversation; notice, a sentence or
+   * null; language_on and vision_on, where it computes.
+   */
+  served = {};
+
   constructor(settings) {
     this.settings = settings;
   }
 
-  /** The model that is served: its id, and n_ctx, the positions of a conversation. Throws a Fault. */
-  async model() {
+  /** Finds out which model is served. Throws a Fault. */
+  async meet() {
     const { data } = await (await this.#fetch("v1/models")).json();
-    return data[0];
+    return (this.served = data[0]);
   }
 
   /** Has the server compute what stands before a question. `signal` stops it. Whatever fails, the question will say. */
@@ -24,10 +30,11 @@ export class Client {
    * Returns a report {finishReason, usage, timings}; throws a Fault if there is no answer, or only part of one.
    */
   async ask(messages, onText, signal) {
-    const { temperature, maxTokens } = this.settings;
+    const { temperature, topP, maxTokens } = this.settings;
     const body = {
       messages: this.#afterSystem(messages),
       temperature,
+      top_p: topP,
       max_tokens: maxTokens,
       stream: true,
       stream_options: { include_usage: true },

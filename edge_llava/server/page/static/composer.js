@@ -20,7 +20,7 @@ export class Composer {
       hooks.onSend();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !document.querySelector("dialog[open]")) hooks.onStop();
+      if (event.key === "Escape" && !document.querySelector("dialog[open], :popover-open")) hooks.onStop();
     });
   }
 

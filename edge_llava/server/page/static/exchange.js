@@ -16,11 +16,13 @@ export class Exchange {
   #firstS = 0;
   #text = document.createTextNode(""); // as much of the answer as is drawn
   #drawing = 0;
-  #isOver = false;
+  #figures = null;
 
   answer = "";
+  note = "";
+  isOver = false;
 
-  /** hooks: onAgain, onDrawn, onSay(text), onView(image). */
+  /** hooks: onAgain, onOther, onDrawn, onSay(text), onView(image). */
   constructor({ question, images }, hooks) {
     this.hooks = hooks;
     this.question = question;
@@ -32,7 +34,20 @@ export class Exchange {
     this.doing = images.length > 0 ? "Looking…" : "Thinking…";
     this.#part("[data-doing]").textContent = this.doing;
     this.#part("[data-again]").addEventListener("click", hooks.onAgain);
+    this.#part("[data-other]").addEventListener("click", hooks.onOther);
     this.#part("[data-copy]").addEventListener("click", () => this.#copy());
+  }
+
+  /** What is kept of it. */
+  get turn() {
+    const { question, answer } = this;
+    const images = this.images.map(({ name, blob }) => ({ name, blob }));
+    return { question, images, answer, note: this.isOver ? this.note : "Interrupted.", figures: this.#figures };
+  }
+
+  /** The question is sent now. */
+  begin() {
+    this.#part(".doing").hidden = false;
     this.ticking = setInterval(() => this.#tick(), TICK_MS);
   }
 
@@ -41,7 +56,7 @@ export class Exchange {
     const shown = this.images.map(asPart);
     const content = shown.length > 0 ? [...shown, { type: "text", text: this.question }] : this.question;
     const asked = { role: "user", content };
-    return this.#isOver ? [asked, { role: "assistant", content: this.answer }] : [asked];
+    return this.isOver ? [asked, { role: "assistant", content: this.answer }] : [asked];
   }
 
   write(text) {
@@ -56,16 +71,25 @@ export class Exchange {
     this.#drawing ||= setTimeout(() => this.#draw(), DRAW_MS);
   }
 
-  /** The answer is over; the note says why it is not whole. */
-  end(report, note, nCtx) {
+  /** The answer is over; the note says why it is not whole. served: the model, as `Client.served`. */
+  end(report, note, served) {
+    const figures = figuresOf(report, { firstS: this.#firstS, wholeS: this.#elapsedS }, served);
+    this.show({ answer: this.answer, note, figures });
+  }
+
+  /** Shows an answer that is over. */
+  show({ answer, note, figures }) {
+    this.answer = answer;
     this.#settle();
     this.#draw();
-    this.#isOver = true;
+    this.isOver = true;
     this.element.classList.remove("is-writing");
+    this.#part(".answer").hidden = !answer;
     this.#part(".after").hidden = false;
     this.#part(".note").hidden = !note;
-    this.#part(".note").textContent = note;
-    this.#drawFigures(figuresOf(report, { firstS: this.#firstS, wholeS: this.#elapsedS }, nCtx));
+    this.#part(".note").textContent = this.note = note;
+    this.#part(".figures").hidden = !figures;
+    if (figures) this.#drawFigures(figures);
   }
 
   remove() {
@@ -97,7 +121,8 @@ export class Exchange {
     this.#part(".doing").hidden = true;
   }
 
-  #drawFigures({ summary, times, counts }) {
+  #drawFigures(figures) {
+    const { summary, times, counts } = (this.#figures = figures);
     this.#part("summary").textContent = summary;
     this.#part(".bar").append(...times.map(segment));
     this.#part(".times").append(...times.map(({ name, kind, seconds: s }) => pair(name, seconds(s), kind)));

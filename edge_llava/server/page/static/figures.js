@@ -1,19 +1,21 @@
 /** How long an answer took, where the time went, and how many tokens it was. */
 
+const LEAST_TOKENS = 16; // a rate of fewer says little
+
 /**
  * Combines the server's report, which may lack parts, with the times that this page measured: seconds until the
- * first text and until the end. Returns {summary: one line, times: in order, adding up to the whole, counts}.
+ * first text and until the end. served: the model, as `Client.served`. Returns {summary: one line, times: in order, adding up to the whole, counts}.
  */
-export function figuresOf({ usage, timings }, seen, nCtx) {
+export function figuresOf({ usage, timings }, seen, served) {
   const decodeS = timings?.decode_s ?? seen.wholeS - seen.firstS;
   const nTokens = usage?.completion_tokens;
-  const rate = nTokens > 1 && decodeS > 0 ? (nTokens - 1) / decodeS : 0;
+  const rate = nTokens >= LEAST_TOKENS && decodeS > 0 ? (nTokens - 1) / decodeS : 0;
   const summary = [
     nTokens === undefined ? seconds(seen.wholeS) : `${nTokens} token${nTokens === 1 ? "" : "s"}`,
     rate > 0 ? `${rate.toFixed(rate < 10 ? 1 : 0)} tokens/s` : "",
     seen.firstS > 0 ? `first after ${seconds(seen.firstS)}` : "",
   ];
-  return { summary: summary.filter(Boolean).join(" · "), times: timesOf(timings, seen), counts: countsOf(usage, nCtx) };
+  return { summary: summary.filter(Boolean).join(" · "), times: timesOf(timings, seen), counts: countsOf(usage, served) };
 }
 
 /** Formats a duration with three digits. */
@@ -37,14 +39,16 @@ function timesOf(timings, { firstS, wholeS }) {
   return parts;
 }
 
-function countsOf(usage, nCtx) {
-  if (!usage) return [];
+function countsOf(usage, served) {
+  const model = ["Model", served.id];
+  if (!usage) return [model];
   const { prompt_tokens: nPrompt, completion_tokens: nAnswer, prompt_tokens_details: within } = usage;
   return [
     ["Prompt", nPrompt],
     ["of images", within.image_tokens],
     ["from cache", within.cached_tokens],
     ["Answer", nAnswer],
-    ["Context used", `${nPrompt + nAnswer} of ${nCtx}`],
+    ["Context used", `${nPrompt + nAnswer} of ${served.n_ctx}`],
+    model,
   ];
 }

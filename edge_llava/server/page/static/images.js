@@ -2,11 +2,12 @@
 
 const LONG_SIDE = 1344; // pixels: LLaVA-1.6 looks at four tiles of 336 at most, LLaVA-1.5 at one
 const QUALITY = 0.92;
+const THUMBNAIL = 96; // pixels
 const SENDABLE = /^image\/(jpeg|png|webp|gif|bmp)$/; // sent byte for byte; others become JPEG
 
 /**
- * Reads a File as {name, url}; the url is a data: URL that is shown and sent. A file that is small enough is kept byte
- * for byte. Throws an Error whose message is for the user.
+ * Reads a File as {name, blob, url}; the url is a data: URL of the blob that is shown and sent. A file that is small
+ * enough is kept byte for byte. Throws an Error whose message is for the user.
  */
 export async function readImage(file) {
   const name = file.name || "image";
@@ -17,9 +18,15 @@ export async function readImage(file) {
     throw new Error(`“${name}” is not an image that this browser can read.`);
   }
   const scale = LONG_SIDE / Math.max(bitmap.width, bitmap.height);
-  const url = scale >= 1 && SENDABLE.test(file.type) ? await toDataUrl(file) : draw(bitmap, Math.min(scale, 1));
+  const blob = await (scale >= 1 && SENDABLE.test(file.type) ? copy(file) : draw(bitmap, Math.min(scale, 1)));
   bitmap.close();
-  return { name, url };
+  return { name, blob, url: await toDataUrl(blob) };
+}
+
+/** A small JPEG of an image. */
+export async function shrink(blob) {
+  const bitmap = await createImageBitmap(blob);
+  return draw(bitmap, Math.min(1, THUMBNAIL / Math.min(bitmap.width, bitmap.height)));
 }
 
 /** The files among what was dropped or pasted that may be images. */
@@ -36,14 +43,23 @@ function draw(bitmap, scale) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL("image/jpeg", QUALITY);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", QUALITY));
 }
 
-function toDataUrl(file) {
+/** The file itself may change or vanish. */
+async function copy(file) {
+  try {
+    return new Blob([await file.arrayBuffer()], { type: file.type });
+  } catch {
+    throw new Error(`“${file.name}” can no longer be read.`);
+  }
+}
+
+export function toDataUrl(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Error(`“${file.name}” can no longer be read.`));
-    reader.readAsDataURL(file);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
   });
 }

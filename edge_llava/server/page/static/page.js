@@ -2,19 +2,22 @@
 
 import { Announcer } from "./announcer.js";
 import { isHandheld } from "./camera.js";
+import { ChatList } from "./chat_list.js";
+import { Chats } from "./chats.js";
 import { Client } from "./client.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { Draft } from "./draft.js";
+import { save } from "./export.js";
 import { FaultBanner } from "./fault_banner.js";
+import { readImage } from "./images.js";
 import { Intake } from "./intake.js";
 import { Scroll } from "./scroll.js";
-import { KeyDialog, Settings, SettingsDialog } from "./settings.js";
+import { ServedModel } from "./served_model.js";
+import { KeyDialog, Settings, SettingsDialog, stored } from "./settings.js";
 import { Viewer } from "./viewer.js";
 
-const LOOK_AGAIN_MS = 3000;
-let lookingAgain = 0;
-let preparing = null; // the AbortController of what is computed while the question is written
+const OPEN = "edge-llava.chat"; // which conversation a reload of this tab shows
 
 const at = (id) => document.getElementById(id);
 const settings = new Settings();
@@ -24,20 +27,27 @@ const announcer = new Announcer(at("announcer"));
 const banner = new FaultBanner(at("fault"));
 const scroll = new Scroll(at("latest"));
 const keyDialog = new KeyDialog(at("key-dialog"), settings);
-const settingsDialog = new SettingsDialog(at("settings-dialog"), settings);
 
 const view = (image) => viewer.open(image);
 const complain = (message) => banner.show(message);
-const conversation = new Conversation(at("turns"), client, {
-  onChange: changed,
-  onText: (text) => announcer.feed(text),
-  onDrawn: () => scroll.grown(),
-  onUnanswered: unanswered,
-  onSay: (text) => {
-    announcer.finish();
-    announcer.say(text);
+const served = new ServedModel(client, {
+  onFault: complain,
+  onBack: () => banner.hide(),
+  onKey: () => keyDialog.open(),
+});
+const settingsDialog = new SettingsDialog(at("settings-dialog"), settings, () => {
+  if (settings.keeps) chats.keepAll();
+  else chats.remove(null).then(() => chats.keep(conversation)); // in this tab
+});
+const chats = new Chats(settings, { onFault: complain, onChange: drawList, onDelete: drop });
+const list = new ChatList(at("chats"), {
+  onOpen: open,
+  onSave: (id, format) => read(id).then((record) => record && save(record, format)),
+  onRename: (id, title) => chats.rename(id, title),
+  onRemove: (id) => {
+    drop(id);
+    chats.remove(id);
   },
-  onView: view,
 });
 const draft = new Draft(at("composer"), {
   onChange: changed,
@@ -60,51 +70,119 @@ new Intake(
   },
   complain,
 );
+let conversation = begin();
+let preparing = null; // the AbortController of what is computed while the question is written
+let other = ""; // the question that is to be asked about another image
 
-at("settings").addEventListener("click", () => settingsDialog.open());
+for (const button of document.querySelectorAll("[data-close]")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+at("settings").addEventListener("click", () => {
+  settingsDialog.open();
+  served.meet();
+});
 at("new").addEventListener("click", () => {
-  conversation.clear();
+  turnTo();
   draft.clear();
-  prepare();
-  banner.hide();
-  changed();
   draft.focus();
+});
+at("other").addEventListener("change", askOther);
+addEventListener("beforeunload", (event) => {
+  if (conversation.isRunning || chats.areUnkept) event.preventDefault();
+});
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden && conversation.isRunning) chats.keep(conversation); // a phone may never show the page again
 });
 if (!isHandheld()) draft.focus();
 changed();
-meet();
+served.meet();
+const last = stored(() => sessionStorage.getItem(OPEN));
+if (last) open(last);
+drawList();
 
-/** Finds out which model is served; retries while nothing answers. */
-async function meet() {
-  try {
-    const model = await client.model();
-    conversation.nCtx = model.n_ctx;
-    at("model").hidden = false;
-    at("model-name").textContent = at("model").title = model.id;
-    if (at("model").classList.contains("is-gone")) banner.hide();
-    at("model").classList.remove("is-gone");
-  } catch (fault) {
-    if (fault.kind === "gone") lost(fault);
-    else if (fault.kind === "key" && (await keyDialog.open())) await meet();
-    else banner.show(fault.message);
-  }
+/** An empty conversation. */
+function begin() {
+  const begun = new Conversation(at("turns"), client, {
+    onChange: changed,
+    onText: (text) => announcer.feed(text),
+    onDrawn: () => scroll.grown(),
+    onUnanswered: unanswered,
+    onSay: (text) => {
+      announcer.finish();
+      announcer.say(text);
+    },
+    onKeep: () => chats.keep(begun),
+    onOther: (question) => {
+      other = question;
+      at("other").click();
+    },
+    onView: view,
+  });
+  return begun;
 }
 
-function lost(fault) {
-  banner.show(fault.message);
-  at("model").classList.add("is-gone");
-  clearTimeout(lookingAgain);
-  lookingAgain = setTimeout(meet, LOOK_AGAIN_MS);
+/** Leaves the conversation for another one: a record of `Chats`, or else a new one. */
+function turnTo(record) {
+  conversation.leave();
+  conversation = begin();
+  if (record) conversation.show(record);
+  banner.hide();
+  prepare();
+  changed();
+  drawList();
+}
+
+function read(id) {
+  return chats.read(id).catch(() => complain("The browser can no longer read this conversation."));
+}
+
+async function open(id) {
+  list.hide();
+  const record = await read(id);
+  if (!record) return;
+  turnTo(record);
+  scroll.toEnd();
+  if (!isHandheld()) draft.focus();
+}
+
+/** A conversation is deleted, all if the id is null. */
+function drop(id) {
+  const shown = conversation.record?.id;
+  if (!shown || (id !== null && id !== shown)) return;
+  turnTo();
+  chats.remove(shown); // leaving it may have kept its last answer
+}
+
+async function drawList() {
+  const records = await chats.list();
+  const id = conversation.record?.id;
+  list.draw(records, id);
+  document.body.classList.toggle("keeps", settings.keeps);
+  stored(() => sessionStorage.setItem(OPEN, id ?? ""));
 }
 
 async function send() {
   await draft.read;
   if (conversation.isRunning || draft.isEmpty) return;
+  ask(draft.take());
+  if (isHandheld()) draft.field.blur(); // the keyboard would cover the answer
+}
+
+function ask(asked) {
   banner.hide();
   scroll.toEnd();
   preparing = null; // the question continues it
-  conversation.ask(draft.take()).then(prepare);
-  if (isHandheld()) draft.field.blur(); // the keyboard would cover the answer
+  conversation.ask(asked).then(prepare);
+}
+
+/** In a conversation of its own: a model that has seen one image answers less well about another. */
+async function askOther({ target }) {
+  const files = [...target.files];
+  target.value = ""; // the same file may be chosen again
+  const images = await Promise.all(files.map(readImage)).catch((error) => complain(error.message));
+  if (!images?.length) return;
+  turnTo();
+  ask({ question: other, images });
 }
 
 /** Starts as soon as images are chosen. Removing them stops it. */
@@ -125,11 +203,11 @@ function changed() {
 /** A question got no answer: it can be sent again, unless its old answer was restored. */
 async function unanswered(asked, fault) {
   if (fault.kind === "key" && (await keyDialog.open())) {
-    meet();
+    served.meet();
     if (asked) conversation.ask(asked);
     return;
   }
   if (asked) draft.putBack(asked);
-  if (fault.kind === "gone") lost(fault);
+  if (fault.kind === "gone") served.lost(fault);
   else if (fault.kind !== "stopped") banner.show(fault.message, fault.retryS);
 }

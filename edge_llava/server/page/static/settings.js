@@ -1,62 +1,90 @@
-/** How to answer, and the key. They are kept for this tab, until it is closed. */
+/** How to answer and whether to keep conversations, kept in this browser; and the key, kept for this tab. */
+
+import { agreed, answerOf } from "./question_dialog.js";
 
 const KEPT_AS = "edge-llava.settings";
-const DEFAULTS = { temperature: 0.2, maxTokens: 512, system: "", key: "" };
+const KEY_KEPT_AS = "edge-llava.key";
+const DEFAULTS = { temperature: 0.2, topP: 1, maxTokens: 512, system: "", keeps: true };
 
 export class Settings {
+  key = "";
+
   constructor() {
-    Object.assign(this, DEFAULTS, read());
+    this.#read();
+    addEventListener("storage", ({ key }) => key === KEPT_AS && this.#read()); // another tab changed them
     const given = new URLSearchParams(location.hash.slice(1)).get("key");
     if (given) {
       // a link that was printed with the key: it must not stay in the address bar
       history.replaceState(null, "", location.pathname + location.search);
-      this.change({ key: given });
+      this.changeKey(given);
     }
   }
 
   change(values) {
-    Object.assign(this, values);
-    try {
-      sessionStorage.setItem(KEPT_AS, JSON.stringify(this));
-    } catch {
-      // storage is blocked: kept until the page is left
-    }
+    const { key, ...kept } = Object.assign(this, values);
+    stored(() => localStorage.setItem(KEPT_AS, JSON.stringify(kept)));
+  }
+
+  changeKey(key) {
+    this.key = key;
+    stored(() => sessionStorage.setItem(KEY_KEPT_AS, key));
+  }
+
+  #read() {
+    Object.assign(this, DEFAULTS, stored(() => JSON.parse(localStorage.getItem(KEPT_AS))));
+    this.key = stored(() => sessionStorage.getItem(KEY_KEPT_AS)) ?? this.key;
   }
 }
 
-function read() {
+/** What `work` with the browser's storage returns; null if it is blocked: kept until the page is left. */
+export function stored(work) {
   try {
-    return JSON.parse(sessionStorage.getItem(KEPT_AS)) ?? {};
+    return work();
   } catch {
-    return {};
+    return null;
   }
 }
 
 /** The dialog that changes the settings; its fields have the same names. */
 export class SettingsDialog {
-  constructor(dialog, settings) {
+  /** onKeeps: called when conversations are to be kept from now on, or no more. */
+  constructor(dialog, settings, onKeeps) {
     this.dialog = dialog;
     this.settings = settings;
+    this.onKeeps = onKeeps;
     const form = dialog.querySelector("form");
     this.fields = form.elements;
-    form.addEventListener("input", () => this.#drawOutput());
+    form.addEventListener("input", () => this.#drawOutputs());
     form.addEventListener("submit", () => this.#save());
-    form.querySelector("[data-close]").addEventListener("click", () => dialog.close());
   }
 
   open() {
-    for (const name of ["temperature", "maxTokens", "system"]) this.fields[name].value = this.settings[name];
-    this.#drawOutput();
+    const { keeps, ...shown } = this.settings;
+    for (const name of ["temperature", "topP", "maxTokens", "system"]) this.fields[name].value = shown[name];
+    this.fields.keeps.checked = keeps;
+    this.#drawOutputs();
     this.dialog.showModal();
   }
 
-  #save() {
-    const { temperature, maxTokens, system } = this.fields;
-    this.settings.change({ temperature: +temperature.value, maxTokens: +maxTokens.value, system: system.value.trim() });
+  async #save() {
+    const { temperature, topP, maxTokens, system, keeps } = this.fields;
+    this.settings.change({
+      temperature: +temperature.value,
+      topP: +topP.value,
+      maxTokens: +maxTokens.value,
+      system: system.value.trim(),
+    });
+    if (keeps.checked === this.settings.keeps) return;
+    const text = "Conversations in this browser are deleted; the one on this page stays until its tab is closed.";
+    if (!keeps.checked && !(await agreed("Keep no conversations?", text, "Keep none"))) return;
+    this.settings.change({ keeps: keeps.checked });
+    this.onKeeps();
   }
 
-  #drawOutput() {
-    this.dialog.querySelector("b").textContent = this.fields.temperature.value;
+  #drawOutputs() {
+    for (const name of ["temperature", "topP"]) {
+      this.fields[name].closest("label").querySelector("b").textContent = this.fields[name].value;
+    }
   }
 }
 
@@ -65,25 +93,17 @@ export class KeyDialog {
   constructor(dialog, settings) {
     this.dialog = dialog;
     this.settings = settings;
-    dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
   }
 
   /** Resolves, once the dialog is closed, to whether a key was given. */
-  open() {
-    const { key } = this.dialog.querySelector("form").elements;
+  async open() {
+    const { key: field } = this.dialog.querySelector("form").elements;
     this.dialog.querySelector("[data-wrong]").hidden = !this.settings.key;
-    this.dialog.returnValue = "";
-    this.dialog.showModal();
-    return new Promise((resolve) =>
-      this.dialog.addEventListener("close", () => resolve(this.#take(key)), { once: true }),
-    );
-  }
-
-  #take(field) {
+    const isGiven = (await answerOf(this.dialog)) === "given";
     const key = field.value;
     field.value = "";
-    if (this.dialog.returnValue !== "given" || key === "") return false;
-    this.settings.change({ key: key.replace(/[^!-~]/g, "") }); // no space that was copied with it
+    if (!isGiven || key === "") return false;
+    this.settings.changeKey(key.replace(/[^!-~]/g, "")); // no space that was copied with it
     return true;
   }
 }
