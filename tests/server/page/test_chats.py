@@ -124,6 +124,7 @@ def test_conversations_are_listed_renamed_and_deleted(kept: Any, image_file: Cal
     kept.until("document.querySelector('#question-dialog').open")
     kept.press("Renamed\n")
     kept.until(f"{TITLES}[1] === 'Renamed'")
+    assert kept.get("document.activeElement.ariaLabel") == "Actions for Renamed"
     open_chat(kept, "Renamed")
     ask(kept, "Still?")
     assert kept.get(TITLES) == ["Renamed", "First?"]  # an answer does not undo it
@@ -136,6 +137,7 @@ def test_conversations_are_listed_renamed_and_deleted(kept: Any, image_file: Cal
     agree(kept)
     kept.until(f"{TITLES}.length === 1")
     assert kept.get(QUESTIONS) == []
+    assert kept.get("document.activeElement.id") == "question"
     kept.reload()
     kept.until(f"{TITLES}.length === 1")
     assert kept.get(TITLES) == ["First?"]

@@ -47,7 +47,7 @@ export class ChatList {
 
   #make(id) {
     const item = document.getElementById("chat").content.firstElementChild.cloneNode(true);
-    const [open, , name, , details] = item.querySelectorAll("*");
+    const [open, , name, , details, summary] = item.querySelectorAll("*");
     item.id = id;
     open.addEventListener("click", () => this.hooks.onOpen(id));
     const gone = () => `“${name.textContent}” and its images are deleted.`;
@@ -63,6 +63,7 @@ export class ChatList {
       button.textContent = label;
       button.addEventListener("click", () => {
         details.open = false;
+        summary.focus(); // where the focus returns to after a dialog
         act();
       });
     }

@@ -47,6 +47,7 @@ const list = new ChatList(at("chats"), {
   onRemove: (id) => {
     drop(id);
     chats.remove(id);
+    if (!isHandheld()) draft.focus();
   },
 });
 const draft = new Draft(at("composer"), {
