@@ -143,6 +143,22 @@ def test_conversations_are_listed_renamed_and_deleted(kept: Any, image_file: Cal
     assert kept.get(TITLES) == ["First?"]
 
 
+def test_a_phone_shows_the_list_on_demand(kept: Any) -> None:
+    kept.browser.emulate(width=360, height=740)
+    assert not kept.is_shown("#show-chats")  # there is nothing to show
+    ask(kept, "First?")
+    kept.click("#new")
+    assert not kept.is_shown("#chats")
+    kept.click("#show-chats")
+    assert kept.is_shown("#chats")
+    open_chat(kept, "First?")
+    kept.until("!document.querySelector('#chats').checkVisibility()")
+    assert kept.get(QUESTIONS) == ["First?"]
+    kept.click("#show-chats")
+    kept.press(ESCAPE)
+    assert not kept.is_shown("#chats")
+
+
 def test_one_button_deletes_everything(kept: Any) -> None:
     for question in ("First?", "Second?"):
         kept.click("#new")
@@ -272,6 +288,13 @@ def test_what_is_left_while_it_is_answered_is_kept(open_page: Callable[..., Any]
     assert len(page.text(".answer")) > 3
     assert page.text(".note") == "Interrupted."
     assert not page.run(ASKS_FIRST)
+    page.ask("Go on.")
+    page.until("document.querySelector('.exchange:last-child .answer').textContent.length > 3")
+    page.click("#chats li > button")  # the conversation that is shown already
+    page.until("document.querySelector('.exchange:last-child .answer').textContent.length > 30")
+    assert page.is_shown("#stop")
+    page.press(ESCAPE)
+    page.wait_for_answer()
 
 
 def test_a_hidden_page_keeps_a_question_until_it_is_answered_or_refused(

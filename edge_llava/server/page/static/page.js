@@ -139,7 +139,7 @@ function read(id) {
 
 async function open(id) {
   list.hide();
-  const record = await read(id);
+  const record = id !== conversation.record?.id && (await read(id)); // the one on the page may be answering
   if (!record) return;
   turnTo(record);
   scroll.toEnd();
@@ -155,10 +155,10 @@ function drop(id) {
 }
 
 async function drawList() {
+  document.body.classList.toggle("keeps", settings.keeps);
   const records = await chats.list();
   const id = conversation.record?.id;
   list.draw(records, id);
-  document.body.classList.toggle("keeps", settings.keeps);
   stored(() => sessionStorage.setItem(OPEN, id ?? ""));
 }
 
