@@ -58,7 +58,7 @@ class Session:
         self.n_dropped = 0
         self.timings: Timings | None = None
         self._engine, self._planner, self._opened = engine, planner, opened
-        self._past: list[PastTurn] = []
+        self._system, self._past = "", list[PastTurn]()
         self._asked: Turn | None = None  # the question that may be answered next, or is being answered
         self._prepared: tuple[list[Position], Answer] | None = None
         self._owner = next(_owners)
@@ -120,7 +120,9 @@ class Session:
                 return None
             self._engine.check_room(is_preparation=True)
             message = Message("user", "", images)
-            turns = self._planner.continue_with(self._past, message, self.on_full, self.options.max_new_tokens)
+            turns = self._planner.continue_with(
+                self._past, message, self.on_full, self.options.max_new_tokens, self._system
+            )
             # earlier images are in other questions, too, which wait for them on their own
             runs = [
                 replace(run, encoding=None) if isinstance(run, ImageRun) else run
@@ -151,8 +153,28 @@ class Session:
         if (turn := self._asked) is not None:
             turn.cancel()
 
+    def resume(self, messages: Sequence[Message]) -> None:
+        """Replaces the conversation by another one, which the next question continues.
+
+        Args:
+            messages: A system message for the place of the template's own text, or none; then questions, each with its
+                answer, or none.
+
+        Raises:
+            ImageError: As `ask`.
+            ContextOverflow: If the messages do not fit, see `on_full`; nothing changed.
+            EdgeLlavaError: As `ask`.
+            ValueError: If the messages are not such a conversation, or a text is not valid Unicode.
+        """
+        with self._engine.gate.inside():
+            self._check_idle()
+            system, past = self._planner.resume(messages, self.on_full, self.options.max_new_tokens)
+        self.clear()
+        self._system, self._past = system, past
+        self.n_dropped = sum(message.role == "assistant" for message in messages) - len(past)
+
     def clear(self) -> None:
-        """Forgets the conversation; the next question begins a new one.
+        """Forgets the conversation, but not its system text; the next question begins a new one.
 
         Raises:
             EdgeLlavaError: If this session is still answering.
@@ -189,7 +211,9 @@ class Session:
         self._check_idle()
         started = time.perf_counter()
         message = Message("user", question, _as_tuple(image))
-        turns = self._planner.continue_with(self._past, message, self.on_full, self.options.max_new_tokens)
+        turns = self._planner.continue_with(
+            self._past, message, self.on_full, self.options.max_new_tokens, self._system
+        )
         return Turn(turns, started, self._engine.gate, self._conclude)
 
     def _check_idle(self) -> None:

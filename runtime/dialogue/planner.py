@@ -39,10 +39,21 @@ class Planner:
         self.template, self.history = language.spec.template, AnswerHistory()
         self._language, self._tower, self._n_ctx = language, tower, n_ctx
 
+    def resume(self, messages: Sequence[Message], on_full: OnFull, max_new_tokens: int) -> tuple[str, list[PastTurn]]:
+        """The system text and the turns of a conversation in which every question is answered."""
+        if all(message.role == "system" for message in messages[:1]) and len(messages) < 2:
+            system = "".join(message.text for message in messages)
+            check_text(system, "the system text")
+            return system, []
+        dialogue = read_messages([*messages, Message("user", "")])
+        n_room = room_for_prompt(self._n_ctx, max_new_tokens) if on_full == "drop-oldest" else None
+        answered = replace(dialogue, exchanges=dialogue.exchanges[:-1])
+        return dialogue.system, self.plan(answered, n_room=n_room, may_change=True)
+
     def continue_with(
-        self, past: Sequence[PastTurn], question: Message, on_full: OnFull, max_new_tokens: int
+        self, past: Sequence[PastTurn], question: Message, on_full: OnFull, max_new_tokens: int, system: str = ""
     ) -> list[PastTurn]:
-        """The turns of a session that stay, and the question after them."""
+        """The turns of a session that stay, and the question after them; `system` is the session's system text."""
         placed = [turn.images for turn in past]
         n_images = sum(map(len, placed)) + len(question.images)
         images = [self._tower.place(image, n_images=n_images, may_change=True) for image in question.images]
@@ -51,15 +62,16 @@ class Planner:
         if images and n_images > 1:  # an image that was alone so far is shown in another form by some
             placed = [[self._tower.place_among_several(run) for run in runs] for runs in placed]
         has_changed = placed != [turn.images for turn in past]
-        if has_changed or self.template.after_past_question != self.template.after_question:
-            past = self._plan_again(past, placed)
-        turns = [*past, PastTurn(question.text, self._next(past, question.text, images))]
+        template = self._template_with(system)
+        if has_changed or template.after_past_question != template.after_question:
+            past = self._plan_again(past, template, placed)
+        turns = [*past, PastTurn(question.text, self._next(past, question.text, images, template))]
         if on_full == "drop-oldest":
             n_room = room_for_prompt(self._n_ctx, max_new_tokens)
             while dropped := turns_to_drop(
                 [turn.n_tokens for turn in turns], [bool(turn.images) for turn in turns], n_room
             ):
-                turns = self._plan_again([turn for index, turn in enumerate(turns) if index not in dropped])
+                turns = self._plan_again([turn for index, turn in enumerate(turns) if index not in dropped], template)
         self._check_room(turns[-1].runs, list_runs(turns[:-1]))
         return turns
 
@@ -113,14 +125,21 @@ class Planner:
         runs = up_to_last_image(list_runs(self.plan(dialogue, salt, n_room)))
         return Request(runs, options, (), salt=salt, is_preparation=True) if runs else None
 
-    def plan(self, dialogue: Dialogue, salt: str = "", n_room: int | None = None) -> list[PastTurn]:
-        """The turns that a session would have had; without the oldest, where they may take only `n_room` positions."""
-        system = dialogue.system if dialogue.system.strip() else ""
-        template = replace(self.template, opening=self.template.open_with(system))
+    def plan(
+        self, dialogue: Dialogue, salt: str = "", n_room: int | None = None, *, may_change: bool = False
+    ) -> list[PastTurn]:
+        """The turns that a session would have had; without the oldest, where they may take only `n_room` positions.
+
+        `may_change` is as of `Tower.place`.
+        """
+        template = self._template_with(dialogue.system)
         n_images = sum(len(exchange.question.images) for exchange in dialogue.exchanges)
         # opened once, since a file can be read only once, and not where an earlier turn does not fit already
         images: Iterable[list[ImageRun]] = (
-            [self._tower.place(image, salt=salt, n_images=n_images) for image in exchange.question.images]
+            [
+                self._tower.place(image, salt=salt, n_images=n_images, may_change=may_change)
+                for image in exchange.question.images
+            ]
             for exchange in dialogue.exchanges
         )
         if n_room is not None:
@@ -146,13 +165,13 @@ class Planner:
         past: Sequence[PastTurn],
         question: str,
         images: Sequence[ImageRun],
-        template: TemplateSpec | None = None,
+        template: TemplateSpec,
         places: Sequence[int] = (),
         *,
         is_past: bool = False,
     ) -> list[Run]:
         """The runs of a question after others, of which `is_past` are followed by more."""
-        template, language = template or self.template, self._language
+        language = self._language
         pieces = build_turn(template, question, images, places, is_first=not past, is_past=is_past)
         carry = past[-1].answer.carry if past and past[-1].answer is not None else ""
         joins = bool(carry) or (template.joins_text and bool(past))
@@ -170,14 +189,20 @@ class Planner:
                 ids += language.tokenize_within(text) if is_inside else language.tokenize(text, add_bos=False)
         return [*runs, TokenRun(tuple(ids))] if ids else runs
 
+    def _template_with(self, system: str) -> TemplateSpec:
+        return replace(self.template, opening=self.template.open_with(system if system.strip() else ""))
+
     def _plan_again(
-        self, turns: Sequence[PastTurn], placed: Sequence[Sequence[ImageRun]] | None = None
+        self,
+        turns: Sequence[PastTurn],
+        template: TemplateSpec,
+        placed: Sequence[Sequence[ImageRun]] | None = None,
     ) -> list[PastTurn]:
         """The same turns in a conversation of their own, each continues the one before; their images as placed now."""
         again: list[PastTurn] = []
         for turn, images in zip(turns, placed or [turn.images for turn in turns], strict=True):
             is_past = turn.answer is not None
-            again.append(replace(turn, runs=self._next(again, turn.question, images, is_past=is_past)))
+            again.append(replace(turn, runs=self._next(again, turn.question, images, template, is_past=is_past)))
         return again
 
     def _plan_start(self, text: str, runs: Sequence[Run], salt: str) -> AnswerStart:

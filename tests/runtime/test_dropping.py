@@ -46,7 +46,7 @@ def alone(forget, ids):
 
     def run(model, chat, question):
         fresh = model.session(GREEDY)
-        fresh._past = model._planner._plan_again(chat._past[:-1])
+        fresh._past = model._planner._plan_again(chat._past[:-1], model._planner.template)
         forget(model)
         answer = ids(fresh.ask(question))
         assert fresh.timings.cached_tokens == 0
