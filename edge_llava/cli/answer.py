@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_llava.cli.conversation.wrapping import AnswerWriter
 from edge_llava.cli.pace import Pace
-from edge_llava.cli.printable import printable
 from edge_llava.cli.tiles import count_all_tiles
 from edge_llava.cli.waiting import WaitingLine
 
@@ -56,7 +56,7 @@ def read_answer(
         pace: How fast this device is, if that is known: for what a terminal shows until the first word is there.
     """
     parts, tokens, finish_reason = [], [], ""
-    is_seen = stream and sys.stdout.isatty()
+    is_seen, writer = stream and sys.stdout.isatty(), AnswerWriter()
     n_tiles = count_all_tiles(tower, images, len(session.images) + len(images))
     waiting = WaitingLine(lambda: session.progress, n_tiles, _latest_pace(session, pace or Pace()))
     with _stopping(session), waiting, _showing_tiles(tower, waiting):
@@ -68,11 +68,9 @@ def read_answer(
                 tokens.append(token.id)
             finish_reason = token.finish_reason or finish_reason
             if stream and token.text:
-                # a pipe gets the answer unchanged
-                click.echo(printable(token.text) if is_seen else token.text, nl=False)
-                sys.stdout.flush()
+                writer.write(token.text)
     if stream:
-        click.echo()
+        writer.end()
         if session.timings is not None and sys.stderr.isatty():
             click.secho(describe_timings(session.timings, finish_reason), err=True, dim=True)
     return FinishedAnswer("".join(parts).strip(), tokens, finish_reason)

@@ -6,6 +6,8 @@ and nothing is kept.
 <home>/bundles/<name>/   bundles made without an explicit output directory
 <home>/default           name or absolute path of the default bundle, one line
 <home>/checked.json      digests already verified, by (path, size, mtime)
+<home>/history          what was typed in conversations, see `edge_llava.cli.conversation.history`; private (0600)
+<home>/conversation.json  the last one, see `edge_llava.cli.conversation.kept`; private (0600)
 <home>/cache/            computed prefixes of conversations, see `edge_llava.runtime.kv.disk_cache`; private (0700)
 <home>/crashes/          what a GPU's driver left when it ended a process, see `edge_llava.cli.crashes`
 <home>/profiles/         measured settings, by bundle and device, see `edge_llava.device.profile`

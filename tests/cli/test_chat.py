@@ -3,13 +3,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,46 +174,8 @@ def test_no_torch_in_a_whole_chat(seeded_q4, photo):
     subprocess.run([sys.executable, "-c", script], check=True, stdin=subprocess.DEVNULL)
 
 
-class Terminal:
-    """The command on a pseudo terminal."""
-
-    def __init__(self, *arguments: object) -> None:
-        self._main, child = pty.openpty()
-        environment = os.environ | {"TERM": "dumb", "COLUMNS": "80"}
-        command = [*COMMAND, *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True
-        )
-        os.close(child)
-        self.text = ""
-
-    def read_until(self, pattern: str, seconds: float = 60) -> str:
-        """Reads until `pattern` occurs in what is new; returns what was read."""
-        start, deadline = len(self.text), time.monotonic() + seconds
-        while not re.search(pattern, self.text[start:]):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {self.text[start:]!r}"
-            if select.select([self._main], [], [], 0.1)[0]:
-                try:
-                    self.text += os.read(self._main, 65536).decode(errors="replace")
-                except OSError:  # the other side is closed
-                    assert re.search(pattern, self.text[start:]), self.text[start:]
-        return self.text[start:]
-
-    def type(self, text: str) -> None:
-        """Types a line."""
-        os.write(self._main, text.encode())
-
-    def close(self) -> int:
-        """Waits for the end and returns the exit code."""
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
-            os.close(self._main)
-
-
-def test_conversation_on_a_terminal(seeded_q4, photo, tmp_path):
-    terminal = Terminal("chat", photo, "-m", seeded_q4, "-n", 6, "--temp", 0)
+def test_conversation_on_a_terminal(open_terminal, seeded_q4, photo, tmp_path):
+    terminal = open_terminal("chat", photo, "-m", seeded_q4, "-n", 6, "--temp", 0)
     saved = tmp_path / "talk.md"
     terminal.read_until(r"\[1 image\] > ")
     terminal.type("What is this?\n")
@@ -234,7 +193,9 @@ def test_conversation_on_a_terminal(seeded_q4, photo, tmp_path):
     terminal.type(f"/save {saved}\n")
     terminal.read_until(r"saved to .*\s+\[1 image\] > ")
     terminal.type("/clear\n")
-    terminal.read_until(r"a new conversation.*\s+> ")
+    terminal.read_until(r"a new conversation about the same 2 images.*\s+\[2 images\] > ")
+    terminal.type("/clear all\n")
+    terminal.read_until(r"a new conversation; .*\s+> ")
     terminal.type("\x04")
     assert terminal.close() == 0
     text = saved.read_text()
@@ -243,8 +204,8 @@ def test_conversation_on_a_terminal(seeded_q4, photo, tmp_path):
 
 
 @pytest.mark.parametrize("on_full", ["error", "drop-oldest"])
-def test_a_conversation_that_fills_the_context(seeded_q4, photo, on_full):
-    terminal = Terminal("chat", photo, "-m", seeded_q4, "-n", 4, "--temp", 0, "-c", 160, "--on-full", on_full)
+def test_a_conversation_that_fills_the_context(open_terminal, seeded_q4, photo, on_full):
+    terminal = open_terminal("chat", photo, "-m", seeded_q4, "-n", 4, "--temp", 0, "-c", 160, "--on-full", on_full)
     terminal.read_until(r"\[1 image\] > ")
     terminal.type("What is this?\n")
     terminal.read_until(r"\n> ")
@@ -252,7 +213,7 @@ def test_a_conversation_that_fills_the_context(seeded_q4, photo, on_full):
         terminal.type("And what else is to be seen?\n")
         terminal.read_until(r"\n> ")
     dropped = "The context was full: the model no longer sees the oldest question, with the answers."
-    refused = "chat --on-full drop-oldest drops the oldest questions instead."
+    refused = "/set on-full drop-oldest drops the oldest questions"
     assert (dropped in terminal.text, refused in terminal.text) == (on_full != "error", on_full == "error")
     terminal.type("What is this? " * 40 + "\n")
     assert "/clear starts a new conversation here" in terminal.read_until(r"starts a new.*\n> ")
@@ -260,11 +221,11 @@ def test_a_conversation_that_fills_the_context(seeded_q4, photo, on_full):
     assert terminal.close() == 0
 
 
-def test_tuning_is_suggested_once_and_only_in_a_conversation(run, seeded_q4, photo, home):
+def test_tuning_is_suggested_once_and_only_in_a_conversation(open_terminal, run, seeded_q4, photo, home):
     assert "tune" not in run("chat", photo, "-m", seeded_q4, "-p", "x", "-n", 1).err
     said = []
     for options in (("--no-profile",), (), ()):
-        terminal = Terminal("chat", photo, "-m", seeded_q4, *options)
+        terminal = open_terminal("chat", photo, "-m", seeded_q4, *options)
         said.append("edge-llava tune -m " in terminal.read_until(r"\[1 image\] > "))
         terminal.type("\x04")
         assert terminal.close() == 0
@@ -272,8 +233,8 @@ def test_tuning_is_suggested_once_and_only_in_a_conversation(run, seeded_q4, pho
     assert len(list((home / "profiles").iterdir())) == 1
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_conversation(seeded_f32, photo):
-    terminal = Terminal("chat", photo, "-m", seeded_f32, "-n", 900, "--temp", 0)
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(open_terminal, seeded_f32, photo):
+    terminal = open_terminal("chat", photo, "-m", seeded_f32, "-n", 900, "--temp", 0)
     terminal.read_until(r"> ")
     terminal.type("Tell me everything.\n")
     terminal.read_until(r"Tell me everything\.\r\n.+", 30)
