@@ -43,7 +43,7 @@ class Terminal:
         os.close(child)
         self.text = ""
 
-    def read_until(self, pattern: str, seconds: float = 8) -> str:
+    def read_until(self, pattern: str, seconds: float = 60) -> str:
         """Reads until `pattern` occurs in what is new; returns what was read."""
         start, deadline = len(self.text), time.monotonic() + seconds
         while not re.search(pattern, self.text[start:]):
