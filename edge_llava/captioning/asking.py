@@ -6,10 +6,11 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edge_llava.captioning.options import CaptionOptions
-from edge_llava.captioning.prepared import Ready
+from edge_llava.captioning.prepared import Damaged, Ready
+from edge_llava.captioning.reading import encode
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 if TYPE_CHECKING:
@@ -34,11 +35,43 @@ class Said:
     seconds: float
 
 
+class Pending(Protocol):
+    """An answer that is being computed."""
+
+    def result(self) -> Said:
+        """Waits for the answer; raises what went wrong with it."""
+        ...
+
+
+class Answerer(Protocol):
+    """What computes answers.
+
+    Attributes:
+        n_at_once: Questions that it works on at the same time.
+    """
+
+    n_at_once: int
+
+    def prepare(self, ready: Ready, stop: threading.Event) -> Damaged | Ready:
+        """Work on an image before its question, in a thread of its own; `stop` is set when it is not needed."""
+        ...
+
+    def ask(self, ready: Ready) -> Pending:
+        """Begins to answer the question about an image."""
+        ...
+
+
 class Asking:
-    """A context in which questions are asked; leaving it ends the answers that were not waited for."""
+    """A context in which questions are asked; leaving it ends the answers that were not waited for.
+
+    Attributes:
+        n_at_once: See `Answerer`.
+    """
 
     def __init__(self, model: LlavaModel, options: CaptionOptions) -> None:
-        self._model, self._options = model, options
+        self._model, self._options, self.n_at_once = model, options, model.options.parallel
+        ahead = options.encode_ahead
+        self._encodes_ahead = model.on_gpu if ahead is None else ahead
         self._threads = ThreadPoolExecutor(model.options.parallel, "edge-llava-caption")
         self._changing, self._has_left = threading.Lock(), False
         self._sessions: set[Session] = set()
@@ -53,6 +86,10 @@ class Asking:
         for session in sessions:
             session.cancel()
         self._threads.shutdown(cancel_futures=True)
+
+    def prepare(self, ready: Ready, stop: threading.Event) -> Damaged | Ready:
+        """Encodes an image where that is worth it: see `CaptionOptions.encode_ahead`."""
+        return encode(self._model, ready, stop) if self._encodes_ahead else ready
 
     def ask(self, ready: Ready) -> Future[Said]:
         """Asks about an image; as many at a time as the model answers.

@@ -7,14 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_llava.bundle.bundle import Bundle
-from edge_llava.captioning.asking import Asking, Said
+from edge_llava.captioning.asking import Answerer, Asking, Pending, Said
 from edge_llava.captioning.beside import Beside
 from edge_llava.captioning.caption import Caption, Provenance
 from edge_llava.captioning.caption_file import CaptionFile
@@ -22,7 +21,7 @@ from edge_llava.captioning.folder import OUTPUT_NAME, FileFault, common_folder, 
 from edge_llava.captioning.one_ahead import work_one_ahead
 from edge_llava.captioning.options import CaptionOptions
 from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unread
-from edge_llava.captioning.reading import Reader, encode
+from edge_llava.captioning.reading import Reader
 from edge_llava.captioning.report import CaptionReport
 from edge_llava.errors import BackendError, ContextOverflow, EdgeLlavaError, ImageError
 from edge_llava.home.files import digest_file
@@ -174,18 +173,20 @@ class CaptionJob:
             EdgeLlavaError: If the output cannot be read or written, or an engine fails. Written lines stay.
         """
         self.captioned = []
-        if not self.todo:
-            return
-        ahead = self._options.encode_ahead
+        if self.todo:
+            with Asking(model, self._options) as asking:
+                self.caption_with(asking, progress)
+
+    def caption_with(self, answerer: Answerer, progress: ProgressCallback = silent) -> None:
+        """As `caption`, with the answers of whatever computes them."""
+        self.captioned = []
 
         def prepare(name: str, stop: threading.Event) -> Prepared:
             image = self._reader.read(self._folder.path(name))
-            if isinstance(image, Ready) and (model.on_gpu if ahead is None else ahead):
-                return encode(model, image, stop)
-            return image
+            return answerer.prepare(image, stop) if isinstance(image, Ready) else image
 
         progress(ProgressEvent("captioning", 0, len(self.todo), "items"))
-        waiting = deque[tuple[str, Prepared, Future[Said] | None]]()
+        waiting = deque[tuple[str, Prepared, Pending | None]]()
         n_done = 0
 
         def settle() -> None:
@@ -194,16 +195,16 @@ class CaptionJob:
             n_done += 1
             progress(ProgressEvent("captioning", n_done, len(self.todo), "items"))
 
-        with closing(work_one_ahead(self.todo, prepare)) as prepared, Asking(model, self._options) as asking:
+        with closing(work_one_ahead(self.todo, prepare)) as prepared:
             for name, image in prepared:
-                waiting.append((name, image, asking.ask(image) if isinstance(image, Ready) else None))
+                waiting.append((name, image, answerer.ask(image) if isinstance(image, Ready) else None))
                 del image  # before the work on the one after next begins
-                if len(waiting) >= model.options.parallel:
+                if len(waiting) >= answerer.n_at_once:
                     settle()
             while waiting:
                 settle()
 
-    def _settle(self, name: str, image: Prepared, asked: Future[Said] | None) -> None:
+    def _settle(self, name: str, image: Prepared, asked: Pending | None) -> None:
         """Writes the line of an image, or notes why it gets none."""
         self._finished.add(name)
         match image:

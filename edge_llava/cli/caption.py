@@ -101,6 +101,16 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
     show_default=True,
     help="With --watch: time between two looks at the folders.",
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Compute the answers on a Ray cluster: HOST:PORT of its head, or local. Each machine has the bundle "
+    "at the same path.",
+)
+@click.option("--ray-workers", type=click.IntRange(1), default=2, metavar="N", show_default=True, help="With --ray.")
+@click.option(
+    "--ray-gpus", type=click.FloatRange(0), default=0.0, metavar="X", show_default=True, help="GPUs for each worker."
+)
 @click.option("--force", is_flag=True, help="Replace an output of other settings, and existing sidecar files.")
 @bundle_option
 @engine_options(without="load_anyway")
@@ -120,6 +130,9 @@ def command(
     replace_descriptions: bool,
     watch: bool,
     interval: float,
+    ray: str | None,
+    ray_workers: int,
+    ray_gpus: float,
     force: bool,
     bundle: str | None,
     engines: EngineChoice,
@@ -144,6 +157,8 @@ def command(
         raise click.UsageError("--out: captions go to a file that a later run can resume, not to stdout. Name a file.")
     if watch and not any(source.is_dir() for source in sources):
         raise click.UsageError("--watch: name a folder to watch")
+    if watch and ray is not None:
+        raise click.UsageError("--watch captions on this machine, without --ray")
     if replace_descriptions and describe is None:
         raise click.UsageError("--replace-descriptions: only --write-metadata writes descriptions")
     options = _make_options(
@@ -180,7 +195,15 @@ def command(
         if not watch:
             with show_progress() as progress:
                 job.check(progress)
-        if watch or job.todo:
+        if job.todo and ray is not None:
+            from edge_llava.captioning.cluster import Cluster, ClusterAsking, Task
+
+            settings = options.digest(opened.manifest, how.visual_tokens, how.alpha, how.max_tiles)
+            task = Task(opened.path.resolve(), settings, options, how)
+            cluster = Cluster(ray, ray_workers, engines.threads or 1, ray_gpus)
+            with ClusterAsking(cluster, task) as workers, show_progress() as progress:
+                job.caption_with(workers, progress)
+        elif watch or job.todo:
             note_most_tiles(form)
             with open_model(opened, how, may_move=engines.leaves_blocks_open) as model:
                 note_places(model)

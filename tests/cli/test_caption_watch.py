@@ -57,6 +57,7 @@ def test_images_are_captioned_as_they_appear_until_a_signal(inbox, seeded_q4, ph
     [
         (("PHOTO", "--watch"), "name a folder to watch"),
         (("INBOX", "--watch", "--interval", "0"), "0.1<=x<=86400"),
+        (("INBOX", "--watch", "--ray", "local"), "without --ray"),
         (("INBOX", "--replace-descriptions"), "only --write-metadata writes descriptions"),
         (("INBOX", "--write-metadata", "exif"), "'image', 'xmp'"),
         (("INBOX", "--write-metadata", "xmp", "--json-schema", "SCHEMA"), "the answers to a schema are JSON"),
@@ -85,3 +86,12 @@ def test_captions_are_written_into_images(run, inbox, photo, seeded_q4):
     report = json.loads(run(*common, "--write-metadata", "xmp", "--json").out)
     assert (report["n_earlier"], report["n_descriptions"], report["faults"]) == (2, 2, [])
     assert "2 images had a description, which was kept" in run(*common, "--write-metadata", "xmp").err
+
+
+def test_a_cluster_needs_its_extra(run, inbox, photo, seeded_q4, monkeypatch):
+    shutil.copy(photo, inbox / "a.jpg")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("caption", inbox, "-m", seeded_q4, "--ray", "local")
+    assert (result.code, result.out) == (3, "")
+    assert "pip install 'edge-llava[cluster]'" in result.err
+    assert [path.name for path in inbox.iterdir()] == ["a.jpg"]
