@@ -107,7 +107,14 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
     help="Compute the answers on a Ray cluster: HOST:PORT of its head, or local. Each machine has the bundle "
     "at the same path.",
 )
-@click.option("--ray-workers", type=click.IntRange(1), default=2, metavar="N", show_default=True, help="With --ray.")
+@click.option(
+    "--ray-workers",
+    type=click.IntRange(1),
+    default=2,
+    metavar="N",
+    show_default=True,
+    help="With --ray: processes that hold the bundle.",
+)
 @click.option(
     "--ray-gpus", type=click.FloatRange(0), default=0.0, metavar="X", show_default=True, help="GPUs for each worker."
 )
