@@ -88,14 +88,14 @@ class _StageLines:
         if event.total is not None and event.done == event.total:
             amount = f": {format_bytes(event.total)}" if event.unit == "B" else ""
             note(f"{event.stage}{amount}{_detail(event)}")
-        elif event.total is not None and event.unit == "items":
+        elif event.total is not None and event.unit != "B":
             now = time.monotonic()
             then, n_then = self._printed.setdefault(event.stage, (now, event.done))
             if now - then >= _LINE_EVERY_S and event.done > n_then:
                 self._printed[event.stage] = (now, event.done)
                 speed = (event.done - n_then) / (now - then)
                 left = timedelta(seconds=round((event.total - event.done) / speed))
-                amount = f"{event.done:,} of {event.total:,}, {format_speed(speed)}, {left} left"
+                amount = f"{event.done:,} of {event.total:,}, {_speed(event, speed)}, {left} left"
                 note(f"{event.stage}: {amount}{_detail(event)}")
 
 
@@ -135,8 +135,14 @@ def _bars() -> Iterator[ProgressCallback]:
 def _amount(event: ProgressEvent, speed: float | None) -> str:
     if event.unit == "B":
         return f"{format_bytes(event.done)} of {format_bytes(event.total or 0)}"
-    speed_text = f", {format_speed(speed)}" if speed else ""
+    speed_text = f", {_speed(event, speed)}" if speed else ""
     return f"{event.done:,} of {event.total or 0:,}{speed_text}{_detail(event)}"
+
+
+def _speed(event: ProgressEvent, per_second: float) -> str:
+    if event.unit == "steps":
+        return f"{per_second:.1f} steps/s" if per_second >= 1 else f"{1 / per_second:.1f} s/step"
+    return format_speed(per_second)
 
 
 def _detail(event: ProgressEvent) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_llava.bundle.templates import TRAINED_TEMPLATES
-from edge_llava.cli.display import note, show_progress, show_result
+from edge_llava.cli.display import INTERRUPTED, note, show_progress, show_result
 from edge_llava.cli.options import json_option
+from edge_llava.cli.stop_request import watch_for_stop
 from edge_llava.errors import TrainingError
+from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
 if TYPE_CHECKING:
     from edge_llava.training.llava import ProjectorKind
@@ -57,6 +61,9 @@ def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
             help="auto: bf16 if the device computes it natively.",
         ),
         click.option("--save-every", type=click.IntRange(1), default=500, show_default=True, help="Steps per save."),
+        click.option(
+            "--save-minutes", type=_RATE, default=10.0, show_default=True, help="Minutes after which it saves as well."
+        ),
         click.option("--keep-features", is_flag=True, help="Run the tower once per image; needs disk space."),
         click.option("--gradient-checkpointing", is_flag=True, help="Less memory, about a third more time."),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
@@ -76,7 +83,11 @@ def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
 @command.command("align")
 @click.option("--tower", type=_FOLDER, help="CLIP to start from.")
 @click.option("--language", type=_FOLDER, help="LLaMA or Vicuna to start from.")
-@click.option("--checkpoint", type=_FOLDER, help="Instead of these: a LLaVA whose projector is to be trained further.")
+@click.option(
+    "--checkpoint",
+    type=_FOLDER,
+    help="Instead of these: a LLaVA to train its projector further.",
+)
 @click.option(
     "--projector",
     type=click.Choice(["mlp2x_gelu", "linear"]),
@@ -100,6 +111,7 @@ def align_command(
     max_length: int,
     precision: Precision,
     save_every: int,
+    save_minutes: float,
     keep_features: bool,
     gradient_checkpointing: bool,
     seed: int,
@@ -123,7 +135,7 @@ def align_command(
     from edge_llava.training.trainer import Schedule
 
     schedule = Schedule(
-        lr, batch_size=batch, accumulation=accumulate, save_every=save_every, precision=precision, seed=seed
+        lr, batch, accumulate, save_every=save_every, save_every_s=60 * save_minutes, precision=precision, seed=seed
     )
     options = TrainOptions(
         data, images, out, schedule, epochs, max_length,
@@ -135,14 +147,17 @@ def align_command(
         assert tower is not None
         assert language is not None
         llava = join(tower, language, projector, seed)
-    with show_progress() as progress:
-        result = align(llava, options, progress)
+    with _run(out) as progress:
+        result = align(llava, options, progress, watch_for_stop)
     _report(result, as_json)
 
 
 @command.command("finetune")
 @click.option(
-    "--checkpoint", type=_FOLDER, required=True, help="The LLaVA to start from: the output of align, or any other."
+    "--checkpoint",
+    type=_FOLDER,
+    required=True,
+    help="The LLaVA to start from: the output of align, or any other.",
 )
 @click.option(
     "--template",
@@ -173,6 +188,7 @@ def finetune_command(
     max_length: int,
     precision: Precision,
     save_every: int,
+    save_minutes: float,
     keep_features: bool,
     gradient_checkpointing: bool,
     seed: int,
@@ -197,7 +213,7 @@ def finetune_command(
     from edge_llava.training.trainer import Schedule
 
     schedule = Schedule(
-        lr, batch_size=batch, accumulation=accumulate, save_every=save_every, precision=precision, seed=seed
+        lr, batch, accumulate, save_every=save_every, save_every_s=60 * save_minutes, precision=precision, seed=seed
     )
     options = TrainOptions(
         data, images, out, schedule, epochs, max_length,
@@ -205,8 +221,8 @@ def finetune_command(
         keep_features=keep_features, gradient_checkpointing=gradient_checkpointing, restart=restart,
     )  # fmt: skip
     llava = open_llava(checkpoint)
-    with show_progress() as progress:
-        result = finetune(llava, options, progress)
+    with _run(out) as progress:
+        result = finetune(llava, options, progress, watch_for_stop)
     _report(result, as_json)
 
 
@@ -218,8 +234,45 @@ def _prepare(out: Path, overwrite: bool) -> None:
         raise TrainingError(f"{out} exists already. Choose another place with -o, or replace it with --overwrite.")
 
 
+@contextmanager
+def _run(out: Path) -> Iterator[ProgressCallback]:
+    """Shows a run's progress, where it continues, and where it was stopped, which ends the process."""
+    from edge_llava.training.processes import is_first_process
+    from edge_llava.training.saved_steps import last_saved_step, run_directory, step_of
+    from edge_llava.training.step_end import Stopped
+
+    try:
+        with show_progress() as progress:
+            yield _note_continued(progress)
+    except Stopped as stop:
+        if is_first_process():
+            note(
+                f"Stopped at step {stop.step:,} of {stop.n_steps:,}, saved. "
+                f"The same command continues at step {stop.step + 1:,}."
+            )
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        if is_first_process() and (saved := last_saved_step(run_directory(out))) is not None:
+            note(f"Step {step_of(saved):,} is saved. The same command continues from there.")
+        raise
+
+
+def _note_continued(progress: ProgressCallback) -> ProgressCallback:
+    has_begun = False
+
+    def report(event: ProgressEvent) -> None:
+        nonlocal has_begun
+        if event.unit == "steps" and not has_begun:
+            has_begun = True
+            if event.total is not None and 0 < event.done < event.total:
+                note(f"Continuing at step {event.done + 1:,} of {event.total:,}.")
+        progress(event)
+
+    return report
+
+
 def _report(result: TrainResult, as_json: bool) -> None:
-    from edge_llava.training.trainer import is_first_process
+    from edge_llava.training.processes import is_first_process
 
     if not is_first_process():
         return

@@ -15,14 +15,14 @@ class ProgressEvent:
         stage: What is being done, in words for people: "language model, Q4_K_M".
         done: Units finished so far; equal to `total` exactly once, at the end of the stage.
         total: Units of the whole stage, or None where it is not known.
-        unit: "B" for bytes, "items" for anything counted.
+        unit: "B" for bytes, "steps" for the steps of a training run, "items" for anything else that is counted.
         detail: What else can be said of it so far, in a few words for people.
     """
 
     stage: str
     done: int
     total: int | None
-    unit: Literal["B", "items"] = "B"
+    unit: Literal["B", "items", "steps"] = "B"
     detail: str = ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import accumulate
 from pathlib import Path
 
 from edge_llava.home.files import write_text
@@ -63,15 +64,12 @@ class LossCurve:
         axes = figure.add_subplot()
         steps, losses = [point["step"] for point in points], [point["loss"] for point in points]
         axes.plot(steps, losses, linewidth=0.8, marker=".", alpha=0.4, color="tab:blue")
-        axes.plot(steps, _smooth(losses), linewidth=1.6, color="tab:blue")
+        axes.plot(steps, list(accumulate(losses, smooth)), linewidth=1.6, color="tab:blue")
         axes.set(xlabel="step", ylabel="loss", title=title, yscale="log" if min(losses) > 0 else "linear")
         axes.grid(alpha=0.3, which="both")
         figure.savefig(path, dpi=120)
 
 
-def _smooth(values: list[float], memory: float = 0.9) -> list[float]:
-    smoothed, mean = [], values[0]
-    for value in values:
-        mean = memory * mean + (1 - memory) * value
-        smoothed.append(mean)
-    return smoothed
+def smooth(mean: float | None, value: float, memory: float = 0.9) -> float:
+    """Returns the running mean after one more value; None is the mean of no values."""
+    return value if mean is None else memory * mean + (1 - memory) * value

@@ -29,12 +29,16 @@ from edge_llava.training.instructions.conversations import read_conversations
 from edge_llava.training.llava import Llava, LlavaLoss
 from edge_llava.training.lora import LoraOptions, add_lora, merge_lora
 from edge_llava.training.order import draw_order
+from edge_llava.training.processes import is_first_process, n_devices, one_process_first
 from edge_llava.training.samples import IGNORED, Sample, SampleBuilder
+from edge_llava.training.saved_steps import run_directory
 from edge_llava.training.saving import write_checkpoint
-from edge_llava.training.trainer import Batch, Job, Schedule, is_first_process, n_devices, one_process_first, run
+from edge_llava.training.step_end import WatchForStop, never_stop
+from edge_llava.training.trainer import Batch, Job, Schedule, run
 
 ALIGN_SCHEDULE = Schedule(learning_rate=1e-3, batch_size=32)
 FINETUNE_SCHEDULE = Schedule(learning_rate=2e-5, batch_size=16)
+_FREE = ("save_every", "save_every_s")  # settings of a schedule that change nothing about the result
 
 
 @dataclass(frozen=True)
@@ -89,25 +93,38 @@ class TrainResult:
     n_cut: int
 
 
-def align(llava: Llava, options: TrainOptions, progress: ProgressCallback = silent) -> TrainResult:
+def align(
+    llava: Llava,
+    options: TrainOptions,
+    progress: ProgressCallback = silent,
+    watch_for_stop: WatchForStop = never_stop,
+) -> TrainResult:
     """Runs stage 1: trains only the projector, on captions in the plain template.
 
     Args:
         llava: The model to start from; it is changed.
         options: Data and schedule.
-        progress: Receives the number of steps.
+        progress: Receives the number of steps; the first number is that of the steps that an earlier call had saved.
+        watch_for_stop: Watches while steps are taken; if a stop is requested, the step is finished and saved.
 
     Raises:
         DataError: If the data cannot be read.
+        Stopped: If a stop was requested; the same call continues with the next step.
         TrainingError: If training fails; the last saved step is kept, and the same call resumes from it.
     """
     builder = _builder(llava, options)
     conversations = read_conversations(options.data, options.images)
     samples = [builder.plain(conversation) for conversation in conversations]
-    return _train("align", llava, LlavaLoss(llava, train_language=False), samples, options, progress)
+    module = LlavaLoss(llava, train_language=False)
+    return _train("align", llava, module, samples, options, progress, watch_for_stop)
 
 
-def finetune(llava: Llava, options: TrainOptions, progress: ProgressCallback = silent) -> TrainResult:
+def finetune(
+    llava: Llava,
+    options: TrainOptions,
+    progress: ProgressCallback = silent,
+    watch_for_stop: WatchForStop = never_stop,
+) -> TrainResult:
     """Runs stage 2: trains projector and language model on conversations. Arguments and errors are those of `align`."""
     if options.template not in TRAINED_TEMPLATES:
         raise TrainingError(
@@ -119,7 +136,7 @@ def finetune(llava: Llava, options: TrainOptions, progress: ProgressCallback = s
     module = LlavaLoss(llava, train_language=options.lora is None)
     if options.lora is not None:
         add_lora(llava, options.lora, options.schedule.seed)
-    return _train("finetune", llava, module, samples, options, progress)
+    return _train("finetune", llava, module, samples, options, progress, watch_for_stop)
 
 
 def _builder(llava: Llava, options: TrainOptions) -> SampleBuilder:
@@ -134,9 +151,10 @@ def _train(
     samples: list[Sample],
     options: TrainOptions,
     progress: ProgressCallback,
+    watch_for_stop: WatchForStop,
 ) -> TrainResult:
     _check_samples(samples, options)
-    work = options.out.with_name(f"{options.out.name}.training")
+    work = run_directory(options.out)
     folder = ImageFolder(options.images, llava)
     names = [sample.image for sample in samples if sample.image is not None]
     if options.gradient_checkpointing:
@@ -157,7 +175,7 @@ def _train(
         rates = {"llava.model.multi_modal_projector": options.projector_rate} if options.projector_rate else None
         collator = _Collator(reader, llava.special.pad)
         job = Job(stage, module, _Ordered(samples, order), collator, work, rates)
-        loss = run(job, options.schedule, progress)
+        loss = run(job, options.schedule, progress, watch_for_stop)
         if options.lora is not None:
             merge_lora(llava)
         if is_first_process():
@@ -246,14 +264,20 @@ def _fingerprint(stage: str, llava: Llava, options: TrainOptions) -> dict[str, A
     }
 
 
+def _without_free_settings(run: dict[str, Any]) -> dict[str, Any]:
+    schedule = {name: value for name, value in run["schedule"].items() if name not in _FREE}
+    return run | {"schedule": schedule}
+
+
 def _claim(work: Path, fingerprint: dict[str, Any], *, restart: bool) -> None:
     """Makes the run's directory, or finds that it is the same run's."""
     path = work / "run.json"
     if restart:
         shutil.rmtree(work, ignore_errors=True)
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in fingerprint if found.get(key) != json.loads(json.dumps(fingerprint[key]))]
+        found = _without_free_settings(json.loads(path.read_text(encoding="utf-8")))
+        now = _without_free_settings(json.loads(json.dumps(fingerprint)))
+        changed = [key for key in now if found.get(key) != now[key]]
         if changed:
             advice = "Use its settings to resume it, or --restart to discard its steps."
             raise TrainingError(list_faults(f"{work} contains an unfinished run that differs in:", changed, advice))

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset, Sampler, SequentialSampler
@@ -24,14 +23,16 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
-from edge_llava.training.loss_curve import LossCurve
+from edge_llava.training.loss_curve import LossCurve, smooth
+from edge_llava.training.processes import is_first_process, mean_over_processes, n_devices, one_process_first
+from edge_llava.training.saved_steps import complete_step, last_saved_step, read_open_loss, step_of
+from edge_llava.training.step_end import StepEnd, Stopped, StopRequested, WatchForStop, never_stop
 
 Batch = Mapping[str, torch.Tensor]
 # make_adamw(apart): AdamW of all trained parameters but some
 MakeAdamW = Callable[[Sequence[torch.Tensor]], torch.optim.Optimizer]
 Precision = Literal["auto", "fp32", "bf16"]
 
-_COMPLETE = "complete"  # written last into a saved step: without it the save was interrupted
 _WEIGHTS = "model.safetensors"
 _MIN_POINTS = 20  # of the loss curve, if there are as many steps
 _KEEP = 2  # saved steps: the newest, and the one before it in case writing the newest is interrupted
@@ -52,6 +53,7 @@ class Schedule:
         optimizer: optimizer(module, make_adamw) makes another optimizer. A frozen dataclass: its fields are settings of
             the run, as these are.
         save_every: Steps between saved states.
+        save_every_s: Seconds after which the state is saved besides.
         log_every: Steps between points of the loss curve; fewer in short runs.
         precision: Precision of matrix products; "auto" uses bf16 if the device computes it natively.
         seed: Seed of dropout and everything else that is random while training.
@@ -66,6 +68,7 @@ class Schedule:
     beta2: float = 0.999
     optimizer: Callable[[torch.nn.Module, MakeAdamW], torch.optim.Optimizer] | None = None
     save_every: int = 500
+    save_every_s: float = 600.0
     log_every: int = 10
     precision: Precision = "auto"
     seed: int = 0
@@ -92,42 +95,41 @@ class Job:
     group_rates: Mapping[str, float] | None = None
 
 
-def run(job: Job, schedule: Schedule, progress: ProgressCallback = silent) -> float:
+def run(
+    job: Job, schedule: Schedule, progress: ProgressCallback = silent, watch_for_stop: WatchForStop = never_stop
+) -> float:
     """Trains from the last saved step, or from the start, to the end; the module contains the result.
+
+    Args:
+        job: What is trained.
+        schedule: How.
+        progress: Receives the steps taken: before the first one, the number that an earlier call had saved.
+        watch_for_stop: Watches while steps are taken; if a stop is requested, the step is finished and saved.
 
     Returns:
         Mean loss of the last logged steps.
 
     Raises:
+        Stopped: If a stop was requested.
         TrainingError: If loss or gradients stop being finite, or a state cannot be saved; the last saved one is kept.
     """
     curve = LossCurve(job.directory / "loss.jsonl")
     with one_process_first():
         last = last_saved_step(job.directory)
         if is_first_process():
-            curve.resume(after_step=int(last.name.rpartition("-")[2]) if last else 0)
-    trainer = _Trainer(job, schedule, curve, progress)
-    try:
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    finally:
-        if is_first_process():
-            curve.draw(job.directory / "loss.png", title=job.stage)
-    progress(ProgressEvent(job.stage, trainer.state.max_steps, trainer.state.max_steps, "items"))
+            curve.resume(after_step=step_of(last) if last else 0)
+    with watch_for_stop() as is_requested:
+        trainer = _Trainer(job, schedule, curve, progress, is_requested)
+        try:
+            trainer.run(last)
+        finally:
+            if is_first_process():
+                with suppress(OSError):  # a full disk; the curve's points are kept, and an error above is the news
+                    curve.draw(job.directory / "loss.png", title=job.stage)
+    step, n_steps = trainer.state.global_step, trainer.state.max_steps
+    if step < n_steps:
+        raise Stopped(step, n_steps)
     return curve.last_loss
-
-
-def last_saved_step(directory: Path) -> Path | None:
-    """Finds the newest completely saved step, and removes interrupted saves.
-
-    Returns:
-        Its directory `checkpoint-<step>`, or None.
-    """
-    found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found:
-        if not (path / _COMPLETE).is_file():
-            shutil.rmtree(path)
-    complete = [path for path in found if path.exists()]
-    return complete[-1] if complete else None
 
 
 def use_bf16(precision: Precision) -> bool:
@@ -140,34 +142,24 @@ def use_bf16(precision: Precision) -> bool:
     return asked is not None and bool(asked())
 
 
-def n_devices() -> int:
-    """Returns how many processes the launcher started for this run."""
-    return int(_processes().num_processes)
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes."""
-    return bool(_processes().is_main_process)
-
-
-def one_process_first() -> AbstractContextManager[None]:
-    """The first process runs this block before the others do."""
-    block: AbstractContextManager[None] = _processes().main_process_first()
-    return block
-
-
 def _n_steps(job: Job, schedule: Schedule) -> int:
     samples_per_step = schedule.batch_size * schedule.accumulation * n_devices()
     return -(-len(job.samples) // samples_per_step)  # type: ignore[arg-type]
 
 
-def _processes() -> PartialState:
-    return PartialState(cpu=not torch.cuda.is_available())
-
-
 class _Trainer(Trainer):
-    def __init__(self, job: Job, schedule: Schedule, curve: LossCurve, progress: ProgressCallback) -> None:
+    def __init__(
+        self,
+        job: Job,
+        schedule: Schedule,
+        curve: LossCurve,
+        progress: ProgressCallback,
+        is_requested: StopRequested,
+    ) -> None:
         self._job, self._schedule, self._curve, self._progress = job, schedule, curve, progress
+        self._end = StepEnd(schedule.save_every, schedule.save_every_s, is_requested)
+        self._open_loss = self._step_loss = 0.0  # sums since the last point of the curve, and since the last step
+        self._smooth_loss: float | None = None
         arguments = TrainingArguments(
             output_dir=str(job.directory),
             per_device_train_batch_size=schedule.batch_size,
@@ -182,7 +174,7 @@ class _Trainer(Trainer):
             bf16=use_bf16(schedule.precision),
             use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),
-            save_steps=schedule.save_every,
+            save_strategy="no",  # `StepEnd` decides
             save_total_limit=_KEEP,
             logging_steps=max(1, min(schedule.log_every, _n_steps(job, schedule) // _MIN_POINTS)),
             logging_nan_inf_filter=False,
@@ -195,6 +187,14 @@ class _Trainer(Trainer):
         )
         super().__init__(job.module, arguments, data_collator=job.collate, train_dataset=job.samples)
         self.remove_callback(PrinterCallback)
+
+    def run(self, saved: Path | None) -> None:
+        """Takes the steps after a saved one, or all, until the end or a stop."""
+        done = 0
+        if saved is not None:
+            done, self._open_loss = step_of(saved), read_open_loss(saved)
+        self._report(done, _n_steps(self._job, self._schedule))
+        self.train(resume_from_checkpoint=str(saved) if saved else None)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return SequentialSampler(self._job.samples)  # type: ignore[arg-type]
@@ -236,18 +236,42 @@ class _Trainer(Trainer):
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(self._divergence(f"the loss is {loss.item()}"))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(self._divergence(f"the loss is {value}"))
+        self._open_loss += value
+        self._step_loss += value
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds a point to the curve."""
+        """Adds a point to the curve: the mean of the steps since the last one, which an earlier run may have taken."""
         super().log(logs, start_time)
-        if "loss" in logs and is_first_process():
+        if "loss" not in logs:
+            return
+        loss = mean_over_processes([self._open_loss])[0] / self.args.logging_steps
+        self._open_loss = 0.0
+        if is_first_process():
             norm = float(logs.get("grad_norm", 0.0))
-            self._curve.add(self.state.global_step, logs["loss"], logs["learning_rate"], norm)
-            if self.state.global_step < self.state.max_steps:
-                self._progress(ProgressEvent(self._job.stage, self.state.global_step, self.state.max_steps, "items"))
+            try:
+                self._curve.add(self.state.global_step, loss, logs["learning_rate"], norm)
+            except OSError as error:
+                raise self._unwritable(f"the loss of step {self.state.global_step} cannot be written", error) from error
+
+    def _maybe_log_save_evaluate(self, *figures: Any, learning_rate: float | None = None) -> None:
+        """Ends a step: logs, saves, and reports. Called after each step, and once more after the last."""
+        step, n_steps = self.state.global_step, self.state.max_steps
+        is_new = self._end.decide(step, n_steps)
+        self.control.should_save = is_new and self._end.must_save
+        self.control.should_training_stop = self._end.must_stop or step >= n_steps
+        super()._maybe_log_save_evaluate(*figures, learning_rate=learning_rate)
+        if is_new:
+            self._smooth_loss, self._step_loss = smooth(self._smooth_loss, self._step_loss), 0.0
+            self._report(step, n_steps)
+
+    def _report(self, step: int, n_steps: int) -> None:
+        if is_first_process():
+            detail = f"loss {self._smooth_loss:.3f}" if self._smooth_loss is not None and step < n_steps else ""
+            self._progress(ProgressEvent(self._job.stage, step, n_steps, "steps", detail))
 
     def _divergence(self, what: str) -> str:
         last = last_saved_step(self._job.directory)
@@ -259,18 +283,23 @@ class _Trainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         directory = self._job.directory / f"checkpoint-{self.state.global_step}"
+        (open_loss,) = mean_over_processes([self._open_loss])
         try:
-            super()._save_checkpoint(model, trial)
+            with self._end.saving():
+                super()._save_checkpoint(model, trial)
             if is_first_process():
-                (directory / _COMPLETE).touch()
+                complete_step(directory, open_loss)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(directory, ignore_errors=True)
-            last = last_saved_step(self._job.directory)
-            kept = f"{last} is intact" if last else "nothing was saved before"
-            raise TrainingError(
-                f"{self._job.stage}: the state of step {self.state.global_step} cannot be saved: {error}. {kept}. "
-                "Free space and run the same command again: it resumes from there."
-            ) from error
+            raise self._unwritable(f"the state of step {self.state.global_step} cannot be saved", error) from error
+
+    def _unwritable(self, what: str, error: Exception) -> TrainingError:
+        last = last_saved_step(self._job.directory)
+        kept = f"{last} is intact" if last else "nothing was saved before"
+        return TrainingError(
+            f"{self._job.stage}: {what}: {error}. {kept}. "
+            "Free space and run the same command again: it resumes from there."
+        )
 
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
         super()._rotate_checkpoints(use_mtime=False, output_dir=output_dir)  # steps are numbered: no clock is needed

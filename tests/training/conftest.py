@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def material(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -
     write_conversations(root / "conversations.json", conversations)
     write_conversations(root / "with-pictures.json", conversations[:-1])
     return Material(root / "clip", root / "llama", root / "images", root / "conversations.json")
+
+
+@pytest.fixture
+def options(material: Material, tmp_path: Path) -> Any:
+    """TrainOptions for six steps, with every loss in the curve and every second state saved."""
+    from edge_llava.training.stages import TrainOptions
+    from edge_llava.training.trainer import Schedule
+
+    schedule = Schedule(1e-3, batch_size=4, save_every=2, log_every=1, precision="fp32", seed=3)
+    return TrainOptions(material.images.parent / "with-pictures.json", material.images, tmp_path / "out", schedule, 2)
 
 
 @pytest.fixture(scope="session")

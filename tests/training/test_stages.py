@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from demo_checkpoint.muon import MuonForMatrices
 from edge_llava.errors import CheckpointError, DataError, TrainingError
+from edge_llava.home.line_file import LineFile
 from edge_llava.home.lock import hold
+from edge_llava.home.progress import ProgressEvent
 from edge_llava.training import trainer
 from edge_llava.training.lora import LoraOptions
-from edge_llava.training.stages import TrainOptions, align, finetune
+from edge_llava.training.loss_curve import LossCurve
+from edge_llava.training.stages import align, finetune
 from edge_llava.training.starting_point import join, open_llava
-from edge_llava.training.trainer import Schedule
 
 pytestmark = pytest.mark.convert
-SCHEDULE = Schedule(1e-3, batch_size=4, save_every=2, log_every=1, precision="fp32", seed=3)
-
-
-@pytest.fixture
-def options(material, tmp_path) -> TrainOptions:
-    return TrainOptions(material.images.parent / "with-pictures.json", material.images, tmp_path / "out", SCHEDULE, 2)
 
 
 def start(material, projector="mlp2x_gelu"):
@@ -152,75 +143,12 @@ def test_converts(material, options, convert_to):
     assert manifest["parity"]["language"]["tokens_equal"] == manifest["parity"]["language"]["tokens_total"]
 
 
-@pytest.mark.parametrize(
-    ("keep_features", "optimizer"), [(False, None), (True, None), (False, MuonForMatrices(2e-3, 0.05))]
-)
-def test_a_stopped_run_ends_like_one_that_was_not(material, options, tmp_path, monkeypatch, keep_features, optimizer):
-    schedule = replace(options.schedule, optimizer=optimizer)
-    options = replace(options, keep_features=keep_features, schedule=schedule)
-    finetune(start(material), options)
-    stopped = replace(options, out=tmp_path / "stopped")
-
-    steps = 0
-
-    def stop_at_step_five(self, *arguments):
-        nonlocal steps
-        steps += 1
-        if steps == 5:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    original = trainer._Trainer.training_step
-    monkeypatch.setattr(trainer._Trainer, "training_step", stop_at_step_five)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(start(material), stopped)
-    monkeypatch.undo()
-    assert (tmp_path / "stopped.training" / "checkpoint-4" / "complete").is_file()
-    assert not stopped.out.exists()
-    finetune(start(material), stopped)
-    assert (stopped.out / "model.safetensors").read_bytes() == (options.out / "model.safetensors").read_bytes()
-    assert points(options.out) == points(stopped.out)
-    assert not (tmp_path / "stopped.training").exists()
-
-
-def test_kill_and_the_same_command_again(material, options, tmp_path):
-    finetune(start_aligned(material, tmp_path), replace(options, n_epochs=12))
-    command = [
-        sys.executable, "-m", "edge_llava.cli", "train", "finetune", "--checkpoint", str(tmp_path / "aligned"),
-        "--data", str(options.data), "--images", str(options.images), "-o", str(tmp_path / "killed"), "--epochs", "12",
-        "--lr", "1e-3", "--batch", "4", "--save-every", "2", "--precision", "fp32", "--seed", "3",
-    ]  # fmt: skip
-    # results are bit-identical only for the same number of threads
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    work = tmp_path / "killed.training"
-    deadline = time.monotonic() + 120
-    while not list(work.glob("checkpoint-*/complete")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == f"{tmp_path / 'killed'}\n"
-    whole, resumed = (load_file(path / "model.safetensors") for path in (options.out, tmp_path / "killed"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def start_aligned(material, tmp_path):
-    """A checkpoint on disk, as the command reads it."""
-    from edge_llava.training.saving import write_checkpoint
-
-    write_checkpoint(start(material), tmp_path / "aligned")
-    return open_llava(tmp_path / "aligned")
-
-
-def test_an_interrupted_save_is_not_taken_up(material, options, tmp_path):
-    work = tmp_path / "out.training"
-    (work / "checkpoint-2").mkdir(parents=True)
-    (work / "checkpoint-2" / "complete").touch()
-    (work / "checkpoint-4").mkdir()
-    assert trainer.last_saved_step(work) == work / "checkpoint-2"
-    assert not (work / "checkpoint-4").exists()
+def test_progress_says_the_smoothed_loss(material, options):
+    events: list[ProgressEvent] = []
+    finetune(start(material), options, events.append)
+    losses = accumulate((point["loss"] for point in points(options.out)), lambda mean, loss: 0.9 * mean + 0.1 * loss)
+    assert [event.detail for event in events] == ["", *(f"loss {loss:.3f}" for loss in list(losses)[:-1]), ""]
+    assert {(event.total, event.unit) for event in events} == {(6, "steps")}
 
 
 def test_another_run_in_the_same_place_is_refused(material, options, monkeypatch):
@@ -277,6 +205,22 @@ def test_a_full_disk_while_saving_keeps_the_step_before(material, options, tmp_p
     with pytest.raises(TrainingError, match=r"step 4 cannot be saved: .*No space left.*checkpoint-2 is intact"):
         finetune(start(material), options)
     assert sorted(path.name for path in (tmp_path / "out.training").glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+def test_a_full_disk_while_the_curve_is_written_says_what_is_kept(material, options, monkeypatch):
+    def append(self, line):
+        if b'"step": 5' in line:
+            raise OSError(28, "No space left on device")
+        return real(self, line)
+
+    def draw(self, path, title):
+        raise OSError(28, "No space left on device", str(path))
+
+    real = LineFile.append
+    monkeypatch.setattr(LineFile, "append", append)
+    monkeypatch.setattr(LossCurve, "draw", draw)
+    with pytest.raises(TrainingError, match=r"loss of step 5 cannot be written: .*No space.*checkpoint-4 is intact"):
+        finetune(start(material), options)
 
 
 def test_a_full_disk_at_the_end_keeps_the_old_checkpoint(material, options, monkeypatch):

@@ -1,0 +1,42 @@
+"""The request to stop a long job in order: the first Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from edge_llava.cli.display import note
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextmanager
+def watch_for_stop() -> Iterator[Callable[[], bool]]:
+    """Yields whether a stop was requested; a second signal does what it does without this block.
+
+    SIGHUP, which a terminal sends when it is closed, counts too; signals that are ignored (nohup) stay ignored.
+    """
+    requests: list[int] = []
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        requests.append(number)
+        restore()
+        with contextlib.suppress(OSError, RuntimeError):  # a closed terminal; the signal came while a line was written
+            note("Finishing this step and saving; press Ctrl-C again to stop without saving.")
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        obeyed = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, request) for number in obeyed}
+    try:
+        yield lambda: bool(requests)
+    finally:
+        restore()
