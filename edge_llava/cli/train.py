@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from edge_llava.bundle.templates import TRAINED_TEMPLATES
 from edge_llava.cli.display import INTERRUPTED, note, show_progress, show_result
 from edge_llava.cli.options import json_option
 from edge_llava.cli.stop_request import watch_for_stop
+from edge_llava.demo import CHECKPOINT, NAME
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent
 
@@ -23,8 +25,19 @@ if TYPE_CHECKING:
     from edge_llava.training.stages import TrainResult
     from edge_llava.training.trainer import Precision
 
+
+class _Checkpoint(click.Path):
+    """A directory, or `demo`, as for `convert`."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        return super().convert(CHECKPOINT if str(value) == NAME else value, param, ctx)
+
+
 _Command = Callable[..., Any]
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_CHECKPOINT = _Checkpoint(exists=True, file_okay=False, path_type=Path)
 _RATE = click.FloatRange(0, min_open=True)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -85,8 +98,8 @@ def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
 @click.option("--language", type=_FOLDER, help="LLaMA or Vicuna to start from.")
 @click.option(
     "--checkpoint",
-    type=_FOLDER,
-    help="Instead of these: a LLaVA to train its projector further.",
+    type=_CHECKPOINT,
+    help="Instead of these: a LLaVA, or demo, to train its projector further.",
 )
 @click.option(
     "--projector",
@@ -155,9 +168,9 @@ def align_command(
 @command.command("finetune")
 @click.option(
     "--checkpoint",
-    type=_FOLDER,
+    type=_CHECKPOINT,
     required=True,
-    help="The LLaVA to start from: the output of align, or any other.",
+    help="The LLaVA to start from: the output of align, demo, or any other.",
 )
 @click.option(
     "--template",
