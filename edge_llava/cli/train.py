@@ -142,7 +142,7 @@ def align_command(
     """
     if (checkpoint is None) != (tower is not None and language is not None) or (checkpoint and (tower or language)):
         raise click.UsageError("Name --tower and --language, or --checkpoint alone.")
-    _prepare(out, overwrite)
+    _prepare(out, data, images, overwrite)
     from edge_llava.training.stages import TrainOptions, align
     from edge_llava.training.starting_point import join, open_llava
     from edge_llava.training.trainer import Schedule
@@ -219,7 +219,7 @@ def finetune_command(
     edge-llava train finetune --checkpoint ./llava-1.5-7b-hf --lora --lr 2e-4 \\
         --data mine.json --images . -o mine
     """
-    _prepare(out, overwrite)
+    _prepare(out, data, images, overwrite)
     from edge_llava.training.lora import LoraOptions
     from edge_llava.training.stages import TrainOptions, finetune
     from edge_llava.training.starting_point import open_llava
@@ -239,12 +239,15 @@ def finetune_command(
     _report(result, as_json)
 
 
-def _prepare(out: Path, overwrite: bool) -> None:
+def _prepare(out: Path, data: Path, images: Path, overwrite: bool) -> None:
+    """Refuses what can be refused before torch and the model are loaded, which can take minutes."""
     from edge_llava.training import require_training
+    from edge_llava.training.instructions.conversations import read_conversations
 
     require_training()
     if out.exists() and not overwrite:
         raise TrainingError(f"{out} exists already. Choose another place with -o, or replace it with --overwrite.")
+    read_conversations(data, images)
 
 
 @contextmanager

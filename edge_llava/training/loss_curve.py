@@ -25,7 +25,7 @@ class LossCurve:
         self._path = path
 
     def resume(self, after_step: int) -> None:
-        """Drops the points after a step, which will be computed again."""
+        """Drops the points after a step, which will be computed again, and a last line that was cut off."""
         kept = [point for point in self.points() if point["step"] <= after_step]
         write_text(self._path, "".join(f"{json.dumps(point)}\n" for point in kept))
 

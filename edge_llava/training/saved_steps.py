@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from edge_llava.errors import TrainingError
+
 _COMPLETE = "complete"  # written last into a saved step: without it the save was interrupted
 _OPEN_LOSS = "open_loss.json"
 
@@ -49,3 +51,12 @@ def read_open_loss(directory: Path) -> float:
     """Reads the `open_loss` of a saved step; 0 for steps that were saved before it was kept."""
     path = directory / _OPEN_LOSS
     return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
+
+
+def cannot_write(what: str, directory: Path, error: Exception) -> TrainingError:
+    """Returns the error of a run that could not write something, which says what is kept."""
+    last = last_saved_step(directory)
+    kept = f"{last} is intact" if last else "nothing was saved before"
+    return TrainingError(
+        f"{what} cannot be written: {error}. {kept}. Free space and run the same command again: it resumes from there."
+    )

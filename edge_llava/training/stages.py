@@ -282,4 +282,7 @@ def _claim(work: Path, fingerprint: dict[str, Any], *, restart: bool) -> None:
             advice = "Use its settings to resume it, or --restart to discard its steps."
             raise TrainingError(list_faults(f"{work} contains an unfinished run that differs in:", changed, advice))
         return
-    write_text(path, json.dumps(fingerprint, indent=2))
+    try:
+        write_text(path, json.dumps(fingerprint, indent=2))
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error}. Nothing was begun.") from error

@@ -42,16 +42,17 @@ class StepEnd:
         must_stop: Whether this is the last step, because a stop was requested.
     """
 
-    def __init__(self, save_every: int, save_every_s: float, is_requested: StopRequested) -> None:
+    def __init__(self, save_every: int, save_every_s: float, is_requested: StopRequested, n_done: int) -> None:
         """
         Args:
             save_every: Steps between saves.
             save_every_s: Seconds between saves; they are further apart if saving would take more than a tenth of them.
             is_requested: Says whether a stop was requested.
+            n_done: Steps that an earlier call took.
         """
         self.must_save = self.must_stop = False
         self._save_every, self._save_every_s, self._is_requested = save_every, save_every_s, is_requested
-        self._step, self._saved_at, self._save_took_s = -1, time.monotonic(), 0.0
+        self._step, self._saved_at, self._save_took_s = n_done, time.monotonic(), 0.0
 
     def decide(self, step: int, n_steps: int) -> bool:
         """Sets `must_save` and `must_stop` after a step, from 1; the last step of a run is always saved.

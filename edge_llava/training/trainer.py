@@ -25,7 +25,7 @@ from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.training.loss_curve import LossCurve, smooth
 from edge_llava.training.processes import is_first_process, mean_over_processes, n_devices, one_process_first
-from edge_llava.training.saved_steps import complete_step, last_saved_step, read_open_loss, step_of
+from edge_llava.training.saved_steps import cannot_write, complete_step, last_saved_step, read_open_loss, step_of
 from edge_llava.training.step_end import StepEnd, Stopped, StopRequested, WatchForStop, never_stop
 
 Batch = Mapping[str, torch.Tensor]
@@ -117,11 +117,14 @@ def run(
     with one_process_first():
         last = last_saved_step(job.directory)
         if is_first_process():
-            curve.resume(after_step=step_of(last) if last else 0)
+            try:
+                curve.resume(after_step=step_of(last) if last else 0)
+            except OSError as error:
+                raise cannot_write(f"{job.stage}: the loss curve", job.directory, error) from error
     with watch_for_stop() as is_requested:
-        trainer = _Trainer(job, schedule, curve, progress, is_requested)
+        trainer = _Trainer(job, schedule, curve, progress, is_requested, last)
         try:
-            trainer.run(last)
+            trainer.run()
         finally:
             if is_first_process():
                 with suppress(OSError):  # a full disk; the curve's points are kept, and an error above is the news
@@ -155,10 +158,13 @@ class _Trainer(Trainer):
         curve: LossCurve,
         progress: ProgressCallback,
         is_requested: StopRequested,
+        saved: Path | None,
     ) -> None:
         self._job, self._schedule, self._curve, self._progress = job, schedule, curve, progress
-        self._end = StepEnd(schedule.save_every, schedule.save_every_s, is_requested)
-        self._open_loss = self._step_loss = 0.0  # sums since the last point of the curve, and since the last step
+        self._saved, self._n_done = saved, step_of(saved) if saved else 0
+        self._end = StepEnd(schedule.save_every, schedule.save_every_s, is_requested, self._n_done)
+        # sums since the last point of the curve, and since the last step
+        self._open_loss, self._step_loss = read_open_loss(saved) if saved else 0.0, 0.0
         self._smooth_loss: float | None = None
         arguments = TrainingArguments(
             output_dir=str(job.directory),
@@ -188,13 +194,10 @@ class _Trainer(Trainer):
         super().__init__(job.module, arguments, data_collator=job.collate, train_dataset=job.samples)
         self.remove_callback(PrinterCallback)
 
-    def run(self, saved: Path | None) -> None:
-        """Takes the steps after a saved one, or all, until the end or a stop."""
-        done = 0
-        if saved is not None:
-            done, self._open_loss = step_of(saved), read_open_loss(saved)
-        self._report(done, _n_steps(self._job, self._schedule))
-        self.train(resume_from_checkpoint=str(saved) if saved else None)
+    def run(self) -> None:
+        """Takes the steps after the saved one, or all, until the end or a stop."""
+        self._report(self._n_done, _n_steps(self._job, self._schedule))
+        self.train(resume_from_checkpoint=str(self._saved) if self._saved else None)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return SequentialSampler(self._job.samples)  # type: ignore[arg-type]
@@ -255,7 +258,7 @@ class _Trainer(Trainer):
             try:
                 self._curve.add(self.state.global_step, loss, logs["learning_rate"], norm)
             except OSError as error:
-                raise self._unwritable(f"the loss of step {self.state.global_step} cannot be written", error) from error
+                raise self._cannot_write("loss", error) from error
 
     def _maybe_log_save_evaluate(self, *figures: Any, learning_rate: float | None = None) -> None:
         """Ends a step: logs, saves, and reports. Called after each step, and once more after the last."""
@@ -291,15 +294,11 @@ class _Trainer(Trainer):
                 complete_step(directory, open_loss)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(directory, ignore_errors=True)
-            raise self._unwritable(f"the state of step {self.state.global_step} cannot be saved", error) from error
+            raise self._cannot_write("state", error) from error
 
-    def _unwritable(self, what: str, error: Exception) -> TrainingError:
-        last = last_saved_step(self._job.directory)
-        kept = f"{last} is intact" if last else "nothing was saved before"
-        return TrainingError(
-            f"{self._job.stage}: {what}: {error}. {kept}. "
-            "Free space and run the same command again: it resumes from there."
-        )
+    def _cannot_write(self, what: str, error: Exception) -> TrainingError:
+        place = f"{self._job.stage}: the {what} of step {self.state.global_step}"
+        return cannot_write(place, self._job.directory, error)
 
     def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
         super()._rotate_checkpoints(use_mtime=False, output_dir=output_dir)  # steps are numbered: no clock is needed

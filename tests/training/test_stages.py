@@ -202,7 +202,7 @@ def test_a_full_disk_while_saving_keeps_the_step_before(material, options, tmp_p
 
     real = trainer.save_file
     monkeypatch.setattr(trainer, "save_file", save)
-    with pytest.raises(TrainingError, match=r"step 4 cannot be saved: .*No space left.*checkpoint-2 is intact"):
+    with pytest.raises(TrainingError, match=r"step 4 cannot be written: .*No space left.*checkpoint-2 is intact"):
         finetune(start(material), options)
     assert sorted(path.name for path in (tmp_path / "out.training").glob("checkpoint-*")) == ["checkpoint-2"]
 
@@ -238,6 +238,22 @@ def test_a_full_disk_at_the_end_keeps_the_old_checkpoint(material, options, monk
         align(start(material), options)
     assert (options.out / "config.json").read_text() == "old"
     assert not options.out.with_name("out.partial").exists()
+    monkeypatch.undo()
+    events: list[ProgressEvent] = []
+    align(start(material), options, events.append)  # all steps are taken
+    assert [(event.done, event.total) for event in events] == [(6, 6)]
+    assert (options.out / "config.json").read_text() != "old"
+
+
+def test_a_full_disk_at_the_start_is_reported(material, options, monkeypatch):
+    def write(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    for module in ("stages", "loss_curve"):
+        monkeypatch.setattr(f"edge_llava.training.{module}.write_text", write)
+        with pytest.raises(TrainingError, match=r"cannot be written: .*No space left on device"):
+            align(start(material), options)
+        monkeypatch.undo()
 
 
 def test_no_conversation_is_refused(material, options, tmp_path):

@@ -68,6 +68,19 @@ def test_what_is_wrong_is_reported_before_any_work(run, material, tmp_path, more
     assert not list(tmp_path.iterdir())
 
 
+def test_faulty_data_is_refused_before_torch_is_loaded(material, tmp_path):
+    (tmp_path / "data.json").write_text("{}")
+    code = (
+        "import sys; from edge_llava.cli import cli\n"
+        "try: cli(sys.argv[1:], standalone_mode=False)\n"
+        "finally: print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    arguments = align_arguments(material, tmp_path / "out", "--data", str(tmp_path / "data.json"))
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n"
+    assert "DataError" in done.stderr
+
+
 def test_missing_extra_prints_the_pip_line(run, material, tmp_path, monkeypatch):
     monkeypatch.setattr("edge_llava.training.find_spec", lambda name: None if name == "peft" else True)
     done = run(*align_arguments(material, tmp_path / "out"))

@@ -66,19 +66,21 @@ def read_conversations(path: str | Path, images: str | Path | None = None) -> li
     """
     path, faults = Path(path), list[str]()
     directory = None if images is None else Path(images)
-    found = []
+    found, advice = [], {"Nothing was read. Correct the file.": None}  # each once, in order
     for place, record in _records(path, faults):
         own: list[str] = []
         conversation = _parse(record, own)
         if not own and directory is not None and conversation.image is not None:
             image = os.path.join(directory, conversation.image)
-            own += [] if os.path.isfile(image) else [f"image {image} is missing"]
+            if not os.path.isfile(image):
+                own.append(f"image {image} is missing")
+                advice[f"Images are looked for in {directory}; --images names another folder."] = None
+        if "captions" in record and "conversations" not in record:
+            advice["These are annotations: 'data instruct' or 'data captions' makes conversations of them."] = None
         faults += [f"{place}: {fault}" for fault in own]
         found.append(conversation)
     if faults:
-        raise refuse(
-            f"{path} contains conversations that cannot be used:", faults, "Nothing was read. Correct the file."
-        )
+        raise refuse(f"{path} contains conversations that cannot be used:", faults, " ".join(advice))
     if not found:
         raise DataError(f"{path} contains no conversations.")
     return found

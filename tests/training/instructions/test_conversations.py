@@ -144,6 +144,16 @@ def test_one_fault(tmp_path: Path, wrong: dict[str, Any], says: str) -> None:
         ]
 
 
+def test_advice_follows_from_the_faults(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.json", [record(QUESTION, ANSWER)])
+    with pytest.raises(DataError, match=f"Images are looked for in {tmp_path}/photos; --images names another folder.$"):
+        read_conversations(path, tmp_path / "photos")
+    annotations = save(tmp_path / "annotations.jsonl", [{"id": "1", "image": "a.jpg", "captions": ["A bus."]}])
+    assert refuse(annotations)[-1].endswith(
+        "These are annotations: 'data instruct' or 'data captions' makes conversations of them."
+    )
+
+
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": 1}\n\n{"id": \n[]\n' + json.dumps(record(QUESTION, entry("gpt", ""), id=[])))
