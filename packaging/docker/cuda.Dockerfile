@@ -1,10 +1,11 @@
-# edge-llava on NVIDIA GPUs, with NVIDIA's container toolkit; CUDA 13, drivers 580 and newer. Never built on such a computer.
+# edge-llava on NVIDIA GPUs, with NVIDIA's container toolkit; CUDA 13, drivers 580 and newer. It was never built.
 #   docker build -f packaging/docker/cuda.Dockerfile -t edge-llava:cuda .
 #   docker run --rm --gpus all edge-llava:cuda doctor
 #   docker run --rm --gpus all -v edge-llava:/data -p 127.0.0.1:8080:8080 -e EDGE_LLAVA_MODEL=demo edge-llava:cuda
-# Older drivers:     --build-arg CUDA=12.6.3 --build-arg ONNX=cuda12
-# Jetson, JetPack 6: --build-arg CUDA=12.6.3 --build-arg UBUNTU=22.04 --build-arg ARCHITECTURES=87
-# Jetson, JetPack 7: --build-arg ARCHITECTURES="87;110"; on both, `docker run --runtime nvidia`, and images on the CPU
+# Older drivers:     --build-arg CUDA=12.6.3 --build-arg ARCHITECTURES="75;80;86;89;90" --build-arg ONNX=cuda12
+# Jetson, JetPack 6: --build-arg CUDA=12.6.3 --build-arg ARCHITECTURES=87 --build-arg UBUNTU=22.04
+# Jetson, JetPack 7: --build-arg ARCHITECTURES="87;110"
+# On Jetsons, images are encoded on the CPU: build there, with --build-arg CPU=-DGGML_NATIVE=on; `docker run --runtime nvidia`
 ARG CUDA=13.0.1
 ARG UBUNTU=24.04
 
