@@ -23,7 +23,7 @@ OWN: dict[str, click.Command] = {"edge-llava": cli, "edge-llava-selftest": selft
 # Programs of others: nothing is known about their options.
 OTHERS = {
     ".", "cd", "cmake", "curl", "docker", "echo", "edgeScriptsactivate", "git", "jupyter", "llama-mtmd-cli", "llm",
-    "./MyApp", "py", "pyinstaller", "rm", "rpc-server", "rsync", "ssh", "sudo", "tar", "xcode-select",
+    "./MyApp", "pipx", "py", "pyinstaller", "rm", "rpc-server", "rsync", "ssh", "sudo", "tar", "uv", "xcode-select",
 }  # fmt: skip
 
 
