@@ -28,6 +28,7 @@ and progress are printed on stderr. The exit codes have [a page of their own](ex
 | `EDGE_LLAVA_HOME` | the data directory, which holds bundles, cache and profiles |
 | `EDGE_LLAVA_MODEL` | the bundle to use where `-m` is not given |
 | `EDGE_LLAVA_CACHE` | the directory of the cache alone |
+| `EDGE_LLAVA_NO_HISTORY=1` | `chat` keeps neither what is typed nor the conversation, as with `--no-history` |
 | `EDGE_LLAVA_NO_CACHE=1` | `chat` stores and uses nothing, as with `--no-cache` |
 | `EDGE_LLAVA_API_KEY` | the key that clients of `serve` must send |
 | `EDGE_LLAVA_BACKENDS` | directories with [plug-ins of llama.cpp](../devices.md#plug-ins-of-llamacpp) |

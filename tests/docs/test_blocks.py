@@ -15,7 +15,12 @@ from command_lines import check_command
 
 BLOCKS = [block for document in DOCUMENTS if document != GENERATED for block in blocks.find_blocks(document)]
 # Languages that are only read: nothing here knows whether they are right.
-ONLY_READ = {"text": "what is printed, or a drawing", "rust": "there is no compiler here"}
+ONLY_READ = {
+    "text": "what is printed, or a drawing",
+    "rust": "there is no compiler here",
+    "nginx": "there is no nginx here",
+    "haproxy": "there is no HAProxy here",
+}
 
 
 def of(language: str) -> pytest.MarkDecorator:
