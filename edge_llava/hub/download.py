@@ -34,7 +34,7 @@ class Download:
         """Fetches what is missing.
 
         Raises:
-            TransferError: If the server refuses, sends a file of another size, or does not get on.
+            TransferError: If the server refuses, sends a file of another size, or fails too often.
             OSError: If the file cannot be written.
         """
         with self._path.open("ab") as file:
@@ -52,7 +52,7 @@ class Download:
             if first not in (0, start):
                 self._has_ranges = False  # another range than was asked for: fetch all of it
                 raise Interrupted("the server sent another part of the file than was asked for", 0.0)
-            self._check_length(response, first)
+            self._check_length(response)
             self._receive(response, first)
 
     def _receive(self, response: HTTPResponse, first: int) -> None:
@@ -80,7 +80,7 @@ class Download:
             raise self._wrong_size(found[2][:20])
         return int(found[1]) if int(found[1]) == start else -1
 
-    def _check_length(self, response: HTTPResponse, first: int) -> None:
+    def _check_length(self, response: HTTPResponse) -> None:
         stated = response.headers.get("Content-Length", "")
         if response.status == 200 and stated.isdecimal() and int(stated) != self._n_bytes:
             raise self._wrong_size(stated[:20])

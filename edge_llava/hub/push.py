@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,21 +120,30 @@ def push_to_hub(cargo: Cargo, repository: str, *, is_public: bool = False, shows
     """
     require_hub_client()
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils import disable_progress_bars
-    from requests.exceptions import RequestException
 
     if not shows_bars:
         disable_progress_bars()
     api = HfApi(endpoint=hub_endpoint(), library_name="edge-llava")
     files = [CommitOperationAdd(path, str(cargo.bundle.path / path)) for path in cargo.paths]
-    try:
+    with _translating(repository):
         api.create_repo(repository, private=not is_public, exist_ok=True)
         if not api.file_exists(repository, _CARD):
             files.insert(0, CommitOperationAdd(_CARD, write_card(cargo.bundle, repository).encode()))
         api.create_commit(repository, files, commit_message=f"Publish {cargo.bundle.name}")
+    return f"{hub_endpoint()}/{repository}"
+
+
+@contextmanager
+def _translating(repository: str) -> Iterator[None]:
+    """The errors of the hub's client as ours."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from requests.exceptions import RequestException
+
+    try:
+        yield
     except HFValidationError as error:
-        raise TransferError(f"{repository!r} cannot name a repository: {_first_line(error)}") from error
+        raise TransferError(f"{repository!r} cannot name a repository: {_first_line(error)}.") from error
     except LocalTokenNotFoundError as error:
         raise TransferError(
             "the hub wants a token that may write. Set HF_TOKEN, or log in with the hub's tool."
@@ -147,7 +158,6 @@ def push_to_hub(cargo: Cargo, repository: str, *, is_public: bool = False, shows
             f"{repository!r} could not be uploaded: {_first_line(error)}. Run the same command again; the hub does not "
             "take twice what it has."
         ) from error
-    return f"{hub_endpoint()}/{repository}"
 
 
 def _first_line(error: Exception) -> str:
