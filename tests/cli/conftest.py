@@ -56,8 +56,8 @@ class Terminal:
         return self.text[start:]
 
     def type(self, text: str) -> None:
-        """Types a text; Enter is a carriage return, or a line feed."""
-        os.write(self._main, text.encode())
+        """Types a text; Enter is a carriage return, or a line feed. Surrogates are bytes, as in names of files."""
+        os.write(self._main, text.encode("utf-8", "surrogateescape"))
 
     def paste(self, text: str) -> None:
         """Pastes a text as terminals do that mark what is pasted."""

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 _MOST_PREVIEWS = 4
-Keep = Callable[["Path", str, list[AnsweredQuestion]], None]
-"""Keeps a conversation: bundle, system text, turns."""
+Keep = Callable[["Path", str, list[AnsweredQuestion]], bool]
+"""Keeps a conversation, of bundle, system text and turns, and says whether that was possible."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Conversation:
         self.pending: list[ShownImage] = []
         self.turns: list[AnsweredQuestion] = []
         self._slot, self._manners = slot, manners
+        self._keep_as = manners.keep
         self._misses_image = False  # and the user was told
 
     @property
@@ -213,8 +214,9 @@ class Conversation:
         self._keep()
 
     def _keep(self) -> None:
-        if self._manners.keep is not None and self.turns:
-            self._manners.keep(self.model.bundle.path, self.system, self.turns)
+        if self._keep_as is not None and self.turns:
+            is_kept = self._keep_as(self.model.bundle.path, self.system, self.turns)
+            self._keep_as = self._keep_as if is_kept else None
 
     def _note_missing_image(self) -> None:
         if not (self.session.images or self.pending or self._misses_image):

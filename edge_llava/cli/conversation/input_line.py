@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_llava.cli.display import note
+from edge_llava.home.unicode_text import is_unicode
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -43,18 +44,25 @@ class InputLine:
     def read(self, prompt: str) -> str | None:
         '''The next question, stripped; None at the end. Ctrl-C drops the line; """ begins and ends several lines.'''
         try:
-            line = self._ask(prompt).strip()
-            if not line.startswith(_MARK):
-                return line
-            text = line.removeprefix(_MARK)
-            while not text.endswith(_MARK):
-                text += "\n" + self._ask(_MORE).rstrip()
-            return text.removesuffix(_MARK).strip()
+            text = self._read_lines(prompt)
         except EOFError:
             note("")
             return None
         except _DroppedLine:
             return ""
+        if not is_unicode(text):
+            note("what was typed is not UTF-8 text")
+            return ""
+        return text
+
+    def _read_lines(self, prompt: str) -> str:
+        line = self._ask(prompt).strip()
+        if not line.startswith(_MARK):
+            return line
+        text = line.removeprefix(_MARK)
+        while not text.endswith(_MARK):
+            text += "\n" + self._ask(_MORE).rstrip()
+        return text.removesuffix(_MARK).strip()
 
 
 def _make_plain_prompt() -> _Ask:

@@ -20,13 +20,16 @@ from edge_llava.home.regular_file import read_text
 _VERSION = 1
 
 
-def keep_conversation(bundle: Path, system: str, turns: list[AnsweredQuestion]) -> None:
-    """Writes the conversation, readable by this user only. Where nothing can be kept, nothing is.
+def keep_conversation(bundle: Path, system: str, turns: list[AnsweredQuestion]) -> bool:
+    """Writes the conversation, readable by this user only.
 
     Args:
         bundle: The directory of the bundle that answers.
         system: The user's system text, or "".
         turns: What was said.
+
+    Returns:
+        Whether it is kept; if the home refuses it, a note says so.
     """
     data = {
         "version": _VERSION,
@@ -42,13 +45,15 @@ def keep_conversation(bundle: Path, system: str, turns: list[AnsweredQuestion]) 
         ],
     }
     if not has_home():
-        return
+        return False
     try:
         _path().parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(_path(), mode=0o600) as file:
             file.write(json.dumps(data).encode())
     except OSError as error:
         note(f"edge-llava: the conversation cannot be kept for --continue: {error.strerror}.")
+        return False
+    return True
 
 
 @dataclass(frozen=True)

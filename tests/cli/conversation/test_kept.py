@@ -72,6 +72,12 @@ def test_a_damaged_file_is_one_error(home, text):
         read_conversation("white")
 
 
+def test_a_home_that_refuses_it(home, turns, capsys):
+    (home / "conversation.json").mkdir()
+    assert not keep_conversation(demo.BUNDLE, "", turns)
+    assert "the conversation cannot be kept for --continue" in capsys.readouterr().err
+
+
 def test_without_one_there_is_nothing_to_continue(home):
     with pytest.raises(EdgeLlavaError, match="there is no conversation to continue"):
         read_conversation("white")

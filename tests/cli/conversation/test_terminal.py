@@ -46,6 +46,8 @@ def test_several_lines_are_one_question(talk, home):
     chat = talk("demo:1", "--no-preview", "--system", "Be brief.")
     chat.terminal.paste("How many\nobjects\nare there?")
     chat.say("", "first word")
+    chat.terminal.type("\udcff")
+    assert "not UTF-8 text" in chat.say("")
     chat.terminal.type("dropped")
     chat.terminal.read_until("dropped")
     chat.terminal.type("\x03")
