@@ -46,11 +46,10 @@ def paste_image() -> PIL.Image.Image | str:
         found = ImageGrab.grabclipboard()
     except (OSError, NotImplementedError, ValueError, subprocess.SubprocessError) as error:
         raise ImageError(f"the clipboard cannot be read: {_first_line(error)}. Use /image PATH.") from error
-    if isinstance(found, list):
-        found = next((path for path in found if isinstance(path, str) and is_image_file(path)), None)
-    if found is None:
+    image = next(filter(is_image_file, found), None) if isinstance(found, list) else found
+    if image is None:
         raise ImageError("there is no image in the clipboard.")
-    return found
+    return image
 
 
 def grab_screen() -> PIL.Image.Image:
