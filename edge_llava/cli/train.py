@@ -254,7 +254,7 @@ def _prepare(out: Path, data: Path, images: Path, overwrite: bool) -> None:
 def _run(out: Path) -> Iterator[ProgressCallback]:
     """Shows a run's progress, where it continues, and where it was stopped, which ends the process."""
     from edge_llava.training.processes import is_first_process
-    from edge_llava.training.saved_steps import last_saved_step, run_directory, step_of
+    from edge_llava.training.saved_steps import find_saved_step, run_directory, step_of
     from edge_llava.training.step_end import Stopped
 
     try:
@@ -268,7 +268,7 @@ def _run(out: Path) -> Iterator[ProgressCallback]:
             )
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        if is_first_process() and (saved := last_saved_step(run_directory(out))) is not None:
+        if is_first_process() and (saved := find_saved_step(run_directory(out))) is not None:
             note(f"Step {step_of(saved):,} is saved. The same command continues from there.")
         raise
 

@@ -23,12 +23,16 @@ def last_saved_step(directory: Path) -> Path | None:
     Returns:
         Its directory `checkpoint-<step>`, or None.
     """
-    found = sorted(directory.glob("checkpoint-*"), key=step_of)
-    for path in found:
+    for path in directory.glob("checkpoint-*"):
         if not (path / _COMPLETE).is_file():
             shutil.rmtree(path)
-    complete = [path for path in found if path.exists()]
-    return complete[-1] if complete else None
+    return find_saved_step(directory)
+
+
+def find_saved_step(directory: Path) -> Path | None:
+    """As `last_saved_step`, but removes nothing: for a directory that another run may be saving to."""
+    complete = [path.parent for path in directory.glob(f"checkpoint-*/{_COMPLETE}")]
+    return max(complete, key=step_of, default=None)
 
 
 def step_of(directory: Path) -> int:

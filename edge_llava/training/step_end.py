@@ -17,7 +17,7 @@ _MOST_OF_TIME = 0.1  # that saves by time may take: to a slow disk, one takes mi
 
 @contextmanager
 def never_stop() -> Iterator[StopRequested]:
-    """Watches for nothing: the run goes on to its end."""
+    """Watches for nothing: the run takes all its steps."""
     yield lambda: False
 
 

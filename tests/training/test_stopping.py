@@ -20,7 +20,7 @@ from edge_llava.cli.stop_request import watch_for_stop
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressEvent
 from edge_llava.training import step_end, trainer
-from edge_llava.training.saved_steps import last_saved_step, step_of
+from edge_llava.training.saved_steps import find_saved_step, last_saved_step, step_of
 from edge_llava.training.saving import write_checkpoint
 from edge_llava.training.stages import finetune
 from edge_llava.training.starting_point import join
@@ -128,6 +128,8 @@ def test_an_interrupted_save_is_not_taken_up(material, options, tmp_path):
     (work / "checkpoint-2").mkdir(parents=True)
     (work / "checkpoint-2" / "complete").touch()
     (work / "checkpoint-4").mkdir()
+    assert find_saved_step(work) == work / "checkpoint-2"
+    assert (work / "checkpoint-4").exists(), "another run may be writing it"
     assert last_saved_step(work) == work / "checkpoint-2"
     assert not (work / "checkpoint-4").exists()
 
