@@ -70,7 +70,8 @@ def push_to_directory(cargo: Cargo, out: Path, *, overwrite: bool = False) -> Pa
     Raises:
         TransferError: If it exists already, is not a bundle, or cannot be written.
     """
-    if out.resolve() == cargo.bundle.path.resolve():
+    out = out.resolve()  # a link stays, and what it points to is replaced
+    if out == cargo.bundle.path.resolve():
         raise TransferError(f"{out} is the bundle itself. Serve this directory, or name another one.")
     is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_free and not (overwrite and (out / MANIFEST_NAME).is_file()):

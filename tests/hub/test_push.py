@@ -62,6 +62,17 @@ def test_a_directory_is_replaced_by_force_alone_and_only_if_it_is_a_bundle(run, 
     assert run("push", "name", "-m", licensed_bundle).code == 2
 
 
+def test_a_link_stays_where_its_directory_is_replaced(run, licensed_bundle, tmp_path):
+    served, link = tmp_path / "served", tmp_path / "link"
+    assert run("push", served, "-m", licensed_bundle).code == 0
+    link.symlink_to(served)
+    (served / "README.md").write_text("old")
+    assert run("push", link, "-m", licensed_bundle, "--force").code == 0
+    assert link.is_symlink()
+    assert (served / "README.md").read_text() != "old"
+    assert (served / "manifest.json").is_file()
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1] + bytes([data[-1] ^ 1])])
 def test_a_damaged_bundle_is_not_published(run, licensed_bundle, tmp_path, damage):
     path = licensed_bundle / "language.gguf"
