@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_llava.cli.crashes import avoid_crash
-from edge_llava.cli.display import format_bytes, show, show_progress
+from edge_llava.cli.display import format_bytes, note, show, show_progress
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option
 from edge_llava.cli.places import describe_places
 from edge_llava.cli.shortage import make_fit
+from edge_llava.demo import find_image
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from edge_llava.measuring.spread import Spread
     from edge_llava.runtime.options import EngineOptions
 
-_DEMO_IMAGE = Path(__file__).parents[1] / "demo" / "pictures" / "shapes-1.jpg"
 _ROWS = (
     ("ttft_cold_s", "first token, new process"),
     ("ttft_loaded_s", "first token, loaded, new image"),
@@ -42,17 +42,18 @@ _ROWS = (
 @bundle_option
 @click.option(
     "--image",
-    type=click.Path(path_type=Path),
-    default=_DEMO_IMAGE,
+    type=click.Path(),
+    default="demo:1",
+    show_default=True,
     metavar="IMG",
-    help="Image to ask about. Default: an image of the demo.",
+    help="Image to ask about.",
 )
 @click.option("--runs", type=click.IntRange(1), default=5, metavar="N", show_default=True, help="Number of runs.")
 @engine_options()
 @json_option
 def command(
     bundle: str | None,
-    image: Path,
+    image: str,
     runs: int,
     engines: EngineChoice,
     as_json: bool,
@@ -68,20 +69,27 @@ def command(
     edge-llava bench -m my-bundle --image img.jpg --runs 9 --json
     """
     from edge_llava.bundle.bundle import open_bundle
+    from edge_llava.device.cpu_times import BUSY_CPUS, others_since, read_cpu_times
     from edge_llava.measuring.benchmark import run_benchmark
 
-    opened = open_bundle(bundle)
+    opened, before = open_bundle(bundle), read_cpu_times()
     may_move = engines.leaves_blocks_open
     options = avoid_crash(opened, engines.options(opened), may_move=may_move)
     options = make_fit(opened, options, force=engines.load_anyway, may_move=may_move)
     with show_progress() as progress:
-        benchmark = run_benchmark(opened, image, options, engines.arguments(), runs, progress=progress)
+        benchmark = run_benchmark(
+            opened, find_image(image) or Path(image), options, engines.arguments(), runs, progress=progress
+        )
+    others = others_since(before)
     if as_json:
-        settings = _settings(opened, image, runs, options, benchmark) | {"profile": _is_tuned(opened, engines, options)}
+        settings = _settings(opened, image, runs, options, benchmark)
+        settings |= {"profile": _is_tuned(opened, engines, options), "other_cpus": others}
         click.echo(json.dumps(benchmark.to_dict() | {"settings": settings}, indent=2))
         return
     show("\n".join(_describe(opened, options, tuned=_is_tuned(opened, engines, options))))
     show("\n".join(_format_table(benchmark, runs)))
+    if others is not None and others > BUSY_CPUS:
+        note(f"Other programs kept {others:.1f} CPUs busy meanwhile, so that fewer threads may have computed.")
 
 
 def _is_tuned(bundle: Bundle, engines: EngineChoice, options: EngineOptions) -> bool:
@@ -91,7 +99,7 @@ def _is_tuned(bundle: Bundle, engines: EngineChoice, options: EngineOptions) -> 
     return not engines.no_profile and find_profile(bundle.manifest, device_facts(options)) is not None
 
 
-def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
+def _settings(bundle: Bundle, image: str, runs: int, options: EngineOptions, benchmark: Benchmark) -> dict[str, Any]:
     """The settings that the figures belong to."""
     from edge_llava.device.threads import usable_threads
     from edge_llava.runtime.options import device_facts
@@ -102,7 +110,7 @@ def _settings(bundle: Bundle, image: Path, runs: int, options: EngineOptions, be
     return {
         "bundle": str(bundle.path),
         "quant": bundle.manifest.language.quant,
-        "image": str(image),
+        "image": image,
         "n_image_tokens": benchmark.n_image_tokens,
         "runs": runs,
         "engines": engines,

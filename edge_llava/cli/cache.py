@@ -25,7 +25,7 @@ def command() -> None:
 @json_option
 def info_command(as_json: bool) -> None:
     """Show where the cache is and how large it is."""
-    from edge_llava.home.directories import cache_directory, has_cache
+    from edge_llava.home.directories import cache_directory, has_cache, has_home, home_directory
     from edge_llava.runtime.kv.disk_cache import PrefixStore
 
     store = PrefixStore(cache_directory())
@@ -33,6 +33,7 @@ def info_command(as_json: bool) -> None:
     n_bytes = sum(file.n_bytes for file in files)
     if as_json:
         facts = {
+            "home": str(home_directory()) if has_home() else None,
             "directory": str(store.directory) if has_cache() else None,
             "entries": len(files),
             "bytes": n_bytes,
@@ -43,6 +44,8 @@ def info_command(as_json: bool) -> None:
     show_result(
         store.directory if has_cache() else "none: this user has no home directory, and EDGE_LLAVA_CACHE is not set"
     )
+    if has_home():
+        note(printable_line(f"Everything that edge-llava keeps is in {home_directory()}"))
     show_result(f"{_count(len(files))}, {format_bytes(n_bytes)} of at most {format_bytes(store.max_bytes)}")
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from edge_llava.bundle.json_fields import JsonFields
 from edge_llava.bundle.manifest import Manifest
+from edge_llava.device.cpu_times import BUSY_CPUS
 from edge_llava.device.facts import DeviceFacts, this_device
 from edge_llava.errors import BundleError, list_faults
 from edge_llava.home.directories import check_home, home_directory
@@ -29,7 +30,6 @@ GOALS = ("total", "ttft", "throughput", "memory")
 IMAGE_SIZE = (640, 480)  # width and height in pixels of the image that is measured with
 KV_TYPES = ("auto", "f16", "f32", "q8_0")
 _FLASH = {"auto": None, "on": True, "off": False}
-_BUSY_CPUS = 0.25
 _MAX_THREADS, _MAX_BATCH, _MAX_LAYERS = 1024, 1 << 20, 1 << 16
 
 Goal = Literal["total", "ttft", "throughput", "memory"]
@@ -85,7 +85,7 @@ class Profile:
     @property
     def was_busy(self) -> bool:
         """Whether other programs computed so much meanwhile that the best numbers of threads are not those found."""
-        return (self.measured.get("other_cpus") or 0.0) > _BUSY_CPUS
+        return (self.measured.get("other_cpus") or 0.0) > BUSY_CPUS
 
 
 def profile_path(manifest: Manifest, device: DeviceFacts) -> Path:

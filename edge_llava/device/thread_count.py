@@ -8,6 +8,7 @@ with a small model a hundredth. See `benchmarks/busy_cores.py`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 from edge_llava.device.cpu_times import CpuTimes, n_free, read_cpu_times
@@ -31,6 +32,7 @@ class ThreadCount:
         adapts: bool = True,
         before: CpuTimes | None = None,
         read: Callable[[], CpuTimes | None] = read_cpu_times,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -38,9 +40,10 @@ class ThreadCount:
             adapts: Whether there may be fewer.
             before: The system's counters some moments ago; None: nothing is known before the first steps.
             read: Reads the system's counters.
+            clock: Seconds, as of `CpuTimes.at_s`.
         """
         self.n = self._n_most = n_most
-        self._read = read
+        self._read, self._clock = read, clock
         self._before = (before or read()) if adapts and n_most > 1 else None
         self._n_calm = 0  # windows in a row that had room for more
         self.update()
@@ -51,7 +54,7 @@ class ThreadCount:
         Returns:
             Whether `n` has changed.
         """
-        if self._before is None or (now := self._read()) is None or now.at_s - self._before.at_s < _WINDOW_S:
+        if self._before is None or self._clock() - self._before.at_s < _WINDOW_S or (now := self._read()) is None:
             return False
         wanted = math.floor(n_free(now.others_since(self._before)) + _SPARE)
         wanted, before, self._before = max(1, min(self._n_most, wanted)), self.n, now

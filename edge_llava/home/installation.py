@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,12 +13,22 @@ from urllib.request import url2pathname
 
 
 def install_command(extra: str = "") -> str:
-    """The pip command that installs edge-llava again, from where it came, with one of its extras ("" for none)."""
+    """The command that installs edge-llava again, from where it came, with one of its extras ("" for none)."""
     brackets = f"[{extra}]" if extra else ""
     clone, is_editable = _find_clone()
-    if clone is None:
-        return f"pip install {shlex.quote(f'edge-llava{brackets}')}"
-    return f"pip install {'-e ' if is_editable else ''}{shlex.quote(f'{clone}{brackets}')}"
+    what = _quote(f"{clone or 'edge-llava'}{brackets}")
+    return f"{_installer()} {'-e ' if is_editable else ''}{what}"
+
+
+def _installer() -> str:
+    """Of the environment that this program is in: pipx and uv leave a file in those of their own."""
+    if os.path.isfile(os.path.join(sys.prefix, "pipx_metadata.json")):
+        return "pipx install --force"
+    return "uv tool install" if os.path.isfile(os.path.join(sys.prefix, "uv-receipt.toml")) else "pip install"
+
+
+def _quote(text: str) -> str:
+    return f'"{text}"' if os.name == "nt" else shlex.quote(text)
 
 
 def _find_clone() -> tuple[Path | None, bool]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.bundle.language_spec import LanguageSpec
-from edge_llava.device.cpu_times import CpuTimes, read_cpu_times
+from edge_llava.device.cpu_times import others_since, read_cpu_times
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import default_threads, thread_choices
 from edge_llava.fitting.bundle_needs import used_devices
@@ -102,7 +102,7 @@ def tune(
         "decode_tps": chosen.median(lambda run: run.decode_tps),
         "turn_s": search.turn_s(chosen),
         "peak_rss_bytes": search.peaks.get(chosen.settings),
-        "other_cpus": _others_since(times),
+        "other_cpus": others_since(times),
     }
     files = bundle.manifest.files
     profile = Profile(settings, goal, device_facts(base), files["language"].sha256, files["vision"].sha256, measured)
@@ -210,12 +210,6 @@ def _default_settings(base: EngineOptions) -> DeviceSettings:
         kv_type="auto",
         n_gpu_layers=base.decoder.n_gpu_layers if base.decoder.n_gpu_layers >= 0 else None,
     )
-
-
-def _others_since(times: CpuTimes | None) -> float | None:
-    """The CPUs that other programs kept busy; None where the system does not say it."""
-    now = read_cpu_times()
-    return None if times is None or now is None else now.others_since(times)
 
 
 def _encode_s(trial: Trial[VisionFigures]) -> float:

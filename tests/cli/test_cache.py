@@ -37,6 +37,7 @@ def test_a_second_process_begins_after_the_image(run, chat, home):
     (path,) = (home / "cache").iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert info(run) == {
+        "home": str(home),
         "directory": str(home / "cache"),
         "entries": 1,
         "bytes": path.stat().st_size,

@@ -53,9 +53,12 @@ def check_command(words: Sequence[str], *, complete: bool = True) -> None:
 
 def _check_own(command: click.Command, context: click.Context, words: list[str], complete: bool) -> None:
     if isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        child = command.get_command(context, words[0])
-        assert child is not None, f"{context.command_path} has no command {words[0]!r}"
-        _check_own(child, click.Context(child, context, words[0]), words[1:], complete)
+        try:
+            name, child, rest = command.resolve_command(context, words)  # which also knows Ollama's names
+        except click.UsageError as error:
+            raise AssertionError(f"{context.command_path}: {error.message}") from error
+        assert child is not None
+        _check_own(child, click.Context(child, context, name), rest, complete)
         return
     values, rest, _ = command.make_parser(context).parse_args(list(words))
     assert not rest or isinstance(command, click.Group), f"{context.command_path}: unexpected {rest}"

@@ -38,7 +38,6 @@ NOT_RUN = {
     r".*\.\.\.": "abbreviated",
 }
 # Smaller numbers for what would take long.
-SMALLER = {"--n 2000": "--n 12"}
 TYPED = {"cache clear": "y\n"}  # what the user types; other commands get a question
 
 
@@ -63,8 +62,6 @@ def run_line(line: Line, monkeypatch: pytest.MonkeyPatch) -> int:
     from edge_llava.cli.selftest import main as selftest
 
     program, *words = line.commands[-1]
-    for long, short in SMALLER.items():
-        words = " ".join(words).replace(long, short).split(" ") if long in " ".join(words) else words
     typed = line.pipes_text or TYPED.get(" ".join(words), "What is this?")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
     with pytest.raises(SystemExit) as exit_:

@@ -65,6 +65,19 @@ def test_from_a_wheel_or_an_index_or_unknown(install: Callable[[str | None], Non
     assert install_command() == "pip install edge-llava"
 
 
+@pytest.mark.parametrize(
+    ("left", "begins"),
+    [("pipx_metadata.json", "pipx install --force "), ("uv-receipt.toml", "uv tool install "), ("x", "pip install ")],
+)
+def test_environments_of_pipx_and_uv(
+    install: Callable[[None], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str, begins: str
+) -> None:
+    install(None)
+    (tmp_path / left).touch()
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert install_command("serve") == f"{begins}'edge-llava[serve]'"
+
+
 def test_where_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     assert install_command("serve") == PLAIN
