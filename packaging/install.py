@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,12 @@ def measure(package: Package) -> Package:
     try:
         with urllib.request.urlopen(urllib.request.Request(package.url, method="HEAD"), timeout=_TIMEOUT_S) as answer:
             return Package(package.name, package.url, int(answer.headers["Content-Length"]))
-    except (OSError, ValueError, TypeError):  # no answer, or one without a length: pip's own download may still work
+    except (
+        OSError,
+        HTTPException,
+        ValueError,
+        TypeError,
+    ):  # no answer, or one without a length: pip's own download may still work
         return package
 
 
@@ -130,7 +136,7 @@ def run_pip(*arguments: str) -> None:
 
 def take_torch_by_uv(constraint: str) -> bool:
     """Installs torch for CPUs with uv, which knows where PyTorch keeps it, and says whether that worked."""
-    print("torch for CPUs, without CUDA, from PyTorch's own index, which uv knows:", flush=True)
+    print("torch for CPUs (about 0.2 GB) from PyTorch's own index, which uv knows:", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         uv = [str(Path(directory) / "bin" / "uv"), "pip", "install", "--python", sys.executable]
         commands = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
@@ -89,6 +91,22 @@ def test_measures_files_and_survives_servers_that_do_not_answer(install, tmp_pat
     assert install.measure(install.Package("a", file.as_uri())).size == 5
     nobody = install.Package("a", "http://127.0.0.1:9/a-1.whl")  # the discard port: nothing listens there
     assert install.measure(nobody) == nobody
+
+
+def test_measures_nothing_where_a_server_answers_garbage(install):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"what?\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        package = install.Package("a", f"http://127.0.0.1:{server.getsockname()[1]}/a.whl")
+        assert install.measure(package) == package
+        thread.join()
 
 
 # what uv does with our arguments, but from the index of CPUS; nothing else of it is needed here
