@@ -36,7 +36,7 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 	@$(MAKE) --no-print-directory ask QUESTION="How many objects are there?" ANSWER="Three."
 	@$(MAKE) --no-print-directory ask QUESTION="Is the green star to the left of the blue square?" ANSWER="Yes."
 	@echo "The image is edge_llava/demo/pictures/shapes-1.jpg. Look at it, and ask more with:"
-	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat edge_llava/demo/pictures/shapes-1.jpg"
+	@echo "  EDGE_LLAVA_HOME=$(DEMO_HOME) $(BIN)/edge-llava chat demo:1"
 
 # fails if the answer is wrong
 ask:
