@@ -181,7 +181,7 @@ def test_a_second_image_changes_the_first(converted, make_image):
 def replay(model, chat):
     """A session with the same turns, planned at once."""
     again = model.session(greedy())
-    again._past = model._planner._plan_again(chat._past[:-1])
+    again._past = model._planner._plan_again(chat._past[:-1], model._planner.template)
     return again
 
 

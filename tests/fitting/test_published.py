@@ -77,7 +77,7 @@ def test_models_shows_what_is_here_first(run, seeded_q4, home, monkeypatch):
     (home / "bundles" / "other.download.partial").mkdir()
     (home / "bundles" / "other.download.partial" / "language.gguf").write_bytes(b"x" * 2000)
     shown = run("models")
-    assert shown.out.splitlines()[0].split()[:2] == ["mine", "313.7"]
+    assert shown.out.splitlines()[0].split()[:3] == ["*", "mine", "313.7"]  # the only one is the default
     assert "2.0 kB of an unfinished download" in shown.err
     assert run("models", "--json", "list").code == 2
 

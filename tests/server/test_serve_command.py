@@ -84,7 +84,7 @@ def test_curl_as_the_readme_says(start: Callable[..., Served], tmp_path: Path, i
     (block,) = re.findall(
         r"^    (curl .*?^    END)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
-    (tmp_path / "img.jpg").write_bytes(image_file("JPEG", size=(640, 480)))
+    (tmp_path / "photo.jpg").write_bytes(image_file("JPEG", size=(640, 480)))
     served = start("-c", 160)
     script = re.sub(r"^    ", "", block, flags=re.MULTILINE).replace("http://127.0.0.1:8080", served.url)
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from damage import damage_gguf
 from frame import Kind, copy_small_bundle
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.device.thread_count import ThreadCount
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.runtime.vision.projector import Projector
 
@@ -23,7 +24,7 @@ def read(directory: Path, content: bytes) -> None:
     """Loads it and projects some rows."""
     path, spec = directory / "damaged.gguf", Bundle.open(directory).manifest.projector
     path.write_bytes(content)
-    projector = Projector(path, spec, 1)
+    projector = Projector(path, spec, ThreadCount(1))
     try:
         projector(np.ones((8, spec.in_features), np.float32))
     finally:
