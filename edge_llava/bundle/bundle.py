@@ -26,6 +26,8 @@ from edge_llava.home.files import digest_file, write_text
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.home.regular_file import read_text
 
+_ADVICE = "Convert the checkpoint again, or fetch the bundle again: edge-llava pull OWNER/NAME --force"
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -56,13 +58,13 @@ class Bundle:
                 f"{directory} is not a bundle: it has no {MANIFEST_NAME}. {_what_next(directory)}"
             ) from error
         except UnicodeDecodeError as error:
-            raise BundleError(f"{manifest_path} is not UTF-8 text. Convert again.") from error
+            raise BundleError(f"{manifest_path} is not UTF-8 text. {_ADVICE}") from error
         except OSError as error:
             raise BundleError(f"{manifest_path} cannot be read: {error.strerror}.") from error
-        bundle = cls(directory, Manifest.from_json(text, str(manifest_path)))
+        bundle = cls(directory, Manifest.from_json(text, str(manifest_path), _ADVICE))
         faults = [fault for entry in bundle.manifest.files.values() if (fault := bundle._size_fault(entry))]
         if faults:
-            raise BundleError(list_faults(f"{directory} is damaged:", faults, "Convert the checkpoint again."))
+            raise BundleError(list_faults(f"{directory} is damaged:", faults, _ADVICE))
         return bundle
 
     @property
@@ -89,10 +91,25 @@ class Bundle:
         Raises:
             BundleError: If any file differs; all of them at once.
         """
+        faults = self.find_damage(trust_earlier=trust_earlier, progress=progress)
+        if faults:
+            raise BundleError(list_faults(f"{self.path} was changed or damaged:", list(faults.values()), _ADVICE))
+
+    def find_damage(self, *, trust_earlier: bool, progress: ProgressCallback = silent) -> dict[str, str]:
+        """Compares every file with its sha256; if all are right, that is remembered.
+
+        Args:
+            trust_earlier: As of `verify_digests`.
+            progress: Called with the bytes read.
+
+        Returns:
+            What is wrong, by the path in the manifest of the file that differs or cannot be read.
+        """
         earlier = _read_checked() if trust_earlier else {}
         wanted = [(self.path / entry.path, entry) for entry in self.manifest.files.values()]
         to_read = [(path, entry) for path, entry in wanted if not _is_known(path, entry, earlier)]
-        total, done, faults = sum(entry.bytes for _, entry in to_read), 0, []
+        total, done = sum(entry.bytes for _, entry in to_read), 0
+        faults: dict[str, str] = {}
 
         def count(n_bytes: int) -> None:
             nonlocal done
@@ -103,19 +120,16 @@ class Bundle:
             try:
                 found = digest_file(path, count)
             except OSError as error:
-                faults.append(f"{entry.path} cannot be read: {error.strerror}")
+                faults[entry.path] = f"{entry.path} cannot be read: {error.strerror}"
                 continue
             if found != entry.sha256:
-                faults.append(f"{entry.path}: its sha256 is {found[:12]}..., expected {entry.sha256[:12]}...")
-        if faults:
-            raise BundleError(
-                list_faults(f"{self.path} was changed or damaged:", faults, "Convert the checkpoint again.")
-            )
-        if to_read:
+                faults[entry.path] = f"{entry.path}: its sha256 is {found[:12]}..., expected {entry.sha256[:12]}..."
+        if to_read and not faults:
             _remember_checked({str(path): _fingerprint(path, entry.sha256) for path, entry in to_read})
+        return faults
 
     def remember_digests(self) -> None:
-        """Notes that the files are what the manifest says; for the converter, which has just hashed them."""
+        """Notes that the files are what the manifest says; for those who have just hashed all of them."""
         entries = self.manifest.files.values()
         _remember_checked({str(self.path / e.path): _fingerprint(self.path / e.path, e.sha256) for e in entries})
 

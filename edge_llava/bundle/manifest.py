@@ -125,12 +125,13 @@ class Manifest:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Manifest:
+    def from_json(cls, text: str, where: str, advice: str = "Convert the checkpoint again.") -> Manifest:
         """Reads and validates a manifest.
 
         Args:
             text: Contents of manifest.json.
-            where: Its path, for messages.
+            where: Its path or address, for messages.
+            advice: What a user can do about a manifest that is damaged.
 
         Raises:
             BundleError: If it is not JSON, of a newer format, or any field is missing or wrong; all faults at once.
@@ -138,11 +139,11 @@ class Manifest:
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
-            raise BundleError(f"{where} is not JSON (line {error.lineno}): {error.msg}. Convert again.") from error
+            raise BundleError(f"{where} is not JSON (line {error.lineno}): {error.msg}. {advice}") from error
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
-            raise BundleError(f"{where} is not JSON that a manifest may hold: {error}. Convert again.") from error
+            raise BundleError(f"{where} is not JSON that a manifest may hold: {error}. {advice}") from error
         if not isinstance(data, dict):
-            raise BundleError(f"{where} does not contain a JSON object. Convert again.")
+            raise BundleError(f"{where} does not contain a JSON object. {advice}")
         version = data.get("format_version")
         if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
             raise BundleError(
@@ -153,7 +154,7 @@ class Manifest:
         if not faults:
             faults += _disagreements(manifest.vision, manifest.projector, manifest.language)
         if faults:
-            raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Convert the checkpoint again."))
+            raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, advice))
         return manifest
 
 

@@ -98,7 +98,7 @@ def test_missing_and_truncated_and_extended_files_are_all_named(small_bundle: Pa
         "  - language.gguf has 1000 bytes, expected 32768",
         "  - parity.safetensors has 7 bytes, expected 6",
         "  - vision.onnx.data is missing",
-        "Convert the checkpoint again.",
+        "Convert the checkpoint again, or fetch the bundle again: edge-llava pull OWNER/NAME --force",
     ]
 
 
@@ -111,7 +111,9 @@ def test_directory_in_place_of_a_file(small_bundle: Path) -> None:
 def test_manifest_that_is_not_utf8(small_bundle: Path) -> None:
     manifest = small_bundle / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"llava-hf", b"llav\xe9-hf"))
-    assert refuse(small_bundle) == f"{manifest} is not UTF-8 text. Convert again."
+    assert refuse(small_bundle) == f"{manifest} is not UTF-8 text. " + (
+        "Convert the checkpoint again, or fetch the bundle again: edge-llava pull OWNER/NAME --force"
+    )
 
 
 def test_manifest_that_is_a_directory(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_every_changed_file_is_named(small_bundle: Path, trust_earlier: bool) ->
     found = describe_file(small_bundle / "language.gguf", small_bundle).sha256[:12]
     assert language == f"  - language.gguf: its sha256 is {found}..., expected {wanted}..."
     assert parity.startswith("  - parity.safetensors: its sha256 is ")
-    assert advice == "Convert the checkpoint again."
+    assert advice.endswith("or fetch the bundle again: edge-llava pull OWNER/NAME --force")
 
 
 def test_nothing_is_remembered_of_a_changed_bundle(small_bundle: Path, home: Path) -> None:

@@ -470,10 +470,10 @@ def test_all_disagreements_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "x is not JSON (line 1): Expecting value. Convert again."),
+        ("", "x is not JSON (line 1): Expecting value. Convert the checkpoint again."),
         ('{\n"format_version": 1,\n', "x is not JSON (line 3): "),
-        ("[1]", "x does not contain a JSON object. Convert again."),
-        ("7", "x does not contain a JSON object. Convert again."),
+        ("[1]", "x does not contain a JSON object. Convert the checkpoint again."),
+        ("7", "x does not contain a JSON object. Convert the checkpoint again."),
         ("[" * 100_000, "x is not JSON that a manifest may hold: "),
         ('{"format_version": ' + "9" * 5000 + "}", "x is not JSON that a manifest may hold: "),
     ],
@@ -482,6 +482,8 @@ def test_text_that_is_not_a_manifest(text: str, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         Manifest.from_json(text, "x")
     assert str(caught.value).startswith(message)
+    with pytest.raises(BundleError, match=r"Ask its owner\.$"):
+        Manifest.from_json(text, "x", "Ask its owner.")
 
 
 def test_value_nested_almost_too_deep() -> None:
