@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_llava.errors import ConversionError
+from edge_llava.bundle.contents import find_foreign
+from edge_llava.errors import ConversionError, list_faults
 from edge_llava.home.atomic_directory import InTheWay, NotReplaced, atomic_directory, mend
-from edge_llava.home.directories import MANIFEST_NAME
 from edge_llava.home.lock import HeldElsewhere
 
 _FULL_BYTES = 1 << 20  # a disk with less free than this is called full
@@ -21,8 +20,8 @@ def check_target(out: Path, *, overwrite: bool) -> None:
     """Refuses a target that is in the way, after mending what a killed conversion left.
 
     Raises:
-        ConversionError: If `out` contains something that is not a bundle, is a bundle that must not be replaced, cannot
-            be a name, or another conversion is writing it.
+        ConversionError: If `out` contains something that is not a bundle, is a bundle that must not be replaced or
+            holds files that are not its own, cannot be a name, or another conversion is writing it.
     """
     try:
         mend(out)
@@ -34,10 +33,21 @@ def check_target(out: Path, *, overwrite: bool) -> None:
         raise ConversionError(
             f"{out} cannot be written: {error.strerror}. Choose another directory with -o."
         ) from error
-    if not os.path.isfile(out / MANIFEST_NAME):
-        raise ConversionError(f"{out} exists and is not a bundle; it is left alone. Choose another directory with -o.")
+    foreign = find_foreign(out)
+    if foreign is None:
+        raise ConversionError(
+            f"{out} exists and is not a bundle; it is left alone. Choose another directory with -o, or delete it."
+        )
     if not overwrite:
         raise ConversionError(f"{out} exists already. Replace it with --force, or choose another directory with -o.")
+    if foreign:
+        raise ConversionError(
+            list_faults(
+                f"{out} holds files that do not belong to its bundle, and --force would delete them:",
+                foreign,
+                "Move them, or choose another directory with -o.",
+            )
+        )
 
 
 @contextmanager

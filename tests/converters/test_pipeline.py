@@ -19,6 +19,7 @@ import pytest
 
 import edge_llava
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.contents import CARD_MARK
 from edge_llava.bundle.language_spec import QUANTS
 from edge_llava.bundle.templates import TEMPLATES
 from edge_llava.conversion.convert import convert
@@ -28,7 +29,7 @@ from edge_llava.converters.checkpoint import Checkpoint
 from edge_llava.converters.disk_space import estimate_bytes
 from edge_llava.converters.memory_needs import estimate_memory
 from edge_llava.converters.options import ConvertOptions
-from edge_llava.converters.staging import staging_directory
+from edge_llava.converters.staging import check_target, staging_directory
 from edge_llava.device.tree import Tree
 from edge_llava.errors import BundleError, CheckpointError, ConversionError
 from edge_llava.home.atomic_directory import MARKER, atomic_directory
@@ -336,6 +337,27 @@ def test_a_foreign_directory_is_left_alone(tiny, tmp_path, overwrite):
     with pytest.raises(ConversionError, match="exists and is not a bundle; it is left alone"):
         convert(tiny, tmp_path / "b", ConvertOptions(quant="F32", overwrite=overwrite))
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "an app", "icons": []}', "[]", "{", '{"format_version": 1}'])
+def test_a_manifest_of_others_makes_no_bundle(tmp_path, manifest):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").write_text(manifest)
+    with pytest.raises(ConversionError, match="exists and is not a bundle; it is left alone"):
+        check_target(tmp_path / "b", overwrite=True)
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "album/img.jpg", "README.md"])
+def test_a_bundle_with_files_of_others_is_left_alone(tiny, older, foreign):
+    path = older / foreign
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(ConversionError, match=foreign):
+        convert(tiny, older, ConvertOptions(quant="F32", overwrite=True))
+    assert path.read_text() == "mine"
+    path.write_text(CARD_MARK)
+    if foreign == "README.md":
+        check_target(older, overwrite=True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
