@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from importlib.metadata import version
 from typing import IO, TypeVar
 from urllib.error import HTTPError, URLError
@@ -99,8 +99,8 @@ class Web:
         try:
             response: HTTPResponse = self._opener.open(request, timeout=self.patience.timeout_s)
         except HTTPError as error:
-            with error:
-                raise self._refusal(url, error) from error
+            error.close()
+            raise self._refusal(url, error) from error
         except URLError as error:
             if isinstance(error.reason, ssl.SSLError) and not isinstance(error.reason, _CUT):
                 raise self._no_tls(error.reason) from error
@@ -197,7 +197,7 @@ class Web:
         if status in (404, 410):
             return NotFound(f"{url} does not exist (status {status}).")
         if status in (401, 403) and self.address.repository is not None:
-            has_token = "the token that you have is not enough" if self.address.token else "you have no token"
+            has_token = "your token does not give access" if self.address.token else "you have no token"
             return TransferError(
                 f"the hub refuses {shown} (status {status}). Check the name. If the repository is private, or asks "
                 f"you to accept its licence, log in on its page, and set HF_TOKEN: {has_token}."
@@ -234,10 +234,18 @@ class _Redirects(HTTPRedirectHandler):
     """Follows a few redirects, to addresses that are allowed; the token does not leave its origin."""
 
     max_redirections = 5
-    http_error_308 = HTTPRedirectHandler.http_error_302
 
     def __init__(self, address: Address) -> None:
         self._address = address
+
+    def http_error_302(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
+    ) -> HTTPResponse | None:
+        """Closes the response first, so that nothing of its body, which may be endless, is read."""
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
