@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--insecure-http",
     is_flag=True,
-    help="Allow http:// to other computers. Anyone on the way can replace the bundle and its digests together.",
+    help="Allow http:// to other computers. "
+    "Anyone on the network path can replace the bundle and its digests together.",
 )
 @json_option
 def command(address: str, name: str | None, force: bool, insecure_http: bool, as_json: bool) -> None:
@@ -50,8 +51,10 @@ def command(address: str, name: str | None, force: bool, insecure_http: bool, as
 
     offer = find_offer(read_address(address, may_be_insecure=insecure_http), warn=warn)
     name = name or offer.address.name
-    is_here = offer.is_here(name) and not force
-    n_missing = 0 if is_here else offer.n_bytes if force else offer.missing_bytes(name)
+    with show_progress() as progress:
+        whole = frozenset[str]() if force else offer.find_whole(name, progress)
+    is_here = offer.is_here(name, whole)
+    n_missing = 0 if is_here else offer.missing_bytes(name, whole)
     _describe(offer, name, n_missing, is_here=is_here)
     try:
         with show_progress() as progress:
@@ -88,7 +91,7 @@ def _describe(offer: Offer, name: str, n_missing: int, *, is_here: bool) -> None
     note(printable_line(f"{offer.address.shown}, as {name}:"))
     note(size)
     note(printable_line(f"  source    {manifest.source.name}, {manifest.language.quant}"))
-    licenses = ", ".join(manifest.source.license_files) or "no file states it; that of the source applies"
+    licenses = ", ".join(manifest.source.license_files) or "no licence file; the source's licence applies"
     note(printable_line(f"  licence   {licenses}"))
     if manifest.notice is not None:
         note(printable_line(f"  notice    {manifest.notice}"))

@@ -9,16 +9,16 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.contents import LICENSES
 from edge_llava.bundle.manifest import Manifest
 from edge_llava.errors import BundleError, TransferError, list_faults
 from edge_llava.home.atomic_directory import (
-    MARKER,
     InTheWay,
     NotReplaced,
     restore,
@@ -32,12 +32,12 @@ from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.home.regular_file import MAX_TEXT_BYTES, open_regular
 from edge_llava.hub.address import Address
 from edge_llava.hub.download import Download
+from edge_llava.hub.paths import find_path_faults
 from edge_llava.hub.web import USUAL, NotFound, Patience, Web
 
 _log = logging.getLogger("edge_llava.hub")
-LICENSES = "licenses"
 _MAX_LICENSE_BYTES = 1 << 20  # as of a conversion
-_MAX_LICENSES = 50
+_NO_BUNDLE = "Check that this is the address of a bundle; if it is, tell its publisher."
 _SPARE_BYTES = 64 << 20  # a disk is not filled to the last byte
 
 
@@ -60,21 +60,42 @@ class Offer:
         """Size of all files that the manifest names."""
         return sum(entry.bytes for entry in self.manifest.files.values())
 
-    def missing_bytes(self, name: str) -> int:
-        """What is still to be fetched for a bundle of this name, as far as sizes tell."""
-        directory = resumable_path(bundles_directory() / name)
-        if not _has_manifest(directory, self.manifest_bytes):
-            return self.n_bytes
-        there = (min(entry.bytes, _size(directory / entry.path)) for entry in self.manifest.files.values())
-        return self.n_bytes - sum(there)
+    def missing_bytes(self, name: str, whole: Collection[str] = ()) -> int:
+        """What is still to be fetched for a bundle of this name, as far as sizes tell.
 
-    def is_here(self, name: str) -> bool:
-        """Whether the home has this very bundle under a name, whole."""
+        Args:
+            name: Of the bundle in the home.
+            whole: From `find_whole`: files that are taken from the bundle that is here.
+        """
+        directory = resumable_path(bundles_directory() / name)
+        resumes = _has_manifest(directory, self.manifest_bytes)
+        entries = [entry for entry in self.manifest.files.values() if entry.path not in whole]
+        there = (min(entry.bytes, _size(directory / entry.path)) for entry in entries) if resumes else ()
+        return sum(entry.bytes for entry in entries) - sum(there)
+
+    def find_whole(self, name: str, progress: ProgressCallback = silent) -> frozenset[str]:
+        """The paths of the files that the home has under a name as part of this very bundle, by their digests.
+
+        Args:
+            name: Of the bundle in the home.
+            progress: Receives the bytes that are read; files that were checked before are not read.
+        """
         directory = bundles_directory() / name
         restore(directory)
         if not _has_manifest(directory, self.manifest_bytes):
-            return False
-        return all(_size(directory / entry.path) == entry.bytes for entry in self.manifest.files.values())
+            return frozenset()
+        damage = Bundle(directory, self.manifest).find_damage(trust_earlier=True, progress=progress)
+        return frozenset(entry.path for entry in self.manifest.files.values() if entry.path not in damage)
+
+    def is_here(self, name: str, whole: Collection[str]) -> bool:
+        """Whether the home has this very bundle under a name, whole.
+
+        Args:
+            name: Of the bundle in the home.
+            whole: From `find_whole`.
+        """
+        licenses = (bundles_directory() / name / LICENSES / file for file in self.manifest.source.license_files)
+        return len(whole) == len(self.manifest.files) and all(path.is_file() for path in licenses)
 
 
 def find_offer(address: Address, patience: Patience = USUAL, *, warn: Callable[[str], None] = _log.warning) -> Offer:
@@ -98,9 +119,9 @@ def find_offer(address: Address, patience: Patience = USUAL, *, warn: Callable[[
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BundleError(f"{where} is not UTF-8 text, so it is not the manifest of a bundle.") from error
-    manifest = Manifest.from_json(text, where)
-    faults = _find_path_faults(manifest)
+        raise BundleError(f"{where} is not UTF-8 text, so it is not the manifest of a bundle. {_NO_BUNDLE}") from error
+    manifest = Manifest.from_json(text, where, _NO_BUNDLE)
+    faults = find_path_faults(manifest)
     if faults:
         raise BundleError(list_faults(f"{where} is not a valid manifest:", faults, "Nothing was fetched."))
     return Offer(address.at_commit(commit), manifest, data)
@@ -115,7 +136,7 @@ def pull(
     progress: ProgressCallback = silent,
     warn: Callable[[str], None] = _log.warning,
 ) -> Bundle:
-    """Fetches an offered bundle into the home. One that is there already, with the same manifest, is left as it is.
+    """Fetches an offered bundle into the home. Of one that is there already, only what is damaged is fetched.
 
     Args:
         offer: From `find_offer`.
@@ -123,7 +144,7 @@ def pull(
         overwrite: Replace a bundle of this name, whatever it is.
         patience: How long the server is waited for.
         progress: Receives the bytes that arrive, and those that are checked.
-        warn: Called with a message when the connection broke and is tried again.
+        warn: Called with a message when the connection broke and is tried again, or the bundle that is here is damaged.
 
     Raises:
         TransferError: If the server fails, a file is not what the manifest says, or the disk is full. What has arrived
@@ -133,20 +154,37 @@ def pull(
     check_home()
     name = check_bundle_name(offer.address.name if name is None else name)
     out = bundles_directory() / name
-    if overwrite or not offer.is_here(name):
-        _check_target(out, overwrite=overwrite)
-        _check_disk(out, offer.missing_bytes(name))
-        with _translating(out), resumable_directory(out, overwrite=overwrite) as directory:
-            _fill(directory, offer, Web(offer.address, patience, warn), progress)
+    whole = frozenset[str]() if overwrite else offer.find_whole(name, progress)
+    if offer.is_here(name, whole):
+        return Bundle.open(out)
+    is_damaged = not overwrite and _has_manifest(out, offer.manifest_bytes)
+    _check_target(out, overwrite=overwrite or is_damaged)
+    if is_damaged:
+        warn(f"{out.name} is here, but damaged. What differs is fetched again.")
+    _check_disk(out, offer.missing_bytes(name, whole))
+    with _translating(out), resumable_directory(out, overwrite=overwrite or is_damaged) as directory:
+        _begin(directory, offer, out, whole)
+        _fill(directory, offer, Web(offer.address, patience, warn), progress)
     bundle = Bundle.open(out)
     bundle.remember_digests()
     return bundle
 
 
-def _fill(directory: Path, offer: Offer, web: Web, progress: ProgressCallback) -> None:
+def _begin(directory: Path, offer: Offer, older: Path, whole: Collection[str]) -> None:
+    """Makes a directory hold the manifest, and what is there already of this version of the bundle."""
     if not _has_manifest(directory, offer.manifest_bytes):
         _empty(directory)  # of an earlier version of the bundle
         (directory / MANIFEST_NAME).write_bytes(offer.manifest_bytes)
+    for path in map(Path, whole):
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).unlink(missing_ok=True)
+        try:
+            os.link(older / path, directory / path)
+        except OSError:  # a file system without links
+            shutil.copyfile(older / path, directory / path)
+
+
+def _fill(directory: Path, offer: Offer, web: Web, progress: ProgressCallback) -> None:
     for license_file in offer.manifest.source.license_files:
         (directory / LICENSES).mkdir(exist_ok=True)
         text, _ = web.read_small(f"{LICENSES}/{license_file}", _MAX_LICENSE_BYTES)
@@ -190,26 +228,6 @@ def _empty(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _find_path_faults(manifest: Manifest) -> list[str]:
-    """Paths that stay inside the bundle, and yet would fall onto one another, or onto what is ours."""
-    paths = [PurePosixPath(entry.path) for entry in manifest.files.values()]
-    reserved = {MANIFEST_NAME, MARKER, LICENSES}
-    faults = [f"{entry.path[:200]!r} cannot be a file's path" for entry in manifest.files.values() if not entry.path]
-    faults += [f"{str(path)[:200]!r} is reserved" for path in paths if path.parts and path.parts[0] in reserved]
-    for path in paths:
-        if sum(path == other or path in other.parents for other in paths) > 1:
-            faults.append(f"{str(path)[:200]!r} is named twice")
-    names = manifest.source.license_files
-    if len(names) > _MAX_LICENSES:
-        faults.append(f"it has {len(names)} licence files, at most {_MAX_LICENSES} are fetched")
-    faults += [f"the licence file {name[:200]!r} is not a plain name" for name in names if not _is_plain(name)]
-    return faults
-
-
-def _is_plain(name: str) -> bool:
-    return name.isprintable() and not set(name) & set("/\\:") and name.strip(". ") != "" and len(name.encode()) < 200
 
 
 def _no_bundle(web: Web, error: NotFound) -> TransferError:

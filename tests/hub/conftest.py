@@ -27,6 +27,7 @@ class Hub:
     Attributes:
         files: Bytes by path: "owner/name/manifest.json", or of a plain directory.
         redirects: Where the path of a file leads.
+        redirect_status, redirect_body: Sent with every redirect.
         cuts: Bytes after which the next responses of a file end, each once.
         statuses: Of the next responses of a file, each once.
         has_ranges: Whether ranges are answered.
@@ -40,6 +41,8 @@ class Hub:
 
     files: dict[str, bytes] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
+    redirect_status: int = 302
+    redirect_body: bytes = b""
     cuts: dict[str, list[int]] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
     has_ranges: bool = True
@@ -82,7 +85,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif key.startswith("owner/gated/") and authorization != f"Bearer {self.hub.token}":
             self._send(401, b"", {"X-Error-Code": "GatedRepo"})
         elif key in self.hub.redirects:
-            self._send(302, b"", {"Location": self.hub.redirects[key]})
+            self._send(
+                self.hub.redirect_status,
+                self.hub.redirect_body,
+                {"Location": self.hub.redirects[key]},
+                f"redirect of {key}",
+            )
         elif key not in self.hub.files:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
         else:
@@ -95,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             first = int(asked[1]) + self.hub.shift
             headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
             data, status = data[first:], 206
+        headers["Content-Length"] = str(len(data))
         self._send(status, data if sends_body else b"", headers, key)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], key: str = "") -> None:

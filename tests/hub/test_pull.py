@@ -61,6 +61,56 @@ def test_a_second_pull_fetches_nothing_but_the_manifest(run, hub):
     assert [path.rpartition("/")[2] for path, _, _ in hub.requests] == ["manifest.json"]
 
 
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        (BIG, lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+        (BIG, lambda data: data[:1000]),
+        (BIG, None),
+        ("licenses/LICENSE", None),
+    ],
+)
+def test_a_damaged_bundle_is_repaired(run, hub, home, licensed_bundle, digests, file, damage):
+    assert run("pull", "owner/model").code == 0
+    path = home / "bundles" / "model" / file
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    hub.sent.clear()
+    done = run("pull", "owner/model", "--json")
+    assert done.code == 0
+    assert "damaged" in done.err
+    size = (licensed_bundle / BIG).stat().st_size
+    assert json.loads(done.out)["fetched_bytes"] == (size if file == BIG else 0)
+    assert set(hub.sent) == {f"owner/model/{name}" for name in (file, "manifest.json", "licenses/LICENSE")}
+    assert digests(home / "bundles" / "model") == digests(licensed_bundle)
+    Bundle.open(home / "bundles" / "model").verify_digests(trust_earlier=True)
+    assert [path.name for path in (home / "bundles").iterdir()] == ["model"]
+
+
+def test_an_interrupted_repair_leaves_the_files_that_are_whole(hub, home, licensed_bundle, digests):
+    fetch()
+    path = home / "bundles" / "model" / BIG
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    before = digests(home / "bundles" / "model")
+    hub.statuses[f"owner/model/{BIG}"] = [404]
+    with pytest.raises(TransferError):
+        fetch()
+    assert digests(home / "bundles" / "model") == before
+    fetch()
+    assert digests(home / "bundles" / "model") == digests(licensed_bundle)
+
+
+def test_the_size_is_said_of_what_is_missing_alone(run, hub, home, licensed_bundle):
+    assert run("pull", "owner/model").code == 0
+    hub.statuses["owner/model/vision.onnx"] = [404]
+    files = json.loads((licensed_bundle / "manifest.json").read_text())["files"]
+    assert run("pull", "owner/model", "--force").code == 13
+    growing = home / "bundles" / "model.download.partial"
+    n_there = sum((growing / e["path"]).stat().st_size for e in files.values() if (growing / e["path"]).exists())
+    assert n_there > 0
+    forced = json.loads(run("pull", "owner/model", "--force", "--json").out)
+    assert forced["fetched_bytes"] == sum(entry["bytes"] for entry in files.values()) - n_there
+
+
 def test_another_bundle_is_replaced_by_force_alone(run, hub, home, digests, licensed_bundle):
     assert run("pull", "owner/model").code == 0
     before = digests(home / "bundles" / "model")
@@ -103,6 +153,7 @@ def test_ctrl_c_keeps_what_arrived(hub, home):
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     growing = home / "bundles" / "model.download.partial" / BIG
     while not growing.exists() or growing.stat().st_size < 20_000:
+        assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
@@ -172,7 +223,22 @@ def test_what_arrived_of_another_version_is_dropped(hub, home, licensed_bundle, 
 
 
 @pytest.mark.parametrize(
-    "path", ["../escaped", "/tmp/escaped", "C:x", "a\\b", "manifest.json", "licenses/x", ".edge-llava-unfinished", "."]
+    "path",
+    [
+        "../escaped",
+        "/tmp/escaped",
+        "C:x",
+        "a\\b",
+        "manifest.json",
+        "licenses/x",
+        ".edge-llava-unfinished",
+        ".",
+        "README.md",
+        "Manifest.JSON",
+        "LICENSES/x",
+        "readme.md. ",
+        "PROJECTOR.gguf",
+    ],
 )
 def test_paths_that_leave_the_bundle_are_refused_before_anything_is_written(hub, home, path):
     edit_manifest(hub, lambda manifest: manifest["files"]["language"].update(path=path))
@@ -202,7 +268,7 @@ def test_two_files_of_one_path_are_refused(hub):
 @pytest.mark.parametrize("manifest", [b"\xff", b"<html>", b"[" * 100_000, b"[]", b"{}"])
 def test_what_is_no_manifest_is_refused(hub, home, manifest):
     hub.files["owner/model/manifest.json"] = manifest
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError, match="Check that this is the address of a bundle"):
         fetch()
     assert not (home / "bundles").exists()
 
@@ -251,6 +317,15 @@ def test_redirects_lead_to_allowed_addresses_alone(hub, target):
     hub.redirects["owner/model/manifest.json"] = target
     with pytest.raises(TransferError):
         fetch()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_body_of_a_redirect_is_not_read(hub, status):
+    hub.redirects["owner/model/manifest.json"] = "/owner/model/resolve/other/moved.json"
+    hub.files["owner/model/moved.json"] = hub.files["owner/model/manifest.json"]
+    hub.redirect_status, hub.redirect_body = status, b" " * (64 << 20)
+    find_offer(read_address("owner/model"), AT_ONCE)
+    assert not [key for key in hub.sent if key.startswith("redirect")]  # counted once it is sent
 
 
 def test_redirects_in_a_circle_end(hub):
