@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.contents import CARD_MARK, LICENSES
 from edge_llava.bundle.manifest import Manifest
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+from edge_llava.hub.address import is_repository
 
 
 def write_card(bundle: Bundle, address: str) -> str:
@@ -20,12 +20,13 @@ def write_card(bundle: Bundle, address: str) -> str:
     manifest = bundle.manifest
     source, license_files = manifest.source, manifest.source.license_files
     header = ["---", "library_name: edge-llava", "pipeline_tag: image-text-to-text", "tags:", "- llava"]
-    if _REPOSITORY.fullmatch(source.name):
+    if is_repository(source.name):
         header.append(f"base_model: {source.name}")
     revision = f" at commit {_plain(source.revision)}" if source.revision else ""
     lines = [
         *header,
         "---",
+        CARD_MARK,
         "",
         f"# {_plain(bundle.name)}",
         "",
@@ -36,12 +37,12 @@ def write_card(bundle: Bundle, address: str) -> str:
     ]
     if manifest.notice:
         lines += [f"**{_plain(manifest.notice)}**", ""]
-    lines += ["    pip install 'edge-llava[cpu]'", f"    edge-llava pull {address}"]
+    lines += ["To use it, install edge-llava, and run:", "", f"    edge-llava pull {address}"]
     lines += ["    edge-llava chat img.jpg", "", "## Compared with the checkpoint in float32", ""]
     lines += [f"- {_plain(stage)}: {parity.describe()}" for stage, parity in manifest.parity.items()]
     lines += ["", "`edge-llava verify` repeats this comparison on your device.", "", "## Licence", ""]
     if license_files:
-        lines += [f"- [{_plain(name)}](licenses/{_plain(name)})" for name in license_files]
+        lines += [f"- [{_plain(name)}]({LICENSES}/{_plain(name)})" for name in license_files]
     else:
         lines.append("The checkpoint came without a licence file. The licence of its model applies.")
     return "\n".join(lines) + "\n\n## Files\n\n" + _list_files(manifest)

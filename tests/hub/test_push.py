@@ -14,6 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
+from edge_llava.bundle.contents import CARD_MARK
 from edge_llava.hub.card import write_card
 
 
@@ -58,18 +59,47 @@ def test_a_directory_is_replaced_by_force_alone_and_only_if_it_is_a_bundle(run, 
     refused = run("push", tmp_path / "photos", "-m", licensed_bundle, "--force")
     assert (refused.code, refused.out) == (13, "")
     assert (tmp_path / "photos" / "mine.txt").read_text() == "mine"
+    (tmp_path / "photos" / "manifest.json").write_text('{"name": "an app", "icons": []}')
+    assert run("push", tmp_path / "photos", "-m", licensed_bundle, "--force").code == 13
+    assert len(list((tmp_path / "photos").iterdir())) == 2
     assert run("push", licensed_bundle, "-m", licensed_bundle, "--force").code == 13
     assert run("push", "name", "-m", licensed_bundle).code == 2
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "album/img.jpg", "README.md"])
+def test_a_bundle_with_files_of_others_is_not_replaced(run, licensed_bundle, tmp_path, foreign):
+    out = tmp_path / "out"
+    assert run("push", out, "-m", licensed_bundle).code == 0
+    (out / foreign).parent.mkdir(exist_ok=True)
+    (out / foreign).write_text("mine")
+    refused = run("push", out, "-m", licensed_bundle, "--force")
+    assert refused.code == 13
+    assert refused.err.splitlines()[-2:] == [f"  - {foreign}", "Move them, or name another directory."]
+    assert (out / foreign).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["README.md", "ReadMe.MD", "LICENSES"])
+def test_a_file_in_the_place_of_what_push_writes_is_refused(run, licensed_bundle, tmp_path, name):
+    manifest = json.loads((licensed_bundle / "manifest.json").read_text())
+    shutil.rmtree(licensed_bundle / "licenses")
+    manifest["source"]["license_files"] = []
+    (licensed_bundle / manifest["files"]["language"]["path"]).rename(licensed_bundle / name)
+    manifest["files"]["language"]["path"] = name
+    (licensed_bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = run("push", tmp_path / "out", "-m", licensed_bundle)
+    assert done.code == 6
+    assert f"'{name}' is reserved" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_link_stays_where_its_directory_is_replaced(run, licensed_bundle, tmp_path):
     served, link = tmp_path / "served", tmp_path / "link"
     assert run("push", served, "-m", licensed_bundle).code == 0
     link.symlink_to(served)
-    (served / "README.md").write_text("old")
+    (served / "README.md").write_text(f"old {CARD_MARK}")
     assert run("push", link, "-m", licensed_bundle, "--force").code == 0
     assert link.is_symlink()
-    assert (served / "README.md").read_text() != "old"
+    assert not (served / "README.md").read_text().startswith("old")
     assert (served / "manifest.json").is_file()
 
 
@@ -115,9 +145,14 @@ def test_a_hub_gives_back_what_it_got(run, hub, licensed_bundle, home, digests):
     assert "edge-llava pull somebody/new" in card
     assert run("pull", "somebody/new").code == 0
     assert digests(home / "bundles" / "new") == digests(licensed_bundle)
+    assert "install edge-llava" in card
+    assert "pip install" not in card
+    hub.files["somebody/new/README.md"] = f"{CARD_MARK} of an older bundle".encode()
+    assert push("somebody/new", "-m", licensed_bundle, "--yes", token=hub.token).returncode == 0
+    assert hub.files["somebody/new/README.md"].decode() == card
     hub.files["somebody/new/README.md"] = b"my own words"
     assert push("somebody/new", "-m", licensed_bundle, "--yes", "--public", token=hub.token).returncode == 0
-    assert hub.created[1:] == [("somebody/new", False)]
+    assert hub.created[2:] == [("somebody/new", False)]
     assert hub.files["somebody/new/README.md"] == b"my own words"
 
 
@@ -133,7 +168,7 @@ def test_without_the_hubs_client(run, licensed_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     done = run("push", "owner/name", "-m", licensed_bundle, "--yes")
     assert done.code == 3
-    assert "edge-llava[convert]" in done.err
+    assert "[convert]" in done.err
 
 
 def test_a_card_holds_no_markup_of_the_manifests(licensed_bundle):
@@ -141,7 +176,8 @@ def test_a_card_holds_no_markup_of_the_manifests(licensed_bundle):
     manifest["source"]["name"] = "x\n---\n<script>alert(1)</script> [a](javascript:b)"
     (licensed_bundle / "manifest.json").write_text(json.dumps(manifest))
     card = write_card(Bundle.open(licensed_bundle), "owner/name")
-    assert "<" not in card
+    assert card.count(CARD_MARK) == 1
+    assert "<" not in card.replace(CARD_MARK, "")
     assert "[a]" not in card
     assert card.count("\n---\n") == 1
     for entry in Bundle.open(licensed_bundle).manifest.files.values():
