@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from edge_llava.demo import NAME
 from edge_llava.errors import TransferError
@@ -20,6 +20,7 @@ from edge_llava.home.regular_file import read_text
 
 _DEFAULT_HUB = "https://huggingface.co"
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.][\w./-]{0,200}))?", re.ASCII)
+_PAGE = re.compile(r"([^/]+/[^/]+)(?:/(?:tree|resolve)/([^/]+)|/blob/([^/]+)(?:/.*)?)?")  # of a hub, for people
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRUE = ("1", "ON", "YES", "TRUE")
 _PORTS = {"http": 80, "https": 443}
@@ -70,7 +71,7 @@ class Address:
             raise TransferError(f"{self.shown} redirects from https to http, which is not followed.")
         if scheme == "http":
             raise TransferError(
-                f"{url} is not encrypted: anyone on the way can replace the bundle and its digests together. "
+                f"{url} is not encrypted: anyone on the network path can replace the bundle and its digests together. "
                 "Use https, or allow it with --insecure-http."
             )
         raise TransferError(f"{url} is not an https address.")
@@ -162,9 +163,10 @@ def _read_url(text: str, *, may_be_insecure: bool) -> Address:
             "Give the address of the bundle's directory."
         )
     path = parts.path.removesuffix(MANIFEST_NAME).strip("/")
-    on_hub = re.fullmatch(r"([^/]+/[^/]+)(?:/tree/([^/]+))?", path)
+    on_hub = _PAGE.fullmatch(path)
     if origin == read_origin(hub_endpoint()) and on_hub is not None and is_repository(on_hub[1]):
-        return read_address(f"{on_hub[1]}@{on_hub[2] or 'main'}", may_be_insecure=may_be_insecure)
+        revision = unquote(on_hub[2] or on_hub[3] or "main")
+        return read_address(f"{on_hub[1]}@{revision}", may_be_insecure=may_be_insecure)
     base = f"{parts.scheme}://{parts.netloc}/{path}/" if path else f"{parts.scheme}://{parts.netloc}/"
     last = path.rpartition("/")[2] or parts.hostname or ""
     address = Address(text, base, _plain_name(last), may_be_insecure=may_be_insecure)
@@ -174,7 +176,9 @@ def _read_url(text: str, *, may_be_insecure: bool) -> Address:
 
 def _on_hub(repository: str, revision: str, *, may_be_insecure: bool) -> Address:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
-        raise TransferError(f"{repository} is on the hub, and HF_HUB_OFFLINE forbids to use it. Unset the variable.")
+        raise TransferError(
+            f"{repository} is on the hub, and HF_HUB_OFFLINE is set, so it is not contacted. Unset the variable."
+        )
     endpoint, shown = hub_endpoint(), repository if revision == "main" else f"{repository}@{revision}"
     address = Address(
         shown,

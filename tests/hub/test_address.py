@@ -25,6 +25,10 @@ def _example_hub(monkeypatch):
         ("a/b@refs/pr/1", "https://hub.example/a/b/resolve/refs%2Fpr%2F1/", "b"),
         ("https://hub.example/a/b", "https://hub.example/a/b/resolve/main/", "b"),
         ("https://hub.example/a/b/tree/dev", "https://hub.example/a/b/resolve/dev/", "b"),
+        ("https://hub.example/a/b/blob/dev/manifest.json", "https://hub.example/a/b/resolve/dev/", "b"),
+        ("https://hub.example/a/b/blob/dev/README.md", "https://hub.example/a/b/resolve/dev/", "b"),
+        ("https://hub.example/a/b/resolve/v1/", "https://hub.example/a/b/resolve/v1/", "b"),
+        ("https://hub.example/a/b/tree/refs%2Fpr%2F1", "https://hub.example/a/b/resolve/refs%2Fpr%2F1/", "b"),
         ("https://x.example/", "https://x.example/", "x.example"),
         ("https://x.example/deep/Llava%207B/", "https://x.example/deep/Llava%207B/", "llava-207b"),
         ("https://x.example/l/manifest.json", "https://x.example/l/", "l"),
@@ -43,6 +47,12 @@ def test_paths_are_encoded_and_a_commit_takes_the_place_of_a_branch():
     assert address.at_commit("../../evil") == address.at_commit(None) == address
     plain = read_address("https://x.example/l")
     assert plain.at_commit(COMMIT) == plain
+
+
+@pytest.mark.parametrize("path", ["a/b/resolve/dev/manifest.json", "a/b/blob/dev/manifest.json", "a/b/tree/dev"])
+def test_pages_of_a_hub_are_its_repository(path):
+    address = read_address(f"https://hub.example/{path}")
+    assert (address.shown, address.repository, address.token) == ("a/b@dev", "a/b", "hf_secret")
 
 
 @pytest.mark.parametrize(
