@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -79,7 +81,7 @@ def _read_rows() -> list[dict[str, Any]]:
 
 
 def _show_bundles() -> None:
-    from edge_llava.home.atomic_directory import list_resumable
+    from edge_llava.home.atomic_directory import list_resumable, resumable_path
     from edge_llava.home.directories import bundles_directory, default_bundle
 
     default, rows = default_bundle(), _read_rows()
@@ -95,9 +97,23 @@ def _show_bundles() -> None:
         star = "*" if row["default"] else " "
         facts = f"damaged: {row['error']}" if "error" in row else _facts(row)
         show(printable_line(f"{star} {row['name']:<{width}}  {facts}"))
-    for path in list_resumable(bundles_directory()):
-        size = format_bytes(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
-        note(printable_line(f"{size} of an unfinished download: `edge-llava pull` resumes it, or delete {path}"))
+    for out in list_resumable(bundles_directory()):
+        growing = resumable_path(out)
+        note(
+            printable_line(
+                f"{format_bytes(_tree_bytes(growing))} of an unfinished download: "
+                f"`edge-llava pull ADDRESS --name {out.name}` resumes it, or delete {growing}"
+            )
+        )
+
+
+def _tree_bytes(directory: Path) -> int:
+    n_bytes = 0
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(OSError):  # it was finished or deleted meanwhile
+                n_bytes += os.stat(os.path.join(folder, name)).st_size
+    return n_bytes
 
 
 def _facts(row: dict[str, Any]) -> str:

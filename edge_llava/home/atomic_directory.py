@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_llava.home.exchange import exchange
-from edge_llava.home.lock import HeldElsewhere, hold
+from edge_llava.home.lock import HeldElsewhere, hold, is_held
 
 MARKER = ".edge-llava-unfinished"
 _GROWING, _OLD = ".partial", ".old.partial"
@@ -95,8 +95,10 @@ def resumable_path(out: Path) -> Path:
 
 
 def list_resumable(directory: Path) -> list[Path]:
-    """What `resumable_directory` keeps in a directory, without what is about to be deleted."""
-    return [path for path in _children(directory) if path.name.endswith(_RESUMED) and not _is_marked(path)]
+    """The names in a directory for which `resumable_directory` keeps something, and which no process is changing."""
+    kept = [path for path in _children(directory) if path.name.endswith(_RESUMED) and not _is_marked(path)]
+    names = [path.with_name(path.name.removesuffix(_RESUMED)) for path in kept]
+    return [out for out in names if out.name and not is_held(out)]
 
 
 def remove_directory(out: Path) -> Path | None:

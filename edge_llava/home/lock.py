@@ -46,6 +46,19 @@ def hold(path: Path) -> Iterator[None]:
         close_and_remove(lock, file)
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process, or thread, holds the lock of a path now."""
+    if not os.path.exists(path.with_name(f"{path.name}.lock")):
+        return False
+    try:
+        with hold(path):
+            return False
+    except HeldElsewhere:
+        return True
+    except OSError:
+        return False  # it cannot be opened, for example in a home of others
+
+
 def open_held(path: Path) -> tuple[FileIO, bool]:
     """Opens a file for reading and appending, and holds it until it is closed or the process ends.
 

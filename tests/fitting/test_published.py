@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -73,13 +74,34 @@ def test_models_recommends_what_fits(run, monkeypatch):
 def test_models_shows_what_is_here_first(run, seeded_q4, home, monkeypatch):
     import shutil
 
+    from edge_llava.home.lock import hold
+
     shutil.copytree(seeded_q4, home / "bundles" / "mine")
     (home / "bundles" / "other.download.partial").mkdir()
     (home / "bundles" / "other.download.partial" / "language.gguf").write_bytes(b"x" * 2000)
     shown = run("models")
-    assert shown.out.splitlines()[0].split()[:3] == ["*", "mine", "313.7"]  # the only one is the default
-    assert "2.0 kB of an unfinished download" in shown.err
+    assert shown.out.splitlines()[0].split()[:3] == ["*", "mine", "313.7"]
+    assert "2.0 kB of an unfinished download: `edge-llava pull ADDRESS --name other` resumes it" in shown.err
+    with hold(home / "bundles" / "other"):
+        assert "unfinished" not in run("models").err
     assert run("models", "--json", "list").code == 2
+
+
+def test_a_download_that_shrinks_while_its_size_is_read(run, home, monkeypatch):
+    growing = home / "bundles" / "other.download.partial"
+    growing.mkdir(parents=True)
+    for name in ("a", "b"):
+        (growing / name).write_bytes(b"x" * 1000)
+    walk = os.walk
+
+    def walk_and_delete(top):
+        for found in walk(top):
+            (growing / "a").unlink(missing_ok=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", walk_and_delete)
+    shown = run("models")
+    assert (shown.code, "1.0 kB of an unfinished download" in shown.err) == (0, True)
 
 
 def test_seconds_are_those_of_this_devices_measurements(run, seeded_q4, home):

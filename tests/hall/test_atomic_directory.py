@@ -212,7 +212,11 @@ def test_what_was_begun_is_finished_by_the_next(
     with pytest.raises(ZeroDivisionError), resumable_directory(tmp_path / "x", overwrite=True) as directory:
         (directory / "half").write_text(str((directory / "half").touch() or 1 // 0))
     mend_all(tmp_path)
-    assert list_resumable(tmp_path) == [tmp_path / "x.download.partial"]
+    assert list_resumable(tmp_path) == [tmp_path / "x"]
+    with hold(tmp_path / "x"):
+        assert list_resumable(tmp_path) == []
+    (tmp_path / "x.lock").touch()  # of a process that was killed
+    assert list_resumable(tmp_path) == [tmp_path / "x"]
     assert contents(tmp_path) == sorted([*before, "x.download.partial", "x.download.partial/half"])
     with resumable_directory(tmp_path / "x", overwrite=True) as directory:
         assert contents(directory) == ["half"]
