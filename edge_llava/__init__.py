@@ -9,9 +9,13 @@ for token in chat.ask("What is on the table?", image="img.jpg"):
 from __future__ import annotations
 
 import logging
-import os
+import os.path
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+_HERE = os.path.dirname(__file__)
+if not os.path.isdir(os.path.join(_HERE, "runtime")):  # in a clone, the rooms are beside this directory
+    __path__.append(os.path.dirname(_HERE))
 
 if TYPE_CHECKING:
     from edge_llava.bundle.bundle import Bundle

@@ -114,7 +114,7 @@ def command(
 def _is_checkpoint(source: str) -> bool:
     path = Path(source).expanduser()
     is_hub_id = not path.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) is not None
-    return (path / "config.json").is_file() or source == "demo" or is_hub_id
+    return (path / "config.json").is_file() or is_hub_id
 
 
 def _lines(fit: _Fit) -> list[str]:
@@ -178,7 +178,9 @@ def _fit_checkpoint(
     *,
     as_json: bool,
 ) -> None:
-    from edge_llava.conversion.convert import open_checkpoint
+    from edge_llava.conversion.convert import open_checkpoint, require_converters
+
+    require_converters()
     from edge_llava.converters.options import ConvertOptions
     from edge_llava.fitting.needs import MAIN
     from edge_llava.fitting.quants import LADDER, list_needs

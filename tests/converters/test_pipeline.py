@@ -41,8 +41,8 @@ pytestmark = pytest.mark.convert
 FILES = {"language.gguf", "manifest.json", "parity.safetensors", "projector.gguf", "vision.onnx", "vision.onnx.data"}
 STAGES = (
     "loading torch",
-    "checkpoint",
     "loading transformers",
+    "checkpoint",
     "vision tower, fp32",
     "projector, F32",
     "language model, F32",
