@@ -23,6 +23,13 @@ new MutationObserver(() => window.lengths.push(document.querySelector(".answer")
   .observe(document.querySelector("#turns"), { subtree: true, childList: true, characterData: true });
 """
 
+READ_LATER = """
+const real = createImageBitmap;
+const { promise, resolve } = Promise.withResolvers();
+window.createImageBitmap = async (...given) => { await promise; return real(...given); };
+window.readNow = () => { resolve(); return new Promise((done) => setTimeout(done, 100)); };
+"""
+
 
 @pytest.fixture(scope="module")
 def process_url(serve_process: Callable[..., Any]) -> Iterator[str]:
@@ -205,6 +212,41 @@ def test_new_chat_starts_over_and_stops(open_page: Callable[..., Any], lengthy: 
     assert page.get("document.querySelector('.exchange')") is None
     assert not page.is_shown("#fault")
     assert page.is_shown("#target")
+
+
+def test_a_new_chat_drops_a_question_whose_image_is_still_read(page: Any, image_file: Callable[..., bytes]) -> None:
+    page.keep(temperature=0, maxTokens=4)
+    page.run(READ_LATER)
+    assert page.hand_over("drop", ("noise.png", "image/png", image_file(seed=107)))
+    page.ask("Where is it?")
+    page.click("#new")
+    assert page.get("document.querySelectorAll('#shown li').length") == 0
+    page.run("await window.readNow()")
+    page.ask("And now?")
+    page.wait_for_answer()
+    assert page.texts(".question") == ["And now?"]
+    assert page.get("document.querySelectorAll('.exchange img, #shown li').length") == 0
+
+
+def test_a_question_waits_for_all_images_in_its_own_conversation(page: Any, image_file: Callable[..., bytes]) -> None:
+    page.keep(temperature=0, maxTokens=4)
+    page.ask("First?")
+    page.wait_for_answer()
+    page.until("document.querySelector('#chats li')")
+    page.click("#new")
+    page.run(READ_LATER)
+    assert page.hand_over("drop", ("noise.png", "image/png", image_file(seed=107)))
+    page.ask("Where is it?")
+    page.click("#chats li > button")
+    page.until("document.querySelector('.question')")
+    page.run("await window.readNow()")
+    page.until("document.querySelectorAll('#shown .thumbnail').length === 1")
+    assert page.texts(".question") == ["First?"]
+    assert page.get("document.querySelector('#question').value") == "Where is it?"  # it can still be sent here
+    page.press("\n")
+    page.until("document.querySelectorAll('.question').length === 2")
+    page.wait_for_answer()
+    assert page.get("document.querySelectorAll('.exchange:last-child .images img').length") == 1
 
 
 def test_an_answer_is_announced_by_sentences(page: Any) -> None:

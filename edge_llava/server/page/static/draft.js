@@ -6,14 +6,14 @@ import { thumbnail } from "./viewer.js";
 export class Draft {
   #images = [];
   #nReading = 0;
+  #reading = Promise.resolve(); // of all images that were added so far
+  #generation = 0; // of the draft: what was added to an earlier one is dropped
 
   /** hooks: onChange, onImages when others were chosen, onFault(message), onView(image). */
   constructor(form, hooks) {
     this.hooks = hooks;
     this.field = form.querySelector("textarea");
     this.list = form.querySelector("#shown");
-    /** Resolves once all images that were added so far are read. */
-    this.read = Promise.resolve();
     this.field.addEventListener("input", () => this.#changed());
   }
 
@@ -41,7 +41,17 @@ export class Draft {
     this.#nReading += files.length;
     this.#drawImages();
     this.focus();
-    this.read = this.read.then(() => this.#readAll(files));
+    const generation = this.#generation;
+    this.#reading = this.#reading.then(() => this.#readAll(files, generation));
+  }
+
+  /** Resolves once no image is being read. */
+  async read() {
+    let read;
+    do {
+      read = this.#reading;
+      await read;
+    } while (read !== this.#reading); // more were added
   }
 
   /** Returns the question and its images, and empties the draft. */
@@ -64,7 +74,11 @@ export class Draft {
     this.#drawImages();
   }
 
+  /** Drops images that are still being read, too. */
   clear() {
+    this.#generation += 1;
+    this.#nReading = 0;
+    this.#reading = Promise.resolve();
     this.field.value = "";
     this.#images = [];
     this.#drawImages();
@@ -74,8 +88,9 @@ export class Draft {
     this.field.focus({ preventScroll: true });
   }
 
-  async #readAll(files) {
+  async #readAll(files, generation) {
     const results = await Promise.allSettled(files.map(readImage));
+    if (generation !== this.#generation) return;
     this.#nReading -= files.length;
     this.#images.push(...results.flatMap(({ value }) => value ?? []));
     this.#drawImages();

@@ -83,8 +83,8 @@ at("settings").addEventListener("click", () => {
   served.meet();
 });
 at("new").addEventListener("click", () => {
-  turnTo();
   draft.clear();
+  turnTo();
   draft.focus();
 });
 at("other").addEventListener("change", askOther);
@@ -163,8 +163,9 @@ async function drawList() {
 }
 
 async function send() {
-  await draft.read;
-  if (conversation.isRunning || draft.isEmpty) return;
+  const here = conversation;
+  await draft.read();
+  if (here !== conversation || conversation.isRunning || draft.isEmpty) return;
   ask(draft.take());
   if (isHandheld()) draft.field.blur(); // the keyboard would cover the answer
 }
