@@ -43,6 +43,7 @@ def test_a_first_question_without_an_image_says_so(page: Any, image_file: Callab
         page.wait_for_answer()
     shown = "[...document.querySelectorAll('.blind')].map((note) => note.checkVisibility())"
     assert page.get(shown) == [True, False]
+    assert page.text(".blind") == "No image with this question"  # a later question may bring one
     page.click("#new")
     page.drop(("noise.png", "image/png", image_file(seed=127)))
     page.ask("What is this?")
