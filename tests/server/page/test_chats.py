@@ -376,6 +376,43 @@ def test_a_question_is_asked_about_another_image(
     assert kept.get(QUESTIONS) == ["Is it a cat?"]
 
 
+def test_another_image_is_asked_what_was_chosen_and_ends_no_answer(
+    open_page: Callable[..., Any], lengthy: Any, image_file: Callable[..., bytes], tmp_path: Any
+) -> None:
+    page = open_page(lengthy.url)
+    page.keep(temperature=0, maxTokens=N_TOKENS)
+    for question in ("Is it a cat?", "Is it large?"):
+        ask(page, question)
+    page.run(
+        "const real = createImageBitmap; const { promise, resolve } = Promise.withResolvers();"
+        "window.createImageBitmap = async (...given) => { await promise; return real(...given); };"
+        "window.readNow = resolve"
+    )
+    other = tmp_path / "other.png"
+    other.write_bytes(image_file(seed=128))
+    page.click(".exchange:first-child [data-other]")
+    page.type("#other", str(other))
+    page.click(".exchange:last-child [data-other]")  # no image is chosen for this one
+    page.run("window.readNow()")
+    page.until(f"{QUESTIONS}.length === 1")
+    page.wait_for_answer()
+    assert page.get(QUESTIONS) == ["Is it a cat?"]
+
+    page.keep(temperature=0, maxTokens=100_000)
+    page.until("document.querySelector('.exchange')")
+    page.click(".exchange [data-other]")
+    page.ask("Tell me everything.")
+    page.until("document.querySelector('.exchange:last-child .answer').textContent.length > 3")
+    assert not page.is_shown("[data-other]")
+    page.type("#other", str(other))  # the dialog was open already
+    assert page.wait_for_fault().startswith("The other image was not asked about")
+    assert page.get(QUESTIONS) == ["Is it a cat?", "Tell me everything."]
+    assert page.is_shown("#stop")
+    page.press(ESCAPE)
+    page.wait_for_answer()
+    assert page.is_shown("[data-other]")
+
+
 def test_settings_stay_in_the_browser_and_reach_the_server(kept: Any) -> None:
     kept.click("#settings")
     kept.run("document.querySelector('[name=topP]').value = 0.4")

@@ -29,6 +29,7 @@ export class Composer {
     const { isRunning, isEmpty: isNew } = conversation;
     const hasImages = draft.nImages > 0;
     document.body.classList.toggle("is-new", isNew);
+    document.body.classList.toggle("is-running", isRunning);
     document.body.classList.toggle("has-images", hasImages);
     const hadFocus = this.send.contains(document.activeElement) || this.stop.contains(document.activeElement);
     this.send.hidden = isRunning;

@@ -179,12 +179,17 @@ function ask(asked) {
 
 /** In a conversation of its own: a model that has seen one image answers less well about another. */
 async function askOther({ target }) {
+  const [here, question] = [conversation, other];
   const files = [...target.files];
   target.value = ""; // the same file may be chosen again
   const images = await Promise.all(files.map(readImage)).catch((error) => complain(error.message));
   if (!images?.length) return;
+  if (here !== conversation || here.isRunning) {
+    complain("The other image was not asked about, because you went on while it was chosen. Choose it again.");
+    return;
+  }
   turnTo();
-  ask({ question: other, images });
+  ask({ question, images });
 }
 
 /** Starts as soon as images are chosen. Removing them stops it. */
