@@ -24,6 +24,20 @@ const { got, useDatabase } = await import("/page/database.js");
 const records = await useDatabase("readonly", (store) => got(store.getAll()));
 return records.map(({ turns }) => turns.map(({ question, answer, note }) => [question, answer, note]));
 """
+FILL_UP = """
+const real = IDBObjectStore.prototype.put;
+window.isFull = true;
+IDBObjectStore.prototype.put = function (...given) {
+  if (window.isFull) throw new DOMException("", "QuotaExceededError");
+  return real.apply(this, given);
+};
+"""
+FULL = "The browser's storage is full: this conversation is not kept."
+CLEAR = """
+const { useDatabase } = await import("/page/database.js");
+await useDatabase("readwrite", (store) => store.clear());
+"""
+SETTLED = "await new Promise((done) => setTimeout(done, 100));" + STORED
 N_TOKENS = 6
 PATIENCE_S = 30.0
 
@@ -176,6 +190,62 @@ def test_one_button_deletes_everything(kept: Any) -> None:
     assert kept.is_shown("#target")
 
 
+@pytest.mark.parametrize("is_told", [False, True])
+def test_everything_includes_a_conversation_that_is_first_answered(
+    open_page: Callable[..., Any], lengthy: Any, is_told: bool
+) -> None:
+    page = open_page(lengthy.url)
+    page.keep(temperature=0, maxTokens=N_TOKENS)
+    ask(page, "First?")
+    page.keep(temperature=0, maxTokens=100_000)
+    page.until("document.querySelector('.exchange')")
+    page.click("#new")
+    n_before = lengthy.engine.metrics.cancelled_total
+    page.ask("Tell me everything.")
+    page.until("document.querySelector('.answer')?.textContent.length > 3")
+    if is_told:  # another tab did it
+        page.run(CLEAR)
+        page.run("new BroadcastChannel('edge-llava.chats').postMessage({ id: null, isDeleted: true })")
+    else:
+        page.click("[data-remove-all]")
+        agree(page)
+    page.until(f"{QUESTIONS}.length === 0 && {TITLES}.length === 0")
+    lengthy.wait_until(lambda: lengthy.engine.metrics.cancelled_total == n_before + 1)
+    assert page.run(SETTLED) == []
+    assert not page.is_shown("#fault")
+
+
+def test_what_was_deleted_elsewhere_is_not_restored(kept: Any) -> None:
+    ask(kept, "First?")
+    kept.run(CLEAR)  # by a tab that this one did not hear of
+    ask(kept, "Second?")
+    assert kept.wait_for_fault().startswith("This conversation is no longer stored: it was deleted elsewhere.")
+    ask(kept, "Third?")
+    assert not kept.is_shown("#fault")  # it was told once
+    assert kept.run(SETTLED) == []
+    assert kept.run(ASKS_FIRST)
+    kept.click("#new")
+    ask(kept, "Another?")
+    check_stored(kept, ["Another?"])
+
+
+def test_a_failed_deletion_is_reported_each_time(kept: Any) -> None:
+    ask(kept, "First?")
+    kept.run(
+        "IDBObjectStore.prototype.delete = IDBObjectStore.prototype.clear ="
+        " () => { throw new DOMException('', 'UnknownError'); }"
+    )
+    for way in ("Delete", "everything"):
+        if way == "Delete":
+            act(kept, 1, way)
+        else:
+            kept.click("[data-remove-all]")
+        agree(kept)
+        assert kept.wait_for_fault().startswith("The browser could not delete")
+        kept.click("#fault button")
+        assert kept.get(TITLES) == ["First?"]
+
+
 def test_nothing_is_stored_without_consent(page: Any, image_file: Callable[..., bytes]) -> None:
     page.keep(temperature=0, maxTokens=N_TOKENS, keeps=False)
     assert not page.run(ASKS_FIRST)
@@ -186,6 +256,12 @@ def test_nothing_is_stored_without_consent(page: Any, image_file: Callable[..., 
     assert page.run(STORED) == []
     assert "secret" not in page.get("JSON.stringify({ ...localStorage, ...sessionStorage })")
     open_chat(page, "A secret?")  # while the tab is open
+    act(page, 2, "Rename")
+    page.until("document.querySelector('#question-dialog').open")
+    page.press("Renamed\n")
+    page.until(f"{TITLES}[1] === 'Renamed'")
+    ask(page, "More?")
+    assert page.get(TITLES) == ["Renamed", "Another secret?"]
     assert page.run(ASKS_FIRST)
     page.reload()
     page.until("document.querySelector('#model-name').textContent")
@@ -226,6 +302,8 @@ def test_a_browser_that_stores_nothing(open_page: Callable[..., Any], server: An
     blocked = "Object.defineProperty(window, 'indexedDB', { get() { throw new DOMException('', 'SecurityError'); } })"
     page.browser.devtools("Page.addScriptToEvaluateOnNewDocument", source=blocked)
     page.keep(temperature=0, maxTokens=N_TOKENS)
+    page.until("!document.querySelector('#promise .kept').checkVisibility()")
+    assert page.is_shown("#promise .unkept")
     ask(page, "First?")
     assert page.wait_for_fault() == ("The browser does not let this page store anything: conversations are not kept.")
     page.click("#fault button")
@@ -235,6 +313,10 @@ def test_a_browser_that_stores_nothing(open_page: Callable[..., Any], server: An
     open_chat(page, "First?")
     assert page.get(QUESTIONS) == ["First?"]
     assert page.run(ASKS_FIRST)
+    act(page, 2, "Delete")
+    agree(page)
+    page.until(f"{TITLES}.length === 1")
+    assert not page.is_shown("#fault")  # it was in this tab only
 
 
 def test_a_full_storage_is_reported(open_page: Callable[..., Any], run_server: Callable[..., Any]) -> None:
@@ -249,6 +331,48 @@ def test_a_full_storage_is_reported(open_page: Callable[..., Any], run_server: C
     ask(page, "Second?")  # there is room again
     page.until(LEAVES)
     check_stored(page, ["First?", "Second?"])
+
+
+def test_room_that_a_deletion_makes_is_used_at_once(kept: Any) -> None:
+    ask(kept, "First?")
+    kept.run(FILL_UP)
+    kept.click("#new")
+    ask(kept, "Second?")
+    assert kept.wait_for_fault().startswith(FULL)
+    assert not kept.is_shown("#chats .kept")
+    kept.click("#fault button")
+    ask(kept, "Third?")
+    assert not kept.is_shown("#fault")  # it was told once
+    kept.run("window.isFull = false")
+    act(kept, 2, "Delete")
+    agree(kept)
+    check_stored(kept, ["Second?", "Third?"])
+    kept.until(LEAVES)
+    kept.until("document.querySelector('#chats .kept').checkVisibility()")
+    kept.run("window.isFull = true")
+    ask(kept, "Fourth?")
+    assert kept.wait_for_fault().startswith(FULL)  # it is full again
+
+
+def test_a_title_outlasts_a_full_storage(kept: Any) -> None:
+    ask(kept, "First?")
+    act(kept, 1, "Rename")
+    kept.until("document.querySelector('#question-dialog').open")
+    kept.press("One\n")
+    kept.until(f"{TITLES}[0] === 'One'")
+    kept.run(FILL_UP)
+    ask(kept, "Second?")
+    assert kept.get(TITLES) == ["One"]
+    act(kept, 1, "Rename")
+    kept.until("document.querySelector('#question-dialog').open")
+    kept.press("Two\n")
+    kept.until(f"{TITLES}[0] === 'Two'")
+    kept.run("window.isFull = false")
+    ask(kept, "Third?")
+    check_stored(kept, ["First?", "Second?", "Third?"])
+    kept.reload()
+    kept.until(f"{TITLES}.length === 1")
+    assert kept.get(TITLES) == ["Two"]
 
 
 def test_two_tabs_lose_nothing(kept: Any) -> None:

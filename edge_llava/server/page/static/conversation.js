@@ -12,6 +12,9 @@ export class Conversation {
   /** How `Chats` keeps it; null until then. */
   record = null;
 
+  /** Set by `Chats`: nothing of it is kept any more. */
+  isDiscarded = false;
+
   /**
    * hooks: onChange when an answer begins or ends, onText(text) for every piece, onDrawn when it is visible,
    * onSay(text) for what is only visible, onUnanswered(asked, fault) when a question got no answer and was removed,

@@ -45,8 +45,8 @@ const list = new ChatList(at("chats"), {
   onSave: (id, format) => read(id).then((record) => record && save(record, format)),
   onRename: (id, title) => chats.rename(id, title),
   onRemove: (id) => {
-    drop(id);
     chats.remove(id);
+    drop(id);
     if (!isHandheld()) draft.focus();
   },
 });
@@ -146,17 +146,17 @@ async function open(id) {
   if (!isHandheld()) draft.focus();
 }
 
-/** A conversation is deleted, all if the id is null. */
+/** Takes a conversation that is deleted off the page; whichever is there if the id is null. */
 function drop(id) {
-  const shown = conversation.record?.id;
-  if (!shown || (id !== null && id !== shown)) return;
+  if (id !== null && id !== conversation.record?.id) return;
+  chats.discard(conversation); // its last answer may just be being kept
   turnTo();
-  chats.remove(shown); // leaving it may have kept its last answer
 }
 
 async function drawList() {
-  document.body.classList.toggle("keeps", settings.keeps);
+  document.body.classList.toggle("keeps", chats.areKept);
   const records = await chats.list();
+  document.body.classList.toggle("keeps", chats.areKept); // reading may have failed
   const id = conversation.record?.id;
   list.draw(records, id);
   stored(() => sessionStorage.setItem(OPEN, id ?? ""));
