@@ -221,6 +221,65 @@ def test_compressed_xmp_does_not_grow_without_end():
         describe(encode("PNG")[:33] + chunk + encode("PNG")[33:])
 
 
+def png_chunk(kind, content):
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def with_late(*chunks):
+    """A PNG with these chunks after its pixels, and a byte after its end."""
+    data = encode("PNG")
+    return data[:-12] + b"".join(png_chunk(*chunk) for chunk in chunks) + data[-12:] + b"\n"
+
+
+XMP_HEAD = b"XML:com.adobe.xmp\0\0\0\0\0"
+
+
+def test_xmp_after_the_pixels_of_a_png_is_changed_where_it_stands():
+    packet = KEYWORDS.format("").encode()
+    data = with_late((b"tEXt", b"Author\0me"), (b"iTXt", XMP_HEAD + packet), (b"tIME", b"\x07\xea\1\1\0\0\0"))
+    described = describe(data)
+    assert described.count(b"XML:com.adobe.xmp") == 1
+    start, tail = data.index(b"iTXt") - 4, data[data.index(b"tIME") - 4 :]
+    assert described.startswith(data[:start])
+    assert described.endswith(tail)
+    chunk = described[start : -len(tail)]
+    assert chunk == png_chunk(b"iTXt", chunk[8:-4])
+    assert packet.removesuffix(b"</rdf:RDF></x:xmpmeta>") in chunk
+    image = Image.open(io.BytesIO(described))
+    image.load()
+    texts = ElementTree.fromstring(image.text["XML:com.adobe.xmp"]).findall(f".//{DC}description/{RDF}Alt/{RDF}li")
+    assert [item.text for item in texts] == [TEXT]
+    assert list(frames(described)) == list(frames(data))
+
+
+def test_several_packets_of_a_png_say_the_same():
+    early, late = KEYWORDS.format("").encode(), KEYWORDS.replace("tag", "late").format("").encode()
+    data = with_late((b"iTXt", XMP_HEAD + late))
+    data = data[:33] + png_chunk(b"iTXt", XMP_HEAD + early) + data[33:]
+    described = describe(data)
+    assert described.count(b"<dc:description>") == described.count(b"XML:com.adobe.xmp") == 2
+    assert described.index(b">tag<") < described.index(b"IDAT") < described.index(b">late<")
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"tEXt", b"Description\0by hand"),
+        (b"eXIf", exif_with("by hand").tobytes().removeprefix(b"Exif\0\0")),
+        (b"iTXt", XMP_HEAD + KEYWORDS.format("<dc:description>by hand</dc:description>").encode()),
+    ],
+)
+def test_descriptions_after_the_pixels_of_a_png_are_kept(chunk):
+    assert describe(with_late(chunk)) is None
+
+
+def test_a_png_that_ends_early_keeps_what_it_has():
+    data = encode("PNG")[:-40]
+    described = describe(data)
+    assert (described[:33], described[-len(data[33:]) :]) == (data[:33], data[33:])
+    assert described[33:].startswith((len(described) - len(data) - 12).to_bytes(4, "big") + b"iTXt" + XMP_HEAD)
+
+
 def test_sidecars_are_merged():
     new = describe_sidecar(b"", TEXT, "a.xmp", replace=False)
     assert new.startswith(b'<?xml version="1.0" encoding="UTF-8"?>\n<x:xmpmeta')

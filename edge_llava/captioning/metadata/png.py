@@ -1,11 +1,13 @@
 """A PNG's metadata: the XMP chunk is added or replaced, and every other byte stays.
 
-Source: PNG specification (third edition), 5.3 and 11.3.3.4; XMP specification part 3, 1.1.5.
+Source: PNG specification (third edition), 5.3, 5.6 (texts may follow the pixels) and 11.3.3.4; XMP specification
+part 3, 1.1.5.
 """
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 from edge_llava.captioning.metadata import tiff, xmp
 
@@ -16,63 +18,85 @@ _DESCRIPTION = b"Description\0"  # a keyword that the specification names
 _MAX_PACKET_BYTES = 16 << 20
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Where a chunk lies in the file: from its length to its checksum."""
+
+    kind: bytes
+    start: int
+    end: int
+
+
 class PngFile:
-    """A PNG file as its chunks up to the first pixels, and the rest."""
+    """A PNG file, and the chunks in it."""
 
     def __init__(self, data: bytes) -> None:
         """
+        Args:
+            data: The file. It may end early in its pixels.
+
         Raises:
-            ValueError: If the chunks are damaged.
+            ValueError: If the chunks before the pixels are damaged.
         """
-        self._chunks, position = list[tuple[bytes, bytes]](), len(SIGNATURE)
-        while (kind := data[position + 4 : position + 8]) not in (b"IDAT", b"IEND"):
-            length = int.from_bytes(data[position : position + 4], "big")
-            if position + 12 + length > len(data):
+        self._data, self._chunks, position = data, list[_Chunk](), len(SIGNATURE)
+        kind, has_pixels = b"", False
+        while kind != b"IEND":
+            kind = data[position + 4 : position + 8]
+            end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+            has_pixels = has_pixels or kind == b"IDAT"
+            if end > len(data) and has_pixels:
+                break
+            if end > len(data) or (kind == b"IHDR") != (not self._chunks):
                 raise ValueError("its chunks are damaged")
-            self._chunks.append((kind, data[position + 8 : position + 8 + length]))
-            position += 12 + length
-        if not self._chunks or self._chunks[0][0] != b"IHDR":
-            raise ValueError("its chunks are damaged")
-        self._rest = data[position:]
+            self._chunks.append(_Chunk(kind, position, end))
+            position = end
 
     def find_description(self) -> str:
         """What the XMP, the EXIF data or the texts say of the image; empty if none does."""
-        packet = self._packet()
-        found = xmp.find_description(packet) if packet is not None else ""
-        for kind, content in self._chunks:
-            if kind == b"eXIf":
-                found = found or tiff.find_text(tiff.Directory(content))
-            elif kind in _TEXT_KINDS and content.startswith(_DESCRIPTION):
-                found = found or content[len(_DESCRIPTION) :].decode("utf-8", "replace").strip()
+        found = ""
+        for chunk in self._xmp_chunks():
+            found = found or xmp.find_description(_read_packet(self._content(chunk)))
+        for chunk in self._chunks:
+            if chunk.kind == b"eXIf":
+                found = found or tiff.find_text(tiff.Directory(self._content(chunk)))
+            elif chunk.kind in _TEXT_KINDS and self._starts(chunk, _DESCRIPTION):
+                text = self._content(chunk)[len(_DESCRIPTION) :]
+                found = found or text.decode("utf-8", "replace").strip()
         return found
 
     def with_description(self, text: str) -> bytes:
-        """The file with the description in XMP."""
-        packet = self._packet()
-        new = xmp.new_packet(text) if packet is None else xmp.set_description(packet, text)
-        chunks = [chunk for chunk in self._chunks if not _is_xmp(chunk)]
-        chunks.insert(1, (b"iTXt", _XMP + b"\0\0\0\0" + new))  # not compressed, no language, no translated keyword
-        return SIGNATURE + b"".join(map(_to_bytes, chunks)) + self._rest
+        """The file with the description in XMP, which stays where it is; new XMP stands before the pixels."""
+        data, chunks = self._data, self._xmp_chunks()
+        if not chunks:
+            at = self._chunks[0].end
+            return data[:at] + _xmp_chunk(xmp.new_packet(text)) + data[at:]
+        for chunk in reversed(chunks):  # one, as a rule; readers of several disagree on which counts
+            packet = xmp.set_description(_read_packet(self._content(chunk)), text)
+            data = data[: chunk.start] + _xmp_chunk(packet) + data[chunk.end :]
+        return data
 
-    def _packet(self) -> bytes | None:
-        content = next((chunk[1] for chunk in self._chunks if _is_xmp(chunk)), None)
-        if content is None:
-            return None
-        is_compressed = content[len(_XMP)] == 1
-        packet = content[len(_XMP) + 2 :].split(b"\0", 2)[2]
-        if not is_compressed:
-            return packet
-        inflate = zlib.decompressobj()
-        packet = inflate.decompress(packet, _MAX_PACKET_BYTES)
-        if not inflate.eof:
-            raise ValueError("its XMP is cut or too large")
+    def _xmp_chunks(self) -> list[_Chunk]:
+        return [chunk for chunk in self._chunks if chunk.kind == b"iTXt" and self._starts(chunk, _XMP)]
+
+    def _starts(self, chunk: _Chunk, head: bytes) -> bool:
+        return self._data.startswith(head, chunk.start + 8, chunk.end - 4)
+
+    def _content(self, chunk: _Chunk) -> bytes:
+        return self._data[chunk.start + 8 : chunk.end - 4]
+
+
+def _read_packet(content: bytes) -> bytes:
+    is_compressed = content[len(_XMP)] == 1
+    packet = content[len(_XMP) + 2 :].split(b"\0", 2)[2]
+    if not is_compressed:
         return packet
+    inflate = zlib.decompressobj()
+    packet = inflate.decompress(packet, _MAX_PACKET_BYTES)
+    if not inflate.eof:
+        raise ValueError("its XMP is cut or too large")
+    return packet
 
 
-def _is_xmp(chunk: tuple[bytes, bytes]) -> bool:
-    return chunk[0] == b"iTXt" and chunk[1].startswith(_XMP)
-
-
-def _to_bytes(chunk: tuple[bytes, bytes]) -> bytes:
-    kind, content = chunk
-    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+def _xmp_chunk(packet: bytes) -> bytes:
+    content = b"iTXt" + _XMP + b"\0\0\0\0" + packet  # not compressed, no language, no translated keyword
+    return (len(content) - 4).to_bytes(4, "big") + content + zlib.crc32(content).to_bytes(4, "big")
