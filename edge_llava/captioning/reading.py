@@ -13,6 +13,7 @@ from edge_llava.captioning.prepared import Damaged, Prepared, Ready, Seen, Unrea
 from edge_llava.errors import BackendError, ImageError
 from edge_llava.home.files import digest_file
 from edge_llava.home.image_files.alpha import Alpha
+from edge_llava.home.regular_file import sign
 from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 from edge_llava.runtime.vision.tower import wait_for
@@ -47,17 +48,17 @@ class Reader:
             after = os.stat(path)
         except OSError as error:
             return Unread(f"it cannot be read: {error.strerror}.")
-        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
+        if sign(before) != sign(after):
             return Unread("it changed while it was read. Run the same command again.")
         if self._waits_for_ends and isinstance(image, Ready) and image.truncated and is_young(after):
-            return Unread("its end is missing so far.")
+            return Unread("it is not complete yet.")
         self._claimed.add(sha256)
         return image
 
 
 def is_young(status: os.stat_result) -> bool:
-    """Whether a file was changed in the last minute, so that it may not be complete."""
-    return 0 <= time.time() - status.st_mtime < YOUNG_S
+    """Whether a file was changed in the last minute, so that it may not be complete; its clock may be ahead of ours."""
+    return abs(time.time() - status.st_mtime) < YOUNG_S
 
 
 def encode(model: LlavaModel, ready: Ready, stop: threading.Event) -> Damaged | Ready:

@@ -13,6 +13,7 @@ from edge_llava.captioning.folder import FileFault
 from edge_llava.captioning.job import CaptionJob
 from edge_llava.captioning.reading import is_young
 from edge_llava.home.progress import ProgressCallback, silent
+from edge_llava.home.regular_file import sign
 
 if TYPE_CHECKING:
     from edge_llava.runtime.model import LlavaModel
@@ -118,4 +119,4 @@ def _sign(path: os.PathLike[str]) -> _Signature | None:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return sign(status)

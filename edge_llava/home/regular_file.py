@@ -40,6 +40,11 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int | None = None) -> 
     return open(descriptor, "rb")
 
 
+def sign(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes when a file is written to or replaced: its size in bytes, its time in ns, and its inode."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Reads a small file of UTF-8 text.
 

@@ -110,6 +110,20 @@ def test_an_end_that_is_missing_is_waited_for(watch, tmp_path, save_noise):
     assert (rounds, report.n_earlier, report.n_truncated) == ([(("later.png",), ())], 1, 1)
 
 
+def test_a_file_server_whose_clock_is_ahead(watch, tmp_path, save_noise):
+    data = save_noise(tmp_path / "whole.png", 1).read_bytes()
+    half, bad = tmp_path / "inbox" / "half.png", tmp_path / "inbox" / "bad.png"
+
+    def write():
+        half.write_bytes(data[: len(data) * 3 // 4])
+        bad.write_bytes(b"no image")
+        for path in (half, bad):
+            os.utime(path, (time.time() + 30,) * 2)
+
+    rounds, report = watch(write, *[nothing] * 3, lambda: half.write_bytes(data), nothing)
+    assert (rounds, report.faults, report.n_truncated) == ([(("half.png",), ())], (), 0)
+
+
 def test_what_is_no_image_is_told_once_and_only_when_it_is_finished(watch, tmp_path, save_noise):
     inbox = tmp_path / "inbox"
     bad, directory = inbox / "bad.png", inbox / "dir.png"

@@ -12,7 +12,7 @@ from typing import Literal
 
 from edge_llava.captioning.metadata.image_metadata import describe_image, describe_sidecar
 from edge_llava.home.files import atomic_file
-from edge_llava.home.regular_file import open_regular
+from edge_llava.home.regular_file import open_regular, sign
 
 Place = Literal["image", "xmp"]
 _MAX_BYTES = 1 << 30
@@ -87,7 +87,7 @@ class Descriptions:
             with atomic_file(path, mode) as file:
                 file.write(description.data)
                 file.flush()
-                if not _is_same(before, os.stat(path)):
+                if sign(os.stat(path)) != sign(before):
                     raise OSError(errno.EBUSY, "it was changed meanwhile")
             path.chmod(mode)  # whatever umask is
         self.n_written += 1
@@ -121,7 +121,3 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
     if not os.access(path, os.W_OK):  # a rename would not ask
         raise PermissionError(errno.EACCES, "it is read-only")
     return data, before
-
-
-def _is_same(before: os.stat_result, now: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ino) == (now.st_size, now.st_mtime_ns, now.st_ino)
