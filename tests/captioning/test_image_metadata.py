@@ -186,7 +186,7 @@ def test_a_text_that_xml_cannot_hold():
 DOCTYPE = '<!DOCTYPE x [<!ENTITY a "aaaa">]>' + KEYWORDS.format("")
 EMPTY = '<x:xmpmeta xmlns:x="x"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/></x:xmpmeta>'
 FAULTY = [
-    (encode("GIF"), "is not a JPEG, PNG, WebP or TIFF file"),
+    (encode("GIF"), "only into JPEG, PNG, WebP and TIFF files; img is none of these"),
     (b"\xff\xd8\xff", "cannot be given a description"),
     (encode()[:200], "its segments are damaged"),
     (encode("PNG")[:60], "its chunks are damaged"),
@@ -203,12 +203,12 @@ FAULTY = [
 
 @pytest.mark.parametrize(("data", "says"), FAULTY)
 def test_files_that_cannot_be_described_say_what_helps(data, says):
-    with pytest.raises(ImageError, match=rf"img .*(?s:.)*({says}).*--write-metadata xmp"):
+    with pytest.raises(ImageError, match=rf"(?s)(?=.*img ).*({says}).*--write-metadata xmp"):
         describe(data)
 
 
 def test_a_description_that_is_longer_than_a_segment():
-    with pytest.raises(ImageError, match="no room"):
+    with pytest.raises(ImageError, match="there is not enough room in its metadata"):
         describe(encode(), "x" * 70_000)
     assert read(describe(encode("PNG"), "x" * 70_000))[0] == ["x" * 70_000]
 

@@ -96,4 +96,6 @@ def _open(data: bytes, what: str) -> _File:
             return WebpFile(data, image.size, has_alpha=image.mode == "RGBA")
     if data[:2] in (b"II", b"MM"):
         return _TiffFile(data)
-    raise ImageError(f"{what} is not a JPEG, PNG, WebP or TIFF file, which alone can be given a description. {_ADVICE}")
+    raise ImageError(
+        f"descriptions can be written only into JPEG, PNG, WebP and TIFF files; {what} is none of these. {_ADVICE}"
+    )

@@ -83,13 +83,13 @@ class JpegFile:
         for head in (_XMP, _EXIF):
             segment = Segment(_APP1, head + new[head])
             if len(segment.payload) > _MAX_PAYLOAD:
-                raise ValueError("its metadata have no room for the description")
+                raise ValueError("there is not enough room in its metadata for the description")
             index = next((i for i, one in enumerate(segments) if one.starts(_APP1, head)), None)
             if index is None:
                 segments.insert(n_leading, segment)
                 mpf_at += 1
             elif index > mpf_at:
-                raise ValueError("its metadata lie behind the index of its images")
+                raise ValueError("its metadata comes after the index of its images")
             else:
                 segments[index] = segment
         if mpf_at < len(segments):
