@@ -10,41 +10,19 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edge_llava.captioning.asking import Asking, Said
-from edge_llava.captioning.options import CaptionOptions
+from edge_llava.captioning.asking import Said
+from edge_llava.captioning.cluster_worker import Failed, Task, Worker
 from edge_llava.captioning.prepared import Damaged, Ready
 from edge_llava.errors import BackendError, BundleError, EdgeLlavaError, ImageError, MissingExtra
-from edge_llava.runtime.vision.image import Image
 from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
-if TYPE_CHECKING:
-    from edge_llava.runtime.options import EngineOptions
-
 _CONNECT_S = 10.0
-_MAX_RESTARTS = 10  # of one worker
+_PLACE_S = 60.0  # in which the cluster must have room for the workers
 _ERRORS = {kind.__name__: kind for kind in (BackendError, BundleError, ImageError)}
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every worker must have.
-
-    Attributes:
-        bundle: Where the bundle lies, on every machine of the cluster.
-        settings: `CaptionOptions.digest` of the bundle here; that of a worker must be the same.
-        options: What is asked.
-        engine: How the engines of a worker are opened.
-    """
-
-    bundle: Path
-    settings: str
-    options: CaptionOptions
-    engine: EngineOptions
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,7 @@ class Cluster:
     Attributes:
         address: Of the cluster's head, "HOST:PORT" or "ray://HOST:PORT"; "local" starts workers on this machine.
         n_workers: How many hold the bundle.
-        n_cpus, n_gpus: What one of them takes, by Ray's count.
+        n_cpus, n_gpus: What one of them takes, by Ray's count. GPUs: a share of one, or a whole number.
     """
 
     address: str
@@ -62,11 +40,32 @@ class Cluster:
     n_cpus: float = 1.0
     n_gpus: float = 0.0
 
+    @property
+    def needs(self) -> dict[str, float]:
+        """What one worker takes, in Ray's names."""
+        return {"CPU": self.n_cpus, **({"GPU": self.n_gpus} if self.n_gpus else {})}
+
+
+@dataclass
+class _Post:
+    """A part of the cluster that is reserved for one worker.
+
+    Attributes:
+        index: Of the part.
+        worker: Ray's handle of the worker that is there now.
+        refs: Its answers that may not be complete.
+    """
+
+    index: int
+    worker: Any
+    refs: list[Any]
+
 
 class ClusterAsking:
     """Asks the workers of a cluster; `with` ends them. An `Answerer`.
 
-    A worker that dies is started again, with the bundle opened anew, and its questions are asked once more.
+    In the place of a worker that ends, another one is started, and each of its questions is asked once more, alone: so
+    only the image is at fault that ends two workers.
 
     Attributes:
         n_at_once: Questions that are on their way: enough that no worker waits for the next one.
@@ -76,7 +75,7 @@ class ClusterAsking:
         """
         Raises:
             MissingExtra: If Ray is not installed.
-            BackendError: If the cluster cannot be reached, or the workers cannot be started.
+            BackendError: If the cluster cannot be reached, or has no room for the workers.
             BundleError: If a worker cannot open the bundle, or has another one.
         """
         try:
@@ -97,18 +96,14 @@ class ClusterAsking:
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise _unreachable(cluster.address, str(error)) from error
-        make = ray.remote(_Worker).options(
-            num_cpus=cluster.n_cpus,
-            num_gpus=cluster.n_gpus,
-            max_restarts=_MAX_RESTARTS,
-            max_task_retries=-1,
-            max_concurrency=task.engine.parallel,
-        )
-        self._busy: dict[Any, list[Any]] = {make.remote(task): [] for _ in range(cluster.n_workers)}
+        self._cluster, self._task = cluster, task
         with ExitStack() as started:
             started.callback(ray.shutdown)
-            for worker in self._busy:
-                self._get(worker.check.remote())
+            self._places: Any = ray.util.placement_group([cluster.needs] * cluster.n_workers)
+            self._wait_for_room()
+            self._posts = [_Post(index, self._start(index), []) for index in range(cluster.n_workers)]
+            for post in self._posts:
+                self._get(post.worker.check.remote())
             started.pop_all()  # it keeps running unless a worker fails
 
     def __enter__(self) -> ClusterAsking:
@@ -120,7 +115,7 @@ class ClusterAsking:
     @property
     def process_ids(self) -> list[int]:
         """The process of each worker."""
-        return [self._get(worker.process_id.remote()) for worker in self._busy]
+        return [self._get(post.worker.process_id.remote()) for post in self._posts]
 
     def prepare(self, ready: Ready, stop: threading.Event) -> Damaged | Ready:
         """Nothing: workers encode what they are asked about."""
@@ -128,30 +123,106 @@ class ClusterAsking:
 
     def ask(self, ready: Ready) -> _Pending:
         """Asks the worker that has the least to do."""
+        for post in self._posts:
+            done = set(self._ray.wait(post.refs, num_returns=len(post.refs), timeout=0)[0]) if post.refs else set()
+            post.refs = [ref for ref in post.refs if ref not in done]
+        post = min(self._posts, key=lambda one: len(one.refs))
+        worker, ref = post.worker, self._send(post, ready)
+        return _Pending(lambda: self._answer(post, worker, ref, ready))
+
+    def _send(self, post: _Post, ready: Ready) -> Any:
         assert not isinstance(ready.image, ImageEmbedding)  # `prepare` makes none
-        for worker, refs in self._busy.items():
-            done = set(self._ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
-            self._busy[worker] = [ref for ref in refs if ref not in done]
-        worker = min(self._busy, key=lambda one: len(self._busy[one]))
-        ref = worker.answer.remote(np.asarray(ready.image.pixels), ready.sha256)
-        self._busy[worker].append(ref)
-        return _Pending(lambda: self._get(ref))
+        ref = post.worker.answer.remote(np.asarray(ready.image.pixels), ready.sha256)
+        post.refs.append(ref)
+        return ref
+
+    def _answer(self, post: _Post, worker: Any, ref: Any, ready: Ready) -> Any:
+        """The answer to a question that was sent, or to the same question asked once more.
+
+        Raises:
+            EdgeLlavaError: Of the worker; BackendError if two workers ended.
+        """
+        try:
+            return self._read(ref)
+        except self._ray.exceptions.RayError:
+            self._replace(post, worker)
+        if others := [ref for one in self._posts for ref in one.refs]:
+            self._ray.wait(others, num_returns=len(others))  # one of them may have ended the worker, or end it now
+        worker = post.worker
+        try:
+            self._read(worker.check.remote())
+        except self._ray.exceptions.RayError:
+            self._replace(post, worker)
+        worker, ref = post.worker, self._send(post, ready)
+        try:
+            return self._read(ref)
+        except self._ray.exceptions.RayError as error:
+            self._replace(post, worker)
+            raise BackendError(f"two workers ended while they answered about it: {_line(error)}") from error
+
+    def _start(self, index: int) -> Any:
+        """A worker in a part of the cluster."""
+        place = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(self._places, index)
+        make = self._ray.remote(Worker).options(
+            num_cpus=self._cluster.n_cpus,
+            num_gpus=self._cluster.n_gpus,
+            max_concurrency=self._task.engine.parallel,
+            scheduling_strategy=place,
+        )
+        return make.remote(self._task)
+
+    def _replace(self, post: _Post, worker: Any) -> None:
+        """Starts another worker in the place of one that ended.
+
+        Raises:
+            EdgeLlavaError: If it cannot be started, which is no image's fault.
+        """
+        if post.worker is not worker:  # it has been replaced since
+            return
+        self._ray.kill(worker)  # it may only be out of reach
+        try:
+            self._wait_for_room()
+            post.worker, post.refs = self._start(post.index), []
+            self._get(post.worker.check.remote())
+        except EdgeLlavaError as error:
+            said = f"a worker of the cluster ended, and no other took its place: {error}"
+            raise EdgeLlavaError(f"{said} Run the same command again to resume.") from error
+
+    def _wait_for_room(self) -> None:
+        """
+        Raises:
+            BackendError: If the cluster does not have what the workers take.
+        """
+        if self._places.wait(_PLACE_S):
+            return
+        cluster, there, free = self._cluster, self._ray.cluster_resources(), self._ray.available_resources()
+        each = " each" if cluster.n_workers > 1 else ""
+        raise BackendError(
+            f"the Ray cluster at {cluster.address} had no room within {_PLACE_S:.0f} s for "
+            f"{_plural(cluster.n_workers, 'worker')} with {_count(cluster.needs)}{each}. It has {_count(there)}, of "
+            f"which {_count(free)} are free. Choose fewer workers (--ray-workers), CPUs (-t) or GPUs (--ray-gpus)."
+        )
 
     def _get(self, ref: Any) -> Any:
+        """As `_read`, where a worker that ends is no image's fault.
+
+        Raises:
+            EdgeLlavaError: Of the worker, or of Ray.
+        """
+        try:
+            return self._read(ref)
+        except self._ray.exceptions.RayError as error:
+            raise EdgeLlavaError(f"a worker of the cluster failed: {_line(error)}") from error
+
+    def _read(self, ref: Any) -> Any:
         """What a worker replies.
 
         Raises:
-            EdgeLlavaError: Of the worker; or if workers die again and again, which is no image's fault.
+            EdgeLlavaError: Of the worker.
+            RayError: If the worker ended.
         """
-        try:
-            reply = self._ray.get(ref)
-        except self._ray.exceptions.RayError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise EdgeLlavaError(
-                f"the workers of the cluster fail: {lines[-1] if lines else type(error).__name__}. "
-                "Once they work, run the same command again to resume."
-            ) from error
-        if isinstance(reply, _Failed):
+        reply = self._ray.get(ref)
+        if isinstance(reply, Failed):
             raise _ERRORS.get(reply.kind, ImageError)(reply.message)
         return reply
 
@@ -172,56 +243,20 @@ def _check_reachable(address: str) -> None:
         raise _unreachable(address, str(error)) from error
 
 
+def _line(error: Exception) -> str:
+    """The last line of what Ray says, which is the most exact one, as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__).rstrip(".") + "."
+
+
+def _count(resources: dict[str, float]) -> str:
+    """CPUs and GPUs, of Ray's count of all things."""
+    return " and ".join(_plural(resources.get(name, 0.0), name) for name in ("CPU", "GPU"))
+
+
+def _plural(n: float, noun: str) -> str:
+    return f"{n:g} {noun}" if n == 1 else f"{n:g} {noun}s"
+
+
 def _unreachable(address: str, reason: str) -> BackendError:
     return BackendError(f"no Ray cluster at {address}: {reason}. Give HOST:PORT of its head, or local.")
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """An error of ours, which may have no form that can be sent."""
-
-    kind: str
-    message: str
-
-
-class _Worker:
-    """An actor: one process of the cluster."""
-
-    def __init__(self, task: Task) -> None:
-        self._asking: Asking | None = None
-        self._fault: _Failed | None = None
-        try:
-            self._asking = self._open(task)
-        except EdgeLlavaError as error:  # not raised here: Ray would wrap it in its own words
-            self._fault = _Failed(type(error).__name__, str(error))
-
-    @staticmethod
-    def _open(task: Task) -> Asking:
-        from edge_llava.bundle.bundle import open_bundle
-        from edge_llava.runtime.model import load
-
-        bundle = open_bundle(str(task.bundle))
-        engine = task.engine
-        settings = task.options.digest(bundle.manifest, engine.visual_tokens, engine.alpha, engine.max_tiles)
-        if settings != task.settings:
-            raise BundleError(f"{task.bundle} is another bundle there than here. Copy the same one to each machine.")
-        return Asking(load(bundle, engine), task.options)
-
-    def check(self) -> _Failed | None:
-        """Why the bundle cannot be opened; None if it is open."""
-        return self._fault
-
-    def answer(self, pixels: np.ndarray[Any, Any], sha256: str) -> Said | _Failed:
-        """Answers about one image, of shape (H, W, 3), uint8."""
-        if self._asking is None:
-            return self._fault or _Failed("BackendError", "the worker has no bundle")
-        try:
-            return self._asking.ask(Ready(sha256, Image.open(pixels))).result()
-        except EdgeLlavaError as error:
-            return _Failed(type(error).__name__, str(error))
-
-    def process_id(self) -> int:
-        """This process."""
-        import os
-
-        return os.getpid()

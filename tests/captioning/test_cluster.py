@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 import edge_llava
+from edge_llava.captioning import cluster
 from edge_llava.captioning.caption_folder import caption_folder
-from edge_llava.captioning.cluster import Cluster, ClusterAsking, Task
+from edge_llava.captioning.cluster import Cluster, ClusterAsking
+from edge_llava.captioning.cluster_worker import Task
 from edge_llava.captioning.job import CaptionJob
 from edge_llava.captioning.options import CaptionOptions
-from edge_llava.errors import BackendError, BundleError
+from edge_llava.errors import BackendError, BundleError, EdgeLlavaError
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions
 
 ray = pytest.importorskip("ray", reason="needs the extra [cluster]")
@@ -81,3 +83,51 @@ def test_a_cluster_that_is_not_there(seeded_f32):
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
         with pytest.raises(BackendError, match=rf"no Ray cluster at {address}: .*HOST:PORT"):
             ClusterAsking(Cluster(address, 1), task)
+
+
+def test_an_image_that_ends_its_workers_is_at_fault_and_no_other(seeded_f32, album, tmp_path, monkeypatch):
+    """Other questions wait at the same worker, and must be answered by the next one."""
+
+    class Fragile(cluster.Worker):
+        def answer(self, pixels, sha256):
+            if pixels[:2].max() == 0:
+                os._exit(1)
+            return super().answer(pixels, sha256)
+
+    monkeypatch.setenv("EDGE_LLAVA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cluster, "Worker", Fragile)
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    for seed in (0, 20):
+        pixels[3] = seed
+        Image.fromarray(pixels).save(album / f"{seed:02}.png")
+    bundle = edge_llava.Bundle.open(seeded_f32)
+    task = Task(seeded_f32, OPTIONS.digest(bundle.manifest, None), OPTIONS, ENGINE)
+    with CaptionJob(album, tmp_path / "cluster.jsonl", bundle, OPTIONS) as job:
+        with ClusterAsking(Cluster("local", 2), task) as asking:
+            job.caption_with(asking)
+        report = job.report
+    assert [fault.path for fault in report.faults] == ["00.png", "20.png", "broken.png"]
+    assert "two workers ended while they answered about it: " in report.faults[0].reason
+    assert report.n_captioned + report.n_duplicates == 38
+
+
+def test_workers_that_end_at_once_end_the_run(seeded_f32, tmp_path, monkeypatch):
+    class Stillborn(cluster.Worker):
+        def __init__(self, task):
+            os._exit(1)
+
+    monkeypatch.setattr(cluster, "Worker", Stillborn)
+    with pytest.raises(EdgeLlavaError, match="a worker of the cluster failed: ") as raised:
+        ClusterAsking(Cluster("local", 1), Task(seeded_f32, "", OPTIONS, ENGINE))
+    assert type(raised.value) is EdgeLlavaError
+    assert not ray.is_initialized()
+
+
+def test_workers_for_which_there_is_no_room(seeded_f32, monkeypatch):
+    monkeypatch.setattr(cluster, "_PLACE_S", 1.0)
+    task = Task(seeded_f32, "", OPTIONS, ENGINE)
+    wanted, there = "2 workers with 1 CPU and 1000 GPUs each", "2 CPUs and [0-9]+ GPUs?"
+    says = rf"at local had no room within 1 s for {wanted}\. It has {there}, of which {there} are free\."
+    with pytest.raises(BackendError, match=says):
+        ClusterAsking(Cluster("local", 2, n_gpus=1000), task)
+    assert not ray.is_initialized()
