@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.runtime.model import LlavaModel
     from edge_llava.runtime.options import SamplingOptions
+
+
+def _whole_or_share(_: click.Context, __: click.Parameter, n_gpus: float) -> float:
+    if not (n_gpus <= 1 or n_gpus.is_integer()):
+        raise click.BadParameter(f"{n_gpus:g} is neither a share of one GPU nor a whole number of GPUs.")
+    return n_gpus
 
 
 def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -105,7 +112,7 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
     "--ray",
     metavar="ADDRESS",
     help="Compute the answers on a Ray cluster: HOST:PORT of its head, or local. Each machine has the bundle "
-    "at the same path.",
+    "at the same path. Each worker computes with one thread, or -t.",
 )
 @click.option(
     "--ray-workers",
@@ -116,7 +123,13 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
     help="With --ray: processes that hold the bundle.",
 )
 @click.option(
-    "--ray-gpus", type=click.FloatRange(0), default=0.0, metavar="X", show_default=True, help="GPUs for each worker."
+    "--ray-gpus",
+    type=click.FloatRange(0, 1024),
+    default=0.0,
+    metavar="X",
+    show_default=True,
+    callback=_whole_or_share,
+    help="GPUs for each worker: a share of one, or a whole number.",
 )
 @click.option("--force", is_flag=True, help="Replace an output of other settings, and existing sidecar files.")
 @bundle_option
@@ -185,7 +198,8 @@ def command(
     from edge_llava.runtime.vision.forms import image_forms
 
     opened = open_bundle(bundle)
-    how = unattended(engines.options(opened), opened.manifest.language, parallel)
+    choice = engines if ray is None else replace(engines, threads=engines.threads or 1)  # of each worker
+    how = unattended(choice.options(opened), opened.manifest.language, parallel)
     form = image_forms(opened.manifest.vision, how).alone  # before the output is begun
     with (
         CaptionJob(
@@ -203,11 +217,12 @@ def command(
             with show_progress() as progress:
                 job.check(progress)
         if job.todo and ray is not None:
-            from edge_llava.captioning.cluster import Cluster, ClusterAsking, Task
+            from edge_llava.captioning.cluster import Cluster, ClusterAsking
+            from edge_llava.captioning.cluster_worker import Task
 
             settings = options.digest(opened.manifest, how.visual_tokens, how.alpha, how.max_tiles)
             task = Task(opened.path.resolve(), settings, options, how)
-            cluster = Cluster(ray, ray_workers, engines.threads or 1, ray_gpus)
+            cluster = Cluster(ray, ray_workers, how.decoder.n_threads or 1, ray_gpus)
             with ClusterAsking(cluster, task) as workers, show_progress() as progress:
                 job.caption_with(workers, progress)
         elif watch or job.todo:

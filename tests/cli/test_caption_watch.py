@@ -10,6 +10,8 @@ import time
 import pytest
 from PIL import Image
 
+from edge_llava.errors import BackendError
+
 COMMAND = [sys.executable, "-c", "from edge_llava.cli import main; main()"]
 
 
@@ -58,6 +60,8 @@ def test_images_are_captioned_as_they_appear_until_a_signal(inbox, seeded_q4, ph
         (("PHOTO", "--watch"), "name a folder to watch"),
         (("INBOX", "--watch", "--interval", "0"), "0.1<=x<=86400"),
         (("INBOX", "--watch", "--ray", "local"), "without --ray"),
+        (("INBOX", "--ray", "local", "--ray-gpus", "1.5"), "1.5 is neither a share of one GPU nor a whole number"),
+        (("INBOX", "--ray", "local", "--ray-gpus", "nan"), "nan is neither a share"),
         (("INBOX", "--replace-descriptions"), "only --write-metadata writes descriptions"),
         (("INBOX", "--write-metadata", "exif"), "'image', 'xmp'"),
         (("INBOX", "--write-metadata", "xmp", "--json-schema", "SCHEMA"), "the answers to a schema are JSON"),
@@ -79,7 +83,7 @@ def test_captions_are_written_into_images(run, inbox, photo, seeded_q4):
     result = run(*common, "--write-metadata", "image")
     assert result.code == 0
     assert "1 description written." in result.err
-    assert "b.gif: it is not a JPEG, PNG, WebP or TIFF file" in result.err
+    assert "b.gif: descriptions can be written only into JPEG, PNG, WebP and TIFF files; it is none" in result.err
     with Image.open(inbox / "a.jpg") as described, Image.open(photo) as original:
         assert 270 in described.getexif()
         assert described.tobytes() == original.tobytes()
@@ -93,5 +97,20 @@ def test_a_cluster_needs_its_extra(run, inbox, photo, seeded_q4, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     result = run("caption", inbox, "-m", seeded_q4, "--ray", "local")
     assert (result.code, result.out) == (3, "")
-    assert "pip install 'edge-llava[cluster]'" in result.err
+    assert "Install it: pip install " in result.err
+    assert "[cluster]'" in result.err
     assert [path.name for path in inbox.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(("arguments", "n"), [((), 1), (("-t", 3), 3)])
+def test_a_worker_computes_with_the_cpus_that_ray_counts(run, inbox, photo, seeded_q4, monkeypatch, arguments, n):
+    given = []
+
+    def refuse(cluster, task):
+        given.append((cluster.n_cpus, task.engine.decoder.n_threads, task.engine.n_vision_threads))
+        raise BackendError("no cluster.")
+
+    shutil.copy(photo, inbox / "a.jpg")
+    monkeypatch.setattr("edge_llava.captioning.cluster.ClusterAsking", refuse)
+    assert run("caption", inbox, "-m", seeded_q4, "--ray", "local", *arguments).code == BackendError.exit_code
+    assert given == [(n, n, n)]
