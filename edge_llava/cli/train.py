@@ -80,7 +80,7 @@ def _stage_options(rate: float, batch: int) -> Callable[[_Command], _Command]:
         click.option("--keep-features", is_flag=True, help="Run the tower once per image; needs disk space."),
         click.option("--gradient-checkpointing", is_flag=True, help="Less memory, about a third more time."),
         click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
-        click.option("--restart", is_flag=True, help="Discard what a stopped run left."),
+        click.option("--restart", is_flag=True, help="Discard a stopped run with other settings."),
         click.option("--overwrite", is_flag=True, help="Replace the checkpoint at --out."),
         json_option,
     )  # fmt: skip

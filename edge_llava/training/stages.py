@@ -58,7 +58,7 @@ class TrainOptions:
         keep_features: Compute the frozen tower's features once and keep them on disk while training.
         features: Folder for these, shared by runs on the same images; None uses the run's own.
         gradient_checkpointing: Compute activations twice instead of keeping them: less memory, a third more time.
-        restart: Discard what an earlier run with other settings left.
+        restart: Discard what an earlier run with other settings left; one with the same settings is resumed anyway.
     """
 
     data: Path
@@ -270,18 +270,18 @@ def _without_free_settings(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _claim(work: Path, fingerprint: dict[str, Any], *, restart: bool) -> None:
-    """Makes the run's directory, or finds that it is the same run's."""
+    """Makes the run's directory, or finds that it is the same run's; `restart` discards another run's."""
     path = work / "run.json"
-    if restart:
-        shutil.rmtree(work, ignore_errors=True)
     if path.is_file():
         found = _without_free_settings(json.loads(path.read_text(encoding="utf-8")))
         now = _without_free_settings(json.loads(json.dumps(fingerprint)))
         changed = [key for key in now if found.get(key) != now[key]]
-        if changed:
+        if not changed:
+            return
+        if not restart:
             advice = "Use its settings to resume it, or --restart to discard its steps."
             raise TrainingError(list_faults(f"{work} contains an unfinished run that differs in:", changed, advice))
-        return
+        shutil.rmtree(work, ignore_errors=True)
     try:
         write_text(path, json.dumps(fingerprint, indent=2))
     except OSError as error:

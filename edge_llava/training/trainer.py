@@ -313,7 +313,8 @@ class _Trainer(Trainer):
         expected = {name: p for name, p in self._job.module.named_parameters() if p.requires_grad}
         if saved.keys() != expected.keys():
             raise TrainingError(
-                f"{resume_from_checkpoint} contains other parameters than this run trains; use --restart."
+                f"{resume_from_checkpoint} contains other parameters than this run trains. "
+                f"Delete {self._job.directory} to begin from the start."
             )
         with torch.no_grad():
             for name, parameter in expected.items():

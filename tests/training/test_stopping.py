@@ -188,6 +188,34 @@ def test_a_run_that_was_stopped_and_killed_ends_like_one_that_was_not(run, mater
     assert not work.exists()
 
 
+def stop_at_step(monkeypatch, n: int) -> None:
+    """Ctrl-C arrives in the nth step from now on."""
+
+    def step(self, *arguments):
+        steps.append(1)
+        if len(steps) == n:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    steps: list[int] = []
+    original = trainer._Trainer.training_step
+    monkeypatch.setattr(trainer._Trainer, "training_step", step)
+
+
+def test_restart_discards_only_a_run_with_other_settings(run, material, tmp_path, monkeypatch):
+    write_checkpoint(start(material), tmp_path / "aligned")
+    other = finetune_arguments(material, tmp_path / "aligned", tmp_path / "out", "--seed", "1")
+    command = finetune_arguments(material, tmp_path / "aligned", tmp_path / "out", "--restart")
+    for arguments, begins in ((other, 1), (command, 1), (command, 6)):
+        stop_at_step(monkeypatch, 5)
+        stopped = run(*arguments)
+        monkeypatch.undo()
+        assert stopped.code == 130
+        assert ("Continuing at step" in stopped.err) == (begins > 1)
+        last = begins + 4
+        assert f"Stopped at step {last} of 78, saved. The same command continues at step {last + 1}." in stopped.err
+
+
 def test_an_interruption_says_what_is_saved(run, material, tmp_path, monkeypatch):
     def interrupt(self, *arguments):
         steps.append(1)
