@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +55,30 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def sync_to_disk(paths: Iterable[Path]) -> None:
+    """Waits until files and directories are on the disk: a power failure afterwards loses none of them.
+
+    Args:
+        paths: Of a directory, only its list of names is synchronized, on systems and file systems that can do so.
+
+    Raises:
+        OSError: If the disk refuses what was written.
+    """
+    on_windows = os.name == "nt"  # it synchronizes what is open for writing, and opens no directories
+    for path in paths:
+        is_directory = path.is_dir()
+        if is_directory and on_windows:
+            continue
+        descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if not is_directory or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def remove_abandoned(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def _compute(folder: ImageFolder, names: Sequence[str], path: Path, progress: Pr
             features = patch_features(model, folder.read(batch).to(device)).cpu().numpy()
             file.write(features.astype(np.float16).tobytes())
             progress(ProgressEvent("patch features", start + len(batch), len(names), "items"))
+        file.flush()
+        os.fsync(file.fileno())  # zeros in their place would be read as features
 
 
 def _digest(folder: ImageFolder, names: Sequence[str]) -> str:

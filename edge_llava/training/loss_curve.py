@@ -39,11 +39,17 @@ class LossCurve:
             file.append(json.dumps(point).encode() + b"\n")
 
     def points(self) -> list[dict[str, float]]:
-        """Reads all points; a last line that was cut off is left out."""
+        """Reads all points up to the first line that a kill or a power failure left unfinished."""
         if not self._path.is_file():
             return []
-        lines = self._path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is unfinished
-        return [json.loads(line) for line in lines]
+        points = []
+        # what follows the last newline is unfinished
+        for line in self._path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            try:
+                points.append(json.loads(line))
+            except ValueError:
+                break
+        return points
 
     @property
     def last_loss(self) -> float:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from edge_llava.errors import TrainingError
 from edge_llava.home.atomic_directory import atomic_directory
+from edge_llava.home.files import sync_to_disk
 from edge_llava.home.regular_file import share_permissions
 from edge_llava.training.llava import Llava
 
@@ -35,6 +36,8 @@ def write_checkpoint(llava: Llava, out: Path, extra_files: tuple[Path, ...] = ()
     try:
         with atomic_directory(out, overwrite=True) as directory:
             _write_files(llava, directory, extra_files)
+            sync_to_disk([*directory.rglob("*"), directory])  # the saved steps are removed afterwards
+        sync_to_disk([out, out.parent])
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk can raise any of them
         raise TrainingError(
             f"the trained checkpoint cannot be written to {out}: {error}. Free space and run the same command again: "

@@ -273,9 +273,12 @@ def _claim(work: Path, fingerprint: dict[str, Any], *, restart: bool) -> None:
     """Makes the run's directory, or finds that it is the same run's; `restart` discards another run's."""
     path = work / "run.json"
     if path.is_file():
-        found = _without_free_settings(json.loads(path.read_text(encoding="utf-8")))
         now = _without_free_settings(json.loads(json.dumps(fingerprint)))
-        changed = [key for key in now if found.get(key) != now[key]]
+        try:
+            found = _without_free_settings(json.loads(path.read_text(encoding="utf-8")))
+            changed = [key for key in now if found.get(key) != now[key]]
+        except ValueError:  # a power failure before the first save can leave the file empty
+            changed = [f"{path.name}, which cannot be read"]
         if not changed:
             return
         if not restart:

@@ -286,12 +286,12 @@ class _Trainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         directory = self._job.directory / f"checkpoint-{self.state.global_step}"
-        (open_loss,) = mean_over_processes([self._open_loss])
         try:
             with self._end.saving():
                 super()._save_checkpoint(model, trial)
-            if is_first_process():
-                complete_step(directory, open_loss)
+                (open_loss,) = mean_over_processes([self._open_loss])  # waits for the files of all processes
+                if is_first_process():
+                    complete_step(directory, open_loss)
         except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             shutil.rmtree(directory, ignore_errors=True)
             raise self._cannot_write("state", error) from error

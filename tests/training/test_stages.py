@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -158,6 +159,9 @@ def test_another_run_in_the_same_place_is_refused(material, options, monkeypatch
     monkeypatch.undo()
     with pytest.raises(TrainingError, match=r"differs in:\n  - n_epochs\n.*--restart"):
         finetune(start(material), replace(options, n_epochs=1))
+    os.truncate(options.out.with_name("out.training") / "run.json", 0)
+    with pytest.raises(TrainingError, match=r"differs in:\n  - run\.json, which cannot be read\n.*--restart"):
+        finetune(start(material), options)
     finetune(start(material), replace(options, n_epochs=1, restart=True))
     assert options.out.is_dir()
 
