@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from demo_checkpoint.muon import MuonForMatrices
+from edge_llava.cli import stop_request
 from edge_llava.cli.stop_request import watch_for_stop
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressEvent
@@ -294,13 +295,21 @@ def test_an_interruption_says_what_is_saved(run, material, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_interrupts_at_once(capfd, number):
+def test_a_second_signal_interrupts_at_once(capfd, monkeypatch, number):
+    """But not one within a second: after Ctrl-C, a launcher may send SIGTERM to processes that the terminal stopped."""
+    now = 100.0
+    monkeypatch.setattr(stop_request.time, "monotonic", lambda: now)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with watch_for_stop() as is_requested:
         assert not is_requested()
         signal.raise_signal(number)
         assert is_requested()
         assert "press Ctrl-C again" in capfd.readouterr().err
+        now += 0.9
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert capfd.readouterr().err == ""
+        now += 0.1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
