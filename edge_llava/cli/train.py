@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from edge_llava.home.progress import ProgressCallback, ProgressEvent
 if TYPE_CHECKING:
     from edge_llava.training.llava import ProjectorKind
     from edge_llava.training.stages import TrainResult
+    from edge_llava.training.step_end import Stopped
     from edge_llava.training.trainer import Precision
 
 
@@ -160,7 +162,7 @@ def align_command(
         assert tower is not None
         assert language is not None
         llava = join(tower, language, projector, seed)
-    with _run(out) as progress:
+    with _run(out, as_json) as progress:
         result = align(llava, options, progress, watch_for_stop)
     _report(result, as_json)
 
@@ -234,7 +236,7 @@ def finetune_command(
         keep_features=keep_features, gradient_checkpointing=gradient_checkpointing, restart=restart,
     )  # fmt: skip
     llava = open_llava(checkpoint)
-    with _run(out) as progress:
+    with _run(out, as_json) as progress:
         result = finetune(llava, options, progress, watch_for_stop)
     _report(result, as_json)
 
@@ -251,7 +253,7 @@ def _prepare(out: Path, data: Path, images: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _run(out: Path) -> Iterator[ProgressCallback]:
+def _run(out: Path, as_json: bool) -> Iterator[ProgressCallback]:
     """Shows a run's progress, where it continues, and where it was stopped, which ends the process."""
     from edge_llava.training.processes import is_first_process
     from edge_llava.training.saved_steps import find_saved_step, run_directory, step_of
@@ -266,11 +268,20 @@ def _run(out: Path) -> Iterator[ProgressCallback]:
                 f"Stopped at step {stop.step:,} of {stop.n_steps:,}, saved. "
                 f"The same command continues at step {stop.step + 1:,}."
             )
+            if as_json:
+                click.echo(json.dumps(_stopped_figures(stop, find_saved_step(run_directory(out)))))
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         if is_first_process() and (saved := find_saved_step(run_directory(out))) is not None:
             note(f"Step {step_of(saved):,} is saved. The same command continues from there.")
         raise
+
+
+def _stopped_figures(stop: Stopped, saved: Path | None) -> dict[str, object]:
+    """The JSON of a run that was stopped: that of a finished one has a checkpoint, and no steps."""
+    loss = stop.last_loss if math.isfinite(stop.last_loss) else None
+    figures = {"checkpoint": None, "loss": loss, "step": stop.step, "n_steps": stop.n_steps}
+    return figures | {"saved": str(saved) if saved else None}
 
 
 def _note_continued(progress: ProgressCallback) -> ProgressCallback:

@@ -27,11 +27,12 @@ class Stopped(Exception):
     Attributes:
         step: The last step that was taken, from 1.
         n_steps: Steps of the whole run.
+        last_loss: Mean loss of the last logged steps; NaN if none were logged yet.
     """
 
-    def __init__(self, step: int, n_steps: int) -> None:
+    def __init__(self, step: int, n_steps: int, last_loss: float) -> None:
         super().__init__(f"stopped at step {step} of {n_steps}")
-        self.step, self.n_steps = step, n_steps
+        self.step, self.n_steps, self.last_loss = step, n_steps, last_loss
 
 
 class StepEnd:

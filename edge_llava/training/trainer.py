@@ -131,7 +131,7 @@ def run(
                     curve.draw(job.directory / "loss.png", title=job.stage)
     step, n_steps = trainer.state.global_step, trainer.state.max_steps
     if step < n_steps:
-        raise Stopped(step, n_steps)
+        raise Stopped(step, n_steps, curve.last_loss)
     return curve.last_loss
 
 

@@ -16,12 +16,10 @@ import pytest
 import torch
 
 from demo_checkpoint.muon import MuonForMatrices
-from edge_llava.cli import stop_request
-from edge_llava.cli.stop_request import watch_for_stop
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressEvent
 from edge_llava.training import step_end, trainer
-from edge_llava.training.saved_steps import complete_step, find_saved_step, last_saved_step, step_of
+from edge_llava.training.saved_steps import last_saved_step, step_of
 from edge_llava.training.saving import write_checkpoint
 from edge_llava.training.stages import finetune
 from edge_llava.training.starting_point import join
@@ -124,18 +122,6 @@ def test_saving_by_time_takes_a_tenth_of_it_at_most(monkeypatch):
     assert saved_at == [6, 12, 32, 52, 72, 92, 112, 132, 152, 172, 192]
 
 
-def test_an_interrupted_save_is_not_taken_up(material, options, tmp_path):
-    work = tmp_path / "out.training"
-    (work / "checkpoint-2").mkdir(parents=True)
-    (work / "checkpoint-2" / "trainer_state.json").touch()
-    (work / "checkpoint-2" / "complete").touch()
-    (work / "checkpoint-4").mkdir()
-    assert find_saved_step(work) == work / "checkpoint-2"
-    assert (work / "checkpoint-4").exists(), "another run may be writing it"
-    assert last_saved_step(work) == work / "checkpoint-2"
-    assert not (work / "checkpoint-4").exists()
-
-
 def test_a_saved_step_that_was_damaged_gives_way_to_the_one_before(material, options, tmp_path, monkeypatch):
     """As by a power failure, which also left zeros in the loss curve."""
     finetune(start(material), options)
@@ -154,46 +140,6 @@ def test_a_saved_step_that_was_damaged_gives_way_to_the_one_before(material, opt
     assert events[0].done == 2
     assert (stopped.out / "model.safetensors").read_bytes() == (options.out / "model.safetensors").read_bytes()
     assert points(stopped.out) == points(options.out)
-
-
-@pytest.mark.parametrize("damaged", ["optimizer.pt", "complete", "shards/0.pt"])
-def test_a_saved_step_that_lost_files_does_not_count(tmp_path, damaged):
-    for step in (2, 4):
-        directory = tmp_path / f"checkpoint-{step}"
-        (directory / "shards").mkdir(parents=True)
-        (directory / "optimizer.pt").write_text("content")
-        (directory / "shards" / "0.pt").write_text("content")
-        complete_step(directory, open_loss=0.5)
-    assert find_saved_step(tmp_path) == tmp_path / "checkpoint-4"
-    path = tmp_path / "checkpoint-4" / damaged
-    if damaged == "optimizer.pt":
-        path.unlink()
-    else:
-        os.truncate(path, path.stat().st_size - 1)
-    assert find_saved_step(tmp_path) == tmp_path / "checkpoint-2"
-
-
-def test_a_saved_step_is_on_the_disk_before_it_is_marked(tmp_path, monkeypatch):
-    step = tmp_path / "out.training" / "checkpoint-2"
-    (step / "shards").mkdir(parents=True)
-    files = [step / "model.safetensors", step / "shards" / "0.pt", step.parent / "loss.jsonl", step.parent / "run.json"]
-    for path in files:
-        path.write_text("content")
-
-    def sync(descriptor):
-        original(descriptor)
-        synced.append((os.fstat(descriptor).st_ino, (step / "complete").exists()))
-
-    synced: list[tuple[int, bool]] = []
-    original = os.fsync
-    monkeypatch.setattr(os, "fsync", sync)
-    complete_step(step, open_loss=0.5)
-    before = {inode for inode, is_marked in synced if not is_marked}
-    wanted = [*files, step / "open_loss.json", step / "shards", step, step.parent, tmp_path]
-    assert before == {path.stat().st_ino for path in wanted}
-    after = [inode for inode, is_marked in synced if is_marked]
-    assert after == [(step / "complete").stat().st_ino, step.stat().st_ino]
-    assert last_saved_step(step.parent) == step
 
 
 def finetune_arguments(material, checkpoint: Path, out: Path, *more: str) -> list[str]:
@@ -278,6 +224,22 @@ def test_restart_discards_only_a_run_with_other_settings(run, material, tmp_path
         assert f"Stopped at step {last} of 78, saved. The same command continues at step {last + 1}." in stopped.err
 
 
+@pytest.mark.parametrize(("n", "has_loss"), [(2, False), (5, True)])
+def test_a_stopped_run_prints_json_too(run, material, tmp_path, monkeypatch, n, has_loss):
+    """The first point of the loss curve is that of step 3."""
+    write_checkpoint(start(material), tmp_path / "aligned")
+    stop_at_step(monkeypatch, n)
+    stopped = run(*finetune_arguments(material, tmp_path / "aligned", tmp_path / "out", "--json"))
+    assert stopped.code == 130
+    work = tmp_path / "out.training"
+    losses = [json.loads(line)["loss"] for line in (work / "loss.jsonl").read_text().splitlines()]
+    assert len(losses) == has_loss
+    assert json.loads(stopped.out) == {
+        "checkpoint": None, "loss": losses[-1] if losses else None, "step": n, "n_steps": 78,
+        "saved": str(work / f"checkpoint-{n}"),
+    }  # fmt: skip
+
+
 def test_an_interruption_says_what_is_saved(run, material, tmp_path, monkeypatch):
     def interrupt(self, *arguments):
         steps.append(1)
@@ -292,36 +254,3 @@ def test_an_interruption_says_what_is_saved(run, material, tmp_path, monkeypatch
     done = run(*finetune_arguments(material, tmp_path / "aligned", tmp_path / "out"))
     assert (done.code, done.out) == (130, "")
     assert done.err.endswith("Step 4 is saved. The same command continues from there.\n\ninterrupted\n")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_interrupts_at_once(capfd, monkeypatch, number):
-    """But not one within a second: after Ctrl-C, a launcher may send SIGTERM to processes that the terminal stopped."""
-    now = 100.0
-    monkeypatch.setattr(stop_request.time, "monotonic", lambda: now)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with watch_for_stop() as is_requested:
-        assert not is_requested()
-        signal.raise_signal(number)
-        assert is_requested()
-        assert "press Ctrl-C again" in capfd.readouterr().err
-        now += 0.9
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        assert capfd.readouterr().err == ""
-        now += 0.1
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of POSIX")
-def test_an_ignored_signal_stays_ignored():
-    """As `nohup` starts commands."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with watch_for_stop() as is_requested:
-            signal.raise_signal(signal.SIGHUP)
-            assert not is_requested()
-    finally:
-        signal.signal(signal.SIGHUP, before)
