@@ -259,9 +259,11 @@ def _run(out: Path, as_json: bool) -> Iterator[ProgressCallback]:
     from edge_llava.training.saved_steps import find_saved_step, run_directory, step_of
     from edge_llava.training.step_end import Stopped
 
+    watched = None
     try:
         with show_progress() as progress:
-            yield _note_continued(progress)
+            watched = _NoteContinued(progress)
+            yield watched
     except Stopped as stop:
         if is_first_process():
             note(
@@ -272,7 +274,9 @@ def _run(out: Path, as_json: bool) -> Iterator[ProgressCallback]:
                 click.echo(json.dumps(_stopped_figures(stop, find_saved_step(run_directory(out)))))
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
-        if is_first_process() and (saved := find_saved_step(run_directory(out))) is not None:
+        # before the first step, what is saved may be of a run with other settings
+        has_begun = watched is not None and watched.has_begun
+        if is_first_process() and has_begun and (saved := find_saved_step(run_directory(out))) is not None:
             note(f"Step {step_of(saved):,} is saved. The same command continues from there.")
         raise
 
@@ -284,18 +288,22 @@ def _stopped_figures(stop: Stopped, saved: Path | None) -> dict[str, object]:
     return figures | {"saved": str(saved) if saved else None}
 
 
-def _note_continued(progress: ProgressCallback) -> ProgressCallback:
-    has_begun = False
+class _NoteContinued:
+    """A progress callback that says where a run continues.
 
-    def report(event: ProgressEvent) -> None:
-        nonlocal has_begun
-        if event.unit == "steps" and not has_begun:
-            has_begun = True
+    Attributes:
+        has_begun: Whether steps are being taken.
+    """
+
+    def __init__(self, progress: ProgressCallback) -> None:
+        self._progress, self.has_begun = progress, False
+
+    def __call__(self, event: ProgressEvent) -> None:
+        if event.unit == "steps" and not self.has_begun:
+            self.has_begun = True
             if event.total is not None and 0 < event.done < event.total:
                 note(f"Continuing at step {event.done + 1:,} of {event.total:,}.")
-        progress(event)
-
-    return report
+        self._progress(event)
 
 
 def _report(result: TrainResult, as_json: bool) -> None:

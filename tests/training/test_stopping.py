@@ -19,7 +19,7 @@ from demo_checkpoint.muon import MuonForMatrices
 from edge_llava.errors import TrainingError
 from edge_llava.home.progress import ProgressEvent
 from edge_llava.training import step_end, trainer
-from edge_llava.training.saved_steps import last_saved_step, step_of
+from edge_llava.training.saved_steps import complete_step, last_saved_step, step_of
 from edge_llava.training.saving import write_checkpoint
 from edge_llava.training.stages import finetune
 from edge_llava.training.starting_point import join
@@ -222,6 +222,18 @@ def test_restart_discards_only_a_run_with_other_settings(run, material, tmp_path
         assert ("Continuing at step" in stopped.err) == (begins > 1)
         last = begins + 4
         assert f"Stopped at step {last} of 78, saved. The same command continues at step {last + 1}." in stopped.err
+
+
+def test_an_interruption_before_the_first_step_says_nothing_of_another_run(run, material, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    write_checkpoint(start(material), tmp_path / "aligned")
+    (tmp_path / "out.training" / "checkpoint-4").mkdir(parents=True)
+    complete_step(tmp_path / "out.training" / "checkpoint-4", open_loss=0.5)
+    monkeypatch.setattr("edge_llava.training.stages.read_conversations", interrupt)
+    done = run(*finetune_arguments(material, tmp_path / "aligned", tmp_path / "out", "--restart"))
+    assert (done.code, done.out, done.err.strip()) == (130, "", "interrupted")
 
 
 @pytest.mark.parametrize(("n", "has_loss"), [(2, False), (5, True)])
