@@ -25,6 +25,7 @@ _NO_PROCESS = (
 _ABSENT = {
     "ps": f"{_NO_PROCESS} `edge-llava models list` shows the bundles.",
     "stop": _NO_PROCESS,
+    "help": "All commands: edge-llava --help",
     "create": "To make a bundle: edge-llava convert CHECKPOINT",
 }
 

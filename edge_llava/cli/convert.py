@@ -228,7 +228,7 @@ def _suggest(quant: str, size_bytes: int | None, place: Path, *, yes: bool) -> s
     shortage = "" if free > needed else ": NOT ENOUGH"
     note(f"  disk      {format_bytes(int(needed))} of {format_bytes(free)} free{shortage}")
     note("  time      the download, and about ten minutes on a laptop; 3 GB of memory")
-    note("To try edge-llava first, without a network: edge-llava convert demo")
+    note("To try edge-llava first, without a network: edge-llava chat demo:1")
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("name a checkpoint, or answer with --yes")

@@ -21,7 +21,7 @@ from edge_llava.errors import BundleError
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Show the bundles that are here, and which checkpoints fit this device.
+    """Show the bundles here, and which checkpoints fit.
 
     Memory and disk are those of a Q4_K_M bundle on the CPU, with up to 4,096 positions, computed as `fit` does. "slow":
     it fits only if its weights are read from the disk again and again.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )
 @json_option
 def command(address: str, name: str | None, force: bool, insecure_http: bool, as_json: bool) -> None:
-    """Fetch a bundle that was converted before, and make it the default.
+    """Fetch a converted bundle, and make it the default.
 
     The address is a repository on a hub, OWNER/NAME or OWNER/NAME@REVISION, or the directory on a web server that
     contains manifest.json. An interrupted download resumes when you run the command again.

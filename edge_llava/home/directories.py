@@ -262,4 +262,4 @@ def _available() -> str:
     names = [path.name for path in list_bundles()]
     if names:
         return f"Available: {', '.join(names)}. Choose one with -m NAME or 'edge-llava models default NAME'."
-    return "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1"
+    return "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1 (or -m demo)"

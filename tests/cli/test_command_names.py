@@ -35,6 +35,7 @@ def walk(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], clic
         ("ps", "keeps no process in the background"),
         ("stop", "Ctrl-C ends it"),
         ("create", "edge-llava convert CHECKPOINT"),
+        ("help", "edge-llava --help"),
     ],
 )
 def test_an_unknown_command_says_what_was_meant(run, typed, said):

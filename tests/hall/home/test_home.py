@@ -164,7 +164,7 @@ def test_a_name_that_is_nearly_right(add: Callable[[str], Path], typed: str, sug
 
 
 def test_without_any_bundle_the_message_says_how_to_make_one() -> None:
-    advice = "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1"
+    advice = "Make one: edge-llava convert CHECKPOINT. To try edge-llava first: edge-llava chat demo:1 (or -m demo)"
     assert refuse(house.find_bundle) == f"no bundle was named and there is no default. {advice}"
     assert refuse(house.find_bundle, "x") == (f"there is no bundle 'x', neither as a directory nor by name. {advice}")
 
