@@ -43,7 +43,7 @@ def find_images(line: str) -> TypedText:
     A word is an image only if a file of that name exists and has the suffix of an image format.
     """
     if is_image_file(whole := line.strip()):  # a path with blanks that nothing protects
-        return TypedText("", (os.path.expanduser(whole),))
+        return TypedText("", (expand_home(whole),))
     words = list(_WORD.finditer(line))
     found = [_find(word[0]) for word in words]
     paths = [path for path in found if path is not None]
@@ -61,18 +61,26 @@ def find_images(line: str) -> TypedText:
 
 def find_paths(argument: str) -> tuple[str, ...]:
     """The paths in the argument of a command, which may be quoted or escaped; whether they exist does not matter."""
-    if os.path.exists(os.path.expanduser(argument)):
-        return (os.path.expanduser(argument),)
+    if os.path.exists(expanded := expand_home(argument)):
+        return (expanded,)
     found = [_find(word[0]) for word in _WORD.finditer(argument)]
     paths = tuple(path for path in found if path is not None)
-    return paths if len(paths) == len(found) else (os.path.expanduser(_unquote(argument)),)
+    return paths if len(paths) == len(found) else (expand_home(_unquote(argument)),)
 
 
 def is_image_file(path: str) -> bool:
     """Whether a file of this name exists and has the suffix of an image format."""
     from edge_llava.home.image_files.formats import SUFFIXES
 
-    return os.path.splitext(path)[1].lower() in SUFFIXES and os.path.isfile(os.path.expanduser(path))
+    return os.path.splitext(path)[1].lower() in SUFFIXES and os.path.isfile(expand_home(path))
+
+
+def expand_home(path: str) -> str:
+    """The path with the directory that "~" stands for; as it is where it cannot be one."""
+    try:
+        return os.path.expanduser(path)
+    except ValueError:  # a null character
+        return path
 
 
 def _find(word: str) -> str | None:
@@ -82,13 +90,16 @@ def _find(word: str) -> str | None:
             return text
         for path in (text, _unquote(text)):
             if is_image_file(path):
-                return os.path.expanduser(path)
+                return expand_home(path)
     return None
 
 
 def _unquote(word: str) -> str:
     if word.startswith("file://"):
-        url = urlsplit(word)
+        try:
+            url = urlsplit(word)
+        except ValueError:  # a bracket without its other end
+            return word
         return url2pathname(url.path) if url.netloc in ("", "localhost") else word
     if word[:1] in ("'", '"'):
         try:

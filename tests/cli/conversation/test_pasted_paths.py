@@ -63,6 +63,8 @@ def test_files_become_images(folder, typed, text, names):
         "It's a 'quoted word' and \"another",
         "and/or",
         "file://elsewhere{d}/a.png",  # another computer
+        "file://[x",
+        "~\0.png",
         "{d}",
         "\\",
     ],
@@ -78,3 +80,4 @@ def test_the_argument_of_a_command(folder):
     assert find_paths("a.png b.png") == ("a.png", "b.png")
     assert find_paths("cat") == ("cat",)  # the user says that it is one
     assert find_paths(r"no\ such.png") == ("no such.png",)
+    assert find_paths("~\0.png") == ("~\0.png",)
