@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,9 @@ def command(
     for path in embeddings:
         check_embedding_name(path)
     question = _read_question(prompt, names, as_json)
-    _check_combinations(question, names, show_input=show_input, show_prompt=show_prompt, goes_on=goes_on)
+    _check_options(
+        question, names, show_input=show_input, show_prompt=show_prompt, goes_on=goes_on, system=system or ""
+    )
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.cli.conversation.conversation import Conversation, Manners
     from edge_llava.cli.conversation.kept import keep_conversation, read_conversation
@@ -205,6 +207,7 @@ def _sampling_options(
 ) -> SamplingOptions:
     from edge_llava.runtime.options import SamplingOptions
 
+    _check_texts({"--stop": stop})
     schema = read_json_schema(json_schema)
     try:
         return SamplingOptions(
@@ -219,9 +222,16 @@ def _sampling_options(
         raise click.UsageError(str(error)) from error
 
 
-def _check_combinations(
-    question: str | None, images: Sequence[str], *, show_input: str | None, show_prompt: bool, goes_on: bool
+def _check_options(
+    question: str | None,
+    images: Sequence[str],
+    *,
+    show_input: str | None,
+    show_prompt: bool,
+    goes_on: bool,
+    system: str,
 ) -> None:
+    _check_texts({"--system": [system]})
     if show_input is not None and len(images) != 1:
         raise click.UsageError(f"--show-input shows one image; {len(images)} were given")
     if show_prompt and question is None:
@@ -243,7 +253,8 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
     if prompt is not None and prompt != "-":
         if not prompt.strip():
             raise click.UsageError("the question is empty")
-        return _check_text(prompt)
+        _check_texts({"the question": [prompt]})
+        return prompt
     if prompt is None and sys.stdin.isatty():
         if as_json:
             raise click.UsageError("--json answers once: give the question with -p, or through a pipe")
@@ -259,12 +270,12 @@ def _read_question(prompt: str | None, images: Sequence[str], as_json: bool) -> 
     return question
 
 
-def _check_text(text: str) -> str:
+def _check_texts(given: Mapping[str, Sequence[str]]) -> None:
     from edge_llava.home.unicode_text import is_unicode
 
-    if not is_unicode(text):
-        raise click.UsageError("the question is not UTF-8 text")
-    return text
+    for what, texts in given.items():
+        if not all(map(is_unicode, texts)):
+            raise click.UsageError(f"{what} is not UTF-8 text")
 
 
 def _read_stdin() -> bytes:
