@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
+from edge_llava.cli.conversation.pasted_paths import expand_home
+
 Choices = Callable[[str], Iterable[str]]
 """What may stand in the place of the beginning of an argument."""
 
@@ -64,7 +66,7 @@ def _list_paths(start: str, is_wanted: Callable[[str], bool], *, protect: bool) 
     plain = start.replace("\\ ", " ") if protect else start
     head, tail = os.path.split(plain)
     try:
-        with os.scandir(os.path.expanduser(head) or ".") as entries:
+        with os.scandir(expand_home(head) or ".") as entries:
             found = [
                 entry.name + (os.sep if entry.is_dir() else "")
                 for entry in entries
@@ -72,7 +74,7 @@ def _list_paths(start: str, is_wanted: Callable[[str], bool], *, protect: bool) 
                 and (entry.is_dir() or is_wanted(entry.name))
                 and (tail.startswith(".") or not entry.name.startswith("."))
             ]
-    except OSError:
+    except (OSError, ValueError):  # of a null character
         return []
     paths = sorted(os.path.join(head, name) for name in found if name.isprintable())
     return [path.replace(" ", "\\ ") for path in paths] if protect else paths

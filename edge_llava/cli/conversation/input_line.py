@@ -53,7 +53,7 @@ class InputLine:
         if not is_unicode(text):
             note("what was typed is not UTF-8 text")
             return ""
-        return text
+        return text.replace("\0", "")  # no path may contain it
 
     def _read_lines(self, prompt: str) -> str:
         line = self._ask(prompt).strip()
