@@ -74,4 +74,6 @@ def _normalize(name: str) -> str:
 
 
 def _describe(value: float | None) -> str:
-    return "random" if value is None else f"{value:g}"
+    if value is None:
+        return "random"
+    return str(value) if isinstance(value, int) else f"{value:.15g}"

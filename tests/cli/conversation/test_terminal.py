@@ -90,6 +90,8 @@ def test_settings_system_text_and_another_bundle(talk, home, seeded_q4):
     chat = talk("demo:1", "-m", "demo", "--no-preview")
     assert "temp 0, " in chat.say("/set")
     assert "temp 0.5, " in chat.say("/set parameter temperature 0.5")
+    assert "seed 4123456789, " in chat.say("/set seed 4123456789")
+    assert "top-p 0.1234567, " in chat.say("/set top-p 0.1234567")
     assert "seed 7, " in chat.say("/set seed 7")
     assert "temperature must be from 0 to 100" in chat.say("/set temp 1000")
     assert "'x' is not a number" in chat.say("/set max-tokens x")
