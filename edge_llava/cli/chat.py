@@ -17,6 +17,7 @@ from edge_llava.cli.json_schema import json_schema_option, read_json_schema
 from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, engine_options, json_option, open_model
 from edge_llava.cli.pace import Pace, measured_pace
 from edge_llava.cli.places import note_places
+from edge_llava.cli.suffixes import OutFile
 from edge_llava.cli.tiles import note_tiles
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
 @click.option("--show-prompt", is_flag=True, help="Print what the model reads on stderr, special tokens by name.")
 @click.option(
     "--show-input",
-    type=click.Path(dir_okay=False),
+    type=OutFile(".png", what="an image"),
     metavar="FILE.png",
     help="Save the image as the vision tower sees it.",
 )
@@ -110,7 +111,7 @@ def command(
     json_schema: Path | None,
     on_full: OnFull,
     show_prompt: bool,
-    show_input: str | None,
+    show_input: Path | None,
     no_cache: bool,
     no_history: bool,
     no_preview: bool,
@@ -226,7 +227,7 @@ def _check_options(
     question: str | None,
     images: Sequence[str],
     *,
-    show_input: str | None,
+    show_input: Path | None,
     show_prompt: bool,
     goes_on: bool,
     system: str,
@@ -240,7 +241,7 @@ def _check_options(
         raise click.UsageError("--continue continues a conversation on a terminal: leave the question out")
 
 
-def _save_input(model: LlavaModel, image: ImageInput, path: str) -> None:
+def _save_input(model: LlavaModel, image: ImageInput, path: Path) -> None:
     try:
         model.show_input(image).save(path, "PNG")  # type: ignore[arg-type]
     except OSError as error:

@@ -72,6 +72,9 @@ def test_shows_what_the_tower_sees(run, seeded_q4, photo, tmp_path):
     first = run("chat", photo, "-m", seeded_q4, "-p", "What?", "-n", 8, "--temp", 0, "--json")
     assert json.loads(again.out)["tokens"] == json.loads(first.out)["tokens"]
     assert run("chat", photo, photo, "-m", seeded_q4, "-p", "What?", "--show-input", seen).code == 2
+    result = run("chat", photo, "-m", seeded_q4, "-p", "What?", "--show-input", tmp_path / "seen.jpg")
+    assert (result.code, (tmp_path / "seen.jpg").exists()) == (2, False)
+    assert "an image cannot be written as .jpg, only as .png" in result.err
     assert run("chat", photo, "-m", seeded_q4, "-p", "What?", "--show-input", tmp_path / "no" / "x.png").code == 2
 
 
