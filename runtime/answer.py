@@ -94,6 +94,11 @@ class Timings:
     vision_on: str | None
     language_on: str
 
+    @property
+    def position_s(self) -> float | None:
+        """Seconds that a position of the prompt took; None where too few were computed to tell."""
+        return _rate(self.prefill_s, self.prefill_tokens)
+
 
 @dataclass(frozen=True)
 class AnswerProgress:
@@ -120,4 +125,8 @@ class AnswerProgress:
     @property
     def position_s(self) -> float | None:
         """Seconds that a position of this prompt took; None where too few were computed to tell."""
-        return self.computed_s / self.n_computed if self.n_computed >= _MIN_RATED_POSITIONS else None
+        return _rate(self.computed_s, self.n_computed)
+
+
+def _rate(seconds: float, n_positions: int) -> float | None:
+    return seconds / n_positions if n_positions >= _MIN_RATED_POSITIONS else None

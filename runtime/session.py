@@ -188,7 +188,7 @@ class Session:
 
     @property
     def progress(self) -> AnswerProgress | None:
-        """How far the answer is that is being computed, from any thread; None where none is."""
+        """Progress of the answer being computed, from any thread; None where none is."""
         turn = self._asked
         return turn.answer.progress if turn is not None and turn.answer is not None else None
 

@@ -76,7 +76,7 @@ def _hold_back_engines() -> None:
     from edge_llava.runtime.vision.onnx_runtime import hold_back_messages
 
     warnings.simplefilter("ignore")
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # llama.cpp lets gdb pour one out when it aborts
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # llama.cpp would have gdb print one when it aborts
     hold_back_messages()
     log = logging.getLogger("edge_llava.vision")
     log.addHandler(_NOTES)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.tower import Tower
 
 
-_MIN_RATED_TOKENS, _MIN_RATED_POSITIONS = 16, 64  # a rate over fewer is meaningless
+_MIN_RATED_TOKENS = 16  # a rate over fewer is meaningless
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,8 @@ def describe_timings(timings: Timings, finish_reason: str) -> str:
 
 
 def _latest_pace(session: Session, pace: Pace) -> Pace:
-    timings = session.timings
-    if timings is None or timings.prefill_tokens < _MIN_RATED_POSITIONS:
-        return pace
-    return replace(pace, position_s=timings.prefill_s / timings.prefill_tokens)
+    position_s = session.timings.position_s if session.timings is not None else None
+    return replace(pace, position_s=position_s) if position_s is not None else pace
 
 
 @contextmanager

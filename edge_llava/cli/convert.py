@@ -101,7 +101,9 @@ _LANGUAGE_GIB = {
     help=f"Conversation template, if not the one in the config: {', '.join(TEMPLATES)}.",
 )
 @click.option(
-    "--notice", metavar="TEXT", help="A line that everyone who uses the bundle is shown: what it does not know, say."
+    "--notice",
+    metavar="TEXT",
+    help="A line shown to everyone who uses the bundle, such as what the model does not know.",
 )
 @click.option(
     "-t", "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads. Default: as many as a chat uses."

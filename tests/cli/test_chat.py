@@ -215,7 +215,7 @@ def test_a_conversation_that_fills_the_context(open_terminal, seeded_q4, photo, 
     for _ in range(6):
         terminal.type("And what else is to be seen?\n")
         terminal.read_until(r"\n> ")
-    dropped = "The context was full: the model no longer sees the oldest question, with the answers."
+    dropped = "The context was full: the oldest question and its answer were dropped."
     refused = "/set on-full drop-oldest drops the oldest questions"
     assert (dropped in terminal.text, refused in terminal.text) == (on_full != "error", on_full == "error")
     terminal.type("What is this? " * 40 + "\n")

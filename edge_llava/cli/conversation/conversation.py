@@ -95,7 +95,7 @@ class Conversation:
         """
         if kept is not None:
             self.resume(self.system or kept.system, kept.check_images())
-            note(f"continues a conversation of {len(self.turns)} question{'s' * (len(self.turns) != 1)}")
+            note(f"Continuing a conversation of {len(self.turns)} question{'s' * (len(self.turns) != 1)}")
         self.pending = images
         for image in images[:_MOST_PREVIEWS]:
             self.preview(image.open())
@@ -111,8 +111,7 @@ class Conversation:
         with without_echo():
             answer = read_answer(self.session, question, shown, self.model.tower, stream=True, pace=self._pace())
         if n_dropped := self.session.n_dropped - n_before:
-            questions = "question" if n_dropped == 1 else f"{n_dropped} questions"
-            note(f"The context was full: the model no longer sees the oldest {questions}, with the answers.")
+            note_dropped(n_dropped)
         if answer.finish_reason == "cancelled" and not answer.tokens:
             return  # stopped before the first token: the question does not count, its images go with the next one
         self.turns.append(AnsweredQuestion(question, tuple(self.pending), answer.text))
@@ -222,6 +221,14 @@ class Conversation:
         if not (self.session.images or self.pending or self._misses_image):
             self._misses_image = True
             note_missing_image("/image PATH adds one")
+
+
+def note_dropped(n_questions: int) -> None:
+    """Notes that the oldest questions went to make room for a new one."""
+    if n_questions == 1:
+        note("The context was full: the oldest question and its answer were dropped.")
+    else:
+        note(f"The context was full: the oldest {n_questions} questions and their answers were dropped.")
 
 
 def note_missing_image(advice: str) -> None:

@@ -120,7 +120,7 @@ def test_a_conversation_is_continued(talk, home, blank):
     for name in ("history", "conversation.json"):
         assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
     chat = talk("--continue", "--no-preview")
-    assert "continues a conversation of 1 question" in chat.first
+    assert "Continuing a conversation of 1 question" in chat.first
     assert str(blank) in chat.say("/images")
     assert "Three." in chat.say("How many objects are there?", "first word")
     chat.terminal.type("\x1b[A\x1b[A\x1b[A")
