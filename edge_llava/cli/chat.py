@@ -194,11 +194,11 @@ def command(
 
 
 def _as_shown(names: Sequence[str], embeddings: Sequence[str], inputs: Sequence[Any], alpha: Alpha) -> list[ShownImage]:
-    from edge_llava.cli.conversation.shown_image import ShownImage
+    from edge_llava.cli.conversation.shown_image import ShownImage, find_file
 
     kinds = [(name, False) for name in names] + [(name, True) for name in embeddings]
     return [
-        ShownImage.of(name, content, alpha, is_embedding=is_embedding)
+        ShownImage.of(name, content, alpha, file=find_file(name), is_embedding=is_embedding)
         for (name, is_embedding), content in zip(kinds, inputs, strict=True)
     ]
 

@@ -96,14 +96,14 @@ def _paste(conversation: Conversation, argument: str) -> None:
     if isinstance(found, str):
         add_images(conversation, (found,))
     else:
-        conversation.add_opened("clipboard", Image.open(found))
+        conversation.add_opened("clipboard", Image.open(found), None)
     note_pending(conversation)
 
 
 def _take_screenshot(conversation: Conversation, argument: str) -> None:
     from edge_llava.runtime.vision.image import Image
 
-    conversation.add_opened("screenshot", Image.open(grab_screen()))
+    conversation.add_opened("screenshot", Image.open(grab_screen()), None)
     note_pending(conversation)
 
 

@@ -12,7 +12,7 @@ import click
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.conversation.input_line import without_echo
 from edge_llava.cli.conversation.preview import show_preview
-from edge_llava.cli.conversation.shown_image import ShownImage
+from edge_llava.cli.conversation.shown_image import ShownImage, find_file
 from edge_llava.cli.conversation.transcript import AnsweredQuestion, Transcript, to_messages
 from edge_llava.cli.display import note, note_truncated
 from edge_llava.cli.images import open_image
@@ -129,12 +129,12 @@ class Conversation:
         Raises:
             ImageError: If it cannot be read.
         """
-        self.add_opened(name, open_image(name, self._manners.alpha))
+        self.add_opened(name, open_image(name, self._manners.alpha), find_file(name))
 
-    def add_opened(self, name: str, image: Image) -> None:
-        """As `add`, of an image that is open."""
+    def add_opened(self, name: str, image: Image, file: Path | None) -> None:
+        """As `add`, of an image that is open; `file` is where from, if it has one."""
         note_truncated([(name, image)])
-        self.pending.append(ShownImage.of(name, image, self._manners.alpha))
+        self.pending.append(ShownImage.of(name, image, self._manners.alpha, file=file))
         form = self.model.tower.forms.choose(len(self.session.images) + len(self.pending))
         note_tiles([(name, image)], self.model.manifest, form, tuned=self._manners.tuned)
         self.preview(image)

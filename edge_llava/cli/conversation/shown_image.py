@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 
+def find_file(name: str) -> Path | None:
+    """The file of a name as `open_image` takes it; None for stdin and pipes, which can be read only once."""
+    file = (find_image(name) or Path(name)).absolute()
+    return file if name != "-" and os.path.isfile(file) else None
+
+
 @dataclass
 class ShownImage:
     """An image, or an embedding. Of a file, it need not stay in memory: it is opened again when it is needed.
@@ -38,12 +44,17 @@ class ShownImage:
     _content: Image | ImageEmbedding | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, name: str, content: Image | ImageEmbedding, alpha: Alpha, *, is_embedding: bool = False) -> ShownImage:
-        """An image that was opened by a name as `open_image` takes it."""
-        file = (find_image(name) or Path(name)).absolute()
-        is_file = name != "-" and os.path.isfile(file)  # and not a pipe, which can be read only once
-        sha256 = digest_file(file) if is_file else ""
-        return cls(name, alpha, file if is_file else None, sha256, is_embedding, content)
+    def of(
+        cls,
+        name: str,
+        content: Image | ImageEmbedding,
+        alpha: Alpha,
+        *,
+        file: Path | None,
+        is_embedding: bool = False,
+    ) -> ShownImage:
+        """An image that was opened; `file` is where from, as of `find_file`."""
+        return cls(name, alpha, file, digest_file(file) if file is not None else "", is_embedding, content)
 
     @property
     def has_changed(self) -> bool:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from edge_llava import demo
+from edge_llava.bundle.bundle import Bundle, open_bundle
+from edge_llava.cli.conversation.conversation import Conversation, Manners
+from edge_llava.cli.conversation.kept import keep_conversation
+from edge_llava.cli.conversation.model_slot import ModelSlot
+from edge_llava.runtime.model import LlavaModel
+from edge_llava.runtime.options import EngineOptions, SamplingOptions
 
 CAPABLE = {"TERM": "xterm-256color"}
 
@@ -45,3 +53,15 @@ def talk(open_terminal: Callable[..., Any]) -> Callable[..., Talk]:
         return begun
 
     return begin
+
+
+@pytest.fixture
+def conversation(home: object) -> Iterator[Conversation]:
+    """A conversation with the demo that is kept, without a terminal."""
+
+    def open_one(bundle: Bundle) -> LlavaModel:
+        return LlavaModel(bundle, EngineOptions(cache=False))
+
+    manners = Manners("white", tuned=False, has_preview=False, keep=keep_conversation)
+    with ModelSlot(open_one(open_bundle(demo.BUNDLE)), open_one) as slot:
+        yield Conversation(slot, slot.model.session(SamplingOptions(temperature=0, max_new_tokens=4)), manners)

@@ -23,7 +23,7 @@ from edge_llava.errors import EdgeLlavaError, ImageError
 def shown(tmp_path):
     """An image in a file whose name contains a blank."""
     file = shutil.copy(demo.PICTURES / "shapes-1.jpg", tmp_path / "my image.jpg")
-    return ShownImage.of(str(file), open_image(str(file), "white"), "white")
+    return ShownImage.of(str(file), open_image(str(file), "white"), "white", file=file)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_an_image_that_changed_or_went(home, turns, shown, capsys):
 
 
 def test_an_image_without_a_file_stays_until_the_end(home, capsys):
-    of_screen = ShownImage.of("screenshot", open_image("demo:1", "white"), "white")
+    of_screen = ShownImage.of("screenshot", open_image("demo:1", "white"), "white", file=None)
     of_screen.let_go()
     assert of_screen.open().size
     assert keep([AnsweredQuestion("What?", (of_screen,), "A.")]).check_images()[0].images == ()
