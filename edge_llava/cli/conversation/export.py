@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
+from edge_llava.cli.conversation.pasted_paths import expand_home, unquote
 from edge_llava.cli.conversation.transcript import Transcript
 from edge_llava.cli.display import note
 
@@ -17,9 +17,9 @@ def save_transcript(transcript: Transcript, name: str) -> None:
 
     Args:
         transcript: The conversation.
-        name: What the user typed; "" for a name made from the time.
+        name: What the user typed, perhaps in quotes; "" for a name made from the time.
     """
-    path = Path(os.path.expanduser(name or time.strftime("edge-llava-%Y%m%d-%H%M%S.md")))
+    path = Path(expand_home(unquote(name) or time.strftime("edge-llava-%Y%m%d-%H%M%S.md")))
     suffix = path.suffix.lower()
     if suffix not in (*_MARKDOWN, *_HTML):
         note(f"{path} is not saved: end the name with .md for Markdown, or with .html for a page with its images.")
@@ -29,7 +29,7 @@ def save_transcript(transcript: Transcript, name: str) -> None:
         return
     try:
         with path.open("x", encoding="utf-8", errors="replace") as file:
-            file.write(transcript.to_html() if suffix in _HTML else transcript.to_markdown())
+            file.write(transcript.to_html() if suffix in _HTML else transcript.to_markdown(path.parent))
     except FileExistsError:
         note(f"{path} exists already; name another file")
     except OSError as error:

@@ -65,7 +65,7 @@ def find_paths(argument: str) -> tuple[str, ...]:
         return (expanded,)
     found = [_find(word[0]) for word in _WORD.finditer(argument)]
     paths = tuple(path for path in found if path is not None)
-    return paths if len(paths) == len(found) else (expand_home(_unquote(argument)),)
+    return paths if len(paths) == len(found) else (expand_home(unquote(argument)),)
 
 
 def is_image_file(path: str) -> bool:
@@ -83,18 +83,8 @@ def expand_home(path: str) -> str:
         return path
 
 
-def _find(word: str) -> str | None:
-    """The image that a word names."""
-    for text in (word, word.rstrip(_PUNCTUATION)):
-        if find_image(text) is not None:
-            return text
-        for path in (text, _unquote(text)):
-            if is_image_file(path):
-                return expand_home(path)
-    return None
-
-
-def _unquote(word: str) -> str:
+def unquote(word: str) -> str:
+    """A path as it is without quotes, backslashes or file://, as terminals paste it."""
     if word.startswith("file://"):
         try:
             url = urlsplit(word)
@@ -107,3 +97,14 @@ def _unquote(word: str) -> str:
         except ValueError:  # a quote without its other end
             return word.strip("'\"")
     return word if os.name == "nt" else re.sub(r"\\(.)", r"\1", word)
+
+
+def _find(word: str) -> str | None:
+    """The image that a word names."""
+    for text in (word, word.rstrip(_PUNCTUATION)):
+        if find_image(text) is not None:
+            return text
+        for path in (text, unquote(text)):
+            if is_image_file(path):
+                return expand_home(path)
+    return None

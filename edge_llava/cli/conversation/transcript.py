@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from edge_llava.cli.conversation.shown_image import ShownImage
+from edge_llava.demo import find_image
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
@@ -66,10 +69,10 @@ class Transcript:
     system: str
     turns: tuple[AnsweredQuestion, ...]
 
-    def to_markdown(self) -> str:
-        """The conversation as Markdown; images are links to their files."""
+    def to_markdown(self, folder: Path) -> str:
+        """The conversation as Markdown for a file in `folder`; images are links to their files, or names without."""
         system = [f"**System:** {self.system}\n"] if self.system else []
-        return "\n".join([*system, *map(_turn_to_markdown, self.turns)])
+        return "\n".join([*system, *(_turn_to_markdown(turn, folder) for turn in self.turns)])
 
     def to_html(self) -> str:
         """The conversation as a page that needs no other file: images are in it, made smaller, without metadata."""
@@ -93,13 +96,20 @@ def to_messages(system: str, turns: Sequence[AnsweredQuestion]) -> list[Message]
     return messages
 
 
-def _turn_to_markdown(turn: AnsweredQuestion) -> str:
-    links = "".join(f"![]({_markdown_target(image.name)})\n\n" for image in turn.images)
-    return f"{links}**User:** {turn.question}\n\n**Assistant:** {turn.answer}\n"
+def _turn_to_markdown(turn: AnsweredQuestion, folder: Path) -> str:
+    images = "".join(f"{_image_to_markdown(image, folder)}\n\n" for image in turn.images)
+    return f"{images}**User:** {turn.question}\n\n**Assistant:** {turn.answer}\n"
 
 
-def _markdown_target(name: str) -> str:
-    return f"<{name}>" if any(character in name for character in " ()") else name
+def _image_to_markdown(image: ShownImage, folder: Path) -> str:
+    if image.file is None or image.is_embedding or find_image(image.name) is not None or not image.file.is_file():
+        return f"({Path(image.name).name})"
+    file = image.file.resolve()
+    try:
+        target = Path(os.path.relpath(file, folder.resolve())).as_posix()
+    except ValueError:  # on another drive
+        return f"![]({file.as_uri()})"
+    return f"![]({quote(os.fsencode(target))})"
 
 
 def _turn_to_html(turn: AnsweredQuestion) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from edge_llava import demo
 from edge_llava.cli.conversation.export import save_transcript
 from edge_llava.cli.conversation.kept import keep_conversation, read_conversation
-from edge_llava.cli.conversation.shown_image import ShownImage
+from edge_llava.cli.conversation.shown_image import ShownImage, find_file
 from edge_llava.cli.conversation.transcript import AnsweredQuestion, Transcript
 from edge_llava.cli.images import open_image
 from edge_llava.errors import EdgeLlavaError, ImageError
@@ -85,10 +85,11 @@ def test_without_one_there_is_nothing_to_continue(home):
 
 def test_exports(turns, tmp_path, capsys):
     transcript = Transcript("demo", "Be <brief>.", tuple(turns))
-    save_transcript(transcript, str(tmp_path / "talk.md"))
-    text = (tmp_path / "talk.md").read_text()
+    (tmp_path / "my talks").mkdir()
+    save_transcript(transcript, f'"{tmp_path / "my talks" / "a talk.md"}"')
+    text = (tmp_path / "my talks" / "a talk.md").read_text()
     assert text.startswith("**System:** Be <brief>.\n")
-    assert f"![](<{tmp_path / 'my image.jpg'}>)\n\n**User:** What is <b>this</b>?\n\n**Assistant:** Three" in text
+    assert "![](../my%20image.jpg)\n\n**User:** What is <b>this</b>?\n\n**Assistant:** Three" in text
     save_transcript(transcript, str(tmp_path / "talk.html"))
     page = (tmp_path / "talk.html").read_text()
     assert "What is &lt;b&gt;this&lt;/b&gt;?" in page
@@ -102,3 +103,12 @@ def test_exports(turns, tmp_path, capsys):
         save_transcript(transcript, str(tmp_path / name))
         assert says in capsys.readouterr().err
     assert not (tmp_path / "talk.txt").exists()
+
+
+def test_images_without_a_file_of_the_user_are_names_in_markdown(shown, tmp_path):
+    of_demo = ShownImage.of("demo:1", open_image("demo:1", "white"), "white", file=find_file("demo:1"))
+    of_screen = ShownImage.of("screenshot", open_image("demo:1", "white"), "white", file=None)
+    shown.file.unlink()
+    turns = (AnsweredQuestion("What?", (of_demo, of_screen, shown), "A."),)
+    text = Transcript("demo", "", turns).to_markdown(tmp_path)
+    assert text.startswith("(demo:1)\n\n(screenshot)\n\n(my image.jpg)\n\n**User:**")
