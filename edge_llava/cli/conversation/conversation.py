@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import click
 
 from edge_llava.cli.answer import read_answer
 from edge_llava.cli.conversation.input_line import without_echo
+from edge_llava.cli.conversation.kept import check_images, find_present
 from edge_llava.cli.conversation.preview import show_preview
 from edge_llava.cli.conversation.shown_image import ShownImage, find_file
 from edge_llava.cli.conversation.transcript import AnsweredQuestion, Transcript, to_messages
@@ -69,7 +70,7 @@ class Conversation:
         self.pending: list[ShownImage] = []
         self.turns: list[AnsweredQuestion] = []
         self._slot, self._manners = slot, manners
-        self._keep_as = manners.keep
+        self._keep_as, self._is_kept = manners.keep, False
         self._misses_image = False  # and the user was told
 
     @property
@@ -94,7 +95,7 @@ class Conversation:
             EdgeLlavaError: As `Session.resume`.
         """
         if kept is not None:
-            self.resume(self.system or kept.system, kept.check_images())
+            self.resume(self.system or kept.system, kept.turns)
             note(f"Continuing a conversation of {len(self.turns)} question{'s' * (len(self.turns) != 1)}")
         self.pending = images
         for image in images[:_MOST_PREVIEWS]:
@@ -106,6 +107,7 @@ class Conversation:
         Raises:
             EdgeLlavaError: As `Session.ask`.
         """
+        self.pending = list(find_present(self.pending))
         self._note_missing_image()
         n_before, shown = self.session.n_dropped, [image.open() for image in self.pending]
         with without_echo():
@@ -152,6 +154,7 @@ class Conversation:
         Raises:
             EdgeLlavaError: As `Session.prepare`.
         """
+        self.pending = list(find_present(self.pending))
         self.session.prepare([image.open() for image in self.pending])
 
     def undo(self) -> AnsweredQuestion | None:
@@ -164,12 +167,12 @@ class Conversation:
             return None
         last = self.turns[-1]
         self.resume(self.system, self.turns[:-1])
-        self.pending = [*last.images, *self.pending]
+        self.pending = [*find_present(last.images), *self.pending]
         return last
 
     def clear(self, *, keep_images: bool) -> None:
         """Begins anew, about the same images if `keep_images`."""
-        images = self.images if keep_images else []
+        images = list(find_present(self.images)) if keep_images else []
         self.resume(self.system, [])
         self.pending, self._misses_image = images, False
 
@@ -195,27 +198,28 @@ class Conversation:
             if self.model is not before:
                 self._begin_session(self.turns)
             raise
-        self.pending = [image for image in self.images if not image.is_embedding]
+        self.pending = list(find_present([image for image in self.images if not image.is_embedding]))
         self._begin_session([])
 
-    def _begin_session(self, turns: list[AnsweredQuestion]) -> None:
+    def _begin_session(self, turns: Sequence[AnsweredQuestion]) -> None:
         self.session = self.model.session(self.session.options, on_full=self.session.on_full)
         self.resume(self.system, turns)
 
-    def resume(self, system: str, turns: list[AnsweredQuestion]) -> None:
-        """Puts another conversation in the place of this one.
+    def resume(self, system: str, turns: Sequence[AnsweredQuestion]) -> None:
+        """Puts another conversation in the place of this one, without the images that are gone.
 
         Raises:
             EdgeLlavaError: As `Session.resume`; nothing changed.
         """
-        self.session.resume(to_messages(system, turns))
-        self.system, self.turns = system, list(turns)
+        present = check_images(turns)
+        self.session.resume(to_messages(system, present))
+        self.system, self.turns = system, present
         self._keep()
 
     def _keep(self) -> None:
-        if self._keep_as is not None and self.turns:
-            is_kept = self._keep_as(self.model.bundle.path, self.system, self.turns)
-            self._keep_as = self._keep_as if is_kept else None
+        if self._keep_as is not None and (self.turns or self._is_kept):  # an earlier conversation stays until then
+            can_keep = self._keep_as(self.model.bundle.path, self.system, self.turns)
+            self._keep_as, self._is_kept = self._keep_as if can_keep else None, bool(self.turns)
 
     def _note_missing_image(self) -> None:
         if not (self.session.images or self.pending or self._misses_image):

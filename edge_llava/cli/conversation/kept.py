@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _VERSION = 1
 
 
 def keep_conversation(bundle: Path, system: str, turns: list[AnsweredQuestion]) -> bool:
-    """Writes the conversation, readable by this user only.
+    """Writes the conversation, readable by this user only; of an empty one, deletes what was kept of it.
 
     Args:
         bundle: The directory of the bundle that answers.
@@ -47,6 +48,9 @@ def keep_conversation(bundle: Path, system: str, turns: list[AnsweredQuestion]) 
     if not has_home():
         return False
     try:
+        if not turns:
+            _path().unlink(missing_ok=True)
+            return True
         _path().parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(_path(), mode=0o600) as file:
             file.write(json.dumps(data).encode())
@@ -69,12 +73,6 @@ class KeptConversation:
     bundle: Path
     system: str
     turns: tuple[AnsweredQuestion, ...]
-
-    def check_images(self) -> list[AnsweredQuestion]:
-        """The turns without images that are gone; an image that has changed is taken as it is now. Notes both."""
-        return [
-            AnsweredQuestion(turn.question, tuple(filter(_is_there, turn.images)), turn.answer) for turn in self.turns
-        ]
 
 
 def read_conversation(alpha: Alpha) -> KeptConversation:
@@ -100,7 +98,19 @@ def read_conversation(alpha: Alpha) -> KeptConversation:
         return KeptConversation(Path(_text(data["bundle"])), _text(data["system"]), turns)
 
 
+def find_present(images: Sequence[ShownImage]) -> tuple[ShownImage, ...]:
+    """Those that can be opened; a note says which cannot, and which have changed and are taken as they are now."""
+    return tuple(filter(_is_there, images))
+
+
+def check_images(turns: Sequence[AnsweredQuestion]) -> list[AnsweredQuestion]:
+    """The turns with the images that `find_present` finds."""
+    return [AnsweredQuestion(turn.question, find_present(turn.images), turn.answer) for turn in turns]
+
+
 def _is_there(image: ShownImage) -> bool:
+    if image.is_in_memory:
+        return True
     if image.file is None:
         note(f"{image.name} was not kept; the conversation continues without it.")
         return False

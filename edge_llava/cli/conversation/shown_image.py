@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_llava.cli.images import open_image
 from edge_llava.demo import find_image
 from edge_llava.errors import ImageError
 from edge_llava.home.files import digest_file
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
 
+MAX_HELD_BYTES = 8_000_000
+
+
 def find_file(name: str) -> Path | None:
     """The file of a name as `open_image` takes it; None for stdin and pipes, which can be read only once."""
     file = (find_image(name) or Path(name)).absolute()
@@ -26,7 +29,9 @@ def find_file(name: str) -> Path | None:
 
 @dataclass
 class ShownImage:
-    """An image, or an embedding. Of a file, it need not stay in memory: it is opened again when it is needed.
+    """An image, or an embedding. Of a file, it is opened again when it is needed.
+
+    Image files of at most `MAX_HELD_BYTES` are held in memory, as they were when they were shown.
 
     Attributes:
         name: For people.
@@ -42,6 +47,7 @@ class ShownImage:
     sha256: str = ""
     is_embedding: bool = False
     _content: Image | ImageEmbedding | None = field(default=None, repr=False)
+    _held: bytes | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def of(
@@ -54,7 +60,15 @@ class ShownImage:
         is_embedding: bool = False,
     ) -> ShownImage:
         """An image that was opened; `file` is where from, as of `find_file`."""
-        return cls(name, alpha, file, digest_file(file) if file is not None else "", is_embedding, content)
+        image = cls(name, alpha, file, digest_file(file) if file is not None else "", is_embedding, content)
+        if file is not None:
+            image._hold(file)
+        return image
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it can be opened without its file."""
+        return self._content is not None or self._held is not None
 
     @property
     def has_changed(self) -> bool:
@@ -83,18 +97,29 @@ class ShownImage:
         """
         if self._content is not None:
             return self._content
+        if self._held is not None:
+            return self._read(self._held)
         if self.file is None:
             raise ImageError(f"{self.name} was not kept.")
         if self.has_changed:
             raise ImageError(f"{self.name} has changed since it was shown. Add it again: /image {self.name}")
-        return self._read(self.file)
+        self._hold(self.file)
+        return self._read(self._held or self.file)
 
     def let_go(self) -> None:
-        """Frees the memory of an image that can be opened again."""
+        """Frees the pixels of an image that can be opened again."""
         if self.file is not None:
             self._content = None
 
-    def _read(self, file: Path) -> Image | ImageEmbedding:
+    def _hold(self, file: Path) -> None:
+        with contextlib.suppress(OSError):  # opening it again will say why
+            if not self.is_embedding and file.stat().st_size <= MAX_HELD_BYTES:
+                self._held = file.read_bytes()
+
+    def _read(self, source: Path | bytes) -> Image | ImageEmbedding:
+        from edge_llava.runtime.vision.image import Image
         from edge_llava.runtime.vision.image_embedding import ImageEmbedding
 
-        return ImageEmbedding.load(file) if self.is_embedding else open_image(str(file), self.alpha)
+        if self.is_embedding and isinstance(source, Path):
+            return ImageEmbedding.load(source)
+        return Image.open(source, alpha=self.alpha)

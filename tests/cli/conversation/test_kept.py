@@ -12,7 +12,7 @@ from PIL import Image
 
 from edge_llava import demo
 from edge_llava.cli.conversation.export import save_transcript
-from edge_llava.cli.conversation.kept import keep_conversation, read_conversation
+from edge_llava.cli.conversation.kept import check_images, keep_conversation, read_conversation
 from edge_llava.cli.conversation.shown_image import ShownImage, find_file
 from edge_llava.cli.conversation.transcript import AnsweredQuestion, Transcript
 from edge_llava.cli.images import open_image
@@ -39,7 +39,7 @@ def keep(turns):
 def test_what_is_kept_is_read_again(home, turns, shown, capsys):
     kept = keep(turns)
     assert (kept.bundle, kept.system) == (demo.BUNDLE, "Be brief.")
-    checked = kept.check_images()
+    checked = check_images(kept.turns)
     assert [(turn.question, turn.answer) for turn in checked] == [(turn.question, turn.answer) for turn in turns]
     assert checked[0].images[0].open().pixels == shown.open().pixels
     assert capsys.readouterr().err == ""
@@ -47,13 +47,15 @@ def test_what_is_kept_is_read_again(home, turns, shown, capsys):
 
 def test_an_image_that_changed_or_went(home, turns, shown, capsys):
     shutil.copy(demo.PICTURES / "shapes-2.jpg", shown.file)
-    assert len(keep(turns).check_images()[0].images) == 1
+    assert len(check_images(keep(turns).turns)[0].images) == 1
     assert "has changed since; the conversation continues with the file as it is now" in capsys.readouterr().err
     shown.let_go()
+    assert shown.open().pixels == open_image("demo:1", "white").pixels  # it was small
+    shown._held = None
     with pytest.raises(ImageError, match="has changed since it was shown"):
         shown.open()
     shown.file.unlink()
-    assert keep(turns).check_images()[0].images == ()
+    assert check_images(keep(turns).turns)[0].images == ()
     assert "cannot be read any more: No such file or directory. The conversation" in capsys.readouterr().err
 
 
@@ -61,7 +63,7 @@ def test_an_image_without_a_file_stays_until_the_end(home, capsys):
     of_screen = ShownImage.of("screenshot", open_image("demo:1", "white"), "white", file=None)
     of_screen.let_go()
     assert of_screen.open().size
-    assert keep([AnsweredQuestion("What?", (of_screen,), "A.")]).check_images()[0].images == ()
+    assert check_images(keep([AnsweredQuestion("What?", (of_screen,), "A.")]).turns)[0].images == ()
     assert "screenshot was not kept" in capsys.readouterr().err
 
 
