@@ -7,7 +7,7 @@ import contextlib
 from edge_llava.cli.conversation.commands import add_images, completions, is_command, note_pending, run_command
 from edge_llava.cli.conversation.conversation import Conversation
 from edge_llava.cli.conversation.input_line import InputLine
-from edge_llava.cli.conversation.pasted_paths import find_images
+from edge_llava.cli.conversation.pasted_paths import find_images, find_missing
 from edge_llava.cli.display import note
 from edge_llava.errors import ContextOverflow, EdgeLlavaError
 
@@ -15,7 +15,7 @@ _WAY_OUT = {
     "error": "/set on-full drop-oldest drops the oldest questions; /clear starts a new conversation here.",
     "drop-oldest": "It does not fit even without the earlier questions. /clear starts a new conversation here.",
 }
-_LEAVE = ("/exit", "/quit", "/bye")
+_LEAVE = ("/exit", "/quit", "/bye", "exit", "quit")
 
 
 def run_repl(conversation: Conversation, *, has_history: bool) -> None:
@@ -44,6 +44,9 @@ def _handle(conversation: Conversation, text: str) -> None:
         return
     if is_command(text):
         run_command(conversation, text)
+        return
+    if (missing := find_missing(text)) is not None:
+        note(f"there is no image {missing}; nothing was asked")
         return
     typed = find_images(text)
     add_images(conversation, typed.paths)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from edge_llava.demo import find_image
+from edge_llava.demo import NAME, find_image
 
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
 _WORD = re.compile(
@@ -21,6 +21,7 @@ _WORD = re.compile(
     else rf"(?:{_QUOTED}|\\.)(?:{_QUOTED}|\\.|[^\s'\"\\])*|(?:\\.|\S)+"
 )
 _PUNCTUATION = ".,;:!?)"
+_DEMO = re.compile(rf"{NAME}:\d+")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,22 @@ def find_images(line: str) -> TypedText:
             text += line[end : word.start()] + (os.path.basename(path) if is_within else "")
             end = word.end()
     return TypedText((text + line[end:]).strip(), tuple(paths))
+
+
+def find_missing(line: str) -> str | None:
+    """The first word that can only be the path of an image, or an image of the demo, and names none."""
+    for word in _WORD.finditer(line):
+        name = unquote(word[0].rstrip(_PUNCTUATION))
+        if _find(word[0]) is None and _is_meant_as_image(name):
+            return name
+    return None
+
+
+def _is_meant_as_image(name: str) -> bool:
+    from edge_llava.home.image_files.formats import SUFFIXES
+
+    has_place = name.startswith("~") or any(mark in name for mark in {"/", os.sep})
+    return _DEMO.fullmatch(name) is not None or (has_place and os.path.splitext(name)[1].lower() in SUFFIXES)
 
 
 def find_paths(argument: str) -> tuple[str, ...]:

@@ -13,6 +13,13 @@ def test_an_argument_is_the_question(run, seeded_q4, photo, question):
     assert json.loads(result.out)["prompt"] == question
 
 
+@pytest.mark.parametrize("where", ["{} What is this?", "What is this? {}"])
+def test_a_path_in_the_question_is_an_image(run, seeded_q4, photo, where):
+    """As Ollama takes it."""
+    result = json.loads(run("run", seeded_q4, where.format(photo), "-n", 2, "--json").out)
+    assert (result["prompt"], [image["path"] for image in result["images"]]) == ("What is this?", [str(photo)])
+
+
 def test_image_and_system(run, seeded_q4, photo):
     options = ("-m", seeded_q4, "-p", "What?", "-n", 2, "--temp", 0)
     plain = json.loads(run("chat", photo, *options, "--json").out)
@@ -30,12 +37,17 @@ def test_image_and_system(run, seeded_q4, photo):
             "images are not fetched: download https://example.org/a.jpg first",
         ),
         (("my photo.jpg", "-p", "x"), 7, "there is no file my photo.jpg"),
+        (("What is this? ./no.jpg",), 7, "there is no file What is this? ./no.jpg"),
+        (("./no.jpg what is this?",), 7, "there is no image ./no.jpg"),
+        (("demo:9 what?",), 7, "there is no image demo:9"),
+        (("PHOTO", "What", "is", "this?"), 7, "put the question in quotes"),
+        (("demo",), 7, "edge-llava chat demo:1"),
         (("PHOTO", "What is this?", "And this?"), 2, "there are several questions"),
         (("PHOTO", "What is this?", "-p", "x"), 2, "there are several questions"),
         (("PHOTO", "What is this?", "--continue"), 2, "--continue continues a conversation on a terminal"),
-        (("no.png", "-p", "\udcff"), 2, "the question is not UTF-8 text"),
-        (("no.png", "-p", "x", "--system", "\udcff"), 2, "--system is not UTF-8 text"),
-        (("no.png", "-p", "x", "--stop", "\udcff"), 2, "--stop is not UTF-8 text"),
+        (("PHOTO", "-p", "\udcff"), 2, "the question is not UTF-8 text"),
+        (("PHOTO", "-p", "x", "--system", "\udcff"), 2, "--system is not UTF-8 text"),
+        (("PHOTO", "-p", "x", "--stop", "\udcff"), 2, "--stop is not UTF-8 text"),
         (("--embedding", "PHOTO", "-p", "x"), 7, "is an image, not a file of `edge-llava embed`"),
         (("EMBEDDING", "-p", "x"), 7, "give it with --embedding"),
     ],

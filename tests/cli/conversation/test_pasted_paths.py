@@ -7,7 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from edge_llava.cli.conversation.pasted_paths import TypedText, find_images, find_paths
+from edge_llava.cli.conversation.pasted_paths import TypedText, find_images, find_missing, find_paths
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has other separators and quotes")
 
@@ -81,3 +81,20 @@ def test_the_argument_of_a_command(folder):
     assert find_paths("cat") == ("cat",)  # the user says that it is one
     assert find_paths(r"no\ such.png") == ("no such.png",)
     assert find_paths("~\0.png") == ("~\0.png",)
+
+
+@pytest.mark.parametrize(
+    ("typed", "missing"),
+    [
+        ("./phoo.jpg", "./phoo.jpg"),
+        ("/home/x/nofile.png what is it?", "/home/x/nofile.png"),
+        ("Describe '~/no such.png'.", "~/no such.png"),
+        ("demo:9 what?", "demo:9"),
+        ("What is a .png file, or nofile.png?", None),  # words
+        ("Is it red/green?", None),
+        ("{d}/a.png What is this?", None),
+        ("demo:1 What is this?", None),
+    ],
+)
+def test_what_can_only_be_an_image_and_is_none(folder, typed, missing):
+    assert find_missing(typed.format(d=folder)) == missing
