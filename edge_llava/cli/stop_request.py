@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType
 
 from edge_llava.cli.display import note
@@ -30,7 +30,7 @@ def watch_for_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     def request(number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if requested_at:
             if now - requested_at[0] >= _ONE_REQUEST_S:
                 restore()

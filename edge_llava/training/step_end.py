@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from time import monotonic
 
 from edge_llava.training.processes import mean_over_processes
 
@@ -53,7 +53,7 @@ class StepEnd:
         """
         self.must_save = self.must_stop = False
         self._save_every, self._save_every_s, self._is_requested = save_every, save_every_s, is_requested
-        self._step, self._saved_at, self._save_took_s = n_done, time.monotonic(), 0.0
+        self._step, self._saved_at, self._save_took_s = n_done, monotonic(), 0.0
 
     def decide(self, step: int, n_steps: int) -> bool:
         """Sets `must_save` and `must_stop` after a step, from 1; the last step of a run is always saved.
@@ -65,7 +65,7 @@ class StepEnd:
             return False
         self._step = step
         wait_s = max(self._save_every_s, self._save_took_s / _MOST_OF_TIME)
-        is_due = time.monotonic() - self._saved_at >= wait_s
+        is_due = monotonic() - self._saved_at >= wait_s
         is_due, is_requested = (share > 0 for share in mean_over_processes([is_due, self._is_requested()]))
         is_last = step >= n_steps
         self.must_stop = is_requested and not is_last
@@ -75,7 +75,7 @@ class StepEnd:
     @contextmanager
     def saving(self) -> Iterator[None]:
         """Takes the time of a save."""
-        started = time.monotonic()
+        started = monotonic()
         yield
-        self._saved_at = time.monotonic()
+        self._saved_at = monotonic()
         self._save_took_s = self._saved_at - started

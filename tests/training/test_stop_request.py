@@ -14,7 +14,7 @@ from edge_llava.cli.stop_request import watch_for_stop
 def test_a_second_signal_interrupts_at_once(capfd, monkeypatch, number):
     """But not one within a second: after Ctrl-C, a launcher may send SIGTERM to processes that the terminal stopped."""
     now = 100.0
-    monkeypatch.setattr(stop_request.time, "monotonic", lambda: now)
+    monkeypatch.setattr(stop_request, "monotonic", lambda: now)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with watch_for_stop() as is_requested:
         assert not is_requested()

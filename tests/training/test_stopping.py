@@ -109,7 +109,7 @@ def test_state_is_saved_by_time_too(material, options, tmp_path):
 
 def test_saving_by_time_takes_a_tenth_of_it_at_most(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(step_end.time, "monotonic", lambda: now)
+    monkeypatch.setattr(step_end, "monotonic", lambda: now)
     end = StepEnd(save_every=1000, save_every_s=60, is_requested=lambda: False, n_done=0)
     saved_at = []
     for step in range(1, 200):
