@@ -17,7 +17,7 @@ from edge_llava.cli.printable import printable_line
 from edge_llava.errors import BundleError
 
 
-@click.group("models", invoke_without_command=True)
+@click.group("models", invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:

@@ -80,7 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         key = f"{found[1]}/{found[3]}" if found else path.strip("/")
         authorization = self.headers.get("Authorization")
         self.hub.requests.append((path, self.headers.get("Range"), authorization))
-        if self.hub.statuses.get(key):
+        if about := re.fullmatch(r"/api/models/(.+)/revision/main", path):  # asked by older clients
+            self._json({"id": about[1], "sha": COMMIT, "xetEnabled": False, "siblings": [], "tags": []})
+        elif self.hub.statuses.get(key):
             self._send(self.hub.statuses[key].pop(0), b"", {"Retry-After": "0"})
         elif key.startswith("owner/gated/") and authorization != f"Bearer {self.hub.token}":
             self._send(401, b"", {"X-Error-Code": "GatedRepo"})
