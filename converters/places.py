@@ -118,7 +118,7 @@ def check_source(source: str) -> Path | None:
         return None
     if any(path.name == source for path in list_bundles()):
         raise CheckpointError(f"{source} is a bundle already. Use it: edge-llava chat IMAGE -m {source}")
-    raise CheckpointError(f"there is no directory {source}, and it is not a hub id (owner/name) either.")
+    raise CheckpointError(f"no such directory: {source} (and it is not a hub id like owner/name).")
 
 
 def _check_directory(source: str, directory: Path) -> None:

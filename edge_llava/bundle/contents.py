@@ -27,7 +27,7 @@ def find_foreign(directory: Path) -> list[str] | None:
         directory: Any.
 
     Returns:
-        Relative paths with forward slashes, sorted; None: it holds no manifest of a bundle.
+        Relative paths with forward slashes, sorted; None if there is no bundle manifest.
     """
     paths = _read_paths(directory)
     if paths is None:

@@ -26,7 +26,7 @@ class Beside:
         """
         Args:
             directory: The folder that names are relative to.
-            out: The output, which is no sidecar.
+            out: The output file, which is not a sidecar.
             options: What to write.
             on_fault: Called with the name of an image and the reason if something cannot be written for it.
         """

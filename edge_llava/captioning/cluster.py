@@ -75,7 +75,7 @@ class ClusterAsking:
         """
         Raises:
             MissingExtra: If Ray is not installed.
-            BackendError: If the cluster cannot be reached, or has no room for the workers.
+            BackendError: If the cluster cannot be reached or cannot place the workers.
             BundleError: If a worker cannot open the bundle, or has another one.
         """
         try:
@@ -175,7 +175,7 @@ class ClusterAsking:
         """Starts another worker in the place of one that ended.
 
         Raises:
-            EdgeLlavaError: If it cannot be started, which is no image's fault.
+            EdgeLlavaError: If it cannot be started, which is not the image's fault.
         """
         if post.worker is not worker:  # it has been replaced since
             return
@@ -204,7 +204,7 @@ class ClusterAsking:
         )
 
     def _get(self, ref: Any) -> Any:
-        """As `_read`, where a worker that ends is no image's fault.
+        """As `_read`, where a worker that ends is not the image's fault.
 
         Raises:
             EdgeLlavaError: Of the worker, or of Ray.

@@ -35,16 +35,16 @@ def test_a_mistake_costs_no_import_of_torch(home, tmp_path, seeded_q4):
     bundle, data = str(seeded_q4), str(tmp_path / "data.json")
     train = ("--data", data, "--images", str(tmp_path), "-o", str(tmp_path / "out"))
     cases = [
-        (("convert", "nosuchdir"), 4, "there is no directory nosuchdir"),
+        (("convert", "nosuchdir"), 4, "no such directory: nosuchdir"),
         (("convert", str(tmp_path / "model.gguf")), 4, "quantized already"),
         (("convert", bundle), 4, f"is a bundle already. Use it: edge-llava chat IMAGE -m {bundle}"),
         (("convert", str(tmp_path / "empty")), 4, "it has no config.json"),
         (("convert", "demo"), 5, "--force"),
-        (("convert", "demo", "--base", "nosuchdir"), 4, "there is no directory nosuchdir"),
+        (("convert", "demo", "--base", "nosuchdir"), 4, "no such directory: nosuchdir"),
         (("convert", "demo", "--quant", "Q9"), 2, "'Q9' is not one of F32"),
         (("convert", "demo", "-o", bundle + "-new", "--calibrate", "nosuchdir"), 7, "nosuchdir contains no images"),
         (("fit", "nosuchdir"), 6, "there is no bundle 'nosuchdir'"),
-        (("verify", bundle, "--checkpoint", "nosuchdir"), 4, "there is no directory nosuchdir"),
+        (("verify", bundle, "--checkpoint", "nosuchdir"), 4, "no such directory: nosuchdir"),
         (("verify", "nosuchbundle"), 6, "there is no bundle 'nosuchbundle'"),
         (("train", "finetune", "--checkpoint", "nosuchdir", *train), 2, "'nosuchdir' does not exist"),
         (("train", "align", "--checkpoint", str(tmp_path), "--data", "nosuch.json", *train[2:]), 2, "nosuch.json"),

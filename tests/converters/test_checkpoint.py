@@ -362,7 +362,7 @@ def test_what_is_converted_already(home, tmp_path, seeded_q4):
     "source", ["no-such-directory", "/no/such/directory", "a/b/c", "../no-such-directory", "~/no-such-dir/x"]
 )
 def test_neither_a_directory_nor_a_hub_id(source):
-    assert f"there is no directory {source}, and it is not a hub id" in open_error(source)
+    assert f"no such directory: {source} (and it is not a hub id" in open_error(source)
 
 
 def test_an_empty_directory(tmp_path):
