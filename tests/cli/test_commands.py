@@ -90,7 +90,7 @@ def test_convert_bad_input(run, tmp_path, monkeypatch, arguments, code, says):
 def test_convert_alone_explains_size_time_and_disk(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     text = run("convert").err
-    for word in ("download", "bundle", "disk", "time", "convert demo"):
+    for word in ("download", "bundle", "disk", "time", "chat demo:1"):
         assert word in text
 
 
