@@ -19,7 +19,7 @@ Check = Callable[..., dict[str, Any]]
 def about(
     ask_user: Callable[..., dict[str, Any]], data_uri: Callable[..., str], image_file: Callable[..., bytes]
 ) -> Any:
-    """about(seed, text="") -> the body of a request about an image."""
+    """about(seed, text="") -> the body of a request about an image; other tests of the same server have other seeds."""
 
     def make(seed: int, text: str = "", **fields: Any) -> dict[str, Any]:
         shown = data_uri(image_file(seed=seed))
@@ -31,10 +31,10 @@ def about(
 
 
 def test_the_question_finds_what_was_prepared(client: httpx.Client, server: Any, about: Any) -> None:
-    plain = client.post("/v1/chat/completions", json=about(1, "What?", user="another")).json()
-    assert client.post(PREPARE, json=about(1)).json() == {"object": "preparation", "complete": True}
+    plain = client.post("/v1/chat/completions", json=about(7001, "What?", user="another")).json()
+    assert client.post(PREPARE, json=about(7001)).json() == {"object": "preparation", "complete": True}
     n_encoded = server.app.answers.engine.metrics.images_encoded_total
-    answer = client.post("/v1/chat/completions", json=about(1, "What?")).json()
+    answer = client.post("/v1/chat/completions", json=about(7001, "What?")).json()
     assert answer["choices"] == plain["choices"]
     assert plain["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 64
@@ -68,7 +68,7 @@ def test_it_stops_with_its_client_and_leaves_its_place(
 
     monkeypatch.setattr(ImageEncoder, "encode", hold)
     with pytest.raises(httpx.ReadTimeout):
-        client.post(PREPARE, json=about(2), timeout=1.5)
+        client.post(PREPARE, json=about(7002), timeout=1.5)
     assert entered.wait(30)
     server.wait_until(lambda: not server.app.answers._prepared)
     text = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2})
