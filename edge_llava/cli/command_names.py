@@ -18,6 +18,7 @@ _SAME = {
     "rm": ("models", "rm"),
 }
 _RUN = "run"
+_WITH_BUNDLE_ARGUMENT = ("inspect", "verify", "fit")
 _NO_PROCESS = (
     "edge-llava keeps no process in the background: a bundle is in memory while a command such as `chat` or `serve` "
     "runs, and Ctrl-C ends it."
@@ -42,10 +43,9 @@ def read_names(arguments: Sequence[str], known: Sequence[str], context: click.Co
         click.UsageError: If there is no such command; says which one was meant, where that can be guessed.
     """
     name, *rest = arguments
-    if name in known:
-        return [name, *rest]
-    if name in _SAME:
-        return [*_SAME[name], *rest]
+    if name in known or name in _SAME:
+        own, *others = _SAME.get(name, (name,))
+        return [own, *others, *(_drop_option(rest) if own in _WITH_BUNDLE_ARGUMENT else rest)]
     if name == _RUN:
         return ["chat", *_read_bundle(rest)]
     if context.resilient_parsing:  # a shell asks what could follow
@@ -64,6 +64,15 @@ def _read_bundle(arguments: Sequence[str]) -> Sequence[str]:
     first, *rest = arguments
     is_image = os.path.isfile(first) or find_image(first) is not None
     return arguments if first.startswith("-") or is_image else ["-m", first, *rest]
+
+
+def _drop_option(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments of a command that takes the bundle without an option, where it was named with one."""
+    for option in ("-m", "--model"):
+        if option in arguments[:-1]:
+            at = arguments.index(option)
+            return [*arguments[:at], *arguments[at + 1 :]]
+    return arguments
 
 
 def name_numbers(command: click.Command) -> None:

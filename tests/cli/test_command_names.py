@@ -56,6 +56,15 @@ def test_names_of_ollama(run, seeded_q4, home):
     assert run("rm").code == 2
 
 
+@pytest.mark.parametrize("option", ["-m", "--model"])
+def test_commands_with_a_bundle_argument_take_it_with_the_option_too(run, seeded_q4, home, option):
+    for name in ("one", "two"):
+        shutil.copytree(seeded_q4, home / "bundles" / name)
+    for command in ("inspect", "fit", "show"):
+        assert json.loads(run(command, option, "two", "--json").out)["bundle"].endswith("two")
+    assert run("verify", option).code == 2
+
+
 def test_run_takes_a_bundle_first_unless_it_is_an_image(run, seeded_q4, photo, home):
     shutil.copytree(seeded_q4, home / "bundles" / "small-q4_k_m")
     question = ("-p", "What?", "-n", 1, "--json")
