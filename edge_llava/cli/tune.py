@@ -168,10 +168,8 @@ def _format_table(tuning: Tuning, bundle: str) -> Iterator[str]:
             + _mark(_has_same_language_settings(settings, chosen))
         )
     yield ""
-    yield (
-        f"a turn of {tuning.n_positions} positions and 64 answer tokens: {profile.measured['turn_s']:.2f} s; "
-        "prefill, decode: /s"
-    )
+    yield "Prefill and decode are in tokens per second."
+    yield f"A turn of {tuning.n_positions} positions and 64 answer tokens takes {profile.measured['turn_s']:.2f} s."
     if len(tuning.vision) == len(tuning.language) == 1:
         yield f"There was no time to compare anything. Try again with --seconds {min(3600, 4 * tuning.seconds):.0f}"
 
