@@ -1,6 +1,8 @@
 """Captions on a Ray cluster: its actors hold the bundle, and this process reads the images and writes the lines.
 
-Ray's actors and not Ray Data, because the lines must be written in order by one process, which resumes from them.
+Ray's actors and not Ray Data, whose sources are read by the cluster's machines: the images are files of this one, are
+checked here as without a cluster, and are sent as pixels. Ray Data also asks again without end, or gives up the whole
+run, where an image ends its worker.
 """
 
 from __future__ import annotations
