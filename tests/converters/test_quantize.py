@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
@@ -62,9 +63,7 @@ SHAPES = {
     "qwen2, 80 blocks": {"model_type": "qwen2", "width": 64, "ff": 64, "layers": 80},
     "llama3 rope": {"text": {"rope_scaling": LLAMA3_SCALING}},
 }  # fmt: skip
-FOR_ALL_QUANTS = (
-    "one block", "gqa 4", "rows of 64 and 160", "rows of 48, tied", "qwen2, rows of 896, gqa 7, tied",
-)  # fmt: skip
+FOR_ALL_QUANTS = ("one block", "gqa 4", "rows of 64 and 160", "rows of 48, tied")
 OWN_QUANTS = ("Q4_K+Q5_K", "IQ4_XS+Q5_K")  # that llama.cpp does not offer
 WITHOUT_IMPORTANCE = tuple(quant for quant in QUANTS if quant not in (*NEED_IMPORTANCE, *OWN_QUANTS))
 WITH_IMPORTANCE = tuple(quant for quant in QUANTS if quant not in ("F32", "F16", "BF16", "Q8_0", *OWN_QUANTS))
@@ -79,13 +78,22 @@ POSITIONAL_QUANTS = (
 )  # their types depend on block, heads, or the head
 FEW_QUANTS = ("Q4_K_M", "Q2_K")  # for models that llama.cpp takes for larger ones, which only attn_v shows
 SLOW = ("80 blocks", "qwen2, 80 blocks")  # the third of this depth is in every run
-CASES = [
-    pytest.param(name, quant, marks=pytest.mark.slow if name in SLOW else ())
-    for name, made in SHAPES.items()
-    for quant in (
-        WITHOUT_IMPORTANCE if name in FOR_ALL_QUANTS else FEW_QUANTS if made.get("layers") == 80 else POSITIONAL_QUANTS
-    )
-]
+LARGE = "qwen2, rows of 896, gqa 7, tied"  # slow for the other quantizations
+
+
+def list_cases() -> Iterator[Any]:
+    for name, made in SHAPES.items():
+        usual = FEW_QUANTS if made.get("layers") == 80 else POSITIONAL_QUANTS
+        for quant in WITHOUT_IMPORTANCE if name in FOR_ALL_QUANTS or name == LARGE else usual:
+            is_slow = name in SLOW or (name == LARGE and quant not in usual)
+            yield pytest.param(name, quant, marks=pytest.mark.slow if is_slow else ())
+
+
+def list_cases_with_importance() -> Iterator[Any]:
+    for name in ("gqa 4", "9 blocks", "rows of 64 and 160"):
+        for quant in WITH_IMPORTANCE:
+            is_usual = name == "gqa 4" or (name == "9 blocks" and quant in ("IQ2_XS", "IQ3_XXS", "Q3_K_M"))
+            yield pytest.param(name, quant, marks=() if is_usual else pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,7 @@ def quantize_with_llama_cpp(source: Path, target: Path, quant: str, importance: 
     assert status == 0
 
 
-@pytest.mark.parametrize(("name", "quant"), CASES)
+@pytest.mark.parametrize(("name", "quant"), [*list_cases()])
 def test_equals_llama_model_quantize(source, encoder, tmp_path, read_gguf, name, quant):
     checkpoint, f32 = source(name)
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
@@ -149,10 +157,7 @@ def test_equals_llama_model_quantize(source, encoder, tmp_path, read_gguf, name,
     assert a.metadata == b.metadata
 
 
-@pytest.mark.parametrize("quant", WITH_IMPORTANCE)
-@pytest.mark.parametrize(
-    "name", ["9 blocks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gqa 4", "rows of 64 and 160"))]
-)
+@pytest.mark.parametrize(("name", "quant"), [*list_cases_with_importance()])
 def test_equals_llama_model_quantize_with_an_importance_matrix(source, encoder, tmp_path, read_gguf, name, quant):
     checkpoint, f32 = source(name)
     importance, ours, theirs = make_importance(checkpoint), tmp_path / "ours.gguf", tmp_path / "theirs.gguf"

@@ -13,6 +13,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.convert,
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets an earlier peak"),
 ]
 N_BLOCKS = 24
