@@ -13,7 +13,7 @@ from pathlib import Path
 
 from processes import run_cold
 
-_SETTINGS = ("", "-c 1024", "--no-repack", "--low-memory", "-c 1024 --low-memory")
+_SETTINGS = ("", "-c 1024", "--repack", "--low-memory", "-c 1024 --low-memory")
 _EDGE_LLAVA = (sys.executable, "-m", "edge_llava.cli")
 _SAME = ("--no-profile", "--gpu-layers", "0")
 

@@ -45,8 +45,9 @@ class DecoderOptions:
             time, where it is off: llama.cpp's rounds to half precision, which moves logits by 5e-3 where the plain one
             stays within 1e-5 of the reference, its results depend on the number of threads, and a token takes longer
             (prefill is a little faster).
-        repack: Rearrange quantized weights for this CPU, where that is safe: faster decode, but their size in memory
-            once more.
+        repack: Rearrange quantized weights for this CPU, where that is safe: mostly faster decode, but their size in
+            memory once more, and on x86 slower prefill of K-quants. None: where it is worthwhile, which is on Arm, and
+            on x86 for Q4_0 and IQ4_NL.
 
     Raises:
         ValueError: If a value is out of range.
@@ -60,7 +61,7 @@ class DecoderOptions:
     devices: tuple[str, ...] | None = None
     kv_type: KvType = "auto"
     flash_attention: bool | None = None
-    repack: bool = True
+    repack: bool | None = None
 
     def __post_init__(self) -> None:
         counts = {"n_ctx": self.n_ctx, "n_threads": self.n_threads, "n_batch": self.n_batch}

@@ -60,8 +60,11 @@ _ARCHITECTURES: Mapping[str, _Architecture] = {
 }
 
 
-def check_language_file(path: Path, spec: LanguageSpec) -> None:
+def check_language_file(path: Path, spec: LanguageSpec) -> GgufHeader:
     """Reads the header of language.gguf and compares it with the manifest.
+
+    Returns:
+        The header.
 
     Raises:
         BundleError: If the file is damaged, or is not the model that the manifest describes; all faults at once.
@@ -75,6 +78,7 @@ def check_language_file(path: Path, spec: LanguageSpec) -> None:
     ]
     if faults:
         raise BundleError(list_faults(f"{path} does not match its manifest:", faults, "Convert the checkpoint again."))
+    return header
 
 
 def _metadata_faults(header: GgufHeader, spec: LanguageSpec) -> Iterator[str]:

@@ -58,7 +58,7 @@ class _Fit:
     metavar="SIZE",
     help="Free memory of another device, for the CPU. Default: of this.",
 )
-@engine_options("ctx", "gpu_layers", "devices", "rpc", "max_tiles", "low_memory", "no_repack", "no_profile")
+@engine_options("ctx", "gpu_layers", "devices", "rpc", "max_tiles", "low_memory", "repack", "no_profile")
 @json_option
 def command(
     source: str | None,

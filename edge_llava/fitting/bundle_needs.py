@@ -17,7 +17,7 @@ from edge_llava.ggml.repacking import repacked_bytes
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.language.dry_run import DryRun, dry_run
-from edge_llava.runtime.language.llama_params import can_repack, context_params
+from edge_llava.runtime.language.llama_params import can_repack, context_params, will_repack
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, n_ctx
 from edge_llava.runtime.vision.forms import image_forms
 from edge_llava.runtime.vision.image_encoder import tiles_at_once
@@ -123,7 +123,7 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     return MemoryNeeds(
         (
             Part("weights", size, is_mapped=True),
-            Part("rearranged weights", rearranged if decoder.repack and can_repack() else 0),
+            Part("rearranged weights", rearranged if decoder.repack is not False and can_repack() else 0),
             Part("KV cache", cache),
             Part("growth of the KV cache", int(_copied_share(bundle, options, cells) * cache)),
             Part("compute buffers", compute),
@@ -160,7 +160,7 @@ def _weights(tensors: Mapping[str, GgufTensor], bundle: Bundle, options: EngineO
     on_cpu = {name: tensor for name, tensor in tensors.items() if name not in on_gpu}
     whole = bundle.manifest.files["language"].bytes
     yield Part("weights", _size(on_cpu) if on_gpu else whole, is_mapped=True)
-    if options.decoder.repack and can_repack():
+    if will_repack(options.decoder, tensors):
         yield Part("rearranged weights", repacked_bytes(on_cpu))
     for device, share in _shares(devices).items():
         yield Part("weights", int(_size(on_gpu) * share), device)

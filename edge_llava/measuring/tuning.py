@@ -14,11 +14,12 @@ from edge_llava.device.cpu_times import others_since, read_cpu_times
 from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import default_threads, thread_choices
 from edge_llava.fitting.bundle_needs import used_devices
+from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
 from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
-from edge_llava.runtime.language.llama_params import can_repack
+from edge_llava.runtime.language.llama_params import can_repack, will_repack
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, device_facts, engine_options
 
 _VISION_SHARE = 0.4  # of the time for measuring
@@ -78,14 +79,16 @@ def tune(
     """
     bundle.verify_digests(trust_earlier=True, progress=progress)
     base, started, times = base or EngineOptions(), time.perf_counter(), read_cpu_times()
-    start = _default_settings(fitting or base)
+    start = _default_settings(bundle, fitting or base)
+    may_repack = can_repack() and (fitting or base).decoder.repack is None
     with closing(VisionStage(bundle, base)) as stage:
         timer = _TimeProgress("measuring, image", _VISION_SHARE * seconds, progress)
         vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)
         vision_trial = descend(vision, start, _vision_coordinates(), _encode_s)
         timer.end()
     with closing(LanguageStage(bundle, base, seconds / _SLICES, start)) as language_stage:
-        search = _LanguageSearch(bundle, base, goal, language_stage, vision_trial.median(lambda run: run.encode_s))
+        encode_s = vision_trial.median(lambda run: run.encode_s)
+        search = _LanguageSearch(bundle, base, goal, language_stage, encode_s, may_repack=may_repack)
         timer = _TimeProgress("measuring, language model", seconds - (time.perf_counter() - started), progress)
         language = Trials(timer.after(search.measure), started + seconds)
         chosen = search.choose(language, start)
@@ -114,9 +117,19 @@ def tune(
 class _LanguageSearch:
     """The search for the language model's settings, for one goal."""
 
-    def __init__(self, bundle: Bundle, base: EngineOptions, goal: Goal, stage: LanguageStage, encode_s: float) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        base: EngineOptions,
+        goal: Goal,
+        stage: LanguageStage,
+        encode_s: float,
+        *,
+        may_repack: bool,
+    ) -> None:
         self.peaks: dict[DeviceSettings, int] = {}
         self._bundle, self._base, self._goal, self._stage, self._encode_s = bundle, base, goal, stage, encode_s
+        self._may_repack = may_repack
         self._known_peaks: dict[DecoderOptions, int] = {}
 
     def measure(self, settings: DeviceSettings) -> LanguageFigures:
@@ -137,7 +150,8 @@ class _LanguageSearch:
         if self._goal == "memory":
             start = self._shrink(trials, start)
         on_cpu = not used_devices(self._base)
-        of_language = _language_coordinates(spec, n_rows, start, on_cpu=on_cpu)
+        layouts = [Coordinate("repack", (True, False))] if self._may_repack and spec.quant != "F32" else []
+        of_language = [*layouts, *_language_coordinates(spec, n_rows, start, on_cpu=on_cpu)]
         coordinates = [*_places(spec, self._base, start), *of_language]
         best = descend(trials, start, coordinates, self._cost)
         return self._smallest(trials, trials.all()) if self._goal == "memory" else best
@@ -198,13 +212,14 @@ class _TimeProgress:
         self._progress(ProgressEvent(self._stage, self._total, self._total, "items"))
 
 
-def _default_settings(base: EngineOptions) -> DeviceSettings:
+def _default_settings(bundle: Bundle, base: EngineOptions) -> DeviceSettings:
     options, n_threads = DecoderOptions(), default_threads()
+    tensors = read_gguf_header(bundle.file("language")).tensors
     return DeviceSettings(
         n_vision_threads=n_threads,
         vision_spinning=False,
         n_threads=n_threads,
-        repack=can_repack() and base.decoder.repack,
+        repack=will_repack(base.decoder, tensors),
         n_batch=options.n_batch,
         flash_attention=None,
         kv_type="auto",
@@ -241,10 +256,9 @@ def _places(spec: LanguageSpec, base: EngineOptions, start: DeviceSettings) -> l
 
 
 def _language_coordinates(spec: LanguageSpec, n_rows: int, start: DeviceSettings, *, on_cpu: bool) -> list[Coordinate]:
-    """The settings to try: F32 keeps plain attention and cannot be repacked; q8_0 needs flash attention."""
+    """The settings to try: F32 keeps plain attention; q8_0 needs flash attention."""
     is_exact = spec.quant == "F32"
-    coordinates = [Coordinate("repack", (True, False))] if start.repack and not is_exact else []
-    coordinates.append(_kinds_of_threads("n_threads"))
+    coordinates = [_kinds_of_threads("n_threads")]
     # all batches that hold every row are equivalent
     coordinates.append(Coordinate("n_batch", tuple(n for n in _BATCHES if n < max(n_rows, DecoderOptions().n_batch))))
     if not is_exact and start.kv_type != "q8_0":

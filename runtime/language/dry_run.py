@@ -15,7 +15,7 @@ from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.errors import BackendError
 from edge_llava.runtime.language.language_model import prepare_load
 from edge_llava.runtime.language.llama_log import first_error, heard_messages
-from edge_llava.runtime.language.llama_params import context_params, model_params, set_sizes
+from edge_llava.runtime.language.llama_params import context_params, set_sizes
 from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions
 
@@ -49,8 +49,7 @@ def dry_run(
         BundleError: If the file is damaged or is not what the manifest says.
         BackendError: If llama.cpp cannot load it, or has no device that the options name.
     """
-    devices = prepare_load(path, spec, options)
-    weights = model_params(options, devices)
+    devices, weights = prepare_load(path, spec, options)
     # only tensors that are not mapped can be left out, and none is rearranged
     weights.no_alloc, weights.load_mode, weights.use_extra_bufts = True, llama_cpp.LLAMA_LOAD_MODE_NONE, False
     params = context_params(spec, options, on_cpu=not devices, n_parallel=n_parallel)

@@ -31,19 +31,23 @@ _FOUND_WHOLE = (
 )
 
 
-def prepare_load(path: Path, spec: LanguageSpec, options: DecoderOptions) -> tuple[GgmlDevice, ...]:
-    """Checks language.gguf, starts llama.cpp, and chooses the devices for its blocks; empty: the CPU.
+def prepare_load(path: Path, spec: LanguageSpec, options: DecoderOptions) -> tuple[tuple[GgmlDevice, ...], Any]:
+    """Checks language.gguf, starts llama.cpp, and chooses how the weights are loaded.
+
+    Returns:
+        The devices for the blocks; empty: the CPU. And llama.cpp's parameters of the weights.
 
     Raises:
         BundleError: If the file is damaged or is not what the manifest says.
         BackendError: If llama.cpp does not have a device that the options name.
     """
-    check_language_file(path, spec)
+    header = check_language_file(path, spec)
     route_log()
     llama_cpp.llama_backend_init()
     end_threads_before_forks()
     present = list_devices() if options.may_offload else ()  # which takes memory of CUDA's
-    return choose_devices(present, options.devices, options.n_gpu_layers)
+    devices = choose_devices(present, options.devices, options.n_gpu_layers)
+    return devices, model_params(options, devices, header.tensors)
 
 
 class LanguageModel:
@@ -62,8 +66,7 @@ class LanguageModel:
             BackendError: If llama.cpp cannot load it, or has no device that the options name.
         """
         self.spec = spec
-        self.devices = prepare_load(path, spec, options)
-        self._params = model_params(options, self.devices)
+        self.devices, self._params = prepare_load(path, spec, options)
         with self._errors_of_backends():
             self._model = run_aside(lambda: llama_cpp.llama_model_load_from_file(os.fsencode(path), self._params))
         if not self._model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llama_cpp
@@ -11,24 +11,34 @@ import llama_cpp
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.threads import usable_threads
 from edge_llava.ggml.devices import GgmlDevice, device_array
+from edge_llava.ggml.gguf_header import GgufTensor
+from edge_llava.ggml.repacking import is_repacking_worthwhile
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.options import DecoderOptions, n_ctx
 
 
-def model_params(options: DecoderOptions, devices: Sequence[GgmlDevice]) -> Any:
+def model_params(options: DecoderOptions, devices: Sequence[GgmlDevice], tensors: Mapping[str, GgufTensor]) -> Any:
     """llama.cpp's parameters of the weights.
 
     Args:
         options: Device settings.
         devices: As of `choose_devices`.
+        tensors: Of the file, by name.
     """
     params = llama_cpp.llama_model_default_params()
     if options.devices is not None or not devices:  # otherwise llama.cpp finds them, and each GPU once
         params.devices = ctypes.addressof(device_array(tuple(device.name for device in devices)))
     if options.n_gpu_layers >= 0 or not devices:
         params.n_gpu_layers = options.n_gpu_layers if devices else 0
-    params.use_extra_bufts = options.repack and can_repack()
+    params.use_extra_bufts = will_repack(options, tensors)
     return params
+
+
+def will_repack(options: DecoderOptions, tensors: Mapping[str, GgufTensor]) -> bool:
+    """Whether llama.cpp rearranges the weights of a file where it can."""
+    if not can_repack():
+        return False
+    return is_repacking_worthwhile(tensors) if options.repack is None else options.repack
 
 
 def can_repack() -> bool:

@@ -85,11 +85,11 @@ def test_without_offload_nothing_may_be_computed_elsewhere(seeded_q4):
     for options in (DecoderOptions(n_gpu_layers=0), DecoderOptions(devices=())):
         params = context_params(language, options, on_cpu=True)
         assert (params.op_offload, params.offload_kqv) == (False, False)
-        assert ctypes.c_void_p.from_address(model_params(options, ()).devices).value is None
+        assert ctypes.c_void_p.from_address(model_params(options, (), {}).devices).value is None
     params = context_params(language, DecoderOptions(), on_cpu=True)
     assert (params.op_offload, params.offload_kqv) == (True, True)
     elsewhere = GgmlDevice("Vulkan0", "", "Vulkan", "gpu", 0, 0)
-    assert model_params(DecoderOptions(), (elsewhere,)).devices is None  # llama.cpp's own choice
+    assert model_params(DecoderOptions(), (elsewhere,), {}).devices is None  # llama.cpp's own choice
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_verify_judges_what_chat_runs(run, seeded_q4, judged):
         assert run("verify", seeded_q4, *arguments).code == 0
     tuned, plain, placed = judged
     assert (tuned.decoder.n_batch, tuned.decoder.repack, tuned.vision_spinning) == (96, False, False)
-    assert (plain.decoder.n_batch, plain.decoder.repack, plain.decoder.n_threads) == (512, True, 1)
+    assert (plain.decoder.n_batch, plain.decoder.repack, plain.decoder.n_threads) == (512, None, 1)
     assert (placed.decoder.n_gpu_layers, placed.vision_provider, placed.decoder.n_batch) == (0, "cpu", 96)
 
 
