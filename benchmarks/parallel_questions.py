@@ -32,13 +32,12 @@ _TAIL = "Answer the question using a single word or phrase."
 @click.option("--tokens", default=2, show_default=True, help="Of an answer, at most.")
 @click.option("--slots", default="1,4", show_default=True, help="Questions at a time; the first is compared with.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("-t", "--threads", default=2, show_default=True)
 @click.option("--flash-attention", is_flag=True, help="In place of plain attention.")
-def main(bundle: str, n: int, tokens: int, slots: str, rounds: int, threads: int, flash_attention: bool) -> None:
+@click.option("--repack/--no-repack", default=None, help="The layout of the weights.")
+def main(bundle: str, n: int, tokens: int, slots: str, rounds: int, flash_attention: bool, repack: bool | None) -> None:
     """Measure questions a second, one and several at a time."""
     opened = open_bundle(bundle)
-    decoder = DecoderOptions(n_threads=threads, flash_attention=flash_attention)
-    options = EngineOptions(decoder, n_vision_threads=threads)
+    options = EngineOptions(DecoderOptions(flash_attention=flash_attention, repack=repack))
     numbers = [int(number) for number in slots.split(",")]
     speeds: dict[int, list[float]] = {number: [] for number in numbers}
     texts: dict[int, list[str]] = {}
@@ -58,14 +57,15 @@ def main(bundle: str, n: int, tokens: int, slots: str, rounds: int, threads: int
 def _measure(bundle: Bundle, options: EngineOptions, n: int, tokens: int) -> tuple[float, list[str]]:
     sampling = SamplingOptions(temperature=0, max_new_tokens=tokens)
     pixels = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
-    with LlavaModel(bundle, options) as model, ThreadPoolExecutor(options.parallel) as threads:
+    n_threads = 1 if options.parallel == 1 else 2 * options.parallel  # as `edge-llava eval`
+    with LlavaModel(bundle, options) as model, ThreadPoolExecutor(n_threads) as threads:
         image = model.embed_image(pixels)
 
         def ask(number: int) -> str:
             said: list[str] = []
             thing = f"{_COLOURS[number % len(_COLOURS)]} {_THINGS[number % len(_THINGS)]}"
             question = Message("user", f"Is there a {thing} in the image?\n{_TAIL}", (image,))
-            answer = model.submit([question], sampling, lambda token: said.append(token.text))
+            answer = model.submit([question], sampling, lambda token: said.append(token.text), alone=True)
             answer.wait()
             return "".join(said)
 

@@ -263,11 +263,12 @@ def _ask_in_order(
         yield from ((item, try_to_ask(item)) for item in items)
         return
     waiting: deque[tuple[Item, Future[Said | None]]] = deque()
-    with ThreadPoolExecutor(parallel, "edge-llava-eval") as threads:
+    # as many wait in the engine as are computed, so that a place never stays empty until a thread comes
+    with ThreadPoolExecutor(2 * parallel, "edge-llava-eval") as threads:
         try:
             for item in items:
                 waiting.append((item, threads.submit(try_to_ask, item)))
-                if len(waiting) > 2 * parallel:  # none of the threads waits for the slowest
+                if len(waiting) > 4 * parallel:  # none of the threads waits for the slowest
                     item_, future = waiting.popleft()
                     yield item_, future.result()
             while waiting:
