@@ -12,6 +12,8 @@ from edge_llava.runtime.language.decoder import RowChunk, TokenChunk
 # llama.cpp multiplies so many rows at a time, and what is left over one by one, each as slowly as all of them together
 _ROUND = 32
 _SHARE_OF_NEW = 0.3
+# fewer positions than _FEW wait _MOST_STEPS at most
+_FEW, _MOST_STEPS = 2 * _ROUND, 8
 
 Chunk = TypeVar("Chunk", TokenChunk, RowChunk)
 Parts = Sequence[tuple[Job, Chunk]]
@@ -75,12 +77,25 @@ class StepSize:
         """`n_batch` positions are computed at once; see `EngineOptions.max_pause_s`."""
         self._n_batch, self._max_pause_s = n_batch, max_pause_s
         self._position_s = (max_pause_s or 0.0) / _ROUND
+        self._n_waited = 0  # steps that short prompts have waited for others
 
     def prompt_positions(self, some_decode: bool) -> int:
         """Positions of prompts that the next step may take: a whole batch, unless answers wait for their next token."""
         if not some_decode or self._max_pause_s is None:
             return self._n_batch
         return min(self._n_batch, max(_ROUND, int(self._max_pause_s / self._position_s) // _ROUND * _ROUND))
+
+    def gather(self, plan: StepPlan) -> StepPlan:
+        """The plan, or its next tokens alone: where nobody reads along, a few positions of prompts wait for others'.
+
+        Answers of about one length then end together, and the next ones' prompts are computed at once. Else their turns
+        would stay apart as they began, with one short prompt at a time.
+        """
+        waits = (
+            self._max_pause_s is None and plan.decoding and 0 < plan.n_prompt < _FEW and self._n_waited < _MOST_STEPS
+        )
+        self._n_waited = self._n_waited + 1 if waits else 0
+        return StepPlan(plan.decoding, [], []) if waits else plan
 
     def learn(self, n_positions: int, seconds: float) -> None:
         """Takes a step's time into account; steps of few positions say little and are left out."""

@@ -205,7 +205,7 @@ class Worker:
         sequences = self._decoder.sequences
         n_prompt = self._size.prompt_positions(any(job.is_decoding for job in self.running))
         while True:
-            plan, n_moves = plan_step(self._to_compute(), n_prompt), sequences.n_moves
+            plan, n_moves = self._size.gather(plan_step(self._to_compute(), n_prompt)), sequences.n_moves
             if not sequences.make_room(plan.n_positions):
                 self._preempt()
             elif sequences.n_moves == n_moves:  # otherwise some of what moved may have been lost
@@ -331,6 +331,6 @@ class Worker:
         job.answer.flush()
         self._disk.cancel(job)
         if job.sequence is not None:
-            self._decoder.sequences.release(job.sequence)
+            self._decoder.sequences.release(job.sequence, job.request.n_shareable)
             job.sequence = None
             self.running.remove(job)

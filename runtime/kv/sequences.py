@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
+from operator import itemgetter
 from typing import Any
 
 import llama_cpp
@@ -47,6 +48,25 @@ class KvSequence:
     salt: str = ""
     owner: int | None = None
     is_forgotten: bool = False
+
+
+@dataclass(frozen=True)
+class MovingSequence:
+    """What a sequence holds while its context is replaced.
+
+    Attributes:
+        sequence: Which one.
+        positions: As its own, all of them.
+        source: Another one, taken out before, whose first cells it shares; None: it shares none.
+        n_shared: How many of them.
+        state: llama.cpp's copy of the others.
+    """
+
+    sequence: KvSequence
+    positions: list[Position]
+    source: KvSequence | None
+    n_shared: int
+    state: bytearray
 
 
 class KvSequences:
@@ -137,10 +157,11 @@ class KvSequences:
             raise NoCells
         return self._set(target, state, positions)
 
-    def _set(self, target: KvSequence, state: bytearray, positions: Sequence[Position]) -> bool:
+    def _set(self, target: KvSequence, state: bytearray, positions: Sequence[Position], n_before: int = 0) -> bool:
+        """Puts a state of these positions, which follow `n_before` others, into an empty sequence, if llama.cpp can."""
         n_bytes = llama_cpp.llama_state_seq_set_data(self._context, _pointer(state), len(state), target.id)
         n_positions = int(llama_cpp.llama_memory_seq_pos_max(self._memory, target.id)) + 1
-        if n_bytes != len(state) or n_positions != len(positions):
+        if n_bytes != len(state) or n_positions != n_before + len(positions):
             self.truncate(target, 0)
             return False
         self.extend(target, positions)
@@ -150,8 +171,11 @@ class KvSequences:
         """llama.cpp's copy of a sequence's first positions, for `restore`; empty if it begins otherwise."""
         if sequence.positions[: len(positions)] != list(positions):
             return bytearray()
+        return self._copy_part(sequence, 0, len(positions))
+
+    def _copy_part(self, sequence: KvSequence, start: int, stop: int) -> bytearray:
         # only whole sequences are copied: another one marks the cells
-        llama_cpp.llama_memory_seq_cp(self._memory, sequence.id, self._scratch, 0, len(positions))
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence.id, self._scratch, start, stop)
         try:
             return self._copy(self._scratch)
         finally:
@@ -170,9 +194,14 @@ class KvSequences:
                 sequence.owner, sequence.is_forgotten = None, True
         self.host.forget(owner)
 
-    def release(self, sequence: KvSequence) -> None:
-        """Its conversation is not being computed any more; what it holds may be of use to another."""
+    def release(self, sequence: KvSequence, n_useful: int | None = None) -> None:
+        """Its conversation is not being computed any more; what it holds may be of use to another.
+
+        Its first `n_useful` positions, that is; None: all.
+        """
         sequence.is_busy, sequence.last_used, self._is_tidy = False, next(self._clock), False
+        if n_useful is not None and n_useful < len(sequence.positions):
+            self.truncate(sequence, n_useful)
 
     def share(self, source: KvSequence, target: KvSequence, n_positions: int) -> None:
         """Lets `target` have the first positions of `source` beyond its own, which are the same; nothing is copied."""
@@ -221,27 +250,29 @@ class KvSequences:
 
     def _try_to_grow(self, n_positions: int) -> None:
         if not self.has_room(n_positions) and self.n_cells < self.n_cells_max:
-            # what is shared is not any more, once it has moved
-            self._grow(sum(len(sequence.positions) for sequence in self._sequences) + n_positions)
+            self._grow(self.n_used + n_positions)
 
-    def take_out(self) -> list[tuple[KvSequence, list[Position], bytearray]]:
+    def take_out(self) -> list[MovingSequence]:
         """What every sequence holds, before its context is freed; nothing is held until `put_in`.
 
         Raises:
             MemoryError: If there is too little memory for the copies; everything is as before.
         """
-        held = [
-            (sequence, list(sequence.positions), self._copy(sequence.id))
-            for sequence in sorted(self._sequences, key=lambda sequence: not sequence.is_busy)
-            if sequence.positions
-        ]
+        held: list[MovingSequence] = []
+        for sequence in sorted(self._sequences, key=lambda sequence: not sequence.is_busy):
+            if sequence.positions:
+                shares = ((count_common(sequence.cells, other.sequence.cells), other.sequence) for other in held)
+                n_shared, source = max(shares, key=itemgetter(0), default=(0, None))
+                state = self._copy_part(sequence, n_shared, len(sequence.positions))
+                source = source if n_shared else None
+                held.append(MovingSequence(sequence, list(sequence.positions), source, n_shared, state))
         for sequence in self._sequences:
             sequence.positions.clear()
             sequence.cells.clear()
         self._holders.clear()
         return held
 
-    def put_in(self, context: Any, n_cells: int, held: list[tuple[KvSequence, list[Position], bytearray]]) -> None:
+    def put_in(self, context: Any, n_cells: int, held: list[MovingSequence]) -> None:
         """Moves what was taken out into a new context. What does not fit there has to be computed again.
 
         The list is empty afterwards: each copy is freed as soon as it has moved.
@@ -250,9 +281,24 @@ class KvSequences:
         self.n_moves += 1
         held.reverse()
         while held:
-            sequence, positions, state = held.pop()
-            if state and self.has_room(len(positions)):
-                self._set(sequence, state, positions)
+            self._put_in(held.pop())
+
+    def _put_in(self, moving: MovingSequence) -> None:
+        sequence, source, n_shared = moving.sequence, moving.source, moving.n_shared
+        if source is not None and len(source.positions) < n_shared:  # it did not fit
+            return
+        own = moving.positions[n_shared:]
+        if own and not (self.has_room(len(own)) and moving.state and self._set(sequence, moving.state, own, n_shared)):
+            return
+        if source is not None:  # a state takes the place of all that is in its sequence, so that this is last
+            self._prepend(source, sequence, n_shared)
+
+    def _prepend(self, source: KvSequence, target: KvSequence, n_positions: int) -> None:
+        llama_cpp.llama_memory_seq_cp(self._memory, source.id, target.id, 0, n_positions)
+        cells = source.cells[:n_positions]
+        target.positions[:0] = source.positions[:n_positions]
+        target.cells[:0] = cells
+        self._holders.update(cells)
 
     def tidy(self) -> None:
         """Moves idle conversations that slow others down out of the cache; what they share with these costs nothing."""

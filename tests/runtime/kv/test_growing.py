@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edge_llava import SamplingOptions
@@ -12,7 +13,7 @@ from edge_llava.errors import BackendError, EdgeLlavaError
 from edge_llava.runtime.engine import kv_size
 from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.kv.sequences import KvSequences
-from edge_llava.runtime.language.decoder import Decoder
+from edge_llava.runtime.language.decoder import Decoder, TokenChunk
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
 SMALL = {"n_batch": 128}  # a cache is never smaller than a batch
@@ -70,6 +71,62 @@ def test_several_that_begin_alike(open_engine, seeded_f32, answer, expected, beg
     for one, wanted in zip(asked, (expected[0], expected[0], expected[1]), strict=True):
         assert one.wait().ids == wanted
     assert sizes_of(model)[0] > 1024
+
+
+@pytest.fixture
+def open_decoder(seeded_f32):
+    decoders = []
+
+    def call(**sizes):
+        bundle = Bundle.open(seeded_f32)
+        options = DecoderOptions(n_ctx=1024, n_threads=1, n_batch=128)
+        decoders.append(Decoder(bundle.file("language"), bundle.manifest.language, options, **sizes))
+        return decoders[-1]
+
+    yield call
+    for decoder in decoders:
+        decoder.close()
+
+
+def compute(decoder, wanted):
+    """Logits after the last of these tokens, and the sequence that holds them."""
+    sequence = decoder.sequences.claim(wanted)
+    ids = wanted[len(sequence.positions) :]
+    decoder.decode_tokens([TokenChunk(sequence, ids, is_last=True)])
+    return decoder.logits(), sequence
+
+
+def test_what_is_shared_still_is_when_it_has_moved(open_decoder):
+    decoder = open_decoder(n_parallel=4, n_first=256)
+    sequences, beginning = decoder.sequences, list(range(10, 70))
+    conversations = [[*beginning, 100 + n, *range(200, 205 + n)] for n in range(4)]
+    conversations.append([*conversations[1], 300, 301])
+    held = [compute(decoder, wanted)[1] for wanted in conversations]
+    n_used = sequences.n_used
+    assert n_used == 60 + sum(len(wanted) - 60 for wanted in conversations[:4]) + 2
+    sequences.make_room(600)
+    assert sequences.n_cells > 256
+    assert sequences.n_used == n_used
+    expected = open_decoder()
+    for sequence, wanted in zip(held, conversations, strict=True):
+        assert sequence.positions == wanted
+        decoder.decode_tokens([TokenChunk(sequence, [50], is_last=True)])
+        logits, other = compute(expected, [*wanted, 50])
+        np.testing.assert_allclose(decoder.logits(), logits, atol=1e-4)
+        expected.sequences.release(other)
+    for sequence in held:
+        sequences.truncate(sequence, 0)
+    assert sequences.n_used == 0
+
+
+def test_many_questions_about_an_image_that_is_computed_once(open_engine, seeded_f32, begins_small, ask, noise):
+    """If each had the image for itself once the cache has grown, there would not be room for all."""
+    image, options = noise(60, 40), SamplingOptions(temperature=0, max_new_tokens=2)
+    model = open_engine(seeded_f32, SMALL, parallel=16, n_positions=1024, n_queued=32, host_bytes=0)
+    asked = [ask(model, f"Is there anything that {n} people could see?", options, image) for n in range(32)]
+    n_computed = [one.wait().answer.timings().prefill_tokens for one in asked]
+    assert sizes_of(model)[0] > 256
+    assert sum(n >= 64 for n in n_computed) == 1
 
 
 def test_nothing_is_wrong_where_it_cannot_grow(
