@@ -1,7 +1,7 @@
 """Questions about one image: how many a second are answered one at a time, and several at a time.
 
     python benchmarks/parallel_questions.py BUNDLE --tokens 2
-    python benchmarks/parallel_questions.py BUNDLE --tokens 16 --flash-attention
+    python benchmarks/parallel_questions.py BUNDLE --tokens 16
 
 Asks POPE-like questions behind one image, whose positions are in the KV cache, as `edge-llava eval` does. The numbers
 of slots take turns; medians of the rounds are printed, their ratio to one at a time, and how many texts differ.
@@ -17,9 +17,10 @@ import click
 import numpy as np
 
 from edge_llava.bundle.bundle import Bundle, open_bundle
+from edge_llava.evaluation.asking import for_questions
 from edge_llava.runtime.dialogue.messages import Message
 from edge_llava.runtime.model import LlavaModel
-from edge_llava.runtime.options import DecoderOptions, EngineOptions, SamplingOptions, unattended
+from edge_llava.runtime.options import EngineOptions, SamplingOptions
 
 _THINGS = ("circle", "square", "triangle", "star", "ring", "cross", "heart")
 _COLOURS = ("red", "blue", "green", "yellow", "orange", "purple")
@@ -32,18 +33,15 @@ _TAIL = "Answer the question using a single word or phrase."
 @click.option("--tokens", default=2, show_default=True, help="Of an answer, at most.")
 @click.option("--slots", default="1,4", show_default=True, help="Questions at a time; the first is compared with.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--flash-attention", is_flag=True, help="In place of plain attention.")
-@click.option("--repack/--no-repack", default=None, help="The layout of the weights.")
-def main(bundle: str, n: int, tokens: int, slots: str, rounds: int, flash_attention: bool, repack: bool | None) -> None:
+def main(bundle: str, n: int, tokens: int, slots: str, rounds: int) -> None:
     """Measure questions a second, one and several at a time."""
     opened = open_bundle(bundle)
-    options = EngineOptions(DecoderOptions(flash_attention=flash_attention, repack=repack))
     numbers = [int(number) for number in slots.split(",")]
     speeds: dict[int, list[float]] = {number: [] for number in numbers}
     texts: dict[int, list[str]] = {}
     for _ in range(rounds):
         for number in numbers:
-            speed, texts[number] = _measure(opened, unattended(options, opened.manifest.language, number), n, tokens)
+            speed, texts[number] = _measure(opened, for_questions(EngineOptions(), opened, number, tokens), n, tokens)
             speeds[number].append(speed)
     one = statistics.median(speeds[numbers[0]])
     click.echo("| at a time | questions/s | range | ratio | texts that differ |\n|---|---|---|---|---|")

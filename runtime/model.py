@@ -86,7 +86,7 @@ class LlavaModel:
             self._encode_early(first_images, store)
             self.engine = Engine(bundle, options, self.tower, store)
             begun.callback(self.engine.close)
-            self._planner = Planner(self.engine.language, self.tower, self.engine.language.n_ctx)
+            self._planner = Planner(self.engine.language, self.tower, self.engine.language.n_ctx, options.parallel)
             begun.pop_all()
         self.gate = self.engine.gate
         self._language_load_s = time.perf_counter() - started
@@ -178,6 +178,7 @@ class LlavaModel:
             salt: Only conversations of the same salt share what was computed, text and images: from `n_cached_tokens`
                 and timings, clients learn nothing about conversations of other salts.
             alone: Take images only, and what is before them, from other conversations: earlier ones change no bit.
+                Several at a time change one another's last bits anyway; there, it is a few words more.
 
         Raises:
             QueueFull: If as many answers run and wait as may.
@@ -232,8 +233,7 @@ class LlavaModel:
         Args:
             source: A path, the bytes of a file, a file object, a Pillow image, an array, or an opened image.
             apply_exif: Rotate by the EXIF orientation.
-            among_several: Whether it is for conversations with several images, in which some models were trained to
-                see each image in another form.
+            among_several: For conversations with several images, in which some models see each in another form.
 
         Raises:
             ImageError: If the image cannot be read.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edge_llava.evaluation.benchmarks.scoring import Scores
     from edge_llava.runtime.model import LlavaModel
 
+_SHORT_TOKENS = 4
+
 _Open = Callable[[Bundle, EngineOptions], AbstractContextManager["LlavaModel"]]
 
 
@@ -82,8 +84,10 @@ def answer(
         refuse_missing_images(missing, directory)
     asked = leave_out(benchmark, {item.key for item in missing})
     opened = with_template(open_bundle(bundle), benchmark, options.template)
-    max_tokens = options.max_tokens or KINDS[benchmark.name].n_tokens
-    engine = _for_questions(engine or EngineOptions(), opened, options.parallel)
+    kind = KINDS[benchmark.name]
+    max_tokens = options.max_tokens or kind.n_tokens
+    n_tokens = min(max_tokens, kind.typical_tokens)
+    engine = for_questions(engine or EngineOptions(), opened, options.parallel, n_tokens)
     settings = _settings(asked, opened, options, engine, max_tokens)
     with BenchmarkRun(out, asked, settings) as run:
         if run.todo:
@@ -110,10 +114,15 @@ def usual_images(benchmark: Benchmark) -> Path:
     return inside if source.name == "llava-bench" and inside.is_dir() else directory
 
 
-def _for_questions(engine: EngineOptions, bundle: Bundle, parallel: int) -> EngineOptions:
-    """Options for many short questions behind an image: on a CPU, plain attention, also for several at a time."""
+def for_questions(engine: EngineOptions, bundle: Bundle, parallel: int, n_tokens: int) -> EngineOptions:
+    """Options for many questions behind images, so many at a time, whose answers are about `n_tokens` long.
+
+    On a CPU, plain attention writes faster, and reads one question faster. Flash attention, which is llama.cpp's choice
+    for several at a time, reads three and more faster, and of a short answer the question takes most of the time.
+    """
     decoder = engine.decoder
-    if decoder.flash_attention is None and decoder.kv_type != "q8_0" and not used_devices(engine):
+    mostly_reads = parallel > 2 and n_tokens <= _SHORT_TOKENS
+    if decoder.flash_attention is None and decoder.kv_type != "q8_0" and not mostly_reads and not used_devices(engine):
         engine = replace(engine, decoder=replace(decoder, flash_attention=False))
     return unattended(engine, bundle.manifest.language, parallel)
 

@@ -19,6 +19,7 @@ from edge_llava.runtime.vision.anyres import find_limit
 from edge_llava.runtime.vision.tower import Tower
 
 _READ_AT_ONCE = 100_000  # characters; half a second at the worst, and the number of positions is exact
+_WORDS = 8  # positions behind an image, in which many questions are alike
 _SEAM = 4  # tokens that a text may have more in its place, where it is tokenized together with others
 
 
@@ -34,10 +35,11 @@ class Planner:
             was computed of the conversation can be used again.
     """
 
-    def __init__(self, language: LanguageModel, tower: Tower, n_ctx: int) -> None:
-        """A conversation may take `n_ctx` positions."""
+    def __init__(self, language: LanguageModel, tower: Tower, n_ctx: int, n_parallel: int = 1) -> None:
+        """A conversation may take `n_ctx` positions; `n_parallel` are answered at a time."""
         self.template, self.history = language.spec.template, AnswerHistory()
         self._language, self._tower, self._n_ctx = language, tower, n_ctx
+        self._n_words = 0 if n_parallel == 1 else _WORDS
 
     def resume(self, messages: Sequence[Message], on_full: OnFull, max_new_tokens: int) -> tuple[str, list[PastTurn]]:
         """The system text and the turns of a conversation in which every question is answered."""
@@ -93,7 +95,8 @@ class Planner:
             self._check_length([prompt.text])
             run = TokenRun(tuple(self._language.tokenize(prompt.text, add_bos=True)))
             self._check_room([run])
-            return Request([run], options, options.stop, AnswerStart(keeps_space=True), salt, 0 if alone else None)
+            n_shareable = self._n_words if alone else None
+            return Request([run], options, options.stop, AnswerStart(keeps_space=True), salt, n_shareable)
         dialogue = read_messages(prompt)
         n_room = room_for_prompt(self._n_ctx, options.max_new_tokens) if on_full == "drop-oldest" else None
         turns = self.plan(dialogue, salt, n_room)
@@ -111,7 +114,7 @@ class Planner:
             (*self.template.stops, *options.stop),
             start,
             salt,
-            sum(run.n_tokens for run in up_to_last_image(runs)) if alone else None,
+            sum(run.n_tokens for run in up_to_last_image(runs)) + self._n_words if alone else None,
             to_disk=up_to_last_image(turns[0].runs),
             n_dropped=len(dialogue.exchanges) - len(turns),
             on_end=remember,

@@ -34,6 +34,7 @@ class DiskRead:
     cancel: StopFlag
 
 
+_WORTH_WAITING = 16  # positions; fewer are computed along with the others of a batch, for next to nothing
 _QUESTION = -1  # stands where a question will continue what is prepared for it; it is never computed
 
 
@@ -131,10 +132,10 @@ class Job:
         return self.request.salt != other.request.salt or self.wanted[: len(prepared)] != prepared
 
     def find_sources(self, others: Sequence[Job]) -> None:
-        """Notes which running jobs, older ones only, compute a beginning that this one needs, too."""
+        """Notes which running jobs, older ones only, compute a long beginning that this one needs, too."""
         older = [other for other in others if other.number < self.number and other.request.salt == self.request.salt]
         shared = [(count_common(other.wanted, self.shareable[:-1]), other) for other in older]
-        self._sources = [source for source in shared if source[0] > self.n_computed]
+        self._sources = [source for source in shared if source[0] >= self.n_computed + _WORTH_WAITING]
 
     def prefix_source(self) -> tuple[int, Job] | None:
         """The running job that computes most of what this one still needs, and how many positions both begin with."""

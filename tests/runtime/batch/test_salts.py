@@ -119,3 +119,15 @@ def test_at_the_same_time_questions_alone_share_the_image_too(engine, image):
     assert engine.metrics.images_encoded_total == 1
     assert asked[0].n_cached_tokens == 0
     assert asked[0].n_image_tokens < asked[1].n_cached_tokens == asked[2].n_cached_tokens
+
+
+@pytest.mark.convert
+def test_several_questions_alone_share_a_few_words_behind_the_image(open_engine, seeded_f32, image):
+    n_cached = {}
+    for n_parallel in (1, 4):
+        engine = open_engine(seeded_f32, parallel=n_parallel)
+        first, *others = (ask_alone(engine, image, f"{LONG}{number}") for number in range(3))
+        assert first.n_cached_tokens == 0
+        n_cached[n_parallel] = {answer.n_cached_tokens for answer in others}
+    (of_one,), (of_several,) = n_cached.values()
+    assert of_several == of_one + 8

@@ -110,11 +110,11 @@ def test_a_younger_job_waits_for_what_an_older_one_computes():
 
 
 def test_a_younger_job_continues_alone_when_the_older_ones_left():
-    older, second, younger = job(1, text(30)), job(2, text(10), TokenRun((1,))), job(3, text(20))
+    older, second, younger = job(1, text(40)), job(2, text(20), TokenRun((1,))), job(3, text(30))
     younger.find_sources([older, second])
-    assert younger.prefix_source() == (19, older)
+    assert younger.prefix_source() == (29, older)
     older.sequence = None
-    assert younger.prefix_source() == (10, second)
+    assert younger.prefix_source() == (20, second)
     second.sequence = None
     assert younger.next_chunk(4).ids == [100, 101, 102, 103]
 
@@ -131,6 +131,17 @@ def test_an_answer_is_computed_a_few_tokens_ahead_of_its_reader():
     made.answer.note_read()
     assert shape(plan_step([made], 8)) == ([(1, [1], True)], [], [])
     assert not made.answer.is_held
+
+
+def test_none_waits_for_a_few_words():
+    """They are computed along with the rest; to wait would take a step of its own."""
+    older, younger = job(1, text(8), TokenRun((1,))), job(2, text(20))
+    younger.find_sources([older])
+    assert younger.prefix_source() is None
+    assert shape(plan_step([older, younger], 64))[2] == [
+        (1, [*range(100, 108), 1], True),
+        (2, [*range(100, 120)], True),
+    ]
 
 
 def test_none_waits_for_a_younger_one():
@@ -158,6 +169,21 @@ def test_where_nobody_reads_along_prompts_are_computed_whole():
     size = StepSize(512, None)
     size.learn(64, 60.0)
     assert size.prompt_positions(some_decode=True) == 512
+
+
+def test_where_nobody_reads_along_a_short_prompt_waits_for_others():
+    decoding, short, other = job(1, text(5), computed=5, sampled=(1,)), job(2, text(40)), job(3, text(40))
+    size, plan = StepSize(512, None), plan_step([decoding, short], 512)
+    assert shape(size.gather(plan)) == ([(1, [1], True)], [], [])
+    both = plan_step([decoding, short, other], 512)
+    assert size.gather(both) is both
+    for _ in range(8):  # no longer than that
+        assert not size.gather(plan).texts
+    assert size.gather(plan) is plan
+    assert not size.gather(plan).texts  # and the next one again
+    alone = plan_step([short], 512)
+    assert size.gather(alone) is alone  # there is none to wait for
+    assert StepSize(512, 0.5).gather(plan) is plan
 
 
 def test_small_steps_teach_nothing():
