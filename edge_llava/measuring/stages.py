@@ -179,6 +179,6 @@ class LanguageStage:
         return time.perf_counter() - started
 
 
-def _weights(options: DecoderOptions) -> tuple[bool, int]:
+def _weights(options: DecoderOptions) -> tuple[bool | None, int]:
     """What the weights are loaded with."""
     return options.repack, options.n_gpu_layers
