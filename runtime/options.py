@@ -171,6 +171,17 @@ def unattended(options: EngineOptions, language: LanguageSpec, parallel: int) ->
     return replace(options, parallel=parallel, n_positions=n_positions, host_bytes=0, max_pause_s=None)
 
 
+def measured_parallel(bundle: Bundle, options: EngineOptions) -> int:
+    """As many answers at a time as `edge-llava tune` found give the most captions; 1 where it was not measured.
+
+    Args:
+        bundle: An opened bundle.
+        options: Where the engines run. Of a damaged profile, `tuned_options` warns.
+    """
+    profile = find_profile(bundle.manifest, device_facts(options), warn=lambda text: None)
+    return 1 if profile is None or profile.was_busy else profile.parallel
+
+
 def tuned_options(
     bundle: Bundle | str | os.PathLike[str] | None = None,
     base: EngineOptions | None = None,

@@ -21,13 +21,16 @@ from edge_llava.cli.options import EngineChoice, EngineCommand, bundle_option, e
 from edge_llava.cli.places import note_places
 from edge_llava.cli.suffixes import OutFile
 from edge_llava.cli.tiles import note_most_tiles
+from edge_llava.device.profile import MAX_PARALLEL
 from edge_llava.errors import ImageError
 
 if TYPE_CHECKING:
+    from edge_llava.bundle.bundle import Bundle
+    from edge_llava.captioning.cluster import Cluster
     from edge_llava.captioning.job import CaptionJob
     from edge_llava.captioning.options import CaptionOptions
     from edge_llava.runtime.model import LlavaModel
-    from edge_llava.runtime.options import SamplingOptions
+    from edge_llava.runtime.options import EngineOptions, SamplingOptions
 
 
 def _whole_or_share(_: click.Context, __: click.Parameter, n_gpus: float) -> float:
@@ -85,11 +88,10 @@ def _existing(_: click.Context, __: click.Parameter, sources: tuple[Path, ...]) 
 )
 @click.option(
     "--parallel",
-    type=click.IntRange(1, 16),
-    default=1,
+    type=click.IntRange(1, MAX_PARALLEL),
     metavar="N",
-    show_default=True,
-    help="Answers computed at the same time: for GPUs and computers with many cores. Takes more memory.",
+    help="Answers computed at the same time: for GPUs and computers with many cores. Takes more memory. "
+    "Default: as many as tune found best, or 1.",
 )
 @click.option(
     "--write-metadata",
@@ -145,7 +147,7 @@ def command(
     temp: float,
     seed: int | None,
     ahead: bool | None,
-    parallel: int,
+    parallel: int | None,
     describe: Literal["image", "xmp"] | None,
     replace_descriptions: bool,
     watch: bool,
@@ -194,12 +196,14 @@ def command(
     )
     from edge_llava.bundle.bundle import open_bundle
     from edge_llava.captioning.job import CaptionJob
-    from edge_llava.runtime.options import unattended
+    from edge_llava.runtime.options import measured_parallel, unattended
     from edge_llava.runtime.vision.forms import image_forms
 
     opened = open_bundle(bundle)
     choice = engines if ray is None else replace(engines, threads=engines.threads or 1)  # of each worker
-    how = unattended(choice.options(opened), opened.manifest.language, parallel)
+    how = choice.options(opened)
+    n_measured = 1 if ray is not None or engines.no_profile else measured_parallel(opened, how)
+    how = unattended(how, opened.manifest.language, parallel or n_measured)
     form = image_forms(opened.manifest.vision, how).alone  # before the output is begun
     with (
         CaptionJob(
@@ -217,14 +221,10 @@ def command(
             with show_progress() as progress:
                 job.check(progress)
         if job.todo and ray is not None:
-            from edge_llava.captioning.cluster import Cluster, ClusterAsking
-            from edge_llava.captioning.cluster_worker import Task
+            from edge_llava.captioning.cluster import Cluster
 
-            settings = options.digest(opened.manifest, how.visual_tokens, how.alpha, how.max_tiles)
-            task = Task(opened.path.resolve(), settings, options, how)
             cluster = Cluster(ray, ray_workers, how.decoder.n_threads or 1, ray_gpus)
-            with ClusterAsking(cluster, task) as workers, show_progress() as progress:
-                job.caption_with(workers, progress)
+            _caption_on_cluster(job, cluster, opened, options, how)
         elif watch or job.todo:
             note_most_tiles(form)
             with open_model(opened, how, may_move=engines.leaves_blocks_open) as model:
@@ -248,6 +248,18 @@ def command(
 def _caption(job: CaptionJob, model: LlavaModel) -> None:
     with show_progress() as progress:
         job.caption(model, progress)
+
+
+def _caption_on_cluster(
+    job: CaptionJob, cluster: Cluster, bundle: Bundle, options: CaptionOptions, how: EngineOptions
+) -> None:
+    from edge_llava.captioning.cluster import ClusterAsking
+    from edge_llava.captioning.cluster_worker import Task
+
+    settings = options.digest(bundle.manifest, how.visual_tokens, how.alpha, how.max_tiles)
+    task = Task(bundle.path.resolve(), settings, options, how)
+    with ClusterAsking(cluster, task) as workers, show_progress() as progress:
+        job.caption_with(workers, progress)
 
 
 def _make_sampling(max_tokens: int, temp: float, seed: int | None) -> SamplingOptions:

@@ -60,8 +60,8 @@ def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoic
     """Measure which settings are best on this device, and save them.
 
     Tries blocks on GPUs, threads, weight layout, batch sizes, attention, and how the tower's threads wait, on a turn of
-    one image, 50 tokens of text and a 64-token answer. All commands then use the result; their own options take
-    precedence, and --no-profile ignores it. Leave the device idle while it runs.
+    one image, 50 tokens of text and a 64-token answer; then how many captions at a time are best. All commands then use
+    the result; their own options take precedence, and --no-profile ignores it. Leave the device idle while it runs.
 
     \b
     edge-llava tune
@@ -116,6 +116,8 @@ def _report(tuning: Tuning, bundle: Path, path: Path) -> dict[str, Any]:
         "device": asdict(profile.device),
         "settings": profile.settings.to_dict(),
         "measured": profile.measured,
+        "parallel": tuning.profile.parallel,
+        "steps": {str(n): seconds for n, seconds in tuning.steps.items()},
         "n_positions": tuning.n_positions,
         "trials": {
             "vision": [_trial(trial, of_vision=True) for trial in tuning.vision],
@@ -170,6 +172,9 @@ def _format_table(tuning: Tuning, bundle: str) -> Iterator[str]:
     yield ""
     yield "Prefill and decode are in tokens per second."
     yield f"A turn of {tuning.n_positions} positions and 64 answer tokens takes {profile.measured['turn_s']:.2f} s."
+    if tuning.steps:
+        n = profile.parallel
+        yield f"Captions are best {'one' if n == 1 else n} at a time."
     if len(tuning.vision) == len(tuning.language) == 1:
         yield f"There was no time to compare anything. Try again with --seconds {min(3600, 4 * tuning.seconds):.0f}"
 

@@ -30,6 +30,7 @@ GOALS = ("total", "ttft", "throughput", "memory")
 IMAGE_SIZE = (640, 480)  # width and height in pixels of the image that is measured with
 KV_TYPES = ("auto", "f16", "f32", "q8_0")
 _FLASH = {"auto": None, "on": True, "off": False}
+MAX_PARALLEL = 16
 _MAX_THREADS, _MAX_BATCH, _MAX_LAYERS = 1024, 1 << 20, 1 << 16
 
 Goal = Literal["total", "ttft", "throughput", "memory"]
@@ -73,6 +74,7 @@ class Profile:
         language_sha256, vision_sha256: Of which files.
         measured: Medians of the choice: vision_s, projector_s, prefill_tps, decode_tps, turn_s, peak_rss_bytes; and
             other_cpus, the CPUs that other programs kept busy meanwhile.
+        parallel: Answers at a time that give the most captions.
     """
 
     settings: DeviceSettings
@@ -81,6 +83,7 @@ class Profile:
     language_sha256: str
     vision_sha256: str
     measured: dict[str, float | None]
+    parallel: int = 1
 
     @property
     def was_busy(self) -> bool:
@@ -150,13 +153,14 @@ def _parse(text: str, manifest: Manifest, device: DeviceFacts) -> Profile:
     goal, settings = fields.text("goal", GOALS), _parse_settings(fields.object("settings"))
     figures = fields.object("measured")
     measured = {name: figures.optional_number(name) for name in figures.names()}
+    parallel = fields.integer("parallel", 1, MAX_PARALLEL) if "parallel" in data else 1  # older ones have none
     faults += [f"{name} is another one's" for name, value in _digests(manifest).items() if data.get(name) != value]
     if data.get("device") != asdict(device):
         faults.append("device is another one")
     if faults:
         raise ValueError(list_faults("", faults).strip())
-    digests = _digests(manifest)
-    return Profile(settings, cast(Goal, goal), device, digests["language_sha256"], digests["vision_sha256"], measured)
+    digests = tuple(_digests(manifest).values())
+    return Profile(settings, cast(Goal, goal), device, *digests, measured, parallel)
 
 
 def _parse_settings(fields: JsonFields) -> DeviceSettings:

@@ -18,11 +18,12 @@ from edge_llava.ggml.gguf_header import read_gguf_header
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
+from edge_llava.measuring.together import measure_steps, most_captions
 from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
 from edge_llava.runtime.language.llama_params import can_repack, will_repack
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, device_facts, engine_options
 
-_VISION_SHARE = 0.4  # of the time for measuring
+_VISION_SHARE, _TOGETHER_SHARE = 0.4, 0.2  # of the time for measuring
 _SLICES = 45  # prefill and decode of a run may each take 1/45 of the time
 _MAY_BE_SLOWER = 1.25  # for the goal "memory": at most this many times the fastest turn
 _BATCHES = (256, 128, 1024)
@@ -39,6 +40,7 @@ class Tuning:
         profile: The choice, to be saved.
         vision, language: Every trial, in the order of the first run.
         peaks: Peak memory in bytes of a process with the language model alone; empty unless the goal is "memory".
+        steps: Seconds of a step of several answers at a time, by their number; without what there was no time for.
         n_positions: Positions of a typical turn before its answer.
         seconds: Duration of the tuning.
     """
@@ -47,6 +49,7 @@ class Tuning:
     vision: tuple[Trial[VisionFigures], ...]
     language: tuple[Trial[LanguageFigures], ...]
     peaks: dict[DeviceSettings, int]
+    steps: dict[int, float]
     n_positions: int
     seconds: float
 
@@ -86,11 +89,12 @@ def tune(
         vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)
         vision_trial = descend(vision, start, _vision_coordinates(), _encode_s)
         timer.end()
+    encode_s = vision_trial.median(lambda run: run.encode_s)
     with closing(LanguageStage(bundle, base, seconds / _SLICES, start)) as language_stage:
-        encode_s = vision_trial.median(lambda run: run.encode_s)
         search = _LanguageSearch(bundle, base, goal, language_stage, encode_s, may_repack=may_repack)
         timer = _TimeProgress("measuring, language model", seconds - (time.perf_counter() - started), progress)
-        language = Trials(timer.after(search.measure), started + seconds)
+        share = 1.0 if goal == "memory" else 1 - _TOGETHER_SHARE
+        language = Trials(timer.after(search.measure), started + share * seconds)
         chosen = search.choose(language, start)
         timer.end()
     settings = replace(
@@ -107,11 +111,17 @@ def tune(
         "peak_rss_bytes": search.peaks.get(chosen.settings),
         "other_cpus": others_since(times),
     }
+    n_positions, peaks = language_stage.n_positions, search.peaks
+    prefill_s, token_s = n_positions / chosen.median(lambda run: run.prefill_tps), 1 / measured["decode_tps"]
+    steps = {}
+    if goal != "memory" and prefill_s < _TOGETHER_SHARE * seconds:
+        steps = measure_steps(bundle, engine_options(settings, base), n_positions, started + seconds)
+    parallel = most_captions(steps, token_s, encode_s + prefill_s)
     files = bundle.manifest.files
-    profile = Profile(settings, goal, device_facts(base), files["language"].sha256, files["vision"].sha256, measured)
-    peaks, n_positions = search.peaks, language_stage.n_positions
+    digests = files["language"].sha256, files["vision"].sha256
+    profile = Profile(settings, goal, device_facts(base), *digests, measured, parallel)
     elapsed = time.perf_counter() - started
-    return Tuning(profile, tuple(vision.all()), tuple(language.all()), peaks, n_positions, elapsed)
+    return Tuning(profile, tuple(vision.all()), tuple(language.all()), peaks, steps, n_positions, elapsed)
 
 
 class _LanguageSearch:

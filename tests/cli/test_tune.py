@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 import llama_cpp
+import PIL.Image
 import pytest
 
 import edge_llava
@@ -77,6 +78,7 @@ def test_widest_table_fits_80_columns(seeded_q4):
         (Trial(settings, (VisionFigures(1234.5, 0.1),) * 10),),
         (Trial(settings, (LanguageFigures(12345.6, 1234.5),) * 10),),
         {settings: 123_400_000_000},
+        {2: 1.0},
         2930,
         3600.0,
     )
@@ -89,7 +91,8 @@ def test_json_is_one_object_and_the_choice_its_least(run, seeded_q4):
     result = run("tune", "-m", seeded_q4, "--seconds", 2, "--goal", "ttft", "--json")
     report = json.loads(result.out)
     assert set(report) == {
-        "bundle", "goal", "device", "settings", "measured", "n_positions", "trials", "seconds", "profile",
+        "bundle", "goal", "device", "settings", "measured", "parallel", "steps", "n_positions", "trials", "seconds",
+        "profile",
     }  # fmt: skip
     assert set(report["settings"]) == {field.name for field in dataclasses.fields(DeviceSettings)}
     trials = report["trials"]["language"]
@@ -104,6 +107,26 @@ def test_commands_take_the_profile(profiled):
     options = EngineChoice(ctx=256, gpu_layers=0, provider="cpu").options(Bundle.open(bundle))
     assert chosen(options) == SETTINGS
     assert (options.decoder.n_ctx, options.decoder.n_gpu_layers, options.vision_provider) == (256, 0, "cpu")
+
+
+def test_captions_are_computed_as_many_at_a_time_as_was_best(profiled, run, tmp_path, monkeypatch):
+    """Unless the command says otherwise; and one at a time where other programs disturbed the measurement."""
+    from edge_llava.cli import caption
+
+    bundle, path = profiled
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    opened, open_model = [], caption.open_model
+    monkeypatch.setattr(
+        caption,
+        "open_model",
+        lambda bundle, how, **words: opened.append(how.parallel) or open_model(bundle, how, **words),
+    )
+    data = json.loads(path.read_text()) | {"parallel": 3}
+    for measured, options in (({}, []), ({}, ["--parallel", 2]), ({}, ["--no-profile"]), ({"other_cpus": 2.0}, [])):
+        path.write_text(json.dumps(data | {"measured": measured}))
+        (tmp_path / "captions.jsonl").unlink(missing_ok=True)
+        assert run("caption", tmp_path / "image.png", "-m", bundle, "-n", 2, *options).code == 0
+    assert opened == [3, 2, 1, 1]
 
 
 def test_explicit_options_win(profiled):

@@ -6,10 +6,14 @@ from dataclasses import replace
 import pytest
 
 from edge_llava.device.profile import find_profile, save_profile
+from edge_llava.fitting.bundle_needs import estimate_needs
+from edge_llava.fitting.room import Room
+from edge_llava.measuring import together
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER
+from edge_llava.measuring.together import measure_steps, most_captions
 from edge_llava.measuring.tuning import tune
-from edge_llava.runtime.options import DecoderOptions, tuned_options
+from edge_llava.runtime.options import DecoderOptions, EngineOptions, tuned_options, unattended
 
 pytestmark = pytest.mark.convert
 
@@ -38,6 +42,11 @@ def test_the_choice_is_the_least_of_what_was_recorded(q4, goal):
         seen.settings.vision_spinning,
     )
     assert tuning.n_positions == 64 + 50
+    assert set(tuning.steps) <= {2, 4, 8}
+    assert all(seconds > 0 for seconds in tuning.steps.values())
+    encode_s = measured["vision_s"] + measured["projector_s"]
+    other_s = encode_s + tuning.n_positions / measured["prefill_tps"]
+    assert tuning.profile.parallel == most_captions(tuning.steps, 1 / measured["decode_tps"], other_s)
     assert chosen.kv_type == "auto"  # q8_0 is for memory alone
     assert all(sample.prefill_tps > 0 for trial in tuning.language for sample in trial.samples)
 
@@ -50,6 +59,36 @@ def test_memory_is_the_least_within_a_quarter_of_the_quickest(q4):
     }
     assert tuning.profile.measured["peak_rss_bytes"] == min(fitting.values())
     assert len({settings.repack for settings in costs} | {settings.kv_type for settings in costs}) >= 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "other_s", "expected"),
+    [
+        ({}, 1.0, 1),
+        ({2: 1.0, 4: 1.0, 8: 1.0}, 0.0, 8),
+        ({2: 1.0, 4: 1.0, 8: 2.2}, 0.0, 4),  # twice as many in more than twice the time
+        ({2: 2.0, 4: 4.0}, 0.0, 1),
+        ({2: 1.0, 4: 1.0}, 6400.0, 1),  # the answer is next to nothing
+        ({2: 1.0, 4: 1.95}, 0.0, 2),  # not worth the memory
+    ],
+)
+def test_as_many_at_a_time_as_give_the_most_captions(steps, other_s, expected):
+    assert most_captions(steps, 1.0, other_s) == expected
+
+
+def test_steps_of_several_answers(q4):
+    deadline = time.perf_counter() + 60
+    steps = measure_steps(q4, EngineOptions(DecoderOptions(n_threads=1)), 114, deadline)
+    assert set(steps) == {2, 4, 8}
+    assert steps[2] < steps[8] < 8 * steps[2]
+    assert measure_steps(q4, EngineOptions(DecoderOptions(n_threads=1)), 114, 0.0) == {}
+
+
+def test_what_does_not_fit_is_not_measured(q4, monkeypatch):
+    options = EngineOptions(DecoderOptions(n_threads=1, n_ctx=1024))
+    needs = [estimate_needs(q4, unattended(options, q4.manifest.language, n)).n_bytes for n in together.COUNTS]
+    monkeypatch.setattr(together, "read_room", lambda devices: Room(min(needs) - 1))
+    assert measure_steps(q4, options, 114, time.perf_counter() + 60) == {}
 
 
 def test_peak_counts_the_cache(q4):

@@ -40,10 +40,20 @@ def test_round_trip(profile, manifest, home):
     path = save_profile(profile, manifest)
     assert path.parent == home / "profiles"
     assert find(manifest) == (profile, [])
-    again = dataclasses.replace(profile, settings=dataclasses.replace(SETTINGS, kv_type="auto", flash_attention=False))
+    again = dataclasses.replace(
+        profile, parallel=4, settings=dataclasses.replace(SETTINGS, kv_type="auto", flash_attention=False)
+    )
     assert save_profile(again, manifest) == path
     assert find(manifest) == (again, [])
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_an_older_profile_has_one_answer_at_a_time(profile, manifest):
+    path = save_profile(dataclasses.replace(profile, parallel=4), manifest)
+    data = json.loads(path.read_text())
+    del data["parallel"]
+    path.write_text(json.dumps(data))
+    assert find(manifest) == (profile, [])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +102,8 @@ def change(*path, to):
         (change("settings", "flash_attention", to="off"), "needs flash attention"),
         (change("settings", to=None), "settings is null"),
         (change("measured", "decode_tps", to="fast"), "measured.decode_tps"),
+        (change("parallel", to=0), "parallel is 0"),
+        (change("parallel", to="many"), "parallel"),
         (change("goal", to="fame"), "goal"),
         (change("language_sha256", to="0" * 64), "language_sha256 is another one's"),
         (change("device", "cpu", to="Another"), "device is another one"),
