@@ -14,7 +14,7 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.fitting.bundle_needs import estimate_needs, used_devices
 from edge_llava.fitting.room import read_room
 from edge_llava.measuring.stages import N_ANSWER
-from edge_llava.runtime.kv.sequences import KvSequence
+from edge_llava.runtime.kv.sequence import KvSequence
 from edge_llava.runtime.language.decoder import Decoder, RowChunk, TokenChunk
 from edge_llava.runtime.options import EngineOptions, unattended
 

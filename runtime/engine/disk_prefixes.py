@@ -13,7 +13,8 @@ import llama_cpp
 from edge_llava.ggml.library import library_digest
 from edge_llava.runtime.engine.job import DiskRead, Job
 from edge_llava.runtime.kv.disk_cache import PrefixStore, entry_key
-from edge_llava.runtime.kv.sequences import KvSequence, NoCells
+from edge_llava.runtime.kv.sequence import KvSequence
+from edge_llava.runtime.kv.sequences import NoCells
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.lifetime.cancel import StopFlag
 from edge_llava.runtime.lifetime.work_thread import WorkThread

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from edge_llava.runtime.engine.answer import Answer
-from edge_llava.runtime.kv.sequences import KvSequence
+from edge_llava.runtime.kv.sequence import KvSequence
 from edge_llava.runtime.language.decoder import Chunk, RowChunk, TokenChunk
 from edge_llava.runtime.language.sampler import Sampler
 from edge_llava.runtime.lifetime.cancel import StopFlag

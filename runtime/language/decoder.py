@@ -21,7 +21,8 @@ from edge_llava.device.thread_count import ThreadCount
 from edge_llava.errors import BackendError
 from edge_llava.ggml.devices import describe_place
 from edge_llava.runtime.kv.host_cache import HostCache
-from edge_llava.runtime.kv.sequences import KvSequence, KvSequences, NoCells
+from edge_llava.runtime.kv.sequence import KvSequence
+from edge_llava.runtime.kv.sequences import KvSequences, NoCells
 from edge_llava.runtime.language.language_model import LanguageModel
 from edge_llava.runtime.language.llama_log import last_error
 from edge_llava.runtime.language.llama_params import context_params, decisive_settings, set_sizes

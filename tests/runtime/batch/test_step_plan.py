@@ -11,7 +11,7 @@ from edge_llava.runtime.answer import Token
 from edge_llava.runtime.engine.answer import Answer
 from edge_llava.runtime.engine.job import Job
 from edge_llava.runtime.engine.step import StepSize, plan_step
-from edge_llava.runtime.kv.sequences import KvSequence
+from edge_llava.runtime.kv.sequence import KvSequence
 from edge_llava.runtime.lifetime.gate import Gate
 from edge_llava.runtime.options import SamplingOptions
 from edge_llava.runtime.request import Request
