@@ -159,8 +159,8 @@ def _parse(text: str, manifest: Manifest, device: DeviceFacts) -> Profile:
         faults.append("device is another one")
     if faults:
         raise ValueError(list_faults("", faults).strip())
-    digests = tuple(_digests(manifest).values())
-    return Profile(settings, cast(Goal, goal), device, *digests, measured, parallel)
+    language, vision = _digests(manifest).values()
+    return Profile(settings, cast(Goal, goal), device, language, vision, measured, parallel)
 
 
 def _parse_settings(fields: JsonFields) -> DeviceSettings:

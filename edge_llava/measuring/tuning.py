@@ -112,14 +112,15 @@ def tune(
         "other_cpus": others_since(times),
     }
     n_positions, peaks = language_stage.n_positions, search.peaks
-    prefill_s, token_s = n_positions / chosen.median(lambda run: run.prefill_tps), 1 / measured["decode_tps"]
+    prefill_s = chosen.median(lambda run: n_positions / run.prefill_tps)
+    token_s = chosen.median(lambda run: 1 / run.decode_tps)
     steps = {}
     if goal != "memory" and prefill_s < _TOGETHER_SHARE * seconds:
         steps = measure_steps(bundle, engine_options(settings, base), n_positions, started + seconds)
     parallel = most_captions(steps, token_s, encode_s + prefill_s)
     files = bundle.manifest.files
-    digests = files["language"].sha256, files["vision"].sha256
-    profile = Profile(settings, goal, device_facts(base), *digests, measured, parallel)
+    language_sha256, vision_sha256 = files["language"].sha256, files["vision"].sha256
+    profile = Profile(settings, goal, device_facts(base), language_sha256, vision_sha256, measured, parallel)
     elapsed = time.perf_counter() - started
     return Tuning(profile, tuple(vision.all()), tuple(language.all()), peaks, steps, n_positions, elapsed)
 
