@@ -18,6 +18,7 @@ from edge_llava.device.threads import usable_threads
 from edge_llava.errors import BackendError, BundleError
 from edge_llava.home.border import blaming_file
 from edge_llava.runtime.lifetime.cancel import Cancelled
+from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import EngineOptions
 from edge_llava.runtime.vision.onnx_runtime import (
     SILENT,
@@ -103,16 +104,20 @@ class VisionEncoder:
     def _run(
         self, names: list[str], pixels: NDArray[np.float32], cancel: threading.Event | None
     ) -> list[NDArray[np.float32]]:
+        """Runs the session on a thread of its own.
+
+        Like ggml, ONNX Runtime sets up the AMX unit of the thread that it computes on. ggml does that only once, and
+        would go on with the other's settings: to wrong numbers.
+        """
         run_options = self._new_run_options()
         run_options.log_severity_level = SILENT
         with nullcontext() if cancel is None else _terminating(run_options, cancel):
             try:
-                outputs: list[NDArray[np.float32]] = self._session.run(names, {"pixel_values": pixels}, run_options)
+                return run_aside(lambda: self._session.run(names, {"pixel_values": pixels}, run_options))
             except session_errors() as error:
                 if cancel is not None and cancel.is_set():
                     raise Cancelled from error
                 raise BackendError(f"ONNX Runtime could not encode the image: {error}{self._advice(error)}") from error
-        return outputs
 
     def _advice(self, error: Exception) -> str:
         if is_out_of_memory(error):
