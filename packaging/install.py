@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _CUDA = re.compile(r"(nvidia|cuda)-.*|triton")  # what torch's wheels with CUDA require, by normalized names
+_AMX_FLAGS = "-DCMAKE_CXX_FLAGS=-fno-dse"  # GCC before 12.4 and 13.3 compiles AMX wrongly without it (its bug 114098)
 _PIP = 23  # the first major version that writes reports
 _TIMEOUT_S = 10
 _MEGABYTE = 1_000_000
@@ -177,6 +179,16 @@ def install(wanted: Sequence[str], constraint: str, torch_index: str | None, *, 
     run_pip(*arguments)
 
 
+def choose_compiler_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Has llama.cpp compiled so that it can use AMX where this processor has it, unless the user chose something else.
+
+    Args:
+        cpuinfo: What Linux tells of the processor.
+    """
+    if cpuinfo.is_file() and "amx_int8" in cpuinfo.read_text(encoding="utf-8", errors="replace").split():
+        os.environ.setdefault("CMAKE_ARGS", _AMX_FLAGS)
+
+
 def main() -> None:
     """Reads the command line, and says at the end how long it took and what the environment takes on disk."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -188,6 +200,7 @@ def main() -> None:
     try:
         if int(version("pip").partition(".")[0]) < _PIP:
             run_pip("-qq", "--upgrade", "pip")
+        choose_compiler_flags()
         install(wanted, given.constraint, given.torch_index, with_cuda=given.cuda)
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -45,9 +45,9 @@ class DecoderOptions:
             time, where it is off: llama.cpp's rounds to half precision, which moves logits by 5e-3 where the plain one
             stays within 1e-5 of the reference, its results depend on the number of threads, and a token takes longer
             (prefill is a little faster).
-        repack: Rearrange quantized weights for this CPU, where that is safe: mostly faster decode, but their size in
-            memory once more, and on x86 slower prefill of K-quants. None: where it is worthwhile, which is on Arm, and
-            on x86 for Q4_0 and IQ4_NL.
+        repack: Rearrange quantized weights for this CPU: mostly faster decode, but on x86 without AMX slower prefill of
+            K-quants. They take longer to load, and cannot be dropped where memory is short. None: where it is
+            worthwhile, which is on Arm, on x86 with AMX that works, and elsewhere on x86 for Q4_0 and IQ4_NL.
 
     Raises:
         ValueError: If a value is out of range.

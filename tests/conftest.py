@@ -39,10 +39,24 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def amx_verdict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is kept about llama.cpp's AMX, so that not every process of every test tries it out."""
+    directory = tmp_path_factory.mktemp("amx")
+    subprocess.run(
+        [sys.executable, "-c", "from edge_llava.ggml.amx import can_use_amx; can_use_amx()"],
+        env=os.environ | {"EDGE_LLAVA_HOME": str(directory)},
+        check=True,
+    )
+    return directory / "amx.json"
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, amx_verdict: Path) -> Path:
     """No test touches the user's home, or the network."""
     directory = tmp_path_factory.mktemp("home")
+    if amx_verdict.exists():
+        shutil.copy(amx_verdict, directory)
     monkeypatch.setenv("EDGE_LLAVA_HOME", str(directory))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return directory

@@ -262,8 +262,8 @@ _ENGINE_OPTIONS = {
     "repack": click.option(
         "--repack/--no-repack",
         default=None,
-        help="Rearrange the language model's weights for this CPU, or do not, as with --low-memory: that takes up to "
-        "twice the memory, and mostly less time for a token. As tuned, else where images are not slower for it.",
+        help="Rearrange the language model's weights for this CPU, or do not, as with --low-memory: mostly less time "
+        "for a token, but memory that the system cannot take back. As tuned, else where images are not slower for it.",
     ),
     "no_profile": click.option(
         "--no-profile",

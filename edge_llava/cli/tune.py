@@ -83,11 +83,27 @@ def command(bundle: str | None, goal: Goal, seconds: float, engines: EngineChoic
         return
     show("\n".join(_format_table(tuning, opened.name)))
     note(f"saved in {path}")
+    _say_poor_build()
     if tuning.profile.was_busy:
         note(
             f"Other programs kept {tuning.profile.measured['other_cpus']:.1f} CPUs busy meanwhile, so the numbers of "
             "threads are not used. Run it again when the device is idle."
         )
+
+
+def _say_poor_build() -> None:
+    """Says what a better build of llama.cpp would gain; settings cannot make up for it."""
+    from edge_llava.doctor.children import run_probes
+    from edge_llava.doctor.llama_findings import find_about_build
+    from edge_llava.doctor.system import this_system
+
+    facts = run_probes({"llama.cpp": ()}, limit_s=60)["llama.cpp"].facts
+    if "features" not in facts:
+        return
+    for finding in find_about_build(this_system(), facts):
+        note(f"{finding.topic}: {finding.text}.")
+        if finding.advice:
+            note(finding.advice)
 
 
 def suggest_tuning(bundle: Bundle, named: str | None, device: DeviceFacts) -> None:

@@ -15,6 +15,7 @@ from edge_llava.home.installation import install_command
 
 _CUDA, _METAL, _VULKAN = "-DGGML_CUDA=on", "-DGGML_METAL=on", "-DGGML_VULKAN=on"
 _BUILDS = {"NVIDIA": _CUDA, "Jetson": _CUDA, "Apple": _METAL, "AMD": _VULKAN, "Intel": _VULKAN}
+_AMX = "-DCMAKE_CXX_FLAGS=-fno-dse"  # without which GCC before 12.4 and 13.3 compiles it wrongly (its bug 114098)
 _NEEDS = {_CUDA: " It needs CUDA's toolkit.", _VULKAN: " It needs Vulkan's headers and glslc.", _METAL: ""}
 
 
@@ -40,7 +41,7 @@ def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
             return
     else:
         yield Finding("ok", "llama.cpp", f"llama-cpp-python {version}: {', '.join(sorted(features))}")
-    yield from _about_build(system, version, features, facts.get("gcc", ""))
+    yield from find_about_build(system, facts)
     used = [device for device in devices if device["kind"] in ("gpu", "igpu")]
     for device in used:
         free, total = (f"{device[name] / 1e9:.1f}" for name in ("free_bytes", "total_bytes"))
@@ -51,7 +52,14 @@ def find_about_llama(system: System, outcome: Outcome) -> Iterator[Finding]:
             yield _about_unused(graphics, version, system.nvcc)
 
 
-def _about_build(system: System, version: str, features: set[str], gcc: str) -> Iterator[Finding]:
+def find_about_build(system: System, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields what another build of llama.cpp would do better here.
+
+    Args:
+        system: The device.
+        facts: What the probe reported.
+    """
+    version, features = facts.get("version", ""), set(facts.get("features", ()))
     lacking = (features & INSTRUCTION_SETS) - system.processor.features
     if lacking and system.processor.features & _NAMED_BY_LINUX:
         yield Finding(
@@ -60,22 +68,29 @@ def _about_build(system: System, version: str, features: set[str], gcc: str) -> 
             f"it was built with {', '.join(sorted(lacking))}, which this processor lacks, and will be ended by SIGILL",
             f"Build it for this processor: {_build(version)}",
         )
-    missing = system.processor.features - features - {"AMX_INT8"}  # which is slower than the kernels it replaces
+    missing = system.processor.features - features
     if missing:
         words = "no SOURCE_DATE_EPOCH may be set, which it is" if "SOURCE_DATE_EPOCH" in os.environ else ""
+        settings = [_AMX] if "AMX_INT8" in missing else []
         yield Finding(
             "hint",
             "llama.cpp",
             f"this processor has {', '.join(sorted(missing))}, which llama.cpp was built without",
-            f"Build it for this processor: {_build(version)}" + (f"; {words}" if words else ""),
+            f"Build it for this processor: {_build(version, *settings)}" + (f"; {words}" if words else ""),
         )
-    if "AMX_INT8" in features and is_wrong_gcc(gcc):
-        yield Finding(
-            "hint",
-            "llama.cpp",
-            f"GCC {gcc} compiled its AMX wrongly (GCC bug 114098), so that weights are not repacked",
-            f"Build it with clang, a newer GCC, or: {_build(version, '-DCMAKE_CXX_FLAGS=-fno-dse')}",
-        )
+    if "AMX_INT8" in features and facts.get("amx_works") is False:
+        yield _about_amx(version, facts.get("gcc", ""))
+
+
+def _about_amx(version: str, gcc: str) -> Finding:
+    if not is_wrong_gcc(gcc):
+        return Finding("hint", "llama.cpp", "its kernels for AMX fail here, and are not used")
+    return Finding(
+        "hint",
+        "llama.cpp",
+        f"GCC {gcc} compiled its kernels for AMX wrongly (GCC bug 114098), so that they are not used",
+        f"Build it with clang, a newer GCC, or: {_build(version, _AMX)}",
+    )
 
 
 def is_wrong_gcc(version: str) -> bool:

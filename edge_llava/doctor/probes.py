@@ -17,9 +17,10 @@ _DRIVERS = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1",)
 
 
 def probe_llama_cpp() -> Facts:
-    """Version, the features that it was built with, its compiler, and its devices."""
+    """Version, the features that it was built with, its compiler, whether its AMX works here, and its devices."""
     import llama_cpp
 
+    from edge_llava.ggml.amx import can_use_amx
     from edge_llava.ggml.devices import list_devices
 
     yield {"version": llama_cpp.__version__}
@@ -28,6 +29,7 @@ def probe_llama_cpp() -> Facts:
     libraries = Path(llama_cpp.__file__).parent / "lib"
     compilers = [found[1].decode() for path in sorted(libraries.glob("libggml-cpu.so*")) if (found := _gcc_of(path))]
     yield {"gcc": compilers[0] if compilers else ""}
+    yield {"amx_works": can_use_amx()}
     yield {"devices": [asdict(device) for device in list_devices()]}
 
 

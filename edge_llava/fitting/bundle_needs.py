@@ -13,11 +13,11 @@ from edge_llava.bundle.vision_spec import VisionSpec, count_squares
 from edge_llava.fitting.needs import MAIN, MemoryNeeds, Part
 from edge_llava.ggml.devices import GgmlDevice, choose_devices, list_devices
 from edge_llava.ggml.gguf_header import GgufTensor, read_gguf_header
-from edge_llava.ggml.repacking import repacked_bytes
+from edge_llava.ggml.repacking import is_read, rearranged_weights, repacked_bytes
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.engine.kv_size import first_positions
 from edge_llava.runtime.language.dry_run import DryRun, dry_run
-from edge_llava.runtime.language.llama_params import can_repack, context_params, will_repack
+from edge_llava.runtime.language.llama_params import context_params, will_repack
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, n_ctx
 from edge_llava.runtime.vision.forms import image_forms
 from edge_llava.runtime.vision.image_encoder import tiles_at_once
@@ -112,7 +112,8 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     """
     language, decoder = bundle.manifest.language, options.decoder
     size = bundle.manifest.files["language"].bytes
-    rearranged = size if rearranged_bytes is None else rearranged_bytes
+    rearranged = 0 if decoder.repack is False else size if rearranged_bytes is None else rearranged_bytes
+    in_place = size - rearranged if rearranged_bytes is not None and 2 * rearranged > size else size  # see `is_read`
     cells = _whole_size(bundle, options)
     params = context_params(language, decoder, on_cpu=True, n_parallel=options.parallel)
     width = -(-language.n_embd // language.n_head) * language.n_head_kv
@@ -122,8 +123,8 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     compute = _used_bytes(language, decoder, cells, _MOST_WIDENING * language.n_embd, is_plain=is_plain)
     return MemoryNeeds(
         (
-            Part("weights", size, is_mapped=True),
-            Part("rearranged weights", rearranged if decoder.repack is not False and can_repack() else 0),
+            Part("weights", in_place, is_mapped=in_place == size),
+            Part("rearranged weights", rearranged),
             Part("KV cache", cache),
             Part("growth of the KV cache", int(_copied_share(bundle, options, cells) * cache)),
             Part("compute buffers", compute),
@@ -159,8 +160,14 @@ def _weights(tensors: Mapping[str, GgufTensor], bundle: Bundle, options: EngineO
         on_gpu["output.weight"] = tensors["token_embd.weight"]
     on_cpu = {name: tensor for name, tensor in tensors.items() if name not in on_gpu}
     whole = bundle.manifest.files["language"].bytes
-    yield Part("weights", _size(on_cpu) if on_gpu else whole, is_mapped=True)
-    if will_repack(options.decoder, tensors):
+    in_place = _size(on_cpu) if on_gpu else whole
+    if not will_repack(options.decoder, tensors, on_cpu=not devices):
+        yield Part("weights", in_place, is_mapped=True)
+    elif is_read(tensors) and not devices:
+        yield Part("weights", in_place - _size({name: tensors[name] for name in rearranged_weights(tensors)}))
+        yield Part("rearranged weights", repacked_bytes(tensors))
+    else:
+        yield Part("weights", in_place, is_mapped=True)
         yield Part("rearranged weights", repacked_bytes(on_cpu))
     for device, share in _shares(devices).items():
         yield Part("weights", int(_size(on_gpu) * share), device)

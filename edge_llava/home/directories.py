@@ -5,6 +5,7 @@ and nothing is kept.
 
 <home>/bundles/<name>/   bundles made without an explicit output directory
 <home>/default           name or absolute path of the default bundle, one line
+<home>/amx.json          whether llama.cpp's AMX works, see `edge_llava.ggml.amx`
 <home>/checked.json      digests already verified, by (path, size, mtime)
 <home>/history          what was typed in conversations, see `edge_llava.cli.conversation.history`; private (0600)
 <home>/conversation.json  the last one, see `edge_llava.cli.conversation.kept`; private (0600)

@@ -15,12 +15,13 @@ from edge_llava.device.profile import DeviceSettings, Goal, Profile
 from edge_llava.device.threads import default_threads, thread_choices
 from edge_llava.fitting.bundle_needs import used_devices
 from edge_llava.ggml.gguf_header import read_gguf_header
+from edge_llava.ggml.repacking import repacked_bytes
 from edge_llava.home.progress import ProgressCallback, ProgressEvent, silent
 from edge_llava.measuring.peak import measure_peak
 from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage, VisionFigures, VisionStage
 from edge_llava.measuring.together import measure_steps, most_captions
 from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
-from edge_llava.runtime.language.llama_params import can_repack, will_repack
+from edge_llava.runtime.language.llama_params import will_repack
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, device_facts, engine_options
 
 _VISION_SHARE, _TOGETHER_SHARE = 0.4, 0.25  # of the time for measuring
@@ -83,8 +84,10 @@ def tune(
     """
     bundle.verify_digests(trust_earlier=True, progress=progress)
     base, started, times = base or EngineOptions(), time.perf_counter(), read_cpu_times()
-    start = _default_settings(bundle, fitting or base)
-    may_repack = can_repack() and (fitting or base).decoder.repack is None
+    tensors = read_gguf_header(bundle.file("language")).tensors
+    decoder = (fitting or base).decoder
+    start = _default_settings(decoder, repack=will_repack(decoder, tensors, on_cpu=not used_devices(base)))
+    may_repack = decoder.repack is None and repacked_bytes(tensors) > 0
     with closing(VisionStage(bundle, base)) as stage:
         timer = _TimeProgress("measuring, image", _VISION_SHARE * seconds, progress)
         vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)
@@ -224,18 +227,17 @@ class _TimeProgress:
         self._progress(ProgressEvent(self._stage, self._total, self._total, "items"))
 
 
-def _default_settings(bundle: Bundle, base: EngineOptions) -> DeviceSettings:
+def _default_settings(decoder: DecoderOptions, *, repack: bool) -> DeviceSettings:
     options, n_threads = DecoderOptions(), default_threads()
-    tensors = read_gguf_header(bundle.file("language")).tensors
     return DeviceSettings(
         n_vision_threads=n_threads,
         vision_spinning=False,
         n_threads=n_threads,
-        repack=will_repack(base.decoder, tensors),
+        repack=repack,
         n_batch=options.n_batch,
         flash_attention=None,
         kv_type="auto",
-        n_gpu_layers=base.decoder.n_gpu_layers if base.decoder.n_gpu_layers >= 0 else None,
+        n_gpu_layers=decoder.n_gpu_layers if decoder.n_gpu_layers >= 0 else None,
     )
 
 

@@ -51,7 +51,8 @@ def dry_run(
     """
     devices, weights = prepare_load(path, spec, options)
     # only tensors that are not mapped can be left out, and none is rearranged
-    weights.no_alloc, weights.load_mode, weights.use_extra_bufts = True, llama_cpp.LLAMA_LOAD_MODE_NONE, False
+    weights.no_alloc, weights.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+    weights.use_extra_bufts, weights.tensor_buft_overrides = False, None
     params = context_params(spec, options, on_cpu=not devices, n_parallel=n_parallel)
     set_sizes(params, spec, options, n_parallel, n_cells)
     with heard_messages() as heard:

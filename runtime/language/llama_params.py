@@ -10,10 +10,12 @@ import llama_cpp
 
 from edge_llava.bundle.language_spec import LanguageSpec
 from edge_llava.device.threads import usable_threads
+from edge_llava.ggml.amx import has_amx
 from edge_llava.ggml.devices import GgmlDevice, device_array
 from edge_llava.ggml.gguf_header import GgufTensor
-from edge_llava.ggml.repacking import is_repacking_worthwhile
+from edge_llava.ggml.repacking import is_read, is_repacking_worthwhile, rearranged_weights
 from edge_llava.ggml.types import GgmlType
+from edge_llava.ggml.weight_buffers import buffer_overrides
 from edge_llava.runtime.options import DecoderOptions, n_ctx
 
 
@@ -30,23 +32,33 @@ def model_params(options: DecoderOptions, devices: Sequence[GgmlDevice], tensors
         params.devices = ctypes.addressof(device_array(tuple(device.name for device in devices)))
     if options.n_gpu_layers >= 0 or not devices:
         params.n_gpu_layers = options.n_gpu_layers if devices else 0
-    params.use_extra_bufts = will_repack(options, tensors)
+    if will_repack(options, tensors, on_cpu=not devices):
+        _rearrange_weights(params, tensors)
+        if is_read(tensors) and not devices:
+            params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
+    else:
+        params.use_extra_bufts = False
     return params
 
 
-def will_repack(options: DecoderOptions, tensors: Mapping[str, GgufTensor]) -> bool:
-    """Whether llama.cpp rearranges the weights of a file where it can."""
-    if not can_repack():
+def _rearrange_weights(params: Any, tensors: Mapping[str, GgufTensor]) -> None:
+    """Has those rearranged that can be."""
+    params.use_extra_bufts = not has_amx()  # llama.cpp would use AMX for whatever it can, even where it does not work
+    if has_amx():
+        params.tensor_buft_overrides = ctypes.addressof(buffer_overrides(tuple(rearranged_weights(tensors).items())))
+
+
+def will_repack(options: DecoderOptions, tensors: Mapping[str, GgufTensor], *, on_cpu: bool) -> bool:
+    """Whether weights of a file are rearranged where they can be; beside GPUs, a build with AMX leaves all in place.
+
+    Args:
+        options: Device settings.
+        tensors: Of the file, by name.
+        on_cpu: Whether nothing is computed on a GPU.
+    """
+    if has_amx() and not on_cpu:
         return False
     return is_repacking_worthwhile(tensors) if options.repack is None else options.repack
-
-
-def can_repack() -> bool:
-    """Whether weights may be repacked: not where llama.cpp was built with AMX kernels, which come with it.
-
-    GCC before 12.4 and 13.3 compiles their set-up wrongly (its bug 114098), and the first product kills the process.
-    """
-    return b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
 
 
 def context_params(spec: LanguageSpec, options: DecoderOptions, *, on_cpu: bool, n_parallel: int = 1) -> Any:
@@ -91,6 +103,9 @@ def set_sizes(params: Any, spec: LanguageSpec, options: DecoderOptions, n_parall
 
 def decisive_settings(weights: Any, context: Any) -> dict[str, int]:
     """Of the parameters of both, what decides which numbers are computed."""
-    of_weights = {name: int(getattr(weights, name)) for name in ("n_gpu_layers", "use_extra_bufts")}
+    of_weights = {
+        "n_gpu_layers": int(weights.n_gpu_layers),
+        "repack": int(bool(weights.use_extra_bufts or weights.tensor_buft_overrides)),
+    }
     names = ("type_k", "type_v", "flash_attn_type", "n_batch", "n_ubatch")
     return of_weights | {name: int(getattr(context, name)) for name in names}

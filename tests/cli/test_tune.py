@@ -15,6 +15,9 @@ from edge_llava.bundle.bundle import Bundle
 from edge_llava.cli.options import EngineChoice
 from edge_llava.device.facts import count_cpus, this_device
 from edge_llava.device.profile import DeviceSettings, Profile, find_profile, profile_path, save_profile
+from edge_llava.doctor.children import Outcome
+from edge_llava.doctor.processor import Processor
+from edge_llava.doctor.system import this_system
 
 pytestmark = pytest.mark.convert
 SETTINGS = DeviceSettings(3, False, 5, False, 96, False, "auto")
@@ -175,3 +178,16 @@ def test_answers_do_not_depend_on_it(run, profiled, seeded_q4, photo):
 def test_bad_input(run, arguments, code):
     result = run("tune", *arguments)
     assert (result.code, result.out) == (code, "")
+
+
+def test_says_that_another_build_would_be_faster(run, seeded_q4, monkeypatch):
+    facts = {"version": "0.3.36", "features": ["AVX2"], "gcc": "12.2", "amx_works": False}
+    monkeypatch.setattr("edge_llava.doctor.children.run_probes", lambda *_, **__: {"llama.cpp": Outcome(facts)})
+    system = dataclasses.replace(
+        this_system(), processor=Processor("Xeon", frozenset({"AVX2", "AVX512_VNNI", "AMX_INT8"}), 0, 0)
+    )
+    monkeypatch.setattr("edge_llava.doctor.system.this_system", lambda: system)
+    result = run("tune", "-m", str(seeded_q4), "--seconds", "1")
+    assert result.code == 0
+    assert "this processor has AMX_INT8, AVX512_VNNI, which llama.cpp was built without." in result.err
+    assert 'CMAKE_ARGS="-DCMAKE_CXX_FLAGS=-fno-dse" pip install --force-reinstall' in result.err

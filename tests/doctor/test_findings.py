@@ -23,8 +23,9 @@ VULKAN = {**CPU, "name": "Vulkan0", "kind": "igpu", "backend": "Vulkan", "descri
 NO_DRIVER = Outcome({})
 
 
-def llama(*features, devices=(CPU,), gcc="14.2", failure=""):
-    return Outcome({"version": "0.3.36", "features": features, "devices": devices, "gcc": gcc}, failure)
+def llama(*features, devices=(CPU,), gcc="14.2", amx_works=False, failure=""):
+    facts = {"version": "0.3.36", "features": features, "devices": devices, "gcc": gcc, "amx_works": amx_works}
+    return Outcome(facts, failure)
 
 
 def onnx(providers, cuda="", failure="", trying=""):
@@ -167,10 +168,14 @@ def test_a_build_for_an_older_processor(system, laptop):
 
 def test_amx_that_was_compiled_wrongly(system):
     files = {"proc/cpuinfo": "flags : avx amx_int8"}
-    assert len(list(find_about_llama(system(files), llama("AVX")))) == 1  # the AMX that is missing is no loss
-    (_, hint) = find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc="12.2"))
+    (_, hint) = find_about_llama(system(files), llama("AVX"))
+    assert ("AMX_INT8, which llama.cpp was built without" in hint.text, "-fno-dse" in hint.advice) == (True, True)
+    (_, hint) = find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc="12.2", amx_works=False))
     assert (hint.level, "bug 114098" in hint.text, "-fno-dse" in hint.advice) == ("hint", True, True)
-    assert len(list(find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc="12.4")))) == 1
+    (_, hint) = find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc="12.4", amx_works=False))
+    assert (hint.level, "fail here" in hint.text, hint.advice) == ("hint", True, "")
+    for gcc in ("12.2", "12.4"):  # a build by the former that was told how
+        assert len(list(find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc=gcc, amx_works=True)))) == 1
     versions = ["", "11.4", "12.3", "12.4", "13.2", "13.3", "14.1"]
     assert [is_wrong_gcc(version) for version in versions] == [False, True, True, False, True, False, False]
 

@@ -183,6 +183,25 @@ def test_installs_cuda_where_it_is_asked_for(environment):
     assert {"torch-2.0", "nvidia_cublas-1.0"} <= installed
 
 
+@pytest.mark.parametrize(
+    ("flags", "chosen", "expected"),
+    [
+        ("fpu avx512f amx_int8 amx_tile", None, "-DCMAKE_CXX_FLAGS=-fno-dse"),
+        ("fpu avx512f amx_int8 amx_tile", "-DGGML_CUDA=on", "-DGGML_CUDA=on"),
+        ("fpu avx2", None, None),
+    ],
+)
+def test_has_amx_compiled_rightly(install, tmp_path, monkeypatch, flags, chosen, expected):
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    if chosen:
+        monkeypatch.setenv("CMAKE_ARGS", chosen)
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    install.choose_compiler_flags(tmp_path / "cpuinfo")
+    assert os.environ.get("CMAKE_ARGS") == expected
+    install.choose_compiler_flags(tmp_path / "missing")
+    assert os.environ.get("CMAKE_ARGS") == expected
+
+
 def test_ends_with_pips_exit_code_and_without_a_traceback(environment):
     run, _ = run_install(environment, "no-such-package")
     assert run.returncode == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 
+import llama_cpp
 import pytest
 
 from edge_llava.bundle.bundle import Bundle
@@ -13,9 +15,11 @@ from edge_llava.ggml.repacking import is_repacking_worthwhile, repacked_bytes
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.language import llama_params
 from edge_llava.runtime.language.decoder import Decoder
+from edge_llava.runtime.language.llama_params import model_params
 from edge_llava.runtime.options import DecoderOptions
 
 ARM, AVX2, AVX512, OTHER = ("dotprod",), ("avx2",), ("avx2", "avx512"), ()
+AMX = (*AVX512, "amx")
 
 
 def weights(**rows: int) -> Mapping[str, GgufTensor]:
@@ -36,15 +40,38 @@ def weights(**rows: int) -> Mapping[str, GgufTensor]:
         (AVX2, {"Q4_0": 128, "Q4_K": 512}, False),
         (ARM, {"Q4_K": 512, "Q6_K": 128}, True),
         (ARM, {"Q8_0": 512}, True),
+        (AMX, {"Q4_K": 512, "Q6_K": 128}, True),
+        (AMX, {"Q4_K": 72, "Q2_K": 512}, False),
     ],
 )
 def test_where_an_image_is_not_slower_for_it(monkeypatch, instructions, rows, expected):
     monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
+    monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
     assert is_repacking_worthwhile(weights(**rows)) is expected
+
+
+@pytest.mark.parametrize(
+    ("instructions", "rows", "expected"),
+    [
+        (AVX2, {"Q4_K": 512, "Q6_K": 128}, True),
+        (AMX, {"Q4_K": 512, "Q6_K": 128}, True),
+        (AVX2, {"Q4_K": 512, "Q6_K": 4096}, False),
+        (OTHER, {"Q4_K": 512}, False),
+    ],
+)
+def test_what_is_mostly_rearranged_is_read_and_not_mapped(monkeypatch, instructions, rows, expected):
+    monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
+    monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
+    monkeypatch.setattr(llama_params, "buffer_overrides", lambda buffers: ctypes.c_void_p())  # AMX may not be there
+    tensors = {name: tensor for name, tensor in weights(**rows).items() if name != "token_embd.weight"}
+    params = model_params(DecoderOptions(repack=True), (), tensors)
+    assert (params.load_mode == llama_cpp.LLAMA_LOAD_MODE_NONE) is expected
+    assert model_params(DecoderOptions(repack=False), (), tensors).load_mode != llama_cpp.LLAMA_LOAD_MODE_NONE
 
 
 def test_what_cannot_be_rearranged_takes_no_memory(monkeypatch):
     monkeypatch.setattr(repacking, "_has", lambda name: name in OTHER)
+    monkeypatch.setattr(repacking, "can_use_amx", lambda: False)
     assert repacked_bytes(weights(Q4_K=512, Q4_0=512)) == 0
 
 
@@ -54,9 +81,9 @@ def test_a_decoder_does_what_is_said(seeded_q4, monkeypatch, repack):
     tensors = read_gguf_header(bundle.file("language")).tensors
     for is_worthwhile in (True, False):
         monkeypatch.setattr(llama_params, "is_repacking_worthwhile", lambda given, said=is_worthwhile: said)
-        wanted = llama_params.can_repack() and (is_worthwhile if repack is None else repack)
-        assert llama_params.will_repack(DecoderOptions(repack=repack), tensors) is wanted
+        wanted = is_worthwhile if repack is None else repack
+        assert llama_params.will_repack(DecoderOptions(repack=repack), tensors, on_cpu=True) is wanted
         path, options = bundle.file("language"), DecoderOptions(n_ctx=64, n_threads=1, repack=repack)
         decoder = Decoder(path, bundle.manifest.language, options)
-        assert decoder.settings["use_extra_bufts"] == wanted
+        assert decoder.settings["repack"] == wanted
         decoder.close()
