@@ -16,6 +16,7 @@ from edge_llava.device.cpu_times import CpuTimes, n_free, read_cpu_times
 _WINDOW_S = 0.2  # the system counts in steps of 0.01 s
 _SPARE = 0.4  # of a CPU: with so much less than a whole one, another thread is still worth it
 _N_BEFORE_MORE = 2  # windows in a row: a program that pauses is soon back
+_PAUSE_S, _OWN_SHARE = 1.0, 0.1  # a window so long, of which this process computed so little, is a pause
 
 
 class ThreadCount:
@@ -51,10 +52,15 @@ class ThreadCount:
     def update(self) -> bool:
         """Looks at what other programs took since it was last called, if that is not too short.
 
+        What they did in a pause, in which nothing was computed here, is past. The next window then decides by itself.
+
         Returns:
             Whether `n` has changed.
         """
         if self._before is None or self._clock() - self._before.at_s < _WINDOW_S or (now := self._read()) is None:
+            return False
+        if _is_pause(self._before, now):
+            self._before, self._n_calm = now, _N_BEFORE_MORE - 1
             return False
         wanted = math.floor(n_free(now.others_since(self._before)) + _SPARE)
         wanted, before, self._before = max(1, min(self._n_most, wanted)), self.n, now
@@ -62,3 +68,8 @@ class ThreadCount:
         if wanted < before or self._n_calm >= _N_BEFORE_MORE:
             self.n, self._n_calm = wanted, 0
         return self.n != before
+
+
+def _is_pause(before: CpuTimes, now: CpuTimes) -> bool:
+    seconds = now.at_s - before.at_s
+    return seconds > _PAUSE_S and now.own_s - before.own_s < _OWN_SHARE * seconds

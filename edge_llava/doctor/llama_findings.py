@@ -78,6 +78,13 @@ def find_about_build(system: System, facts: Mapping[str, Any]) -> Iterator[Findi
             f"this processor has {', '.join(sorted(missing))}, which llama.cpp was built without",
             f"Build it for this processor: {_build(version, *settings)}" + (f"; {words}" if words else ""),
         )
+    if facts.get("gcc") and "OPENMP" not in features:  # which every GCC has
+        yield Finding(
+            "hint",
+            "llama.cpp",
+            "it was built without OpenMP, and starts its threads anew for every token",
+            f"Build it with it: {_build(version, '-DGGML_OPENMP=on')}",
+        )
     if "AMX_INT8" in features and facts.get("amx_works") is False:
         yield _about_amx(version, facts.get("gcc", ""))
 

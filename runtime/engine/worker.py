@@ -136,6 +136,7 @@ class Worker:
             self._compute(StepPlan([(job, job.next_token()) for job in self.running], [], []))
 
     def _fill_places(self) -> None:
+        self._decoder.note_others()  # before the image is encoded, which shows what they take
         if self._queue.has_question:
             self._make_place()
         while self._has_place and (job := self._queue.take()) is not None:

@@ -304,9 +304,13 @@ class Decoder(LanguageModel):
         batch.n_tokens = n
         return ends
 
-    def _run(self, batch: Any, parts: Sequence[_Part]) -> None:
+    def note_others(self) -> None:
+        """Looks at what other programs do, by which the number of threads is chosen; also at the start of a turn."""
         if self._threads.update():
             self._set_threads()
+
+    def _run(self, batch: Any, parts: Sequence[_Part]) -> None:
+        self.note_others()
         status = llama_cpp.llama_decode(self.context, batch)
         if status == 0:
             for sequence, added in parts:

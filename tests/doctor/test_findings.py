@@ -24,8 +24,8 @@ NO_DRIVER = Outcome({})
 
 
 def llama(*features, devices=(CPU,), gcc="14.2", amx_works=False, failure=""):
-    facts = {"version": "0.3.36", "features": features, "devices": devices, "gcc": gcc, "amx_works": amx_works}
-    return Outcome(facts, failure)
+    facts = {"version": "0.3.36", "features": [*features, "OPENMP"], "devices": devices, "gcc": gcc}
+    return Outcome(facts | {"amx_works": amx_works}, failure)
 
 
 def onnx(providers, cuda="", failure="", trying=""):
@@ -178,6 +178,12 @@ def test_amx_that_was_compiled_wrongly(system):
         assert len(list(find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc=gcc, amx_works=True)))) == 1
     versions = ["", "11.4", "12.3", "12.4", "13.2", "13.3", "14.1"]
     assert [is_wrong_gcc(version) for version in versions] == [False, True, True, False, True, False, False]
+
+
+def test_a_build_without_openmp(system):
+    (_, hint) = find_about_llama(system({}), Outcome({"version": "0.3.36", "features": ["AVX"], "gcc": "14.2"}))
+    assert (hint.level, "without OpenMP" in hint.text, "-DGGML_OPENMP=on" in hint.advice) == ("hint", True, True)
+    (_,) = find_about_llama(system({}), Outcome({"version": "0.3.36", "features": ["NEON"], "gcc": ""}))  # a Mac's
 
 
 def test_gpus_that_the_build_cannot_use(system, laptop, jetson, mac):

@@ -60,6 +60,35 @@ def test_threads_that_are_not_all_needed_leave_room() -> None:
     assert numbers(N_CPUS - 1, 1.0) == [N_CPUS - 1]
 
 
+def moments(*windows: tuple[float, float, float]) -> tuple[CpuTimes, Iterator[CpuTimes]]:
+    """The first reading, and the others: after so many seconds, in which others and this process took so many CPUs."""
+    at, busy, own, found = 50.0, 100.0, 7.0, []
+    for seconds, others, ours in ((0.0, 0.0, 0.0), *windows):
+        at, busy, own = at + seconds, busy + seconds * (others + ours), own + seconds * ours
+        found.append(CpuTimes(at, busy, own))
+    return found[0], iter(found[1:])
+
+
+@pytest.mark.skipif(N_CPUS < 2, reason="one CPU has one thread")
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ([(0.5, 0, 1), (60, N_CPUS, 0), (0.4, 0, 1)], [N_CPUS] * 3),  # a build ran, and is done when the question comes
+        ([(0.5, N_CPUS, 1), (60, N_CPUS, 0), (0.4, 0, 1)], [1, 1, N_CPUS]),
+        ([(0.5, 0, 1), (60, 0, 0), (0.4, N_CPUS, 1)], [N_CPUS, N_CPUS, 1]),  # it was begun meanwhile
+        ([(0.5, 0, 1), (10, N_CPUS, 0.2)], [N_CPUS, 1]),  # a long step beside many others is no pause
+    ],
+)
+def test_what_others_did_in_a_pause_does_not_count(windows, expected) -> None:
+    before, readings = moments(*windows)
+    threads = ThreadCount(N_CPUS, before=before, read=lambda: next(readings), clock=lambda: 1000.0)
+    found = [threads.n]
+    for _ in expected[1:]:
+        threads.update()
+        found.append(threads.n)
+    assert found == expected
+
+
 def test_a_fixed_number_stays() -> None:
     readings = counters(9, 9)
     threads = ThreadCount(4, adapts=False, before=next(readings), read=lambda: next(readings))
