@@ -1,7 +1,7 @@
 """Which weights llama.cpp rearranges for the CPU when it loads a model, and whether that is worthwhile.
 
 Source: ggml_repack_get_optimal_repack_type in ggml/src/ggml-cpu/repack.cpp, ggml_tiled_supported in
-ggml/src/ggml-cpu/tiled/tiled.cpp.
+ggml/src/ggml-cpu/tiled/tiled.cpp, supports_op in ggml/src/ggml-cpu/amx/amx.cpp, get_row_size in its mmq.cpp.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from edge_llava.measuring.stages import N_ANSWER, LanguageFigures, LanguageStage
 from edge_llava.measuring.together import measure_steps, most_captions
 from edge_llava.measuring.trials import Coordinate, Trial, Trials, descend
 from edge_llava.runtime.language.llama_params import will_repack
+from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions, EngineOptions, device_facts, engine_options
 
 _VISION_SHARE, _TOGETHER_SHARE = 0.4, 0.25  # of the time for measuring
@@ -120,7 +121,8 @@ def tune(
     token_s = chosen.median(lambda run: 1 / run.decode_tps)
     steps = {}
     if goal != "memory" and time.perf_counter() + prefill_s < started + seconds:
-        steps = measure_steps(bundle, engine_options(settings, base), n_positions, started + _OVERTIME * seconds)
+        together, deadline = engine_options(settings, base), started + _OVERTIME * seconds
+        steps = run_aside(lambda: measure_steps(bundle, together, n_positions, deadline))
     parallel = most_captions(steps, token_s, encode_s + prefill_s)
     files = bundle.manifest.files
     language_sha256, vision_sha256 = files["language"].sha256, files["vision"].sha256

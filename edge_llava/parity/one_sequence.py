@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_llava.runtime.language.decoder import Decoder, RowChunk, TokenChunk
+from edge_llava.runtime.lifetime.work_thread import WorkThread
 
 
 class OneSequence:
     """Prefill and decode of one sequence, which begins empty.
+
+    Like the engine, it computes on a thread of its own: on the caller's, ONNX Runtime or torch may have set up the AMX
+    unit for themselves, which ggml does not notice.
 
     Attributes:
         decoder: What computes it; nothing else uses it at the same time.
@@ -19,6 +25,7 @@ class OneSequence:
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
+        self._thread = WorkThread("edge-llava-sequence")
         self._sequence = decoder.sequences.claim([])
         self.truncate(0)
 
@@ -41,7 +48,7 @@ class OneSequence:
         for start in range(0, len(tokens), n_batch):
             chunk = tokens[start : start + n_batch]
             is_last = start + len(chunk) == len(tokens)
-            self.decoder.decode_tokens([TokenChunk(self._sequence, chunk, is_last)])
+            self._compute(self.decoder.decode_tokens, [TokenChunk(self._sequence, chunk, is_last)])
 
     def prefill_rows(self, rows: NDArray[np.float32]) -> None:
         """Appends the rows of an image, float32 (n, n_embd).
@@ -51,7 +58,8 @@ class OneSequence:
         """
         rows, n_batch = np.ascontiguousarray(rows), self.decoder.n_batch
         for start in range(0, len(rows), n_batch):
-            self.decoder.decode_rows([RowChunk(self._sequence, rows[start : start + n_batch], "image", start)])
+            chunk = RowChunk(self._sequence, rows[start : start + n_batch], "image", start)
+            self._compute(self.decoder.decode_rows, [chunk])
 
     def decode(self, token: int) -> None:
         """Appends one token; its logits can be read.
@@ -59,8 +67,15 @@ class OneSequence:
         Raises:
             BackendError: If llama.cpp fails.
         """
-        self.decoder.decode_tokens([TokenChunk(self._sequence, (token,), is_last=True)])
+        self._compute(self.decoder.decode_tokens, [TokenChunk(self._sequence, (token,), is_last=True)])
 
     def logits(self) -> NDArray[np.float32]:
         """Returns a copy of the last position's logits (n_vocab,), float32."""
         return self.decoder.logits()
+
+    def _compute(self, work: Callable[[Any], Any], chunks: Sequence[RowChunk | TokenChunk]) -> None:
+        future = self._thread.submit(work, chunks)
+        try:
+            future.result()
+        finally:
+            futures.wait([future])  # Ctrl-C does not free what is being computed with

@@ -11,8 +11,10 @@ import pytest
 from edge_llava import demo
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.ggml import amx
+from edge_llava.parity.one_sequence import OneSequence
+from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.lifetime.work_thread import run_aside
-from edge_llava.runtime.options import EngineOptions
+from edge_llava.runtime.options import DecoderOptions, EngineOptions
 from edge_llava.runtime.vision.encoder import VisionEncoder
 
 PYTHON = sys.executable
@@ -107,6 +109,28 @@ def test_the_tower_leaves_the_unit_of_a_thread_alone():
         return before, amx.is_product_right()
 
     assert run_aside(multiply_around_an_image) == (True, True)
+
+
+def test_a_sequence_does_not_compute_where_others_did():
+    if not amx.can_use_amx():
+        pytest.skip("there is no AMX that works")
+    bundle = Bundle.open(demo.BUNDLE)
+    size, options = bundle.manifest.vision.image_size, EngineOptions(n_vision_threads=1, vision_provider="cpu")
+    encoder = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, options)
+    decoder = Decoder(bundle.file("language"), bundle.manifest.language, DecoderOptions(n_ctx=128, n_threads=1))
+
+    def read_before_and_after_an_image():
+        sequence, found = OneSequence(decoder), []
+        for _ in range(2):
+            sequence.truncate(0)
+            sequence.prefill_tokens(list(range(5, 69)))
+            found.append(sequence.logits())
+            encoder._session.run(["patch_features"], {"pixel_values": np.zeros((1, 3, size, size), np.float32)})
+        return found
+
+    before, after = run_aside(read_before_and_after_an_image)
+    decoder.close()
+    assert np.array_equal(before, after)
 
 
 def test_the_real_child_comes_to_a_verdict():
