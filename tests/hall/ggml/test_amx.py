@@ -140,4 +140,4 @@ def test_the_real_child_comes_to_a_verdict():
     if not amx.has_amx():
         assert said == "wrong"
     if said == "right":
-        assert amx.is_product_right()
+        assert run_aside(amx.is_product_right)
