@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Calibration:
         """Measures how close a graph is to float32."""
         session = self.open(path)
         cosines = [
-            row_cosines(session.run(["patch_features"], {"pixel_values": pixels})[0], features)
+            row_cosines(_encode(session, {"pixel_values": pixels}), features)
             for pixels, features in zip(self.pixels, self.features, strict=True)
         ]
         return _summarize(cosines)
@@ -229,10 +230,20 @@ class _Steps:
         def measure(index: int) -> float:
             switches = np.zeros(len(self._exported.matmuls), np.float32)
             switches[index] = 1
-            (ours,) = session.run(["patch_features"], {"pixel_values": pixels, SWITCHES: switches})
+            ours = _encode(session, {"pixel_values": pixels, SWITCHES: switches})
             return _summarize([row_cosines(ours, features)]).spent
 
         return measure
+
+
+def _encode(session: Any, feeds: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Runs a session, on a thread of its own, for the sake of what llama.cpp may compute on the caller's.
+
+    Both set up the AMX unit of the thread, and llama.cpp does not notice that another did.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        (features,) = thread.submit(session.run, ["patch_features"], feeds).result()
+    return np.asarray(features)
 
 
 def _summarize(cosines: Sequence[NDArray[np.float64]]) -> Fidelity:
