@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ _LIMIT_S = 60
 _RIGHT, _WRONG = "right", "wrong"
 _P, _SIZE, _INT64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
 _F32, _Q4_0 = 0, 2  # ggml_type
+_CRASHES = {getattr(signal, name, 0) for name in ("SIGILL", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT", "SIGTRAP")} - {0}
 _WIDTH = 64  # of all matrices; also the number of rows, more than the kernels for few
 _ROOM = 1 << 20  # for a few tensors and a graph, without their numbers
 
@@ -92,8 +94,8 @@ def _try_in_child() -> str:
         return ""
     if done.returncode == 0:
         return _RIGHT if done.stdout.split()[-1:] == [_RIGHT] else _WRONG
-    was_ended = done.returncode < 0 or done.returncode > 0xFFFF  # by a signal, or by an exception of Windows
-    return _WRONG if was_ended else ""
+    crashed = -done.returncode in _CRASHES or done.returncode > 0xFFFF  # an exception of Windows
+    return _WRONG if crashed else ""
 
 
 class _InitParams(ctypes.Structure):

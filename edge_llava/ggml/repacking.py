@@ -14,6 +14,7 @@ from edge_llava.ggml.amx import can_use_amx
 from edge_llava.ggml.gguf_header import GgufTensor
 from edge_llava.ggml.library import bind
 from edge_llava.ggml.types import GgmlType
+from edge_llava.ggml.weight_buffers import find_weight_buffers
 
 # By type, the instructions that it needs, any of them, and what the number of rows must be a multiple of.
 _RULES: Mapping[int, Mapping[str, int]] = {
@@ -46,14 +47,14 @@ def rearranged_weights(tensors: Mapping[str, GgufTensor]) -> Mapping[str, str]:
     With AMX that works, "AMX" holds what it multiplies faster. Otherwise it is "CPU_REPACK". The embedding is never
     among them.
     """
-    has_unit = can_use_amx()
-    found = {}
+    present, found = find_weight_buffers(), {}
+    has_unit = "AMX" in present and can_use_amx()
     for name, tensor in tensors.items():
         if len(tensor.shape) != 2 or name == "token_embd.weight":
             continue
         if has_unit and tensor.type_id in _AMX and tensor.shape[1] % _AMX_ROWS == 0:
             found[name] = "AMX"
-        elif _is_repacked(tensor):
+        elif "CPU_REPACK" in present and _is_repacked(tensor):
             found[name] = "CPU_REPACK"
     return found
 

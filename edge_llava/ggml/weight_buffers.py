@@ -31,6 +31,8 @@ def find_weight_buffers() -> Mapping[str, int]:
         BackendError: If the library lacks a function.
     """
     device = bind("ggml_backend_dev_by_type", _P, [ctypes.c_int])(_CPU)
+    if not device:  # of a build whose backends are files that were not loaded
+        return {}
     registry = bind("ggml_backend_dev_backend_reg", _P, [_P])(device)
     find = bind("ggml_backend_reg_get_proc_address", _P, [_P, _TEXT])
     address = find(registry, b"ggml_backend_dev_get_extra_bufts")

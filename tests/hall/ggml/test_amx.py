@@ -63,7 +63,10 @@ def test_another_build_or_machine_is_tried_again(home, tmp_path, monkeypatch, ch
     assert ask_again() is True
 
 
-@pytest.mark.parametrize("program", ["raise SystemExit(1)", "raise SystemExit('No module named edge_llava')"])
+STOPPED = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.parametrize("program", ["raise SystemExit(1)", STOPPED, "raise SystemExit('No module named edge_llava')"])
 def test_what_could_not_be_tried_is_not_kept(home, tmp_path, monkeypatch, program):
     pretend_child(monkeypatch, tmp_path, program)
     assert amx.can_use_amx() is False

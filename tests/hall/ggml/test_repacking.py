@@ -11,7 +11,7 @@ import pytest
 from edge_llava.bundle.bundle import Bundle
 from edge_llava.ggml import repacking
 from edge_llava.ggml.gguf_header import GgufTensor, read_gguf_header
-from edge_llava.ggml.repacking import is_repacking_worthwhile, repacked_bytes
+from edge_llava.ggml.repacking import is_repacking_worthwhile, rearranged_weights, repacked_bytes
 from edge_llava.ggml.types import GgmlType
 from edge_llava.runtime.language import llama_params
 from edge_llava.runtime.language.decoder import Decoder
@@ -47,6 +47,7 @@ def weights(**rows: int) -> Mapping[str, GgufTensor]:
 def test_where_an_image_is_not_slower_for_it(monkeypatch, instructions, rows, expected):
     monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
     monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
+    monkeypatch.setattr(repacking, "find_weight_buffers", lambda: {"AMX": 1, "CPU_REPACK": 2})
     assert is_repacking_worthwhile(weights(**rows)) is expected
 
 
@@ -62,11 +63,21 @@ def test_where_an_image_is_not_slower_for_it(monkeypatch, instructions, rows, ex
 def test_what_is_mostly_rearranged_is_read_and_not_mapped(monkeypatch, instructions, rows, expected):
     monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
     monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
+    monkeypatch.setattr(repacking, "find_weight_buffers", lambda: {"AMX": 1, "CPU_REPACK": 2})
     monkeypatch.setattr(llama_params, "buffer_overrides", lambda buffers: ctypes.c_void_p())  # AMX may not be there
     tensors = {name: tensor for name, tensor in weights(**rows).items() if name != "token_embd.weight"}
     params = model_params(DecoderOptions(repack=True), (), tensors)
     assert (params.load_mode == llama_cpp.LLAMA_LOAD_MODE_NONE) is expected
     assert model_params(DecoderOptions(repack=False), (), tensors).load_mode != llama_cpp.LLAMA_LOAD_MODE_NONE
+
+
+@pytest.mark.parametrize("present", [{}, {"AMX": 1}, {"CPU_REPACK": 2}])
+def test_only_buffers_that_are_there_are_named(monkeypatch, present):
+    """A build may lack one, and a sandbox may forbid AMX where it worked before."""
+    monkeypatch.setattr(repacking, "_has", lambda name: name in AMX)
+    monkeypatch.setattr(repacking, "can_use_amx", lambda: True)
+    monkeypatch.setattr(repacking, "find_weight_buffers", lambda: present)
+    assert set(rearranged_weights(weights(Q4_K=512, Q2_K=64)).values()) == present.keys()
 
 
 def test_what_cannot_be_rearranged_takes_no_memory(monkeypatch):
