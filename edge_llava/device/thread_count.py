@@ -16,7 +16,6 @@ from edge_llava.device.cpu_times import CpuTimes, n_free, read_cpu_times
 _WINDOW_S = 0.2  # the system counts in steps of 0.01 s
 _SPARE = 0.4  # of a CPU: with so much less than a whole one, another thread is still worth it
 _N_BEFORE_MORE = 2  # windows in a row: a program that pauses is soon back
-_PAUSE_S, _OWN_SHARE = 1.0, 0.1  # a window so long, of which this process computed so little, is a pause
 
 
 class ThreadCount:
@@ -47,19 +46,26 @@ class ThreadCount:
         self._read, self._clock = read, clock
         self._before = (before or read()) if adapts and n_most > 1 else None
         self._n_calm = 0  # windows in a row that had room for more
+        self._paused_at_s: float | None = None
         self.update()
+
+    def pause(self) -> None:
+        """Nothing is computed until `update` is called again. What others do meanwhile is past by then."""
+        self.update()
+        self._paused_at_s = self._clock()
 
     def update(self) -> bool:
         """Looks at what other programs took since it was last called, if that is not too short.
 
-        What they did in a pause, in which nothing was computed here, is past. The next window then decides by itself.
+        After a pause, a new window begins, which decides by itself.
 
         Returns:
             Whether `n` has changed.
         """
+        paused_at_s, self._paused_at_s = self._paused_at_s, None
         if self._before is None or self._clock() - self._before.at_s < _WINDOW_S or (now := self._read()) is None:
             return False
-        if _is_pause(self._before, now):
+        if paused_at_s is not None and self._clock() - paused_at_s >= _WINDOW_S:
             self._before, self._n_calm = now, _N_BEFORE_MORE - 1
             return False
         wanted = math.floor(n_free(now.others_since(self._before)) + _SPARE)
@@ -68,8 +74,3 @@ class ThreadCount:
         if wanted < before or self._n_calm >= _N_BEFORE_MORE:
             self.n, self._n_calm = wanted, 0
         return self.n != before
-
-
-def _is_pause(before: CpuTimes, now: CpuTimes) -> bool:
-    seconds = now.at_s - before.at_s
-    return seconds > _PAUSE_S and now.own_s - before.own_s < _OWN_SHARE * seconds

@@ -69,34 +69,45 @@ def find_about_build(system: System, facts: Mapping[str, Any]) -> Iterator[Findi
             f"Build it for this processor: {_build(version)}",
         )
     missing = system.processor.features - features
+    has_wrong_amx = "AMX_INT8" in features and facts.get("amx_works") is False
+    lacks_openmp = bool(facts.get("gcc")) and "OPENMP" not in features  # which every GCC has
+    # all that is advised, so that one command does not undo another
+    settings = [_AMX] if "AMX_INT8" in missing or has_wrong_amx else []
+    settings += ["-DGGML_OPENMP=on"] * lacks_openmp
+    settings += [f"-DGGML_{name.upper()}=on" for name in _backends(facts)]
     if missing:
         words = "no SOURCE_DATE_EPOCH may be set, which it is" if "SOURCE_DATE_EPOCH" in os.environ else ""
-        settings = [_AMX] if "AMX_INT8" in missing else []
         yield Finding(
             "hint",
             "llama.cpp",
             f"this processor has {', '.join(sorted(missing))}, which llama.cpp was built without",
             f"Build it for this processor: {_build(version, *settings)}" + (f"; {words}" if words else ""),
         )
-    if facts.get("gcc") and "OPENMP" not in features:  # which every GCC has
+    if lacks_openmp:
         yield Finding(
             "hint",
             "llama.cpp",
             "it was built without OpenMP, and starts its threads anew for every token",
-            f"Build it with it: {_build(version, '-DGGML_OPENMP=on')}",
+            f"Build it with OpenMP: {_build(version, *settings)}",
         )
-    if "AMX_INT8" in features and facts.get("amx_works") is False:
-        yield _about_amx(version, facts.get("gcc", ""))
+    if has_wrong_amx:
+        yield _about_amx(facts.get("gcc", ""), _build(version, *settings))
 
 
-def _about_amx(version: str, gcc: str) -> Finding:
+def _backends(facts: Mapping[str, Any]) -> list[str]:
+    """Those of the GPUs that llama.cpp can use: "CUDA"."""
+    devices = facts.get("devices", ())
+    return list(dict.fromkeys(device["backend"] for device in devices if device["kind"] in ("gpu", "igpu")))
+
+
+def _about_amx(gcc: str, command: str) -> Finding:
     if not is_wrong_gcc(gcc):
         return Finding("hint", "llama.cpp", "its kernels for AMX fail here, and are not used")
     return Finding(
         "hint",
         "llama.cpp",
         f"GCC {gcc} compiled its kernels for AMX wrongly (GCC bug 114098), so that they are not used",
-        f"Build it with clang, a newer GCC, or: {_build(version, _AMX)}",
+        f"Build it with clang, a newer GCC, or: {command}",
     )
 
 

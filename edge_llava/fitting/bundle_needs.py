@@ -102,18 +102,18 @@ def _tensors(path: Path) -> Mapping[str, GgufTensor]:
     return read_gguf_header(path).tensors
 
 
-def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int | None = None) -> MemoryNeeds:
+def estimate_needs(
+    bundle: Bundle, options: EngineOptions, tensors: Mapping[str, GgufTensor] | None = None
+) -> MemoryNeeds:
     """As `predict_needs`, at once: from the manifest alone, for the CPU, and rather too much than too little.
 
     Args:
         bundle: Its files need not exist.
         options: How it would be loaded.
-        rearranged_bytes: Of weights that llama.cpp rearranges, if it does; None: all may be.
+        tensors: Of the language model, by name; None: any may be rearranged.
     """
     language, decoder = bundle.manifest.language, options.decoder
     size = bundle.manifest.files["language"].bytes
-    rearranged = 0 if decoder.repack is False else size if rearranged_bytes is None else rearranged_bytes
-    in_place = size - rearranged if rearranged_bytes is not None and 2 * rearranged > size else size  # see `is_read`
     cells = _whole_size(bundle, options)
     params = context_params(language, decoder, on_cpu=True, n_parallel=options.parallel)
     width = -(-language.n_embd // language.n_head) * language.n_head_kv
@@ -123,8 +123,7 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
     compute = _used_bytes(language, decoder, cells, _MOST_WIDENING * language.n_embd, is_plain=is_plain)
     return MemoryNeeds(
         (
-            Part("weights", in_place, is_mapped=in_place == size),
-            Part("rearranged weights", rearranged),
+            *_estimate_weights(size, tensors, decoder),
             Part("KV cache", cache),
             Part("growth of the KV cache", int(_copied_share(bundle, options, cells) * cache)),
             Part("compute buffers", compute),
@@ -132,6 +131,24 @@ def estimate_needs(bundle: Bundle, options: EngineOptions, rearranged_bytes: int
             Part("programs", _PROGRAMS),
         )
     )
+
+
+def _estimate_weights(size: int, tensors: Mapping[str, GgufTensor] | None, decoder: DecoderOptions) -> Iterator[Part]:
+    if tensors is not None and will_repack(decoder, tensors, on_cpu=True):
+        yield from _rearranged(size, tensors)
+        return
+    yield Part("weights", size, is_mapped=True)
+    if tensors is None and decoder.repack is not False:
+        yield Part("rearranged weights", size)
+
+
+def _rearranged(size: int, tensors: Mapping[str, GgufTensor]) -> Iterator[Part]:
+    """The weights of a file of so many bytes, all on the CPU, of which some are rearranged."""
+    if is_read(tensors):
+        yield Part("weights", size - _size({name: tensors[name] for name in rearranged_weights(tensors)}))
+    else:
+        yield Part("weights", size, is_mapped=True)
+    yield Part("rearranged weights", repacked_bytes(tensors))
 
 
 _CACHE_BLOCKS: Mapping[int, tuple[int, int]] = {GgmlType.F32: (1, 4), GgmlType.F16: (1, 2), GgmlType.Q8_0: (32, 34)}
@@ -160,14 +177,12 @@ def _weights(tensors: Mapping[str, GgufTensor], bundle: Bundle, options: EngineO
         on_gpu["output.weight"] = tensors["token_embd.weight"]
     on_cpu = {name: tensor for name, tensor in tensors.items() if name not in on_gpu}
     whole = bundle.manifest.files["language"].bytes
-    in_place = _size(on_cpu) if on_gpu else whole
-    if not will_repack(options.decoder, tensors, on_cpu=not devices):
-        yield Part("weights", in_place, is_mapped=True)
-    elif is_read(tensors) and not devices:
-        yield Part("weights", in_place - _size({name: tensors[name] for name in rearranged_weights(tensors)}))
-        yield Part("rearranged weights", repacked_bytes(tensors))
-    else:
-        yield Part("weights", in_place, is_mapped=True)
+    will_rearrange = will_repack(options.decoder, tensors, on_cpu=not devices)
+    if will_rearrange and not devices:
+        yield from _rearranged(whole, tensors)
+        return
+    yield Part("weights", _size(on_cpu) if on_gpu else whole, is_mapped=True)
+    if will_rearrange:
         yield Part("rearranged weights", repacked_bytes(on_cpu))
     for device, share in _shares(devices).items():
         yield Part("weights", int(_size(on_gpu) * share), device)

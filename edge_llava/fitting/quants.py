@@ -21,7 +21,6 @@ from edge_llava.fitting.needs import MemoryNeeds
 from edge_llava.fitting.room import Room
 from edge_llava.fitting.settings import shortest_context
 from edge_llava.ggml.gguf_header import GgufTensor
-from edge_llava.ggml.repacking import repacked_bytes
 from edge_llava.runtime.options import DecoderOptions, EngineOptions
 
 # From the most exact to the smallest that are worth choosing among.
@@ -65,7 +64,7 @@ def list_needs(
             tensor.name: GgufTensor(tuple(reversed(tensor.shape)), tensor.type, 0)
             for tensor in plan_language(checkpoint, quant)
         }
-        found.append(QuantNeeds(quant, bundle.n_bytes, estimate_needs(bundle, options, repacked_bytes(tensors))))
+        found.append(QuantNeeds(quant, bundle.n_bytes, estimate_needs(bundle, options, tensors)))
     return found
 
 

@@ -80,7 +80,7 @@ def _remember(place: Path, verdict: dict[str, object]) -> None:
 
 def _try_in_child() -> str:
     """What came of it: right, wrong, or "" where it could not be tried."""
-    if getattr(sys, "frozen", False):  # the program itself is its executable
+    if getattr(sys, "frozen", False) or not sys.executable:  # the program itself is its executable, or embeds Python
         return ""
     command = [sys.executable, "-m", "edge_llava.ggml.amx"]
     # ggml would attach a debugger to a crash

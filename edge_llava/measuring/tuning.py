@@ -86,9 +86,10 @@ def tune(
     bundle.verify_digests(trust_earlier=True, progress=progress)
     base, started, times = base or EngineOptions(), time.perf_counter(), read_cpu_times()
     tensors = read_gguf_header(bundle.file("language")).tensors
-    decoder = (fitting or base).decoder
-    start = _default_settings(decoder, repack=will_repack(decoder, tensors, on_cpu=not used_devices(base)))
-    may_repack = decoder.repack is None and repacked_bytes(tensors) > 0
+    decoder, on_cpu = (fitting or base).decoder, not used_devices(base)
+    start = _default_settings(decoder, repack=will_repack(decoder, tensors, on_cpu=on_cpu))
+    can_repack = repacked_bytes(tensors) > 0 and will_repack(replace(decoder, repack=True), tensors, on_cpu=on_cpu)
+    may_repack = can_repack and decoder.repack is None
     with closing(VisionStage(bundle, base)) as stage:
         timer = _TimeProgress("measuring, image", _VISION_SHARE * seconds, progress)
         vision = Trials(timer.after(stage), started + _VISION_SHARE * seconds)

@@ -38,16 +38,15 @@ class Worker:
         """`done` counts what is done; the others are what it works with."""
         self.running: list[Job] = []
         self.forgotten: deque[int] = deque()
-        self._decoder, self._queue, self._disk, self._done = decoder, queue, disk, done
+        self._decoder, self._queue, self._disk, self._done, self._size = decoder, queue, disk, done, size
         self._images = JobImages(tower, queue.wake)
-        self._size = size
         self._n_looked_ahead = 0  # the images of jobs with smaller numbers were requested while they waited
         self._is_full = False  # a job was preempted: none gets a place before another is over
 
     def run(self) -> None:
         """Works until the queue is closed; every job is over then, also where a fault ends the work."""
         with Caught() as caught:
-            while self._queue.wait(self._has_work, self._flush):
+            while self._queue.wait(self._has_work, self._pause):
                 self._step()
                 self._decode_on()
         self._queue.close()
@@ -72,6 +71,11 @@ class Worker:
         """Readers get what was kept back, before something else takes longer than that."""
         for job in self.running:
             job.answer.flush()
+
+    def _pause(self) -> None:
+        self._flush()
+        if not self.running:
+            self._decoder.pause()
 
     def _can_continue(self, job: Job) -> bool:
         if job.is_preparation and not self._may_prepare:
@@ -102,8 +106,7 @@ class Worker:
         return all(job.is_preparation or job.answer.is_held for job in self.running)
 
     def _to_compute(self) -> list[Job]:
-        may_prepare = self._may_prepare
-        return [job for job in self.running if may_prepare or not job.is_preparation]
+        return [job for job in self.running if not job.is_preparation or self._may_prepare]
 
     def _step(self) -> None:
         for job in [*self._queue.take_left(), *(job for job in self.running if job.is_cancelled)]:

@@ -305,9 +305,13 @@ class Decoder(LanguageModel):
         return ends
 
     def note_others(self) -> None:
-        """Looks at what other programs do, by which the number of threads is chosen; also at the start of a turn."""
+        """Looks at what other programs do, by which the number of threads is chosen."""
         if self._threads.update():
             self._set_threads()
+
+    def pause(self) -> None:
+        """Nothing is computed until `note_others` is called, at the start of a turn."""
+        self._threads.pause()
 
     def _run(self, batch: Any, parts: Sequence[_Part]) -> None:
         self.note_others()

@@ -104,16 +104,17 @@ class VisionEncoder:
     def _run(
         self, names: list[str], pixels: NDArray[np.float32], cancel: threading.Event | None
     ) -> list[NDArray[np.float32]]:
-        """Runs the session on a thread of its own.
+        """Runs the session, on a CPU on a thread of its own.
 
         Like ggml, ONNX Runtime sets up the AMX unit of the thread that it computes on. ggml does that only once, and
-        would go on with the other's settings: to wrong numbers.
+        would go on with the other's settings: to wrong numbers. On a GPU, a new thread would need a context of its own.
         """
         run_options = self._new_run_options()
         run_options.log_severity_level = SILENT
         with nullcontext() if cancel is None else _terminating(run_options, cancel):
             try:
-                return run_aside(lambda: self._session.run(names, {"pixel_values": pixels}, run_options))
+                run = partial(self._session.run, names, {"pixel_values": pixels}, run_options)
+                return run() if self.on_gpu else run_aside(run)
             except session_errors() as error:
                 if cancel is not None and cancel.is_set():
                     raise Cancelled from error

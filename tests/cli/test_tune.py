@@ -181,7 +181,7 @@ def test_bad_input(run, arguments, code):
 
 
 def test_says_that_another_build_would_be_faster(run, seeded_q4, monkeypatch):
-    facts = {"version": "0.3.36", "features": ["AVX2"], "gcc": "12.2", "amx_works": False}
+    facts = {"version": "0.3.36", "features": ["AVX2", "OPENMP"], "gcc": "12.2", "amx_works": False}
     monkeypatch.setattr("edge_llava.doctor.children.run_probes", lambda *_, **__: {"llama.cpp": Outcome(facts)})
     system = dataclasses.replace(
         this_system(), processor=Processor("Xeon", frozenset({"AVX2", "AVX512_VNNI", "AMX_INT8"}), 0, 0)

@@ -174,7 +174,7 @@ def test_amx_that_was_compiled_wrongly(system):
     assert (hint.level, "bug 114098" in hint.text, "-fno-dse" in hint.advice) == ("hint", True, True)
     (_, hint) = find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc="12.4", amx_works=False))
     assert (hint.level, "fail here" in hint.text, hint.advice) == ("hint", True, "")
-    for gcc in ("12.2", "12.4"):  # a build by the former that was told how
+    for gcc in ("12.2", "12.4"):  # GCC 12.2 compiles it rightly with -fno-dse
         assert len(list(find_about_llama(system(files), llama("AVX", "AMX_INT8", gcc=gcc, amx_works=True)))) == 1
     versions = ["", "11.4", "12.3", "12.4", "13.2", "13.3", "14.1"]
     assert [is_wrong_gcc(version) for version in versions] == [False, True, True, False, True, False, False]
@@ -184,6 +184,19 @@ def test_a_build_without_openmp(system):
     (_, hint) = find_about_llama(system({}), Outcome({"version": "0.3.36", "features": ["AVX"], "gcc": "14.2"}))
     assert (hint.level, "without OpenMP" in hint.text, "-DGGML_OPENMP=on" in hint.advice) == ("hint", True, True)
     (_,) = find_about_llama(system({}), Outcome({"version": "0.3.36", "features": ["NEON"], "gcc": ""}))  # a Mac's
+
+
+def test_one_command_does_not_undo_another(system):
+    facts = {"version": "0.3.36", "features": ["AVX", "AMX_INT8"], "gcc": "12.2", "amx_works": False}
+    cuda = {**CPU, "name": "CUDA0", "kind": "gpu", "backend": "CUDA"}
+    files = {"proc/cpuinfo": "flags : avx avx2 amx_int8"}
+    hints = [
+        one for one in find_about_llama(system(files), Outcome(facts | {"devices": [cuda]})) if one.level == "hint"
+    ]
+    commands = {hint.advice[hint.advice.index("CMAKE_ARGS") :] for hint in hints}
+    (command,) = commands
+    assert len(hints) == 3
+    assert all(setting in command for setting in ("-fno-dse", "-DGGML_OPENMP=on", "-DGGML_CUDA=on"))
 
 
 def test_gpus_that_the_build_cannot_use(system, laptop, jetson, mac):

@@ -192,9 +192,9 @@ def test_installs_cuda_where_it_is_asked_for(environment):
     ],
 )
 def test_has_amx_compiled_rightly(install, tmp_path, monkeypatch, flags, chosen, expected):
-    monkeypatch.delenv("CMAKE_ARGS", raising=False)
-    if chosen:
-        monkeypatch.setenv("CMAKE_ARGS", chosen)
+    monkeypatch.setenv("CMAKE_ARGS", chosen or "")  # so that it is put back
+    if not chosen:
+        monkeypatch.delenv("CMAKE_ARGS")
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     install.choose_compiler_flags(tmp_path / "cpuinfo")
     assert os.environ.get("CMAKE_ARGS") == expected

@@ -71,22 +71,39 @@ def moments(*windows: tuple[float, float, float]) -> tuple[CpuTimes, Iterator[Cp
 
 @pytest.mark.skipif(N_CPUS < 2, reason="one CPU has one thread")
 @pytest.mark.parametrize(
-    ("windows", "expected"),
+    ("working", "idle", "after", "expected"),
     [
-        ([(0.5, 0, 1), (60, N_CPUS, 0), (0.4, 0, 1)], [N_CPUS] * 3),  # a build ran, and is done when the question comes
-        ([(0.5, N_CPUS, 1), (60, N_CPUS, 0), (0.4, 0, 1)], [1, 1, N_CPUS]),
-        ([(0.5, 0, 1), (60, 0, 0), (0.4, N_CPUS, 1)], [N_CPUS, N_CPUS, 1]),  # it was begun meanwhile
-        ([(0.5, 0, 1), (10, N_CPUS, 0.2)], [N_CPUS, 1]),  # a long step beside many others is no pause
+        # before a pause, the pause, and a window after it: how long, and CPUs that others and this process took
+        ((8, 0, 2), (60, N_CPUS, 0), (0.4, 0, 1), [N_CPUS] * 3),  # a build ran, and is done when the question comes
+        ((8, N_CPUS, 1), (60, N_CPUS, 0), (0.4, 0, 1), [1, 1, N_CPUS]),
+        ((8, 0, 2), (60, 0, 0), (0.4, N_CPUS, 1), [N_CPUS, N_CPUS, 1]),  # one started in the meantime
+        ((8, 0, 2), (0.1, 0, 0), (0.4, N_CPUS, 1), [N_CPUS, N_CPUS, 1]),  # too short to matter
     ],
 )
-def test_what_others_did_in_a_pause_does_not_count(windows, expected) -> None:
-    before, readings = moments(*windows)
-    threads = ThreadCount(N_CPUS, before=before, read=lambda: next(readings), clock=lambda: 1000.0)
+def test_what_others_did_in_a_pause_does_not_count(working, idle, after, expected) -> None:
+    before, readings = moments(working, idle, after)
+    now = before
+
+    def advance() -> None:
+        nonlocal now
+        now = next(readings)
+
+    threads = ThreadCount(N_CPUS, before=before, read=lambda: now, clock=lambda: now.at_s)
+    advance()
+    threads.pause()  # the last step was a long one
     found = [threads.n]
-    for _ in expected[1:]:
+    for _ in range(2):
+        advance()
         threads.update()
         found.append(threads.n)
     assert found == expected
+
+
+@pytest.mark.skipif(N_CPUS < 2, reason="one CPU has one thread")
+def test_a_long_step_beside_many_programs_is_no_pause() -> None:
+    before, readings = moments((10, N_CPUS, 0.05))
+    threads = ThreadCount(N_CPUS, before=before, read=lambda: next(readings), clock=lambda: 60.0)
+    assert threads.n == 1
 
 
 def test_a_fixed_number_stays() -> None:

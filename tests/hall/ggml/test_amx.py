@@ -99,7 +99,7 @@ def test_a_build_without_it_starts_nothing(tmp_path, monkeypatch):
 def test_the_tower_leaves_the_unit_of_a_thread_alone():
     """ONNX Runtime sets it up for itself, and ggml does not notice."""
     if not amx.can_use_amx():
-        pytest.skip("there is no AMX that works")
+        pytest.skip("AMX does not work here")
     bundle = Bundle.open(demo.BUNDLE)
     spec = bundle.manifest.vision
     options = EngineOptions(n_vision_threads=1, vision_provider="cpu", vision_spinning=False)
@@ -116,7 +116,7 @@ def test_the_tower_leaves_the_unit_of_a_thread_alone():
 
 def test_a_sequence_does_not_compute_where_others_did():
     if not amx.can_use_amx():
-        pytest.skip("there is no AMX that works")
+        pytest.skip("AMX does not work here")
     bundle = Bundle.open(demo.BUNDLE)
     size, options = bundle.manifest.vision.image_size, EngineOptions(n_vision_threads=1, vision_provider="cpu")
     encoder = VisionEncoder(bundle.file("vision"), bundle.manifest.vision, options)

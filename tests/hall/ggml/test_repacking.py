@@ -29,6 +29,13 @@ def weights(**rows: int) -> Mapping[str, GgufTensor]:
     return {name: GgufTensor((width, n), type_, 0) for name, (width, n, type_) in shapes.items()}
 
 
+def pretend_processor(monkeypatch, instructions):
+    """One with these instructions, and a build of llama.cpp with all of its layouts."""
+    monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
+    monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
+    monkeypatch.setattr(repacking, "find_weight_buffers", lambda: {"AMX": 1, "CPU_REPACK": 2})
+
+
 @pytest.mark.parametrize(
     ("instructions", "rows", "expected"),
     [
@@ -45,9 +52,7 @@ def weights(**rows: int) -> Mapping[str, GgufTensor]:
     ],
 )
 def test_where_an_image_is_not_slower_for_it(monkeypatch, instructions, rows, expected):
-    monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
-    monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
-    monkeypatch.setattr(repacking, "find_weight_buffers", lambda: {"AMX": 1, "CPU_REPACK": 2})
+    pretend_processor(monkeypatch, instructions)
     assert is_repacking_worthwhile(weights(**rows)) is expected
 
 
@@ -61,9 +66,7 @@ def test_where_an_image_is_not_slower_for_it(monkeypatch, instructions, rows, ex
     ],
 )
 def test_what_is_mostly_rearranged_is_read_and_not_mapped(monkeypatch, instructions, rows, expected):
-    monkeypatch.setattr(repacking, "_has", lambda name: name in instructions)
-    monkeypatch.setattr(repacking, "can_use_amx", lambda: "amx" in instructions)
-    monkeypatch.setattr(repacking, "find_weight_buffers", lambda: {"AMX": 1, "CPU_REPACK": 2})
+    pretend_processor(monkeypatch, instructions)
     monkeypatch.setattr(llama_params, "buffer_overrides", lambda buffers: ctypes.c_void_p())  # AMX may not be there
     tensors = {name: tensor for name, tensor in weights(**rows).items() if name != "token_embd.weight"}
     params = model_params(DecoderOptions(repack=True), (), tensors)
@@ -74,15 +77,13 @@ def test_what_is_mostly_rearranged_is_read_and_not_mapped(monkeypatch, instructi
 @pytest.mark.parametrize("present", [{}, {"AMX": 1}, {"CPU_REPACK": 2}])
 def test_only_buffers_that_are_there_are_named(monkeypatch, present):
     """A build may lack one, and a sandbox may forbid AMX where it worked before."""
-    monkeypatch.setattr(repacking, "_has", lambda name: name in AMX)
-    monkeypatch.setattr(repacking, "can_use_amx", lambda: True)
+    pretend_processor(monkeypatch, AMX)
     monkeypatch.setattr(repacking, "find_weight_buffers", lambda: present)
     assert set(rearranged_weights(weights(Q4_K=512, Q2_K=64)).values()) == present.keys()
 
 
 def test_what_cannot_be_rearranged_takes_no_memory(monkeypatch):
-    monkeypatch.setattr(repacking, "_has", lambda name: name in OTHER)
-    monkeypatch.setattr(repacking, "can_use_amx", lambda: False)
+    pretend_processor(monkeypatch, OTHER)
     assert repacked_bytes(weights(Q4_K=512, Q4_0=512)) == 0
 
 

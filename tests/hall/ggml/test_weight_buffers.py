@@ -1,4 +1,4 @@
-"""The patterns by which llama.cpp is told where weights go, and that it does as it is told."""
+"""The patterns that tell llama.cpp where weights go, and where they end up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from edge_llava.parity.one_sequence import OneSequence
 from edge_llava.runtime.language import llama_params
 from edge_llava.runtime.language.decoder import Decoder
 from edge_llava.runtime.language.llama_log import heard_messages
-from edge_llava.runtime.lifetime.work_thread import run_aside
 from edge_llava.runtime.options import DecoderOptions
 
 NAMES = [f"blk.{n}.{kind}.weight" for n in (1, 2, 11, 12) for kind in ("attn_v", "attn_v_norm", "ffn_up")]
@@ -51,17 +50,10 @@ def places(monkeypatch):
     return monkeypatch
 
 
-def read_64_tokens(decoder):
-    """Not on this thread, whose AMX unit other tests may have set up for ONNX Runtime."""
-    sequence = OneSequence(decoder)
-    sequence.prefill_tokens(list(range(5, 69)))
-    return np.array(sequence.logits())
-
-
 @pytest.mark.parametrize("with_amx", [False, True])
 def test_weights_lie_where_they_are_said_to(places, with_amx):
     if with_amx and not can_use_amx():
-        pytest.skip("there is no AMX that works")
+        pytest.skip("AMX does not work here")
     places.setattr(repacking, "can_use_amx", lambda: with_amx)
     bundle = Bundle.open(demo.BUNDLE)
     path, spec = bundle.file("language"), bundle.manifest.language
@@ -79,7 +71,9 @@ def test_weights_lie_where_they_are_said_to(places, with_amx):
             n_bytes = sum(map(float, sizes.values())) * (1 << 20)
             assert n_bytes == pytest.approx(repacking.repacked_bytes(tensors), abs=1 << 15)
         assert decoder.settings["repack"] == repack
-        logits[repack] = run_aside(lambda decoder=decoder: read_64_tokens(decoder))
+        sequence = OneSequence(decoder)
+        sequence.prefill_tokens(list(range(5, 69)))
+        logits[repack] = sequence.logits()
         decoder.close()
     error = np.linalg.norm(logits[True] - logits[False]) / np.linalg.norm(logits[False])
     assert error < 0.05
